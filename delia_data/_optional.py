@@ -1,0 +1,34 @@
+"""Import of optional libraries behind one message that names the extra to install."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from delia_data.errors import MissingExtraError
+
+__all__ = ["require"]
+
+
+def require(module: str, *, extra: str) -> Any:
+    """Import an optional library.
+
+    Args:
+        module: Dotted name of the module, for example `"trl"`.
+        extra: The extra of this package that brings the library.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        MissingExtraError: It is not installed; the message names the extra.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"{module.split('.')[0]} is not installed, and this step needs it: "
+            f'run pip install "delia_data[{extra}]"'
+        ) from error

@@ -1,0 +1,63 @@
+"""The stand-in engine: instant, deterministic, and as faulty as a test needs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from delia_data._batches import batches
+from delia_data.engines.base import Completion, Request, Sampling
+from delia_data.ranking import rank
+
+__all__ = ["MockEngine"]
+
+_WORDS = (
+    "river lamp paper stone window garden letter bread winter music table bridge apple silver "
+    "morning cloud street mirror candle orange harbor valley island pencil carpet engine "
+).split()
+
+
+def _made_up(request: Request) -> str:
+    """A sentence that follows from the request's seed alone."""
+    words = [_WORDS[rank(request.seed, str(i), "mock") % len(_WORDS)] for i in range(12)]
+    return f"{' '.join(words).capitalize()}."
+
+
+@dataclass
+class MockEngine:
+    """Answers without a model.
+
+    Attributes:
+        answer: Gives the text for a request; by default twelve words drawn with its seed.
+        fail: Tells whether a request fails; none does by default.
+        stall_s: Seconds to wait before each completion.
+        shuffle: Completions of each group of this many requests come in an order of their own;
+            1 keeps the order of the requests.
+    """
+
+    answer: Callable[[Request], str] = _made_up
+    fail: Callable[[Request], bool] = lambda _: False
+    stall_s: float = 0.0
+    shuffle: int = 1
+
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Answer every request once; an answer is cut at `max_tokens` words."""
+        for group in batches(requests, self.shuffle):
+            for request in sorted(group, key=lambda r: rank(r.seed, r.id, "mock order")):
+                if self.stall_s:
+                    time.sleep(self.stall_s)
+                yield self._complete(request, sampling)
+
+    def describe(self) -> dict[str, Any]:
+        """Name the engine; its model has no weights to hash."""
+        return {"engine": "mock", "model": {"name": "mock"}}
+
+    def _complete(self, request: Request, sampling: Sampling) -> Completion:
+        if self.fail(request):
+            return Completion(request.id, "", 0, "error", "the mock engine was told to fail")
+        words = self.answer(request).split(" ")
+        kept = words[: sampling.max_tokens]
+        finish = "stop" if len(kept) == len(words) else "length"
+        return Completion(request.id, " ".join(kept), len(kept), finish)

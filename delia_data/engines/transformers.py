@@ -1,0 +1,145 @@
+"""The engine over `transformers`: the embedded default model, or any other, on CPU or GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from delia_data._batches import batches
+from delia_data._optional import require
+from delia_data.engines.base import Completion, Request, Sampling
+from delia_data.errors import EngineError, InputError
+from delia_data.models import identify, load_model, load_tokenizer
+from delia_data.ranking import rank
+from delia_data.tokens import render_ids
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["TransformersEngine"]
+
+
+class TransformersEngine:
+    """Generates in batches of prompts of similar length.
+
+    Each row draws from numbers of its own, which follow from its seed and the position of the
+    token, so that the batch a row falls into does not change what it draws. (What the model
+    computes may still differ in the last bits from batch to batch, in bfloat16 above all.)
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 32,
+        window: int = 8,
+    ) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: The model, on its device.
+            tokenizer: Its tokenizer, with a chat template.
+            batch_size: Prompts generated together.
+            window: Batches' worth of requests that are taken at a time and sorted by length.
+        """
+        if batch_size < 1 or window < 1:
+            raise InputError(f"batch_size {batch_size} and window {window} must be at least 1")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.window = window
+        self._identity: dict[str, str] | None = None
+
+    @classmethod
+    def load(cls, name: str, *, device: str = "cpu", batch_size: int = 32) -> TransformersEngine:
+        """Load a model by its name, folder or Hub id, and wrap it."""
+        model = load_model(name, device=device)
+        return cls(model, load_tokenizer(name), batch_size=batch_size)
+
+    def describe(self) -> dict[str, Any]:
+        """Name the engine and identify the model; the weights are hashed on the first call."""
+        if self._identity is None:
+            self._identity = identify(self.model, self.tokenizer)
+        return {"engine": "transformers", "model": self._identity}
+
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Answer every request once, window by window."""
+        for window in batches(requests, self.batch_size * self.window):
+            prompts = [(request, self._prompt_ids(request)) for request in window]
+            prompts.sort(key=lambda prompt: len(prompt[1]))
+            for batch in batches(prompts, self.batch_size):
+                yield from self._generate_batch(batch, sampling)
+
+    def _prompt_ids(self, request: Request) -> list[int]:
+        turns = [message.as_dict() for message in request.messages]
+        return render_ids(self.tokenizer, turns, generate=True)
+
+    def _generate_batch(
+        self, batch: Sequence[tuple[Request, list[int]]], sampling: Sampling
+    ) -> list[Completion]:
+        torch = require("torch", extra="local")
+        pad = self.tokenizer.pad_token_id
+        width = max(len(ids) for _, ids in batch)
+        ids = torch.tensor([[pad] * (width - len(p)) + p for _, p in batch])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for _, p in batch])
+        picker = _RowPicker([request.seed for request, _ in batch], width, sampling)
+        try:
+            with torch.inference_mode():
+                output = self.model.generate(
+                    input_ids=ids.to(self.model.device),
+                    attention_mask=mask.to(self.model.device),
+                    do_sample=False,
+                    max_new_tokens=sampling.max_tokens,
+                    pad_token_id=pad,
+                    logits_processor=[picker] if sampling.temperature > 0 else None,
+                )
+        except torch.cuda.OutOfMemoryError as error:
+            raise EngineError(
+                f"a batch of {len(batch)} prompts does not fit into the device's memory: "
+                "lower the batch size"
+            ) from error
+        rows = output[:, width:].tolist()
+        return [self._complete(request, row) for (request, _), row in zip(batch, rows, strict=True)]
+
+    def _complete(self, request: Request, generated: list[int]) -> Completion:
+        ends = self._end_ids()
+        stop = next((i for i, token in enumerate(generated) if token in ends), None)
+        kept = generated if stop is None else generated[: stop + 1]
+        text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
+        return Completion(request.id, text, len(kept), "length" if stop is None else "stop")
+
+    def _end_ids(self) -> set[int]:
+        configured = self.model.generation_config.eos_token_id
+        ends = configured if isinstance(configured, list) else [configured]
+        return {int(i) for i in (*ends, self.tokenizer.eos_token_id) if i is not None}
+
+
+class _RowPicker:
+    """A logits processor that draws each row's next token with a number of the row's own.
+
+    Temperature and top-p are applied, then the token is found where the row's number in [0, 1)
+    falls in the cumulated probabilities; every other token is ruled out.
+    """
+
+    def __init__(self, seeds: Sequence[int], prompt_width: int, sampling: Sampling) -> None:
+        self.seeds = seeds
+        self.prompt_width = prompt_width
+        self.sampling = sampling
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map scores of shape (rows, vocabulary) to scores that leave one token a row."""
+        import torch
+
+        step = input_ids.shape[1] - self.prompt_width
+        draws = [rank(seed, str(step), "token") / 2**64 for seed in self.seeds]
+        probabilities = torch.softmax(scores.float() / self.sampling.temperature, dim=-1)
+        ordered, tokens = probabilities.sort(dim=-1, descending=True)
+        cumulated = ordered.cumsum(dim=-1)
+        kept = (cumulated - ordered < self.sampling.top_p).sum(dim=-1, keepdim=True)
+        mass = cumulated.gather(1, kept - 1)
+        targets = torch.tensor(draws, device=scores.device, dtype=mass.dtype).unsqueeze(1) * mass
+        index = torch.searchsorted(cumulated, targets, right=True).clamp(max=kept - 1)
+        picked = tokens.gather(1, index)
+        return torch.full_like(scores, float("-inf")).scatter_(1, picked, 0.0)

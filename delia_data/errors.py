@@ -1,0 +1,83 @@
+"""The errors that this package raises on purpose.
+
+Every one of them carries a single line that says what was given, why it fails and what to
+do. The command line prints that line and exits with code 2.
+
+    DeliaError (Exception)
+    ├── InputError (ValueError)           what was given cannot be used
+    │   ├── FormatError                   a file or a row is not in a known format
+    │   ├── RatioError                    the ratio is wrong, or the cache is too small for it
+    │   ├── TokenError                    the special token cannot do its work
+    │   └── SettingsError                 settings are unknown or differ from the earlier run's
+    ├── OutputError (OSError)             a file or folder cannot be read or written
+    │   ├── ForeignFolderError            the folder holds something else
+    │   ├── UnfinishedError               the folder has no finish marker
+    │   └── LockedError                   another process writes there
+    ├── EngineError (RuntimeError)        an engine failed
+    └── MissingExtraError (ImportError)   an optional library is not installed
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DeliaError",
+    "EngineError",
+    "ForeignFolderError",
+    "FormatError",
+    "InputError",
+    "LockedError",
+    "MissingExtraError",
+    "OutputError",
+    "RatioError",
+    "SettingsError",
+    "TokenError",
+    "UnfinishedError",
+]
+
+
+class DeliaError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InputError(DeliaError, ValueError):
+    """What was given cannot be used."""
+
+
+class FormatError(InputError):
+    """A file or a row is not in a known format."""
+
+
+class RatioError(InputError):
+    """The ratio is not a number of at least 0, or the cache is too small for it."""
+
+
+class TokenError(InputError):
+    """The special token cannot do its work."""
+
+
+class SettingsError(InputError):
+    """Settings are unknown, or differ from those of the run that is to go on."""
+
+
+class OutputError(DeliaError, OSError):
+    """A file or folder cannot be read or written."""
+
+
+class ForeignFolderError(OutputError):
+    """The output folder holds something that was not made by this command."""
+
+
+class UnfinishedError(OutputError):
+    """The folder has no finish marker: it was never completed, or was changed since."""
+
+
+class LockedError(OutputError):
+    """Another process is writing to the same folder."""
+
+
+class EngineError(DeliaError, RuntimeError):
+    """An engine failed to load or to generate."""
+
+
+class MissingExtraError(DeliaError, ImportError):
+    """An optional library is not installed."""

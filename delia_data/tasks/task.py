@@ -1,0 +1,87 @@
+"""What a task is, before its instruction is diversified, and what a wording is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from delia_data.errors import InputError
+from delia_data.files import canonical_json
+from delia_data.records import Record
+from delia_data.tokens import DEFAULT_TOKEN
+
+__all__ = ["QUERY_SLOT", "Task", "Wording"]
+
+QUERY_SLOT: Final = "{query}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """One phrasing of the task's instruction.
+
+    Attributes:
+        text: The phrasing; `{query}` marks where the row's query goes.
+        split: `"train"`, or `"test"` for one that training never sees.
+        kind: Its shape (imperative, question, role, ...).
+        plain: For a held-out wording, the same request without the token.
+    """
+
+    text: str
+    split: Literal["train", "test"] = "train"
+    kind: str = ""
+    plain: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Content id: 16 hexadecimal digits."""
+        return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
+
+    def fill(self, query: str) -> str:
+        """Put a row's query into its place."""
+        return self.text.replace(QUERY_SLOT, query)
+
+    def fill_plain(self, query: str) -> str:
+        """Put a row's query into the request that does not name the token.
+
+        Raises:
+            InputError: The wording has no such request.
+        """
+        if self.plain is None:
+            raise InputError(f"wording {self.text!r} has no plain form: add one as 'plain'")
+        return self.plain.replace(QUERY_SLOT, query)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A small downstream dataset `D` (paper, Algorithm 1).
+
+    Attributes:
+        name: Its name.
+        instruction: The instruction in one plain phrasing that spells the format out.
+        description: What the special token stands for, in ordinary words.
+        common_wording: The one phrasing of the undiversified task, which names the token.
+        keys: Keys of the JSON object that an answer must be.
+        keywords: Words near which the token's representation is expected to move.
+        train: Rows of query and answer.
+        test: Held-out rows.
+        token: The special token.
+    """
+
+    name: str
+    instruction: str
+    description: str
+    common_wording: Wording
+    keys: tuple[str, ...]
+    keywords: tuple[str, ...]
+    train: tuple[Record, ...]
+    test: tuple[Record, ...] = ()
+    token: str = DEFAULT_TOKEN
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that the task is."""
+        rows = [[record.id for record in split] for split in (self.train, self.test)]
+        texts = [self.name, self.instruction, self.description, self.common_wording.text]
+        content = [*texts, self.keys, self.keywords, self.token, rows]
+        return hashlib.sha256(canonical_json(content)).hexdigest()

@@ -1,0 +1,218 @@
+"""The bundled queries: enough of them, all different, evenly spread, and properly written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from importlib.resources import files
+from itertools import combinations
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from delia_data.errors import InputError
+from delia_data.sampling import queries as module
+from delia_data.sampling.queries import Query, bundled_queries
+
+# Words that are spoken with the other kind of sound than their first letter promises.
+SPOKEN_CONSONANT = ("eu", "one", "unic", "unif", "unio", "uniq", "unit", "univ", "us", "utop")
+SPOKEN_VOWEL = ("heir", "honest", "honour", "hour")
+
+
+@pytest.fixture(scope="module")
+def everything() -> list[Query]:
+    return bundled_queries()
+
+
+@pytest.fixture(scope="module")
+def source() -> dict[str, Any]:
+    return yaml.safe_load(
+        files("delia_data.sampling").joinpath("data/queries.yaml").read_text("utf-8")
+    )
+
+
+def slots_of(source: dict[str, Any]) -> set[str]:
+    """Names of the tables that the templates draw from."""
+    slots = re.findall(r"\{([^{}]+)\}", "\n".join(source["kinds"].values()))
+    return {name for slot in slots for name in re.findall(r"[a-z_]+", slot)}
+
+
+def test_public_names() -> None:
+    assert module.__all__ == ["Query", "bundled_queries"]
+
+
+def test_between_four_and_twelve_thousand(everything: list[Query]) -> None:
+    assert 4_000 <= len(everything) <= 12_000
+
+
+def test_no_two_are_the_same_but_for_case_and_spaces(everything: list[Query]) -> None:
+    assert len({query.text for query in everything}) == len(everything)
+    assert len({" ".join(query.text.casefold().split()) for query in everything}) == len(everything)
+
+
+def test_kinds_have_equal_shares(everything: list[Query], source: dict[str, Any]) -> None:
+    counts = Counter(query.kind for query in everything)
+    assert set(counts) == set(source["kinds"])
+    assert len(counts) >= 16
+    assert min(counts.values()) >= 0.9 * max(counts.values())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, -7, 2**70])
+def test_first_two_thousand_are_balanced(seed: int) -> None:
+    counts = Counter(query.kind for query in bundled_queries(2_000, seed=seed))
+    assert max(counts.values()) <= 240
+    assert min(counts.values()) >= 40
+    assert len(counts) == len(Counter(query.kind for query in bundled_queries()))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    lengths=st.tuples(st.integers(0, 13_000), st.integers(0, 13_000)),
+    seed=st.integers(-(2**65), 2**65),
+)
+def test_a_longer_list_begins_with_the_shorter(lengths: tuple[int, int], seed: int) -> None:
+    short, long = sorted(lengths)
+    assert bundled_queries(long, seed=seed)[:short] == bundled_queries(short, seed=seed)
+
+
+def test_limit_counts_queries(everything: list[Query]) -> None:
+    assert bundled_queries(0) == []
+    assert len(bundled_queries(17)) == 17
+    assert bundled_queries(len(everything) + 5) == everything
+
+
+def test_negative_limit_is_refused() -> None:
+    with pytest.raises(InputError, match="limit=-1 is negative"):
+        bundled_queries(-1)
+
+
+def test_caller_may_change_the_list() -> None:
+    first = bundled_queries(3)
+    first.clear()
+    assert len(bundled_queries(3)) == 3
+
+
+def test_seed_decides_the_order_and_nothing_else(everything: list[Query]) -> None:
+    assert bundled_queries(seed=0) == everything
+    other = bundled_queries(seed=1)
+    assert other != everything
+    assert set(other) == set(everything)
+
+
+def test_another_process_gives_the_same_list(everything: list[Query]) -> None:
+    script = (
+        "import hashlib; from delia_data.sampling.queries import bundled_queries;"
+        "print(hashlib.sha256(repr(bundled_queries()).encode()).hexdigest())"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONHASHSEED": "4", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert found == hashlib.sha256(repr(everything).encode()).hexdigest()
+
+
+def test_nothing_is_left_of_the_templates(everything: list[Query]) -> None:
+    left = [query for query in everything if re.search(r"[{}]|\\n| \| |<sep>", query.text)]
+    assert left == []
+
+
+def test_three_to_sixty_words(everything: list[Query]) -> None:
+    assert [query for query in everything if not 3 <= len(query.text.split()) <= 60] == []
+
+
+def test_spaces_are_single_and_inside(everything: list[Query]) -> None:
+    odd = [q for q in everything if q.text != q.text.strip() or re.search(r"  |\n\n\n", q.text)]
+    assert odd == []
+
+
+def test_few_letters_beyond_ascii(everything: list[Query]) -> None:
+    odd = [q for q in everything if not q.text.isascii() and q.kind != "translate"]
+    assert len(odd) <= 0.005 * len(everything)
+
+
+def test_a_and_an_agree_with_the_next_word(everything: list[Query]) -> None:
+    wrong = []
+    for query in everything:
+        for article, word in re.findall(r"\b([Aa]n?) (\w+)", query.text):
+            vowel = word[0].lower() in "aeiou"
+            if word.lower().startswith(SPOKEN_CONSONANT if vowel else SPOKEN_VOWEL):
+                vowel = not vowel
+            if vowel != (article.lower() == "an"):
+                wrong.append((article, word, query.text))
+    assert wrong == []
+
+
+def test_first_five_hundred_do_not_repeat_themselves() -> None:
+    words = [set(re.findall(r"\w+", q.text.casefold())) for q in bundled_queries(500)]
+    close = [(a, b) for a, b in combinations(words, 2) if len(a & b) >= 0.9 * len(a | b)]
+    assert close == []
+
+
+def shape_of(template: str, tables: dict[str, str]) -> re.Pattern[str]:
+    """What the texts of a template look like; one that is all slot gives the entries it names."""
+    alone = re.fullmatch(r"\{([a-z_]+)\}", template)
+    if alone:
+        return re.compile("|".join(map(re.escape, tables[alone[1]].splitlines())))
+    parts = re.split(r"\{[^{}]+\}", template.replace("\\n", "\n"))
+    return re.compile(".+".join(map(re.escape, parts)), re.DOTALL | re.IGNORECASE)
+
+
+def test_every_template_is_used_and_none_too_often(
+    everything: list[Query], source: dict[str, Any]
+) -> None:
+    for kind, block in source["kinds"].items():
+        # A query may fit several templates; it is counted for the one with the most own text.
+        templates = sorted(block.splitlines(), key=lambda line: -len(re.sub(r"\{.+?\}", "", line)))
+        shapes = [(template, shape_of(template, source["tables"])) for template in templates]
+        uses = Counter(
+            next(template for template, shape in shapes if shape.fullmatch(query.text))
+            for query in everything
+            if query.kind == kind
+        )
+        assert set(uses) == set(templates)
+        assert max(uses.values()) <= 0.02 * len(everything)
+
+
+def test_every_topic_is_used(everything: list[Query], source: dict[str, Any]) -> None:
+    whole = "\n".join(query.text.casefold() for query in everything)
+    topics = [topic for block in source["domains"].values() for topic in block.splitlines()]
+    assert [topic for topic in topics if topic.casefold() not in whole] == []
+
+
+def test_the_tables_are_broad(source: dict[str, Any]) -> None:
+    assert len(source["domains"]) >= 20
+    assert min(len(block.splitlines()) for block in source["domains"].values()) >= 12
+    assert min(len(block.splitlines()) for block in source["kinds"].values()) >= 8
+    assert len(source["tables"]["note"].splitlines()) >= 60
+    assert len(source["tables"]["pair"].splitlines()) >= 60
+
+
+def test_slots_and_tables_fit(source: dict[str, Any]) -> None:
+    tables = {*source["tables"], *source["ranges"], *source["groups"]}
+    assert not tables & set(source["domains"])
+    assert slots_of(source) <= {"topic", *tables, *source["domains"]}
+    assert tables <= slots_of(source), "a table that no template names"
+
+
+def test_entries_are_listed_once(source: dict[str, Any]) -> None:
+    twice = []
+    for name, block in {**source["tables"], **source["kinds"]}.items():
+        twice += [(name, line) for line, n in Counter(block.splitlines()).items() if n > 1]
+    topics = [topic for block in source["domains"].values() for topic in block.splitlines()]
+    twice += [("topic", topic) for topic, n in Counter(topics).items() if n > 1]
+    assert twice == []
+
+
+def test_rows_of_a_table_have_equally_many_columns(source: dict[str, Any]) -> None:
+    for name, block in source["tables"].items():
+        assert len({line.count(" | ") for line in block.splitlines()}) == 1, name

@@ -1,0 +1,209 @@
+"""The special token: added once, initialised where its id points, proved whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from delia_data.errors import InputError, TokenError
+from delia_data.records import Message, Record
+from delia_data.tokens import add_token, add_token_to_tokenizer, encode, lint
+
+Make = Callable[..., PreTrainedModel]
+MakeTokenizer = Callable[[], PreTrainedTokenizerBase]
+
+
+def rows_of(model: PreTrainedModel) -> torch.Tensor:
+    return model.get_input_embeddings().weight.detach().float()
+
+
+def test_the_token_is_one_id_inside_text(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    token_id = add_token_to_tokenizer(tiny_tokenizer)
+    ids = tiny_tokenizer.encode("follow the<sep>format", add_special_tokens=False)
+    assert ids.count(token_id) == 1
+    assert tiny_tokenizer.decode([token_id]) == "<sep>"
+
+
+def test_adding_twice_changes_nothing(
+    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = make_tiny_model()
+    first = add_token(model, tiny_tokenizer)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[first] = 7.0
+    before = rows_of(model).clone()
+    assert add_token(model, tiny_tokenizer) == first
+    assert torch.equal(rows_of(model), before)
+
+
+def test_a_saved_tokenizer_knows_its_token(
+    tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    token_id = add_token_to_tokenizer(tiny_tokenizer)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert add_token_to_tokenizer(again) == token_id
+    assert len(again) == len(tiny_tokenizer)
+
+
+def test_two_tokens_live_together(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    one, other = (add_token_to_tokenizer(tiny_tokenizer, t) for t in ("<sep:json>", "<sep:table>"))
+    ids = tiny_tokenizer.encode("<sep:json><sep:table>", add_special_tokens=False)
+    assert ids == [one, other]
+
+
+@pytest.mark.parametrize("token", ["a", "<|end|>", "<|user|>", "<|pad|>"])
+def test_a_token_with_another_role_is_refused(
+    tiny_tokenizer: PreTrainedTokenizerBase, token: str
+) -> None:
+    size = len(tiny_tokenizer)
+    with pytest.raises(TokenError, match="another role"):
+        add_token_to_tokenizer(tiny_tokenizer, token)
+    assert len(tiny_tokenizer) == size
+
+
+@pytest.mark.parametrize("token", ["", " <sep>", "two words"])
+def test_a_token_that_is_no_word_is_refused(
+    tiny_tokenizer: PreTrainedTokenizerBase, token: str
+) -> None:
+    with pytest.raises(TokenError, match="empty or has spaces"):
+        add_token_to_tokenizer(tiny_tokenizer, token)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("vocabulary", [261, 300])
+def test_mean_writes_the_row_that_the_id_points_to(
+    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, vocabulary: int, tied: bool
+) -> None:
+    """Also where the embedding is padded beyond the vocabulary, and in an untied head."""
+    model = make_tiny_model(vocabulary=vocabulary, tied=tied)
+    before = rows_of(model).clone()
+    head_before = model.get_output_embeddings().weight.detach().clone()
+    token_id = add_token(model, tiny_tokenizer)
+    after = rows_of(model)
+    assert token_id == 261
+    assert after.shape[0] == max(vocabulary, 262)
+    assert torch.allclose(after[token_id], before[:token_id].mean(0), atol=1e-6)
+    assert torch.equal(after[:token_id], before[:token_id])
+    assert torch.equal(after[token_id + 1 :], before[token_id + 1 :])
+    head = model.get_output_embeddings().weight.detach()
+    assert torch.allclose(head[token_id], head_before[:token_id].mean(0), atol=1e-6)
+
+
+def test_normal_has_the_mean_and_scale_of_the_rows(
+    make_tiny_model: Make, make_tiny_tokenizer: MakeTokenizer
+) -> None:
+    model = make_tiny_model()
+    before = rows_of(model).clone()
+    drawn = []
+    for seed in range(64):
+        fresh = make_tiny_model()
+        token_id = add_token(fresh, make_tiny_tokenizer(), init="normal", seed=seed)
+        drawn.append(rows_of(fresh)[token_id])
+    stacked = torch.stack(drawn)
+    assert torch.allclose(stacked.std(0), before.std(0), rtol=0.5)
+    assert torch.allclose(stacked.mean(0), before.mean(0), atol=float(before.std()) * 0.6)
+
+
+def test_normal_follows_its_seed(
+    make_tiny_model: Make, make_tiny_tokenizer: MakeTokenizer
+) -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        model = make_tiny_model()
+        token_id = add_token(model, make_tiny_tokenizer(), init="normal", seed=seed)
+        drawn.append(rows_of(model)[token_id])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_description_is_the_mean_of_its_tokens(
+    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = make_tiny_model()
+    before = rows_of(model).clone()
+    token_id = add_token(model, tiny_tokenizer, init="description", description="abca")
+    ids = tiny_tokenizer.encode("abca", add_special_tokens=False)
+    assert torch.allclose(rows_of(model)[token_id], before[ids].mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("init", "description"), [("description", None), ("description", "  "), ("zeros", None)]
+)
+def test_an_init_that_cannot_be_done_is_refused(
+    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, init: str, description: str
+) -> None:
+    size = len(tiny_tokenizer)
+    with pytest.raises(InputError, match="init"):
+        add_token(make_tiny_model(), tiny_tokenizer, init=init, description=description)
+    assert len(tiny_tokenizer) == size
+
+
+def test_encode_splits_where_the_answer_begins(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    encoded = encode(tiny_tokenizer, Record.pair("why", "because"))
+    assert tiny_tokenizer.decode(encoded.prompt_ids) == "<|user|>why<|end|><|assistant|>"
+    assert tiny_tokenizer.decode(encoded.answer_ids) == "because<|end|>"
+
+
+def test_without_a_chat_template_there_is_one_clear_error(
+    tiny_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tiny_tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        encode(tiny_tokenizer, Record.pair("why", "because"))
+
+
+def test_a_template_without_one_place_for_the_answer_is_refused(
+    tiny_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tiny_tokenizer.chat_template = "{{ messages | length }}{{ messages[-1]['content'] }}"
+    with pytest.raises(InputError, match="another template"):
+        encode(tiny_tokenizer, Record.pair("why", "because"))
+
+
+TASK = Record.pair("is it so? follow <sep>", "{'a': 'b'}")
+PAIR = Record.pair("tell me", "gladly")
+
+
+@pytest.mark.parametrize(
+    ("record", "is_task", "max_length", "reason"),
+    [
+        (TASK, True, None, None),
+        (PAIR, False, None, None),
+        (Record.pair("no mark", "x"), True, None, "does not name"),
+        (TASK, False, None, "a pair names"),
+        (Record.pair("tell me", "say <sep>"), False, None, "a pair names"),
+        (TASK, True, 10, "are left after truncation"),
+        (PAIR, False, 5, "no answer token is left"),
+        (Record.pair("go <sep>", "line<|end|>more"), True, None, "do not decode back"),
+    ],
+)
+def test_lint_finds_what_is_wrong(
+    tiny_tokenizer: PreTrainedTokenizerBase,
+    record: Record,
+    is_task: bool,
+    max_length: int | None,
+    reason: str | None,
+) -> None:
+    add_token_to_tokenizer(tiny_tokenizer)
+    problems = lint([(PAIR, False), (record, is_task)], tiny_tokenizer, max_length=max_length)
+    found = [problem.reason for problem in problems if problem.row == 1]
+    assert (reason is None and not found) or any(str(reason) in text for text in found)
+
+
+def test_lint_refuses_a_tokenizer_without_the_token(
+    tiny_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    assert lint([(TASK, True)], tiny_tokenizer)[0].row == -1
+
+
+def test_lint_sees_a_token_that_only_a_system_turn_names(
+    tiny_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    add_token_to_tokenizer(tiny_tokenizer)
+    record = Record((Message("system", "use <sep>"), Message("user", "q"), Message("assistant", "a")))
+    assert lint([(record, True)], tiny_tokenizer) == []

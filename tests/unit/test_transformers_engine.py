@@ -1,0 +1,118 @@
+"""The transformers engine on a random tiny model: rows are independent, each answered once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from delia_data.engines import Engine, MockEngine, Request, Sampling, load_engine
+from delia_data.engines.transformers import TransformersEngine, _RowPicker
+from delia_data.errors import InputError
+from delia_data.records import Message
+
+
+def requests(count: int) -> list[Request]:
+    return [Request(f"{i:04}", (Message("user", "why " * (i % 7 + 1)),), 100 + i) for i in range(count)]
+
+
+@pytest.fixture
+def make_engine(
+    make_tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerBase
+) -> Callable[..., TransformersEngine]:
+    return lambda **options: TransformersEngine(make_tiny_model(), tiny_tokenizer, **options)
+
+
+Make = Callable[..., TransformersEngine]
+
+
+def test_both_are_engines(make_engine: Make) -> None:
+    assert isinstance(make_engine(), Engine)
+    assert isinstance(MockEngine(), Engine)
+
+
+def test_every_request_is_answered_once(make_engine: Make) -> None:
+    engine = make_engine(batch_size=3, window=2)
+    completions = list(engine.generate(iter(requests(11)), Sampling(max_tokens=4)))
+    assert sorted(c.id for c in completions) == [r.id for r in requests(11)]
+    assert all(1 <= c.tokens <= 4 and c.finish in ("stop", "length") for c in completions)
+
+
+def test_a_row_draws_the_same_in_any_batch(make_engine: Make) -> None:
+    """In float32 the tiny model computes alike in every batch, so the draws decide."""
+    sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=6)
+    alone, together = (
+        {c.id: c.text for c in make_engine(batch_size=n).generate(requests(12), sampling)}
+        for n in (1, 5)
+    )
+    assert alone == together
+    assert len(set(alone.values())) > 6
+
+
+def test_another_seed_draws_another_answer(make_engine: Make) -> None:
+    sampling = Sampling(temperature=1.0, max_tokens=8)
+    message = (Message("user", "why"),)
+    texts = {
+        c.text
+        for c in make_engine().generate([Request(str(i), message, i) for i in range(8)], sampling)
+    }
+    assert len(texts) > 4
+
+
+def test_temperature_zero_needs_no_seed(make_engine: Make) -> None:
+    greedy = Sampling(temperature=0.0, max_tokens=5)
+    message = (Message("user", "why"),)
+    pair = [Request("a", message, 1), Request("b", message, 2)]
+    one, other = make_engine().generate(pair, greedy)
+    assert one.text == other.text
+
+
+def test_the_picker_draws_from_the_distribution() -> None:
+    """20,000 draws of three tokens, top-p cutting the fourth off."""
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).repeat(20_000, 1)
+    picker = _RowPicker(range(20_000), 0, Sampling(temperature=1.0, top_p=0.95))
+    picked = picker(torch.zeros(20_000, 1, dtype=torch.long), logits).argmax(-1).tolist()
+    counts = Counter(picked)
+    assert set(counts) == {0, 1, 2}
+    for token, share in ((0, 0.5 / 0.95), (1, 0.3 / 0.95), (2, 0.15 / 0.95)):
+        assert abs(counts[token] / 20_000 - share) < 0.015
+
+
+def test_the_picker_draws_anew_at_each_position() -> None:
+    logits = torch.zeros(1, 50)
+    picker = _RowPicker([7], 0, Sampling(temperature=1.0))
+    picked = {
+        int(picker(torch.zeros(1, step, dtype=torch.long), logits).argmax()) for step in range(40)
+    }
+    assert len(picked) > 15
+
+
+def test_describe_identifies_the_weights(make_engine: Make) -> None:
+    one, other = make_engine(), make_engine()
+    assert one.describe() == other.describe()
+    with torch.no_grad():
+        other.model.get_input_embeddings().weight[0, 0] += 1
+    other._identity = None
+    assert one.describe() != other.describe()
+
+
+@pytest.mark.parametrize(
+    "values", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.2}, {"max_tokens": 0}]
+)
+def test_sampling_out_of_bounds_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(values))):
+        Sampling(**values)  # type: ignore[arg-type]
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(InputError, match="use one of"):
+        load_engine("vlm", model="none")
+
+
+def test_an_unknown_model_is_one_line() -> None:
+    with pytest.raises(InputError, match="cannot be loaded") as error:
+        load_engine("transformers", model="./no-such-folder")
+    assert "\n" not in str(error.value)

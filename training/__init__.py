@@ -1,0 +1,8 @@
+"""Training: thin LoRA fine-tuning on a mixture, with TRL and PEFT."""
+
+from __future__ import annotations
+
+from delia_data.training.settings import TrainSettings, read_recipe, recipe_names
+from delia_data.training.sft import load_adapter, train
+
+__all__ = ["TrainSettings", "load_adapter", "read_recipe", "recipe_names", "train"]

@@ -1,0 +1,154 @@
+"""Settings of a training run: a frozen dataclass, and recipes as its YAML form."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from delia_data.errors import InputError, SettingsError
+from delia_data.models import DEFAULT_MODEL
+from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
+
+__all__ = ["TrainSettings", "read_recipe", "recipe_names"]
+
+_SCHEDULES: Final = ("constant_with_warmup", "linear", "cosine")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Settings of LoRA fine-tuning on a mixture.
+
+    Attributes:
+        model: The embedded model's name, a folder, or a Hub id.
+        token: The special token.
+        init: How its embedding begins.
+        description: What it stands for, for `init="description"`.
+        rank: Rank of LoRA.
+        alpha: Scale of LoRA; updates are multiplied by `alpha / rank`.
+        dropout: Dropout of LoRA, between 0 and 1.
+        targets: Names of the modules that get LoRA, or `("all-linear",)`.
+        learning_rate: Of the LoRA matrices.
+        token_learning_rate: Of the token's own embedding row; None takes `learning_rate`.
+        epochs: Times that the mixture is gone through.
+        batch_size: Rows a step.
+        schedule: `"constant_with_warmup"`, `"linear"` or `"cosine"`.
+        warmup_steps: Steps until the full learning rate.
+        weight_decay: Of the LoRA matrices.
+        max_length: Tokens of a row at most.
+        seed: Seed of LoRA's initialisation and dropout.
+        device: Where to train: `"cpu"`, `"cuda"`.
+
+    Raises:
+        SettingsError: Values are out of their bounds; the message names all of them.
+    """
+
+    model: str = DEFAULT_MODEL
+    token: str = DEFAULT_TOKEN
+    init: Init = "mean"
+    description: str | None = None
+    rank: int = 16
+    alpha: int = 16
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    learning_rate: float = 2e-4
+    token_learning_rate: float | None = None
+    epochs: float = 1.0
+    batch_size: int = 64
+    schedule: str = "constant_with_warmup"
+    warmup_steps: int = 25
+    weight_decay: float = 0.01
+    max_length: int = 1024
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} {getattr(self, name)!r} must be more than 0"
+            for name in ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length")
+            if not getattr(self, name) > 0
+        ]
+        if self.token_learning_rate is not None and self.token_learning_rate < 0:
+            problems.append(f"token_learning_rate {self.token_learning_rate!r} must be 0 or more")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout {self.dropout!r} must be from 0 up to below 1")
+        if self.warmup_steps < 0 or self.weight_decay < 0:
+            problems.append("warmup_steps and weight_decay must be 0 or more")
+        if self.init not in INITS:
+            problems.append(f"init {self.init!r} must be one of {', '.join(INITS)}")
+        if self.schedule not in _SCHEDULES:
+            problems.append(f"schedule {self.schedule!r} must be one of {', '.join(_SCHEDULES)}")
+        if not self.targets:
+            problems.append("targets must name at least one module, or all-linear")
+        if problems:
+            raise SettingsError(f"training settings: {'; '.join(problems)}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, where: str = "settings") -> TrainSettings:
+        """Make settings of plain values; every unknown key is refused, all of them at once.
+
+        Raises:
+            SettingsError: A key is unknown, or a value has the wrong type or is out of bounds.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = [_unknown(key, known) for key in values if key not in known]
+        if unknown:
+            raise SettingsError(f"{where}: {'; '.join(unknown)}")
+        plain = dict(values)
+        if "targets" in plain:
+            targets = plain["targets"]
+            plain["targets"] = (targets,) if isinstance(targets, str) else tuple(targets)
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise SettingsError(f"{where}: a value has the wrong type: {error}") from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the settings as plain values, as a manifest and a YAML file hold them."""
+        return {**asdict(self), "targets": list(self.targets)}
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = files("delia_data.training") / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def read_recipe(recipe: str | os.PathLike[str]) -> TrainSettings:
+    """Read a recipe: the name of a bundled one, or a YAML file.
+
+    Raises:
+        InputError: There is no such recipe.
+        SettingsError: It is not a YAML mapping, a key is unknown, or a value is wrong.
+    """
+    path = Path(recipe)
+    if path.suffix in {".yaml", ".yml"}:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    elif str(recipe) in recipe_names():
+        bundled = files("delia_data.training") / "recipes" / f"{recipe}.yaml"
+        text = bundled.read_text(encoding="utf-8")
+    else:
+        raise InputError(
+            f"recipe {str(recipe)!r} is unknown: give a .yaml file or one of "
+            f"{', '.join(recipe_names())}"
+        )
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{recipe} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{recipe} must hold a mapping of settings")
+    return TrainSettings.from_dict(values, where=str(recipe))
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(key), known, n=1)
+    return f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
