@@ -13,6 +13,7 @@ import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import datasets
@@ -70,7 +71,9 @@ class DeliaConfig(datasets.BuilderConfig):  # type: ignore[misc]
 
 
 class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
-    """Base of the builders; one that is its own names its settings, its columns and its splits."""
+    """Base of the builders: each names its own settings, columns and splits."""
+
+    token: str | bool | None
 
     def _create_builder_config(
         self,
@@ -143,7 +146,4 @@ def _shards(table: pa.Table) -> list[pa.Table]:
     """
     parts = max(1, min(_SHARDS, table.num_rows))
     bounds = [part * table.num_rows // parts for part in range(parts + 1)]
-    return [
-        table.take(pa.array(range(begin, end), pa.int64()))
-        for begin, end in zip(bounds, bounds[1:], strict=False)
-    ]
+    return [table.take(pa.array(range(begin, end), pa.int64())) for begin, end in pairwise(bounds)]

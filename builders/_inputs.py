@@ -85,7 +85,9 @@ def cache_sha256(cache: Location | None) -> str:
     Raises:
         InputError: The cache is not there or cannot be read.
     """
-    return _data_sha256("sampling", "cache") if cache is None else _path_sha256(_path("cache", cache))
+    return (
+        _data_sha256("sampling", "cache") if cache is None else _path_sha256(_path("cache", cache))
+    )
 
 
 def _bundled_name(task: Location | None) -> str | None:

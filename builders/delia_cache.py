@@ -38,7 +38,7 @@ class DeliaCache(DeliaBuilder):
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(_SCHEMA))
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:  # noqa: ARG002
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         pairs = read_pairs(self.config.cache)
         rows = [{**write_record(pair), "source_id": pair.id} for pair in pairs]
         return self._splits({"train": pa.Table.from_pylist(rows, schema=_SCHEMA)})

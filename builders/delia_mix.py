@@ -65,7 +65,7 @@ class DeliaMixConfig(DeliaConfig):
 
     def __post_init__(self) -> None:
         self.ratio = _ratio(str(self.name), self.ratio)
-        self.name = config_name(self.ratio)
+        self.name: str = config_name(self.ratio)
         super().__post_init__()
 
 
@@ -83,7 +83,7 @@ class DeliaMix(DeliaBuilder):
         features = datasets.Features.from_arrow_schema(schema(self.config.format))
         return datasets.DatasetInfo(features=features)
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:  # noqa: ARG002
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config = self.config
         task = read_task(config.task, token=config.token, seed=config.seed)
         alone = config.ratio == 0 and config.cache is None

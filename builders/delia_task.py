@@ -48,7 +48,7 @@ class DeliaTask(DeliaBuilder):
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(_SCHEMA))
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:  # noqa: ARG002
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config = self.config
         task = read_task(config.task, token=config.token, seed=config.seed)
         _check_token(task.train, config.token or "")

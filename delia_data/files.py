@@ -12,13 +12,23 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from delia_data.errors import InputError, LockedError, OutputError
 
-__all__ = ["atomic_path", "canonical_json", "file_sha256", "folder_lock", "write_json", "write_text"]
+__all__ = [
+    "LOCK",
+    "atomic_path",
+    "canonical_json",
+    "file_sha256",
+    "folder_lock",
+    "write_json",
+    "write_text",
+]
+
+LOCK: Final = ".lock"
 
 
 @contextmanager
@@ -42,7 +52,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -79,13 +90,15 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold the folder for this process; the kernel lets go of it when the process dies.
 
+    The file `.lock` stays, and tells that the folder is ours.
+
     Raises:
         LockedError: Another process holds it.
     """
     root = Path(folder)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("a")
+        lock = (root / LOCK).open("a")
     except OSError as error:
         raise OutputError(f"{root} cannot be written: {error.strerror or error}") from error
     with lock:

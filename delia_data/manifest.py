@@ -144,12 +144,16 @@ def check_same_settings(
         )
 
 
-def check_folder_is_ours(folder: str | os.PathLike[str], known: frozenset[str]) -> None:
+def check_folder_is_ours(
+    folder: str | os.PathLike[str], known: frozenset[str], *, sign: str | None = None
+) -> None:
     """Refuse to write into a folder that holds something else.
 
     Args:
         folder: The output folder; it need not be there.
         known: Names that the command itself puts there.
+        sign: Name of a file without which the known names are somebody else's, unless the folder
+            is finished: a `train.parquet` can be anyone's.
 
     Raises:
         ForeignFolderError: It is a file, or holds names other than the known ones.
@@ -159,7 +163,9 @@ def check_folder_is_ours(folder: str | os.PathLike[str], known: frozenset[str]) 
         raise ForeignFolderError(f"{root} is a file: give a folder that is empty or not there")
     if not root.is_dir():
         return
-    others = sorted(p.name for p in root.iterdir() if p.name not in known and not _is_own(Path(p.name)))
+    names = {path.name for path in root.iterdir() if not path.name.startswith(".")}
+    signed = sign is None or (root / sign).exists() or is_finished(root)
+    others = sorted(names - known - {MANIFEST, FINISHED} if signed else names)
     if others:
         raise ForeignFolderError(
             f"{root} holds something else ({', '.join(others[:3])}): "

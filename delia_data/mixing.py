@@ -22,11 +22,11 @@ from typing import Any, Final, Literal, Protocol, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from delia_data.errors import InputError, RatioError, TokenError
-from delia_data.files import atomic_path, canonical_json, write_text
-from delia_data.manifest import Manifest, check_folder_is_ours, finish
+from delia_data.errors import FormatError, InputError, RatioError, TokenError
+from delia_data.files import LOCK, atomic_path, canonical_json, folder_lock, write_text
+from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish
 from delia_data.ranking import rank
-from delia_data.records import Format, Record, check_format, write_record
+from delia_data.records import Format, Message, Record, check_format, write_record
 
 __all__ = [
     "ON_SHORT",
@@ -56,7 +56,12 @@ _COLUMNS: Final[dict[Format, list[tuple[str, pa.DataType]]]] = {
         ("conversations", pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())])))
     ],
 }
-_PROVENANCE: Final = [("source", pa.string()), ("source_id", pa.string()), ("wording_id", pa.string())]
+_NAMES: Final = frozenset({"README.md", "train.parquet", "test.parquet"})
+_PROVENANCE: Final = [
+    ("source", pa.string()),
+    ("source_id", pa.string()),
+    ("wording_id", pa.string()),
+]
 
 
 class WordedRow(Protocol):
@@ -109,11 +114,13 @@ def parse_ratio(value: Any) -> float:
     """
     try:
         ratio = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         ratio = math.nan
     if isinstance(value, bool) or not math.isfinite(ratio) or ratio < 0:
-        raise RatioError(f"ratio {value!r} is not a number of at least 0: give one such as 4 or 260")
-    return ratio
+        raise RatioError(
+            f"ratio {value!r} is not a number of at least 0: give one such as 4 or 260"
+        )
+    return abs(ratio)  # never -0.0, whose name would be another
 
 
 def config_name(ratio: float) -> str:
@@ -156,6 +163,7 @@ def mix(
         RatioError: The ratio is wrong, or the cache is too small for it.
         TokenError: A task row does not name the token.
         InputError: There are no task rows, or `order` or `on_short` is unknown.
+        FormatError: The format is unknown, or cannot hold one of the rows.
     """
     ratio = parse_ratio(ratio)
     _check_choice("order", order, ORDERS)
@@ -167,6 +175,7 @@ def mix(
     pairs, dropped = _usable_pairs(cache, (*task, *test), token)
     picked = _pick(pairs, round(ratio * len(task)), len(task), ratio, seed, on_short)
     rows = _arrange(task, picked, seed, order)
+    held_out = _arrange(test, [], seed, "shuffled")
     manifest = Manifest(
         kind="mixture",
         settings={
@@ -179,7 +188,8 @@ def mix(
             "token": token,
         },
         inputs={
-            "task": _content_hash([f"{r.record.id}:{r.wording_id or ''}" for r in (*task, *test)]),
+            "task": _content_hash([_row_key(row) for row in task]),
+            "test": _content_hash([_row_key(row) for row in test]),
             "cache": _content_hash([pair.id for pair in cache]),
         },
         rows={"task": len(task), "cache": len(picked), "test": len(test)},
@@ -187,7 +197,7 @@ def mix(
     )
     return Mixture(
         train=_table(rows, format, columns),
-        test=_table([("task", row) for row in test], format, columns) if test else None,
+        test=_table(held_out, format, columns) if test else None,
         manifest=manifest,
     )
 
@@ -200,20 +210,20 @@ def save_mixture(mixture: Mixture, folder: str | os.PathLike[str]) -> Manifest:
 
     Raises:
         ForeignFolderError: The folder holds something else.
+        LockedError: Another process writes there.
         OutputError: It cannot be written.
     """
     root = Path(folder)
     splits = {"train": mixture.train} | ({} if mixture.test is None else {"test": mixture.test})
-    names = frozenset({"README.md", "train.parquet", "test.parquet"})
-    check_folder_is_ours(root, names)
-    for old in (*names, "FINISHED"):
-        if old.split(".")[0] not in splits:
+    check_folder_is_ours(root, _NAMES, sign=LOCK)
+    with folder_lock(root):
+        for old in (FINISHED, *_NAMES):
             (root / old).unlink(missing_ok=True)
-    for name, table in splits.items():
-        with atomic_path(root / f"{name}.parquet") as part:
-            pq.write_table(table, part, compression="zstd")
-    write_text(root / "README.md", _card(mixture.manifest, list(splits)))
-    return finish(root, mixture.manifest)
+        for name, table in splits.items():
+            with atomic_path(root / f"{name}.parquet") as part:
+                pq.write_table(table, part, compression="zstd")
+        write_text(root / "README.md", _card(mixture.manifest, list(splits)))
+        return finish(root, mixture.manifest)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -224,7 +234,7 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 def _check_token(task: Sequence[WordedRow], token: str | None) -> None:
     if token is None:
         return
-    missing = sum(1 for row in task if not _names(row.record, token))
+    missing = sum(1 for row in task if not _names(row.record.prompt, token))
     if missing:
         raise TokenError(
             f"{missing} of {len(task)} task rows do not name {token}: diversify the task first, "
@@ -232,8 +242,8 @@ def _check_token(task: Sequence[WordedRow], token: str | None) -> None:
         )
 
 
-def _names(record: Record, token: str) -> bool:
-    return any(token in message.content for message in record.messages)
+def _names(messages: Sequence[Message], token: str) -> bool:
+    return any(token in message.content for message in messages)
 
 
 def _usable_pairs(
@@ -249,7 +259,7 @@ def _usable_pairs(
             dropped["duplicate"] += 1
         elif row_id in of_task:
             dropped["also_in_task"] += 1
-        elif token and _names(record, token):
+        elif token and _names(record.messages, token):
             dropped["names_token"] += 1
         else:
             pairs[row_id] = record
@@ -257,14 +267,20 @@ def _usable_pairs(
 
 
 def _pick(
-    pairs: dict[str, Record], wanted: int, task_rows: int, ratio: float, seed: int, on_short: OnShort
+    pairs: dict[str, Record],
+    wanted: int,
+    task_rows: int,
+    ratio: float,
+    seed: int,
+    on_short: OnShort,
 ) -> list[tuple[int, Record]]:
     """The first `wanted` pairs by keyed rank, each with the number of its repetition."""
     if wanted > len(pairs) and (on_short == "error" or not pairs):
         raise RatioError(
-            f"ratio {ratio:g} of {task_rows} task rows needs {wanted} pairs, and the cache holds "
+            f"ratio {ratio:.15g} of {task_rows} task rows needs {wanted} pairs, and the cache holds "
             f"{len(pairs)} usable ones: sample more, lower the ratio to "
-            f"{len(pairs) / task_rows:.4g}, or set on_short to 'all' or 'repeat'"
+            f"{math.floor(1e4 * len(pairs) / task_rows) / 1e4:.15g}, or set on_short to 'all' or "
+            "'repeat'"
         )
     if on_short == "all":
         wanted = min(wanted, len(pairs))
@@ -291,7 +307,7 @@ def _ordered(rows: list[tuple[int, str, WordedRow]], seed: int) -> list[tuple[in
     def place(item: tuple[int, str, WordedRow]) -> tuple[int, str]:
         repetition, source, row = item
         key = f"{repetition}:{source}:{row.record.id}"
-        return rank(seed, key, "order"), key
+        return rank(seed, key, "order"), _row_key(row)
 
     return sorted(rows, key=place)
 
@@ -300,7 +316,7 @@ def _table(rows: Sequence[tuple[str, WordedRow]], format: Format, columns: pa.Sc
     return pa.Table.from_pylist(
         [
             {
-                **write_record(row.record, format),
+                **_written(row.record, format, columns),
                 "source": source,
                 "source_id": row.record.id,
                 "wording_id": row.wording_id,
@@ -309,6 +325,21 @@ def _table(rows: Sequence[tuple[str, WordedRow]], format: Format, columns: pa.Sc
         ],
         schema=columns,
     )
+
+
+def _written(record: Record, format: Format, columns: pa.Schema) -> dict[str, Any]:
+    """The row's own columns; one that the mixture does not have is refused, not lost."""
+    row = write_record(record, format)
+    if extra := sorted(set(row).difference(columns.names)):
+        raise FormatError(
+            f"a row has {' and '.join(extra)}, for which a mixture in the format {format!r} has no "
+            "column: use format 'messages'"
+        )
+    return row
+
+
+def _row_key(row: WordedRow) -> str:
+    return f"{row.record.id}:{row.wording_id or ''}"
 
 
 def _content_hash(ids: Sequence[str]) -> str:

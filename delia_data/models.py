@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import os
 import shutil
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError, MissingExtraError
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "cache_home",
     "chat_template_hash",
     "embedded_gguf",
     "embedded_model",
     "identify",
     "load_model",
     "load_tokenizer",
+    "quiet",
     "resolve_model",
 ]
 
@@ -86,10 +89,9 @@ def _unpack(source: Path, folder: Path) -> None:
     require("gguf", extra="local")
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    with quiet():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source.parent, gguf_file=source.name
-        )
+    # The bar of the conversion follows no setting of transformers.
+    with quiet(), redirect_stderr(io.StringIO()):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         packed = transformers.AutoModelForCausalLM.from_pretrained(
             source.parent,
             gguf_file=source.name,

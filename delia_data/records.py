@@ -89,7 +89,9 @@ class Record:
             raise FormatError("the row has no question: one turn must be the user's")
         for message in self.messages:
             if not message.content.strip():
-                raise FormatError(f"the row's {message.role} turn is empty: fill it or drop the row")
+                raise FormatError(
+                    f"the row's {message.role} turn is empty: fill it or drop the row"
+                )
 
     @classmethod
     def pair(cls, query: str, answer: str, *, system: str | None = None) -> Record:
@@ -147,8 +149,7 @@ def detect_format(row: Mapping[str, Any]) -> Format:
             return known
     columns = ", ".join(sorted(map(str, row))) or "none"
     raise FormatError(
-        f"the row's columns ({columns}) fit no known format: "
-        f"it needs one of {', '.join(_MARKS)}"
+        f"the row's columns ({columns}) fit no known format: it needs one of {', '.join(_MARKS)}"
     )
 
 
@@ -216,26 +217,27 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any
 
     Raises:
         InputError: The file cannot be read, or is empty.
-        FormatError: A line is not JSON, or not an object.
+        FormatError: A line is not JSON, or not an object, or its text cannot be UTF-8.
     """
     file = Path(path)
     try:
         rows = _json_rows(file) if file.suffix == ".json" else _jsonl_rows(file)
         empty = True
-        for place_and_row in rows:
+        for where, row in rows:
             empty = False
-            yield place_and_row
+            _check_encodes(where, row)
+            yield where, row
     except UnicodeDecodeError as error:
-        raise FormatError(f"{file} is not UTF-8 text: byte {error.start} is {error.reason}") from error
+        raise FormatError(
+            f"{file} is not UTF-8 text: byte {error.start} is {error.reason}"
+        ) from error
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}; check the path") from error
     if empty:
         raise InputError(f"{file} is empty: it must hold at least one row")
 
 
-def read_records(
-    path: str | os.PathLike[str], format: Format | None = None
-) -> Iterator[Record]:
+def read_records(path: str | os.PathLike[str], format: Format | None = None) -> Iterator[Record]:
     """Read the records of a file.
 
     Raises:
@@ -256,14 +258,17 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 yield f"{file}:{number}", jsonlines.Reader([line]).read(type=dict)
             except jsonlines.InvalidLineError as error:
+                fault = (
+                    "UTF-8 text" if isinstance(error.__cause__, UnicodeError) else "a JSON object"
+                )
                 raise FormatError(
-                    f"{file}:{number}: the line is not a JSON object: mend or remove it"
+                    f"{file}:{number}: the line is not {fault}: mend or remove it"
                 ) from error
 
 
 def _json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8") or "[]")
+        value = json.loads(file.read_text(encoding="utf-8-sig").strip() or "[]")
     except json.JSONDecodeError as error:
         raise FormatError(f"{file}:{error.lineno}: the file is not JSON: {error.msg}") from error
     if not isinstance(value, list):
@@ -272,6 +277,17 @@ def _json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise FormatError(f"{file}[{index}]: the row is not a JSON object: mend or remove it")
         yield f"{file}[{index}]", row
+
+
+def _check_encodes(where: str, row: dict[str, Any]) -> None:
+    """Refuse half a character, which JSON can spell (`"\\ud83d"`) and no file can hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(
+            f"{where}: the row holds half a character ({error.object[error.start]!a}): "
+            "mend or remove it"
+        ) from error
 
 
 def _turns(value: Any, role_key: str, content_key: str, column: str) -> list[Message]:
@@ -292,16 +308,34 @@ def _turns(value: Any, role_key: str, content_key: str, column: str) -> list[Mes
 
 
 def _turns_or_text(value: Any, role: Role, column: str) -> list[Message]:
-    return [Message(role, value)] if isinstance(value, str) else _turns(value, "role", "content", column)
+    return (
+        [Message(role, value)]
+        if isinstance(value, str)
+        else _turns(value, "role", "content", column)
+    )
 
 
 def _alpaca_turns(row: Mapping[str, Any]) -> list[Message]:
-    turns = [Message("system", row["system"])] if row.get("system") else []
-    for query, answer in row.get("history") or []:
-        turns += [Message("user", _text(query, "history")), Message("assistant", _text(answer, "history"))]
-    instruction, given = _text(row.get("instruction"), "instruction"), row.get("input")
+    system, given = _text(row.get("system") or "", "system"), _text(row.get("input") or "", "input")
+    turns = [Message("system", system)] if system else []
+    for query, answer in _alpaca_history(row.get("history") or []):
+        turns += [Message("user", query), Message("assistant", answer)]
+    instruction = _text(row.get("instruction"), "instruction")
     query = f"{instruction}\n\n{given}" if given else instruction
-    return [*turns, Message("user", query), Message("assistant", _text(row.get("output"), "output"))]
+    return [
+        *turns,
+        Message("user", query),
+        Message("assistant", _text(row.get("output"), "output")),
+    ]
+
+
+def _alpaca_history(value: Any) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, list | tuple):
+        raise FormatError(f"column 'history' must hold a list of pairs, and holds {_kind(value)}")
+    for pair in value:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise FormatError(f"column 'history' must hold pairs of texts, one is {_kind(pair)}")
+        yield _text(pair[0], "history"), _text(pair[1], "history")
 
 
 def _alpaca_row(record: Record) -> dict[str, Any]:

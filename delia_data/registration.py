@@ -11,10 +11,10 @@
 What is asked for under any other name goes through unchanged. (The builders themselves override
 `DatasetBuilder._create_builder_config`; the test that watches these names watches that one too.)
 
-A registered name comes before a folder: where the working folder holds a folder `delia_mix`,
-`load_dataset("delia_mix")` is still the builder, as with `"json"`, and `load_dataset("./delia_mix")`
-is the folder. Only a folder that `save_to_disk` wrote is seen first: `load_dataset` then says to
-use `load_from_disk`.
+A registered name comes before a folder, as `"json"` does: where the working folder holds a folder
+`delia_mix`, `load_dataset("delia_mix")` is still the builder, and `load_dataset("./delia_mix")` is
+the folder. Only a folder that `save_to_disk` wrote is seen first: `load_dataset` then says to use
+`load_from_disk`.
 """
 
 from __future__ import annotations

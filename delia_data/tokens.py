@@ -51,7 +51,9 @@ def add_token_to_tokenizer(tokenizer: PreTrainedTokenizerBase, token: str = DEFA
             with another role (a word, an end mark, a reserved token).
     """
     if not token or token != token.strip() or len(token.split()) != 1:
-        raise TokenError(f"token {token!r} is empty or has spaces: give one such as {DEFAULT_TOKEN}")
+        raise TokenError(
+            f"token {token!r} is empty or has spaces: give one such as {DEFAULT_TOKEN}"
+        )
     if token in _added_here(tokenizer):
         return int(tokenizer.convert_tokens_to_ids(token))
     if token in tokenizer.get_vocab() or token in tokenizer.all_special_tokens:

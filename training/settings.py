@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import InputError, SettingsError
 from delia_data.models import DEFAULT_MODEL
@@ -37,6 +39,7 @@ class TrainSettings:
         token_learning_rate: Of the token's own embedding row; None takes `learning_rate`.
         epochs: Times that the mixture is gone through.
         batch_size: Rows a step.
+        micro_batch_size: Rows computed at once, a divisor of `batch_size`; None takes all.
         schedule: `"constant_with_warmup"`, `"linear"` or `"cosine"`.
         warmup_steps: Steps until the full learning rate.
         weight_decay: Of the LoRA matrices.
@@ -60,6 +63,7 @@ class TrainSettings:
     token_learning_rate: float | None = None
     epochs: float = 1.0
     batch_size: int = 64
+    micro_batch_size: int | None = None
     schedule: str = "constant_with_warmup"
     warmup_steps: int = 25
     weight_decay: float = 0.01
@@ -71,9 +75,16 @@ class TrainSettings:
         problems = [
             f"{name} {getattr(self, name)!r} must be more than 0"
             for name in ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length")
-            if not getattr(self, name) > 0
+            if not 0 < getattr(self, name) < math.inf
         ]
-        if self.token_learning_rate is not None and self.token_learning_rate < 0:
+        if self.micro_batch_size is not None and (
+            self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size
+        ):
+            problems.append(
+                f"micro_batch_size {self.micro_batch_size!r} must divide batch_size "
+                f"{self.batch_size!r}"
+            )
+        if self.token_learning_rate is not None and not self.token_learning_rate >= 0:
             problems.append(f"token_learning_rate {self.token_learning_rate!r} must be 0 or more")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout {self.dropout!r} must be from 0 up to below 1")
@@ -90,23 +101,27 @@ class TrainSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, where: str = "settings") -> TrainSettings:
-        """Make settings of plain values; every unknown key is refused, all of them at once.
+        """Make settings of plain values; unknown keys and wrong types are reported all at once.
 
         Raises:
             SettingsError: A key is unknown, or a value has the wrong type or is out of bounds.
         """
         known = [field.name for field in fields(cls)]
-        unknown = [_unknown(key, known) for key in values if key not in known]
-        if unknown:
-            raise SettingsError(f"{where}: {'; '.join(unknown)}")
-        plain = dict(values)
-        if "targets" in plain:
-            targets = plain["targets"]
-            plain["targets"] = (targets,) if isinstance(targets, str) else tuple(targets)
-        try:
-            return cls(**plain)
-        except TypeError as error:
-            raise SettingsError(f"{where}: a value has the wrong type: {error}") from error
+        wrong = [_unknown(key, known) for key in values if key not in known]
+        plain = {key: value for key, value in values.items() if key in known}
+        if isinstance(plain.get("targets"), str):
+            plain["targets"] = (plain["targets"],)
+        types = get_type_hints(cls)
+        for name, value in plain.items():
+            try:
+                # YAML 1.1 reads 2e-4 as text; a number is made of it here.
+                plain[name] = TypeAdapter(types[name]).validate_python(value)
+            except ValidationError as error:
+                problem = error.errors()[0]["msg"]
+                wrong.append(f"{name} {value!r} is wrong: {problem}")
+        if wrong:
+            raise SettingsError(f"{where}: {'; '.join(wrong)}")
+        return cls(**plain)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the settings as plain values, as a manifest and a YAML file hold them."""
@@ -116,7 +131,9 @@ class TrainSettings:
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = files("delia_data.training") / "recipes"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
 
 
 def read_recipe(recipe: str | os.PathLike[str]) -> TrainSettings:
@@ -132,6 +149,8 @@ def read_recipe(recipe: str | os.PathLike[str]) -> TrainSettings:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{path} is not UTF-8 text: write it anew as UTF-8") from error
     elif str(recipe) in recipe_names():
         bundled = files("delia_data.training") / "recipes" / f"{recipe}.yaml"
         text = bundled.read_text(encoding="utf-8")

@@ -139,8 +139,8 @@ def _run(
     import peft
     import transformers
     import trl
-
     from datasets import Dataset
+
     from delia_data.training.progress import StepCallback
     from delia_data.training.trainer import MixtureTrainer
 
@@ -151,9 +151,11 @@ def _run(
         }
         for record in records
     ]
+    micro = settings.micro_batch_size or settings.batch_size
     config = trl.SFTConfig(
         output_dir=str(root / _CHECKPOINTS),
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // micro,
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.epochs,
         lr_scheduler_type=settings.schedule,
@@ -200,10 +202,10 @@ def _run(
             if "memory" not in str(error).lower():
                 raise
             raise EngineError(
-                f"the device ran out of memory at batch_size {settings.batch_size} and max_length "
-                f"{settings.max_length}: lower one of them"
+                f"the device ran out of memory at {micro} rows of up to {settings.max_length} "
+                "tokens at once: lower micro_batch_size or max_length"
             ) from error
-        trainer.model.save_pretrained(root, save_embedding_layers=False)
+        trainer.model.save_pretrained(root)
         tokenizer.save_pretrained(root)
     logged = trainer.state.log_history
     return [{"step": e["step"], "loss": float(e["loss"])} for e in logged if "loss" in e]
@@ -212,7 +214,8 @@ def _run(
 def _embedding_name(model: PreTrainedModel) -> str:
     """Last part of the name of the input embedding, as PEFT asks for it."""
     embedding = model.get_input_embeddings()
-    return next(name for name, m in model.named_modules() if m is embedding).rsplit(".", 1)[-1]
+    name: str = next(name for name, module in model.named_modules() if module is embedding)
+    return name.rsplit(".", 1)[-1]
 
 
 def _last_checkpoint(root: Path) -> str | None:

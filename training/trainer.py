@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         """
         self.token_learning_rate = token_learning_rate
         super().__init__(*args, **kwargs)
+        # The vocabulary grew by the token alone, whose row the adapter has: checkpoints need not
+        # carry the whole embedding.
+        save = self.model.save_pretrained
+        self.model.save_pretrained = functools.partial(save, save_embedding_layers=False)
 
     def compute_loss(
         self,
@@ -54,16 +59,18 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Give the token's row its own learning rate, without decay."""
-        if self.optimizer is not None or self.token_learning_rate is None:
-            return super().create_optimizer(model)
+        if self.token_learning_rate is None:
+            made: torch.optim.Optimizer = super().create_optimizer(model)
+            return made
         named = [(n, p) for n, p in (model or self.model).named_parameters() if p.requires_grad]
         row = [p for n, p in named if "trainable_tokens" in n]
         rest = [p for n, p in named if "trainable_tokens" not in n]
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             [
                 {"params": rest, "weight_decay": self.args.weight_decay},
                 {"params": row, "lr": self.token_learning_rate, "weight_decay": 0.0},
             ],
             lr=self.args.learning_rate,
         )
-        return self.optimizer
+        self.optimizer = optimizer
+        return optimizer

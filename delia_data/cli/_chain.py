@@ -28,8 +28,14 @@ from delia_data.cli._console import console, step
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines.base import Sampling
 from delia_data.errors import RatioError
-from delia_data.evaluation import BlockDistances, ProbedRow, probe, read_probe, token_distances
-from delia_data.evaluation.probe import write_probe
+from delia_data.evaluation import (
+    BlockDistances,
+    ProbedRow,
+    probe,
+    read_probe,
+    token_distances,
+    write_probe,
+)
 from delia_data.files import write_json
 from delia_data.manifest import (
     Manifest,
@@ -62,6 +68,7 @@ SHOWN: Final = Wording(
 
 _RECIPE: Final = "smollm2-135m-cpu"
 _STEPS: Final = ("cache", "task", "mixture", "before", "adapter", "after")
+_BEGUN: Final = "quickstart.json"
 _ANSWERS: Final = "answers.jsonl"
 _DISTANCES: Final = "distances.json"
 _TIMINGS: Final = "timings.json"
@@ -94,6 +101,11 @@ class ChainSettings:
     epochs: float | None = None
     max_tokens: int = 96
 
+    @classmethod
+    def pairs_for(cls, ratio: float | None) -> int:
+        """Pairs to sample where only the ratio is given."""
+        return cls().pairs if ratio is None else max(1, round(ratio * cls().task_rows))
+
     def __post_init__(self) -> None:
         if self.pairs < 1:
             raise RatioError(f"{self.pairs} pairs are too few: give at least 1")
@@ -121,7 +133,7 @@ class Chain:
     """The steps, each with what it needs of the earlier ones."""
 
     def __init__(self, out: Path, settings: ChainSettings) -> None:
-        """Begin a chain in a folder, or go on with the one that is there.
+        """Look at a folder to run in; nothing is written yet.
 
         Raises:
             ForeignFolderError: The folder holds something else.
@@ -129,13 +141,13 @@ class Chain:
         """
         self.out = out
         self.settings = settings
-        own = {"quickstart.json", "report.html", _TIMINGS, *_STEPS}
-        check_folder_is_ours(out, frozenset(own))
-        begun = out / "quickstart.json"
-        if begun.is_file():
-            check_same_settings(out, json.loads(begun.read_text()), asdict(settings))
-        else:
-            write_json(begun, asdict(settings))
+        check_folder_is_ours(out, frozenset({_BEGUN, "report.html", _TIMINGS, *_STEPS}))
+        if (out / _BEGUN).is_file():
+            check_same_settings(out, json.loads((out / _BEGUN).read_text()), asdict(settings))
+
+    def begin(self) -> None:
+        """Write the settings down."""
+        write_json(self.out / _BEGUN, asdict(self.settings))
 
     @cached_property
     def task(self) -> Task:
@@ -204,7 +216,9 @@ class Chain:
             rows, cache = read_task_rows(self.out / "task"), read_cache(self.out / "cache")
             ratio, seed = self.settings.ratio, self.settings.seed
             ratio = len(cache) / len(rows.train) if ratio is None else ratio
-            mixture = mix(rows.train, cache, ratio=ratio, seed=seed, test=rows.test, token=rows.token)
+            mixture = mix(
+                rows.train, cache, ratio=ratio, seed=seed, test=rows.test, token=rows.token
+            )
             manifest = save_mixture(mixture, folder)
             update(mixture.train.num_rows, mixture.train.num_rows)
             return manifest

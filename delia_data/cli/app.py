@@ -1,9 +1,9 @@
 """The application, and the one place where errors become a line and an exit code.
 
-    0    done
-    1    a fault of ours, with its traceback
-    2    what was given cannot be used: one line says what, why, and what to do
-    130  stopped by Ctrl-C; the same command goes on from there
+0    done
+1    a fault of ours, with its traceback
+2    what was given cannot be used: one line says what, why, and what to do
+130  stopped by Ctrl-C; the same command goes on from there
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def main() -> None:
     except DeliaError as error:
         print(f"delia: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("delia: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            print("delia: stopped; the same command goes on from here", file=sys.stderr)
+        raise

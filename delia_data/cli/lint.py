@@ -28,10 +28,12 @@ def command(
     ] = None,
 ) -> None:
     """Prove on the tokenised rows that the token is whole."""
-    token = str(read_manifest(mixture).settings.get("token"))
+    rows = [(read_record(row), row["source"] == "task") for row in mixture_rows(mixture)]
+    token = read_manifest(mixture).settings.get("token")
+    if not token:
+        raise InputError(f"{mixture} was mixed without a token: there is nothing to lint")
     tokenizer = load_tokenizer(model)
     add_token_to_tokenizer(tokenizer, token)
-    rows = [(read_record(row), row["source"] == "task") for row in mixture_rows(mixture)]
     problems = lint(rows, tokenizer, token=token, max_length=max_length)
     for problem in problems[:20]:
         console.print(f"row {problem.row}: {problem.reason}", soft_wrap=True)
@@ -49,6 +51,8 @@ def mixture_rows(folder: Path) -> list[dict[str, object]]:
     """
     manifest = read_manifest(folder)
     if manifest.kind != "mixture":
-        raise InputError(f"{folder} holds a {manifest.kind}, not a mixture: give a mixture's folder")
+        raise InputError(
+            f"{folder} holds a {manifest.kind}, not a mixture: give a mixture's folder"
+        )
     rows: list[dict[str, object]] = pq.read_table(folder / "train.parquet").to_pylist()
     return rows

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from delia_data._version import __version__
 from delia_data.cli._chain import Chain, ChainSettings, Probed
 from delia_data.cli._console import console
-from delia_data.errors import InputError
 from delia_data.evaluation import (
     FormattedTextScore,
     QuickstartReport,
@@ -26,6 +28,8 @@ from delia_data.manifest import Manifest
 from delia_data.mixing import parse_ratio
 
 __all__ = ["command", "quickstart"]
+
+_LIBRARIES = ("datasets", "transformers", "torch", "peft", "trl")
 
 
 def command(
@@ -44,7 +48,7 @@ def command(
     """Sample, diversify, mix, load, train and ask: the whole chain, in minutes on two cores."""
     wanted = None if ratio is None else parse_ratio(ratio)
     if pairs is None:
-        pairs = 96 if wanted is None else max(1, round(wanted * 100))
+        pairs = ChainSettings.pairs_for(wanted)
     quickstart(out, ChainSettings(pairs=pairs, ratio=wanted, seed=seed, device=device))
 
 
@@ -58,8 +62,9 @@ def quickstart(out: Path, settings: ChainSettings) -> QuickstartReport:
     Returns:
         What the report shows.
     """
+    chain = Chain(out, settings)
     with folder_lock(out):
-        chain = Chain(out, settings)
+        chain.begin()
         cache = chain.sample()
         chain.diversify()
         mixture = chain.mix()
@@ -70,6 +75,93 @@ def quickstart(out: Path, settings: ChainSettings) -> QuickstartReport:
         report = _report(chain, cache, mixture, before, after)
         write_report(out / "report.html", report)
     _print_answers(before, after)
-    _print_shares(report)
+    _print_shares(chain, before, after)
     console.print(f"\nEverything to look at: {out / 'report.html'}", soft_wrap=True)
     return report
+
+
+def _report(
+    chain: Chain, cache: Manifest, mixture: Manifest, before: Probed, after: Probed
+) -> QuickstartReport:
+    scores = _scores(chain, before, after)
+    pairs = [(before.shown, after.shown), *zip(before.rows, after.rows, strict=True)]
+    return QuickstartReport(
+        model=str(cache.settings["model"]["name"]),
+        settings={
+            "quickstart": asdict(chain.settings),
+            "sampling": cache.settings["sampling"],
+            "mixture": mixture.settings,
+            "training": chain.recipe.as_dict(),
+        },
+        accounting={
+            "rows": mixture.rows,
+            "dropped": {
+                **{f"while sampling: {reason}": n for reason, n in cache.dropped.items()},
+                **{f"while mixing: {reason}": n for reason, n in mixture.dropped.items()},
+            },
+        },
+        losses=[{"step": int(at["step"]), "loss": at["loss"]} for at in chain.losses()],
+        distances_before=before.distances,
+        distances_after=after.distances,
+        answers=[
+            {
+                "question": old.question,
+                "before_with": old.with_token,
+                "before_without": old.without_token,
+                "after_with": new.with_token,
+                "after_without": new.without_token,
+            }
+            for old, new in pairs
+        ],
+        shares={name: (score.parsed, score.rows) for name, score in scores.items()},
+        timings=chain.timings,
+        versions={
+            "delia_data": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _LIBRARIES},
+        },
+        token=chain.task.token,
+        keys=chain.task.keys,
+    )
+
+
+def _scores(chain: Chain, before: Probed, after: Probed) -> dict[str, FormattedTextScore]:
+    """Formatted text on the held-out rows, before and after, with the token and without."""
+    answers = {
+        "before_with": [row.with_token for row in before.rows],
+        "before_without": [row.without_token for row in before.rows],
+        "after_with": [row.with_token for row in after.rows],
+        "after_without": [row.without_token for row in after.rows],
+    }
+    keys = chain.task.keys
+    return {name: score_formatted_text(texts, keys) for name, texts in answers.items()}
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _print_answers(before: Probed, after: Probed) -> None:
+    table = _table("", "before training", "after training")
+    shown = (before.shown, after.shown)
+    table.add_row("with <sep>", *(Text(row.with_token) for row in shown))
+    table.add_section()
+    table.add_row("without", *(Text(row.without_token) for row in shown))
+    console.print(f"\n{before.shown.question}\n", markup=False)
+    console.print(table)
+
+
+def _print_shares(chain: Chain, before: Probed, after: Probed) -> None:
+    """Print the share of held-out rows whose answer parses as the asked-for JSON."""
+    scores = _scores(chain, before, after)
+    table = _table("held-out rows whose answer parses", "before training", "after training")
+    for label, kind in (("with <sep>", "with"), ("without", "without")):
+        cells = []
+        for score in (scores[f"before_{kind}"], scores[f"after_{kind}"]):
+            low, high = interval(score.parsed, score.rows)
+            cells.append(f"{score.parsed} of {score.rows} (95%: {low:.0%} to {high:.0%})")
+        table.add_row(label, *cells)
+    console.print(table)

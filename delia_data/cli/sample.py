@@ -64,8 +64,9 @@ def read_queries(path: Path) -> list[Query]:
         if isinstance(text, str) and isinstance(row.get("input"), str) and row["input"]:
             text = f"{text}\n\n{row['input']}"
         if text is None and isinstance(row.get("messages"), list):
-            turns = [turn for turn in row["messages"] if turn.get("role") == "user"]
-            text = turns[0].get("content") if turns else None
+            turns = [turn for turn in row["messages"] if isinstance(turn, dict)]
+            asked = (turn.get("content") for turn in turns if turn.get("role") == "user")
+            text = next(asked, None)
         if not isinstance(text, str) or not text.strip():
             raise InputError(
                 f"{where}: the row has no query: give a 'query' or 'instruction' column, "

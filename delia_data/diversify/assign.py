@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import jsonlines
 
 from delia_data.diversify.gates import GateResult, check_wordings, leaking_words
 from delia_data.errors import InputError
-from delia_data.files import atomic_path
-from delia_data.manifest import Manifest, check_folder_is_ours, finish
+from delia_data.files import LOCK, atomic_path, folder_lock
+from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish
 from delia_data.ranking import rank
 from delia_data.records import Record
 from delia_data.tasks.rows import TaskRow, TaskRows
 from delia_data.tasks.task import Task, Wording
 
 __all__ = ["diversify", "gate_task_wordings", "save_task_rows", "undiversified"]
+
+_NAMES: Final = frozenset({"train.jsonl", "test.jsonl"})
 
 
 def gate_task_wordings(task: Task, wordings: Sequence[Wording]) -> GateResult:
@@ -73,16 +76,15 @@ def save_task_rows(
 ) -> Manifest:
     """Write a task folder: `train.jsonl`, `test.jsonl`, the manifest and the finish marker.
 
+    There is no `test.jsonl` where the task has no held-out rows.
+
     Raises:
         ForeignFolderError: The folder holds something else.
+        LockedError: Another process writes there.
         OutputError: It cannot be written.
     """
     root = Path(folder)
-    check_folder_is_ours(root, frozenset({"train.jsonl", "test.jsonl"}))
-    (root / "FINISHED").unlink(missing_ok=True)
-    for name, split in (("train", rows.train), ("test", rows.test)):
-        with atomic_path(root / f"{name}.jsonl") as part, jsonlines.open(part, "w") as writer:
-            writer.write_all(row.as_row() for row in split)
+    splits = {"train": rows.train} | ({"test": rows.test} if rows.test else {})
     manifest = Manifest(
         kind="task",
         settings={"name": task.name, "token": task.token, "seed": seed},
@@ -95,7 +97,14 @@ def save_task_rows(
             "wordings": len({row.wording_id for row in (*rows.train, *rows.test)}),
         },
     )
-    return finish(root, manifest)
+    check_folder_is_ours(root, _NAMES, sign=LOCK)
+    with folder_lock(root):
+        for old in (FINISHED, *_NAMES):
+            (root / old).unlink(missing_ok=True)
+        for name, split in splits.items():
+            with atomic_path(root / f"{name}.jsonl") as part, jsonlines.open(part, "w") as writer:
+                writer.write_all(row.as_row() for row in split)
+        return finish(root, manifest)
 
 
 def _assign(rows: Sequence[Record], wordings: Sequence[Wording], seed: int) -> list[TaskRow]:

@@ -16,8 +16,31 @@ __all__ = ["GateResult", "check_wordings", "leaking_words", "reject_reason"]
 MAX_WORDS: Final = 120
 NEAR_COPY: Final = 0.8
 _FORMAT_WORDS: Final = frozenset(
-    "json yaml xml csv markdown dict dictionary object key keys value values field fields "
-    "brace braces bracket brackets quote quotes quoted column columns".split()
+    [
+        "json",
+        "yaml",
+        "xml",
+        "csv",
+        "markdown",
+        "dict",
+        "dictionary",
+        "object",
+        "key",
+        "keys",
+        "value",
+        "values",
+        "field",
+        "fields",
+        "brace",
+        "braces",
+        "bracket",
+        "brackets",
+        "quote",
+        "quotes",
+        "quoted",
+        "column",
+        "columns",
+    ]
 )
 _WORD: Final = re.compile(r"[a-z0-9_]+")
 
@@ -70,7 +93,7 @@ def reject_reason(
         The reason why it fails, or None where it passes.
     """
     named = wording.text.count(token)
-    words = _words(wording.text.replace(token, " ").replace(QUERY_SLOT, " "))
+    words = _own_words(wording, token)
     if named == 0:
         return "no_token"
     if named > 1:
@@ -83,7 +106,7 @@ def reject_reason(
         return "no_words"
     if len(words) > MAX_WORDS:
         return "too_long"
-    if any(_overlap(words, _words(other.text)) >= NEAR_COPY for other in kept):
+    if any(_overlap(words, _own_words(other, token)) >= NEAR_COPY for other in kept):
         return "near_copy"
     return None
 
@@ -106,11 +129,16 @@ def check_wordings(
     return GateResult(tuple(accepted), tuple(rejected))
 
 
+def _own_words(wording: Wording, token: str) -> list[str]:
+    """Words of the phrasing itself, without the token and the slot of the query."""
+    return _words(wording.text.replace(token, " ").replace(QUERY_SLOT, " "))
+
+
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
 def _overlap(one: Sequence[str], other: Sequence[str]) -> float:
     """Shared share of two sets of words, between 0 and 1 (Jaccard)."""
-    a, b = set(one), set(other) - {"query", "sep"}
+    a, b = set(one), set(other)
     return len(a & b) / len(a | b) if a | b else 1.0

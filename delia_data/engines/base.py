@@ -9,6 +9,7 @@ other whatever the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,7 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from delia_data.errors import InputError
 from delia_data.records import Message
 
-__all__ = ["Completion", "Engine", "Request", "Sampling"]
+__all__ = ["Completion", "Engine", "Finish", "Request", "Sampling"]
 
 Finish = Literal["stop", "length", "error"]
 
@@ -54,8 +55,8 @@ class Sampling:
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise InputError(f"temperature {self.temperature} is negative: give 0 or more")
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature {self.temperature} is out of bounds: give 0 or more")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p {self.top_p} is out of bounds: give more than 0, at most 1")
         if self.max_tokens < 1:

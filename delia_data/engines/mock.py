@@ -8,15 +8,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from delia_data._batches import batches
-from delia_data.engines.base import Completion, Request, Sampling
+from delia_data.engines.base import Completion, Finish, Request, Sampling
 from delia_data.ranking import rank
 
 __all__ = ["MockEngine"]
 
-_WORDS = (
-    "river lamp paper stone window garden letter bread winter music table bridge apple silver "
-    "morning cloud street mirror candle orange harbor valley island pencil carpet engine "
-).split()
+_WORDS = [
+    "river",
+    "lamp",
+    "paper",
+    "stone",
+    "window",
+    "garden",
+    "letter",
+    "bread",
+    "winter",
+    "music",
+    "table",
+    "bridge",
+    "apple",
+    "silver",
+    "morning",
+    "cloud",
+    "street",
+    "mirror",
+    "candle",
+    "orange",
+    "harbor",
+    "valley",
+    "island",
+    "pencil",
+    "carpet",
+    "engine",
+]
 
 
 def _made_up(request: Request) -> str:
@@ -59,5 +83,5 @@ class MockEngine:
             return Completion(request.id, "", 0, "error", "the mock engine was told to fail")
         words = self.answer(request).split(" ")
         kept = words[: sampling.max_tokens]
-        finish = "stop" if len(kept) == len(words) else "length"
+        finish: Finish = "stop" if len(kept) == len(words) else "length"
         return Completion(request.id, " ".join(kept), len(kept), finish)

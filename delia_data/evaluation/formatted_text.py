@@ -65,7 +65,9 @@ class FormattedTextScore:
     correct: int | None = None
 
     def __post_init__(self) -> None:
-        fit = 0 <= self.strict <= self.parsed <= self.rows and 0 <= (self.correct or 0) <= self.parsed
+        fit = (
+            0 <= self.strict <= self.parsed <= self.rows and 0 <= (self.correct or 0) <= self.parsed
+        )
         if self.rows < 1 or not fit:
             raise InputError(f"{self} does not add up: give 0 <= strict, correct <= parsed <= rows")
 

@@ -8,7 +8,6 @@ left out. Figures are drawn about as wide as a phone, so that their letters stay
 
 from __future__ import annotations
 
-import html
 import io
 import math
 import re
@@ -18,13 +17,14 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 from delia_data._optional import require
+from delia_data.evaluation._html import escape, printable
 from delia_data.evaluation.formatted_text import interval
 from delia_data.evaluation.representation import BlockDistances
 
 __all__ = ["block_curves", "loss_curve", "share_bars"]
 
-_WIDTH_INCHES: Final = 4.6
-_HEIGHT_INCHES: Final = 3.1
+_WIDTH_INCHES: Final = 4.3
+_HEIGHT_INCHES: Final = 3.0
 _INK, _MUTED, _RULE = "#010101", "#020202", "#030303"
 _SERIES: Final = tuple(f"#0401{number:02x}" for number in range(1, 7))
 _PAGE_COLOURS: Final = {
@@ -114,7 +114,7 @@ def block_curves(
                     color=colours[found.keyword],
                     linestyle=line,
                     marker="o" if len(values) == 1 else "",
-                    label=f"{_short(found.keyword)}, {when}",
+                    label=f"“{_short(found.keyword)}” {when}",
                 )
         axes.set_xlabel("transformer block")
         axes.set_ylabel(name)
@@ -150,7 +150,7 @@ def share_bars(shares: Mapping[str, tuple[int, int]], token: str) -> str:
                 text = f"{parsed}/{rows}"
                 axes.text(x, high + 2, text, ha="center", va="bottom", fontsize=8.5)
         axes.set_xticks([0, 1], [f"with {_short(token)}", f"without {_short(token)}"])
-        axes.tick_params(axis="x", length=0)
+        axes.tick_params(axis="x", length=0, pad=6)
         axes.set_xlim(-0.6, 1.6)
         axes.set_ylim(0, 112)
         axes.set_yticks(range(0, 101, 25), [f"{percent}%" for percent in range(0, 101, 25)])
@@ -187,14 +187,15 @@ def _svg(figure: Any, name: str, told: str) -> str:
     drawn = file.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<style.*?</style>|<!--.*?-->", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r"font-family: [^;]*; ", "", drawn)
     drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawn)
     for stand_in, variable in _PAGE_COLOURS.items():
         drawn = drawn.replace(stand_in, variable)
     view = re.search(r'viewBox="[^"]*"', drawn)
-    opening = f'<svg role="img" aria-label="{html.escape(told)}" {view.group() if view else ""}>'
+    opening = f'<svg role="img" aria-label="{escape(told)}" {view.group() if view else ""}>'
     return opening + drawn[drawn.index(">") + 1 :].strip()
 
 
 def _short(word: str) -> str:
     """A word that fits into a legend."""
-    return word if len(word) <= 20 else f"{word[:19]}…"
+    return printable(word if len(word) <= 20 else f"{word[:19]}…")

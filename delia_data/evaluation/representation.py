@@ -74,9 +74,11 @@ def token_distances(
     """Measure how far the token is from each keyword in every block (paper, Table 1, Figure 2).
 
     A keyword may be several ids; the state at its last id is taken, which alone has seen the
-    whole word. The embedding's own output is left out, so that there is one number a block. The
-    last block's state is what transformers gives out: in Llama-like models it has been through
-    the final norm, and so its L2 is on another scale than those before it.
+    whole word. The place is the same in the text; in ids it may differ by a few, since a special
+    token leaves the space before it an id of its own, and a keyword may take it in. The
+    embedding's own output is left out, so that there is one number a block. The last block's
+    state is what transformers gives out: in Llama-like models it has been through the final
+    norm, and so its L2 is on another scale than those before it.
 
     Args:
         model: A causal language model, also one wrapped by peft. It is read in evaluation mode
@@ -149,9 +151,7 @@ def _states(
     return torch.stack(blocks)
 
 
-def _locate(
-    tokenizer: PreTrainedTokenizerBase, context: str, word: str
-) -> tuple[list[int], int]:
+def _locate(tokenizer: PreTrainedTokenizerBase, context: str, word: str) -> tuple[list[int], int]:
     """Put the word into the context, and find the position of its last id.
 
     The tokenizer's own offsets tell it. Where it has none, it is where the ids of the whole text

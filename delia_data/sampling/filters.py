@@ -19,7 +19,7 @@ _LOOP_TIMES: Final = 4
 class Filter(Protocol):
     """A function of a query and its completion."""
 
-    def __call__(self, query: str, completion: Completion) -> str | None:
+    def __call__(self, query: str, completion: Completion, /) -> str | None:
         """Give the reason to reject the pair, or None to keep it."""
         ...
 

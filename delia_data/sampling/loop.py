@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from delia_data._batches import batches
 from delia_data.engines.base import Completion, Engine, Request, Sampling
@@ -19,6 +20,8 @@ from delia_data.sampling.store import PairStore, Sampled
 from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = ["query_id", "sample"]
+
+_WATCHED: Final = 32  # latest requests, of which more than half failing means a dead engine
 
 
 def query_id(query: str) -> str:
@@ -58,9 +61,9 @@ def sample(
         The finished cache's manifest.
 
     Raises:
-        InputError: There are too few queries to ever reach the target, or they ran out.
+        InputError: A query is empty, there are too few to ever reach the target, or they ran out.
         SettingsError: The folder was begun with other settings.
-        EngineError: More than half of a whole group of requests failed.
+        EngineError: More than half of the latest 32 requests failed, or none was answered.
     """
     sampling = sampling or Sampling()
     distinct = list({query.text: query for query in queries}.values())
@@ -71,6 +74,8 @@ def sample(
             f"{len(distinct)} distinct queries cannot give {target} pairs: "
             "give more queries, or a lower target"
         )
+    if any(not query.text.strip() for query in distinct):
+        raise InputError("a query is empty: fill it or drop it")
     plan = {
         **engine.describe(),
         "sampling": asdict(sampling),
@@ -82,6 +87,7 @@ def sample(
         if is_finished(folder):
             return read_manifest(folder)
         filters = default_filters(token)
+        latest: deque[Completion] = deque(maxlen=_WATCHED)
         on_progress(len(store.kept))
         while len(store.kept) < target:
             missing = target - len(store.kept)
@@ -93,10 +99,17 @@ def sample(
                 )
             texts = {query_id(query.text): query.text for query in wave}
             requests = (_request(query, seed) for query in wave)
+            before = len(store.sampled)
             for completions in batches(engine.generate(requests, sampling), group):
-                _check_failures(completions)
-                store.append(_sampled(completions, texts, filters))
+                latest.extend(completions)
+                dead = _is_dead(latest)
+                answered = [c for c in completions if not dead or c.finish != "error"]
+                store.append(_sampled(answered, texts, filters))
                 on_progress(len(store.kept))
+                if dead:
+                    raise EngineError(_failures(latest))
+            if len(store.sampled) == before:
+                raise EngineError(f"the engine answered none of {len(wave)} requests: mend it")
         return _finish(store, plan, target)
 
 
@@ -118,18 +131,20 @@ def _sampled(
     for completion in completions:
         query = texts[completion.id]
         reasons = (reason for check in filters if (reason := check(query, completion)))
-        yield Sampled(
-            completion.id, query, completion.text, completion.tokens, next(reasons, None)
-        )
+        yield Sampled(completion.id, query, completion.text, completion.tokens, next(reasons, None))
 
 
-def _check_failures(completions: Sequence[Completion]) -> None:
-    failures = [c for c in completions if c.finish == "error"]
-    if len(failures) * 2 > len(completions):
-        raise EngineError(
-            f"{len(failures)} of {len(completions)} requests in a row failed "
-            f"({failures[-1].error}): mend the engine and run again; what is sampled stays"
-        )
+def _is_dead(latest: Sequence[Completion]) -> bool:
+    failed = sum(1 for completion in latest if completion.finish == "error")
+    return len(latest) == _WATCHED and failed * 2 > len(latest)
+
+
+def _failures(latest: Sequence[Completion]) -> str:
+    errors = [completion.error for completion in latest if completion.finish == "error"]
+    return (
+        f"{len(errors)} of the latest {len(latest)} requests failed ({errors[-1]}): "
+        "mend the engine and run again; what is sampled stays"
+    )
 
 
 def _finish(store: PairStore, plan: dict[str, Any], target: int) -> Manifest:

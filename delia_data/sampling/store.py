@@ -13,6 +13,7 @@ kill has no line end; it is dropped when the run goes on, and its request is ask
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import Counter
@@ -21,14 +22,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 import jsonlines
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from delia_data.errors import InputError, OutputError
-from delia_data.files import atomic_path, folder_lock, write_json
+from delia_data.files import LOCK, atomic_path, folder_lock, write_json
 from delia_data.manifest import (
     Manifest,
     check_folder_is_ours,
@@ -73,7 +74,7 @@ class Sampled:
 class PairStore:
     """An open cache folder; `PairStore.open` gives one."""
 
-    def __init__(self, folder: Path, sampled: list[Sampled], lines: IO[str]) -> None:
+    def __init__(self, folder: Path, sampled: list[Sampled], lines: BinaryIO) -> None:
         self.folder = folder
         self.sampled = sampled
         self._lines = lines
@@ -93,7 +94,7 @@ class PairStore:
             LockedError: Another process samples into it.
         """
         root = Path(folder)
-        check_folder_is_ours(root, _NAMES)
+        check_folder_is_ours(root, _NAMES, sign=LOCK)
         with folder_lock(root):
             if (root / _PLAN).is_file():
                 earlier = json.loads((root / _PLAN).read_text(encoding="utf-8"))
@@ -101,8 +102,9 @@ class PairStore:
             else:
                 write_json(root / _PLAN, plan)
             sampled = _recover(root / _LINES)
-            with (root / _LINES).open("a", encoding="utf-8") as lines:
-                yield cls(root, sampled, lines)
+            # Unbuffered: what cannot be written fails where it is written, not at closing.
+            with (root / _LINES).open("ab", buffering=0) as lines:
+                yield cls(root, sampled, cast("BinaryIO", lines))
 
     @property
     def kept(self) -> list[Sampled]:
@@ -121,13 +123,18 @@ class PairStore:
             OutputError: The disk is full or gone. What was on disk before stays.
         """
         group = list(rows)
+        buffer = io.BytesIO()
+        with jsonlines.Writer(buffer) as writer:
+            writer.write_all(asdict(row) for row in group)
+        left = buffer.getvalue()
         try:
-            with jsonlines.Writer(self._lines) as writer:
-                writer.write_all(asdict(row) for row in group)
-            self._lines.flush()
+            while left:
+                left = left[self._lines.write(left) :]
             os.fsync(self._lines.fileno())
         except OSError as error:
-            raise OutputError(f"{self.folder / _LINES}: {error.strerror or error}") from error
+            raise OutputError(
+                f"{self.folder / _LINES} cannot be written: {error.strerror or error}"
+            ) from error
         self.sampled += group
 
     def finish(self, manifest: Manifest, kept: list[Sampled]) -> Manifest:

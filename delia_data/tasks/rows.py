@@ -62,7 +62,9 @@ class TaskRows:
     @property
     def sha256(self) -> str:
         """Hash of the rows' contents, whatever their order."""
-        splits = [sorted([r.record.id, r.wording_id or ""] for r in s) for s in (self.train, self.test)]
+        splits = [
+            sorted([r.record.id, r.wording_id or ""] for r in s) for s in (self.train, self.test)
+        ]
         return hashlib.sha256(canonical_json([self.token, splits])).hexdigest()
 
 
@@ -97,7 +99,15 @@ def _rows(file: Path) -> list[TaskRow]:
     rows = []
     for where, row in read_rows(file):
         try:
-            rows.append(TaskRow(read_record(row), row.get("wording_id"), row.get("plain")))
+            wording_id, plain = (_text_or_none(row, name) for name in ("wording_id", "plain"))
+            rows.append(TaskRow(read_record(row), wording_id, plain))
         except FormatError as error:
             raise FormatError(f"{where}: {error}") from error
     return rows
+
+
+def _text_or_none(row: dict[str, Any], column: str) -> str | None:
+    value = row.get(column)
+    if value is None or isinstance(value, str):
+        return value
+    raise FormatError(f"column {column!r} must hold text or nothing, and holds {value!r}")

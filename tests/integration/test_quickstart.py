@@ -139,9 +139,7 @@ def test_other_settings_are_refused(finished: tuple[Path, str]) -> None:
     with pytest.raises(SettingsError, match="seed was 0 and is now 7"):
         Chain(
             out,
-            ChainSettings(
-                pairs=6, task_rows=6, held_out_rows=4, epochs=2, max_tokens=12, seed=7
-            ),
+            ChainSettings(pairs=6, task_rows=6, held_out_rows=4, epochs=2, max_tokens=12, seed=7),
         )
 
 

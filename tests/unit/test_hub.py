@@ -40,7 +40,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_plan_has_what_the_manifest_names(folder: Path) -> None:
-    assert [file.path for file in plan_push(folder)] == ["FINISHED", "manifest.json", "train.parquet"]
+    assert [file.path for file in plan_push(folder)] == [
+        "FINISHED",
+        "manifest.json",
+        "train.parquet",
+    ]
     assert [file.size for file in plan_push(folder) if file.path == "train.parquet"] == [4]
 
 

@@ -33,9 +33,9 @@ def everything() -> list[Query]:
 
 @pytest.fixture(scope="module")
 def source() -> dict[str, Any]:
-    return yaml.safe_load(
-        files("delia_data.sampling").joinpath("data/queries.yaml").read_text("utf-8")
-    )
+    text = files("delia_data.sampling").joinpath("data/queries.yaml").read_text("utf-8")
+    parsed: dict[str, Any] = yaml.safe_load(text)
+    return parsed
 
 
 def slots_of(source: dict[str, Any]) -> set[str]:
@@ -202,6 +202,11 @@ def test_slots_and_tables_fit(source: dict[str, Any]) -> None:
     assert not tables & set(source["domains"])
     assert slots_of(source) <= {"topic", *tables, *source["domains"]}
     assert tables <= slots_of(source), "a table that no template names"
+
+
+def test_no_line_of_a_table_is_empty(source: dict[str, Any]) -> None:
+    blocks = {**source["domains"], **source["tables"], **source["kinds"]}
+    assert [name for name, block in blocks.items() if "" in block.split("\n")[:-1]] == []
 
 
 def test_entries_are_listed_once(source: dict[str, Any]) -> None:

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import inspect
 import json
 import socket
@@ -21,11 +23,10 @@ ARGUMENTS = {"delia_mix": {"ratio": 0}, "delia_cache": {}, "delia_task": {}}
 
 
 @pytest.fixture(autouse=True)
-def quiet_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working folder, and no progress bars."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr("datasets.utils.tqdm._hf_datasets_progress_bars_disabled", True, raising=False)
 
 
 @pytest.fixture
@@ -106,7 +107,11 @@ def test_the_private_names_are_as_we_know_them() -> None:
         "config_id",
         "config_kwargs",
     ]
-    assert parameters(BuilderConfig.create_config_id) == ["self", "config_kwargs", "custom_features"]
+    assert parameters(BuilderConfig.create_config_id) == [
+        "self",
+        "config_kwargs",
+        "custom_features",
+    ]
     assert parameters(Key) == ["original_shard_id", "item_or_batch_id"]
 
 
@@ -152,7 +157,9 @@ def test_the_working_folder_is_not_looked_into(
 ) -> None:
     def load() -> list[dict[str, object]]:
         hf = tmp_path / "hf"
-        rows = load_dataset("delia_mix", ratio=0, cache_dir=str(hf), download_mode="force_redownload")
+        rows = load_dataset(
+            "delia_mix", ratio=0, cache_dir=str(hf), download_mode="force_redownload"
+        )
         assert set(rows) == {"train", "test"}
         return [*rows["train"], *rows["test"]]
 
@@ -169,7 +176,9 @@ def test_the_name_comes_before_a_folder(tmp_path: Path) -> None:
     Path("delia_mix").mkdir()
     Path("delia_mix/train.jsonl").write_text(json.dumps({"a": 1}) + "\n", "utf-8")
     hf = str(tmp_path / "hf")
-    assert "messages" in load_dataset("delia_mix", ratio=0, split="train", cache_dir=hf).column_names
+    assert (
+        "messages" in load_dataset("delia_mix", ratio=0, split="train", cache_dir=hf).column_names
+    )
     assert load_dataset("./delia_mix", split="train", cache_dir=hf).to_list() == [{"a": 1}]
 
 

@@ -109,9 +109,7 @@ def test_normal_has_the_mean_and_scale_of_the_rows(
     assert torch.allclose(stacked.mean(0), before.mean(0), atol=float(before.std()) * 0.6)
 
 
-def test_normal_follows_its_seed(
-    make_tiny_model: Make, make_tiny_tokenizer: MakeTokenizer
-) -> None:
+def test_normal_follows_its_seed(make_tiny_model: Make, make_tiny_tokenizer: MakeTokenizer) -> None:
     drawn = []
     for seed in (1, 1, 2):
         model = make_tiny_model()
@@ -205,5 +203,7 @@ def test_lint_sees_a_token_that_only_a_system_turn_names(
     tiny_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     add_token_to_tokenizer(tiny_tokenizer)
-    record = Record((Message("system", "use <sep>"), Message("user", "q"), Message("assistant", "a")))
+    record = Record(
+        (Message("system", "use <sep>"), Message("user", "q"), Message("assistant", "a"))
+    )
     assert lint([(record, True)], tiny_tokenizer) == []

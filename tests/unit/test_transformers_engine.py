@@ -16,7 +16,9 @@ from delia_data.records import Message
 
 
 def requests(count: int) -> list[Request]:
-    return [Request(f"{i:04}", (Message("user", "why " * (i % 7 + 1)),), 100 + i) for i in range(count)]
+    return [
+        Request(f"{i:04}", (Message("user", "why " * (i % 7 + 1)),), 100 + i) for i in range(count)
+    ]
 
 
 @pytest.fixture

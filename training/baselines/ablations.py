@@ -1,10 +1,10 @@
 """DELIA, its two ablations, and common instruction tuning (paper, Table 4).
 
-    method         wordings of the task      pairs
-    delia          one for each row          ratio x rows
-    no_diverse     one for each row          none
-    no_wordings    the same for all rows     ratio x rows
-    common         the same for all rows     none
+method         wordings of the task      pairs
+delia          one for each row          ratio x rows
+no_diverse     one for each row          none
+no_wordings    the same for all rows     ratio x rows
+common         the same for all rows     none
 """
 
 from __future__ import annotations
