@@ -280,7 +280,7 @@ def _json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_encodes(where: str, row: dict[str, Any]) -> None:
-    """Refuse half a character, which JSON can spell (`"\\ud83d"`) and no file can hold."""
+    """Refuse half a character: JSON can spell a lone surrogate, and no file can hold it."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

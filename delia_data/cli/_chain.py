@@ -308,8 +308,8 @@ class Chain:
         return Probed(shown, rows, distances)
 
     def _shown(self) -> TaskRow:
-        """The first held-out row in the wording whose answers are printed."""
-        row = self.task.test[0]
+        """The held-out row with the shortest question, in the wording of what is printed."""
+        row = min(self.task.test, key=lambda record: (len(record.query), record.query))
         record = type(row).pair(SHOWN.fill(row.query), row.answer)
         return TaskRow(record, SHOWN.id, SHOWN.fill_plain(row.query))
 

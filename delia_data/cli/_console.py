@@ -51,7 +51,7 @@ def step(title: str) -> Iterator[Update]:
 
 def _lines(title: str) -> Update:
     began = time.monotonic()
-    shown = -1
+    shown = 0
 
     def update(done: float, total: float) -> None:
         nonlocal shown

@@ -1,4 +1,4 @@
-"""The sampling loop: queries in, pairs in the model's own words out (paper, Algorithm 1, step 2)."""
+"""The sampling loop: queries in, the model's own pairs out (paper, Algorithm 1)."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(value=st.dictionaries(st.text(max_size=3), values, max_size=4))
 def test_canonical_json_does_not_see_the_order_of_keys(value: dict[str, object]) -> None:
     turned = dict(reversed(value.items()))

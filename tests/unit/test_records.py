@@ -121,7 +121,7 @@ def test_the_table_has_every_format() -> None:
     assert {format for format, _, _ in ROWS} == set(FORMATS)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(record=conversations, format=st.sampled_from(["messages", "prompt_completion", "sharegpt"]))
 def test_any_conversation_comes_back(record: Record, format: Format) -> None:
     row = json.loads(json.dumps(write_record(record, format)))
@@ -130,7 +130,7 @@ def test_any_conversation_comes_back(record: Record, format: Format) -> None:
     assert read_record(row).id == record.id
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(record=alternating)
 def test_any_alternating_conversation_comes_back_from_alpaca(record: Record) -> None:
     assert read_record(json.loads(json.dumps(write_record(record, "alpaca")))) == record

@@ -1,0 +1,430 @@
+"""The commands do their work, or say in one line what is wrong and leave nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from delia_data import __version__
+from delia_data.cli import app, main
+from delia_data.manifest import is_finished, read_manifest
+from delia_data.mixing import mix, save_mixture
+from delia_data.records import Record
+from delia_data.sampling import bundled_queries, read_cache
+from delia_data.tasks import TaskRow, read_task_rows
+from delia_data.tokens import add_token_to_tokenizer
+
+COMMANDS = ["quickstart", "sample", "diversify", "mix", "lint", "train", "doctor"]
+PAIR = '{"prompt": "query", "completion": "answer"}\n'
+TASK_ROW = '{"prompt": "query <sep>", "completion": "answer"}\n'
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Delia = Callable[..., Result]
+
+
+@pytest.fixture
+def delia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Delia:
+    """Runs the command in this process, with the errors turned into exit codes."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["delia", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return Result(int(stopped.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def spawn(*arguments: object) -> Result:
+    """Runs the command as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "delia_data", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        timeout=60,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def refused(result: Result, *parts: str) -> None:
+    assert result.code == 2
+    assert result.err.startswith("delia: ")
+    assert result.err.count("\n") == 1
+    assert result.err.endswith("\n")
+    assert "Traceback" not in result.err
+    for part in parts:
+        assert part in result.err
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with a file of task rows and a file of pairs."""
+    (tmp_path / "task.jsonl").write_text(TASK_ROW.replace("query", "one") + TASK_ROW)
+    pairs = [PAIR.replace("query", f"query {i}") for i in range(10)]
+    (tmp_path / "pairs.jsonl").write_text("".join(pairs))
+    return tmp_path
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+# The whole way
+
+
+def test_sample_diversify_mix_end_to_end(delia: Delia, tmp_path: Path) -> None:
+    cache, task, mixture = (tmp_path / name for name in ("cache", "task", "mixture"))
+    result = delia("sample", cache, "--engine", "mock", "--target", 50, "--seed", 3)
+    assert result.code == 0, result.err
+    assert f"50 pairs in {cache}; dropped: none" in result.out
+    queries = {query.text for query in bundled_queries(50, seed=3)}
+    assert {record.query for record in read_cache(cache)} == queries
+    assert read_manifest(cache, verify=True).settings["seed"] == 3
+
+    result = delia("diversify", task, "--seed", 3)
+    assert result.code == 0, result.err
+    assert "100 training and 100 held-out rows" in result.out
+    assert read_manifest(task, verify=True).settings["seed"] == 3
+
+    result = delia("mix", task, cache, mixture, "--ratio", "0.5", "--seed", 3)
+    assert result.code == 0, result.err
+    assert f"ratio-0.5: 100 task rows and 50 pairs in {mixture}; pairs dropped: none" in result.out
+    manifest = read_manifest(mixture, verify=True)
+    assert manifest.rows == {"task": 100, "cache": 50, "test": 100}
+    rows = read_task_rows(task)
+    expected = mix(rows.train, read_cache(cache), ratio=0.5, seed=3, test=rows.test)
+    assert pq.read_table(mixture / "train.parquet").equals(expected.train)
+    assert expected.test is not None
+    assert pq.read_table(mixture / "test.parquet").equals(expected.test)
+
+
+def test_every_option_of_sample_counts(delia: Delia, tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text(
+        '{"query": "What is rain?"}\n'
+        '{"instruction": "Translate.", "input": "chat"}\n'
+        '{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hello"}]}\n'
+    )
+    arguments = ["--queries", tmp_path / "queries.jsonl", "--engine", "mock", "--target", 3]
+    arguments += ["--temperature", 0.1, "--top-p", 0.5, "--max-tokens", 4, "--seed", 9]
+    assert delia("sample", tmp_path / "cache", *arguments).code == 0
+    manifest = read_manifest(tmp_path / "cache")
+    sampling = {"temperature": 0.1, "top_p": 0.5, "max_tokens": 4}
+    assert manifest.settings["sampling"] == sampling
+    assert manifest.settings["seed"] == 9
+    records = read_cache(tmp_path / "cache")
+    assert [r.query for r in records] == ["What is rain?", "Translate.\n\nchat", "Hello"]
+    assert all(len(record.answer.split()) == 4 for record in records)
+
+
+def test_every_option_of_mix_counts(delia: Delia, files: Path) -> None:
+    arguments = [files / "task.jsonl", files / "pairs.jsonl", files / "mixture"]
+    options = ["--ratio", 8, "--seed", 5, "--order", "interleaved", "--on-short", "repeat"]
+    assert delia("mix", *arguments, *options, "--format", "alpaca").code == 0
+    rows, cache = read_task_rows(files / "task.jsonl"), read_cache(files / "pairs.jsonl")
+    expected = mix(
+        rows.train,
+        cache,
+        ratio=8,
+        seed=5,
+        order="interleaved",
+        on_short="repeat",
+        format="alpaca",
+    )
+    assert pq.read_table(files / "mixture" / "train.parquet").equals(expected.train)
+    assert read_manifest(files / "mixture").settings == expected.manifest.settings
+
+
+def test_a_task_without_a_token_can_be_mixed(delia: Delia, files: Path) -> None:
+    (files / "task.jsonl").write_text(PAIR.replace("query", "a task row"))
+    arguments = [files / "task.jsonl", files / "pairs.jsonl", files / "mixture", "--ratio", 2]
+    refused(delia("mix", *arguments), "1 of 1 task rows do not name <sep>", "--token ''")
+    assert not (files / "mixture").exists()
+    assert delia("mix", *arguments, "--token", "").code == 0
+    assert read_manifest(files / "mixture").settings["token"] is None
+
+
+def test_what_was_dropped_is_printed(delia: Delia, files: Path) -> None:
+    with (files / "pairs.jsonl").open("a") as pairs:
+        pairs.write(PAIR.replace("query", "query 1") + PAIR.replace("query", "say <sep>"))
+    result = delia(
+        "mix", files / "task.jsonl", files / "pairs.jsonl", files / "mixture", "--ratio", 5
+    )
+    assert "10 pairs in" in result.out
+    assert result.out.endswith("; pairs dropped: 1 duplicate, 1 names_token\n")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("ratio", ["-1", "four", "nan", "inf", "", "1e999"])
+def test_a_bad_ratio(delia: Delia, files: Path, ratio: str) -> None:
+    before = names(files)
+    result = delia(
+        "mix", files / "task.jsonl", files / "pairs.jsonl", files / "out", f"--ratio={ratio}"
+    )
+    refused(result, f"ratio '{ratio}' is not a number of at least 0: give one such as 4 or 260")
+    assert names(files) == before
+
+
+def test_a_ratio_that_the_cache_is_too_small_for(delia: Delia, files: Path) -> None:
+    before = names(files)
+    result = delia(
+        "mix", files / "task.jsonl", files / "pairs.jsonl", files / "out", "--ratio", 260
+    )
+    refused(result, "needs 520 pairs", "holds 10 usable ones", "lower the ratio to 5, or set")
+    assert names(files) == before
+
+
+@pytest.mark.parametrize("which", ["task", "pairs"])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, " is not there: give "),
+        (b"", " is empty: it must hold at least one row"),
+        (TASK_ROW.encode() + b"{'prompt'}\n", ":2: the line is not a JSON object"),
+        (TASK_ROW.encode() + b'{"prompt": "\xff"}\n', ":2: the line is not UTF-8 text"),
+        (TASK_ROW.encode() * 2 + b'{"prompt": "a"}\n', ":3: column 'completion' must hold"),
+        (TASK_ROW.encode() + b'{"prompt": "a", "completion": " "}\n', ":2: the row's assistant"),
+        (b'{"text": "a"}\n', ":1: the row's columns (text) fit no known format"),
+    ],
+)
+def test_bad_files(
+    delia: Delia, files: Path, which: str, content: bytes | None, fault: str
+) -> None:
+    file = files / f"{which}.jsonl"
+    file.unlink() if content is None else file.write_bytes(content)
+    before = names(files)
+    result = delia("mix", files / "task.jsonl", files / "pairs.jsonl", files / "out", "--ratio", 1)
+    refused(result, f"{file}{fault}")
+    assert names(files) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fault"),
+    [
+        ("--format", "csv", "format 'csv' is unknown: use one of messages, prompt_completion, "),
+        ("--order", "sorted", "order 'sorted' is unknown: use one of shuffled, interleaved"),
+        ("--on-short", "skip", "on_short 'skip' is unknown: use one of error, all, repeat"),
+    ],
+)
+def test_unknown_choices(delia: Delia, files: Path, option: str, value: str, fault: str) -> None:
+    before = names(files)
+    arguments = [files / "task.jsonl", files / "pairs.jsonl", files / "out", "--ratio", 1]
+    refused(delia("mix", *arguments, option, value), fault)
+    assert names(files) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "README.md", "train.parquet", "train.jsonl"])
+@pytest.mark.parametrize("command", ["mix", "sample", "diversify"])
+def test_an_output_folder_that_holds_something_else(
+    delia: Delia, files: Path, command: str, name: str
+) -> None:
+    out = files / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    arguments: dict[str, list[object]] = {
+        "mix": [files / "task.jsonl", files / "pairs.jsonl", out, "--ratio", 1],
+        "sample": [out, "--engine", "mock", "--target", 2],
+        "diversify": [out],
+    }
+    refused(delia(command, *arguments[command]), f"{out} holds something else ({name}): give a")
+    assert names(out) == {name}
+    assert (out / name).read_text() == "mine"
+
+
+def test_an_output_that_is_a_file(delia: Delia, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    refused(delia("diversify", tmp_path / "out"), "out is a file: give a folder")
+    refused(delia("diversify", tmp_path / "out" / "below"), "below cannot be written: ")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--target", "0"], "target 0 is too few pairs"),
+        (["--target", "1000000"], "distinct queries cannot give 1000000 pairs"),
+        (["--temperature=-1"], "temperature -1.0 is out of bounds"),
+        (["--top-p", "0"], "top_p 0.0 is out of bounds"),
+        (["--max-tokens", "0"], "max_tokens 0 is too few"),
+        (["--engine", "gpt"], "engine 'gpt' is unknown: use one of transformers, "),
+        (["--queries", "missing.jsonl"], "missing.jsonl cannot be read: No such file"),
+    ],
+)
+def test_bad_options_of_sample(
+    delia: Delia, tmp_path: Path, arguments: list[str], fault: str
+) -> None:
+    refused(delia("sample", tmp_path / "out", "--engine", "mock", *arguments), fault)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "a"},
+        {"query": " "},
+        {"query": 4},
+        {"messages": []},
+        {"messages": ["a"]},
+        {"messages": [{"role": "assistant", "content": "a"}]},
+    ],
+)
+def test_a_row_without_a_query(delia: Delia, tmp_path: Path, row: dict[str, Any]) -> None:
+    file = tmp_path / "queries.jsonl"
+    file.write_text(f'{{"query": "Hello"}}\n{json.dumps(row)}\n')
+    result = delia("sample", tmp_path / "out", "--engine", "mock", "--queries", file)
+    refused(result, f"{file}:2: the row has no query: give a 'query' or 'instruction' column")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sampling_goes_on_and_refuses_other_settings(delia: Delia, tmp_path: Path) -> None:
+    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--target", 5]
+    first, again = delia(*arguments), delia(*arguments)
+    assert first.code == again.code == 0
+    assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
+    refused(
+        delia(*arguments, "--seed", 1), "was begun with other settings (seed was 0 and is now 1)"
+    )
+    assert len(read_cache(tmp_path / "cache")) == 5
+
+
+def test_unfinished_and_wrong_folders(delia: Delia, files: Path) -> None:
+    assert delia("diversify", files / "task").code == 0
+    arguments = [files / "pairs.jsonl", files / "out", "--ratio", 1]
+    refused(
+        delia("mix", files / "task", files / "task", files / "out", "--ratio", 1),
+        "task holds a task, not a cache",
+    )
+    (files / "task" / "FINISHED").unlink()
+    refused(delia("mix", files / "task", *arguments), "task is not a finished output")
+    refused(delia("lint", files / "task"), "task is not a finished output")
+    refused(delia("diversify", files / "new", "--task", "unknown"), "no task 'unknown' is bundled")
+    assert not (files / "out").exists()
+    assert not (files / "new").exists()
+
+
+# lint
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("delia_data.cli.lint.load_tokenizer", lambda _: tiny_tokenizer)
+    return tiny_tokenizer
+
+
+def save(folder: Path, question: str, token: str | None = "<sep>") -> Path:
+    task = [TaskRow(Record.pair(question, "an answer"))]
+    save_mixture(mix(task, [Record.pair("query", "answer")], ratio=1, token=token), folder)
+    return folder
+
+
+def test_lint_of_a_sound_mixture(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
+    result = delia("lint", save(tmp_path, "a question <sep>"))
+    assert result == Result(0, "2 rows: <sep> is whole in every one\n", "")
+
+
+def test_lint_finds_what_is_cut_off(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
+    result = delia("lint", save(tmp_path, "a question <sep>"), "--max-length", 8)
+    refused(result, "problems in 2 rows: mend them")
+    assert "<sep> is named 1 times, and 0 are left after truncation" in result.out
+
+
+def test_lint_needs_a_mixture_with_a_token(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
+    plain = save(tmp_path / "plain", "a question", token=None)
+    refused(delia("lint", plain), "was mixed without a token")
+    assert delia("diversify", tmp_path / "task").code == 0
+    refused(delia("lint", tmp_path / "task"), "holds a task, not a mixture")
+
+
+def test_lint_refuses_a_token_that_the_model_knows(
+    delia: Delia, tmp_path: Path, tokenizer: Any
+) -> None:
+    mixture = save(tmp_path, "a question <|end|>", token="<|end|>")
+    refused(delia("lint", mixture), "is already in the model's vocabulary with another role")
+    add_token_to_tokenizer(tokenizer)
+    assert delia("lint", save(tmp_path / "other", "a question <sep>")).code == 0
+
+
+# The program
+
+
+def test_help_lists_every_command() -> None:
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert result.exit_code == 0
+    commands = result.output.split("Commands")[1]
+    listed = [line.strip(" │").split() for line in commands.splitlines() if "│" in line]
+    assert [words[0] for words in listed] == COMMANDS
+    assert all(len(words) > 3 for words in listed)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    for option in ("--help", "-h"):
+        result = CliRunner().invoke(app, [command, option])
+        assert result.exit_code == 0
+        assert f"Usage: delia {command}" in result.output
+
+
+def test_the_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"delia_data {__version__}\n")
+
+
+def test_as_a_program(files: Path) -> None:
+    done = spawn("sample", files / "cache", "--engine", "mock", "--target", 12)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    assert is_finished(files / "cache")
+    assert len(read_cache(files / "cache")) == 12
+
+
+def test_bad_input_as_a_program(files: Path) -> None:
+    (files / "pairs.jsonl").write_text(PAIR + "no json\n")
+    before = names(files)
+    arguments = [files / "task.jsonl", files / "pairs.jsonl", files / "out"]
+    result = spawn("mix", *arguments, "--ratio", 1)
+    refused(result, f"{files / 'pairs.jsonl'}:2: the line is not a JSON object: mend or remove it")
+    assert result.out == ""
+    assert names(files) == before
+
+
+def test_ctrl_c_says_how_to_go_on() -> None:
+    script = (
+        "import signal, sys\n"
+        "from delia_data.cli import app, main\n"
+        "@app.command()\n"
+        "def wait() -> None:\n"
+        "    print('waiting', flush=True)\n"
+        "    signal.pause()\n"
+        "sys.argv = ['delia', 'wait']\n"
+        "main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert program.stdout.readline() == "waiting\n"
+        program.send_signal(signal.SIGINT)
+        assert program.stderr.read() == "delia: stopped; the same command goes on from here\n"
+        assert program.wait(30) == 130

@@ -1,0 +1,162 @@
+"""Training settings name every problem at once; recipes are their YAML form."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from delia_data.errors import InputError, SettingsError
+from delia_data.training import TrainSettings, read_recipe, recipe_names
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("rank", [0, -1], [1]),
+        ("alpha", [0, -1], [1]),
+        ("learning_rate", [0, -1e-4, NAN, INFINITY], [1e-9]),
+        ("epochs", [0, -1, NAN, INFINITY], [0.01, 3]),
+        ("batch_size", [0, -1], [1]),
+        ("max_length", [0, -1], [1]),
+        ("token_learning_rate", [-1e-9, NAN], [0, 1e-3, None]),
+        ("dropout", [-0.1, 1, 1.5, NAN], [0, 0.99]),
+        ("warmup_steps", [-1], [0]),
+        ("weight_decay", [-0.1], [0, 1]),
+        ("init", ["zero", ""], ["mean", "normal", "description"]),
+        ("schedule", ["step"], ["constant_with_warmup", "linear", "cosine"]),
+        ("targets", [()], [("q_proj",), ("all-linear",)]),
+    ],
+)
+def test_bounds(name: str, bad: list[Any], good: list[Any]) -> None:
+    for value in bad:
+        with pytest.raises(SettingsError, match=f"^training settings: .*{name}"):
+            TrainSettings(**{name: value})
+    for value in good:
+        assert getattr(TrainSettings(**{name: value}), name) == value
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    bad: dict[str, Any] = {
+        "rank": 0,
+        "alpha": 0,
+        "learning_rate": 0,
+        "epochs": 0,
+        "batch_size": 0,
+        "max_length": 0,
+        "token_learning_rate": -1,
+        "dropout": 2,
+        "warmup_steps": -1,
+        "init": "zero",
+        "schedule": "step",
+        "targets": (),
+    }
+    with pytest.raises(SettingsError) as caught:
+        TrainSettings(**bad)
+    problems = str(caught.value).removeprefix("training settings: ").split("; ")
+    assert len(problems) == len(bad)
+    assert all(any(problem.startswith(name) for problem in problems) for name in bad)
+    assert "rank 0 must be more than 0" in problems
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = TrainSettings()
+    with pytest.raises(AttributeError):
+        settings.rank = 4  # type: ignore[misc]
+    with pytest.raises(SettingsError):
+        replace(settings, rank=0)
+
+
+def test_unknown_keys_are_named_with_the_nearest() -> None:
+    with pytest.raises(SettingsError) as caught:
+        TrainSettings.from_dict({"learning_rat": 1e-4, "Rank": 8, "zzz": 1, 4: 2, "rank": 8})  # type: ignore[dict-item]
+    assert str(caught.value) == (
+        "settings: unknown key 'learning_rat', did you mean 'learning_rate'?; "
+        "unknown key 'Rank', did you mean 'rank'?; unknown key 'zzz'; unknown key 4"
+    )
+
+
+def test_wrong_types_are_named_all_at_once_with_unknown_keys() -> None:
+    wrong = {"rank": 1.5, "epochs": "many", "targets": None, "init": "zero", "seed": [1], "x": 1}
+    with pytest.raises(SettingsError) as caught:
+        TrainSettings.from_dict(wrong, where="recipe.yaml")
+    message = str(caught.value)
+    assert message.startswith("recipe.yaml: unknown key 'x'; rank 1.5 is wrong: ")
+    for name, value in wrong.items():
+        assert f"{name} {value!r} is wrong: " in message or name == "x"
+
+
+def test_numbers_that_yaml_reads_as_text() -> None:
+    assert yaml.safe_load("2e-4") == "2e-4"
+    settings = TrainSettings.from_dict({"learning_rate": "2e-4", "epochs": 2, "rank": 8.0})
+    assert settings == TrainSettings(learning_rate=2e-4, epochs=2.0, rank=8)
+    assert isinstance(settings.rank, int)
+
+
+def test_targets_can_be_one_name_or_a_list() -> None:
+    assert TrainSettings.from_dict({"targets": "all-linear"}).targets == ("all-linear",)
+    assert TrainSettings.from_dict({"targets": ["a", "b"]}).targets == ("a", "b")
+
+
+def test_plain_values_come_back() -> None:
+    settings = TrainSettings(
+        init="description", description="a JSON object", targets=("a", "b"), token_learning_rate=0.1
+    )
+    plain = settings.as_dict()
+    assert set(plain) == {field.name for field in fields(TrainSettings)}
+    assert plain["targets"] == ["a", "b"]
+    assert TrainSettings.from_dict(yaml.safe_load(yaml.safe_dump(plain))) == settings
+    assert TrainSettings.from_dict({}) == TrainSettings()
+
+
+def test_every_recipe_loads() -> None:
+    assert recipe_names() == sorted(recipe_names())
+    assert {"paper-llama2-7b", "smollm2-135m-cpu"} <= set(recipe_names())
+    for name in recipe_names():
+        recipe = read_recipe(name)
+        assert read_recipe(name) == recipe
+        assert isinstance(recipe.learning_rate, float)
+
+
+def test_the_papers_recipe() -> None:
+    paper = read_recipe("paper-llama2-7b")
+    assert (paper.rank, paper.learning_rate, paper.epochs) == (16, 2e-4, 1)
+    assert paper.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_a_recipe_can_be_a_file(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"mine{suffix}"
+    file.write_text("rank: 4\nlearning_rate: 1e-3\ntargets: all-linear\n")
+    expected = TrainSettings(rank=4, learning_rate=1e-3, targets=("all-linear",))
+    assert read_recipe(file) == read_recipe(str(file)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"rank: [", "is not YAML"),
+        (b"- rank", "must hold a mapping of settings"),
+        (b"", "must hold a mapping of settings"),
+        (b"rnak: 4", "mine.yaml: unknown key 'rnak', did you mean 'rank'"),
+        (b"rank: four", "mine.yaml: rank 'four' is wrong: "),
+        (b"rank: 0", "rank 0 must be more than 0"),
+        (b"model: \xff", "is not UTF-8 text"),
+        (b"model: !!python/object:os.system {}", "is not YAML"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(SettingsError, match=message) as caught:
+        read_recipe(tmp_path / "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_recipes_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="recipe 'mine' is unknown: give a "):
+        read_recipe("mine")
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_recipe(tmp_path / "mine.yaml")
