@@ -17,6 +17,8 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import datasets
+
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError, MissingExtraError
 from delia_data.files import canonical_json, file_sha256, folder_lock, write_json
@@ -210,15 +212,19 @@ def _loading(name: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and notices of transformers for a while."""
+    """Silence the progress bars of transformers and datasets, and notices, for a while."""
     transformers = require("transformers", extra="local")
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hidden = datasets.are_progress_bars_disabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+        if not hidden:
+            datasets.enable_progress_bars()

@@ -46,7 +46,7 @@ from delia_data.manifest import (
     read_manifest,
 )
 from delia_data.mixing import mix, parse_ratio, save_mixture
-from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer
+from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer, quiet
 from delia_data.sampling import bundled_queries, read_cache, sample
 from delia_data.tasks import Task, TaskRow, Wording, bundled_task, bundled_wordings, read_task_rows
 from delia_data.tokens import add_token
@@ -231,7 +231,7 @@ class Chain:
         from datasets import load_dataset
 
         made = read_manifest(self.out / "mixture")
-        with self._step("4 load_dataset", None) as (_, update):
+        with self._step("4 load_dataset", None) as (_, update), quiet():
             dataset = load_dataset(
                 "delia_mix",
                 ratio=made.settings["ratio"],

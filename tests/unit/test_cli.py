@@ -50,12 +50,13 @@ def delia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return run
 
 
-def spawn(*arguments: object) -> Result:
-    """Runs the command as a user does."""
+def spawn(folder: Path, *arguments: object) -> Result:
+    """Runs the command in a folder, as a user does."""
     done = subprocess.run(
         [sys.executable, "-m", "delia_data", *map(str, arguments)],
         capture_output=True,
         text=True,
+        cwd=folder,
         env=os.environ,
         timeout=60,
     )
@@ -387,7 +388,7 @@ def test_the_version() -> None:
 
 
 def test_as_a_program(files: Path) -> None:
-    done = spawn("sample", files / "cache", "--engine", "mock", "--target", 12)
+    done = spawn(files, "sample", "cache", "--engine", "mock", "--target", 12)
     assert done.code == 0, done.err
     assert done.err == ""
     assert is_finished(files / "cache")
@@ -397,14 +398,13 @@ def test_as_a_program(files: Path) -> None:
 def test_bad_input_as_a_program(files: Path) -> None:
     (files / "pairs.jsonl").write_text(PAIR + "no json\n")
     before = names(files)
-    arguments = [files / "task.jsonl", files / "pairs.jsonl", files / "out"]
-    result = spawn("mix", *arguments, "--ratio", 1)
-    refused(result, f"{files / 'pairs.jsonl'}:2: the line is not a JSON object: mend or remove it")
+    result = spawn(files, "mix", "task.jsonl", "pairs.jsonl", "out", "--ratio", 1)
+    refused(result, "delia: pairs.jsonl:2: the line is not a JSON object: mend or remove it")
     assert result.out == ""
     assert names(files) == before
 
 
-def test_ctrl_c_says_how_to_go_on() -> None:
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     script = (
         "import signal, sys\n"
         "from delia_data.cli import app, main\n"
@@ -420,6 +420,7 @@ def test_ctrl_c_says_how_to_go_on() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=tmp_path,
         env=os.environ,
     ) as program:
         assert program.stdout is not None

@@ -403,7 +403,7 @@ def test_shuffled_mixes_both_evenly() -> None:
 def test_neither_order_is_that_of_the_inputs() -> None:
     ids = [pair.id for pair in CACHE]
     for order in ("shuffled", "interleaved"):
-        mixture = mix(TASK, CACHE, ratio=20, order=order)  # type: ignore[arg-type]
+        mixture = mix(TASK, CACHE, ratio=20, order=order)
         assert sorted(picked(mixture)) == sorted(ids)
         assert picked(mixture) != ids
         assert mixture.train["source_id"].to_pylist()[0] != TASK[0].record.id

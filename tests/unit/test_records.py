@@ -93,19 +93,17 @@ conversations = st.builds(
     st.lists(turns, max_size=3),
     texts,
 )
+
+
+def conversation(system: str | None, exchanges: list[tuple[str, str]]) -> Record:
+    turns = [Message("system", system)] if system else []
+    for question, answer in exchanges:
+        turns += [Message("user", question), Message("assistant", answer)]
+    return Record(tuple(turns))
+
+
 alternating = st.builds(
-    lambda system, exchanges: Record(
-        (
-            *((Message("system", system),) if system else ()),
-            *(
-                Message(role, text)
-                for exchange in exchanges
-                for role, text in zip(("user", "assistant"), exchange, strict=True)
-            ),
-        )
-    ),
-    st.none() | texts,
-    st.lists(st.tuples(texts, texts), min_size=1, max_size=3),
+    conversation, st.none() | texts, st.lists(st.tuples(texts, texts), min_size=1, max_size=3)
 )
 
 
