@@ -11,9 +11,8 @@ import difflib
 import hashlib
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 import datasets
@@ -22,13 +21,12 @@ from datasets.builder import Key
 
 from delia_data._version import __version__
 from delia_data.builders._inputs import cache_sha256, task_sha256
+from delia_data.builders._parts import Part, tables
 from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.files import canonical_json
 
 __all__ = ["DeliaBuilder", "DeliaConfig"]
 
-# Enough for many workers and nodes to share evenly; the cut never changes rows or their order.
-_SHARDS: Final = 64
 _INPUT_HASHES: Final[dict[str, Callable[[Any], str]]] = {"task": task_sha256, "cache": cache_sha256}
 
 
@@ -102,8 +100,8 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             {"sha256": self._sha256}, custom_features=custom_features
         )
 
-    def _splits(self, tables: Mapping[str, pa.Table]) -> list[datasets.SplitGenerator]:
-        """Splits of tables that were just read.
+    def _splits(self, parts: Mapping[str, Sequence[Part]]) -> list[datasets.SplitGenerator]:
+        """Splits of inputs that were just read.
 
         Raises:
             InputError: An input changed since the configuration id was made of its bytes.
@@ -111,12 +109,12 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if self.config.sha256() != self._sha256:
             raise InputError(f"an input of {self.name} changed while it was read: load it again")
         return [
-            datasets.SplitGenerator(name=name, gen_kwargs={"shards": _shards(table)})
-            for name, table in tables.items()
+            datasets.SplitGenerator(name=name, gen_kwargs={"shards": list(of_split)})
+            for name, of_split in parts.items()
         ]
 
-    def _generate_tables(self, shards: list[pa.Table]) -> Iterator[tuple[Key, pa.Table]]:
-        for index, table in enumerate(shards):
+    def _generate_tables(self, shards: list[Part]) -> Iterator[tuple[Key, pa.Table]]:
+        for index, table in enumerate(tables(shards)):
             yield Key(index, 0), table
 
 
@@ -137,13 +135,3 @@ def _seed(value: Any) -> int:
     except TypeError:
         pass
     raise InputError(f"seed {value!r} is not a whole number: give one such as 0")
-
-
-def _shards(table: pa.Table) -> list[pa.Table]:
-    """Cut a table into parts of nearly equal size, in order.
-
-    Each is a copy: a slice would carry the whole table with it into every worker.
-    """
-    parts = max(1, min(_SHARDS, table.num_rows))
-    bounds = [part * table.num_rows // parts for part in range(parts + 1)]
-    return [table.take(pa.array(range(begin, end), pa.int64())) for begin, end in pairwise(bounds)]

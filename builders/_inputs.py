@@ -15,9 +15,10 @@ from typing import Any
 
 from delia_data.diversify import diversify
 from delia_data.errors import InputError, TokenError
-from delia_data.files import canonical_json, file_sha256
+from delia_data.files import canonical_json
+from delia_data.hashes import known_sha256
 from delia_data.records import Record
-from delia_data.sampling.store import bundled_cache, read_cache
+from delia_data.sampling.store import bundled_cache_folder, read_cache
 from delia_data.tasks import (
     BUNDLED_TASKS,
     TaskRows,
@@ -27,7 +28,7 @@ from delia_data.tasks import (
 )
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["Location", "cache_sha256", "read_pairs", "read_task", "task_sha256"]
+__all__ = ["Location", "cache_sha256", "locate_cache", "read_pairs", "read_task", "task_sha256"]
 
 Location = str | os.PathLike[str]
 
@@ -66,7 +67,16 @@ def read_pairs(cache: Location | None) -> list[Record]:
         InputError: The cache is not there or cannot be read, or none is bundled.
         UnfinishedError: The folder has no finish marker.
     """
-    return bundled_cache() if cache is None else read_cache(_path("cache", cache))
+    return read_cache(locate_cache(cache))
+
+
+def locate_cache(cache: Location | None) -> Location:
+    """Where the pairs of `read_pairs` lie, for what reads them by itself.
+
+    Raises:
+        InputError: The cache is not there, or none is bundled.
+    """
+    return bundled_cache_folder() if cache is None else _path("cache", cache)
 
 
 def task_sha256(task: Location | None) -> str:
@@ -85,9 +95,9 @@ def cache_sha256(cache: Location | None) -> str:
     Raises:
         InputError: The cache is not there or cannot be read.
     """
-    return (
-        _data_sha256("sampling", "cache") if cache is None else _path_sha256(_path("cache", cache))
-    )
+    if cache is None:
+        return _data_sha256("sampling", "cache")
+    return _path_sha256(_path("cache", cache))
 
 
 def _bundled_name(task: Location | None) -> str | None:
@@ -98,7 +108,7 @@ def _bundled_name(task: Location | None) -> str | None:
 
 def _path(kind: str, given: Any) -> Path:
     names = f", or a bundled one ({', '.join(BUNDLED_TASKS)})" if kind == "task" else ""
-    known = f"give a {kind} folder, or a .jsonl or .json file{names}"
+    known = f"give a {kind} folder, or a file such as {kind}.jsonl{names}"
     if not isinstance(given, str | os.PathLike):
         raise InputError(f"{kind}={given!r} is not a path: {known}")
     path = Path(given)
@@ -116,8 +126,8 @@ def _data_sha256(part: str, name: str) -> str:
 def _path_sha256(path: Path) -> str:
     """Hash a file, or the files of a folder by their names inside it; hidden ones are left out."""
     if path.is_file():
-        content = [[path.suffix, file_sha256(path)]]
+        content = [[path.suffix, known_sha256(path)]]
     else:
         inside = [(file.relative_to(path).as_posix(), file) for file in path.rglob("[!.]*")]
-        content = [[name, file_sha256(file)] for name, file in sorted(inside) if file.is_file()]
+        content = [[name, known_sha256(file)] for name, file in sorted(inside) if file.is_file()]
     return hashlib.sha256(canonical_json(content)).hexdigest()

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from delia_data.builders._common import DeliaBuilder, DeliaConfig
 from delia_data.builders._inputs import Location, read_pairs
+from delia_data.builders._parts import TablePart
 from delia_data.mixing import schema
 from delia_data.records import write_record
 
@@ -41,4 +42,4 @@ class DeliaCache(DeliaBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         pairs = read_pairs(self.config.cache)
         rows = [{**write_record(pair), "source_id": pair.id} for pair in pairs]
-        return self._splits({"train": pa.Table.from_pylist(rows, schema=_SCHEMA)})
+        return self._splits({"train": TablePart.cut(pa.Table.from_pylist(rows, schema=_SCHEMA))})

@@ -8,14 +8,16 @@ from typing import Any, ClassVar, Final
 import datasets
 
 from delia_data.builders._common import DeliaBuilder, DeliaConfig
-from delia_data.builders._inputs import Location, read_pairs, read_task
+from delia_data.builders._inputs import Location, locate_cache, read_task
+from delia_data.builders._parts import PlanPart, TablePart
 from delia_data.errors import InputError, RatioError
-from delia_data.mixing import OnShort, Order, config_name, mix, parse_ratio, schema
+from delia_data.mixing import Mixture, OnShort, Order, config_name, mix, parse_ratio, schema
 from delia_data.records import Format
 
 __all__ = ["DeliaMix", "DeliaMixConfig"]
 
 _PREFIX: Final = "ratio-"
+_ROWS_IN_MEMORY: Final = 100_000
 _EXAMPLE: Final = 'such as ratio=4, or the name "ratio-4"'
 
 
@@ -89,7 +91,7 @@ class DeliaMix(DeliaBuilder):
         alone = config.ratio == 0 and config.cache is None
         mixture = mix(
             task.train,
-            [] if alone else read_pairs(config.cache),
+            [] if alone else locate_cache(config.cache),
             ratio=config.ratio,
             seed=config.seed,
             test=task.test,
@@ -99,5 +101,16 @@ class DeliaMix(DeliaBuilder):
             token=task.token or None,
         )
         self.info.description = mixture.manifest.model_dump_json()
-        tables = {"train": mixture.train, "test": mixture.test}
-        return self._splits({name: table for name, table in tables.items() if table is not None})
+        self._spill = mixture.spill  # lives as long as the rows are being read
+        parts = {"train": _parts(mixture)}
+        if mixture.test is not None:
+            parts["test"] = [TablePart(mixture.test)]
+        return self._splits(parts)
+
+
+def _parts(mixture: Mixture) -> list[TablePart] | list[PlanPart]:
+    """Cut the training rows into parts that workers and nodes can share."""
+    rows = mixture.manifest.rows["task"] + mixture.manifest.rows["cache"]
+    if rows <= _ROWS_IN_MEMORY:
+        return TablePart.cut(mixture.train)
+    return PlanPart.cut(mixture.plan)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from delia_data.builders._common import DeliaBuilder, DeliaConfig
 from delia_data.builders._inputs import Location, read_task
+from delia_data.builders._parts import TablePart
 from delia_data.errors import TokenError
 from delia_data.mixing import schema
 from delia_data.records import write_record
@@ -53,7 +54,7 @@ class DeliaTask(DeliaBuilder):
         task = read_task(config.task, token=config.token, seed=config.seed)
         _check_token(task.train, config.token or "")
         splits = {"train": task.train} | ({"test": task.test} if task.test else {})
-        return self._splits({name: _table(rows) for name, rows in splits.items()})
+        return self._splits({name: TablePart.cut(_table(rows)) for name, rows in splits.items()})
 
 
 def _check_token(rows: Sequence[TaskRow], token: str) -> None:

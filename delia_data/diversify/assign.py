@@ -13,9 +13,9 @@ from delia_data.diversify.gates import GateResult, check_wordings, leaking_words
 from delia_data.errors import InputError
 from delia_data.files import LOCK, atomic_path, folder_lock
 from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish
+from delia_data.mixing import TaskRow, TaskRows
 from delia_data.ranking import rank
 from delia_data.records import Record
-from delia_data.tasks.rows import TaskRow, TaskRows
 from delia_data.tasks.task import Task, Wording
 
 __all__ = ["diversify", "gate_task_wordings", "save_task_rows", "undiversified"]

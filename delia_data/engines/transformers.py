@@ -133,7 +133,7 @@ class _RowPicker:
         import torch
 
         step = input_ids.shape[1] - self.prompt_width
-        draws = [rank(seed, str(step), "token") / 2**64 for seed in self.seeds]
+        draws = [rank(seed, str(step), "token") / 2**128 for seed in self.seeds]
         probabilities = torch.softmax(scores.float() / self.sampling.temperature, dim=-1)
         ordered, tokens = probabilities.sort(dim=-1, descending=True)
         cumulated = ordered.cumsum(dim=-1)

@@ -40,7 +40,7 @@ from delia_data.manifest import (
 )
 from delia_data.records import Record, read_record, read_records, write_record
 
-__all__ = ["PairStore", "Sampled", "bundled_cache", "read_cache"]
+__all__ = ["PairStore", "Sampled", "bundled_cache_folder", "read_cache"]
 
 _PLAN: Final = "plan.json"
 _LINES: Final = "pairs.jsonl"
@@ -171,8 +171,8 @@ def read_cache(path: str | os.PathLike[str]) -> list[Record]:
     return [read_record(row, "messages") for row in table.to_pylist()]
 
 
-def bundled_cache() -> list[Record]:
-    """Read the cache that comes with the package.
+def bundled_cache_folder() -> Path:
+    """Where the cache lies that comes with the package.
 
     Raises:
         InputError: This version carries none.
@@ -183,7 +183,7 @@ def bundled_cache() -> list[Record]:
                 "no cache comes with this version: sample one with delia sample, "
                 "and give its folder as cache="
             )
-        return read_cache(folder)
+        return folder
 
 
 def _recover(file: Path) -> list[Sampled]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from delia_data.mixing import TaskRow, TaskRows, read_task_rows
 from delia_data.tasks.bundled import BUNDLED_TASKS, bundled_task, bundled_wordings
-from delia_data.tasks.rows import TaskRow, TaskRows, read_task_rows
 from delia_data.tasks.task import Task, Wording
 
 __all__ = [

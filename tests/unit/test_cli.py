@@ -362,6 +362,15 @@ def test_lint_refuses_a_token_that_the_model_knows(
     assert delia("lint", save(tmp_path / "other", "a question <sep>")).code == 0
 
 
+def test_a_missing_extra(delia: Delia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture = save(tmp_path / "mixture", "a question <sep>")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for arguments in (["lint", mixture], ["sample", tmp_path / "cache"]):
+        result = delia(*arguments, "--model", tmp_path)
+        refused(result, "transformers is not installed", 'run pip install "delia_data[local]"')
+    assert names(tmp_path) & {"cache"} == set()
+
+
 # The program
 
 

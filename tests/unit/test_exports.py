@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import delia_data
+import delia_data.builders
+import delia_data.training
 
 PUBLIC = [
     "DEFAULT_TOKEN",
@@ -29,10 +31,15 @@ PUBLIC = [
     "save_mixture",
     "write_record",
 ]
+ROOMS = [delia_data, delia_data.builders, delia_data.training]
 MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(delia_data.__path__, "delia_data.")
-    if not module.name.endswith("__main__")
+    {delia_data.builders.__name__, delia_data.training.__name__}
+    | {
+        module.name
+        for room in ROOMS
+        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
+        if not module.name.endswith("__main__")
+    }
 )
 
 

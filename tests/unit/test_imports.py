@@ -14,12 +14,12 @@ import pytest
 LAYERS = [
     {"errors", "_version"},
     {"files", "_optional", "_batches"},
-    {"ranking", "records", "manifest", "tokens"},
+    {"ranking", "records", "manifest", "tokens", "hashes"},
     {"models"},
     {"engines", "mixing"},
     {"tasks"},
     {"sampling", "diversify", "hub"},
-    {"builders", "training", "evaluation", "registration"},
+    {"builders", "filesystem", "training", "evaluation", "registration"},
     {"cli", "__main__"},
 ]
 """Rooms from the bottom up: each may import its own layer and those before it."""

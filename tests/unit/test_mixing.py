@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
@@ -191,8 +190,8 @@ def test_saved_bytes_are_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("order", "rows"),
     [
-        ("shuffled", ["query 1", "query 0", "query 5", "train 0", "query 4", "train 1"]),
-        ("interleaved", ["train 0", "query 1", "query 0", "train 1", "query 5", "query 4"]),
+        ("shuffled", ["query 0", "train 1", "query 1", "train 0", "query 5", "query 3"]),
+        ("interleaved", ["train 1", "query 0", "query 1", "train 0", "query 5", "query 3"]),
     ],
 )
 def test_picks_and_order_are_pinned(order: Order, rows: list[str]) -> None:
@@ -460,15 +459,15 @@ def test_an_unknown_format() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "column"),
+    "before",
     [
-        ((Message("system", "Be brief."),), "system"),
-        ((Message("user", "Hello"), Message("assistant", "Hi")), "history"),
+        (Message("system", "Be brief."),),
+        (Message("user", "Hello"), Message("assistant", "Hi")),
     ],
 )
-def test_alpaca_loses_no_turn(before: tuple[Message, ...], column: str) -> None:
+def test_alpaca_loses_no_turn(before: tuple[Message, ...]) -> None:
     pair = Record((*before, *Record.pair("query", "answer").messages))
-    with pytest.raises(FormatError, match=f"a row has {column}, for which .* has no column"):
+    with pytest.raises(FormatError, match=r"the cache has system turns or earlier ones"):
         mix(TASK, [pair], ratio=0.1, format="alpaca")
     assert mix(TASK, [pair], ratio=0.1).train.num_rows == 11
 
@@ -567,11 +566,10 @@ def test_a_write_that_fails_is_not_finished(
 ) -> None:
     save_mixture(mixture, tmp_path)
 
-    def full(table: pa.Table, where: Path, **_: Any) -> None:
-        where.write_bytes(b"PAR1 half")
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("delia_data.mixing.pq.write_table", full)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
     with pytest.raises(OSError, match="No space left on device"):
         save_mixture(mixture, tmp_path)
     assert not is_finished(tmp_path)

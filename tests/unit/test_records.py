@@ -222,7 +222,7 @@ def test_an_unknown_format_is_named_with_the_known_ones(name: str) -> None:
 
 def test_content_id_is_pinned() -> None:
     assert content_id([Message("user", "hi"), Message("assistant", "hello")]) == (
-        "a01892caf5780b3d0cfa40285e62922c"
+        "7879ffb52d84f156dac860d1b1193943"
     )
     assert LONG.id == content_id(LONG.messages)
 

@@ -1,5 +1,6 @@
 """The pair store keeps every finished request, whatever happens to the process."""
 
+import io
 import json
 import os
 import subprocess
@@ -192,6 +193,20 @@ def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"pairs\.jsonl cannot be written: No space left"):
         fill(tmp_path)
+
+
+class Pieces(io.FileIO):
+    """A file that takes seven bytes at a time, as a raw write may."""
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        return super().write(data[:7])
+
+
+def test_a_write_in_pieces_is_whole(tmp_path: Path) -> None:
+    with Pieces(tmp_path / "pairs.jsonl", "ab") as lines:
+        PairStore(tmp_path, [], lines).append(ROWS)
+    (tmp_path / ".lock").touch()
+    assert reopened(tmp_path) == ROWS
 
 
 def test_finish_writes_the_kept_pairs(tmp_path: Path) -> None:

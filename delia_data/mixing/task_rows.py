@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from delia_data.errors import FormatError, InputError
 from delia_data.files import canonical_json
-from delia_data.manifest import read_manifest
-from delia_data.records import Record, read_record, read_rows, write_record
+from delia_data.manifest import MANIFEST, read_manifest
+from delia_data.mixing.sources import SUFFIXES, rows_of
+from delia_data.records import Record, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["TaskRow", "TaskRows", "read_task_rows"]
+__all__ = ["Rows", "TaskRow", "TaskRows", "as_task_rows", "read_task_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,32 @@ class TaskRows:
         return hashlib.sha256(canonical_json([self.token, splits])).hexdigest()
 
 
-def read_task_rows(path: str | os.PathLike[str], *, token: str = DEFAULT_TOKEN) -> TaskRows:
-    """Read task rows from a task folder, or from a JSON Lines or JSON file in any row format.
+Rows = str | os.PathLike[str] | TaskRows | Sequence[TaskRow] | Iterable[Mapping[str, Any]]
+"""What a task can be given as."""
+
+
+def as_task_rows(given: Rows, token: str | None) -> TaskRows:
+    """Make task rows of whatever holds them.
 
     Args:
-        path: The folder or file. A file holds training rows.
+        given: Task rows, rows of any format, a dataset, or a path as `read_task_rows` takes it.
+        token: The special token of a task that does not say its own; None for none.
+
+    Raises:
+        InputError: As `read_task_rows`.
+    """
+    if isinstance(given, TaskRows):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return read_task_rows(given, token=token or "")
+    return TaskRows(tuple(_task_rows(rows_of(given))), (), token or "")
+
+
+def read_task_rows(path: str | os.PathLike[str], *, token: str = DEFAULT_TOKEN) -> TaskRows:
+    """Read task rows from a task folder, or from a file, a glob or a Hub id in any row format.
+
+    Args:
+        path: The folder or file. All but a task folder hold training rows alone.
         token: The special token; a task folder's manifest says its own.
 
     Raises:
@@ -80,30 +103,34 @@ def read_task_rows(path: str | os.PathLike[str], *, token: str = DEFAULT_TOKEN) 
         UnfinishedError: The folder has no finish marker.
     """
     source = Path(path)
-    if source.is_file():
-        return TaskRows(tuple(_rows(source)), (), token)
-    if not source.exists():
-        raise InputError(f"{source} is not there: give a task folder, or a .jsonl or .json file")
+    if not (source / MANIFEST).exists() and not _is_empty_folder(source):
+        return TaskRows(tuple(_task_rows(rows_of(path))), (), token)
     manifest = read_manifest(source)
     if manifest.kind != "task":
         raise InputError(f"{source} holds a {manifest.kind}, not a task: give a task folder")
     test = source / "test.jsonl"
     return TaskRows(
-        train=tuple(_rows(source / "train.jsonl")),
-        test=tuple(_rows(test)) if test.is_file() else (),
+        train=tuple(_task_rows(rows_of(source / "train.jsonl"))),
+        test=tuple(_task_rows(rows_of(test))) if test.is_file() else (),
         token=str(manifest.settings.get("token", token)),
     )
 
 
-def _rows(file: Path) -> list[TaskRow]:
-    rows = []
-    for where, row in read_rows(file):
+def _task_rows(rows: Iterable[tuple[str, Any]]) -> Iterator[TaskRow]:
+    for where, row in rows:
+        if isinstance(row, TaskRow):
+            yield row
+            continue
         try:
             wording_id, plain = (_text_or_none(row, name) for name in ("wording_id", "plain"))
-            rows.append(TaskRow(read_record(row), wording_id, plain))
+            yield TaskRow(read_record(row), wording_id, plain)
         except FormatError as error:
             raise FormatError(f"{where}: {error}") from error
-    return rows
+
+
+def _is_empty_folder(path: Path) -> bool:
+    """Whether a task folder was begun there, and nothing written: its marker is asked for."""
+    return path.is_dir() and not any(file.suffix in SUFFIXES for file in path.rglob("[!.]*"))
 
 
 def _text_or_none(row: dict[str, Any], column: str) -> str | None:

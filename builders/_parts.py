@@ -1,0 +1,69 @@
+"""Parts of a split: what `datasets` hands out to workers and nodes, one or several to each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import pyarrow as pa
+
+from delia_data.mixing import PLACES, Plan
+
+__all__ = ["Part", "PlanPart", "TablePart", "tables"]
+
+# Enough for many workers and nodes to share evenly; the cut never changes rows or their order.
+_TABLE_PARTS: Final = 64
+# Fewer where every part that is read by itself reads the whole cache.
+_PLAN_PARTS: Final = 16
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """Rows in memory."""
+
+    table: pa.Table
+
+    @classmethod
+    def cut(cls, table: pa.Table) -> list[TablePart]:
+        """Cut a table into parts of nearly equal size, in order.
+
+        Each is a copy: a slice would carry the whole table with it into every worker.
+        """
+        count = max(1, min(_TABLE_PARTS, table.num_rows))
+        bounds = [part * table.num_rows // count for part in range(count + 1)]
+        return [
+            cls(table.take(pa.array(range(begin, end), pa.int64())))
+            for begin, end in pairwise(bounds)
+        ]
+
+
+@dataclass(frozen=True)
+class PlanPart:
+    """Rows that follow from a plan, from a place of its order up to another."""
+
+    plan: Plan
+    begin: int
+    end: int
+
+    @classmethod
+    def cut(cls, plan: Plan) -> list[PlanPart]:
+        """Cut a plan's order into parts; an interleaved one stays whole."""
+        count = _PLAN_PARTS if plan.options.order == "shuffled" else 1
+        bounds = [part * PLACES // count for part in range(count + 1)]
+        return [cls(plan, begin, end) for begin, end in pairwise(bounds)]
+
+
+Part = TablePart | PlanPart
+
+
+def tables(parts: Sequence[Part]) -> Iterator[pa.Table]:
+    """Give the rows of parts; those of one plan are read together, in one go."""
+    planned = [part for part in parts if isinstance(part, PlanPart)]
+    if planned:
+        for batch in planned[0].plan.stream([(part.begin, part.end) for part in planned]):
+            yield pa.Table.from_batches([batch])
+    for part in parts:
+        if isinstance(part, TablePart):
+            yield part.table

@@ -1,0 +1,44 @@
+"""Mixing: task rows and pairs of a cache in one fixed order, of any size, in bounded memory."""
+
+from __future__ import annotations
+
+from delia_data.mixing.folder import save_mixture
+from delia_data.mixing.mixture import Mixture, mix
+from delia_data.mixing.options import (
+    ON_SHORT,
+    ORDERS,
+    SELECTS,
+    MixOptions,
+    OnShort,
+    Order,
+    Select,
+    config_name,
+    parse_ratio,
+    schema,
+)
+from delia_data.mixing.plan import PLACES, Plan
+from delia_data.mixing.sources import Pairs
+from delia_data.mixing.task_rows import Rows, TaskRow, TaskRows, read_task_rows
+
+__all__ = [
+    "ON_SHORT",
+    "ORDERS",
+    "PLACES",
+    "SELECTS",
+    "MixOptions",
+    "Mixture",
+    "OnShort",
+    "Order",
+    "Pairs",
+    "Plan",
+    "Rows",
+    "Select",
+    "TaskRow",
+    "TaskRows",
+    "config_name",
+    "mix",
+    "parse_ratio",
+    "read_task_rows",
+    "save_mixture",
+    "schema",
+]

@@ -1,0 +1,92 @@
+"""DuckDB as the mixture uses it: one connection, bounded memory, and the SQL of ids and ranks.
+
+Why DuckDB: of the kept libraries that sort more than memory holds, it alone reads JSON Lines and
+Parquet in parallel, hashes as Python's standard library does (MD5), and spills a sort of whole
+rows to disk, in one process and with a bound on memory (`benchmarks/mixing.py` has the figures).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from delia_data.errors import OutputError
+
+__all__ = ["ID_SQL", "Spill", "connect", "names_sql", "quote", "rank_sql"]
+
+MEMORY_MIB: Final = int(os.environ.get("DELIA_MIX_MEMORY_MIB", "1024"))
+"""Memory that a mixture's sort takes before it spills to disk."""
+
+ID_SQL: Final = (
+    "md5(array_to_string(list_transform(messages, "
+    "lambda m: m.role || ':' || strlen(m.content) || ':' || m.content), ''))"
+)
+"""Content id of a row's `messages`; `records.content_id` is the same in Python."""
+
+
+@contextmanager
+def connect() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database in memory that spills to a temporary folder, removed at the end.
+
+    Raises:
+        OutputError: The disk is full or gone.
+    """
+    with tempfile.TemporaryDirectory(prefix="delia-mix-") as spill:
+        connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
+        try:
+            connection.execute(f"SET memory_limit = '{MEMORY_MIB}MiB'")
+            connection.execute(f"SET temp_directory = {quote(spill)}")
+            connection.execute("SET preserve_insertion_order = false")
+            connection.execute("SET enable_progress_bar = false")
+            yield connection
+        except duckdb.OutOfMemoryException as error:
+            raise OutputError(
+                f"the mixture needs more than {MEMORY_MIB} MiB and the space left for temporary "
+                "files: free some space, or set TMPDIR to a larger disk"
+            ) from error
+        finally:
+            connection.close()
+
+
+class Spill:
+    """A folder for temporary files, which goes with the last reference to this object.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self) -> None:
+        """Make the folder."""
+        self.path = Path(tempfile.mkdtemp(prefix="delia-mix-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def rank_sql(seed: int, purpose: str, key: str, half: str = "") -> str:
+    """SQL of `ranking.rank` over a column or expression of text.
+
+    Args:
+        seed: Seed of the run.
+        purpose: What the order is for.
+        key: SQL of the text.
+        half: `"_upper"` or `"_lower"` for 64 of the 128 bits.
+    """
+    return f"md5_number{half}({quote(f'{seed}:{purpose}:')} || {key})"
+
+
+def names_sql(tokens: tuple[str, ...]) -> str:
+    """SQL that tells whether any turn of `messages` names one of the tokens."""
+    tests = " OR ".join(f"contains(m.content, {quote(token)})" for token in tokens)
+    return f"len(list_filter(messages, lambda m: {tests})) > 0" if tests else "false"
+
+
+def quote(text: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,112 @@
+"""What a mixture can be asked for: ratio, order, format, and what to do where pairs are short."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import pyarrow as pa
+
+from delia_data.errors import InputError, RatioError
+from delia_data.records import Format, check_format
+
+__all__ = [
+    "MESSAGES",
+    "ON_SHORT",
+    "ORDERS",
+    "SELECTS",
+    "MixOptions",
+    "OnShort",
+    "Order",
+    "Select",
+    "config_name",
+    "parse_ratio",
+    "schema",
+]
+
+Order = Literal["shuffled", "interleaved"]
+OnShort = Literal["error", "all", "repeat"]
+Select = Literal["uniform"]
+ORDERS: Final[tuple[Order, ...]] = get_args(Order)
+ON_SHORT: Final[tuple[OnShort, ...]] = get_args(OnShort)
+SELECTS: Final[tuple[Select, ...]] = get_args(Select)
+
+MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_COLUMNS: Final[dict[Format, list[tuple[str, pa.DataType]]]] = {
+    "messages": [("messages", MESSAGES)],
+    "prompt_completion": [("prompt", MESSAGES), ("completion", MESSAGES)],
+    "alpaca": [(name, pa.string()) for name in ("instruction", "input", "output")],
+    "sharegpt": [
+        ("conversations", pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())])))
+    ],
+}
+_PROVENANCE: Final = [
+    ("source", pa.string()),
+    ("source_id", pa.string()),
+    ("wording_id", pa.string()),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class MixOptions:
+    """All that decides a mixture beside its inputs.
+
+    Attributes:
+        ratio: Pairs for each task row; fractions work, 0 is the task alone.
+        seed: Seed of selection and order.
+        order: `"shuffled"`: all together. `"interleaved"`: a task row, then its pairs, as
+            Algorithm 1 writes it.
+        on_short: What to do where the cache is too small: `"error"`, take `"all"` that there
+            are, or `"repeat"` the cache.
+        select: How pairs are chosen: `"uniform"`, every pair alike.
+        format: Row format of the result.
+        decontaminate: Drop pairs that share 13 words in a row with a held-out row.
+
+    Raises:
+        RatioError: The ratio is no number of at least 0.
+        InputError: Another value is unknown.
+    """
+
+    ratio: float
+    seed: int = 0
+    order: Order = "shuffled"
+    on_short: OnShort = "error"
+    select: Select = "uniform"
+    format: Format = "messages"
+    decontaminate: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratio", parse_ratio(self.ratio))
+        check_format(self.format)
+        for name, known in (("order", ORDERS), ("on_short", ON_SHORT), ("select", SELECTS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"{name} {value!r} is unknown: use one of {', '.join(known)}")
+
+
+def schema(format: Format) -> pa.Schema:
+    """Columns of a mixture in a row format: the format's own, then where the row comes from."""
+    return pa.schema([*_COLUMNS[check_format(format)], *_PROVENANCE])
+
+
+def parse_ratio(value: Any) -> float:
+    """Read a ratio: pairs for each task row, a number of at least 0.
+
+    Raises:
+        RatioError: It is not such a number.
+    """
+    try:
+        ratio = float(value)
+    except (TypeError, ValueError, OverflowError):
+        ratio = math.nan
+    if isinstance(value, bool) or not math.isfinite(ratio) or ratio < 0:
+        raise RatioError(
+            f"ratio {value!r} is not a number of at least 0: give one such as 4 or 260"
+        )
+    return abs(ratio)  # never -0.0, whose name would be another
+
+
+def config_name(ratio: float) -> str:
+    """Name of the mixture's configuration, such as `ratio-260` or `ratio-0.5`."""
+    return f"ratio-{ratio:.15g}"

@@ -1,0 +1,249 @@
+"""Whatever holds pairs, as a relation that DuckDB reads: one column, `messages`.
+
+    rows in memory, Dataset            Arrow table
+    messages in JSON Lines, Parquet    read by DuckDB as they lie            (fast)
+    anything else                      through `records`, into a temporary   (general)
+                                       Parquet file
+
+The fast way takes only what the general way would take as it is; at the first doubt the general
+way decides, and words the error.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from delia_data._batches import batches
+from delia_data.errors import FormatError, InputError
+from delia_data.manifest import FINISHED, read_manifest
+from delia_data.mixing.engine import quote
+from delia_data.mixing.options import MESSAGES
+from delia_data.records import Record, read_record, read_rows, write_record
+
+__all__ = ["SUFFIXES", "Pairs", "Relation", "open_general", "open_pairs", "rows_of"]
+
+Pairs = (
+    str
+    | os.PathLike[str]
+    | Sequence[Record]
+    | Sequence[Mapping[str, Any]]
+    | datasets.Dataset
+    | datasets.IterableDataset
+)
+"""What a cache can be given as."""
+
+SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv")
+_FAST: Final = frozenset({".jsonl", ".ndjson", ".parquet"})
+_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_BATCH: Final = 10_000
+_MESSAGES_SQL: Final = "STRUCT(role VARCHAR, content VARCHAR)[]"
+_CAST: Final = f"messages::{_MESSAGES_SQL} AS messages"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Something that DuckDB reads.
+
+    Attributes:
+        sql: SQL of a query or table with one column, `messages`.
+        tables: Arrow tables that the SQL names.
+        fast: Whether the rows were left as they lie, not yet checked.
+    """
+
+    sql: str
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+    fast: bool = False
+
+
+def open_pairs(given: Pairs, name: str, spill: Path) -> Relation:
+    """Make a relation of what was given as a cache.
+
+    Args:
+        given: The pairs: records or rows, a dataset, a path, a glob, a folder, or a Hub id.
+        name: A name for tables, unlike that of any other cache.
+        spill: Folder for temporary files, which must outlive the relation.
+
+    Raises:
+        InputError: There is nothing there, or it cannot be read.
+        FormatError: A row is in no known format, or has no answer.
+        UnfinishedError: It is a folder of ours without its finish marker.
+    """
+    if isinstance(given, datasets.Dataset) and _has_messages(given.features):
+        if given._indices is None:
+            table = given.data.table.select(["messages"])
+            return Relation(f"(SELECT {_CAST} FROM {name})", {name: table}, fast=True)
+    elif isinstance(given, str | os.PathLike) and not _is_hub_id(given):
+        files = _files(given)
+        if _readable_as_it_lies(files):
+            return Relation(_scan(files), fast=True)
+    elif isinstance(given, list | tuple) and all(isinstance(row, Record) for row in given):
+        return Relation(name, {name: _table(given)})
+    return open_general(given, name, spill)
+
+
+def open_general(given: Pairs, name: str, spill: Path) -> Relation:
+    """Make a relation by reading row by row, whatever the format.
+
+    Raises:
+        InputError: As `open_pairs`; the message names the place of the first bad row.
+    """
+    target = spill / f"{name}.parquet"
+    with pq.ParquetWriter(target, pa.schema([("messages", MESSAGES)])) as writer:
+        for group in batches(_records(given), _BATCH):
+            writer.write_table(_table(group))
+    return Relation(f"read_parquet({quote(str(target))})")
+
+
+def rows_of(given: Any) -> Iterator[tuple[str, Any]]:
+    """Give the rows of anything that holds rows, each with its place, one after another."""
+    if isinstance(given, str | os.PathLike):
+        if _is_hub_id(given):
+            yield from rows_of(_from_hub(str(given)))
+        else:
+            for file in _files(given):
+                yield from _rows_of_file(file)
+    else:
+        for index, row in enumerate(given):
+            yield f"row {index}", row
+
+
+def _records(given: Any) -> Iterator[Record]:
+    for where, row in rows_of(given):
+        if isinstance(row, Record):
+            yield row
+            continue
+        try:
+            yield read_record(row)
+        except FormatError as error:
+            raise FormatError(f"{where}: {error}") from error
+
+
+def _rows_of_file(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if file.suffix in {".jsonl", ".ndjson", ".json"}:
+        yield from read_rows(file)
+        return
+    number = 0
+    try:
+        for batch in _arrow_batches(file):
+            for row in batch.to_pylist():
+                yield f"{file}: row {number}", row
+                number += 1
+    except (OSError, pa.ArrowInvalid) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"{file} cannot be read: {line}; check the file") from error
+    if not number:
+        raise InputError(f"{file} is empty: it must hold at least one row")
+
+
+def _arrow_batches(file: Path) -> Iterable[pa.RecordBatch]:
+    if file.suffix == ".parquet":
+        return pq.ParquetFile(file).iter_batches(_BATCH)
+    if file.suffix == ".csv":
+        import pyarrow.csv
+
+        return pyarrow.csv.open_csv(file)
+    with pa.memory_map(str(file)) as source:
+        try:
+            return pa.ipc.open_stream(source).read_all().to_batches(_BATCH)
+        except pa.ArrowInvalid:
+            return pa.ipc.open_file(source).read_all().to_batches(_BATCH)
+
+
+def _files(given: str | os.PathLike[str]) -> list[Path]:
+    """The files behind a path: itself, those of a glob, or those of a folder, sorted."""
+    path = Path(given)
+    known = f"give a folder, or files that end in {', '.join(SUFFIXES)}"
+    if path.is_dir():
+        if (path / "manifest.json").exists() or (path / FINISHED).exists():
+            manifest = read_manifest(path)
+            if manifest.kind != "cache":
+                raise InputError(
+                    f"{path} holds a {manifest.kind}, not a cache: give a cache folder"
+                )
+            return [path / "pairs.parquet"]
+        files = sorted(file for file in path.rglob("[!.]*") if file.suffix in SUFFIXES)
+        if not files:
+            raise InputError(f"{path} has no files of pairs: {known}")
+        return files
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise InputError(f"{path} has an unknown ending: {known}")
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    if not found:
+        raise InputError(f"{path} is not there: {known}")
+    return [file for each in found for file in _files(each)]
+
+
+def _is_hub_id(given: str | os.PathLike[str]) -> bool:
+    """Whether a text names a Hub dataset: like `owner/name`, and nothing lies there."""
+    text = str(given)
+    return (
+        isinstance(given, str)
+        and _HUB_ID.fullmatch(text) is not None
+        and not text.startswith(".")
+        and Path(text).suffix not in SUFFIXES
+        and not Path(text).exists()
+    )
+
+
+def _from_hub(name: str) -> datasets.Dataset:
+    try:
+        return datasets.load_dataset(name, split="train")
+    except Exception as error:  # whatever the Hub's client raises
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{name!r} is neither a path here nor a dataset that the Hub gives: {line}"
+        ) from error
+
+
+def _readable_as_it_lies(files: Sequence[Path]) -> bool:
+    """Whether DuckDB can read the files: all of one fast kind, with a `messages` column."""
+    suffixes = {file.suffix for file in files}
+    if len(suffixes) != 1 or not suffixes <= _FAST:
+        return False
+    if suffixes == {".parquet"}:
+        try:
+            return all(_has_messages(pq.read_schema(file)) for file in files)
+        except (OSError, pa.ArrowInvalid):
+            return False
+    with files[0].open("rb") as lines:
+        return b'"messages"' in lines.readline(1 << 20)
+
+
+def _has_messages(columns: Any) -> bool:
+    """Whether columns, of Arrow or of `datasets`, have plain `messages` among them."""
+    arrow = columns if isinstance(columns, pa.Schema) else columns.arrow_schema
+    if "messages" not in arrow.names:
+        return False
+    kind = arrow.field("messages").type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    inside = kind.value_type
+    return pa.types.is_struct(inside) and {f.name for f in inside} >= {"role", "content"}
+
+
+def _scan(files: Sequence[Path]) -> str:
+    names = ", ".join(quote(str(file)) for file in files)
+    if files[0].suffix == ".parquet":
+        return f"(SELECT {_CAST} FROM read_parquet([{names}]))"
+    return (
+        f"read_json([{names}], format = 'newline_delimited', maximum_object_size = 268435456, "
+        f"columns = {{messages: {quote(_MESSAGES_SQL)}}})"
+    )
+
+
+def _table(records: Iterable[Record]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [write_record(record) for record in records], schema=pa.schema([("messages", MESSAGES)])
+    )
