@@ -124,12 +124,8 @@ def _ten_million(setting: Setting) -> str:
     growth = ours.build.wall_s / tenth.build.wall_s
     targets = [
         Target("build, peak memory", _one(ours.build.peak_mib), _MEMORY_MIB, " MiB"),
-        Target(
-            "iterate, peak memory less mapped files",
-            _one(ours.iterate.own_mib),
-            _MEMORY_MIB,
-            " MiB",
-        ),
+        Target("iterate, peak memory", _one(ours.iterate.peak_mib), _MEMORY_MIB, " MiB"),
+        Target("the same less mapped files", _one(ours.iterate.own_mib), _MEMORY_MIB, " MiB"),
         Target("build, ours / the limit", _ratio(rounds, OURS, LIMIT, _TIMES["build"]), 3),
         Target("build, growth from a tenth of the rows", _one(growth), 12),
     ]

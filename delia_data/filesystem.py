@@ -6,6 +6,9 @@
 
     load_dataset("parquet", data_files="delia://ratio-4/cache=/data/pairs/train.parquet")
 
+Name the file of each split: a lone `*.parquet` would put the held-out rows into `train` as well.
+Percent-encode `=`, `%`, `?` and `::` inside a value; slashes and the rest stand as they are.
+
 The rows are those of `load_dataset("delia_mix", ...)`, whose builder writes them. A mixture is
 made on first use into the folder of `cache_home()`, under the hash of all that it depends on:
 

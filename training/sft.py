@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,8 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError, TokenError
-from delia_data.files import write_json
-from delia_data.manifest import Manifest, check_folder_is_ours, finish, is_finished, read_manifest
+from delia_data.files import canonical_json, folder_lock, write_json
+from delia_data.manifest import (
+    Manifest,
+    check_folder_is_ours,
+    check_same_settings,
+    finish,
+    is_finished,
+    read_manifest,
+)
 from delia_data.models import load_model, load_tokenizer, quiet
 from delia_data.records import Record, read_record
 from delia_data.tokens import add_token, lint
@@ -25,6 +33,7 @@ __all__ = ["LOSSES", "load_adapter", "train"]
 
 LOSSES: Final = "losses.json"
 _CHECKPOINTS: Final = ".checkpoints"
+_PLAN: Final = "training.json"
 _SAVE_EVERY_STEPS: Final = 10
 
 
@@ -49,35 +58,54 @@ def train(
         The manifest of the finished adapter.
 
     Raises:
-        InputError: There are no rows, or the folder was begun with other rows or settings.
+        InputError: There are no rows.
+        SettingsError: The folder was begun with other rows or settings.
+        ForeignFolderError: The folder holds something else.
+        LockedError: Another process trains there.
         TokenError: The lint found rows in which the token is not whole.
         MissingExtraError: TRL or PEFT is not installed.
     """
     require("trl", extra="train")
     require("peft", extra="train")
     root = Path(folder)
-    if is_finished(root):
-        return read_manifest(root)
     records = [(read_record(row), row.get("source") != "cache") for row in rows]
     if not records:
         raise InputError("the mixture has no training rows: make it again")
-    check_folder_is_ours(root, _adapter_names(root))
-    root.mkdir(parents=True, exist_ok=True)
+    plan = {**settings.as_dict(), "rows_sha256": _rows_hash(records)}
+    check_folder_is_ours(root, _adapter_names(root), sign=_PLAN)
+    with folder_lock(root):
+        if (root / _PLAN).is_file():
+            check_same_settings(root, json.loads((root / _PLAN).read_text()), plan)
+        if is_finished(root):
+            return read_manifest(root)
+        write_json(root / _PLAN, plan)
+        return _train(settings, records, root, plan["rows_sha256"], on_step)
+
+
+def _train(
+    settings: TrainSettings,
+    records: list[tuple[Record, bool]],
+    root: Path,
+    rows_sha256: str,
+    on_step: Callable[[int, int, float], None],
+) -> Manifest:
     model, tokenizer = _prepare(settings)
     _refuse_unsound(records, tokenizer, settings)
     losses = _run(settings, model, tokenizer, [record for record, _ in records], root, on_step)
-    shutil.rmtree(root / _CHECKPOINTS)
     write_json(root / LOSSES, losses)
     manifest = Manifest(
         kind="adapter",
         settings=settings.as_dict(),
+        inputs={"mixture": rows_sha256},
         rows={
             "task": sum(1 for _, is_task in records if is_task),
             "cache": sum(1 for _, is_task in records if not is_task),
         },
         details={"steps": len(losses), "last_loss": losses[-1]["loss"]},
     )
-    return finish(root, manifest)
+    done = finish(root, manifest)
+    shutil.rmtree(root / _CHECKPOINTS)
+    return done
 
 
 def load_adapter(
@@ -94,7 +122,9 @@ def load_adapter(
     with quiet():
         trained = peft.PeftModel.from_pretrained(model, os.fspath(folder))
     merged: PreTrainedModel = trained.merge_and_unload()
-    return merged.eval(), tokenizer
+    # Trainable again, as a model that was just loaded is: with a frozen head torch.matmul copies
+    # the head for every row of a batch (3 GB for 50 rows of the embedded model).
+    return merged.requires_grad_(True).eval(), tokenizer
 
 
 def _prepare(
@@ -111,6 +141,12 @@ def _prepare(
         seed=settings.seed,
     )
     return model, tokenizer
+
+
+def _rows_hash(records: list[tuple[Record, bool]]) -> str:
+    """Hash of the rows in their order."""
+    rows = [[record.id, is_task] for record, is_task in records]
+    return hashlib.sha256(canonical_json(rows)).hexdigest()
 
 
 def _refuse_unsound(
@@ -241,5 +277,13 @@ def _adapter_names(root: Path) -> frozenset[str]:
     """Names that an adapter's folder may hold: those that saving one writes."""
     if not root.is_dir():
         return frozenset()
-    patterns = ("adapter_*", "tokenizer*", "special_tokens*", "chat_template*", "README.md", LOSSES)
+    patterns = (
+        "adapter_*",
+        "tokenizer*",
+        "special_tokens*",
+        "chat_template*",
+        "README.md",
+        LOSSES,
+        _PLAN,
+    )
     return frozenset(path.name for pattern in patterns for path in root.glob(pattern))

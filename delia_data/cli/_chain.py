@@ -141,7 +141,8 @@ class Chain:
         """
         self.out = out
         self.settings = settings
-        check_folder_is_ours(out, frozenset({_BEGUN, "report.html", _TIMINGS, *_STEPS}))
+        own = frozenset({_BEGUN, "report.html", _TIMINGS, *_STEPS})
+        check_folder_is_ours(out, own, sign=_BEGUN)
         if (out / _BEGUN).is_file():
             check_same_settings(out, json.loads((out / _BEGUN).read_text()), asdict(settings))
 

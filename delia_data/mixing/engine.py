@@ -18,7 +18,7 @@ from typing import Final
 
 import duckdb
 
-from delia_data.errors import OutputError
+from delia_data.errors import DeliaError, OutputError
 
 __all__ = ["ID_SQL", "Spill", "connect", "names_sql", "quote", "rank_sql"]
 
@@ -32,30 +32,6 @@ ID_SQL: Final = (
 """Content id of a row's `messages`; `records.content_id` is the same in Python."""
 
 
-@contextmanager
-def connect() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a database in memory that spills to a temporary folder, removed at the end.
-
-    Raises:
-        OutputError: The disk is full or gone.
-    """
-    with tempfile.TemporaryDirectory(prefix="delia-mix-") as spill:
-        connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
-        try:
-            connection.execute(f"SET memory_limit = '{MEMORY_MIB}MiB'")
-            connection.execute(f"SET temp_directory = {quote(spill)}")
-            connection.execute("SET preserve_insertion_order = false")
-            connection.execute("SET enable_progress_bar = false")
-            yield connection
-        except duckdb.OutOfMemoryException as error:
-            raise OutputError(
-                f"the mixture needs more than {MEMORY_MIB} MiB and the space left for temporary "
-                "files: free some space, or set TMPDIR to a larger disk"
-            ) from error
-        finally:
-            connection.close()
-
-
 class Spill:
     """A folder for temporary files, which goes with the last reference to this object.
 
@@ -66,7 +42,44 @@ class Spill:
     def __init__(self) -> None:
         """Make the folder."""
         self.path = Path(tempfile.mkdtemp(prefix="delia-mix-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove the folder now."""
+        self._finalizer()
+
+    def __getstate__(self) -> dict[str, Path]:
+        """Let another process know the folder, which stays this one's to remove."""
+        return {"path": self.path}
+
+
+@contextmanager
+def connect() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database in memory that spills to a temporary folder, removed at the end.
+
+    Raises:
+        OutputError: The disk is full or gone.
+    """
+    spill = Spill()
+    connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
+    try:
+        connection.execute(f"SET memory_limit = '{MEMORY_MIB}MiB'")
+        connection.execute(f"SET temp_directory = {quote(str(spill.path))}")
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET enable_progress_bar = false")
+        if threads := int(os.environ.get("DELIA_MIX_THREADS", "0")):  # else one a core
+            connection.execute(f"SET threads = {threads}")
+        yield connection
+    except (duckdb.Error, OSError) as error:  # an Arrow reader passes errors on as OSError
+        if isinstance(error, DeliaError) or "Out of Memory" not in str(error):
+            raise
+        raise OutputError(
+            f"the mixture needs more than {MEMORY_MIB} MiB and the space left for temporary "
+            "files: free some space, or set TMPDIR to a larger disk"
+        ) from error
+    finally:
+        connection.close()
+        spill.remove()
 
 
 def rank_sql(seed: int, purpose: str, key: str, half: str = "") -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,19 +16,76 @@ from delia_data.files import LOCK, atomic_path, folder_lock, write_text
 from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish
 from delia_data.mixing.mixture import Mixture
 from delia_data.mixing.options import config_name, schema
+from delia_data.records import read_record
+from delia_data.tokens import encode
 
-__all__ = ["save_mixture"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["card", "mixture_folder", "save_mixture", "write_rows"]
 
 _NAMES: Final = frozenset({"README.md", "train.parquet", "test.parquet"})
+_SHARDS: Final = "train-*-of-*.parquet"
 _GROUP: Final = 10_000
 """Rows of a row group: small enough that a reader of a stream gets its first row at once."""
 
 
-def save_mixture(mixture: Mixture, folder: str | os.PathLike[str]) -> Manifest:
+def save_mixture(
+    mixture: Mixture,
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Manifest:
     """Write a mixture as a folder that `datasets` loads by itself.
 
     The folder holds `train.parquet`, `test.parquet` where there are held-out rows, a dataset
     card whose configuration is named after the ratio, the manifest and the finish marker.
+
+    Args:
+        mixture: The mixture.
+        folder: Where to; made where it is not there. A mixture that lies there is replaced.
+        tokenizer: Where given, the manifest's details count the tokens of the training rows and
+            of their answers, by source, as the chat template spells them.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        ForeignFolderError: The folder holds something else.
+        LockedError: Another process writes there.
+        OutputError: It cannot be written.
+    """
+    columns = schema(mixture.plan.options.format)
+    with mixture_folder(folder) as root:
+        splits = {"train": "train.parquet"}
+        counts: Counter[str] = Counter()
+        batches = mixture.batches()
+        if tokenizer is not None:
+            batches = _counted(batches, tokenizer, counts)
+        write_rows(root / "train.parquet", batches, columns)
+        if mixture.test is not None:
+            splits["test"] = "test.parquet"
+            write_rows(root / "test.parquet", mixture.test.to_batches(), columns)
+        write_text(root / "README.md", card(mixture.manifest, splits))
+        details = {**mixture.manifest.details, **({"tokens": dict(counts)} if counts else {})}
+        return finish(root, mixture.manifest.model_copy(update={"details": details}))
+
+
+def _counted(
+    batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBase, counts: Counter[str]
+) -> Iterator[pa.RecordBatch]:
+    """Pass batches on, and count their tokens by source, those of answers by themselves too."""
+    for batch in batches:
+        for row in batch.to_pylist():
+            encoded = encode(tokenizer, read_record(row))
+            counts[row["source"]] += len(encoded.ids)
+            counts[f"{row['source']}_answers"] += len(encoded.answer_ids)
+        yield batch
+
+
+@contextmanager
+def mixture_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Hold the folder of a mixture for writing, emptied of the one that lies there.
 
     Raises:
         ForeignFolderError: The folder holds something else.
@@ -34,22 +93,20 @@ def save_mixture(mixture: Mixture, folder: str | os.PathLike[str]) -> Manifest:
         OutputError: It cannot be written.
     """
     root = Path(folder)
-    columns = schema(mixture.plan.options.format)
-    check_folder_is_ours(root, _NAMES, sign=LOCK)
+    names = _NAMES.union(path.name for path in root.glob(_SHARDS))
+    check_folder_is_ours(root, names, sign=LOCK)
     with folder_lock(root):
-        for old in (FINISHED, *_NAMES):
+        for old in (FINISHED, *names):
             (root / old).unlink(missing_ok=True)
-        splits = ["train"]
-        _write(root / "train.parquet", mixture.batches(), columns)
-        if mixture.test is not None:
-            splits.append("test")
-            _write(root / "test.parquet", mixture.test.to_batches(), columns)
-        write_text(root / "README.md", _card(mixture.manifest, splits))
-        return finish(root, mixture.manifest)
+        yield root
 
 
-def _write(path: Path, batches: Iterable[pa.RecordBatch], columns: pa.Schema) -> None:
-    """Write row groups of one size, whatever the size of the batches: equal rows, equal bytes."""
+def write_rows(path: Path, batches: Iterable[pa.RecordBatch], columns: pa.Schema) -> None:
+    """Write row groups of one size, whatever the size of the batches: equal rows, equal bytes.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     with atomic_path(path) as part, pq.ParquetWriter(part, columns, compression="zstd") as writer:
         waiting = columns.empty_table()
         for batch in batches:
@@ -61,10 +118,15 @@ def _write(path: Path, batches: Iterable[pa.RecordBatch], columns: pa.Schema) ->
             writer.write_table(waiting.combine_chunks())
 
 
-def _card(manifest: Manifest, splits: Sequence[str]) -> str:
-    """The dataset card, whose `configs` make the folder itself loadable."""
+def card(manifest: Manifest, splits: Mapping[str, str]) -> str:
+    """Word the dataset card, whose `configs` make the folder itself loadable.
+
+    Args:
+        manifest: The accounting.
+        splits: The file of each split, or a pattern of its files.
+    """
     name = config_name(manifest.settings["ratio"])
-    files = "".join(f"  - split: {s}\n    path: {s}.parquet\n" for s in splits)
+    files = "".join(f"  - split: {s}\n    path: {p}\n" for s, p in splits.items())
     rows = manifest.rows
     return (
         f"---\nconfigs:\n- config_name: {name}\n  data_files:\n{files}---\n\n"

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from delia_data.errors import FormatError
+from delia_data.errors import FormatError, InputError
 from delia_data.mixing.engine import ID_SQL, connect, names_sql, rank_sql
 from delia_data.mixing.options import MESSAGES, MixOptions, schema
 from delia_data.mixing.sources import Relation
@@ -74,26 +74,36 @@ class Plan:
     pairs: int
 
     def stream(
-        self, ranges: Sequence[tuple[int, int]] = ((0, PLACES),)
+        self, ranges: Sequence[tuple[int, int]] = ((0, PLACES),), *, first: int = 0
     ) -> Iterator[pa.RecordBatch]:
         """Give the rows in their order, in batches with the mixture's columns.
 
         Args:
-            ranges: Parts of the order to give, each from a place up to another, ascending;
-                an interleaved mixture has one part alone.
+            ranges: Parts of the order to give, each from a place up to another, ascending; of an
+                interleaved mixture one part, of the order in which its pairs stand.
+            first: How many pairs stand before that part of an interleaved mixture.
 
         Raises:
             FormatError: The format cannot hold a row.
+            InputError: An input changed since the plan was made.
         """
+        whole = list(ranges) == [(0, PLACES)]
         format = self.options.format
         batches = (
             self._query([*self._pairs_sql(), self._task_sql()], ranges)
             if self.options.order == "shuffled"
-            else self._interleaved()
+            else self._interleaved(ranges, first)
         )
+        count = 0
         for batch in batches:
+            count += batch.num_rows
             if batch.num_rows:
                 yield convert(batch, format)
+        if whole and count != self.task.num_rows + self.pairs:
+            raise InputError(
+                f"the mixture has {count} rows, and {self.task.num_rows + self.pairs} were "
+                "planned: an input changed meanwhile; mix again"
+            )
 
     def _query(
         self, parts: Sequence[str], ranges: Sequence[tuple[int, int]]
@@ -101,7 +111,8 @@ class Plan:
         """Sort the rows of SQL parts by their places; equal rows of a cache become one."""
         if not parts:
             return
-        within = " OR ".join(f"(place >= {low} AND place < {high})" for low, high in ranges)
+        # Inclusive: 2**128 itself is no UHUGEINT, and a comparison with it would find nothing.
+        within = " OR ".join(f"place BETWEEN {low} AND {high - 1}" for low, high in ranges)
         whole = list(ranges) == [(0, PLACES)]
         union = " UNION ALL ".join(parts)
         sql = (
@@ -152,14 +163,23 @@ class Plan:
             + (f" AND {selected} NOT IN ({excluded})" if cache.excluded else "")
         )
 
-    def _interleaved(self) -> Iterator[pa.RecordBatch]:
+    def _interleaved(
+        self, ranges: Sequence[tuple[int, int]], first: int
+    ) -> Iterator[pa.RecordBatch]:
         """Each task row, and after it its share of the pairs."""
         tasks = pa.Table.from_batches(self._query([self._task_sql()], ((0, PLACES),)))
         rows = tasks.num_rows
         shares = np.array([round(i * self.pairs / rows) for i in range(rows + 1)])
         place_of_task = np.arange(rows) + shares[:-1]
-        begun = taken = 0
-        for batch in self._query(self._pairs_sql(), ((0, PLACES),)):
+
+        def before(pair: int) -> int:
+            """How many task rows stand before a pair."""
+            return min(rows, int(np.searchsorted(shares, pair, side="right"))) if pair else 0
+
+        begun, taken = before(first), first
+        for batch in self._query(self._pairs_sql(), ranges):
+            if not batch.num_rows:  # all of them repeated the row before
+                continue
             numbers = np.arange(taken, taken + batch.num_rows)
             owner = np.searchsorted(shares, numbers, side="right") - 1
             last = int(owner[-1]) + 1
@@ -168,7 +188,8 @@ class Plan:
             both = pa.concat_tables([some, pa.Table.from_batches([batch])]).combine_chunks()
             yield from both.take(pa.array(np.argsort(places, kind="stable"))).to_batches()
             begun, taken = last, taken + batch.num_rows
-        yield from tasks.slice(begun).to_batches()
+        end = rows if ranges[-1][1] == PLACES else before(taken)
+        yield from tasks.slice(begun, end - begun).to_batches()
 
 
 def _without_repeats(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

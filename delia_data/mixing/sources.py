@@ -30,7 +30,16 @@ from delia_data.mixing.engine import quote
 from delia_data.mixing.options import MESSAGES
 from delia_data.records import Record, read_record, read_rows, write_record
 
-__all__ = ["SUFFIXES", "Pairs", "Relation", "open_general", "open_pairs", "rows_of"]
+__all__ = [
+    "SUFFIXES",
+    "Pairs",
+    "Relation",
+    "open_fast",
+    "open_general",
+    "open_pairs",
+    "rows_of",
+    "shards_of",
+]
 
 Pairs = (
     str
@@ -85,10 +94,29 @@ def open_pairs(given: Pairs, name: str, spill: Path) -> Relation:
     elif isinstance(given, str | os.PathLike) and not _is_hub_id(given):
         files = _files(given)
         if _readable_as_it_lies(files):
-            return Relation(_scan(files), fast=True)
+            return open_fast(files)
     elif isinstance(given, list | tuple) and all(isinstance(row, Record) for row in given):
         return Relation(name, {name: _table(given)})
     return open_general(given, name, spill)
+
+
+def shards_of(given: str | os.PathLike[str]) -> tuple[list[Path], bool]:
+    """Give the files behind a path, and whether `open_fast` takes them.
+
+    Args:
+        given: A file, a glob, a cache folder, or a folder of shards.
+
+    Raises:
+        InputError: There is nothing there.
+        UnfinishedError: It is a folder of ours without its finish marker.
+    """
+    files = _files(given)
+    return files, _readable_as_it_lies(files)
+
+
+def open_fast(files: Sequence[Path]) -> Relation:
+    """Make a relation of files as they lie, not yet checked."""
+    return Relation(_scan(files), fast=True)
 
 
 def open_general(given: Pairs, name: str, spill: Path) -> Relation:
@@ -238,7 +266,7 @@ def _scan(files: Sequence[Path]) -> str:
     if files[0].suffix == ".parquet":
         return f"(SELECT {_CAST} FROM read_parquet([{names}]))"
     return (
-        f"read_json([{names}], format = 'newline_delimited', maximum_object_size = 268435456, "
+        f"read_json([{names}], format = 'newline_delimited', "
         f"columns = {{messages: {quote(_MESSAGES_SQL)}}})"
     )
 

@@ -9,9 +9,9 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import duckdb
 import numpy as np
@@ -23,7 +23,7 @@ from delia_data.mixing.sources import Pairs, Relation, open_general, open_pairs
 from delia_data.ranking import rank
 from delia_data.records import Record
 
-__all__ = ["Survey", "ngrams", "survey"]
+__all__ = ["DoubtfulError", "Elsewhere", "Hashes", "Survey", "ngrams", "read_hashes", "survey"]
 
 NGRAM_WORDS: Final = 13
 _WORD: Final = re.compile(r"\w+")
@@ -68,8 +68,60 @@ class Survey:
         return int(high) << 64 | int(low)
 
 
+@dataclass(frozen=True)
+class Hashes:
+    """What is read of rows, in the order in which they came; parts of a cache can be joined.
+
+    Attributes:
+        ranks: Places in the selection's order, of the higher and the lower 64 bits; shape (rows,
+            2).
+        named: Whether a row names a special token; shape (rows,).
+        tainted: Ids of rows that share a run of words with a held-out row.
+        total: Sum of the rows' ids, as four numbers modulo 2**64.
+        longer: Whether some row has more than a question and its answer.
+    """
+
+    ranks: np.ndarray[Any, np.dtype[np.uint64]]
+    named: np.ndarray[Any, np.dtype[np.bool_]]
+    tainted: frozenset[str]
+    total: np.ndarray[Any, np.dtype[np.uint64]]
+    longer: bool
+
+    @classmethod
+    def join(cls, parts: Sequence[Hashes]) -> Hashes:
+        """Put the hashes of parts together, in their order."""
+        return cls(
+            np.concatenate([np.empty((0, 2), np.uint64), *(part.ranks for part in parts)]),
+            np.concatenate([np.empty(0, bool), *(part.named for part in parts)]),
+            frozenset().union(*(part.tainted for part in parts)),
+            sum((part.total for part in parts), np.zeros(4, np.uint64)),
+            any(part.longer for part in parts),
+        )
+
+
+class Elsewhere(Protocol):
+    """A cache whose rows are read elsewhere, such as on a cluster."""
+
+    def look(
+        self, *, seed: int, tokens: tuple[str, ...], ngrams_of_test: frozenset[tuple[str, ...]]
+    ) -> tuple[Relation, Hashes]:
+        """Read the hashes of every row.
+
+        Args:
+            seed: Seed of the selection.
+            tokens: Special tokens, none of which a pair may name.
+            ngrams_of_test: Runs of words that no pair may have.
+
+        Returns:
+            What stands for the cache in a plan, and the hashes.
+
+        Raises:
+            InputError: The cache cannot be read, or a row is wrong.
+        """
+
+
 def survey(
-    given: Pairs,
+    given: Pairs | Elsewhere,
     name: str,
     spill: Path,
     *,
@@ -94,41 +146,38 @@ def survey(
     Raises:
         InputError: The cache cannot be read, or a row is wrong.
     """
+    if hasattr(given, "look"):
+        relation, found = given.look(seed=seed, tokens=tokens, ngrams_of_test=ngrams_of_test)
+        return _weigh(relation, found, seed, task, earlier)
     relation = open_pairs(given, name, spill)
     try:
-        found = _look(relation, seed, tokens, ngrams_of_test)
-    except (duckdb.Error, _DoubtfulError) as error:
+        found = read_hashes(relation, seed, tokens, ngrams_of_test)
+    except (duckdb.Error, DoubtfulError) as error:
         if not relation.fast or isinstance(error, duckdb.OutOfMemoryException):
             raise
         try:
             relation = open_general(given, name, spill)
         except UnicodeDecodeError as broken:
             raise FormatError(f"a cache is not UTF-8 text: {broken}") from broken
-        found = _look(relation, seed, tokens, ngrams_of_test)
-    return _weigh(replace(found.survey, relation=relation), found, seed, task, earlier)
+        found = read_hashes(relation, seed, tokens, ngrams_of_test)
+    return _weigh(relation, found, seed, task, earlier)
 
 
-class _DoubtfulError(Exception):
+class DoubtfulError(Exception):
     """A row that only the general way can judge."""
 
 
-@dataclass
-class _Look:
-    """Hashes of every row, as they came."""
-
-    survey: Survey
-    ranks: np.ndarray[Any, np.dtype[np.uint64]]
-    named: np.ndarray[Any, np.dtype[np.bool_]]
-    tainted: dict[str, None]
-
-
-def _look(
+def read_hashes(
     relation: Relation,
     seed: int,
     tokens: tuple[str, ...],
     ngrams_of_test: frozenset[tuple[str, ...]],
-) -> _Look:
-    """Read the hashes of every row, and what only its text can tell."""
+) -> Hashes:
+    """Read the hashes of every row of a relation, and what only its text can tell.
+
+    Raises:
+        DoubtfulError: A row was left as it lies, and the general way must judge it.
+    """
     text = ", messages" if ngrams_of_test else ""
     inner = (
         f"SELECT {ID_SQL} AS id, {names_sql(tokens)} AS named, {_VALID} AS valid, "
@@ -139,33 +188,38 @@ def _look(
         f"SELECT id, {high} AS high, {low} AS low, named, valid, longer{text} "
         f"FROM ({inner} FROM {{}})"
     )
-    parts: list[np.ndarray[Any, Any]] = []
-    named: list[np.ndarray[Any, Any]] = []
-    tainted: dict[str, None] = {}
-    total = np.zeros(4, np.uint64)
-    longer = False
-    for batch in _stream(sql, relation):
-        if not np.all(batch["valid"].to_numpy(zero_copy_only=False)):
-            raise _DoubtfulError
-        parts.append(np.stack([batch["high"].to_numpy(), batch["low"].to_numpy()], axis=1))
-        named.append(batch["named"].to_numpy(zero_copy_only=False))
-        total += _sum_of_ids(batch["id"])
-        longer = longer or bool(np.any(batch["longer"].to_numpy(zero_copy_only=False)))
-        if ngrams_of_test:
-            tainted |= dict.fromkeys(_tainted(batch, ngrams_of_test))
-    ranks = np.concatenate(parts) if parts else np.empty((0, 2), np.uint64)
-    flags = np.concatenate(named).astype(bool) if named else np.empty(0, bool)
-    content = hashlib.sha256(f"{len(ranks)}:{total.tolist()}".encode()).hexdigest()
-    empty = np.empty((0, 2), np.uint64)
-    found = Survey(relation, len(ranks), empty, Counter(), (), False, longer, content)
-    return _Look(found, ranks, flags, tainted)
+    return Hashes.join(
+        [_hashes_of(batch, ngrams_of_test) for batch in _stream(sql, relation) if batch.num_rows]
+    )
+
+
+def _hashes_of(batch: pa.RecordBatch, ngrams_of_test: frozenset[tuple[str, ...]]) -> Hashes:
+    valid, named, longer = (
+        batch[name].to_numpy(zero_copy_only=False).astype(bool)
+        for name in ("valid", "named", "longer")
+    )
+    if not valid.all():
+        raise DoubtfulError
+    return Hashes(
+        np.stack([batch["high"].to_numpy(), batch["low"].to_numpy()], axis=1),
+        named,
+        frozenset(_tainted(batch, ngrams_of_test) if ngrams_of_test else ()),
+        _sum_of_ids(batch["id"]),
+        bool(longer.any()),
+    )
 
 
 def _stream(sql: str, relation: Relation) -> Iterator[pa.RecordBatch]:
     with connect() as connection:
         for name, table in relation.tables.items():
             connection.register(name, table)
-        yield from connection.sql(sql.format(relation.sql)).to_arrow_reader(_BATCH)
+        reader = connection.sql(sql.format(relation.sql)).to_arrow_reader(_BATCH)
+        try:
+            yield from reader
+        except OSError as error:  # what DuckDB finds wrong in a row, as Arrow passes it on
+            if "Out of Memory" in str(error):
+                raise
+            raise DoubtfulError from error
 
 
 def _sum_of_ids(ids: pa.StringArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -177,13 +231,18 @@ def _sum_of_ids(ids: pa.StringArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 
 def _weigh(
-    found: Survey, look: _Look, seed: int, task: Sequence[Record], earlier: Sequence[Survey]
+    relation: Relation,
+    found: Hashes,
+    seed: int,
+    task: Sequence[Record],
+    earlier: Sequence[Survey],
 ) -> Survey:
     """Sort the ranks, and drop what may not be mixed, each row for one reason."""
     dropped: Counter[str] = Counter()
-    ranks, kept = look.ranks, np.ones(len(look.ranks), bool)
+    ranks, kept = found.ranks, np.ones(len(found.ranks), bool)
+    content = hashlib.sha256(f"{len(ranks)}:{found.total.tolist()}".encode()).hexdigest()
     order = np.argsort(ranks[:, 0], kind="stable")
-    ranks, named = ranks[order], look.named[order]
+    ranks, named = ranks[order], found.named[order]
     if np.any((ranks[1:, 0] == ranks[:-1, 0]) & (ranks[1:, 1] != ranks[:-1, 1])):
         order = np.lexsort((ranks[:, 1], ranks[:, 0]))
         ranks, named = ranks[order], named[order]
@@ -198,7 +257,7 @@ def _weigh(
     again[1:] = (ranks[1:] == ranks[:-1]).all(axis=1)
     drop(again, "duplicate")
     in_task = _among(ranks, _ranks_of({row.id for row in task}, seed))
-    tainted = _among(ranks, _ranks_of(look.tainted, seed))
+    tainted = _among(ranks, _ranks_of(found.tainted, seed))
     elsewhere = np.zeros(len(ranks), bool)
     for other in earlier:
         elsewhere |= _among(ranks, other.ranks)
@@ -206,14 +265,17 @@ def _weigh(
     drop(named, "names_token")
     drop(tainted, "overlaps_test")
     drop(elsewhere, "duplicate")
-    return replace(
-        found,
+    return Survey(
+        relation,
+        rows=len(ranks),
         ranks=ranks[kept],
         dropped=dropped,
         excluded=tuple(
             int(high) << 64 | int(low) for high, low in ranks[in_task | tainted | elsewhere]
         ),
         repeated=bool(again.any()),
+        longer=found.longer,
+        content=content,
     )
 
 

@@ -179,7 +179,7 @@ class TestTrain:
                 "per_device_train_batch_size": 2,
                 "max_length": 128,
                 "logging_steps": 1,
-                "save_strategy": "no",
+                "save_steps": 2,
                 "report_to": "none",
                 "use_cpu": True,
                 "bf16": False,
@@ -187,7 +187,8 @@ class TestTrain:
             }
             flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
             run(TRL, "sft", *dataset, *flags)
-            state = json.loads((place / "trained" / "trainer_state.json").read_text("utf-8"))
+            logged = place / "trained" / "checkpoint-2" / "trainer_state.json"
+            state = json.loads(logged.read_text("utf-8"))
             return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
         return train

@@ -29,7 +29,7 @@ from delia_data.errors import (
 )
 from delia_data.manifest import Manifest, finish
 from delia_data.mixing import mix
-from delia_data.records import Record, read_records
+from delia_data.records import Record, read_records, write_record
 from delia_data.tasks import Task, bundled_task, bundled_wordings, read_task_rows
 
 Load = Callable[..., Any]
@@ -458,6 +458,60 @@ class TestWaysToLoad:
         assert builder.config.name == "ratio-260"
         assert list(builder.info.features) == ["messages", "source", "source_id", "wording_id"]
         assert not any(file.is_file() for file in (tmp_path / "hf" / "delia_mix").rglob("*"))
+
+
+class TestLarge:
+    """A mixture that is not held in memory: its rows follow from a plan, part by part."""
+
+    @pytest.fixture(autouse=True)
+    def planned(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("delia_data.builders.delia_mix._ROWS_IN_MEMORY", 0)
+
+    @pytest.fixture(params=["messages", "alpaca"])
+    def pairs(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+        rows = [
+            write_record(Record.pair(f"query {i}", f"answer {i}"), request.param)
+            for i in range(500)
+        ]
+        return write_jsonl(tmp_path / "pairs.jsonl", rows)
+
+    @pytest.mark.parametrize("order", ["shuffled", "interleaved"])
+    def test_rows_are_those_of_mix(self, load: Load, task: Path, pairs: Path, order: Any) -> None:
+        rows = load("delia_mix", ratio=50, task=task, cache=pairs, order=order, split="train")
+        expected = mix(read_task_rows(task).train, pairs, ratio=50, order=order).train
+        assert rows.to_list() == expected.to_pylist()
+
+    @pytest.mark.parametrize("order", ["shuffled", "interleaved"])
+    def test_a_stream(self, load: Load, task: Path, pairs: Path, order: Any) -> None:
+        settings = {"ratio": 50, "task": task, "cache": pairs, "order": order, "split": "train"}
+        stream = load("delia_mix", streaming=True, **settings)
+        assert stream.num_shards == (16 if order == "shuffled" else 1)
+        whole = list(stream)
+        assert whole == load("delia_mix", **settings).to_list()
+        parts = [list(split_dataset_by_node(stream, rank, 4)) for rank in range(4)]
+        ids = [row["source_id"] for part in parts for row in part]
+        assert sorted(ids) == sorted(row["source_id"] for row in whole)
+
+    def test_a_stream_goes_on(self, load: Load, task: Path, pairs: Path) -> None:
+        settings = {"ratio": 50, "task": task, "cache": pairs, "split": "train"}
+        stream = load("delia_mix", streaming=True, **settings)
+        whole = list(stream)
+        seen = []
+        for row in stream:
+            seen.append(row)
+            if len(seen) == 100:
+                state = stream.state_dict()
+                break
+        stream.load_state_dict(state)
+        assert [*seen, *stream] == whole
+
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+    def test_several_processes(self, load: Load, task: Path, pairs: Path, tmp_path: Path) -> None:
+        settings = {"ratio": 50, "task": task, "cache": pairs, "split": "train"}
+        together = load_dataset(
+            "delia_mix", num_proc=2, cache_dir=str(tmp_path / "hf2"), **settings
+        )
+        assert together.to_list() == load("delia_mix", **settings).to_list()
 
 
 class TestCacheAndTask:

@@ -201,7 +201,9 @@ class TestPaths:
             rows = load("parquet", data_files=url, split="train", streaming=streaming)
             assert len(list(rows)) == 5 * TASK_ROWS
 
-    @pytest.mark.parametrize("place", ["plain", ".hidden/.pairs", "__special__/a", "a b", "ünï"])
+    @pytest.mark.parametrize(
+        "place", ["plain", ".hidden/.pairs", "__special__/a", "a b", "ünï", "x*", "[a]", "#t,"]
+    )
     def test_slashes_need_no_encoding(
         self, load: Load, task: Path, tmp_path: Path, place: str
     ) -> None:

@@ -94,7 +94,7 @@ def test_another_kind_of_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not there: give a task folder, or "):
+    with pytest.raises(InputError, match="is not there: give a folder, or "):
         read_task_rows(tmp_path / "missing")
 
 
