@@ -1,15 +1,17 @@
-# What a person runs here; `make help` lists it. Everything installs into .venv.
+# What a person runs here; `make help` lists it. All but test-engines installs into .venv.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Engines and clusters that the other environment does without.
+ENGINES := .venv-engines
 SOURCES := delia_data builders training tests benchmarks
 # Wheel of this tree, unpacked: where mypy sees the package whole.
 WHOLE := build/whole
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast check format clean
+.PHONY: help setup quickstart test test-fast test-engines bench check format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -31,6 +33,14 @@ test: $(READY)  ## Run the unit and integration tests, real weights included
 test-fast: $(READY)  ## Run the unit tests alone
 	$(BIN)/python -m pytest tests/unit
 
+$(ENGINES)/.ready: setup.cfg pyproject.toml constraints.txt constraints-engines.txt
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install -q -c constraints.txt -c constraints-engines.txt -e ".[ray,dev]"
+	touch $@
+
+test-engines: $(ENGINES)/.ready  ## Run the tests of Ray, in an environment of their own
+	$(ENGINES)/bin/python -m pytest tests/engines
+
 check: $(READY)  ## Lint, format, types, exported names, import directions
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -39,9 +49,12 @@ check: $(READY)  ## Lint, format, types, exported names, import directions
 	cd $(WHOLE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p delia_data
 	$(BIN)/python -m pytest -q tests/unit/test_exports.py tests/unit/test_imports.py
 
+bench: $(READY)  ## Measure mixing beside the usual ways, into benchmarks/RESULTS.md (an hour)
+	$(BIN)/python -m benchmarks.mixing
+
 format: $(READY)  ## Format the sources
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
 clean:  ## Remove what can be made again, .venv included
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

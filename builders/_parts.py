@@ -62,8 +62,11 @@ def tables(parts: Sequence[Part]) -> Iterator[pa.Table]:
     """Give the rows of parts; those of one plan are read together, in one go."""
     planned = [part for part in parts if isinstance(part, PlanPart)]
     if planned:
-        for batch in planned[0].plan.stream([(part.begin, part.end) for part in planned]):
+        ranges: list[tuple[int, int]] = []
+        for part in planned:
+            joined = bool(ranges) and ranges[-1][1] == part.begin
+            begin = ranges.pop()[0] if joined else part.begin
+            ranges.append((begin, part.end))
+        for batch in planned[0].plan.stream(ranges):
             yield pa.Table.from_batches([batch])
-    for part in parts:
-        if isinstance(part, TablePart):
-            yield part.table
+    yield from (part.table for part in parts if isinstance(part, TablePart))

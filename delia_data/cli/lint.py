@@ -54,5 +54,5 @@ def mixture_rows(folder: Path) -> list[dict[str, object]]:
         raise InputError(
             f"{folder} holds a {manifest.kind}, not a mixture: give a mixture's folder"
         )
-    rows: list[dict[str, object]] = pq.read_table(folder / "train.parquet").to_pylist()
-    return rows
+    shards = sorted(folder.glob("train*.parquet"))
+    return [row for shard in shards for row in pq.read_table(shard).to_pylist()]

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -66,7 +66,8 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute(f"SET memory_limit = '{MEMORY_MIB}MiB'")
         connection.execute(f"SET temp_directory = {quote(str(spill.path))}")
         connection.execute("SET preserve_insertion_order = false")
-        connection.execute("SET enable_progress_bar = false")
+        with suppress(duckdb.InvalidInputException):  # raised in a notebook without ipywidgets
+            connection.execute("SET enable_progress_bar = false")
         if threads := int(os.environ.get("DELIA_MIX_THREADS", "0")):  # else one a core
             connection.execute(f"SET threads = {threads}")
         yield connection

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import datasets
 import pyarrow as pa
@@ -41,7 +41,7 @@ __all__ = [
     "shards_of",
 ]
 
-Pairs = (
+Pairs: TypeAlias = (
     str
     | os.PathLike[str]
     | Sequence[Record]
@@ -173,7 +173,8 @@ def _rows_of_file(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InputError(f"{file} is empty: it must hold at least one row")
 
 
-def _arrow_batches(file: Path) -> Iterable[pa.RecordBatch]:
+def _arrow_batches(file: Path) -> Any:
+    """Batches of a Parquet, CSV or Arrow file, one after another."""
     if file.suffix == ".parquet":
         return pq.ParquetFile(file).iter_batches(_BATCH)
     if file.suffix == ".csv":

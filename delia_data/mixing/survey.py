@@ -227,7 +227,8 @@ def _sum_of_ids(ids: pa.StringArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
     text = np.frombuffer(ids.cast(pa.binary()).buffers()[2], np.uint8)
     start = ids.offset * 32
     words = text[start : start + 32 * len(ids)].view(np.uint64).reshape(-1, 4)
-    return words.sum(axis=0, dtype=np.uint64)
+    total: np.ndarray[Any, np.dtype[np.uint64]] = words.sum(axis=0, dtype=np.uint64)
+    return total
 
 
 def _weigh(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,32 +17,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from typer.testing import CliRunner
 
 from delia_data.cli import app
 from delia_data.errors import (
     DeliaError,
+    EngineError,
     ForeignFolderError,
     FormatError,
     InputError,
+    MissingExtraError,
     RatioError,
     TokenError,
 )
 from delia_data.manifest import is_finished, read_manifest
 from delia_data.mixing import TaskRow, mix, save_mixture
 from delia_data.mixing.cluster import mix_on_ray
+from delia_data.mixing.cluster_connection import connected
 from delia_data.records import Record, write_record
 
 ray = pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.engines,
-    # Ray 2.60 tells of a setting that its next version turns; we have no accelerator to hide.
-    pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
     # Ray Data 2.60 copies its own settings, those among them that it has given up.
-    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning"),
-    # Ray leaves files and sockets of the processes that it starts to the collector.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings(r"ignore:`\w+` is deprecated:DeprecationWarning:ray\.data\.context"),
 ]
 
 SHARD_ROWS = 700
@@ -196,35 +197,33 @@ def test_a_folder_passes_from_one_way_to_the_other(
     assert [path.name for path in folder.glob("train*")] == ["train.parquet"]
 
 
-@pytest.mark.parametrize("order", ["shuffled", "interleaved"])
+@pytest.mark.parametrize(
+    ("order", "sign"), [("shuffled", "train-*"), ("interleaved", "train-*"), ("shuffled", ".lock")]
+)
 def test_a_node_that_dies_loses_and_repeats_no_row(
-    nodes: Nodes,
-    shards: Path,
-    tmp_path: Path,
-    order: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    nodes: Nodes, shards: Path, tmp_path: Path, order: Any, sign: str
 ) -> None:
-    """The worker goes when the first shard is there, while others are being written."""
-    settings: dict[str, Any] = {"ratio": 37.3, "order": order, "test": TEST, "shard_rows": 150}
-    mix_on_ray(TASK, shards, tmp_path / "calm", **settings)
+    """The worker goes while pairs are being routed, or when the first of 45 shards is there."""
+    settings: dict[str, Any] = {"ratio": 37.3, "order": order, "test": TEST, "shard_rows": 52}
+    calm, shaken = tmp_path / "calm", tmp_path / "shaken"
+    mix_on_ray(TASK, shards, calm, **settings)
     if not nodes.workers:
         nodes.add_one()
-    killed = threading.Event()
+    written_after: list[int] = []
 
-    def kill_when_writing() -> None:
-        while not list((tmp_path / "killed").glob("train-*")):
-            time.sleep(0.005)
+    def kill_on_sign() -> None:
+        while not list(shaken.glob(sign)):
+            time.sleep(0.002)
         nodes.kill_one()
-        killed.set()
+        written_after.append(len(list(shaken.glob("train-*"))))
 
-    killer = threading.Thread(target=kill_when_writing, daemon=True)
+    killer = threading.Thread(target=kill_on_sign, daemon=True)
     killer.start()
-    mix_on_ray(TASK, shards, tmp_path / "killed", **settings)
+    mix_on_ray(TASK, shards, shaken, **settings)
     killer.join(timeout=60)
-    assert killed.is_set()
-    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "calm")
-    left = {path.name for path in (tmp_path / "killed").glob(".*")}
-    assert left == {".lock"}
+    assert written_after[0] < 45, "the node outlived the work"
+    assert bytes_of(shaken) == bytes_of(calm)
+    assert {path.name for path in shaken.glob(".*")} == {".lock"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -255,13 +254,14 @@ def test_errors_are_ours(nodes: Nodes, shards: Path, tmp_path: Path) -> None:
     foreign.mkdir()
     (foreign / "thesis.txt").touch()
     cases: list[tuple[type[DeliaError], str, dict[str, Any]]] = [
-        (RatioError, "holds 2998 usable ones|holds 3000 usable ones", {"ratio": 1000}),
+        (RatioError, "needs 60000 pairs, and the cache holds 3000 usable", {"ratio": 1000}),
         (TokenError, "1 of 1 task rows do not name <sep>", {"task": plain}),
         (FormatError, r"b.jsonl:1: the row has no answer", {"cache": bad}),
         (FormatError, "format 'alpaca'", {"cache": long, "format": "alpaca", "ratio": 0.01}),
         (InputError, "is not there: give a folder", {"cache": tmp_path / "nowhere"}),
         (InputError, "order 'sorted' is unknown", {"order": "sorted"}),
         (InputError, "shard_rows is 0", {"shard_rows": 0}),
+        (InputError, "connected to the Ray cluster .*, not to", {"address": "10.0.0.1:6379"}),
         (ForeignFolderError, "holds something else", {"folder": foreign}),
     ]
     for kind, text, changed in cases:
@@ -273,9 +273,60 @@ def test_errors_are_ours(nodes: Nodes, shards: Path, tmp_path: Path) -> None:
     assert not is_finished(tmp_path / "out")
 
 
-def test_the_command(nodes: Nodes, shards: Path, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
+def test_a_failure_of_the_cluster_is_one_line(nodes: Nodes) -> None:
+    @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+    def fail() -> None:
+        raise ZeroDivisionError("of somebody else")
 
+    text = r"the Ray cluster failed: .*of somebody else"
+    with pytest.raises(EngineError, match=text) as raised, connected(None):
+        ray.get(fail.remote())
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_without_ray_the_extra_is_named(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "delia_data\[ray\]"'):
+        mix_on_ray(TASK, shards, tmp_path / "out", ratio=4)
+
+
+def test_no_cluster_answers(shards: Path, tmp_path: Path) -> None:
+    """In a process that is connected to none."""
+    code = (
+        "import sys; from delia_data.cli import main; "
+        "sys.argv = ['delia', 'mix', *sys.argv[1:], '--ratio=1', '--engine=ray']; main()"
+    )
+    write_jsonl(tmp_path / "task.jsonl", [row.as_row() for row in TASK])
+    given = [str(tmp_path / "task.jsonl"), str(shards), str(tmp_path / "out")]
+    for address in ("127.0.0.1:1", "nonsense"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *given, "--address", address],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert re.fullmatch(
+            f"delia: no Ray cluster answers at {address}: .*start one with.*\n", done.stderr
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (["--engine", "spark"], "engine 'spark' is unknown: use one of local, ray"),
+        (["--address", "auto"], "give --engine ray with it"),
+    ],
+)
+def test_the_command_refuses(given: list[str], text: str) -> None:
+    done = CliRunner().invoke(app, ["mix", "task", "cache", "out", "--ratio", "4", *given])
+    assert isinstance(done.exception, InputError)
+    assert text in str(done.exception)
+
+
+def test_the_command(nodes: Nodes, shards: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "task.jsonl", [row.as_row() for row in TASK])
     given = ["mix", str(tmp_path / "task.jsonl"), str(shards / "pairs-0.jsonl")]
     for name, engine in (("here", []), ("there", ["--engine", "ray"])):

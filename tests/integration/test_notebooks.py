@@ -22,7 +22,11 @@ def printed(notebook: nbformat.NotebookNode) -> list[str]:
     shown = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            outputs = [o.get("text") or o.get("data", {}).get("text/plain") for o in cell.outputs]
+            outputs = [
+                output.get("text") or output.get("data", {}).get("text/plain")
+                for output in cell.outputs
+                if output.get("name") != "stderr"  # where a library is missing, and such
+            ]
             shown.append("".join(str(text) for text in outputs))
     return shown
 

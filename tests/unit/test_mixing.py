@@ -72,7 +72,7 @@ BIG_CACHE = pairs(10_000)
 orders = st.sampled_from(["shuffled", "interleaved"])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     ratio=st.floats(0, 12) | st.integers(0, 12) | st.sampled_from([0.05, 0.15, 0.25, 1.5]),
     rows=st.integers(1, 15),
@@ -98,7 +98,7 @@ def test_every_task_row_is_there_once() -> None:
     assert sorted(ids) == sorted((row.record.id, row.wording_id) for row in TASK)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(small=st.floats(0, 20), large=st.floats(0, 20), seed=st.integers(0, 5), order=orders)
 def test_ratios_are_nested(small: float, large: float, seed: int, order: Order) -> None:
     small, large = sorted((small, large))
@@ -274,7 +274,7 @@ def test_a_short_cache_is_an_error_that_says_what_to_do() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(rows=st.integers(1, 60), count=st.integers(0, 200))
 def test_the_ratio_that_the_error_names_works(rows: int, count: int) -> None:
     task = task_rows(rows)
@@ -380,7 +380,7 @@ def test_another_token() -> None:
     assert mixture.manifest.dropped == {"names_token": 1}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(ratio=st.floats(0, 15), seed=st.integers(0, 5))
 def test_interleaved_gives_each_task_row_its_share(ratio: float, seed: int) -> None:
     mixture = mix(TASK, CACHE, ratio=ratio, seed=seed, order="interleaved")
