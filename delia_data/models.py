@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import datasets
 
@@ -26,7 +26,7 @@ from delia_data.manifest import FINISHED
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -85,18 +85,31 @@ def _unpack(source: Path, folder: Path) -> None:
     # The bar of the conversion follows no setting of transformers.
     with quiet(), redirect_stderr(io.StringIO()):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        packed = transformers.AutoModelForCausalLM.from_pretrained(
-            source.parent,
-            gguf_file=source.name,
-            dtype=torch.bfloat16,
-            quantization_config=transformers.GgufConfig(dequantize=True),
+        # Before transformers 5.17 weights are always dequantised; since then, where it is asked for.
+        gguf_config = getattr(transformers, "GgufConfig", None)
+        options = (
+            {} if gguf_config is None else {"quantization_config": gguf_config(dequantize=True)}
         )
-        packed.config._name_or_path = DEFAULT_MODEL
-        packed.save_pretrained(part)
+        packed = transformers.AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.bfloat16, **options
+        )
+        # A model that was read from a GGUF may refuse to be saved; one of its configuration not.
+        config = transformers.AutoConfig.for_model(**_plain_config(packed.config))
+        plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        plain.load_state_dict(packed.state_dict())
+        plain.generation_config = packed.generation_config
+        plain.save_pretrained(part)
         tokenizer.save_pretrained(part)
     write_json(part / FINISHED, {"gguf": file_sha256(source)})
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def _plain_config(config: PretrainedConfig) -> dict[str, Any]:
+    """A model's configuration without what only its file format needs."""
+    values: dict[str, Any] = {**config.to_dict(), "_name_or_path": DEFAULT_MODEL}
+    values.pop("quantization_config", None)
+    return values
 
 
 def resolve_model(name: str | os.PathLike[str]) -> str:

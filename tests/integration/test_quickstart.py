@@ -22,7 +22,10 @@ pytestmark = [
 ]
 
 RUN = """
+import signal
 import sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
 from pathlib import Path
 from delia_data.cli._chain import ChainSettings
 from delia_data.cli.quickstart import quickstart

@@ -416,6 +416,7 @@ def test_bad_input_as_a_program(files: Path) -> None:
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     script = (
         "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may ignore it\n"
         "from delia_data.cli import app, main\n"
         "@app.command()\n"
         "def wait() -> None:\n"
