@@ -85,11 +85,10 @@ def _unpack(source: Path, folder: Path) -> None:
     # The bar of the conversion follows no setting of transformers.
     with quiet(), redirect_stderr(io.StringIO()):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        # Before transformers 5.17 weights are always dequantised; since then, where it is asked for.
-        gguf_config = getattr(transformers, "GgufConfig", None)
-        options = (
-            {} if gguf_config is None else {"quantization_config": gguf_config(dequantize=True)}
-        )
+        # Newer versions of transformers keep the weights packed unless asked, older ones never do.
+        options = {}
+        if hasattr(transformers, "GgufConfig"):
+            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
         packed = transformers.AutoModelForCausalLM.from_pretrained(
             source.parent, gguf_file=source.name, dtype=torch.bfloat16, **options
         )
