@@ -66,7 +66,7 @@ def finish(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
     """Hash the output's files, write the manifest, and last of all the finish marker.
 
     Args:
-        folder: The output folder; hidden files in it are left out.
+        folder: The output folder; hidden files and folders in it are left out.
         manifest: What is known so far; its `files` are filled in here.
 
     Returns:
@@ -174,4 +174,5 @@ def check_folder_is_ours(
 
 
 def _is_own(relative: Path) -> bool:
-    return relative.as_posix() in {MANIFEST, FINISHED} or relative.name.startswith(".")
+    hidden = any(part.startswith(".") for part in relative.parts)
+    return hidden or relative.as_posix() in {MANIFEST, FINISHED}

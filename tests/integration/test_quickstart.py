@@ -122,7 +122,8 @@ def test_the_report_stands_alone(finished: tuple[Path, str]) -> None:
     parser = Links()
     text = (out / "report.html").read_text(encoding="utf-8")
     parser.feed(text)
-    assert "hallucination" in text
+    assert "DELIA quickstart" in text
+    assert text.count("<svg") == 4
     assert all(link.startswith(("data:", "#")) for link in parser.seen)
 
 

@@ -89,6 +89,8 @@ def test_the_first_loss_is_that_of_the_answers_alone(
         total, count = total + float(loss), count + len(encoded.answer_ids)
     train(settings, ROWS, tmp_path / "adapter")
     assert losses(tmp_path / "adapter")[0] == pytest.approx(total / count, rel=2e-3)
+    files = read_manifest(tmp_path / "adapter", verify=True).files
+    assert {"adapter_model.safetensors", "losses.json", "tokenizer.json"} <= set(files)
 
 
 def test_the_rows_are_taken_in_their_order_and_the_loss_falls(
