@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from delia_data.cli._console import console, step
+from delia_data.cli._console import console, step, with_parts
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines.base import Sampling
 from delia_data.errors import RatioError
@@ -56,6 +56,7 @@ from delia_data.training.sft import LOSSES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 __all__ = ["SHOWN", "Chain", "ChainSettings", "Probed"]
 
@@ -184,15 +185,16 @@ class Chain:
                 return read_manifest(folder)
             from delia_data.engines.transformers import TransformersEngine
 
+            engine, pairs = TransformersEngine(*self._base), self.settings.pairs
             return sample(
-                TransformersEngine(*self._base),
+                engine,
                 bundled_queries(seed=self.settings.seed),
                 folder,
-                target=self.settings.pairs,
+                target=pairs,
                 sampling=Sampling(max_tokens=self.settings.max_tokens),
                 seed=self.settings.seed,
                 token=self.task.token,
-                on_progress=lambda kept: update(kept, self.settings.pairs),
+                on_progress=with_parts(engine, lambda kept: update(kept, pairs)),
             )
 
     def diversify(self) -> Manifest:
@@ -293,7 +295,9 @@ class Chain:
         check_folder_is_ours(folder, frozenset({_ANSWERS, _DISTANCES}))
         engine = TransformersEngine(model, tokenizer, batch_size=50)
         rows = [self._shown(), *read_task_rows(self.out / "task").test]
-        answers = probe(engine, rows, on_progress=update)
+        asked = 2 * len(rows)
+        tell = with_parts(engine, lambda done: update(done, asked))
+        answers = probe(engine, rows, on_progress=lambda done, _: tell(done))
         distances = token_distances(model, tokenizer, self.task.token, self.task.keywords)
         folder.mkdir(parents=True, exist_ok=True)
         write_probe(folder / _ANSWERS, answers)

@@ -11,15 +11,30 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
-__all__ = ["console", "step"]
+from delia_data.engines import Engine
+
+__all__ = ["console", "step", "with_parts"]
 
 console = Console(highlight=False)
 Update = Callable[[float, float], None]
+
+
+class _TimeLeft(ProgressColumn):
+    """The time left, were all to go on as fast as so far: steady where work comes in batches."""
+
+    def render(self, task: Task) -> Text:
+        """Show it, or nothing where it is not known."""
+        if not task.total or not task.completed or task.elapsed is None or task.finished:
+            return Text("")
+        seconds = task.elapsed * (task.total - task.completed) / task.completed
+        return Text(f"{seconds // 60:.0f}:{seconds % 60:02.0f} left")
 
 
 @contextmanager
@@ -39,8 +54,7 @@ def step(title: str) -> Iterator[Update]:
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _TimeLeft(),
             console=console,
         ) as progress:
             bar = progress.add_task(title, total=None)
@@ -64,3 +78,25 @@ def _lines(title: str) -> Update:
         console.print(f"{title}: {done:.0f} of {total:.0f}{left}", soft_wrap=True)
 
     return update
+
+
+def with_parts(engine: Engine, update: Callable[[float], None]) -> Callable[[float], None]:
+    """Let a bar move within a batch too, where the engine tells how far it is.
+
+    Args:
+        engine: The engine that is at work.
+        update: Takes how much is done.
+
+    Returns:
+        A function to call with what is done, whole requests alone.
+    """
+    done = 0.0
+
+    def tell(count: float) -> None:
+        nonlocal done
+        done = count
+        update(count)
+
+    if hasattr(engine, "on_part"):
+        engine.on_part = lambda part: update(done + part)
+    return tell

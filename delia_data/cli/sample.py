@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from delia_data.cli._console import console, step
+from delia_data.cli._console import console, step, with_parts
 from delia_data.engines import ENGINES, Sampling, load_engine
 from delia_data.errors import InputError
 from delia_data.models import DEFAULT_MODEL
@@ -46,7 +46,7 @@ def command(
             target=target,
             sampling=sampling,
             seed=seed,
-            on_progress=lambda kept: update(kept, target),
+            on_progress=with_parts(loaded, lambda kept: update(kept, target)),
         )
     dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
     console.print(f"{manifest.rows['kept']} pairs in {out}; dropped: {dropped}", soft_wrap=True)

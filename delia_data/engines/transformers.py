@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from delia_data._batches import batches
@@ -43,6 +43,9 @@ class TransformersEngine:
             tokenizer: Its tokenizer, with a chat template.
             batch_size: Prompts generated together.
             window: Batches' worth of requests that are taken at a time and sorted by length.
+
+        The attribute `on_part` can be set to a function; it is called at every token with the
+        part of the running batch that is done, in requests.
         """
         if batch_size < 1 or window < 1:
             raise InputError(f"batch_size {batch_size} and window {window} must be at least 1")
@@ -50,6 +53,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.window = window
+        self.on_part: Callable[[float], None] = lambda _: None
         self._identity: dict[str, str] | None = None
 
     @classmethod
@@ -84,7 +88,11 @@ class TransformersEngine:
         width = max(len(ids) for _, ids in batch)
         ids = torch.tensor([[pad] * (width - len(p)) + p for _, p in batch])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for _, p in batch])
-        picker = _RowPicker([request.seed for request, _ in batch], width, sampling)
+        processors: list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = [
+            _Ticker(self.on_part, width, len(batch) / sampling.max_tokens)
+        ]
+        if sampling.temperature > 0:
+            processors.append(_RowPicker([request.seed for request, _ in batch], width, sampling))
         try:
             with torch.inference_mode():
                 output = self.model.generate(
@@ -93,7 +101,7 @@ class TransformersEngine:
                     do_sample=False,
                     max_new_tokens=sampling.max_tokens,
                     pad_token_id=pad,
-                    logits_processor=[picker] if sampling.temperature > 0 else None,
+                    logits_processor=processors,
                 )
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError(
@@ -114,6 +122,20 @@ class TransformersEngine:
         configured = self.model.generation_config.eos_token_id
         ends = configured if isinstance(configured, list) else [configured]
         return {int(i) for i in (*ends, self.tokenizer.eos_token_id) if i is not None}
+
+
+class _Ticker:
+    """A logits processor that changes nothing, and tells how far a batch is."""
+
+    def __init__(self, on_part: Callable[[float], None], width: int, per_token: float) -> None:
+        self.on_part = on_part
+        self.width = width
+        self.per_token = per_token
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Tell how many requests' worth of tokens are there; the scores stay as they are."""
+        self.on_part((input_ids.shape[1] - self.width) * self.per_token)
+        return scores
 
 
 class _RowPicker:
