@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 from uuid import uuid4
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -101,6 +100,8 @@ def look(
     ngrams_of_test: frozenset[tuple[str, ...]],
 ) -> pa.Table:
     """Read the hashes of a file's rows."""
+    import duckdb
+
     rows = []
     for number in batch["unit"].to_pylist():
         unit, hashes = units[number], b""

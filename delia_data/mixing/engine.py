@@ -14,15 +14,16 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
-
-import duckdb
+from typing import TYPE_CHECKING, Final
 
 from delia_data.errors import DeliaError, OutputError
 
+if TYPE_CHECKING:
+    import duckdb
+
 __all__ = ["ID_SQL", "Spill", "connect", "names_sql", "quote", "rank_sql"]
 
-MEMORY_MIB: Final = int(os.environ.get("DELIA_MIX_MEMORY_MIB", "1024"))
+MEMORY_MIB: Final = int(os.environ.get("DELIA_MIX_MEMORY_MIB", "1280"))
 """Memory that a mixture's sort takes before it spills to disk."""
 
 ID_SQL: Final = (
@@ -60,6 +61,8 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
     Raises:
         OutputError: The disk is full or gone.
     """
+    import duckdb  # here, as importing it takes a while that `import delia_data` need not
+
     spill = Spill()
     connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
     try:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -149,6 +148,8 @@ def survey(
     if hasattr(given, "look"):
         relation, found = given.look(seed=seed, tokens=tokens, ngrams_of_test=ngrams_of_test)
         return _weigh(relation, found, seed, task, earlier)
+    import duckdb
+
     relation = open_pairs(given, name, spill)
     try:
         found = read_hashes(relation, seed, tokens, ngrams_of_test)
