@@ -79,7 +79,7 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
             raise
         raise OutputError(
             f"the mixture needs more than {MEMORY_MIB} MiB and the space left for temporary "
-            "files: free some space, or set TMPDIR to a larger disk"
+            "files: free some space, set TMPDIR to a larger disk, or raise DELIA_MIX_MEMORY_MIB"
         ) from error
     finally:
         connection.close()

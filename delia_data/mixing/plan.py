@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from delia_data.errors import FormatError, InputError
+from delia_data.errors import FormatError, InputError, OutputError
 from delia_data.mixing.engine import ID_SQL, connect, names_sql, rank_sql
 from delia_data.mixing.options import MESSAGES, MixOptions, schema
 from delia_data.mixing.sources import Relation
@@ -27,6 +27,7 @@ PLACES: Final = 2**128
 """Places of the order: a row stands at one of 0 to `PLACES` - 1."""
 
 _BATCH: Final = 10_000
+_SMALLEST: Final = PLACES // 4096  # parts of the order that are not halved again
 _TASK: Final = pa.schema(
     [
         ("messages", MESSAGES),
@@ -106,6 +107,22 @@ class Plan:
             )
 
     def _query(
+        self, parts: Sequence[str], ranges: Sequence[tuple[int, int]]
+    ) -> Iterator[pa.RecordBatch]:
+        """Give the rows of SQL parts in order; what is too large to sort at once, in two halves."""
+        begun = False
+        try:
+            for batch in self._sorted(parts, ranges):
+                begun = begun or batch.num_rows > 0
+                yield batch
+        except OutputError:
+            halves = _halves(ranges)
+            if begun or not halves:
+                raise
+            for half in halves:
+                yield from self._query(parts, half)
+
+    def _sorted(
         self, parts: Sequence[str], ranges: Sequence[tuple[int, int]]
     ) -> Iterator[pa.RecordBatch]:
         """Sort the rows of SQL parts by their places; equal rows of a cache become one."""
@@ -190,6 +207,17 @@ class Plan:
             begun, taken = last, taken + batch.num_rows
         end = rows if ranges[-1][1] == PLACES else before(taken)
         yield from tasks.slice(begun, end - begun).to_batches()
+
+
+def _halves(ranges: Sequence[tuple[int, int]]) -> list[Sequence[tuple[int, int]]]:
+    """Two halves of parts of the order; none where there is nothing left to halve."""
+    middle = len(ranges) // 2
+    if middle:
+        return [ranges[:middle], ranges[middle:]]
+    low, high = ranges[0]
+    if high - low < _SMALLEST:
+        return []
+    return [[(low, (low + high) // 2)], [((low + high) // 2, high)]]
 
 
 def _without_repeats(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
