@@ -88,7 +88,7 @@ class TransformersEngine:
         width = max(len(ids) for _, ids in batch)
         ids = torch.tensor([[pad] * (width - len(p)) + p for _, p in batch])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for _, p in batch])
-        processors: list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = [
+        processors: list[_Ticker | _RowPicker] = [
             _Ticker(self.on_part, width, len(batch) / sampling.max_tokens)
         ]
         if sampling.temperature > 0:
