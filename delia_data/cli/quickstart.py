@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import resource
+import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +64,7 @@ def quickstart(out: Path, settings: ChainSettings) -> QuickstartReport:
     Returns:
         What the report shows.
     """
+    began = time.monotonic()
     chain = Chain(out, settings)
     with folder_lock(out):
         chain.begin()
@@ -76,7 +79,12 @@ def quickstart(out: Path, settings: ChainSettings) -> QuickstartReport:
         write_report(out / "report.html", report)
     _print_answers(before, after)
     _print_shares(chain, before, after)
-    console.print(f"\nEverything to look at: {out / 'report.html'}", soft_wrap=True)
+    memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    console.print(
+        f"\n{(time.monotonic() - began) / 60:.1f} minutes, {memory_gib:.1f} GiB of memory at most\n"
+        f"Everything to look at: {out / 'report.html'}",
+        soft_wrap=True,
+    )
     return report
 
 
