@@ -47,7 +47,7 @@ from delia_data.manifest import (
 )
 from delia_data.mixing import mix, parse_ratio, save_mixture
 from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer, quiet
-from delia_data.sampling import bundled_queries, read_cache, sample
+from delia_data.sampling import bundled_queries, sample
 from delia_data.tasks import Task, TaskRow, Wording, bundled_task, bundled_wordings, read_task_rows
 from delia_data.tokens import add_token
 from delia_data.training import load_adapter, read_recipe, train
@@ -216,14 +216,16 @@ class Chain:
         with self._step("3 mix", folder) as (done, update):
             if done:
                 return read_manifest(folder)
-            rows, cache = read_task_rows(self.out / "task"), read_cache(self.out / "cache")
+            rows, cache = read_task_rows(self.out / "task"), self.out / "cache"
             ratio, seed = self.settings.ratio, self.settings.seed
-            ratio = len(cache) / len(rows.train) if ratio is None else ratio
+            if ratio is None:
+                ratio = read_manifest(cache).rows["kept"] / len(rows.train)
             mixture = mix(
                 rows.train, cache, ratio=ratio, seed=seed, test=rows.test, token=rows.token
             )
             manifest = save_mixture(mixture, folder)
-            update(mixture.train.num_rows, mixture.train.num_rows)
+            count = manifest.rows["task"] + manifest.rows["cache"]
+            update(count, count)
             return manifest
 
     def read_back(self) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def quickstart(out: Path, settings: ChainSettings) -> QuickstartReport:
         report = _report(chain, cache, mixture, before, after)
         write_report(out / "report.html", report)
     _print_answers(before, after)
-    _print_shares(chain, before, after)
+    _print_shares(report)
     memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     console.print(
         f"\n{(time.monotonic() - began) / 60:.1f} minutes, {memory_gib:.1f} GiB of memory at most\n"
@@ -162,14 +162,14 @@ def _print_answers(before: Probed, after: Probed) -> None:
     console.print(table)
 
 
-def _print_shares(chain: Chain, before: Probed, after: Probed) -> None:
+def _print_shares(report: QuickstartReport) -> None:
     """Print the share of held-out rows whose answer parses as the asked-for JSON."""
-    scores = _scores(chain, before, after)
     table = _table("held-out rows whose answer parses", "before training", "after training")
     for label, kind in (("with <sep>", "with"), ("without", "without")):
         cells = []
-        for score in (scores[f"before_{kind}"], scores[f"after_{kind}"]):
-            low, high = interval(score.parsed, score.rows)
-            cells.append(f"{score.parsed} of {score.rows} (95%: {low:.0%} to {high:.0%})")
+        for when in ("before", "after"):
+            parsed, rows = report.shares[f"{when}_{kind}"]
+            low, high = interval(parsed, rows)
+            cells.append(f"{parsed} of {rows} (95%: {low:.0%} to {high:.0%})")
         table.add_row(label, *cells)
     console.print(table)
