@@ -27,6 +27,7 @@ __all__ = [
     "encode",
     "lint",
     "render_ids",
+    "render_user_ids",
 ]
 
 DEFAULT_TOKEN: Final = "<sep>"
@@ -181,6 +182,36 @@ def render_ids(
     encoded: Any = tokenizer.apply_chat_template(
         list(messages), tokenize=True, add_generation_prompt=generate, return_dict=True
     )
+    return [int(i) for i in encoded["input_ids"]]
+
+
+def render_user_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], opening: str = ""
+) -> list[int]:
+    """Put turns through the chat template up to where the user's next turn begins.
+
+    What the model writes from there is what it takes for a user's request (Magpie, arXiv
+    2406.08464, section 2).
+
+    Args:
+        tokenizer: The tokenizer.
+        messages: The turns before, none or a system turn.
+        opening: Text with which the user's turn begins.
+
+    Raises:
+        InputError: The tokenizer has no chat template, or one that leaves out what the user says.
+    """
+    mark = "USERTURNBEGINSHERE"
+    turns = [*messages, {"role": "user", "content": mark}]
+    render_ids(tokenizer, turns, generate=False)  # raises where there is no template
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    before, found, _ = text.rpartition(mark)
+    if not found:
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} does not hold the "
+            "user's turn as it is: let another model write the queries, or give some"
+        )
+    encoded: Any = tokenizer(before + opening, add_special_tokens=False)
     return [int(i) for i in encoded["input_ids"]]
 
 

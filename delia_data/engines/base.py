@@ -1,10 +1,13 @@
 """What every engine is: requests in, completions out.
 
     requests ──▶ engine.generate(requests, sampling) ──▶ completions, in any order
+       ▲                                                      │
+       └── the next one, or None: nothing before an answer ◀──┘
 
-An engine takes requests as it needs them and gives a completion as soon as it has one. The seed
-of a request belongs to its row alone (`ranking.row_seed`), so that rows are independent of each
-other whatever the batch.
+An engine takes requests as it has room for them and gives a completion as soon as it has one, so
+that it is never idle while there is something to ask, and never holds more than it works on. The
+seed of a request belongs to its row alone (`ranking.row_seed`), so that rows are independent of
+each other whatever the batch.
 """
 
 from __future__ import annotations
@@ -17,9 +20,19 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from delia_data.errors import InputError
 from delia_data.records import Message
 
-__all__ = ["Completion", "Engine", "Finish", "Request", "Sampling"]
+__all__ = [
+    "Completion",
+    "Engine",
+    "Finish",
+    "Intake",
+    "Prices",
+    "Request",
+    "Sampling",
+    "Speaker",
+]
 
 Finish = Literal["stop", "length", "error"]
+Speaker = Literal["assistant", "user"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +41,19 @@ class Request:
 
     Attributes:
         id: Content id of the row that asks.
-        messages: The turns so far; the engine writes the assistant's next one.
+        messages: The turns so far; none, or a system turn alone, where the user is to speak.
         seed: Seed of this row's draws, below 2**63.
+        speaker: Whose turn the model writes: the assistant's, or the user's, for which the prompt
+            ends where the chat template lets the user speak.
+        opening: Text with which the user's turn begins; the model goes on from there, and the
+            completion's text has it too.
     """
 
     id: str
     messages: tuple[Message, ...]
     seed: int
+    speaker: Speaker = "assistant"
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +93,9 @@ class Completion:
         finish: `"stop"` where the model ended by itself, `"length"` where it was cut off,
             `"error"` where the request failed.
         error: What went wrong, where something did.
+        prompt_tokens: Tokens of the prompt, where the engine tells; else 0.
+        cost: Dollars that it cost: 0.0 where nothing is charged, None where the price is not
+            known.
     """
 
     id: str
@@ -81,20 +103,88 @@ class Completion:
     tokens: int
     finish: Finish
     error: str | None = None
+    prompt_tokens: int = 0
+    cost: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What an engine charges, in dollars.
+
+    Attributes:
+        prompt_token: For a token of a prompt.
+        completion_token: For a token that the model writes.
+    """
+
+    prompt_token: float
+    completion_token: float
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Whatever turns prompts into text."""
+    """Whatever turns prompts into text.
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+    Attributes:
+        prices: What it charges; None where that is not known.
+        writes_users: Whether it takes requests whose speaker is the user.
+    """
+
+    prices: Prices | None
+    writes_users: bool
+
+    def generate(
+        self, requests: Iterable[Request | None], sampling: Sampling
+    ) -> Iterator[Completion]:
         """Answer every request exactly once, in any order.
 
-        A request that fails gives a completion whose `finish` is `"error"`; it never ends the
-        others.
+        Args:
+            requests: What is asked; taken one by one, never more than the engine has room for.
+                None among them means that there is nothing to ask before a completion was
+                taken: the engine goes on with what it has, gives the next completion, and then
+                asks again. None never comes while the engine holds no request.
+            sampling: How answers are drawn.
+
+        Yields:
+            A completion for each request. One that fails gives a completion whose `finish` is
+            `"error"`; it never ends the others.
+
+        Raises:
+            EngineError: Nothing can be answered any more: the server is down, the key is wrong,
+                the quota is gone. What was finished before has been given.
         """
         ...
 
     def describe(self) -> dict[str, Any]:
         """What a manifest says of the engine: its name, and the model's identity."""
         ...
+
+    def close(self) -> None:
+        """Let go of processes, connections and memory; the engine is not used afterwards."""
+        ...
+
+
+class Intake:
+    """The requests of one `generate`, as an engine takes them.
+
+    Attributes:
+        ended: Whether there will never be another one.
+    """
+
+    def __init__(self, requests: Iterable[Request | None]) -> None:
+        """Begin to take requests."""
+        self._requests = iter(requests)
+        self.ended = False
+
+    def take(self, most: int) -> list[Request]:
+        """Take what can be asked now, and at most so many; fewer, or none, where there is less."""
+        taken: list[Request] = []
+        while len(taken) < most and not self.ended:
+            try:
+                request = next(self._requests)
+            except StopIteration:
+                self.ended = True
+                break
+            if request is None:
+                break
+            taken.append(request)
+        return taken

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from delia_data._batches import batches
-from delia_data.engines.base import Completion, Finish, Request, Sampling
+from delia_data.engines.base import Completion, Finish, Intake, Prices, Request, Sampling
 from delia_data.ranking import rank
 
 __all__ = ["MockEngine"]
@@ -58,17 +57,29 @@ class MockEngine:
         fail: Tells whether a request fails; none does by default.
         stall_s: Seconds to wait before each completion.
         shuffle: Completions of each group of this many requests come in an order of their own;
-            1 keeps the order of the requests.
+            1 keeps the order of the requests. It is also how many requests it holds at most.
+        prices: What it pretends to charge; nothing by default.
     """
 
     answer: Callable[[Request], str] = _made_up
     fail: Callable[[Request], bool] = lambda _: False
     stall_s: float = 0.0
     shuffle: int = 1
+    prices: Prices | None = Prices(0.0, 0.0)
+    writes_users: bool = True
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+    @classmethod
+    def load(cls, _model: str) -> MockEngine:
+        """Make one that answers at once; it needs no model."""
+        return cls()
+
+    def generate(
+        self, requests: Iterable[Request | None], sampling: Sampling
+    ) -> Iterator[Completion]:
         """Answer every request once; an answer is cut at `max_tokens` words."""
-        for group in batches(requests, self.shuffle):
+        intake = Intake(requests)
+        while not intake.ended:
+            group = intake.take(self.shuffle)
             for request in sorted(group, key=lambda r: rank(r.seed, r.id, "mock order")):
                 if self.stall_s:
                     time.sleep(self.stall_s)
@@ -78,10 +89,17 @@ class MockEngine:
         """Name the engine; its model has no weights to hash."""
         return {"engine": "mock", "model": {"name": "mock"}}
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _complete(self, request: Request, sampling: Sampling) -> Completion:
+        asked = sum(len(turn.content.split()) for turn in request.messages)
         if self.fail(request):
-            return Completion(request.id, "", 0, "error", "the mock engine was told to fail")
-        words = self.answer(request).split(" ")
+            return Completion(request.id, "", 0, "error", "the mock engine was told to fail", asked)
+        words = f"{request.opening}{self.answer(request)}".split(" ")
         kept = words[: sampling.max_tokens]
         finish: Finish = "stop" if len(kept) == len(words) else "length"
-        return Completion(request.id, " ".join(kept), len(kept), finish)
+        cost = None
+        if self.prices is not None:
+            cost = asked * self.prices.prompt_token + len(kept) * self.prices.completion_token
+        return Completion(request.id, " ".join(kept), len(kept), finish, None, asked, cost)

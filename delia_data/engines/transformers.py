@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from delia_data._batches import batches
 from delia_data._optional import require
-from delia_data.engines.base import Completion, Request, Sampling
+from delia_data.engines.base import Completion, Finish, Intake, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.models import identify, load_model, load_tokenizer
 from delia_data.ranking import rank
-from delia_data.tokens import render_ids
+from delia_data.tokens import render_ids, render_user_ids
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,9 @@ class TransformersEngine:
     token, so that the batch a row falls into does not change what it draws. (What the model
     computes may still differ in the last bits from batch to batch, in bfloat16 above all.)
     """
+
+    prices: Prices | None = Prices(0.0, 0.0)
+    writes_users = True
 
     def __init__(
         self,
@@ -68,16 +71,25 @@ class TransformersEngine:
             self._identity = identify(self.model, self.tokenizer)
         return {"engine": "transformers", "model": self._identity}
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+    def generate(
+        self, requests: Iterable[Request | None], sampling: Sampling
+    ) -> Iterator[Completion]:
         """Answer every request once, window by window."""
-        for window in batches(requests, self.batch_size * self.window):
+        intake = Intake(requests)
+        while not intake.ended:
+            window = intake.take(self.batch_size * self.window)
             prompts = [(request, self._prompt_ids(request)) for request in window]
             prompts.sort(key=lambda prompt: len(prompt[1]))
             for batch in batches(prompts, self.batch_size):
                 yield from self._generate_batch(batch, sampling)
 
+    def close(self) -> None:
+        """Nothing is held but memory, which goes with the object."""
+
     def _prompt_ids(self, request: Request) -> list[int]:
         turns = [message.as_dict() for message in request.messages]
+        if request.speaker == "user":
+            return render_user_ids(self.tokenizer, turns, request.opening)
         return render_ids(self.tokenizer, turns, generate=True)
 
     def _generate_batch(
@@ -109,14 +121,18 @@ class TransformersEngine:
                 "lower the batch size"
             ) from error
         rows = output[:, width:].tolist()
-        return [self._complete(request, row) for (request, _), row in zip(batch, rows, strict=True)]
+        return [
+            self._complete(request, len(prompt), row)
+            for (request, prompt), row in zip(batch, rows, strict=True)
+        ]
 
-    def _complete(self, request: Request, generated: list[int]) -> Completion:
+    def _complete(self, request: Request, prompt: int, generated: list[int]) -> Completion:
         ends = self._end_ids()
         stop = next((i for i, token in enumerate(generated) if token in ends), None)
         kept = generated if stop is None else generated[: stop + 1]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
-        return Completion(request.id, text, len(kept), "length" if stop is None else "stop")
+        text = request.opening + self.tokenizer.decode(kept, skip_special_tokens=True)
+        finish: Finish = "length" if stop is None else "stop"
+        return Completion(request.id, text.strip(), len(kept), finish, None, prompt)
 
     def _end_ids(self) -> set[int]:
         configured = self.model.generation_config.eos_token_id

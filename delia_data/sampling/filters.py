@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from delia_data.engines.base import Completion
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["Filter", "default_filters", "echo", "empty", "failed", "names", "repetition"]
+__all__ = [
+    "Described",
+    "Filter",
+    "Remembering",
+    "default_filters",
+    "echo",
+    "empty",
+    "failed",
+    "names",
+    "repetition",
+]
 
 _WORD: Final = re.compile(r"\w+")
 _LOOP_WORDS: Final = 4
@@ -21,6 +31,24 @@ class Filter(Protocol):
 
     def __call__(self, query: str, completion: Completion, /) -> str | None:
         """Give the reason to reject the pair, or None to keep it."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A filter with settings, which belong to the cache's own."""
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings by name; `"filter"` is its own."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A filter that compares a pair with those kept before; it stands last."""
+
+    def remember(self, query: str, answer: str) -> None:
+        """Take up a pair that was kept in an earlier run of the same cache."""
         ...
 
 

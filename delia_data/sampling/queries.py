@@ -22,14 +22,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from delia_data.errors import InputError
 from delia_data.ranking import rank
 
-__all__ = ["Query", "bundled_queries"]
+__all__ = ["Queries", "Query", "bundled_queries"]
 
 # One entry of a table: its columns. Most tables have a single one.
 _Entry = tuple[str, ...]
@@ -50,10 +50,27 @@ class Query:
     Attributes:
         text: The request as the user's turn holds it; 3 to 60 words.
         kind: What is asked for, such as `"explain"`, `"compute"` or `"translate"`.
+        reference: A known answer, where there is one; only asking with an exemplar needs it.
     """
 
     text: str
     kind: str
+    reference: str | None = None
+
+
+class Queries(Protocol):
+    """Where queries come from: read again and again, always in the same order."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest says of them: all that their texts and order depend on.
+
+        It holds no paths, and not how many there are where more can be had in the same order.
+        """
+        ...
+
+    def __iter__(self) -> Iterator[Query]:
+        """Give the queries from the first one on, without reading all of them first."""
+        ...
 
 
 def bundled_queries(limit: int | None = None, *, seed: int = 0) -> list[Query]:

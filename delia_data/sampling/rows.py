@@ -1,0 +1,34 @@
+"""One finished request, as the store keeps it and the meter counts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Sampled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One finished request.
+
+    Attributes:
+        number: Its place in the order in which rows are asked, from 0; no two rows share one.
+        query_id: Content id of the query.
+        query: What was asked.
+        answer: What the model said.
+        tokens: Tokens generated.
+        prompt_tokens: Tokens of the prompt; 0 where the engine does not tell.
+        cost: Dollars; None where the price is not known.
+        rejected: Why the pair is not kept; None where it is.
+        error: What went wrong, where the request failed.
+    """
+
+    number: int
+    query_id: str
+    query: str
+    answer: str
+    tokens: int
+    prompt_tokens: int = 0
+    cost: float | None = 0.0
+    rejected: str | None = None
+    error: str | None = None
