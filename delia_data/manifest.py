@@ -12,6 +12,7 @@ A manifest holds no times and no paths: equal inputs give equal bytes.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -125,23 +126,45 @@ def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> Ma
 
 
 def check_same_settings(
-    where: str | os.PathLike[str], earlier: dict[str, Any], now: dict[str, Any]
+    where: str | os.PathLike[str],
+    earlier: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    hint: str = "",
 ) -> None:
     """Refuse to go on with a run under other settings, and show the difference.
+
+    Args:
+        where: What was begun.
+        earlier: The settings that it was begun with.
+        now: The settings of today.
+        hint: What else can be done about a difference.
 
     Raises:
         SettingsError: A setting differs; the message names each with both values.
     """
+    before, after = _flat(earlier), _flat(now)
     differing = [
-        f"{name} was {earlier.get(name)!r} and is now {now.get(name)!r}"
-        for name in sorted({*earlier, *now})
-        if earlier.get(name) != now.get(name)
+        f"{name} was {before.get(name)!r} and is now {after.get(name)!r}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
     ]
     if differing:
         raise SettingsError(
             f"{where} was begun with other settings ({'; '.join(differing)}): "
-            "give the earlier settings, or another folder"
+            f"give the earlier settings, or another folder{hint}"
         )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings within settings under joined names, such as `sampling.top_p`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def check_folder_is_ours(

@@ -1,163 +1,210 @@
-"""The sampling loop: queries in, the model's own pairs out (paper, Algorithm 1)."""
+"""The sampling loop: queries in, the model's own pairs out (paper, Algorithm 1).
+
+asker ──▶ engine ──▶ filters ──▶ store
+▲                     │          └──▶ journal, Parquet, manifest
+└──── how many are kept
+"""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from delia_data._batches import batches
-from delia_data.engines.base import Completion, Engine, Request, Sampling
+from delia_data.engines.base import Completion, Engine, Sampling
 from delia_data.errors import EngineError, InputError
-from delia_data.manifest import Manifest, is_finished, read_manifest
-from delia_data.ranking import row_seed
-from delia_data.records import Message, content_id
-from delia_data.sampling.filters import Filter, default_filters
-from delia_data.sampling.queries import Query
-from delia_data.sampling.store import PairStore, Sampled
+from delia_data.manifest import Manifest, read_manifest
+from delia_data.sampling.asker import Asked, Asker
+from delia_data.sampling.asking import Asking, Limits, Spending
+from delia_data.sampling.filters import Described, Filter, Remembering, default_filters
+from delia_data.sampling.meter import Meter, Progress
+from delia_data.sampling.queries import Queries, Query
+from delia_data.sampling.query_list import QueryList
+from delia_data.sampling.rows import Sampled
+from delia_data.sampling.store import PairStore
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["query_id", "sample"]
+if TYPE_CHECKING:
+    from delia_data.sampling.coverage import Saturation
 
-_WATCHED: Final = 32  # latest requests, of which more than half failing means a dead engine
+__all__ = ["sample"]
 
-
-def query_id(query: str) -> str:
-    """Content id of a query: 32 hexadecimal digits."""
-    return content_id([Message("user", query)])
+_PROGRESS_S: Final = 0.25
 
 
 def sample(
     engine: Engine,
-    queries: Sequence[Query],
+    queries: Queries | Sequence[Query],
     folder: str | os.PathLike[str],
     *,
     target: int,
     sampling: Sampling | None = None,
     seed: int = 0,
     token: str = DEFAULT_TOKEN,
-    group: int = 32,
-    on_progress: Callable[[int], None] = lambda _: None,
+    asking: Asking | None = None,
+    filters: Sequence[Filter] | None = None,
+    limits: Limits | None = None,
+    saturation: Saturation | None = None,
+    keep_rejected: bool = False,
+    extend: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Manifest:
     """Sample pairs from a model into a cache folder, until `target` of them are kept.
 
-    A rejected pair is replaced by the next query's. A killed run goes on where it stopped when
-    it is called again: what is on disk is never asked for again.
+    A rejected pair is replaced by the next query's. A run that was killed goes on where it
+    stopped when it is called again, and a finished cache grows when it is called with a higher
+    target: what is on disk is never asked for again.
 
     Args:
         engine: What answers.
-        queries: What is asked, in order; each at most once.
+        queries: What is asked, in order; equal ones once.
         folder: The cache folder.
         target: Pairs to keep.
         sampling: How answers are drawn.
-        seed: Seed of the run; each query's own follows from it and the query's text.
+        seed: Seed of the run; each row's own follows from it and the query's text.
         token: The special token, which no pair may name.
-        group: Finished requests that are written to disk together.
-        on_progress: Called with the number of pairs kept so far.
+        asking: How a query is put to the model: its text alone where not given.
+        filters: What says why a pair is not kept; `default_filters` where not given.
+        limits: What may be spent, and how much may fail.
+        saturation: Where given, ends the run when new pairs say nothing new.
+        keep_rejected: Write the texts of rejected pairs too, and not their reasons alone.
+        extend: Go on with other queries than those that the cache was begun with.
+        on_progress: Called a few times a second, at the beginning and at the end.
 
     Returns:
-        The finished cache's manifest.
+        The finished cache's manifest. Where fewer pairs than the target are kept, its
+        `details["stopped"]` says why: the `"queries"` ran out, the `"budget"` is spent, or the
+        cache is `"saturated"`.
 
     Raises:
-        InputError: A query is empty, there are too few to ever reach the target, or they ran out.
+        InputError: No pair was kept, a query is empty, or a limit cannot be held.
         SettingsError: The folder was begun with other settings.
-        EngineError: More than half of the latest 32 requests failed, or none was answered.
+        EngineError: The engine cannot answer any more, or too many requests failed.
+        OutputError: The disk is full or gone.
     """
-    sampling = sampling or Sampling()
-    distinct = list({query.text: query for query in queries}.values())
     if target < 1:
         raise InputError(f"target {target} is too few pairs: give at least 1")
-    if len(distinct) < target:
-        raise InputError(
-            f"{len(distinct)} distinct queries cannot give {target} pairs: "
-            "give more queries, or a lower target"
-        )
-    if any(not query.text.strip() for query in distinct):
-        raise InputError("a query is empty: fill it or drop it")
+    sampling, asking, limits = sampling or Sampling(), asking or Asking(), limits or Limits()
+    filters = default_filters(token) if filters is None else filters
+    if not hasattr(queries, "describe"):
+        queries = QueryList(queries)
     plan = {
         **engine.describe(),
         "sampling": asdict(sampling),
+        "asking": asdict(asking),
+        "filters": [_described(check) for check in filters],
+        "queries": queries.describe(),
         "seed": seed,
-        "target": target,
         "token": token,
     }
-    with PairStore.open(folder, plan) as store:
-        if is_finished(folder):
+    spending = Spending(limits, engine.prices, sampling)
+    with PairStore.open(folder, plan, extend=extend) as store:
+        if store.finished and store.kept >= target:
             return read_manifest(folder)
-        filters = default_filters(token)
-        latest: deque[Completion] = deque(maxlen=_WATCHED)
-        on_progress(len(store.kept))
-        while len(store.kept) < target:
-            missing = target - len(store.kept)
-            wave = _next_queries(distinct, store, missing)
-            if not wave:
-                raise InputError(
-                    f"the queries ran out at {len(store.kept)} of {target} pairs "
-                    f"({_counts(store)} rejected): give more queries; what is sampled stays"
-                )
-            texts = {query_id(query.text): query.text for query in wave}
-            requests = (_request(query, seed) for query in wave)
-            before = len(store.sampled)
-            for completions in batches(engine.generate(requests, sampling), group):
-                latest.extend(completions)
-                dead = _is_dead(latest)
-                answered = [c for c in completions if not dead or c.finish != "error"]
-                store.append(_sampled(answered, texts, filters))
-                on_progress(len(store.kept))
-                if dead:
-                    raise EngineError(_failures(latest))
-            if len(store.sampled) == before:
-                raise EngineError(f"the engine answered none of {len(wave)} requests: mend it")
-        return _finish(store, plan, target)
+        store.begin()
+        _remember(filters, store)
+        spending.add(store.tokens + store.prompt_tokens, store.cost or 0.0)
+        asker = Asker(
+            queries, asking, store, target=target, seed=seed, spending=spending, limits=limits
+        )
+        meter = Meter()
+        error = _run(engine, sampling, asker, filters, store, meter, saturation, on_progress)
+        if not store.kept:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(store.dropped.items()))
+            raise InputError(
+                f"none of the answers was kept ({reasons or 'nothing was asked'}"
+                f"{f'; the last failure: {error}' if error else ''}): "
+                "look at the model, the queries and the budget"
+            )
+        return store.finish(_manifest(store, plan, target, asker), keep_rejected=keep_rejected)
 
 
-def _next_queries(queries: Sequence[Query], store: PairStore, count: int) -> list[Query]:
-    """The next queries that were not asked yet."""
-    asked = {row.query_id for row in store.sampled}
-    waiting = (query for query in queries if query_id(query.text) not in asked)
-    return [query for query, _ in zip(waiting, range(count), strict=False)]
+def _run(
+    engine: Engine,
+    sampling: Sampling,
+    asker: Asker,
+    filters: Sequence[Filter],
+    store: PairStore,
+    meter: Meter,
+    saturation: Saturation | None,
+    on_progress: Callable[[Progress], None],
+) -> str | None:
+    """Take completions until there are no more; give what the last failed row failed of."""
+    failure = None
+    shown = -_PROGRESS_S
+    answered = False
+    for completion in engine.generate(asker.requests(), sampling):
+        answered = True
+        asked = asker.settle(completion)
+        if asked is None:
+            continue
+        row = _judged(asked, completion, filters)
+        store.append([row])
+        meter.add([row])
+        failure = row.error or failure
+        if row.rejected is None:
+            asker.kept += 1
+            if saturation is not None:
+                saturation.add([row.answer])
+                if saturation.saturated:
+                    asker.stop("saturated")
+        if (now := time.monotonic()) - shown >= _PROGRESS_S:
+            shown = now
+            on_progress(meter.now())
+    on_progress(meter.now())
+    if not answered and asker.stopped is None:
+        raise EngineError("the engine answered none of its requests: mend it and run again")
+    return failure
 
 
-def _request(query: Query, seed: int) -> Request:
-    row_id = query_id(query.text)
-    return Request(row_id, (Message("user", query.text),), row_seed(seed, row_id, "sample"))
-
-
-def _sampled(
-    completions: Sequence[Completion], texts: dict[str, str], filters: Sequence[Filter]
-) -> Iterator[Sampled]:
-    for completion in completions:
-        query = texts[completion.id]
-        reasons = (reason for check in filters if (reason := check(query, completion)))
-        yield Sampled(completion.id, query, completion.text, completion.tokens, next(reasons, None))
-
-
-def _is_dead(latest: Sequence[Completion]) -> bool:
-    failed = sum(1 for completion in latest if completion.finish == "error")
-    return len(latest) == _WATCHED and failed * 2 > len(latest)
-
-
-def _failures(latest: Sequence[Completion]) -> str:
-    errors = [completion.error for completion in latest if completion.finish == "error"]
-    return (
-        f"{len(errors)} of the latest {len(latest)} requests failed ({errors[-1]}): "
-        "mend the engine and run again; what is sampled stays"
+def _judged(asked: Asked, completion: Completion, filters: Sequence[Filter]) -> Sampled:
+    text = completion.text
+    if not text.isascii():  # half of a character has no place in a file
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    reasons = (reason for check in filters if (reason := check(asked.query, completion)))
+    return Sampled(
+        asked.number,
+        asked.request.id,
+        asked.query,
+        text,
+        completion.tokens,
+        completion.prompt_tokens,
+        completion.cost,
+        next(reasons, None),
+        completion.error,
     )
 
 
-def _finish(store: PairStore, plan: dict[str, Any], target: int) -> Manifest:
-    kept = store.kept[:target]
-    manifest = Manifest(
+def _remember(filters: Sequence[Filter], store: PairStore) -> None:
+    remembering = [check for check in filters if isinstance(check, Remembering)]
+    if remembering:
+        for query, answer in store.pairs():
+            for check in remembering:
+                check.remember(query, answer)
+
+
+def _described(check: Filter) -> Any:
+    if isinstance(check, Described):
+        return check.describe()
+    return getattr(check, "__name__", type(check).__name__)
+
+
+def _manifest(store: PairStore, plan: dict[str, Any], target: int, asker: Asker) -> Manifest:
+    details: dict[str, Any] = {
+        "target": target,
+        "tokens": store.tokens,
+        "prompt_tokens": store.prompt_tokens,
+        "cost_usd": store.cost,
+    }
+    if store.kept < target:
+        details["stopped"] = asker.stopped
+    dropped = {reason: n for reason, n in sorted(store.dropped.items()) if n}
+    return Manifest(
         kind="cache",
         settings=plan,
-        rows={"asked": len(store.sampled), "kept": len(kept)},
-        dropped=dict(sorted(store.dropped.items())),
-        details={"tokens": sum(row.tokens for row in kept)},
+        rows={"asked": store.kept + sum(dropped.values()), "kept": store.kept},
+        dropped=dropped,
+        details=details,
     )
-    return store.finish(manifest, kept)
-
-
-def _counts(store: PairStore) -> str:
-    return ", ".join(f"{n} {reason}" for reason, n in sorted(store.dropped.items())) or "none"

@@ -12,8 +12,9 @@ class Sampled:
     """One finished request.
 
     Attributes:
-        number: Its place in the order in which rows are asked, from 0; no two rows share one.
-        query_id: Content id of the query.
+        number: Its place in the order in which the rows of a run are asked, from 0.
+        id: Content id of the query; of a query's second answer and later ones, followed by a
+            colon and the answer's number.
         query: What was asked.
         answer: What the model said.
         tokens: Tokens generated.
@@ -24,7 +25,7 @@ class Sampled:
     """
 
     number: int
-    query_id: str
+    id: str
     query: str
     answer: str
     tokens: int

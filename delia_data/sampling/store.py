@@ -1,36 +1,36 @@
 """The pair store: what a cache is on disk, while it grows and when it is done.
 
     folder/
-        plan.json        settings of the run; a rerun with others is refused
-        pairs.jsonl      one finished request a line, kept or rejected; append-only
-        pairs.parquet    the kept pairs, written when the run is done
+        plan.json                 settings of the run; a rerun with others is refused
+        sampled-00000-000.jsonl   one finished request a line, kept or rejected, while it runs
+        pairs-00000.parquet       the kept pairs, once the run is done
+        rejected-00000.parquet    what was not kept, and why
         manifest.json
         FINISHED
 
-A line is on disk before the next group of requests is asked for. A line that was cut short by a
-kill has no line end; it is dropped when the run goes on, and its request is asked again.
+A cache can grow: what is sampled then makes the next generation, `pairs-00001.parquet`, and the
+files before it stay as they are. The lines of a generation go when its Parquet files are there.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
-import jsonlines
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from delia_data.errors import InputError, OutputError
-from delia_data.files import LOCK, atomic_path, folder_lock, write_json
+from delia_data.errors import DeliaError, InputError, OutputError
+from delia_data.files import LOCK, folder_lock, write_json
 from delia_data.manifest import (
+    FINISHED,
+    MANIFEST,
     Manifest,
     check_folder_is_ours,
     check_same_settings,
@@ -38,118 +38,185 @@ from delia_data.manifest import (
     is_finished,
     read_manifest,
 )
-from delia_data.records import Record, read_record, read_records, write_record
+from delia_data.records import Record, read_record, read_records
+from delia_data.sampling.compact import compact, pairs_file, rejected_file
+from delia_data.sampling.journal import Journal, recover, shards
+from delia_data.sampling.rows import Sampled
 
-__all__ = ["PairStore", "Sampled", "bundled_cache_folder", "read_cache"]
+__all__ = ["PairStore", "bundled_cache_folder", "read_cache", "row_key"]
 
 _PLAN: Final = "plan.json"
-_LINES: Final = "pairs.jsonl"
-_TABLE: Final = "pairs.parquet"
-_NAMES: Final = frozenset({_PLAN, _LINES, _TABLE})
-_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-_SCHEMA: Final = pa.schema(
-    [("messages", pa.list_(_MESSAGE)), ("source_id", pa.string()), ("tokens", pa.int64())]
-)
+_PAIRS: Final = "pairs-*.parquet"
+_GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl")
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One finished request.
-
-    Attributes:
-        query_id: Content id of the query.
-        query: What was asked.
-        answer: What the model said.
-        tokens: Tokens generated.
-        rejected: Why the pair is not kept; None where it is.
-    """
-
-    query_id: str
-    query: str
-    answer: str
-    tokens: int
-    rejected: str | None = None
+def row_key(row_id: str) -> int:
+    """A short form of a row's id, of 64 bits, of which a million are held in memory."""
+    return int.from_bytes(hashlib.md5(row_id.encode(), usedforsecurity=False).digest()[:8], "big")
 
 
 class PairStore:
-    """An open cache folder; `PairStore.open` gives one."""
+    """An open cache folder; `PairStore.open` gives one.
 
-    def __init__(self, folder: Path, sampled: list[Sampled], lines: BinaryIO) -> None:
+    Attributes:
+        folder: The folder.
+        asked: Keys of the rows that are finished and not to be asked again. Rows that failed are
+            asked again where the run is not done, and are not among them.
+        kept: How many pairs are kept.
+        dropped: How many rows are not, by reason.
+        tokens: Tokens that were generated for all of them.
+        prompt_tokens: Tokens of their prompts.
+        cost: Dollars; None where a price was not known.
+    """
+
+    def __init__(self, folder: Path, generation: int) -> None:
+        """Begin with nothing; `open` reads what is there."""
         self.folder = folder
-        self.sampled = sampled
-        self._lines = lines
+        self.asked: set[int] = set()
+        self.kept = 0
+        self.dropped: Counter[str] = Counter()
+        self.tokens = 0
+        self.prompt_tokens = 0
+        self.cost: float | None = 0.0
+        self._failed: dict[int, str] = {}
+        self._generation = generation
+        self._sampled = 0  # rows of this generation
+        self._journal: Journal | None = None
 
     @classmethod
     @contextmanager
-    def open(cls, folder: str | os.PathLike[str], plan: dict[str, Any]) -> Iterator[PairStore]:
+    def open(
+        cls, folder: str | os.PathLike[str], plan: dict[str, Any], *, extend: bool = False
+    ) -> Iterator[PairStore]:
         """Open a folder to sample into, and go on with what is there.
 
         Args:
             folder: The cache folder; made where it is not there.
-            plan: Every setting that a pair depends on.
+            plan: Every setting that a pair depends on; `"queries"` describes what is asked.
+            extend: Go on with other queries than those that it was begun with.
 
         Raises:
             ForeignFolderError: The folder holds something else.
             SettingsError: It was begun with another plan.
             LockedError: Another process samples into it.
+            OutputError: What is there is damaged, or the disk is full or gone.
         """
         root = Path(folder)
-        check_folder_is_ours(root, _NAMES, sign=LOCK)
+        names = {_PLAN}.union(path.name for glob in _GLOBS for path in root.glob(glob))
+        check_folder_is_ours(root, frozenset(names), sign=LOCK)
         with folder_lock(root):
-            if (root / _PLAN).is_file():
-                earlier = json.loads((root / _PLAN).read_text(encoding="utf-8"))
-                check_same_settings(root, earlier, json.loads(json.dumps(plan)))
-            else:
-                write_json(root / _PLAN, plan)
-            sampled = _recover(root / _LINES)
-            # Unbuffered: what cannot be written fails where it is written, not at closing.
-            with (root / _LINES).open("ab", buffering=0) as lines:
-                yield cls(root, sampled, cast("BinaryIO", lines))
+            _keep_plan(root, json.loads(json.dumps(plan)), extend)
+            store = cls(root, _settle_generations(root))
+            store._read()
+            store._journal = Journal(root, store._stem)
+            try:
+                yield store
+            except BaseException:
+                with suppress(DeliaError):  # the first error is the one to tell
+                    store._journal.close()
+                raise
+            store._journal.close()
 
     @property
-    def kept(self) -> list[Sampled]:
-        """The pairs that are kept, in the order in which they came."""
-        return [row for row in self.sampled if row.rejected is None]
+    def failed(self) -> int:
+        """How many rows failed and were not answered since."""
+        return len(self._failed)
 
     @property
-    def dropped(self) -> Counter[str]:
-        """How many were rejected, by reason."""
-        return Counter(row.rejected for row in self.sampled if row.rejected is not None)
+    def finished(self) -> bool:
+        """Whether the folder is a finished cache, as it lies."""
+        return is_finished(self.folder)
 
-    def append(self, rows: Iterable[Sampled]) -> None:
-        """Add finished requests; they are on disk when this returns.
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """The queries and answers that are kept, those of earlier generations first."""
+        for file in sorted(self.folder.glob(_PAIRS)):
+            for batch in pq.ParquetFile(file).iter_batches(1_000, columns=["messages"]):
+                for row in batch.to_pylist():
+                    record = read_record(row, "messages")
+                    yield record.query, record.answer
+        for row, *_ in recover(self.folder, self._stem):
+            if row.rejected is None:
+                yield row.query, row.answer
+
+    def begin(self) -> None:
+        """Take the finish marker away, as the cache is about to grow."""
+        for name in (FINISHED, MANIFEST):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def append(self, rows: Sequence[Sampled]) -> None:
+        """Add finished requests: safe from a kill at once, from a crash within a second.
 
         Raises:
             OutputError: The disk is full or gone. What was on disk before stays.
         """
-        group = list(rows)
-        buffer = io.BytesIO()
-        with jsonlines.Writer(buffer) as writer:
-            writer.write_all(asdict(row) for row in group)
-        left = buffer.getvalue()
-        try:
-            while left:
-                left = left[self._lines.write(left) :]
-            os.fsync(self._lines.fileno())
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder / _LINES} cannot be written: {error.strerror or error}"
-            ) from error
-        self.sampled += group
+        assert self._journal is not None, "a store is written to while it is open"
+        self._journal.append(rows)
+        for row in rows:
+            self._count(row)
 
-    def finish(self, manifest: Manifest, kept: list[Sampled]) -> Manifest:
-        """Write the kept pairs as Parquet, then the manifest and the finish marker."""
-        records = [Record.pair(row.query, row.answer) for row in kept]
-        table = pa.Table.from_pylist(
-            [
-                {**write_record(record), "source_id": record.id, "tokens": row.tokens}
-                for record, row in zip(records, kept, strict=True)
-            ],
-            schema=_SCHEMA,
-        )
-        with atomic_path(self.folder / _TABLE) as part:
-            pq.write_table(table, part, compression="zstd")
+    def finish(self, manifest: Manifest, *, keep_rejected: bool = False) -> Manifest:
+        """Write this generation as Parquet, then the manifest and the finish marker.
+
+        Args:
+            manifest: What is known of the cache.
+            keep_rejected: Keep the texts of what is rejected too, and not its reasons alone.
+
+        Raises:
+            OutputError: The disk is full or gone.
+        """
+        assert self._journal is not None, "a store is finished while it is open"
+        self._journal.sync()
+        if self._sampled:
+            compact(self.folder, self._stem, self._generation, keep_rejected=keep_rejected)
+        for shard in shards(self.folder, self._stem):
+            shard.unlink()
         return finish(self.folder, manifest)
+
+    @property
+    def _stem(self) -> str:
+        return f"sampled-{self._generation:05}"
+
+    def _read(self) -> None:
+        """Count what is there, and learn what was asked."""
+        columns = ["row_id", "tokens", "prompt_tokens", "cost"]
+        for generation in range(self._generation):
+            table = pq.read_table(pairs_file(self.folder, generation), columns=columns)
+            self.kept += table.num_rows
+            self._take_up(table)
+            table = pq.read_table(
+                rejected_file(self.folder, generation), columns=[*columns, "reason"]
+            )
+            self.dropped.update(table["reason"].to_pylist())
+            self._take_up(table)
+        for row, *_ in recover(self.folder, self._stem):
+            self._count(row)
+
+    def _take_up(self, table: Any) -> None:
+        self.asked.update(row_key(row_id) for row_id in table["row_id"].to_pylist())
+        self.tokens += sum(table["tokens"].to_pylist())
+        self.prompt_tokens += sum(table["prompt_tokens"].to_pylist())
+        for cost in table["cost"].to_pylist():
+            self._pay(cost)
+
+    def _count(self, row: Sampled) -> None:
+        key = row_key(row.id)
+        self._sampled += 1
+        self.tokens += row.tokens
+        self.prompt_tokens += row.prompt_tokens
+        self._pay(row.cost)
+        if key in self._failed:
+            self.dropped[self._failed.pop(key)] -= 1
+        if row.error is not None and row.rejected is not None:
+            self._failed[key] = row.rejected
+        else:
+            self.asked.add(key)
+        if row.rejected is None:
+            self.kept += 1
+        else:
+            self.dropped[row.rejected] += 1
+
+    def _pay(self, cost: float | None) -> None:
+        self.cost = None if cost is None or self.cost is None else self.cost + cost
 
 
 def read_cache(path: str | os.PathLike[str]) -> list[Record]:
@@ -167,8 +234,11 @@ def read_cache(path: str | os.PathLike[str]) -> list[Record]:
     manifest = read_manifest(source)
     if manifest.kind != "cache":
         raise InputError(f"{source} holds a {manifest.kind}, not a cache: give a cache folder")
-    table = pq.read_table(source / _TABLE, columns=["messages"])
-    return [read_record(row, "messages") for row in table.to_pylist()]
+    return [
+        read_record(row, "messages")
+        for file in sorted(source.glob(_PAIRS))
+        for row in pq.read_table(file, columns=["messages"]).to_pylist()
+    ]
 
 
 def bundled_cache_folder() -> Path:
@@ -186,20 +256,36 @@ def bundled_cache_folder() -> Path:
         return folder
 
 
-def _recover(file: Path) -> list[Sampled]:
-    """Read the finished lines; a last one without its end is cut off the file."""
+def _keep_plan(root: Path, plan: dict[str, Any], extend: bool) -> None:
+    """Write the plan of a new cache, or compare it with the one that is there."""
+    file = root / _PLAN
     if not file.is_file():
-        return []
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with file.open("r+b") as lines:
-            lines.truncate(whole)
-            os.fsync(lines.fileno())
+        write_json(file, plan)
+        return
     try:
-        with jsonlines.Reader(content[:whole].decode("utf-8").split("\n")) as reader:
-            return [Sampled(**row) for row in reader.iter(type=dict, skip_empty=True)]
-    except (jsonlines.InvalidLineError, TypeError, UnicodeDecodeError) as error:
-        raise OutputError(
-            f"{file} is damaged ({error}): remove the damaged line, or sample into another folder"
-        ) from error
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{file} is damaged ({error}): sample into another folder") from error
+    if not extend:
+        before = {name: value for name, value in earlier.items() if name != "extended"}
+        check_same_settings(
+            root, before, plan, hint="; other queries can be added with extend (--extend)"
+        )
+        return
+    check_same_settings(root, _but_queries(earlier), _but_queries(plan))
+    if earlier["queries"] != plan["queries"]:
+        extended = [*earlier.get("extended", []), earlier["queries"]]
+        write_json(file, {**plan, "extended": extended})
+
+
+def _but_queries(plan: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plan.items() if name not in {"queries", "extended"}}
+
+
+def _settle_generations(root: Path) -> int:
+    """Give the number of the generation to write; what a kill left of the others goes."""
+    generation = len(list(root.glob(_PAIRS)))
+    for done in range(generation):
+        for shard in shards(root, f"sampled-{done:05}"):
+            shard.unlink()
+    return generation

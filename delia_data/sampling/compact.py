@@ -1,0 +1,135 @@
+"""From the journal of a run to Parquet: pairs and rejected rows, in the order they were asked.
+
+Only the places of the lines are held in memory, 40 bytes each; the lines themselves are read
+again, a group at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from delia_data._batches import batches
+from delia_data.files import atomic_path
+from delia_data.records import Record, write_record
+from delia_data.sampling.journal import read_line, recover, shards
+from delia_data.sampling.rows import Sampled
+
+__all__ = ["compact", "pairs_file", "rejected_file"]
+
+_GROUP: Final = 10_000
+_MESSAGE: Final = pa.struct([("role", pa.string()), ("content", pa.string())])
+_SPENT: Final = [
+    ("row_id", pa.string()),
+    ("tokens", pa.int64()),
+    ("prompt_tokens", pa.int64()),
+    ("cost", pa.float64()),
+]
+_PAIRS: Final = pa.schema([("messages", pa.list_(_MESSAGE)), ("source_id", pa.string()), *_SPENT])
+_REJECTED: Final = pa.schema(
+    [
+        ("reason", pa.string()),
+        ("error", pa.string()),
+        ("query", pa.string()),
+        ("answer", pa.string()),
+        *_SPENT,
+    ]
+)
+
+
+def pairs_file(folder: Path, generation: int) -> Path:
+    """Where the kept pairs of a generation lie."""
+    return folder / f"pairs-{generation:05}.parquet"
+
+
+def rejected_file(folder: Path, generation: int) -> Path:
+    """Where the rejected rows of a generation lie."""
+    return folder / f"rejected-{generation:05}.parquet"
+
+
+def compact(folder: Path, stem: str, generation: int, *, keep_rejected: bool) -> None:
+    """Write the journal of a generation as Parquet; the pairs come last, and make it done.
+
+    Args:
+        folder: The cache folder.
+        stem: What the names of the journal's shards begin with.
+        generation: Number of the generation.
+        keep_rejected: Write the texts of rejected rows too.
+
+    Raises:
+        OutputError: The disk is full or gone.
+    """
+    places = _places(folder, stem)
+    kept, rejected = places[places[:, 4] == 1], places[places[:, 4] == 0]
+    with ExitStack() as stack:
+        opened = [os.open(shard, os.O_RDONLY) for shard in shards(folder, stem)]
+        for file in opened:
+            stack.callback(os.close, file)
+        rows = _rows(opened, rejected)
+        _write(
+            rejected_file(folder, generation),
+            _REJECTED,
+            (_rejected_row(row, keep_rejected) for row in rows),
+        )
+        _write(
+            pairs_file(folder, generation),
+            _PAIRS,
+            (_pair_row(row) for row in _rows(opened, kept)),
+        )
+
+
+def _places(folder: Path, stem: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Where the lines are: number, shard, start, length, whether kept; by their numbers.
+
+    Of a row that failed, and was asked again, only the latest line counts.
+    """
+    numbers = {shard: number for number, shard in enumerate(shards(folder, stem))}
+    places = array("q")
+    latest: dict[str, int] = {}  # of rows that failed: the line that tells of it
+    superseded = []
+    for count, (row, shard, start, length) in enumerate(recover(folder, stem)):
+        places.extend((row.number, numbers[shard], start, length, row.rejected is None))
+        if row.id in latest:
+            superseded.append(latest.pop(row.id))
+        if row.error is not None:
+            latest[row.id] = count
+    table = np.delete(np.array(places, np.int64).reshape(-1, 5), superseded, axis=0)
+    return table[np.argsort(table[:, 0], kind="stable")]
+
+
+def _rows(opened: list[int], places: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Sampled]:
+    for _, shard, start, length, _ in places:
+        yield read_line(opened[shard], int(start), int(length))
+
+
+def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
+    with atomic_path(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
+        for group in batches(rows, _GROUP):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _spent(row: Sampled) -> dict[str, Any]:
+    return {
+        "row_id": row.id,
+        "tokens": row.tokens,
+        "prompt_tokens": row.prompt_tokens,
+        "cost": row.cost,
+    }
+
+
+def _pair_row(row: Sampled) -> dict[str, Any]:
+    record = Record.pair(row.query, row.answer)
+    return {**write_record(record), "source_id": record.id, **_spent(row)}
+
+
+def _rejected_row(row: Sampled, with_texts: bool) -> dict[str, Any]:
+    texts = {"query": row.query, "answer": row.answer} if with_texts else {}
+    return {"reason": row.rejected, "error": row.error, **texts, **_spent(row)}
