@@ -6,12 +6,13 @@ import inspect
 from importlib import import_module
 from typing import Any, Final
 
-from delia_data.engines.base import Completion, Engine, Intake, Prices, Request, Sampling
+from delia_data.engines.base import FREE, Completion, Engine, Intake, Prices, Request, Sampling
 from delia_data.engines.mock import MockEngine
 from delia_data.errors import InputError
 
 __all__ = [
     "ENGINES",
+    "FREE",
     "Completion",
     "Engine",
     "Intake",

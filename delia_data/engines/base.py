@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from delia_data.errors import InputError
 from delia_data.records import Message
 
 __all__ = [
+    "FREE",
     "Completion",
     "Engine",
     "Finish",
@@ -118,6 +119,10 @@ class Prices:
 
     prompt_token: float
     completion_token: float
+
+
+FREE: Final = Prices(0.0, 0.0)
+"""The prices of an engine that computes here."""
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from delia_data.engines.base import Completion, Finish, Intake, Prices, Request, Sampling
+from delia_data.engines.base import FREE, Completion, Finish, Intake, Prices, Request, Sampling
 from delia_data.ranking import rank
 
 __all__ = ["MockEngine"]
@@ -65,7 +65,7 @@ class MockEngine:
     fail: Callable[[Request], bool] = lambda _: False
     stall_s: float = 0.0
     shuffle: int = 1
-    prices: Prices | None = Prices(0.0, 0.0)
+    prices: Prices | None = FREE
     writes_users: bool = True
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from delia_data._batches import batches
 from delia_data._optional import require
-from delia_data.engines.base import Completion, Finish, Intake, Prices, Request, Sampling
+from delia_data.engines.base import FREE, Completion, Finish, Intake, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.models import identify, load_model, load_tokenizer
 from delia_data.ranking import rank
@@ -28,7 +28,7 @@ class TransformersEngine:
     computes may still differ in the last bits from batch to batch, in bfloat16 above all.)
     """
 
-    prices: Prices | None = Prices(0.0, 0.0)
+    prices: Prices | None = FREE
     writes_users = True
 
     def __init__(
