@@ -8,9 +8,12 @@ do. The command line prints that line and exits with code 2.
     │   ├── FormatError                   a file or a row is not in a known format
     │   ├── RatioError                    the ratio is wrong, or the cache is too small for it
     │   ├── TokenError                    the special token cannot do its work
-    │   └── SettingsError                 settings are unknown or differ from the earlier run's
+    │   ├── SettingsError                 settings are unknown or differ from the earlier run's
+    │   ├── VersionError                  a version is wrong, taken, or too small a step
+    │   └── SecretError                   what is to be published holds what looks like a secret
     ├── OutputError (OSError)             a file or folder cannot be read or written
     │   ├── ForeignFolderError            the folder holds something else
+    │   ├── HubError                      the Hub refused, or could not be reached
     │   ├── UnfinishedError               the folder has no finish marker
     │   └── LockedError                   another process writes there
     ├── EngineError (RuntimeError)        an engine failed
@@ -24,14 +27,17 @@ __all__ = [
     "EngineError",
     "ForeignFolderError",
     "FormatError",
+    "HubError",
     "InputError",
     "LockedError",
     "MissingExtraError",
     "OutputError",
     "RatioError",
+    "SecretError",
     "SettingsError",
     "TokenError",
     "UnfinishedError",
+    "VersionError",
 ]
 
 
@@ -59,12 +65,24 @@ class SettingsError(InputError):
     """Settings are unknown, or differ from those of the run that is to go on."""
 
 
+class VersionError(InputError):
+    """A version is no version, is taken by other content, or is too small a step."""
+
+
+class SecretError(InputError):
+    """What is to be published holds what looks like a secret or an e-mail address."""
+
+
 class OutputError(DeliaError, OSError):
     """A file or folder cannot be read or written."""
 
 
 class ForeignFolderError(OutputError):
     """The output folder holds something that was not made by this command."""
+
+
+class HubError(OutputError):
+    """The Hub refused, or could not be reached; what lies there is as it was."""
 
 
 class UnfinishedError(OutputError):
