@@ -1,11 +1,9 @@
-"""The pair store keeps every finished request, whatever happens to the process."""
+"""The pair store keeps every finished request, whatever happens to the process, and grows."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,18 @@ from delia_data.errors import (
 from delia_data.manifest import Manifest, finish, is_finished
 from delia_data.records import Record
 from delia_data.sampling import PairStore, Sampled, read_cache
+from delia_data.sampling import store as module
+from delia_data.sampling.store import row_key
 
-PLAN: dict[str, Any] = {"engine": "mock", "model": {"name": "m"}, "seed": 1}
+PLAN: dict[str, Any] = {"engine": "mock", "model": {"name": "m"}, "seed": 1, "queries": {"n": 1}}
 ROWS = [
-    Sampled("a1", "What is rain?", "Water.", 2),
-    Sampled("b2", "Say it.", "", 0, "empty"),
-    Sampled("c3", "Sagt «é» \u2028 \N{GRINNING FACE}", 'two\nlines \\ and "more"', 5),
-    Sampled("d4", "And then?", "Snow.", 2),
+    Sampled(0, "a1", "What is rain?", "Water.", 2, 4, 0.5),
+    Sampled(1, "b2", "Say it.", "", 0, 3, 0.25, "empty"),
+    Sampled(2, "c3", "Sagt «é» \u2028 \N{GRINNING FACE}", 'two\nlines \\ and "more"', 5),
+    Sampled(3, "d4", "And then?", "Snow.", 2),
 ]
+MORE = [Sampled(4, "e5", "q", "", 0, rejected="empty"), Sampled(5, "f6", "Why?", "Because.", 1)]
+FAILED = Sampled(6, "g7", "Hm?", "", 0, rejected="failed", error="no answer")
 
 
 def fill(folder: Path, rows: list[Sampled] = ROWS) -> None:
@@ -39,83 +41,88 @@ def fill(folder: Path, rows: list[Sampled] = ROWS) -> None:
         store.append(rows)
 
 
-def reopened(folder: Path) -> list[Sampled]:
+def finished(folder: Path, rows: list[Sampled] = ROWS, **options: Any) -> Manifest:
     with PairStore.open(folder, PLAN) as store:
-        return list(store.sampled)
+        store.begin()
+        store.append(rows)
+        return store.finish(Manifest(kind="cache", settings=PLAN), **options)
+
+
+def known(folder: Path) -> dict[str, Any]:
+    """What a store knows when it is opened."""
+    with PairStore.open(folder, PLAN) as store:
+        return {
+            "asked": store.asked,
+            "kept": store.kept,
+            "dropped": +store.dropped,
+            "tokens": store.tokens,
+            "prompt_tokens": store.prompt_tokens,
+            "cost": store.cost,
+            "failed": store.failed,
+            "pairs": list(store.pairs()),
+        }
+
+
+def of_rows(rows: list[Sampled]) -> dict[str, Any]:
+    """What a store must know of rows, the failed ones aside."""
+    reasons = [row.rejected for row in rows if row.rejected is not None]
+    return {
+        "asked": {row_key(row.id) for row in rows},
+        "kept": len(rows) - len(reasons),
+        "dropped": {reason: reasons.count(reason) for reason in reasons},
+        "tokens": sum(row.tokens for row in rows),
+        "prompt_tokens": sum(row.prompt_tokens for row in rows),
+        "cost": sum(row.cost or 0.0 for row in rows),
+        "failed": 0,
+        "pairs": [(row.query, row.answer) for row in rows if row.rejected is None],
+    }
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def test_what_was_appended_is_there_again(tmp_path: Path) -> None:
+def test_what_was_appended_is_known_again(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "cache"
     with PairStore.open(folder, PLAN) as store:
-        assert store.sampled == []
+        assert (store.kept, store.asked) == (0, set())
         store.append(ROWS[:1])
-        store.append(row for row in ROWS[1:3])
-        assert store.sampled == ROWS[:3]
-    with PairStore.open(folder, PLAN) as store:
-        assert store.sampled == ROWS[:3]
-        store.append(ROWS[3:])
-    assert reopened(folder) == ROWS
-    assert names(folder) == ["pairs.jsonl", "plan.json"]
+        store.append(ROWS[1:3])
+        assert store.kept == 2
+    assert known(folder) == of_rows(ROWS[:3])
+    fill(folder, ROWS[3:])
+    assert known(folder) == of_rows(ROWS)
+    assert names(folder) == ["plan.json", "sampled-00000-000.jsonl", "sampled-00000-001.jsonl"]
 
 
-def test_rows_are_on_disk_when_append_returns(tmp_path: Path) -> None:
-    with PairStore.open(tmp_path, PLAN) as store:
-        store.append(ROWS)
-        lines = (tmp_path / "pairs.jsonl").read_bytes().decode().split("\n")
-        assert [json.loads(line) for line in lines[:-1]] == [asdict(row) for row in ROWS]
-        assert lines[-1] == ""
+def test_an_unknown_price_makes_the_cost_unknown(tmp_path: Path) -> None:
+    fill(tmp_path, [*ROWS, Sampled(9, "x", "q", "a", 1, 0, None)])
+    assert known(tmp_path)["cost"] is None
+    finished(tmp_path, MORE)
+    assert known(tmp_path)["cost"] is None
 
 
-def test_kept_and_dropped(tmp_path: Path) -> None:
-    with PairStore.open(tmp_path, PLAN) as store:
-        store.append(ROWS)
-        store.append([Sampled("e5", "q", "", 0, "empty"), Sampled("f6", "q", "q", 1, "echo")])
-        assert store.kept == [ROWS[0], ROWS[2], ROWS[3]]
-        assert store.dropped == {"empty": 2, "echo": 1}
+def test_a_failed_row_is_asked_again_while_the_run_is_not_done(tmp_path: Path) -> None:
+    fill(tmp_path, [*ROWS, FAILED])
+    there = known(tmp_path)
+    assert row_key(FAILED.id) not in there["asked"]
+    assert (there["failed"], there["dropped"]) == (1, {"empty": 1, "failed": 1})
+    answered = Sampled(6, "g7", "Hm?", "Yes.", 1)
+    fill(tmp_path, [answered])
+    assert known(tmp_path) == of_rows([*ROWS, answered])
+    finished(tmp_path, [])
+    assert pq.read_table(tmp_path / "rejected-00000.parquet")["row_id"].to_pylist() == ["b2"]
+    assert len(read_cache(tmp_path)) == 4
 
 
-def test_a_line_cut_anywhere_is_dropped_and_the_others_stay(tmp_path: Path) -> None:
-    fill(tmp_path)
-    file = tmp_path / "pairs.jsonl"
-    content = file.read_bytes()
-    last = content.rindex(b"\n", 0, -1) + 1
-    for end in range(last, len(content)):
-        file.write_bytes(content[:end])
-        assert reopened(tmp_path) == ROWS[:3], end
-        assert file.read_bytes() == content[:last]
-    file.write_bytes(content)
-    assert reopened(tmp_path) == ROWS
-
-
-def test_what_is_appended_after_a_cut_line_is_whole(tmp_path: Path) -> None:
-    fill(tmp_path, ROWS[:3])
-    with (tmp_path / "pairs.jsonl").open("ab") as lines:
-        lines.write(b'{"query_id": "d4", "qu')
-    fill(tmp_path, ROWS[3:])
-    assert reopened(tmp_path) == ROWS
-
-
-def test_a_file_cut_to_nothing_is_begun_anew(tmp_path: Path) -> None:
-    fill(tmp_path)
-    (tmp_path / "pairs.jsonl").write_bytes(b'{"query_id"')
-    assert reopened(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "line", [b"{", b"[]", b'{"query": "a"}', b'{"query_id": "a", "extra": 1}', b"\xff"]
-)
-def test_a_damaged_whole_line_is_an_error_and_nothing_is_lost(tmp_path: Path, line: bytes) -> None:
-    fill(tmp_path)
-    file = tmp_path / "pairs.jsonl"
-    content = file.read_bytes() + line + b"\n"
-    file.write_bytes(content)
-    with pytest.raises(OutputError, match=r"pairs\.jsonl is damaged .*: remove the damaged line"):
-        reopened(tmp_path)
-    assert file.read_bytes() == content
+def test_a_row_that_fails_twice_counts_once(tmp_path: Path) -> None:
+    fill(tmp_path, [*ROWS, FAILED])
+    finished(tmp_path, [FAILED])
+    table = pq.read_table(tmp_path / "rejected-00000.parquet")
+    assert table["row_id"].to_pylist() == ["b2", "g7"]
+    assert table["reason"].to_pylist() == ["empty", "failed"]
+    assert table["error"].to_pylist() == [None, "no answer"]
+    assert known(tmp_path)["dropped"] == {"empty": 1, "failed": 1}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +130,8 @@ def test_a_damaged_whole_line_is_an_error_and_nothing_is_lost(tmp_path: Path, li
     [
         ({"seed": 2}, "seed was 1 and is now 2"),
         ({"token": "<sep>"}, "token was None and is now '<sep>'"),
-        ({"model": {"name": "n"}}, "model was {'name': 'm'} and is now {'name': 'n'}"),
+        ({"queries": {"n": 2}}, "queries.n was 1 and is now 2"),
+        ({"model": {"name": "n"}}, "model.name was 'm' and is now 'n'"),
     ],
 )
 def test_other_settings_are_refused(
@@ -133,13 +141,44 @@ def test_other_settings_are_refused(
     with pytest.raises(SettingsError) as caught, PairStore.open(tmp_path, {**PLAN, **changed}):
         pass
     assert f"({difference})" in str(caught.value)
-    assert reopened(tmp_path) == ROWS
+    assert known(tmp_path) == of_rows(ROWS)
 
 
 def test_a_plan_of_tuples_is_the_same_plan_again(tmp_path: Path) -> None:
     for _ in range(2):
         with PairStore.open(tmp_path, {"tuple": (1, 2)}):
             pass
+
+
+def test_other_queries_are_added_when_asked_for(tmp_path: Path) -> None:
+    fill(tmp_path)
+    hint = r"other queries can be added with extend \(--extend\)"
+    with pytest.raises(SettingsError, match=hint), PairStore.open(tmp_path, other(2)):
+        pass
+    for number in (2, 3, 3):
+        with PairStore.open(tmp_path, other(number), extend=True) as store:
+            assert store.kept == 3
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan == {**other(3), "extended": [{"n": 1}, {"n": 2}]}
+    with PairStore.open(tmp_path, other(3)) as store:
+        assert store.kept == 3
+    refused = {**other(4), "seed": 2}
+    with (
+        pytest.raises(SettingsError, match="seed was 1 and is now 2"),
+        PairStore.open(tmp_path, refused, extend=True),
+    ):
+        pass
+
+
+def other(number: int) -> dict[str, Any]:
+    return {**PLAN, "queries": {"n": number}}
+
+
+def test_a_damaged_plan_is_an_error(tmp_path: Path) -> None:
+    fill(tmp_path)
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(OutputError, match=r"plan\.json is damaged"):
+        known(tmp_path)
 
 
 def test_a_second_writer_is_kept_out(tmp_path: Path) -> None:
@@ -160,21 +199,21 @@ def test_a_second_writer_is_kept_out(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(LockedError, match="is being written by another process"):
-            reopened(tmp_path)
+            known(tmp_path)
         os.kill(other.pid, 9)
-    assert reopened(tmp_path) == ROWS
+    assert known(tmp_path) == of_rows(ROWS)
 
 
 def test_a_second_store_in_the_same_process_is_kept_out(tmp_path: Path) -> None:
     with PairStore.open(tmp_path, PLAN), pytest.raises(LockedError):
-        reopened(tmp_path)
+        known(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "plan.json", "pairs.jsonl", "manifest.json"])
+@pytest.mark.parametrize("name", ["notes.txt", "plan.json", "pairs-00000.parquet", "manifest.json"])
 def test_a_foreign_folder_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(ForeignFolderError, match=rf"holds something else \({name}\)"):
-        reopened(tmp_path)
+        known(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
 
@@ -182,46 +221,104 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path, name: str) -> None:
 def test_a_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("mine")
     with pytest.raises(ForeignFolderError, match="is a file"):
-        reopened(tmp_path / "cache")
+        known(tmp_path / "cache")
     with pytest.raises(OutputError, match="cannot be written"):
-        reopened(tmp_path / "cache" / "below")
+        known(tmp_path / "cache" / "below")
 
 
 def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     fill(tmp_path, ROWS[:1])
-    (tmp_path / "pairs.jsonl").unlink()
-    (tmp_path / "pairs.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"pairs\.jsonl cannot be written: No space left"):
-        fill(tmp_path)
+    shard = tmp_path / "sampled-00000-001.jsonl"
+    message = r"001\.jsonl cannot be written: No space left"
+    with pytest.raises(OutputError, match=message), PairStore.open(tmp_path, PLAN) as store:
+        shard.symlink_to("/dev/full")
+        store.append(ROWS[1:])
+    shard.unlink()
+    assert known(tmp_path) == of_rows(ROWS[:1])
 
 
-class Pieces(io.FileIO):
-    """A file that takes seven bytes at a time, as a raw write may."""
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        return super().write(data[:7])
-
-
-def test_a_write_in_pieces_is_whole(tmp_path: Path) -> None:
-    with Pieces(tmp_path / "pairs.jsonl", "ab") as lines:
-        PairStore(tmp_path, [], lines).append(ROWS)
-    (tmp_path / ".lock").touch()
-    assert reopened(tmp_path) == ROWS
-
-
-def test_finish_writes_the_kept_pairs(tmp_path: Path) -> None:
-    with PairStore.open(tmp_path, PLAN) as store:
-        store.append(ROWS)
-        written = store.finish(Manifest(kind="cache", settings=PLAN), store.kept)
+def test_finish_writes_what_is_kept_and_what_is_not(tmp_path: Path) -> None:
+    written = finished(tmp_path, [ROWS[3], ROWS[1], ROWS[2], ROWS[0]])  # in any order
     assert is_finished(tmp_path)
-    assert set(written.files) == {"pairs.jsonl", "pairs.parquet", "plan.json"}
+    assert set(written.files) == {"pairs-00000.parquet", "plan.json", "rejected-00000.parquet"}
     kept = [ROWS[0], ROWS[2], ROWS[3]]
     records = [Record.pair(row.query, row.answer) for row in kept]
-    table = pq.read_table(tmp_path / "pairs.parquet")
-    assert table.column_names == ["messages", "source_id", "tokens"]
+    table = pq.read_table(tmp_path / "pairs-00000.parquet")
+    spent = ["row_id", "tokens", "prompt_tokens", "cost"]
+    assert table.column_names == ["messages", "source_id", *spent]
     assert table["source_id"].to_pylist() == [record.id for record in records]
+    assert table["row_id"].to_pylist() == ["a1", "c3", "d4"]
     assert table["tokens"].to_pylist() == [2, 5, 2]
     assert read_cache(tmp_path) == records
+    rejected = pq.read_table(tmp_path / "rejected-00000.parquet")
+    assert rejected.column_names == ["reason", "error", "query", "answer", *spent]
+    assert rejected["query"].to_pylist() == [None]
+    assert known(tmp_path) == of_rows(ROWS)
+
+
+def test_the_texts_of_rejected_rows_are_kept_where_asked_for(tmp_path: Path) -> None:
+    finished(tmp_path, keep_rejected=True)
+    rejected = pq.read_table(tmp_path / "rejected-00000.parquet").to_pylist()
+    assert [(row["query"], row["answer"]) for row in rejected] == [("Say it.", "")]
+
+
+def test_a_cache_grows_by_a_generation_and_the_earlier_files_stay(tmp_path: Path) -> None:
+    finished(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
+    with PairStore.open(tmp_path, PLAN) as store:
+        assert store.finished
+        store.begin()
+        assert not is_finished(tmp_path)
+        store.append(MORE)
+        assert list(store.pairs()) == of_rows(ROWS + MORE)["pairs"]
+        store.finish(Manifest(kind="cache", settings=PLAN))
+    assert known(tmp_path) == of_rows(ROWS + MORE)
+    after = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
+    assert set(after) - set(before) == {"pairs-00001.parquet", "rejected-00001.parquet"}
+    assert {name: after[name] for name in before} == before
+    assert len(read_cache(tmp_path)) == 4
+
+
+def test_nothing_new_makes_no_new_generation(tmp_path: Path) -> None:
+    first = finished(tmp_path)
+    assert finished(tmp_path, []) == first
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("step", ["after rejected", "after pairs", "before the marker"])
+def test_a_kill_while_finishing_loses_nothing(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise KilledError
+
+    real = module.compact
+
+    def rejected_alone(folder: Path, *args: Any, **options: Any) -> None:
+        real(folder, *args, **options)
+        (folder / "pairs-00000.parquet").unlink()
+        raise KilledError
+
+    def both(*args: Any, **options: Any) -> None:
+        real(*args, **options)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        if step == "before the marker":
+            patch.setattr(module, "finish", die)
+        else:
+            patch.setattr(module, "compact", both if step == "after pairs" else rejected_alone)
+        with pytest.raises(KilledError):
+            finished(tmp_path)
+    assert not is_finished(tmp_path)
+    assert known(tmp_path) == of_rows(ROWS)
+    finished(tmp_path, MORE)
+    assert known(tmp_path) == of_rows(ROWS + MORE)
+    assert not list(tmp_path.glob("*.jsonl"))
+    assert len(read_cache(tmp_path)) == 4
 
 
 def test_a_cache_without_its_marker_is_refused(tmp_path: Path) -> None:
