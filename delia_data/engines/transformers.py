@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from delia_data._batches import batches
 from delia_data._optional import require
+from delia_data.engines._draws import draw, pick
+from delia_data.engines._prompts import completed, end_ids, prompt_ids
 from delia_data.engines.base import FREE, Completion, Finish, Intake, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.models import identify, load_model, load_tokenizer
-from delia_data.ranking import rank
-from delia_data.tokens import render_ids, render_user_ids
 
 if TYPE_CHECKING:
     import torch
@@ -78,19 +78,13 @@ class TransformersEngine:
         intake = Intake(requests)
         while not intake.ended:
             window = intake.take(self.batch_size * self.window)
-            prompts = [(request, self._prompt_ids(request)) for request in window]
+            prompts = [(request, prompt_ids(self.tokenizer, request)) for request in window]
             prompts.sort(key=lambda prompt: len(prompt[1]))
             for batch in batches(prompts, self.batch_size):
                 yield from self._generate_batch(batch, sampling)
 
     def close(self) -> None:
         """Nothing is held but memory, which goes with the object."""
-
-    def _prompt_ids(self, request: Request) -> list[int]:
-        turns = [message.as_dict() for message in request.messages]
-        if request.speaker == "user":
-            return render_user_ids(self.tokenizer, turns, request.opening)
-        return render_ids(self.tokenizer, turns, generate=True)
 
     def _generate_batch(
         self, batch: Sequence[tuple[Request, list[int]]], sampling: Sampling
@@ -127,17 +121,11 @@ class TransformersEngine:
         ]
 
     def _complete(self, request: Request, prompt: int, generated: list[int]) -> Completion:
-        ends = self._end_ids()
+        ends = end_ids(self.tokenizer, self.model.generation_config)
         stop = next((i for i, token in enumerate(generated) if token in ends), None)
         kept = generated if stop is None else generated[: stop + 1]
-        text = request.opening + self.tokenizer.decode(kept, skip_special_tokens=True)
         finish: Finish = "length" if stop is None else "stop"
-        return Completion(request.id, text.strip(), len(kept), finish, None, prompt)
-
-    def _end_ids(self) -> set[int]:
-        configured = self.model.generation_config.eos_token_id
-        ends = configured if isinstance(configured, list) else [configured]
-        return {int(i) for i in (*ends, self.tokenizer.eos_token_id) if i is not None}
+        return completed(request, self.tokenizer, kept, finish, prompt)
 
 
 class _Ticker:
@@ -157,8 +145,7 @@ class _Ticker:
 class _RowPicker:
     """A logits processor that draws each row's next token with a number of the row's own.
 
-    Temperature and top-p are applied, then the token is found where the row's number in [0, 1)
-    falls in the cumulated probabilities; every other token is ruled out.
+    Every token but the one that was drawn is ruled out.
     """
 
     def __init__(self, seeds: Sequence[int], prompt_width: int, sampling: Sampling) -> None:
@@ -171,13 +158,6 @@ class _RowPicker:
         import torch
 
         step = input_ids.shape[1] - self.prompt_width
-        draws = [rank(seed, str(step), "token") / 2**128 for seed in self.seeds]
-        probabilities = torch.softmax(scores.float() / self.sampling.temperature, dim=-1)
-        ordered, tokens = probabilities.sort(dim=-1, descending=True)
-        cumulated = ordered.cumsum(dim=-1)
-        kept = (cumulated - ordered < self.sampling.top_p).sum(dim=-1, keepdim=True)
-        mass = cumulated.gather(1, kept - 1)
-        targets = torch.tensor(draws, device=scores.device, dtype=mass.dtype).unsqueeze(1) * mass
-        index = torch.searchsorted(cumulated, targets, right=True).clamp(max=kept - 1)
-        picked = tokens.gather(1, index)
+        draws = [draw(seed, step) for seed in self.seeds]
+        picked = pick(scores, draws, self.sampling.temperature, self.sampling.top_p)
         return torch.full_like(scores, float("-inf")).scatter_(1, picked, 0.0)
