@@ -69,7 +69,7 @@ class MockEngine:
     writes_users: bool = True
 
     @classmethod
-    def load(cls, _model: str) -> MockEngine:
+    def load(cls, model: str) -> MockEngine:
         """Make one that answers at once; it needs no model."""
         return cls()
 

@@ -60,10 +60,10 @@ class TransformersEngine:
         self._identity: dict[str, str] | None = None
 
     @classmethod
-    def load(cls, name: str, *, device: str = "cpu", batch_size: int = 32) -> TransformersEngine:
+    def load(cls, model: str, *, device: str = "cpu", batch_size: int = 32) -> TransformersEngine:
         """Load a model by its name, folder or Hub id, and wrap it."""
-        model = load_model(name, device=device)
-        return cls(model, load_tokenizer(name), batch_size=batch_size)
+        loaded = load_model(model, device=device)
+        return cls(loaded, load_tokenizer(model), batch_size=batch_size)
 
     def describe(self) -> dict[str, Any]:
         """Name the engine and identify the model; the weights are hashed on the first call."""

@@ -77,6 +77,11 @@ class Asker:
         self._again: deque[Asked] = deque()
         self._asked: dict[str, Asked] = {}
 
+    @property
+    def unanswered(self) -> int:
+        """How many requests are on their way."""
+        return len(self._asked)
+
     def requests(self) -> Iterator[Request | None]:
         """The stream of requests; None where a completion must come before the next."""
         while self.kept < self._target:

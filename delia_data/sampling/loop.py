@@ -18,7 +18,15 @@ from delia_data.errors import EngineError, InputError
 from delia_data.manifest import Manifest, read_manifest
 from delia_data.sampling.asker import Asked, Asker
 from delia_data.sampling.asking import Asking, Limits, Spending
-from delia_data.sampling.filters import Described, Filter, Remembering, default_filters
+from delia_data.sampling.filters import (
+    Described,
+    Filter,
+    Remembering,
+    default_filters,
+    empty,
+    failed,
+    names,
+)
 from delia_data.sampling.meter import Meter, Progress
 from delia_data.sampling.queries import Queries, Query
 from delia_data.sampling.query_list import QueryList
@@ -29,7 +37,7 @@ from delia_data.tokens import DEFAULT_TOKEN
 if TYPE_CHECKING:
     from delia_data.sampling.coverage import Saturation
 
-__all__ = ["sample"]
+__all__ = ["judged", "sample"]
 
 _PROGRESS_S: Final = 0.25
 
@@ -66,7 +74,8 @@ def sample(
         seed: Seed of the run; each row's own follows from it and the query's text.
         token: The special token, which no pair may name.
         asking: How a query is put to the model: its text alone where not given.
-        filters: What says why a pair is not kept; `default_filters` where not given.
+        filters: What says why a pair is not kept; `default_filters` where not given. A request
+            that failed, an empty answer and one that names the token are never kept.
         limits: What may be spent, and how much may fail.
         saturation: Where given, ends the run when new pairs say nothing new.
         keep_rejected: Write the texts of rejected pairs too, and not their reasons alone.
@@ -88,6 +97,7 @@ def sample(
         raise InputError(f"target {target} is too few pairs: give at least 1")
     sampling, asking, limits = sampling or Sampling(), asking or Asking(), limits or Limits()
     filters = default_filters(token) if filters is None else filters
+    checks = (failed, empty, names(token), *filters)
     if not hasattr(queries, "describe"):
         queries = QueryList(queries)
     plan = {
@@ -109,8 +119,9 @@ def sample(
         asker = Asker(
             queries, asking, store, target=target, seed=seed, spending=spending, limits=limits
         )
-        meter = Meter()
-        error = _run(engine, sampling, asker, filters, store, meter, saturation, on_progress)
+        measured = {} if saturation is None else {"novelty": lambda: saturation.novelty}
+        meter = Meter(kept=store.kept, rejected=store.dropped, **measured)
+        error = _run(engine, sampling, asker, checks, store, meter, saturation, on_progress)
         if not store.kept:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(store.dropped.items()))
             raise InputError(
@@ -133,14 +144,13 @@ def _run(
 ) -> str | None:
     """Take completions until there are no more; give what the last failed row failed of."""
     failure = None
-    shown = -_PROGRESS_S
-    answered = False
+    shown = time.monotonic()
+    on_progress(meter.now())
     for completion in engine.generate(asker.requests(), sampling):
-        answered = True
         asked = asker.settle(completion)
         if asked is None:
             continue
-        row = _judged(asked, completion, filters)
+        row = judged(asked, completion, filters)
         store.append([row])
         meter.add([row])
         failure = row.error or failure
@@ -153,13 +163,22 @@ def _run(
         if (now := time.monotonic()) - shown >= _PROGRESS_S:
             shown = now
             on_progress(meter.now())
-    on_progress(meter.now())
-    if not answered and asker.stopped is None:
-        raise EngineError("the engine answered none of its requests: mend it and run again")
+    on_progress(meter.now(fresh=True))
+    if asker.unanswered:
+        raise EngineError(
+            f"the engine left {asker.unanswered} requests unanswered: mend it and run again"
+        )
     return failure
 
 
-def _judged(asked: Asked, completion: Completion, filters: Sequence[Filter]) -> Sampled:
+def judged(asked: Asked, completion: Completion, filters: Sequence[Filter]) -> Sampled:
+    """Say of a completion whether it is kept.
+
+    Args:
+        asked: What was asked.
+        completion: What came of it.
+        filters: What says why not; the first reason counts.
+    """
     text = completion.text
     if not text.isascii():  # half of a character has no place in a file
         text = text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,58 @@
+"""A mock engine that keeps what it was asked, and a short way to sample with it."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from delia_data.engines import MockEngine, Prices, Request
+from delia_data.manifest import Manifest
+from delia_data.sampling import Query, Sampled, sample
+from delia_data.sampling.journal import recover
+
+QUERIES = [Query(f"Tell me about number {i}.", "explain") for i in range(100)]
+
+
+def text_of(request: Request) -> str:
+    return request.messages[-1].content
+
+
+class Asked:
+    """A mock engine that keeps what it was asked."""
+
+    def __init__(
+        self,
+        answer: Callable[[str], str] = lambda query: f"An answer to {query!r}",
+        fail: Callable[[str], bool] = lambda query: False,
+        shuffle: int = 1,
+        prices: Prices | None = None,
+    ) -> None:
+        self.requests: list[Request] = []
+        self.answer = answer
+        self.fail = fail
+        self.engine = MockEngine(self._answer, self._fail, shuffle=shuffle, prices=prices)
+
+    @property
+    def queries(self) -> list[str]:
+        return [text_of(request) for request in self.requests]
+
+    def _fail(self, request: Request) -> bool:
+        self.requests.append(request)
+        assert len(self.requests) < 1000, "the queries are asked over and over"
+        return self.fail(text_of(request))
+
+    def _answer(self, request: Request) -> str:
+        return self.answer(text_of(request))
+
+
+def run(asked: Asked, folder: Path, **options: Any) -> Manifest:
+    """Sample with the filters alone that every cache goes through."""
+    given = {"queries": QUERIES, "target": 20, "filters": (), **options}
+    return sample(asked.engine, folder=folder, **given)
+
+
+def lines(folder: Path) -> list[Sampled]:
+    return [row for row, *_ in recover(folder, "sampled-00000")]
+
+
+def texts(queries: Iterable[Query]) -> list[str]:
+    return sorted(query.text for query in queries)

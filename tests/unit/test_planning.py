@@ -1,0 +1,81 @@
+"""A forecast from a few rows comes near to what the whole run takes."""
+
+from pathlib import Path
+
+import pytest
+from asked_engine import QUERIES, Asked, text_of
+
+from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
+from delia_data.errors import EngineError, InputError
+from delia_data.sampling import Query, sample
+from delia_data.sampling.filters import empty
+from delia_data.sampling.planning import Estimate, forecast
+
+MANY = [
+    Query(f"Tell me about number {i}, {'please ' * (i % 5)}now.", "explain") for i in range(800)
+]
+
+
+def worded(request: Request) -> str:
+    number = int(text_of(request).split("number ")[1].split(",")[0])
+    return "" if number % 4 == 0 else "word " * (5 + number % 30) + str(number)
+
+
+def within(estimate: Estimate | None, truth: float) -> bool:
+    assert estimate is not None
+    assert estimate.low <= estimate.value <= estimate.high
+    return estimate.low <= truth <= estimate.high
+
+
+def test_the_intervals_hold_what_the_whole_run_takes(tmp_path: Path) -> None:
+    engine = MockEngine(worded, prices=Prices(1e-6, 3e-6))
+    clock = iter([0.0, 90.0])
+    found = forecast(engine, MANY, target=400, filters=[empty], clock=lambda: next(clock))
+    manifest = sample(engine, MANY, tmp_path, target=400, filters=())
+    details = manifest.details
+    assert within(found.rows, manifest.rows["asked"])
+    assert within(found.tokens, details["tokens"])
+    assert within(found.prompt_tokens, details["prompt_tokens"])
+    assert within(found.dollars, details["cost_usd"])
+    assert found.probed == 50
+    assert found.kept + sum(found.rejected.values()) == 50
+    assert found.available == 800
+    # 90 s for the probe's tokens, and the run has more of them.
+    assert found.hours.value == pytest.approx(90 / 3600 * 400 / found.kept)
+
+
+def test_the_probe_is_drawn_from_everywhere_and_each_query_once() -> None:
+    asked = Asked()
+    forecast(asked.engine, [*QUERIES, *QUERIES], target=10, filters=(), rows=30)
+    numbers = sorted(int(query.rstrip(".").rsplit(" ", 1)[1]) for query in asked.queries)
+    assert len(set(numbers)) == 30
+    assert numbers[0] < 20
+    assert numbers[-1] > 80
+    again, other = Asked(), Asked()
+    forecast(again.engine, QUERIES[::-1], target=10, filters=(), rows=30)
+    forecast(other.engine, QUERIES, target=10, filters=(), rows=30, seed=1)
+    assert set(again.queries) == set(asked.queries) != set(other.queries)
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    found = forecast(MockEngine(prices=None), QUERIES, target=10, filters=(), growing=True)
+    assert found.dollars is None
+    assert found.available is None
+
+
+def test_few_queries_make_a_small_probe() -> None:
+    found = forecast(MockEngine(), QUERIES[:3], target=2, filters=())
+    assert (found.probed, found.available) == (3, 3)
+    assert found.rows.value == 2
+
+
+def test_rows_that_all_fail_are_an_error() -> None:
+    message = r"none of 50 probe rows was kept \(the mock engine was told to fail\)"
+
+    def reject(query: str, completion: Completion) -> str | None:
+        return completion.error and "failed"
+
+    with pytest.raises(EngineError, match=message):
+        forecast(MockEngine(fail=lambda _: True), QUERIES, target=10, filters=[reject])
+    with pytest.raises(InputError, match="there are no queries"):
+        forecast(MockEngine(), [], target=10, filters=(), sampling=Sampling())

@@ -1,0 +1,226 @@
+"""A run goes on where it stopped: after an error, a kill, and when the cache is to grow."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asked_engine import QUERIES, Asked, lines, run, text_of, texts
+
+from delia_data.engines import MockEngine, Sampling
+from delia_data.errors import SettingsError
+from delia_data.manifest import is_finished, read_manifest
+from delia_data.sampling import default_filters, read_cache, sample
+
+
+class KilledError(Exception):
+    """Stands in for a process that dies."""
+
+
+def stop_after(count: int) -> Callable[[str], str]:
+    left = iter(range(count))
+
+    def answer(query: str) -> str:
+        if next(left, None) is None:
+            raise KilledError
+        return f"About {query}"
+
+    return answer
+
+
+@pytest.mark.parametrize("done", [0, 1, 7, 19])
+def test_what_is_on_disk_is_not_asked_again(tmp_path: Path, done: int) -> None:
+    with pytest.raises(KilledError):
+        run(Asked(stop_after(done)), tmp_path)
+    on_disk = {row.query for row in lines(tmp_path)}
+    assert len(on_disk) == done
+    assert not is_finished(tmp_path)
+    again = Asked()
+    run(again, tmp_path)
+    assert sorted(again.queries) == sorted(q.text for q in QUERIES[:20] if q.text not in on_disk)
+    assert sorted(r.query for r in read_cache(tmp_path)) == texts(QUERIES[:20])
+
+
+def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"target": 20, "filters": ()}
+    sample(MockEngine(), QUERIES, tmp_path / "whole", **options)
+    die = stop_after(13)
+    dying = MockEngine(fail=lambda request: not die(text_of(request)))
+    with pytest.raises(KilledError):
+        sample(dying, QUERIES, tmp_path / "rerun", **options)
+    sample(MockEngine(), QUERIES, tmp_path / "rerun", **options)
+    whole, rerun = (read_manifest(tmp_path / name, verify=True) for name in ("whole", "rerun"))
+    assert whole == rerun
+
+
+def test_a_half_written_line_is_asked_again_and_no_other(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        run(Asked(stop_after(10)), tmp_path)
+    file = tmp_path / "sampled-00000-000.jsonl"
+    last = lines(tmp_path)[-1].query
+    file.write_bytes(file.read_bytes()[:-7])
+    again = Asked()
+    run(again, tmp_path)
+    assert sorted(again.queries) == sorted([last, *(query.text for query in QUERIES[10:20])])
+    assert len({record.query for record in read_cache(tmp_path)}) == 20
+
+
+def test_rejected_queries_are_not_asked_again(tmp_path: Path) -> None:
+    bad = {query.text for query in QUERIES[:5]}
+    answers = stop_after(12)
+    with pytest.raises(KilledError):
+        run(Asked(lambda query: "" if query in bad else answers(query)), tmp_path)
+    again = Asked()
+    manifest = run(again, tmp_path)
+    assert not bad & set(again.queries)
+    assert manifest.dropped == {"empty": 5}
+
+
+def test_a_rerun_remembers_what_was_kept(tmp_path: Path) -> None:
+    def answer(number: int) -> str:
+        return f"There are {number // 2} lamps in the garden by the river, and no bread."
+
+    def numbered(query: str) -> str:
+        return answer(int(query.rsplit(" ", 1)[1].rstrip(".")))
+
+    die = stop_after(9)
+    with pytest.raises(KilledError):
+        run(
+            Asked(lambda query: numbered(query) if die(query) else ""),
+            tmp_path,
+            filters=default_filters(),
+        )
+    manifest = run(Asked(numbered), tmp_path, filters=default_filters())
+    answers = [record.answer for record in read_cache(tmp_path)]
+    assert len(answers) == len(set(answers)) == manifest.rows["kept"]
+    assert sum(manifest.dropped.values()) >= manifest.rows["kept"] - 1
+
+
+def test_a_finished_cache_is_not_sampled_again(tmp_path: Path) -> None:
+    manifest = run(Asked(), tmp_path, target=10)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    asked = Asked()
+    for target in (10, 3):
+        assert run(asked, tmp_path, target=target) == manifest
+    assert asked.queries == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_finished_cache_grows_with_its_target(tmp_path: Path) -> None:
+    run(Asked(), tmp_path, target=10)
+    old = (tmp_path / "pairs-00000.parquet").read_bytes()
+    asked = Asked(shuffle=3)
+    manifest = run(asked, tmp_path, target=25)
+    assert sorted(asked.queries) == texts(QUERIES[10:25])
+    assert manifest.rows == {"asked": 25, "kept": 25}
+    assert (tmp_path / "pairs-00000.parquet").read_bytes() == old
+    assert [r.query for r in read_cache(tmp_path)] == [query.text for query in QUERIES[:25]]
+    with pytest.raises(KilledError):
+        run(Asked(stop_after(3)), tmp_path, target=40)
+    assert not is_finished(tmp_path)
+    assert run(Asked(), tmp_path, target=25).rows["kept"] == 28
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"token": "<json>"}, "token was '<sep>' and is now '<json>'"),
+        (
+            {"sampling": Sampling(temperature=0)},
+            r"sampling\.temperature was 0.7 and is now 0",
+        ),
+        ({"filters": None}, "filters was .* and is now "),
+    ],
+)
+def test_other_settings_are_refused(
+    tmp_path: Path, changed: dict[str, object], difference: str, finished: bool
+) -> None:
+    if finished:
+        run(Asked(), tmp_path)
+    else:
+        with pytest.raises(KilledError):
+            run(Asked(stop_after(5)), tmp_path)
+    asked = Asked()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(SettingsError, match=difference):
+        run(asked, tmp_path, **changed)
+    assert asked.queries == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+KILLED = """
+    import os, random, signal, sys, time
+    from delia_data.engines import MockEngine
+    from delia_data.sampling import Query, sample
+
+    folder, log = sys.argv[1:]
+    queries = [Query(f"Tell me about number {i}.", "explain") for i in range(1600)]
+
+    def run(number, stall_s):
+        asked = os.open(f"{log}{number}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+        def answer(request):
+            text = request.messages[-1].content
+            os.write(asked, f"{text}\\n".encode())
+            return "" if "7" in text else f"About {text}"
+
+        engine = MockEngine(answer, stall_s=stall_s, shuffle=16)
+        sample(engine, queries, folder, target=900, filters=())
+
+    moments = random.Random(int(log.rsplit("-", 1)[1]))
+    print("ready", flush=True)
+    for number in range(5):
+        if (child := os.fork()) == 0:
+            run(number, 0.002)
+            os._exit(0)
+        # The child is at work once it has asked: then it has a random while to live.
+        file = f"{log}{number}"
+        while not (os.path.exists(file) and os.path.getsize(file)):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.2))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), "the child was done before it was killed"
+        lines = b""
+        for name in sorted(os.listdir(folder)):
+            if name.endswith(".jsonl"):
+                with open(os.path.join(folder, name), "rb") as shard:
+                    lines += shard.read().rpartition(b"\\n")[0] + b"\\n"
+        with open(f"{log}{number}.disk", "wb") as copy:
+            copy.write(lines)
+    run(5, 0)
+"""
+
+
+def test_after_five_kills_every_pair_is_there_once(tmp_path: Path) -> None:
+    folder, log = tmp_path / "cache", tmp_path / f"log-{random.randrange(2**32)}"
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(log)],
+        check=True,
+        timeout=240,
+        cwd=tmp_path,
+        env=os.environ,
+    )
+    every = [f"Tell me about number {i}." for i in range(1600)]
+    expected = [query for query in every if "7" not in query][:900]
+    assert [record.query for record in read_cache(folder)] == expected
+    asked = [Path(f"{log}{number}").read_text().splitlines() for number in range(6)]
+    for number in range(5):
+        whole = Path(f"{log}{number}.disk").read_text().splitlines()
+        on_disk = {json.loads(line)["query"] for line in whole if line}
+        later = {query for queries in asked[number + 1 :] for query in queries}
+        assert not on_disk & later, "what was on disk was asked again"
+        answered = {query for queries in asked[: number + 1] for query in queries}
+        assert len(answered - on_disk) <= 1, "an answer that was given is on disk at once"
+    assert max(Counter(query for queries in asked for query in queries).values()) <= 6
+    manifest = read_manifest(folder, verify=True)
+    assert manifest.rows == {"asked": 900 + manifest.dropped["empty"], "kept": 900}
