@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +35,7 @@ __all__ = [
     "embedded_gguf",
     "embedded_model",
     "identify",
+    "identify_files",
     "load_model",
     "load_tokenizer",
     "quiet",
@@ -167,16 +169,90 @@ def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict
     The weights hash is taken of every parameter's name, shape and bytes, so that a copy of a
     model elsewhere has the same one.
     """
+    weights = _weights_hash(sorted(model.state_dict().items()))
+    return _identity(str(model.config._name_or_path), weights, tokenizer)
+
+
+def identify_files(
+    name: str | os.PathLike[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    dtype: torch.dtype | None = None,
+) -> dict[str, str]:
+    """What `identify` gives, from a model's files, one weight in memory at a time.
+
+    The model is loaded only where its files hold weights otherwise than it does: quantised,
+    under other names, or some of them in a type of their own.
+
+    Args:
+        name: The embedded model's name, a folder, or a Hub id.
+        tokenizer: Its tokenizer.
+        dtype: Type that the weights are loaded in; bfloat16 when not given.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    torch_ = require("torch", extra="local")
+    with _loading(name), quiet():
+        weights = _weights_in_files(resolve_model(name), dtype or torch_.bfloat16)
+    if weights is None:
+        return identify(load_model(name, dtype=dtype), tokenizer)
+    return _identity(resolve_model(name), _weights_hash(weights), tokenizer)
+
+
+def _weights_in_files(source: str, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]] | None:
+    """The weights as a loaded model names them, sorted; None where the files have them otherwise.
+
+    A model without memory of its own tells the names, and which of them are one weight.
+    """
+    import torch
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    config = AutoConfig.from_pretrained(folder)
+    if getattr(config, "quantization_config", None) or not (index.is_file() or whole.is_file()):
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    if any(getattr(model, f"_keep_in_fp32_modules{end}", None) for end in ("", "_strict")):
+        return None
+    if index.is_file():
+        shards = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
+    else:
+        shards = {whole}
+    opened = [safe_open(shard, framework="pt") for shard in sorted(shards)]
+    where = {key: file for file in opened for key in file.keys()}  # noqa: SIM118
+    wanted = model.state_dict(keep_vars=True)
+    stored = {id(weight): key for key, weight in wanted.items() if key in where}
+    if any(id(weight) not in stored for weight in wanted.values()):
+        return None
+    return (
+        (key, where[stored[id(weight)]].get_tensor(stored[id(weight)]).to(weight.dtype))
+        for key, weight in sorted(wanted.items())
+    )
+
+
+def _weights_hash(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
     require("torch", extra="local")
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in weights:
         digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _identity(source: str, weights: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     return {
-        "name": _public_name(model),
-        "weights_sha256": digest.hexdigest(),
+        "name": _public_name(source),
+        "weights_sha256": weights,
         "chat_template_sha256": chat_template_hash(tokenizer),
     }
 
@@ -186,9 +262,8 @@ def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
 
-def _public_name(model: PreTrainedModel) -> str:
-    """The model's name without the path of the machine it lies on."""
-    name = str(model.config._name_or_path)
+def _public_name(name: str) -> str:
+    """A model's name without the path of the machine it lies on."""
     path = Path(name)
     if not path.is_dir():
         return name
