@@ -41,7 +41,7 @@ from delia_data.mixing.cluster_work import (
 from delia_data.mixing.folder import card, mixture_folder, write_rows
 from delia_data.mixing.mixture import mix
 from delia_data.mixing.options import OnShort, Order, Select, schema
-from delia_data.mixing.sources import Relation, shards_of
+from delia_data.mixing.sources import shards_of
 from delia_data.mixing.survey import Hashes
 from delia_data.mixing.task_rows import Rows, TaskRow
 from delia_data.records import Format
@@ -163,7 +163,7 @@ class _Cache:
 
     def look(
         self, *, seed: int, tokens: tuple[str, ...], ngrams_of_test: frozenset[tuple[str, ...]]
-    ) -> tuple[Relation, Hashes]:
+    ) -> Hashes:
         """Read the hashes of every row; where a file is doubtful, all of them in the general way.
 
         Raises:
@@ -176,8 +176,7 @@ class _Cache:
             self.fast = False
             return self.look(seed=seed, tokens=tokens, ngrams_of_test=ngrams_of_test)
         raise_first(row["error"] for row in found)
-        hashes = Hashes.join([pickle.loads(row["hashes"]) for row in found])
-        return Relation("", fast=self.fast), hashes
+        return Hashes.join([pickle.loads(row["hashes"]) for row in found])
 
 
 def _write_shards(caches: Sequence[_Cache], job: Job, rows: int) -> None:

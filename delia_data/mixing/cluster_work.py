@@ -24,10 +24,11 @@ from delia_data import errors
 from delia_data.errors import DeliaError, FormatError
 from delia_data.mixing.engine import ID_SQL, connect, rank_sql
 from delia_data.mixing.folder import write_rows
-from delia_data.mixing.options import MESSAGES, schema
-from delia_data.mixing.plan import PLACES, Plan
+from delia_data.mixing.kept import Keeper, Kept
+from delia_data.mixing.options import schema
+from delia_data.mixing.plan import PLACES, Picked, Plan
 from delia_data.mixing.sources import Relation, open_fast, open_general
-from delia_data.mixing.survey import DoubtfulError, read_hashes
+from delia_data.mixing.survey import DoubtfulError, read_rows
 
 __all__ = [
     "DOUBTFUL",
@@ -107,7 +108,7 @@ def look(
         unit, hashes = units[number], b""
         with _noted() as error, tempfile.TemporaryDirectory(prefix="delia-mix-") as spill:
             try:
-                found = read_hashes(unit.open(spill), seed, tokens, ngrams_of_test)
+                found = read_rows(unit.open(spill), seed, tokens, ngrams_of_test)
                 hashes = pickle.dumps(found, protocol=5)
             except (duckdb.Error, DoubtfulError):
                 if not unit.fast:
@@ -177,8 +178,8 @@ def count_pairs(group: pa.Table, *, job: Job) -> pa.Table:
     plan = replace(job.plan, options=options, task=job.plan.task.slice(0, 0))
 
     def count(shard: int) -> int:
-        pairs = replace(plan, caches=_caches_of(group, plan))
-        return sum(batch.num_rows for batch in pairs.stream([job.range(shard)]))
+        with _gathered(group, plan) as pairs:
+            return sum(batch.num_rows for batch in pairs.stream([job.range(shard)]))
 
     return _done(group, count)
 
@@ -187,11 +188,9 @@ def write_shard(group: pa.Table, *, job: Job, before: Mapping[int, int]) -> pa.T
     """Write a shard: under a name of its own, so that two attempts do not meet, then renamed."""
 
     def write(shard: int) -> int:
-        plan = replace(job.plan, caches=_caches_of(group, job.plan))
-        batches = plan.stream([job.range(shard)], first=before.get(shard, 0))
         rows = 0
 
-        def counted() -> Iterator[pa.RecordBatch]:
+        def counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             nonlocal rows
             for batch in batches:
                 rows += batch.num_rows
@@ -200,7 +199,9 @@ def write_shard(group: pa.Table, *, job: Job, before: Mapping[int, int]) -> pa.T
         root = Path(job.folder)
         staged = root / f".{STAGED}{uuid4().hex}"
         try:
-            write_rows(staged, counted(), schema(plan.options.format))
+            with _gathered(group, job.plan) as plan:
+                batches = plan.stream([job.range(shard)], first=before.get(shard, 0))
+                write_rows(staged, counted(batches), schema(plan.options.format))
             staged.replace(root / job.name(shard))
         except OSError as error:
             raise errors.OutputError(f"{root} cannot be written: {error}") from error
@@ -219,22 +220,34 @@ def _done(group: pa.Table, work: Callable[[int], int]) -> pa.Table:
     return pa.table({"shard": [shard], "rows": [rows], "error": ["".join(earlier[:1] or error)]})
 
 
-def _caches_of(group: pa.Table, plan: Plan) -> tuple[Any, ...]:
-    """The caches of a plan, each with those of its pairs that are routed to a shard."""
+@contextmanager
+def _gathered(group: pa.Table, plan: Plan) -> Iterator[Plan]:
+    """A plan with those pairs of its caches that are routed to a shard."""
     numbers = group["cache"].to_pylist()
-    empty = pa.schema([("messages", MESSAGES)])
-    caches = []
-    for number, cache in enumerate(plan.caches):
-        batches = [
-            batch
-            for index, owner in enumerate(numbers)
-            if owner == number
-            for batch in _unpack(group["pairs"][index])
-        ]
-        name = f"pairs_{number}"
-        table = pa.Table.from_batches(batches, batches[0].schema if batches else empty)
-        caches.append(replace(cache, relation=Relation(name, {name: table})))
-    return tuple(caches)
+    with tempfile.TemporaryDirectory(prefix="delia-mix-") as spill:
+        caches = []
+        for number, cache in enumerate(plan.caches):
+            batches = [
+                batch
+                for index, owner in enumerate(numbers)
+                if owner == number
+                for batch in _unpack(group["pairs"][index])
+            ]
+            caches.append(replace(cache, kept=_kept(batches, cache, plan, Path(spill))))
+        yield replace(plan, caches=tuple(caches))
+
+
+def _kept(
+    batches: Sequence[pa.RecordBatch], cache: Picked, plan: Plan, spill: Path
+) -> tuple[Kept, ...]:
+    """The rows of batches for each repetition of their cache."""
+    if not batches:
+        return ()
+    relation, keeper = Relation("pairs", {"pairs": pa.Table.from_batches(batches)}), Keeper(spill)
+    read_rows(relation, plan.options.seed, plan.tokens, frozenset(), keeper)
+    first = keeper.done()
+    more = range(1, len(cache.thresholds))
+    return (first, *(first.again(plan.options.seed, repetition) for repetition in more))
 
 
 def _pack(batches: Sequence[pa.RecordBatch]) -> bytes:

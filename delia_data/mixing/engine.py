@@ -1,8 +1,8 @@
-"""DuckDB as the mixture uses it: one connection, bounded memory, and the SQL of ids and ranks.
+"""DuckDB as the mixture uses it: one connection, bounded memory, and the SQL of ids and places.
 
-Why DuckDB: of the kept libraries that sort more than memory holds, it alone reads JSON Lines and
-Parquet in parallel, hashes as Python's standard library does (MD5), and spills a sort of whole
-rows to disk, in one process and with a bound on memory (`benchmarks/mixing.py` has the figures).
+Why DuckDB: it reads JSON Lines and Parquet in parallel, hashes as Python's standard library does
+(MD5), and hands rows over as Arrow without a copy, a batch at a time. It does not sort: sorts of
+whole rows took half of the time, and beyond memory it gave up at times (`mixing/kept.py` sorts).
 """
 
 from __future__ import annotations
@@ -16,15 +16,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import pyarrow as pa
+
 from delia_data.errors import DeliaError, OutputError
 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["ID_SQL", "Spill", "connect", "names_sql", "quote", "rank_sql"]
+__all__ = [
+    "ID_SQL",
+    "MEMORY_MIB",
+    "Spill",
+    "connect",
+    "hash_texts",
+    "names_sql",
+    "place_sql",
+    "quote",
+    "rank_sql",
+]
 
 MEMORY_MIB: Final = int(os.environ.get("DELIA_MIX_MEMORY_MIB", "1280"))
-"""Memory that a mixture's sort takes before it spills to disk."""
+"""Memory of DuckDB; half as much again is taken by rows before they go to disk."""
 
 ID_SQL: Final = (
     "md5(array_to_string(list_transform(messages, "
@@ -69,6 +81,7 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute(f"SET memory_limit = '{MEMORY_MIB}MiB'")
         connection.execute(f"SET temp_directory = {quote(str(spill.path))}")
         connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET streaming_buffer_size = '64MiB'")  # it reads on while we work
         with suppress(duckdb.InvalidInputException):  # raised in a notebook without ipywidgets
             connection.execute("SET enable_progress_bar = false")
         if threads := int(os.environ.get("DELIA_MIX_THREADS", "0")):  # else one a core
@@ -96,6 +109,24 @@ def rank_sql(seed: int, purpose: str, key: str, half: str = "") -> str:
         half: `"_upper"` or `"_lower"` for 64 of the 128 bits.
     """
     return f"md5_number{half}({quote(f'{seed}:{purpose}:')} || {key})"
+
+
+def place_sql(seed: int, purpose: str, key: str) -> str:
+    """SQL of `ranking.rank` as 16 bytes, of which `kept.keys_of` makes numbers.
+
+    One hash as bytes takes half the time of its two halves as numbers.
+    """
+    return f"unhex(md5({quote(f'{seed}:{purpose}:')} || {key}))"
+
+
+def hash_texts(prefix: str, texts: pa.Array) -> pa.Array:
+    """MD5 of a prefix and each text, 16 bytes a row, in the order of the texts."""
+    with connect() as connection:
+        connection.execute("SET preserve_insertion_order = true")
+        connection.register("texts", pa.table({"text": texts}))
+        sql = f"SELECT unhex(md5({quote(prefix)} || text)) AS hash FROM texts"
+        hashes = connection.sql(sql).to_arrow_table()["hash"].combine_chunks()
+    return hashes.chunk(0) if isinstance(hashes, pa.ChunkedArray) else hashes
 
 
 def names_sql(tokens: tuple[str, ...]) -> str:

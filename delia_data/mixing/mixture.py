@@ -145,10 +145,11 @@ def mix(
         _check_token(rows.train, rows.token or None)
     tokens = tuple(sorted({rows.token for rows in tasks.values() if rows.token}))
     spill = Spill()
-    surveys = _surveys(_named(cache, "cache"), spill.path, options, tokens, tasks, held_out)
-    _check_turns(options.format, [row.record for _, row in taken], surveys)
+    caches = _named(cache, "cache")
     wanted = round(options.ratio * len(taken))
-    shares = _shares(wanted, _weights("cache", surveys, cache_weights))
+    shares = _shares(wanted, _weights("cache", caches, cache_weights))
+    surveys = _surveys(caches, shares, spill.path, options, tokens, tasks, held_out)
+    _check_turns(options.format, [row.record for _, row in taken], surveys)
     picked = [
         _picked(found, name, share, options, len(taken))
         for (name, found), share in zip(surveys.items(), shares, strict=True)
@@ -242,6 +243,7 @@ def _check_turns(format: Format, task: Sequence[Record], surveys: Mapping[str, S
 
 def _surveys(
     caches: Mapping[str, Pairs],
+    shares: Sequence[int],
     spill: Path,
     options: MixOptions,
     tokens: tuple[str, ...],
@@ -252,7 +254,7 @@ def _surveys(
     records += [row.record for row in held_out]
     of_test = [turn.content for row in held_out for turn in row.record.messages]
     surveys: dict[str, Survey] = {}
-    for number, (name, given) in enumerate(caches.items()):
+    for number, ((name, given), share) in enumerate(zip(caches.items(), shares, strict=True)):
         surveys[name] = survey(
             given,
             f"cache_{number}",
@@ -260,6 +262,7 @@ def _surveys(
             seed=options.seed,
             tokens=tokens,
             task=records,
+            wanted=share,
             ngrams_of_test=ngrams(of_test) if options.decontaminate else frozenset(),
             earlier=tuple(surveys.values()),
         )
@@ -291,8 +294,10 @@ def _picked(
         wanted = min(wanted, usable)
     whole, rest = divmod(wanted, usable) if usable else (0, 0)
     counts = [usable] * whole + ([rest] if rest else [])
-    thresholds = [found.threshold(count) for count in counts]
-    return Picked(found.relation, tuple(thresholds), found.excluded, found.repeated), wanted
+    thresholds = tuple(found.threshold(count) for count in counts)
+    kept = [found.kept] if found.kept and counts else []
+    kept += [found.kept.again(options.seed, i) for i in range(1, len(counts)) if found.kept]
+    return Picked(thresholds, found.excluded, found.repeated, tuple(kept)), wanted
 
 
 def _task_table(rows: Sequence[tuple[int, TaskRow]]) -> pa.Table:

@@ -1,6 +1,7 @@
-"""The first look at a cache: which pairs may be mixed, which are picked, why not the others.
+"""The first look at a cache: which pairs may be mixed, and why not the others.
 
-Only hashes are kept, 16 bytes a pair, so that ten million pairs need 160 MB.
+The cache is read once. Of every pair 16 bytes stay in memory, so that ten million need 160 MB;
+the pairs themselves are kept where `kept` has room for them.
 """
 
 from __future__ import annotations
@@ -9,24 +10,26 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from delia_data.errors import FormatError
-from delia_data.mixing.engine import ID_SQL, connect, names_sql, rank_sql
+from delia_data.errors import DeliaError, FormatError
+from delia_data.mixing.engine import ID_SQL, connect, names_sql, place_sql
+from delia_data.mixing.kept import Chunk, Keeper, Kept, Keys, keys_of
 from delia_data.mixing.sources import Pairs, Relation, open_general, open_pairs
 from delia_data.ranking import rank
 from delia_data.records import Record
 
-__all__ = ["DoubtfulError", "Elsewhere", "Hashes", "Survey", "ngrams", "read_hashes", "survey"]
+__all__ = ["DoubtfulError", "Elsewhere", "Hashes", "Survey", "among", "ngrams", "read_rows", "survey"]
 
 NGRAM_WORDS: Final = 13
 _WORD: Final = re.compile(r"\w+")
-_BATCH: Final = 100_000
+_BATCH: Final = 40_000
+_FIRST_KEY: Final = "'0:cache:' || id"
 _VALID: Final = (
     "messages IS NOT NULL AND len(messages) > 0 AND messages[-1].role = 'assistant' "
     "AND len(list_filter(messages, lambda m: m.role = 'user')) > 0 "
@@ -41,22 +44,23 @@ class Survey:
     """What one look at a cache found.
 
     Attributes:
-        relation: The cache, checked.
+        kept: Those of its rows that may be picked; None of a cache that is read elsewhere.
         rows: Rows that it holds.
         ranks: Places in the selection's order of the pairs that may be mixed, ascending; a row
             for each, of the higher and the lower 64 bits; shape (pairs, 2).
         dropped: How many may not be mixed, by reason.
-        excluded: Places of rows that may not be mixed, but for those that the text itself tells.
+        excluded: Places of rows that may not be mixed, but for those that the text itself tells,
+            ascending.
         repeated: Whether some id is there more than once.
         longer: Whether some row has more than a question and its answer.
         content: Hash of the rows' ids, the same whatever their order.
     """
 
-    relation: Relation
+    kept: Kept | None = field(repr=False)
     rows: int
-    ranks: np.ndarray[Any, np.dtype[np.uint64]]
+    ranks: Keys
     dropped: Counter[str]
-    excluded: tuple[int, ...]
+    excluded: Keys
     repeated: bool
     longer: bool
     content: str
@@ -80,7 +84,7 @@ class Hashes:
         longer: Whether some row has more than a question and its answer.
     """
 
-    ranks: np.ndarray[Any, np.dtype[np.uint64]]
+    ranks: Keys
     named: np.ndarray[Any, np.dtype[np.bool_]]
     tainted: frozenset[str]
     total: np.ndarray[Any, np.dtype[np.uint64]]
@@ -103,16 +107,13 @@ class Elsewhere(Protocol):
 
     def look(
         self, *, seed: int, tokens: tuple[str, ...], ngrams_of_test: frozenset[tuple[str, ...]]
-    ) -> tuple[Relation, Hashes]:
+    ) -> Hashes:
         """Read the hashes of every row.
 
         Args:
             seed: Seed of the selection.
             tokens: Special tokens, none of which a pair may name.
             ngrams_of_test: Runs of words that no pair may have.
-
-        Returns:
-            What stands for the cache in a plan, and the hashes.
 
         Raises:
             InputError: The cache cannot be read, or a row is wrong.
@@ -127,10 +128,11 @@ def survey(
     seed: int,
     tokens: tuple[str, ...],
     task: Sequence[Record],
+    wanted: int | None = None,
     ngrams_of_test: frozenset[tuple[str, ...]] = frozenset(),
     earlier: Sequence[Survey] = (),
 ) -> Survey:
-    """Look at a cache.
+    """Look at a cache, and keep what may be picked of it.
 
     Args:
         given: The pairs.
@@ -139,20 +141,25 @@ def survey(
         seed: Seed of the selection.
         tokens: Special tokens, none of which a pair may name.
         task: Task rows, held-out ones among them, none of which may be a pair.
+        wanted: How many pairs are picked at most; all of them where it is not said.
         ngrams_of_test: Runs of words that no pair may have.
         earlier: Caches looked at before, whose pairs are not taken twice.
 
     Raises:
         InputError: The cache cannot be read, or a row is wrong.
+        OutputError: The disk is full.
     """
     if hasattr(given, "look"):
-        relation, found = given.look(seed=seed, tokens=tokens, ngrams_of_test=ngrams_of_test)
-        return _weigh(relation, found, seed, task, earlier)
+        found = given.look(seed=seed, tokens=tokens, ngrams_of_test=ngrams_of_test)
+        return _weigh(None, found, seed, task, earlier)
     import duckdb
 
+    if wanted is not None:  # so many more may yet turn out to be no pairs
+        wanted += len(task) + sum(len(other.ranks) for other in earlier)
     relation = open_pairs(given, name, spill)
+    keeper = Keeper(spill, wanted)
     try:
-        found = read_hashes(relation, seed, tokens, ngrams_of_test)
+        found = read_rows(relation, seed, tokens, ngrams_of_test, keeper)
     except (duckdb.Error, DoubtfulError) as error:
         if not relation.fast or isinstance(error, duckdb.OutOfMemoryException):
             raise
@@ -160,54 +167,75 @@ def survey(
             relation = open_general(given, name, spill)
         except UnicodeDecodeError as broken:
             raise FormatError(f"a cache is not UTF-8 text: {broken}") from broken
-        found = read_hashes(relation, seed, tokens, ngrams_of_test)
-    return _weigh(relation, found, seed, task, earlier)
+        keeper = Keeper(spill, wanted)
+        found = read_rows(relation, seed, tokens, ngrams_of_test, keeper)
+    return _weigh(keeper.done(), found, seed, task, earlier)
 
 
 class DoubtfulError(Exception):
     """A row that only the general way can judge."""
 
 
-def read_hashes(
+def read_rows(
     relation: Relation,
     seed: int,
     tokens: tuple[str, ...],
     ngrams_of_test: frozenset[tuple[str, ...]],
+    keeper: Keeper | None = None,
 ) -> Hashes:
     """Read the hashes of every row of a relation, and what only its text can tell.
+
+    Args:
+        relation: The rows.
+        seed: Seed of the selection and the order.
+        tokens: Special tokens, none of which a pair may name.
+        ngrams_of_test: Runs of words that no pair may have.
+        keeper: What gets the rows that name no token and have no such run.
 
     Raises:
         DoubtfulError: A row was left as it lies, and the general way must judge it.
     """
-    text = ", messages" if ngrams_of_test else ""
+    text = ", messages" if ngrams_of_test or keeper else ""
+    order = f", {place_sql(seed, 'order', _FIRST_KEY)} AS place" if keeper else ""
     inner = (
         f"SELECT {ID_SQL} AS id, {names_sql(tokens)} AS named, {_VALID} AS valid, "
         f"len(messages) > 2 AS longer{text}"
     )
-    high, low = (rank_sql(seed, "select", "id", half) for half in ("_lower", "_upper"))
     sql = (
-        f"SELECT id, {high} AS high, {low} AS low, named, valid, longer{text} "
+        f"SELECT id, {place_sql(seed, 'select', 'id')} AS rank{order}, named, valid, longer{text} "
         f"FROM ({inner} FROM {{}})"
     )
-    return Hashes.join(
-        [_hashes_of(batch, ngrams_of_test) for batch in _stream(sql, relation) if batch.num_rows]
-    )
+    parts = []
+    for batch in _stream(sql, relation):
+        if not batch.num_rows:
+            continue
+        found, may_be_picked = _hashes_of(batch, ngrams_of_test)
+        parts.append(found)
+        if keeper:
+            rows = batch.select(["messages", "id"])
+            keeper.add(Chunk(rows, found.ranks, keys_of(batch["place"])).where(may_be_picked))
+    return Hashes.join(parts)
 
 
-def _hashes_of(batch: pa.RecordBatch, ngrams_of_test: frozenset[tuple[str, ...]]) -> Hashes:
+def _hashes_of(
+    batch: pa.RecordBatch, ngrams_of_test: frozenset[tuple[str, ...]]
+) -> tuple[Hashes, np.ndarray[Any, np.dtype[np.bool_]]]:
+    """The hashes of a batch, and which of its rows may be picked for all that their text tells."""
     valid, named, longer = (
         batch[name].to_numpy(zero_copy_only=False).astype(bool)
         for name in ("valid", "named", "longer")
     )
     if not valid.all():
         raise DoubtfulError
-    return Hashes(
-        np.stack([batch["high"].to_numpy(), batch["low"].to_numpy()], axis=1),
+    tainted = _tainted(batch, ngrams_of_test) if ngrams_of_test else np.zeros(len(named), bool)
+    found = Hashes(
+        keys_of(batch["rank"]),
         named,
-        frozenset(_tainted(batch, ngrams_of_test) if ngrams_of_test else ()),
+        frozenset(batch["id"].filter(pa.array(tainted)).to_pylist()),
         _sum_of_ids(batch["id"]),
         bool(longer.any()),
     )
+    return found, ~(named | tainted)
 
 
 def _stream(sql: str, relation: Relation) -> Iterator[pa.RecordBatch]:
@@ -218,7 +246,7 @@ def _stream(sql: str, relation: Relation) -> Iterator[pa.RecordBatch]:
         try:
             yield from reader
         except OSError as error:  # what DuckDB finds wrong in a row, as Arrow passes it on
-            if "Out of Memory" in str(error):
+            if isinstance(error, DeliaError) or "Out of Memory" in str(error):
                 raise
             raise DoubtfulError from error
 
@@ -233,7 +261,7 @@ def _sum_of_ids(ids: pa.StringArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 
 def _weigh(
-    relation: Relation,
+    kept: Kept | None,
     found: Hashes,
     seed: int,
     task: Sequence[Record],
@@ -241,7 +269,7 @@ def _weigh(
 ) -> Survey:
     """Sort the ranks, and drop what may not be mixed, each row for one reason."""
     dropped: Counter[str] = Counter()
-    ranks, kept = found.ranks, np.ones(len(found.ranks), bool)
+    ranks, good = found.ranks, np.ones(len(found.ranks), bool)
     content = hashlib.sha256(f"{len(ranks)}:{found.total.tolist()}".encode()).hexdigest()
     order = np.argsort(ranks[:, 0], kind="stable")
     ranks, named = ranks[order], found.named[order]
@@ -250,57 +278,53 @@ def _weigh(
         ranks, named = ranks[order], named[order]
 
     def drop(which: np.ndarray[Any, Any], reason: str) -> None:
-        count = int(np.count_nonzero(which & kept))
+        count = int(np.count_nonzero(which & good))
         if count:
             dropped[reason] += count
-        kept[which] = False
+        good[which] = False
 
     again = np.zeros(len(ranks), bool)
     again[1:] = (ranks[1:] == ranks[:-1]).all(axis=1)
     drop(again, "duplicate")
-    in_task = _among(ranks, _ranks_of({row.id for row in task}, seed))
-    tainted = _among(ranks, _ranks_of(found.tainted, seed))
+    in_task = among(ranks, _ranks_of({row.id for row in task}, seed))
+    tainted = among(ranks, _ranks_of(found.tainted, seed))
     elsewhere = np.zeros(len(ranks), bool)
     for other in earlier:
-        elsewhere |= _among(ranks, other.ranks)
+        elsewhere |= among(ranks, other.ranks)
     drop(in_task, "also_in_task")
     drop(named, "names_token")
     drop(tainted, "overlaps_test")
     drop(elsewhere, "duplicate")
     return Survey(
-        relation,
+        kept,
         rows=len(ranks),
-        ranks=ranks[kept],
+        ranks=ranks[good],
         dropped=dropped,
-        excluded=tuple(
-            int(high) << 64 | int(low) for high, low in ranks[in_task | tainted | elsewhere]
-        ),
+        excluded=ranks[in_task | tainted | elsewhere],
         repeated=bool(again.any()),
         longer=found.longer,
         content=content,
     )
 
 
-def _ranks_of(ids: Any, seed: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def _ranks_of(ids: Any, seed: int) -> Keys:
     places = sorted(rank(seed, row_id, "select") for row_id in ids)
     pairs = [(place >> 64, place & (2**64 - 1)) for place in places]
     return np.array(pairs, np.uint64).reshape(-1, 2)
 
 
-def _among(
-    ranks: np.ndarray[Any, Any], others: np.ndarray[Any, Any]
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which ranks are among others; both sorted by their higher half."""
-    if not len(others) or not len(ranks):
+def among(ranks: Keys, others: Keys) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which ranks are among others, which are sorted by their higher half."""
+    if not len(others):
         return np.zeros(len(ranks), bool)
-    near = np.isin(ranks[:, 0], others[:, 0])
-    if near.any():
-        candidates = others[np.isin(others[:, 0], ranks[near, 0])]
-        known = {(int(high), int(low)) for high, low in candidates}
-        for index in np.flatnonzero(near):
-            near[index] = (int(ranks[index, 0]), int(ranks[index, 1])) in known
-    result: np.ndarray[Any, np.dtype[np.bool_]] = near
-    return result
+    first = np.searchsorted(others[:, 0], ranks[:, 0])
+    at = np.minimum(first, len(others) - 1)
+    same_half = others[at, 0] == ranks[:, 0]
+    found: np.ndarray[Any, np.dtype[np.bool_]] = same_half & (others[at, 1] == ranks[:, 1])
+    for row in np.flatnonzero(same_half & ~found):  # two that share 64 bits: hardly ever
+        end = np.searchsorted(others[:, 0], ranks[row, 0], side="right")
+        found[row] = bool((others[first[row] : end, 1] == ranks[row, 1]).any())
+    return found
 
 
 def ngrams(texts: Sequence[str]) -> frozenset[tuple[str, ...]]:
@@ -312,7 +336,14 @@ def ngrams(texts: Sequence[str]) -> frozenset[tuple[str, ...]]:
     return frozenset(found)
 
 
-def _tainted(batch: pa.RecordBatch, of_test: frozenset[tuple[str, ...]]) -> Iterator[str]:
-    for row_id, messages in zip(batch["id"], batch["messages"].to_pylist(), strict=True):
-        if not of_test.isdisjoint(ngrams([message["content"] for message in messages])):
-            yield row_id.as_py()
+def _tainted(
+    batch: pa.RecordBatch, of_test: frozenset[tuple[str, ...]]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows have a run of words that a held-out row has."""
+    return np.array(
+        [
+            not of_test.isdisjoint(ngrams([message["content"] for message in messages]))
+            for messages in batch["messages"].to_pylist()
+        ],
+        bool,
+    )
