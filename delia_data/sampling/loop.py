@@ -7,11 +7,12 @@ asker ──▶ engine ──▶ filters ──▶ store
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from delia_data.engines.base import Completion, Engine, Sampling
 from delia_data.errors import EngineError, InputError
@@ -37,9 +38,23 @@ from delia_data.tokens import DEFAULT_TOKEN
 if TYPE_CHECKING:
     from delia_data.sampling.coverage import Saturation
 
-__all__ = ["judged", "sample"]
+__all__ = ["Growing", "judged", "sample"]
 
 _PROGRESS_S: Final = 0.25
+_LEAST_SHARE: Final = 0.1  # of answers that are kept; lower ones are not believed
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """Queries of which more can be had, in the same order; the engine may be what writes them."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def ensure(self, count: int) -> int:
+        """See to it that there are so many; give how many there are."""
+        ...
 
 
 def sample(
@@ -116,59 +131,86 @@ def sample(
         store.begin()
         _remember(filters, store)
         spending.add(store.tokens + store.prompt_tokens, store.cost or 0.0)
-        asker = Asker(
-            queries, asking, store, target=target, seed=seed, spending=spending, limits=limits
-        )
-        measured = {} if saturation is None else {"novelty": lambda: saturation.novelty}
-        meter = Meter(kept=store.kept, rejected=store.dropped, **measured)
-        error = _run(engine, sampling, asker, checks, store, meter, saturation, on_progress)
+        run = _Run(engine, sampling, checks, store, saturation, on_progress)
+        while True:
+            asker = Asker(
+                queries, asking, store, target=target, seed=seed, spending=spending, limits=limits
+            )
+            run.take(asker)
+            if asker.stopped != "queries" or not _grown(queries, asking, store, target):
+                break
         if not store.kept:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(store.dropped.items()))
             raise InputError(
                 f"none of the answers was kept ({reasons or 'nothing was asked'}"
-                f"{f'; the last failure: {error}' if error else ''}): "
+                f"{f'; the last failure: {run.failure}' if run.failure else ''}): "
                 "look at the model, the queries and the budget"
             )
         return store.finish(_manifest(store, plan, target, asker), keep_rejected=keep_rejected)
 
 
-def _run(
-    engine: Engine,
-    sampling: Sampling,
-    asker: Asker,
-    filters: Sequence[Filter],
-    store: PairStore,
-    meter: Meter,
-    saturation: Saturation | None,
-    on_progress: Callable[[Progress], None],
-) -> str | None:
-    """Take completions until there are no more; give what the last failed row failed of."""
-    failure = None
-    shown = time.monotonic()
-    on_progress(meter.now())
-    for completion in engine.generate(asker.requests(), sampling):
-        asked = asker.settle(completion)
-        if asked is None:
-            continue
-        row = judged(asked, completion, filters)
-        store.append([row])
-        meter.add([row])
-        failure = row.error or failure
-        if row.rejected is None:
-            asker.kept += 1
-            if saturation is not None:
-                saturation.add([row.answer])
-                if saturation.saturated:
-                    asker.stop("saturated")
-        if (now := time.monotonic()) - shown >= _PROGRESS_S:
-            shown = now
-            on_progress(meter.now())
-    on_progress(meter.now(fresh=True))
-    if asker.unanswered:
-        raise EngineError(
-            f"the engine left {asker.unanswered} requests unanswered: mend it and run again"
-        )
-    return failure
+class _Run:
+    """What happens to the completions of one call."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        sampling: Sampling,
+        checks: Sequence[Filter],
+        store: PairStore,
+        saturation: Saturation | None,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self.failure: str | None = None  # of the last row that failed
+        self._engine = engine
+        self._sampling = sampling
+        self._checks = checks
+        self._store = store
+        self._saturation = saturation
+        self._on_progress = on_progress
+        measured = {} if saturation is None else {"novelty": lambda: saturation.novelty}
+        self._meter = Meter(kept=store.kept, rejected=store.dropped, **measured)
+
+    def take(self, asker: Asker) -> None:
+        """Take completions until no more is asked."""
+        shown = time.monotonic()
+        self._on_progress(self._meter.now())
+        for completion in self._engine.generate(asker.requests(), self._sampling):
+            asked = asker.settle(completion)
+            if asked is None:
+                continue
+            row = judged(asked, completion, self._checks)
+            self._store.append([row])
+            self._meter.add([row])
+            self.failure = row.error or self.failure
+            if row.rejected is None:
+                asker.kept += 1
+                self._watch(row, asker)
+            if (now := time.monotonic()) - shown >= _PROGRESS_S:
+                shown = now
+                self._on_progress(self._meter.now())
+        self._on_progress(self._meter.now(fresh=True))
+        if asker.unanswered:
+            raise EngineError(
+                f"the engine left {asker.unanswered} requests unanswered: mend it and run again"
+            )
+
+    def _watch(self, row: Sampled, asker: Asker) -> None:
+        """End the run where what it keeps says nothing new."""
+        if self._saturation is not None:
+            self._saturation.add([row.answer])
+            if self._saturation.saturated:
+                asker.stop("saturated")
+
+
+def _grown(queries: Queries, asking: Asking, store: PairStore, target: int) -> bool:
+    """Let the model write more queries, where it can; tell whether there are more."""
+    if not isinstance(queries, Growing):
+        return False
+    before, asked = len(queries), len(store.asked)
+    share = max(store.kept / asked, _LEAST_SHARE) if asked else 1.0
+    more = math.ceil((target - store.kept) / share / asking.answers_per_query)
+    return queries.ensure(before + more) > before
 
 
 def judged(asked: Asked, completion: Completion, filters: Sequence[Filter]) -> Sampled:

@@ -295,6 +295,38 @@ def test_where_the_queries_run_out_the_cache_is_smaller_and_says_so(tmp_path: Pa
     assert len(manifest.settings["queries"]["sha256"]) == 64
 
 
+class Growing:
+    """Queries of which ten more can be had, until there are 40."""
+
+    def __init__(self) -> None:
+        self.there = 0
+
+    def describe(self) -> dict[str, Any]:
+        return {"source": "growing"}
+
+    def __iter__(self) -> Iterator[Query]:
+        return iter(QUERIES[: self.there])
+
+    def __len__(self) -> int:
+        return self.there
+
+    def ensure(self, count: int) -> int:
+        self.there = min(40, max(self.there, count))
+        return self.there
+
+
+def test_queries_that_can_grow_do_so_as_they_run_out(tmp_path: Path) -> None:
+    queries = Growing()
+    asked = Asked(lambda query: "" if query.endswith("3.") else "Fine.")
+    manifest = run(asked, tmp_path, queries=queries, target=20)
+    assert manifest.rows == {"asked": 22, "kept": 20}
+    assert sorted(asked.queries) == texts(QUERIES[:22])
+    assert [path.name for path in tmp_path.glob("pairs-*")] == ["pairs-00000.parquet"]
+    manifest = run(asked, tmp_path, queries=queries, target=60)
+    assert manifest.rows == {"asked": 40, "kept": 36}
+    assert manifest.details["stopped"] == "queries"
+
+
 class Saturated:
     """Stands in for the measure: it has enough after some pairs."""
 
