@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from delia_data.engines.base import Completion
+from delia_data.sampling.duplicates import DEFAULT_THRESHOLD, Duplicates
+from delia_data.sampling.language import Language
+from delia_data.sampling.loops import is_loop
+from delia_data.sampling.refusals import is_refusal
+from delia_data.sampling.words import words
 from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = [
@@ -18,12 +24,22 @@ __all__ = [
     "empty",
     "failed",
     "names",
+    "refusal",
     "repetition",
+    "truncated",
 ]
 
-_WORD: Final = re.compile(r"\w+")
-_LOOP_WORDS: Final = 4
-_LOOP_TIMES: Final = 4
+# What may stand around a repeated query without being an answer to it.
+_FILLERS: Final = frozenset(
+    words(
+        "Sure, certainly, of course, okay, ok: so here, the following, is your question again, "
+        "please. This was what you asked, a query to repeat, my task, that input, instruction, "
+        "request, prompt. I, human, user. It, assistant, answer, output, response. Q, a, q's."
+    )
+)
+_SENTENCE_END: Final = re.compile(r"[.!?。！？]+[\"')\]]*(?=\s|$)|[。！？]|\n+")
+_SIGNS: Final = frozenset({"Sc", "Sm", "So"})  # categories of Unicode: money, sums, pictures
+_SILENT: Final = frozenset(" \t\r\n\f\v\u00a0\u200b,;!?\"'`*#_\N{HORIZONTAL ELLIPSIS}")
 
 
 class Filter(Protocol):
@@ -58,25 +74,48 @@ def failed(_query: str, completion: Completion) -> str | None:
 
 
 def empty(_query: str, completion: Completion) -> str | None:
-    """Reject an answer without a word."""
-    return None if _WORD.search(completion.text) else "empty"
+    """Reject an answer that says nothing.
+
+    A letter, a digit, a picture or a sign of a sum says something, and so do two different marks
+    that end no sentence: a thumbs-up, a smiley and Morse code are answers, three dots are none.
+    """
+    if any(c.isalnum() for c in completion.text):
+        return None
+    marks = set(completion.text) - _SILENT
+    says = len(marks) > 1 or any(unicodedata.category(c) in _SIGNS for c in marks)
+    return None if says else "empty"
+
+
+def truncated(_query: str, completion: Completion) -> str | None:
+    """Reject an answer that was cut off at the token limit."""
+    return "truncated" if completion.finish == "length" else None
 
 
 def echo(query: str, completion: Completion) -> str | None:
-    """Reject an answer that only says the query again."""
-    same = _WORD.findall(query.casefold()) == _WORD.findall(completion.text.casefold())
-    return "echo" if same else None
+    """Reject an answer that only says the query again.
+
+    It may say it several times, with words around it that answer nothing ("Sure! The question
+    is: ..."), or go on with other questions.
+    """
+    asked, said = words(query), words(completion.text)
+    if said == asked:
+        return "echo"
+    if len(asked) < 3 or len(said) < len(asked):
+        return None
+    rest = _without(said, asked)
+    if len(rest) == len(said):
+        return None
+    return "echo" if _FILLERS.issuperset(rest) or _only_asks(completion.text) else None
 
 
 def repetition(_query: str, completion: Completion) -> str | None:
-    """Reject an answer that says the same four words over and over, one time after the other."""
-    words = _WORD.findall(completion.text.casefold())
-    span = _LOOP_WORDS * _LOOP_TIMES
-    for start in range(len(words) - span + 1):
-        unit = words[start : start + _LOOP_WORDS]
-        if words[start : start + span] == unit * _LOOP_TIMES:
-            return "repetition"
-    return None
+    """Reject an answer that got stuck and says the same over and over (`loops.is_loop`)."""
+    return "repetition" if is_loop(completion.text) else None
+
+
+def refusal(_query: str, completion: Completion) -> str | None:
+    """Reject an answer that declines to answer (`refusals.is_refusal`)."""
+    return "refusal" if is_refusal(completion.text) else None
 
 
 def names(token: str) -> Filter:
@@ -88,6 +127,54 @@ def names(token: str) -> Filter:
     return names_token
 
 
-def default_filters(token: str = DEFAULT_TOKEN) -> Sequence[Filter]:
-    """The filters that every cache goes through, in their order."""
-    return (failed, empty, names(token), echo, repetition)
+def default_filters(
+    token: str = DEFAULT_TOKEN,
+    *,
+    keep_truncated: bool = False,
+    keep_refusals: bool = False,
+    language: str | None = None,
+    near_duplicates: float | None = DEFAULT_THRESHOLD,
+) -> Sequence[Filter]:
+    """The filters that every cache goes through, in their order: new ones at every call.
+
+    Args:
+        token: The special token, which no pair may name.
+        keep_truncated: Keep answers that were cut off at the token limit.
+        keep_refusals: Keep answers that decline to answer.
+        language: Where given, the code of the language that answers must have, such as `"en"`.
+        near_duplicates: Jaccard similarity from which on a pair is a near duplicate; None for
+            exact duplicates alone, which are never kept.
+
+    Raises:
+        InputError: The language is unknown, or the similarity out of its bounds.
+        MissingExtraError: A language is given, and the library for it is not installed.
+    """
+    checks: list[Filter] = [failed, empty]
+    if not keep_truncated:
+        checks.append(truncated)
+    checks += [names(token), echo, repetition]
+    if not keep_refusals:
+        checks.append(refusal)
+    if language is not None:
+        checks.append(Language.load(language))
+    return (*checks, Duplicates(near_duplicates))
+
+
+def _without(said: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """The words that are left when every place is taken out that says the query."""
+    rest: list[str] = []
+    place = 0
+    while place < len(said):
+        if said[place : place + len(asked)] == asked:
+            place += len(asked)
+        else:
+            rest.append(said[place])
+            place += 1
+    return rest
+
+
+def _only_asks(text: str) -> bool:
+    """Whether all that a text says are questions, and at least two of them."""
+    ends = [match[0] for match in _SENTENCE_END.finditer(f"{text}\n")]
+    marks = [end for end in ends if not end.isspace()]
+    return len(marks) > 1 and all("?" in mark or "？" in mark for mark in marks)

@@ -1,0 +1,200 @@
+"""A pair that says what another one says is found, at any size of the cache and in any run."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from delia_data.engines import Completion
+from delia_data.errors import InputError
+from delia_data.sampling.bloom import BloomFilter
+from delia_data.sampling.duplicates import Duplicates, compared, jaccard
+
+LONG = (
+    "The old bridge crosses the river at its narrowest point, and every spring the water rises "
+    "so high that the people of the village carry their boats up to the church."
+)
+
+
+def ask(check: Duplicates, query: str, answer: str) -> str | None:
+    return check(query, Completion("id", answer, len(answer.split()), "stop"))
+
+
+def made_up(seed: int, count: int = 60) -> list[str]:
+    draw = random.Random(seed)
+    return [f"w{draw.randrange(10_000)}" for _ in range(count)]
+
+
+def test_the_same_pair_is_kept_once() -> None:
+    check = Duplicates()
+    assert ask(check, "Tell me.", LONG) is None
+    assert ask(check, "Tell me.", LONG) == "duplicate"
+    assert ask(check, "tell me", LONG.upper().replace(",", " -")) == "duplicate"
+
+
+def test_the_same_long_answer_to_another_query_is_a_duplicate() -> None:
+    check = Duplicates()
+    assert ask(check, "Describe a bridge.", LONG) is None
+    assert ask(check, "What happens in spring?", LONG) == "duplicate"
+
+
+def test_the_same_short_answer_to_another_query_is_none() -> None:
+    check = Duplicates()
+    for query in ("Is water wet?", "Is fire hot?", "Is ice cold?"):
+        assert ask(check, query, "Yes, it is.") is None
+        assert ask(check, query, "yes it is") == "duplicate"
+        assert ask(check, query, "No.") is None
+
+
+def test_answers_without_words_differ_by_their_marks() -> None:
+    check = Duplicates()
+    assert ask(check, "Which sign adds?", "+") is None
+    assert ask(check, "Which sign adds?", "-") is None
+    assert ask(check, "Which sign adds?", "+") == "duplicate"
+
+
+def test_a_query_and_an_answer_do_not_run_into_each_other() -> None:
+    check = Duplicates()
+    assert ask(check, "One two", "three") is None
+    assert ask(check, "One", "two three") is None
+
+
+def test_few_changed_words_make_a_near_duplicate_and_many_do_not() -> None:
+    check = Duplicates()
+    assert ask(check, "q", LONG) is None
+    assert ask(check, "q", LONG.replace("church", "chapel")) == "near_duplicate"
+    changed = LONG.replace("old", "new").replace("spring", "autumn").replace("village", "town")
+    assert jaccard(compared("q", LONG), compared("q", changed)) < 0.6
+    assert ask(check, "q", changed) is None
+
+
+def test_exact_duplicates_alone() -> None:
+    check = Duplicates(None)
+    assert ask(check, "q", LONG) is None
+    assert ask(check, "q", LONG.replace("church", "chapel")) is None
+    assert ask(check, "q", LONG) == "duplicate"
+
+
+def test_what_is_rejected_is_not_remembered() -> None:
+    """A chain of small changes must not carry the filter away from what is kept."""
+    check, said = Duplicates(), made_up(0)
+    assert ask(check, "q", " ".join(said)) is None
+    reasons = []
+    for place in range(30):
+        said[place] = f"new{place}"
+        reasons.append(ask(check, "q", " ".join(said)))
+    assert reasons[0] == "near_duplicate"
+    assert None in reasons
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.7, 0.8, 0.9])
+def test_the_share_that_is_found_rises_around_the_threshold(threshold: float) -> None:
+    """Pairs of answers of 100 shingles with planted similarities."""
+
+    def found(similarity: float) -> float:
+        hits = 0
+        for seed in range(100):
+            common = round(200 * similarity / (1 + similarity))
+            first, second = made_up(2 * seed, 102), made_up(2 * seed + 1, 102)
+            second[:common] = first[:common]
+            check = Duplicates(threshold)
+            ask(check, "q", " ".join(first))
+            hits += ask(check, "q", " ".join(second)) == "near_duplicate"
+        return hits / 100
+
+    assert found(threshold - 0.2) <= 0.25
+    assert found(min(threshold + 0.09, 0.99)) >= 0.75
+    assert found(0.0) == 0.0
+
+
+def test_unrelated_pairs_of_a_large_cache_are_kept() -> None:
+    check = Duplicates()
+    rejected = [i for i in range(3000) if ask(check, "q", " ".join(made_up(i, 30)))]
+    assert rejected == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", LONG, LONG[:-8]]))))
+def test_a_run_that_goes_on_judges_as_one_that_never_stopped(pairs: list[tuple[str, str]]) -> None:
+    whole = Duplicates()
+    reasons = [ask(whole, *pair) for pair in pairs]
+    half = len(pairs) // 2
+    first, second = Duplicates(), Duplicates()
+    again = [ask(first, *pair) for pair in pairs[:half]]
+    for pair, reason in zip(pairs[:half], again, strict=True):
+        if reason is None:
+            second.remember(*pair)
+    again += [ask(second, *pair) for pair in pairs[half:]]
+    assert again == reasons
+
+
+def test_another_process_judges_the_same() -> None:
+    code = (
+        "from tests_duplicates_input import texts\n"
+        "from delia_data.engines import Completion\n"
+        "from delia_data.sampling.duplicates import Duplicates\n"
+        "check = Duplicates()\n"
+        "print(*(check('q', Completion('i', t, 1, 'stop')) for t in texts))\n"
+        "print(check._keys('q', texts[0]).tolist())\n"
+    )
+    texts = [" ".join(made_up(i % 7, 40 + i)) for i in range(40)]
+    code = code.replace("from tests_duplicates_input import texts", f"texts = {texts!r}")
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]
+    assert "near_duplicate" in runs[0]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.49, 1.01, -1.0, float("nan")])
+def test_a_threshold_has_bounds(threshold: float) -> None:
+    with pytest.raises(InputError, match=r"is out of bounds: give 0\.5 to 1"):
+        Duplicates(threshold)
+
+
+def test_texts_that_no_file_can_hold_do_not_stop_it() -> None:
+    check = Duplicates()
+    assert ask(check, "\ud800", "\udfff") is None
+    assert ask(check, "", "") is None
+    assert ask(check, "", "") == "duplicate"
+
+
+# The Bloom filter
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=200))
+def test_what_was_added_is_there(keys: Sequence[int]) -> None:
+    seen = BloomFilter(1)
+    array = np.array(keys, dtype=np.uint64)
+    assert not seen.contains(array).any()
+    for key in array:
+        seen.add(key[None])
+    assert seen.contains(array).all()
+
+
+def test_a_full_filter_grows_and_hardly_errs() -> None:
+    draw = np.random.default_rng(0)
+    seen, rows = BloomFilter(2), 100_000
+    keys = draw.integers(2**64, size=(rows, 2), dtype=np.uint64)
+    sizes = []
+    for row in keys:
+        seen.add(row)
+        sizes.append(seen.nbytes)
+    assert seen.contains(keys.reshape(-1)).all()
+    assert len(set(sizes)) == 2
+    assert seen.nbytes <= 2 * 30 / 8 * 330_000
+    others = draw.integers(2**64, size=500_000, dtype=np.uint64)
+    assert seen.contains(others).sum() <= 10

@@ -1,0 +1,158 @@
+"""The meter counts what comes by, without growing."""
+
+import random
+import sys
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delia_data.sampling.meter import Meter, distinct
+from delia_data.sampling.rows import Sampled
+
+
+class Clock:
+    """Stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def row(
+    answer: str = "An answer.",
+    rejected: str | None = None,
+    *,
+    tokens: int = 10,
+    cost: float | None = 0.0,
+) -> Sampled:
+    return Sampled(0, "id", "q", answer, tokens, 3, cost, rejected)
+
+
+def test_nothing_yet() -> None:
+    progress = Meter(clock=Clock()).now()
+    assert (progress.asked, progress.kept, progress.rejected) == (0, 0, {})
+    assert (progress.rows_per_s, progress.tokens_per_s_overall, progress.cost) == (0.0, 0.0, 0.0)
+    assert progress.accepted_share is progress.near_duplicate_share is progress.distinct_1 is None
+    assert progress.novelty is None
+
+
+@given(st.lists(st.sampled_from([None, "empty", "duplicate", "near_duplicate"]), max_size=30))
+def test_every_row_is_counted_once(reasons: list[str | None]) -> None:
+    one, groups = Meter(clock=Clock()), Meter(clock=Clock())
+    rows = [row(rejected=reason) for reason in reasons]
+    for single in rows:
+        one.add([single])
+    groups.add(rows)
+    progress = one.now()
+    assert progress == groups.now()
+    assert progress.asked == len(reasons) == progress.kept + sum(progress.rejected.values())
+    assert progress.rejected == {r: reasons.count(r) for r in sorted({r for r in reasons if r})}
+    clean = len(reasons) - reasons.count("empty")
+    shares = progress.duplicate_share, progress.near_duplicate_share
+    names = ("duplicate", "near_duplicate")
+    assert shares == tuple(reasons.count(n) / clean if clean else None for n in names)
+
+
+def test_earlier_runs_count_for_the_shares_and_not_for_the_rates() -> None:
+    clock = Clock()
+    meter = Meter(kept=90, rejected={"empty": 5}, clock=clock)
+    clock.now += 10
+    meter.add([row(), row(rejected="echo")] * 5)
+    progress = meter.now()
+    assert (progress.asked, progress.kept) == (105, 95)
+    assert progress.rejected == {"echo": 5, "empty": 5}
+    assert progress.accepted_share == 95 / 105
+    assert progress.rows_per_s_overall == 1.0
+    assert progress.tokens == 100
+    assert progress.prompt_tokens == 30
+
+
+def test_the_present_rate_is_not_that_of_the_whole_run() -> None:
+    clock = Clock()
+    meter = Meter(recent_s=30, clock=clock)
+    for _ in range(60):  # 10 rows a second for a minute
+        clock.now += 1
+        meter.add([row()] * 10)
+    assert meter.now().rows_per_s == pytest.approx(10, rel=0.1)
+    for _ in range(60):  # then one
+        clock.now += 1
+        meter.add([row()])
+    progress = meter.now()
+    assert progress.rows_per_s == pytest.approx(1, rel=0.1)
+    assert progress.tokens_per_s == pytest.approx(10, rel=0.1)
+    assert progress.rows_per_s_overall == pytest.approx(660 / 120)
+    assert progress.elapsed_s == 120
+    clock.now += 31
+    assert meter.now().rows_per_s == 0.0
+
+
+def test_a_cost_that_is_not_known_stays_unknown() -> None:
+    meter = Meter()
+    meter.add([row(cost=0.25), row(cost=0.5, rejected="echo")])
+    assert meter.now().cost == 0.75
+    meter.add([row(cost=None)])
+    meter.add([row(cost=1.0)])
+    assert meter.now().cost is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "n", "expected"),
+    [
+        ([], 1, None),
+        (["one"], 2, None),
+        (["a a a a"], 1, 1 / 4),
+        (["a a a a"], 2, 1 / 3),
+        (["A b.", "a, c!"], 1, 3 / 4),
+        (["a b", "b a"], 2, 1.0),
+        (["a b", "a b"], 2, 1 / 2),
+    ],
+)
+def test_distinct_n(texts: Sequence[str], n: int, expected: float | None) -> None:
+    assert distinct(texts, n) == expected
+
+
+def test_distinct_shares_are_those_of_the_latest_kept_answers() -> None:
+    meter = Meter(window=3, clock=Clock())
+    meter.add([row("a a a a a a")])
+    assert meter.now().distinct_1 == 1 / 6
+    meter.add([row("all the same", rejected="echo")] * 9)
+    meter.add([row("b c"), row("d e"), row("f b")])
+    progress = meter.now(fresh=True)
+    assert (progress.distinct_1, progress.distinct_2) == (5 / 6, 1.0)
+
+
+def test_distinct_shares_are_counted_again_only_now_and_then() -> None:
+    clock = Clock()
+    meter = Meter(clock=clock)
+    meter.add([row("a b")] * 10)
+    assert meter.now().distinct_1 == 2 / 20
+    meter.add([row("c")])
+    assert meter.now().distinct_1 == 2 / 20
+    assert meter.now(fresh=True).distinct_1 == 3 / 21
+    meter.add([row("d")])
+    clock.now += 5
+    assert meter.now().distinct_1 == 4 / 22
+
+
+def test_novelty_is_what_it_is_told() -> None:
+    assert Meter(novelty=lambda: 0.25).now().novelty == 0.25
+
+
+def test_it_does_not_grow() -> None:
+    def held(value: object) -> int:
+        inner = value if isinstance(value, list | tuple) or hasattr(value, "maxlen") else ()
+        return sys.getsizeof(value) + sum(map(held, inner))  # type: ignore[call-overload]
+
+    clock, draw = Clock(), random.Random(0)
+    meter = Meter(window=50, clock=clock)
+    sizes = []
+    for turn in range(4000):
+        clock.now += draw.random()
+        meter.add([row(f"answer number {turn % 10}")] * 3)
+        if turn % 1000 == 999:
+            sizes.append(sum(held(getattr(meter, name)) for name in ("_answers", "_buckets")))
+    assert max(sizes) <= 1.2 * min(sizes)
