@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import inspect
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,10 +23,15 @@ from datasets.builder import Key
 from delia_data._version import __version__
 from delia_data.builders._inputs import cache_sha256, task_sha256
 from delia_data.builders._parts import Part, tables
+from delia_data.builders._rows import RowsDataset
 from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.files import canonical_json
 
 __all__ = ["DeliaBuilder", "DeliaConfig"]
+
+# `datasets` patches the modules of builders that may open URLs, which imports SciPy. It leaves those
+# alone that are patched already, and ours open none.
+_patched_for_streaming: Final = datasets.DownloadConfig()
 
 _INPUT_HASHES: Final[dict[str, Callable[[Any], str]]] = {"task": task_sha256, "cache": cache_sha256}
 
@@ -73,6 +79,10 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     token: str | bool | None
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        vars(sys.modules[cls.__module__])["_patched_for_streaming"] = _patched_for_streaming
+
     def _create_builder_config(
         self,
         config_name: str | None = None,
@@ -112,6 +122,9 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             datasets.SplitGenerator(name=name, gen_kwargs={"shards": list(of_split)})
             for name, of_split in parts.items()
         ]
+
+    def _as_dataset(self, *arguments: Any, **named: Any) -> datasets.Dataset:
+        return RowsDataset.of(super()._as_dataset(*arguments, **named))
 
     def _generate_tables(self, shards: list[Part]) -> Iterator[tuple[Key, pa.Table]]:
         for index, table in enumerate(tables(shards)):

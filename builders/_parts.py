@@ -27,16 +27,14 @@ class TablePart:
 
     @classmethod
     def cut(cls, table: pa.Table) -> list[TablePart]:
-        """Cut a table into parts of nearly equal size, in order.
-
-        Each is a copy: a slice would carry the whole table with it into every worker.
-        """
+        """Cut a table into parts of nearly equal size, in order."""
         count = max(1, min(_TABLE_PARTS, table.num_rows))
         bounds = [part * table.num_rows // count for part in range(count + 1)]
-        return [
-            cls(table.take(pa.array(range(begin, end), pa.int64())))
-            for begin, end in pairwise(bounds)
-        ]
+        return [cls(table.slice(begin, end - begin)) for begin, end in pairwise(bounds)]
+
+    def __getstate__(self) -> dict[str, pa.Table]:
+        """A copy: a slice would carry the whole table with it into every worker."""
+        return {"table": self.table.take(pa.array(range(self.table.num_rows), pa.int64()))}
 
 
 @dataclass(frozen=True)

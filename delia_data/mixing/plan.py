@@ -235,9 +235,9 @@ def _pairs(chunks: Sequence[Chunk], cache: Picked, repetition: int) -> _Rows:
 
 def _sorted(keys: Keys) -> np.ndarray[Any, np.dtype[np.intp]]:
     """Numbers of the rows of keys, ascending."""
-    at = np.argsort(keys[:, 0], kind="stable")
+    at = np.argsort(keys[:, 0])
     high, low = keys[at, 0], keys[at, 1]
-    if np.any((high[1:] == high[:-1]) & (low[1:] < low[:-1])):  # 64 bits alike: hardly ever
+    if np.any((high[1:] == high[:-1]) & (low[1:] != low[:-1])):  # 64 bits alike: hardly ever
         at = np.lexsort((keys[:, 1], keys[:, 0]))
     return at
 

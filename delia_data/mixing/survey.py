@@ -271,7 +271,7 @@ def _weigh(
     dropped: Counter[str] = Counter()
     ranks, good = found.ranks, np.ones(len(found.ranks), bool)
     content = hashlib.sha256(f"{len(ranks)}:{found.total.tolist()}".encode()).hexdigest()
-    order = np.argsort(ranks[:, 0], kind="stable")
+    order = np.argsort(ranks[:, 0])
     ranks, named = ranks[order], found.named[order]
     if np.any((ranks[1:, 0] == ranks[:-1, 0]) & (ranks[1:, 1] != ranks[:-1, 1])):
         order = np.lexsort((ranks[:, 1], ranks[:, 0]))
