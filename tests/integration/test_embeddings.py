@@ -1,0 +1,70 @@
+"""The real embedding model: what it finds alike, and what it finds worn out."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from delia_data.sampling import bundled_queries
+from delia_data.sampling.coverage import Saturation, coverage, nearest
+from delia_data.sampling.embeddings import WIDTH, Embedder
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def embed() -> Embedder:
+    return Embedder.load()
+
+
+def test_vectors_have_length_one_and_do_not_depend_on_their_batch(embed: Embedder) -> None:
+    texts = ["A cat.", "", "🙂", "A long text, " * 200, *(f"Number {i}." for i in range(70))]
+    vectors = embed(texts)
+    assert vectors.shape == (len(texts), WIDTH)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    alone = np.concatenate([embed([text]) for text in texts])
+    np.testing.assert_allclose(alone, vectors, atol=1e-5)
+    assert embed([]).shape == (0, WIDTH)
+
+
+def test_what_means_the_same_is_near(embed: Embedder) -> None:
+    texts = [
+        "The cat sleeps on the sofa.",
+        "A kitten is napping on the couch.",
+        "Interest rates rose by half a point.",
+        "The central bank raised its rate.",
+    ]
+    vectors = embed(texts)
+    likeness = vectors @ vectors.T
+    assert likeness[0, 1] > 0.5 > likeness[0, 2]
+    assert likeness[2, 3] > 0.5 > likeness[1, 3]
+    assert nearest(vectors[:1], vectors[1:])[0] == pytest.approx(likeness[0, 1], abs=1e-6)
+
+
+def test_one_topic_covers_less_than_all(embed: Embedder) -> None:
+    texts = [query.text for query in bundled_queries(600)]
+    vectors = embed(texts)
+    reference, sample = vectors[:300], vectors[300:]
+    toward = np.argsort(-(sample @ sample[0]))[:60]
+    same_size = sample[np.random.default_rng(0).permutation(300)[:60]]
+    assert coverage(reference, sample) > 0.85
+    assert coverage(reference, sample[toward]) < 0.6 * coverage(reference, same_size)
+
+
+def test_two_hundred_texts_over_and_over_saturate_and_fresh_ones_do_not(embed: Embedder) -> None:
+    queries = [query.text for query in bundled_queries(1000, seed=1)]
+    draw = random.Random(0)
+    worn, fresh = (Saturation(embed, share=0.5, window=100) for _ in range(2))
+    worn.add(draw.choice(queries[:200]) for _ in range(1500))
+    fresh.add(queries)
+    assert worn.saturated
+    assert not fresh.saturated
+    assert fresh.novelty is not None
+    assert fresh.novelty > 0.3
+    # The same texts, each a little different.
+    reworded = Saturation(embed, share=0.5, window=100)
+    endings = itertools.cycle(["", " Please.", " Be brief.", " Thank you!"])
+    reworded.add(f"{draw.choice(queries[:200])}{next(endings)}" for _ in range(1500))
+    assert reworded.saturated
