@@ -15,6 +15,7 @@ before all have had their turn, so that all are used, and about equally often.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import re
@@ -27,9 +28,10 @@ from typing import Any, Protocol
 import yaml
 
 from delia_data.errors import InputError
+from delia_data.files import canonical_json
 from delia_data.ranking import rank
 
-__all__ = ["Queries", "Query", "bundled_queries"]
+__all__ = ["BundledQueries", "Queries", "Query", "bundled_queries", "bundled_topics"]
 
 # One entry of a table: its columns. Most tables have a single one.
 _Entry = tuple[str, ...]
@@ -73,6 +75,28 @@ class Queries(Protocol):
         ...
 
 
+class BundledQueries:
+    """The queries that come with the package, as `Queries`."""
+
+    def __init__(self, seed: int = 0) -> None:
+        """Choose an order.
+
+        Args:
+            seed: Decides the order, and nothing else.
+        """
+        self._seed = seed
+
+    def describe(self) -> dict[str, Any]:
+        """The seed, and a hash of all texts, as a later version may have others."""
+        texts = sorted(query.text for query in _expansion())
+        digest = hashlib.sha256(canonical_json(texts)).hexdigest()
+        return {"source": "bundled", "seed": self._seed, "sha256": digest}
+
+    def __iter__(self) -> Iterator[Query]:
+        """Give all of them in the seed's order."""
+        return iter(bundled_queries(seed=self._seed))
+
+
 def bundled_queries(limit: int | None = None, *, seed: int = 0) -> list[Query]:
     """Queries that come with the package, in an order of the seed's choosing.
 
@@ -96,6 +120,11 @@ def bundled_queries(limit: int | None = None, *, seed: int = 0) -> list[Query]:
             f"limit={limit} is negative: give a number of queries, or None for all of them"
         )
     return sorted(_expansion(), key=lambda query: (rank(seed, query.text), query.text))[:limit]
+
+
+def bundled_topics() -> list[str]:
+    """The topics of the bundled queries, each fit for "about {topic}": about 570."""
+    return [topic for (topic,) in _tables(_source())["topic"]]
 
 
 @cache

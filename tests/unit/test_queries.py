@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from delia_data.errors import InputError
 from delia_data.sampling import queries as module
-from delia_data.sampling.queries import Query, bundled_queries
+from delia_data.sampling.queries import BundledQueries, Query, bundled_queries, bundled_topics
 
 # Words that are spoken with the other kind of sound than their first letter promises.
 SPOKEN_CONSONANT = ("eu", "one", "unic", "unif", "unio", "uniq", "unit", "univ", "us", "utop")
@@ -45,7 +45,13 @@ def slots_of(source: dict[str, Any]) -> set[str]:
 
 
 def test_public_names() -> None:
-    assert module.__all__ == ["Query", "bundled_queries"]
+    assert module.__all__ == [
+        "BundledQueries",
+        "Queries",
+        "Query",
+        "bundled_queries",
+        "bundled_topics",
+    ]
 
 
 def test_between_four_and_twelve_thousand(everything: list[Query]) -> None:
@@ -119,6 +125,25 @@ def test_another_process_gives_the_same_list(everything: list[Query]) -> None:
         check=True,
     ).stdout.strip()
     assert found == hashlib.sha256(repr(everything).encode()).hexdigest()
+
+
+def test_as_queries_they_are_read_again_in_the_seed_s_order(everything: list[Query]) -> None:
+    queries = BundledQueries(seed=3)
+    assert list(queries) == list(queries) == bundled_queries(seed=3)
+    assert list(BundledQueries()) == everything
+
+
+def test_the_description_names_the_seed_and_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = BundledQueries(seed=3).describe()
+    assert described == BundledQueries(seed=3).describe() != BundledQueries(seed=4).describe()
+    assert described["source"] == "bundled" and described["seed"] == 3
+    monkeypatch.setattr(module, "_expansion", lambda: (Query("Why?", "explain"),))
+    assert BundledQueries(seed=3).describe()["sha256"] != described["sha256"]
+
+
+def test_topics_are_those_of_all_domains(source: dict[str, Any]) -> None:
+    topics = [topic for block in source["domains"].values() for topic in block.splitlines()]
+    assert bundled_topics() == topics and len(topics) > 400
 
 
 def test_nothing_is_left_of_the_templates(everything: list[Query]) -> None:

@@ -1,0 +1,288 @@
+"""Queries of files and datasets: every format, every place of a fault, in little memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delia_data.errors import FormatError, InputError
+from delia_data.records import Record, write_record
+from delia_data.sampling.queries import Query
+from delia_data.sampling.query_files import FileQueries
+from delia_data.sampling.query_rows import read_query
+
+ALPACA = Path(__file__).parents[3] / "shared" / "data" / "alpaca" / "alpaca_data.json"
+
+USER = {"role": "user", "content": "Why?"}
+BECAUSE = {"role": "assistant", "content": "Because."}
+
+
+def lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "reference"),
+    [
+        ({"query": "Why?"}, "Why?", None),
+        ({"query": "Why?", "reference": "Because."}, "Why?", "Because."),
+        ({"question": "How many?", "answer": 42}, "How many?", "42"),
+        ({"question": "How many?", "answer": {"text": "42"}}, "How many?", None),
+        ({"prompt": "Why?"}, "Why?", None),
+        ({"prompt": "Why?", "response": "Because."}, "Why?", "Because."),
+        ({"prompt": [USER], "completion": [BECAUSE]}, "Why?", "Because."),
+        ({"prompt": [USER, BECAUSE, USER]}, "Why?", "Because."),
+        ({"instruction": "Why?"}, "Why?", None),
+        ({"instruction": "Why?", "input": None, "output": ""}, "Why?", None),
+        ({"instruction": "Add.", "input": "1, 2", "output": "3"}, "Add.\n\n1, 2", "3"),
+        ({"instruction": "Why?", "input": "<noinput>", "output": "So."}, "Why?", "So."),
+        ({"instruction": "Why?", "input": "No input required.", "output": "So."}, "Why?", "So."),
+        ({"instruction": "Say", "input": "no inputs at all"}, "Say\n\nno inputs at all", None),
+        ({"instruction": "Why?", "system": "Be brief."}, "Be brief.\n\nWhy?", None),
+        ({"instruction": "And?", "history": [["Why?", "So."]], "output": "b"}, "Why?", "So."),
+        ({"messages": [USER]}, "Why?", None),
+        ({"messages": [USER, BECAUSE]}, "Why?", "Because."),
+        ({"messages": [USER, {"role": "assistant", "content": ""}]}, "Why?", None),
+        (
+            {"messages": [{"role": "system", "content": "Be brief."}, USER, BECAUSE]},
+            "Be brief.\n\nWhy?",
+            "Because.",
+        ),
+        (
+            {"messages": [USER, BECAUSE, {"role": "user", "content": "Really?"}]},
+            "Why?",
+            "Because.",
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}]},
+            "a?",
+            "b",
+        ),
+        ({"conversations": [{"from": "human", "value": "a?"}]}, "a?", None),
+        ("Why?", "Why?", None),
+        (Record.pair("Why?", "Because.", system="Be brief."), "Be brief.\n\nWhy?", "Because."),
+        ({"query": "Why?", "messages": None, "other": 4}, "Why?", None),
+    ],
+)
+def test_rows(row: Any, text: str, reference: str | None) -> None:
+    assert read_query(row) == Query(text, "user", reference)
+
+
+def test_a_row_may_say_its_kind() -> None:
+    assert read_query({"query": "Why?", "kind": "explain"}).kind == "explain"
+    assert read_query({"query": "Why?", "kind": None}, kind="given").kind == "given"
+    assert read_query(Query("Why?", "explain", "So.")) == Query("Why?", "explain", "So.")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({}, r"columns \(none\) are none of query, question, messages"),
+        ({"text": "a"}, r"columns \(text\) are none of"),
+        ({"query": None}, "are none of"),
+        ({"query": " "}, "is empty"),
+        ({"query": 4}, "'query' must hold text"),
+        ({"instruction": ""}, "is empty"),
+        ({"instruction": "a", "input": 4}, "'input' must hold text"),
+        ({"prompt": ""}, "is empty"),
+        ({"messages": []}, "no question"),
+        ({"messages": "Why?"}, "must hold a list of turns"),
+        ({"messages": ["Why?"]}, "must hold a list of turns"),
+        ({"messages": [BECAUSE]}, "no question"),
+        ({"messages": [{"role": "user", "content": " "}]}, "is empty"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "speaker 'tool'"),
+        ("", "is empty"),
+        (4, "it is a int"),
+        (Query(" ", "user"), "is empty"),
+    ],
+)
+def test_rows_without_a_query(row: Any, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        read_query(row)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
+
+
+@given(
+    query=texts, answer=texts, format=st.sampled_from(["messages", "prompt_completion", "sharegpt"])
+)
+def test_every_format_gives_the_same_query(query: str, answer: str, format: Any) -> None:
+    record = Record.pair(query, answer)
+    assert read_query(write_record(record, format)) == Query(query, "user", answer)
+    assert read_query(write_record(record, "alpaca")) == Query(query, "user", answer)
+
+
+ROWS = [{"query": f'What is {n}?\nAnd why, "then"?', "answer": str(n)} for n in range(50)]
+WANTED = [Query(row["query"], "user", row["answer"]) for row in ROWS]
+
+
+def write_csv(path: Path) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["query", "answer"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return path
+
+
+def write_parquet(path: Path) -> Path:
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+    return path
+
+
+def write_arrow(path: Path) -> Path:
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+def write_json(path: Path) -> Path:
+    path.write_text(json.dumps(ROWS), encoding="utf-8")
+    return path
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "a.jsonl": lambda path: lines(path, ROWS),
+    "a.json": write_json,
+    "a.csv": write_csv,
+    "a.parquet": write_parquet,
+    "a.arrow": write_arrow,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_file(name: str, tmp_path: Path) -> None:
+    queries = FileQueries(WRITERS[name](tmp_path / name))
+    assert list(queries) == WANTED
+    assert list(queries) == WANTED, "it can be read again"
+    assert (queries.rows, queries.referenced) == (50, 50)
+    assert queries.describe() == FileQueries(ROWS).describe(), "where they lie does not matter"
+
+
+def test_folders_and_globs_in_the_order_of_names(tmp_path: Path) -> None:
+    lines(tmp_path / "b.jsonl", [{"query": "b"}])
+    lines(tmp_path / "a.jsonl", [{"query": "a"}])
+    (tmp_path / "c.csv").write_text('query\n"c,\nd"\n')
+    assert [query.text for query in FileQueries(tmp_path)] == ["a", "b", "c,\nd"]
+    assert [query.text for query in FileQueries(f"{tmp_path}/[bc].*")] == ["b", "c,\nd"]
+
+
+def test_datasets() -> None:
+    dataset = datasets.Dataset.from_list(ROWS)
+    assert list(FileQueries(dataset)) == WANTED
+    assert list(FileQueries(dataset.to_iterable_dataset())) == WANTED
+    with pytest.raises(InputError, match=r"mapping of train is no list .* one of its splits"):
+        FileQueries(datasets.DatasetDict(train=dataset))  # type: ignore[arg-type]
+
+
+def test_what_can_be_read_only_once_is_refused() -> None:
+    with pytest.raises(InputError, match="only once"):
+        FileQueries(row for row in ROWS)  # type: ignore[arg-type]
+
+
+def test_the_description_depends_on_texts_references_and_order() -> None:
+    variants: list[list[Any]] = [
+        ["a", "b"],
+        ["b", "a"],
+        ["ab"],
+        ["a", "b", "b"],
+        [{"query": "a", "reference": "b"}],
+        [{"query": "a", "reference": "c"}],
+    ]
+    assert len({FileQueries(rows).describe()["sha256"] for rows in variants}) == len(variants)
+    assert FileQueries(["a", "b"]).describe() == FileQueries([{"prompt": "a"}, "b"]).describe()
+
+
+def test_every_row_without_a_query_is_counted_and_three_are_named(tmp_path: Path) -> None:
+    rows: list[Any] = [{"query": "fine"}, *[{"text": "x"}] * 4, {"query": " "}]
+    queries = FileQueries(lines(tmp_path / "a.jsonl", rows))
+    with pytest.raises(FormatError) as caught:
+        iter(queries).__next__()
+    message = str(caught.value)
+    assert message.startswith("5 of 6 rows have no query: ")
+    assert [f"a.jsonl:{n} (" in message for n in range(1, 7)] == [0, 1, 1, 1, 0, 0]
+    assert "and 2 more" in message
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    damaged = tmp_path / "a.jsonl"
+    damaged.write_text('{"query": "a"}\n{"query": \n')
+    with pytest.raises(FormatError, match=r"a\.jsonl:2: the line is not a JSON object"):
+        FileQueries(damaged).describe()
+    latin = tmp_path / "a.csv"
+    latin.write_bytes("query\ncafé\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.csv cannot be read: 'utf-8' codec"):
+        FileQueries(latin).describe()
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not there"):
+        FileQueries(tmp_path / "none.jsonl").describe()
+    with pytest.raises(InputError, match="there are no queries"):
+        FileQueries([]).describe()
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [{"query": "a"}, {"query": "b"}])
+    queries = FileQueries(path)
+    assert queries.rows == 2
+    lines(path, [{"query": "a"}, {"query": "c"}])
+    with pytest.raises(InputError, match="changed while they were read"):
+        list(queries)
+    lines(path, [{"query": "a"}, {}])
+    with pytest.raises(InputError, match=r"a\.jsonl:2 changed while it was read"):
+        list(queries)
+
+
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """30,000 queries of 1,000 bytes, 30 MB, in a process that grows by a fraction of that."""
+    path = tmp_path / "a.jsonl"
+    with path.open("w") as file:
+        file.writelines(f'{{"query": "{n} {"x" * 1000}"}}\n' for n in range(30_000))
+    script = (
+        "import resource, sys\n"
+        "from delia_data.sampling.query_files import FileQueries\n"
+        "FileQueries([{'query': 'a'}]).describe()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "queries = FileQueries(sys.argv[1])\n"
+        "assert sum(1 for _ in queries) == queries.rows == 30_000\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 15_000, "KiB"
+
+
+@pytest.mark.skipif(not ALPACA.exists(), reason="Alpaca's file is not there")
+def test_alpaca_as_published() -> None:
+    queries = FileQueries(ALPACA)
+    assert (queries.rows, queries.referenced) == (52_002, 51_974)
+    texts = [query.text for query in queries]
+    assert texts[0] == "Give three tips for staying healthy."
+    assert texts[5] == "Identify the odd one out.\n\nTwitter, Instagram, Telegram"
+    without = [
+        (row["instruction"], text)
+        for row, text in zip(json.loads(ALPACA.read_text()), texts, strict=True)
+        if row["input"] in {"", "Noinput", "<No input>", "No input required."}
+    ]
+    assert len(without) > 31_000 and all(given == text for given, text in without)
