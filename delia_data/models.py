@@ -177,7 +177,7 @@ def identify_files(
     name: str | os.PathLike[str],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> dict[str, str]:
     """What `identify` gives, from a model's files, one weight in memory at a time.
 
@@ -187,16 +187,20 @@ def identify_files(
     Args:
         name: The embedded model's name, a folder, or a Hub id.
         tokenizer: Its tokenizer.
-        dtype: Type that the weights are loaded in; bfloat16 when not given.
+        dtype: Type that the weights are loaded in, or its name, `"auto"` for that of the files;
+            bfloat16 when not given.
 
     Raises:
         InputError: There is no such model.
     """
-    torch_ = require("torch", extra="local")
+    torch_, transformers = (require(lib, extra="local") for lib in ("torch", "transformers"))
     with _loading(name), quiet():
-        weights = _weights_in_files(resolve_model(name), dtype or torch_.bfloat16)
+        if dtype == "auto":
+            dtype = transformers.AutoConfig.from_pretrained(resolve_model(name)).dtype
+        kind = getattr(torch_, dtype) if isinstance(dtype, str) else dtype or torch_.bfloat16
+        weights = _weights_in_files(resolve_model(name), kind)
     if weights is None:
-        return identify(load_model(name, dtype=dtype), tokenizer)
+        return identify(load_model(name, dtype=kind), tokenizer)
     return _identity(resolve_model(name), _weights_hash(weights), tokenizer)
 
 

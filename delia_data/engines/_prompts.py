@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from delia_data._optional import require
 from delia_data.engines.base import Completion, Finish, Request
+from delia_data.models import resolve_model
 from delia_data.tokens import render_ids, render_user_ids
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-__all__ = ["completed", "end_ids", "failed", "prompt_ids"]
+__all__ = ["completed", "end_ids", "failed", "load_end_ids", "prompt_ids"]
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> list[int]:
@@ -31,6 +33,18 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> set
     configured = config.eos_token_id
     ends = configured if isinstance(configured, list) else [configured]
     return {int(i) for i in (*ends, tokenizer.eos_token_id) if i is not None}
+
+
+def load_end_ids(name: str, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the tokens that end an answer, where the model itself is not loaded here."""
+    transformers = require("transformers", extra="local")
+    source = resolve_model(name)
+    try:
+        config = transformers.GenerationConfig.from_pretrained(source)
+    except OSError:
+        plain = transformers.AutoConfig.from_pretrained(source)
+        config = transformers.GenerationConfig.from_model_config(plain)
+    return end_ids(tokenizer, config)
 
 
 def completed(

@@ -96,7 +96,9 @@ def _row_picker() -> type[LogitsProcessor]:
 
         def update_state(self, batch_update: BatchUpdate | None) -> None:
             """Follow rows as they come, go and move."""
-            process_dict_updates(self.rows, batch_update, _arguments_of)
+            process_dict_updates(
+                self.rows, batch_update, lambda asked, _, answer: _how_to_draw(asked, answer)
+            )
 
         def apply(self, logits: torch.Tensor) -> torch.Tensor:
             """Draw for each row of scores of shape (rows, vocabulary)."""
@@ -113,10 +115,10 @@ def _row_picker() -> type[LogitsProcessor]:
     return RowPicker
 
 
-def _arguments_of(
-    parameters: SamplingParams, prompt: list[int] | None, answer: list[int]
+def _how_to_draw(
+    parameters: SamplingParams, answer: list[int]
 ) -> tuple[int, tuple[float, float], list[int]] | None:
-    """A row's seed, how it draws, and the tokens that it has; None where it is not ours."""
+    """A row's seed, temperature and top-p, and tokens so far; None where it is not ours."""
     how = (parameters.extra_args or {}).get(_KEY)
     if not how:
         return None

@@ -100,16 +100,12 @@ class VllmEngine:
             warnings.simplefilter("ignore")
             vllm = require("vllm", extra="vllm")
             on_cpu = require("vllm.platforms", extra="vllm").current_platform.is_cpu()
-            if on_cpu and kv_cache_gib is None and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-                kv_cache_gib = _CPU_CACHE_GIB
             given = {
                 "max_model_len": max_model_len,
                 "max_num_seqs": max_num_seqs,
                 "max_num_batched_tokens": max_num_batched_tokens,
                 "gpu_memory_utilization": gpu_memory_utilization,
-                "kv_cache_memory_bytes": None
-                if kv_cache_gib is None
-                else int(kv_cache_gib * 2**30),
+                "kv_cache_memory_bytes": _cache_bytes(kv_cache_gib, on_cpu),
                 "logits_processors": [PICKER] if on_cpu else None,
             }
             arguments = vllm.EngineArgs(
@@ -196,6 +192,13 @@ class VllmEngine:
         if answer.finish_reason not in ("stop", "length"):
             return failed(request, f"vLLM gave the answer up: {answer.finish_reason}", prompt)
         return completed(request, self.tokenizer, answer.token_ids, answer.finish_reason, prompt)
+
+
+def _cache_bytes(gib: float | None, on_cpu: bool) -> int | None:
+    """Memory for what attention keeps; None leaves it to vLLM."""
+    if gib is None and on_cpu and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        gib = _CPU_CACHE_GIB
+    return None if gib is None else int(gib * 2**30)
 
 
 def _settle_environment() -> None:
