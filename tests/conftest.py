@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from command_line import Delia, Result
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,3 +81,19 @@ def make_tiny_model() -> Callable[..., PreTrainedModel]:
         return LlamaForCausalLM(config).eval()
 
     return make
+
+
+@pytest.fixture
+def delia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Delia:
+    """Runs the command in this process, with the errors turned into exit codes."""
+
+    def run(*arguments: object) -> Result:
+        from delia_data.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["delia", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return Result(int(stopped.value.code or 0), captured.out, captured.err)
+
+    return run

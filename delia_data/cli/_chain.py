@@ -47,7 +47,7 @@ from delia_data.manifest import (
 )
 from delia_data.mixing import mix, parse_ratio, save_mixture
 from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer, quiet
-from delia_data.sampling import bundled_queries, sample
+from delia_data.sampling import BundledQueries, default_filters, sample
 from delia_data.tasks import Task, TaskRow, Wording, bundled_task, bundled_wordings, read_task_rows
 from delia_data.tokens import add_token
 from delia_data.training import load_adapter, read_recipe, train
@@ -186,15 +186,18 @@ class Chain:
             from delia_data.engines.transformers import TransformersEngine
 
             engine, pairs = TransformersEngine(*self._base), self.settings.pairs
+            tell = with_parts(engine, lambda kept: update(kept, pairs))
             return sample(
                 engine,
-                bundled_queries(seed=self.settings.seed),
+                BundledQueries(seed=self.settings.seed),
                 folder,
                 target=pairs,
                 sampling=Sampling(max_tokens=self.settings.max_tokens),
                 seed=self.settings.seed,
                 token=self.task.token,
-                on_progress=with_parts(engine, lambda kept: update(kept, pairs)),
+                # Answers are short here so that the run is: most are cut.
+                filters=default_filters(self.task.token, keep_truncated=True),
+                on_progress=lambda progress: tell(progress.kept),
             )
 
     def diversify(self) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -20,10 +21,20 @@ from rich.text import Text
 
 from delia_data.engines import Engine
 
-__all__ = ["console", "step", "with_parts"]
+__all__ = ["Update", "console", "messages", "step", "with_parts"]
 
 console = Console(highlight=False)
-Update = Callable[[float, float], None]
+"""Where results go."""
+messages = Console(highlight=False, stderr=True)
+"""Where the way there is told, when the results are for another program."""
+
+
+class Update(Protocol):
+    """Tells how far a step is."""
+
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        """Take how much is done, how much there is in all, and a few words on how it goes."""
+        ...
 
 
 class _TimeLeft(ProgressColumn):
@@ -38,36 +49,41 @@ class _TimeLeft(ProgressColumn):
 
 
 @contextmanager
-def step(title: str) -> Iterator[Update]:
+def step(title: str, *, to: Console | None = None) -> Iterator[Update]:
     """Show one step.
 
     Args:
         title: What is being done.
+        to: Where it is shown: with the results when not given.
 
     Yields:
         A function to call with how much is done and how much there is in all. A terminal shows
         a bar with the time left; a pipe gets a line for every tenth.
     """
-    if console.is_terminal:
+    shown_in = to or console
+    if shown_in.is_terminal:
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             _TimeLeft(),
-            console=console,
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=shown_in,
         ) as progress:
-            bar = progress.add_task(title, total=None)
-            yield lambda done, total: progress.update(bar, completed=done, total=total)
+            bar = progress.add_task(title, total=None, note="")
+            yield lambda done, total, note="": progress.update(
+                bar, completed=done, total=total, note=note
+            )
         return
-    yield _lines(title)
+    yield _lines(title, shown_in)
 
 
-def _lines(title: str) -> Update:
+def _lines(title: str, shown_in: Console) -> Update:
     began = time.monotonic()
     shown = 0
 
-    def update(done: float, total: float) -> None:
+    def update(done: float, total: float, note: str = "") -> None:
         nonlocal shown
         tenth = int(10 * done / total) if total else 10
         if tenth == shown:
@@ -75,7 +91,8 @@ def _lines(title: str) -> Update:
         shown = tenth
         elapsed = time.monotonic() - began
         left = f", about {elapsed * (total - done) / done:.0f} s left" if 0 < done < total else ""
-        console.print(f"{title}: {done:.0f} of {total:.0f}{left}", soft_wrap=True)
+        told = f"; {note}" if note else ""
+        shown_in.print(f"{title}: {done:.0f} of {total:.0f}{left}{told}", soft_wrap=True)
 
     return update
 

@@ -3,6 +3,7 @@
 0    done
 1    a fault of ours, with its traceback
 2    what was given cannot be used: one line says what, why, and what to do
+3    done, with fewer rows than were asked for; what was printed says why
 130  stopped by Ctrl-C; the same command goes on from there
 """
 
@@ -14,7 +15,19 @@ from typing import Annotated
 import typer
 
 from delia_data._version import __version__
-from delia_data.cli import diversify, doctor, lint, mix, quickstart, sample, train
+from delia_data.cli import (
+    diff,
+    diversify,
+    doctor,
+    lint,
+    mix,
+    plan,
+    pull,
+    push,
+    quickstart,
+    sample,
+    train,
+)
 from delia_data.errors import DeliaError
 
 __all__ = ["app", "main"]
@@ -26,7 +39,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, sample, diversify, mix, lint, train, doctor):
+for command in (
+    quickstart,
+    plan,
+    sample,
+    diversify,
+    mix,
+    lint,
+    train,
+    push,
+    pull,
+    diff,
+    doctor,
+):
     app.command(name=command.__name__.rsplit(".", 1)[1])(command.command)
 
 

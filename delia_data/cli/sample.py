@@ -2,75 +2,244 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from delia_data.cli._console import console, step, with_parts
-from delia_data.engines import ENGINES, Sampling, load_engine
-from delia_data.errors import InputError
+from delia_data.cli._console import console, messages, step, with_parts
+from delia_data.cli._sampling import BUNDLED, Job
+from delia_data.engines import ENGINES
+from delia_data.manifest import Manifest
 from delia_data.models import DEFAULT_MODEL
-from delia_data.records import read_rows
-from delia_data.sampling import Query, bundled_queries, sample
+from delia_data.sampling import Progress, sample
+from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["command", "read_queries"]
+__all__ = ["command"]
+
+_QUERIES, _ENGINE, _ASKING = "Queries", "Engine", "Asking"
+_KEPT, _LIMITS = "What is kept", "Limits"
+
+FEWER = 3
+"""Exit code of a cache that is finished, and holds fewer pairs than were asked for."""
+
+_STOPPED = {
+    "queries": "the queries ran out: give more with --extend, or let the model write them "
+    "(--queries self)",
+    "budget": "the budget is spent: give a higher one to go on",
+    "saturated": "new pairs say nothing new",
+}
 
 
 def command(
     out: Annotated[Path, typer.Argument(help="Folder of the cache; a rerun goes on there.")],
-    target: Annotated[int, typer.Option(help="Pairs to keep.")] = 96,
+    target: Annotated[int, typer.Option(help="Pairs to keep; a higher one later on grows it.")],
     queries: Annotated[
-        Path | None, typer.Option(help="JSON Lines or JSON file of queries; bundled ones if none.")
+        str,
+        typer.Option(
+            help="bundled; self: the model writes them; or a file, glob, folder or Hub id of "
+            "queries, in any row format.",
+            rich_help_panel=_QUERIES,
+        ),
+    ] = BUNDLED,
+    expand: Annotated[
+        int | None,
+        typer.Option(
+            help="Let the model grow so many queries from those given.", rich_help_panel=_QUERIES
+        ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Embedded model's name, folder or Hub id.")] = (
-        DEFAULT_MODEL
-    ),
-    engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "transformers",
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Probability mass that is drawn from.")] = 0.95,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 512,
-    batch_size: Annotated[int, typer.Option(help="Prompts generated together.")] = 32,
-    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    model: Annotated[
+        str, typer.Option(help="Embedded model's name, folder or Hub id.", rich_help_panel=_ENGINE)
+    ] = (DEFAULT_MODEL),
+    engine: Annotated[
+        str, typer.Option(help=f"One of {', '.join(ENGINES)}.", rich_help_panel=_ENGINE)
+    ] = "transformers",
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1, ... (transformers, ray)", rich_help_panel=_ENGINE),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Prompts generated together (transformers, ray).", rich_help_panel=_ENGINE
+        ),
+    ] = None,
+    api_base: Annotated[
+        str | None,
+        typer.Option(help="Address of the server (openai, litellm).", rich_help_panel=_ENGINE),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(help="Requests under way at most (openai, litellm).", rich_help_panel=_ENGINE),
+    ] = None,
+    rpm: Annotated[
+        int | None,
+        typer.Option(help="Requests a minute at most (openai, litellm).", rich_help_panel=_ENGINE),
+    ] = None,
+    tpm: Annotated[
+        int | None,
+        typer.Option(help="Tokens a minute at most (openai, litellm).", rich_help_panel=_ENGINE),
+    ] = None,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine-option",
+            "-o",
+            help="Another option of the engine, NAME=VALUE.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_ASKING)
+    ] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(help="Probability mass that is drawn from.", rich_help_panel=_ASKING)
+    ] = 0.95,
+    max_tokens: Annotated[
+        int, typer.Option(help="Tokens of an answer at most.", rich_help_panel=_ASKING)
+    ] = 512,
+    system: Annotated[
+        str | None, typer.Option(help="System prompt.", rich_help_panel=_ASKING)
+    ] = None,
+    exemplar: Annotated[
+        bool,
+        typer.Option(
+            help="Show the query's known answer first, as the paper's code does.",
+            rich_help_panel=_ASKING,
+        ),
+    ] = False,
+    answers_per_query: Annotated[
+        int, typer.Option(help="Answers to draw for each query.", rich_help_panel=_ASKING)
+    ] = 1,
+    keep_truncated: Annotated[
+        bool,
+        typer.Option(help="Keep answers that were cut off at --max-tokens.", rich_help_panel=_KEPT),
+    ] = False,
+    keep_refusals: Annotated[
+        bool, typer.Option(help="Keep answers that decline.", rich_help_panel=_KEPT)
+    ] = False,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep answers in this language alone, such as en.", rich_help_panel=_KEPT
+        ),
+    ] = None,
+    near_duplicates: Annotated[
+        float,
+        typer.Option(
+            help="Similarity from which a pair is one too many; 0 for exact ones.",
+            rich_help_panel=_KEPT,
+        ),
+    ] = 0.8,
+    budget_usd: Annotated[
+        float | None,
+        typer.Option(help="Dollars that the whole cache may cost.", rich_help_panel=_LIMITS),
+    ] = None,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens that may be read and written for it.", rich_help_panel=_LIMITS),
+    ] = None,
+    max_failures: Annotated[
+        int, typer.Option(help="Rows that may fail for good.", rich_help_panel=_LIMITS)
+    ] = 100,
+    retries: Annotated[
+        int, typer.Option(help="Times that a failed row is asked again.", rich_help_panel=_LIMITS)
+    ] = 1,
+    token: Annotated[
+        str, typer.Option(help="Special token; no pair may name it.", rich_help_panel=_KEPT)
+    ] = (DEFAULT_TOKEN),
+    seed: Annotated[int, typer.Option(help="Seed of the run.", rich_help_panel=_ASKING)] = 0,
+    keep_rejected: Annotated[
+        bool, typer.Option(help="Keep the texts of rejected pairs as well.", rich_help_panel=_KEPT)
+    ] = False,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            help="Go on with other queries than it was begun with.", rich_help_panel=_QUERIES
+        ),
+    ] = False,
+    stop_when_saturated: Annotated[
+        bool, typer.Option(help="Stop when new pairs say nothing new.", rich_help_panel=_LIMITS)
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the manifest as JSON, and nothing else.")
+    ] = False,
 ) -> None:
     """Sample pairs from the model itself into a cache."""
-    asked = bundled_queries(seed=seed) if queries is None else read_queries(queries)
-    sampling = Sampling(temperature, top_p, max_tokens)
-    loaded = load_engine(engine, model=model, device=device, batch_size=batch_size)
-    with step("sampling") as update:
+    given = dict(locals())  # all options under their own names
+    job = Job(
+        **{name: given[name] for name in Job.__dataclass_fields__ if name != "engine_option"},
+        engine_option=engine_option or (),
+    )
+    saturation = None
+    if stop_when_saturated:
+        from delia_data.sampling.coverage import Saturation
+
+        saturation = Saturation()
+    with (
+        job.opened() as (loaded, asked),
+        step("sampling", to=messages if as_json else None) as update,
+    ):
+        last: list[Progress] = []
+        tell = with_parts(loaded, lambda kept: update(kept, target, _note(last[-1])))
+
+        def show(progress: Progress) -> None:
+            last[:] = [progress]
+            tell(progress.kept)
+
         manifest = sample(
             loaded,
             asked,
             out,
             target=target,
-            sampling=sampling,
+            sampling=job.sampling,
             seed=seed,
-            on_progress=with_parts(loaded, lambda kept: update(kept, target)),
+            token=token,
+            asking=job.asking,
+            filters=job.filters(),
+            limits=job.limits,
+            saturation=saturation,
+            keep_rejected=keep_rejected,
+            extend=extend,
+            on_progress=show,
         )
+    if as_json:
+        print(json.dumps(manifest.model_dump(mode="json"), indent=2))
+    else:
+        _print(out, manifest)
+        if manifest.rows["kept"] < target:
+            reason = _STOPPED[manifest.details["stopped"]]
+            console.print(f"fewer than the {target} asked for: {reason}", soft_wrap=True)
+    if manifest.rows["kept"] < target:
+        raise typer.Exit(FEWER)
+
+
+def _note(progress: Progress) -> str:
+    """How it goes, in a few words."""
+    parts = [f"{progress.rows_per_s:.1f} rows/s", f"{progress.tokens_per_s:,.0f} tokens/s"]
+    if progress.cost is None:
+        parts.append("cost unknown")
+    elif progress.cost:
+        parts.append(f"${progress.cost:.4f}")
+    for share, name in (
+        (progress.accepted_share, "kept"),
+        (progress.near_duplicate_share, "near duplicates"),
+        (progress.novelty, "new"),
+    ):
+        if share is not None:
+            parts.append(f"{share:.0%} {name}")
+    if progress.distinct_2 is not None:
+        parts.append(f"distinct-2 {progress.distinct_2:.2f}")
+    return ", ".join(parts)
+
+
+def _print(out: Path, manifest: Manifest) -> None:
     dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
-    console.print(f"{manifest.rows['kept']} pairs in {out}; dropped: {dropped}", soft_wrap=True)
-
-
-def read_queries(path: Path) -> list[Query]:
-    """Read queries from a file: a `query` or `instruction` column, or the question of a row.
-
-    Raises:
-        InputError: A row has no query.
-    """
-    queries = []
-    for where, row in read_rows(path):
-        text = row.get("query") or row.get("instruction")
-        if isinstance(text, str) and isinstance(row.get("input"), str) and row["input"]:
-            text = f"{text}\n\n{row['input']}"
-        if text is None and isinstance(row.get("messages"), list):
-            turns = [turn for turn in row["messages"] if isinstance(turn, dict)]
-            asked = (turn.get("content") for turn in turns if turn.get("role") == "user")
-            text = next(asked, None)
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(
-                f"{where}: the row has no query: give a 'query' or 'instruction' column, "
-                "or messages with a user turn"
-            )
-        queries.append(Query(text, "user"))
-    return queries
+    details = manifest.details
+    cost = "cost unknown" if details["cost_usd"] is None else f"${details['cost_usd']:.4f}"
+    console.print(
+        f"{manifest.rows['kept']} pairs in {out}; dropped: {dropped}; "
+        f"{details['tokens']:,} tokens written, {cost}",
+        soft_wrap=True,
+    )

@@ -5,6 +5,7 @@
         sampled-00000-000.jsonl   one finished request a line, kept or rejected, while it runs
         pairs-00000.parquet       the kept pairs, once the run is done
         rejected-00000.parquet    what was not kept, and why
+        queries/                  queries that a model wrote, where one did
         manifest.json
         FINISHED
 
@@ -102,7 +103,7 @@ class PairStore:
             OutputError: What is there is damaged, or the disk is full or gone.
         """
         root = Path(folder)
-        names = {_PLAN}.union(path.name for glob in _GLOBS for path in root.glob(glob))
+        names = {_PLAN, "queries"}.union(path.name for glob in _GLOBS for path in root.glob(glob))
         check_folder_is_ours(root, frozenset(names), sign=LOCK)
         with folder_lock(root):
             _keep_plan(root, json.loads(json.dumps(plan)), extend)

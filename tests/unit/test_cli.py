@@ -1,20 +1,19 @@
 """The commands do their work, or say in one line what is wrong and leave nothing behind."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from command_line import Delia, Result, names, refused, spawn
 from typer.testing import CliRunner
 
 from delia_data import __version__
-from delia_data.cli import app, main
+from delia_data.cli import app
 from delia_data.manifest import is_finished, read_manifest
 from delia_data.mixing import mix, save_mixture
 from delia_data.records import Record
@@ -22,55 +21,9 @@ from delia_data.sampling import bundled_queries, read_cache
 from delia_data.tasks import TaskRow, read_task_rows
 from delia_data.tokens import add_token_to_tokenizer
 
-COMMANDS = ["quickstart", "sample", "diversify", "mix", "lint", "train", "doctor"]
+COMMANDS = ["quickstart", "plan", "sample", "diversify", "mix", "lint", "train", "doctor"]
 PAIR = '{"prompt": "query", "completion": "answer"}\n'
 TASK_ROW = '{"prompt": "query <sep>", "completion": "answer"}\n'
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Delia = Callable[..., Result]
-
-
-@pytest.fixture
-def delia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Delia:
-    """Runs the command in this process, with the errors turned into exit codes."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["delia", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return Result(int(stopped.value.code or 0), captured.out, captured.err)
-
-    return run
-
-
-def spawn(folder: Path, *arguments: object) -> Result:
-    """Runs the command in a folder, as a user does."""
-    done = subprocess.run(
-        [sys.executable, "-m", "delia_data", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ,
-        timeout=60,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
-
-
-def refused(result: Result, *parts: str) -> None:
-    assert result.code == 2
-    assert result.err.startswith("delia: ")
-    assert result.err.count("\n") == 1
-    assert result.err.endswith("\n")
-    assert "Traceback" not in result.err
-    for part in parts:
-        assert part in result.err
 
 
 @pytest.fixture
@@ -82,10 +35,6 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-
-
 # The whole way
 
 
@@ -93,7 +42,7 @@ def test_sample_diversify_mix_end_to_end(delia: Delia, tmp_path: Path) -> None:
     cache, task, mixture = (tmp_path / name for name in ("cache", "task", "mixture"))
     result = delia("sample", cache, "--engine", "mock", "--target", 50, "--seed", 3)
     assert result.code == 0, result.err
-    assert f"50 pairs in {cache}; dropped: none" in result.out
+    assert f"50 pairs in {cache}; dropped: none; 600 tokens written" in result.out
     queries = {query.text for query in bundled_queries(50, seed=3)}
     assert {record.query for record in read_cache(cache)} == queries
     assert read_manifest(cache, verify=True).settings["seed"] == 3
@@ -113,24 +62,6 @@ def test_sample_diversify_mix_end_to_end(delia: Delia, tmp_path: Path) -> None:
     assert pq.read_table(mixture / "train.parquet").equals(expected.train)
     assert expected.test is not None
     assert pq.read_table(mixture / "test.parquet").equals(expected.test)
-
-
-def test_every_option_of_sample_counts(delia: Delia, tmp_path: Path) -> None:
-    (tmp_path / "queries.jsonl").write_text(
-        '{"query": "What is rain?"}\n'
-        '{"instruction": "Translate.", "input": "chat"}\n'
-        '{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hello"}]}\n'
-    )
-    arguments = ["--queries", tmp_path / "queries.jsonl", "--engine", "mock", "--target", 3]
-    arguments += ["--temperature", 0.1, "--top-p", 0.5, "--max-tokens", 4, "--seed", 9]
-    assert delia("sample", tmp_path / "cache", *arguments).code == 0
-    manifest = read_manifest(tmp_path / "cache")
-    sampling = {"temperature": 0.1, "top_p": 0.5, "max_tokens": 4}
-    assert manifest.settings["sampling"] == sampling
-    assert manifest.settings["seed"] == 9
-    records = read_cache(tmp_path / "cache")
-    assert [r.query for r in records] == ["What is rain?", "Translate.\n\nchat", "Hello"]
-    assert all(len(record.answer.split()) == 4 for record in records)
 
 
 def test_every_option_of_mix_counts(delia: Delia, files: Path) -> None:
@@ -256,55 +187,6 @@ def test_an_output_that_is_a_file(delia: Delia, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "fault"),
-    [
-        (["--target", "0"], "target 0 is too few pairs"),
-        (["--target", "1000000"], "distinct queries cannot give 1000000 pairs"),
-        (["--temperature=-1"], "temperature -1.0 is out of bounds"),
-        (["--top-p", "0"], "top_p 0.0 is out of bounds"),
-        (["--max-tokens", "0"], "max_tokens 0 is too few"),
-        (["--engine", "gpt"], "engine 'gpt' is unknown: use one of transformers, "),
-        (["--queries", "missing.jsonl"], "missing.jsonl cannot be read: No such file"),
-    ],
-)
-def test_bad_options_of_sample(
-    delia: Delia, tmp_path: Path, arguments: list[str], fault: str
-) -> None:
-    refused(delia("sample", tmp_path / "out", "--engine", "mock", *arguments), fault)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"text": "a"},
-        {"query": " "},
-        {"query": 4},
-        {"messages": []},
-        {"messages": ["a"]},
-        {"messages": [{"role": "assistant", "content": "a"}]},
-    ],
-)
-def test_a_row_without_a_query(delia: Delia, tmp_path: Path, row: dict[str, Any]) -> None:
-    file = tmp_path / "queries.jsonl"
-    file.write_text(f'{{"query": "Hello"}}\n{json.dumps(row)}\n')
-    result = delia("sample", tmp_path / "out", "--engine", "mock", "--queries", file)
-    refused(result, f"{file}:2: the row has no query: give a 'query' or 'instruction' column")
-    assert not (tmp_path / "out").exists()
-
-
-def test_sampling_goes_on_and_refuses_other_settings(delia: Delia, tmp_path: Path) -> None:
-    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--target", 5]
-    first, again = delia(*arguments), delia(*arguments)
-    assert first.code == again.code == 0
-    assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
-    refused(
-        delia(*arguments, "--seed", 1), "was begun with other settings (seed was 0 and is now 1)"
-    )
-    assert len(read_cache(tmp_path / "cache")) == 5
-
-
 def test_unfinished_and_wrong_folders(delia: Delia, files: Path) -> None:
     assert delia("diversify", files / "task").code == 0
     arguments = [files / "pairs.jsonl", files / "out", "--ratio", 1]
@@ -365,7 +247,7 @@ def test_lint_refuses_a_token_that_the_model_knows(
 def test_a_missing_extra(delia: Delia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mixture = save(tmp_path / "mixture", "a question <sep>")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    for arguments in (["lint", mixture], ["sample", tmp_path / "cache"]):
+    for arguments in (["lint", mixture], ["sample", tmp_path / "cache", "--target", 5]):
         result = delia(*arguments, "--model", tmp_path)
         refused(result, "transformers is not installed", 'run pip install "delia_data[local]"')
     assert names(tmp_path) & {"cache"} == set()

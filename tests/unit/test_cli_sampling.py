@@ -1,0 +1,240 @@
+"""`delia sample` and `delia plan`: every option counts, and what is wrong is one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from command_line import Delia, refused
+from typer.testing import CliRunner
+
+from delia_data.cli import app
+from delia_data.engines import MockEngine
+from delia_data.manifest import is_finished, read_manifest
+from delia_data.sampling import read_cache
+
+
+@pytest.fixture
+def queries(tmp_path: Path) -> Path:
+    file = tmp_path / "queries.jsonl"
+    rows = [{"instruction": f"Tell me about {i}.", "output": f"About {i}."} for i in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_every_option_of_sample_counts(delia: Delia, tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text(
+        '{"query": "What is rain?"}\n'
+        '{"instruction": "Translate.", "input": "chat"}\n'
+        '{"messages": [{"role": "user", "content": "Hello"}]}\n'
+    )
+    arguments = ["--queries", tmp_path / "queries.jsonl", "--engine", "mock", "--target", 3]
+    arguments += ["--temperature", 0.1, "--top-p", 0.5, "--max-tokens", 4, "--seed", 9]
+    arguments += ["--keep-truncated", "--keep-refusals", "--near-duplicates", 0]
+    arguments += ["--system", "Be brief.", "--token", "<json>"]
+    assert delia("sample", tmp_path / "cache", *arguments).code == 0
+    settings = read_manifest(tmp_path / "cache").settings
+    assert settings["sampling"] == {"temperature": 0.1, "top_p": 0.5, "max_tokens": 4}
+    assert settings["asking"] == {
+        "system": "Be brief.",
+        "exemplar": False,
+        "answers_per_query": 1,
+    }
+    assert settings["filters"] == [
+        "failed",
+        "empty",
+        "names_token",
+        "echo",
+        "repetition",
+        {"filter": "duplicates", "threshold": None},
+    ]
+    assert (settings["seed"], settings["token"]) == (9, "<json>")
+    records = read_cache(tmp_path / "cache")
+    assert [r.query for r in records] == ["What is rain?", "Translate.\n\nchat", "Hello"]
+    assert all(len(record.answer.split()) == 4 for record in records)
+
+
+def test_answers_cut_off_are_dropped_and_kept_for_a_look_where_asked_for(
+    delia: Delia, tmp_path: Path, queries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(request: Any) -> str:
+        text = request.messages[-1].content
+        return f"{text} indeed so it is with this one" if "7" in text else f"All about {text}"
+
+    monkeypatch.setattr(MockEngine, "load", lambda model: MockEngine(answer))
+    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--queries", queries]
+    arguments += ["--target", 30, "--max-tokens", 8, "--near-duplicates", 0, "--keep-rejected"]
+    result = delia(*arguments)
+    assert result.code == 0, result.err
+    assert "30 pairs in " in result.out
+    assert "dropped: 3 truncated" in result.out
+    rejected = pq.read_table(tmp_path / "cache" / "rejected-00000.parquet").to_pylist()
+    assert [row["query"] for row in rejected] == [f"Tell me about {n}7." for n in ("", 1, 2)]
+
+
+def test_an_exemplar_and_several_answers(
+    delia: Delia, tmp_path: Path, queries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def answer(request: Any) -> str:
+        seen.append([turn.content for turn in request.messages])
+        return f"An answer, drawn with {request.seed}."
+
+    monkeypatch.setattr(MockEngine, "load", lambda model: MockEngine(answer))
+    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--queries", queries]
+    result = delia(*arguments, "--target", 4, "--exemplar", "--answers-per-query", 2)
+    assert result.code == 0, result.err
+    assert seen[0] == seen[1] == ["Tell me about 0.", "About 0.", "Tell me about 0."]
+    assert len(read_cache(tmp_path / "cache")) == 4
+
+
+def test_the_manifest_as_json_is_all_that_is_printed(delia: Delia, tmp_path: Path) -> None:
+    result = delia("sample", tmp_path / "cache", "--engine", "mock", "--target", 5, "--json")
+    printed = json.loads(result.out)
+    assert printed == read_manifest(tmp_path / "cache").model_dump(mode="json")
+    assert "sampling: 5 of 5" in result.err
+
+
+def test_fewer_pairs_than_asked_for_are_a_cache_with_an_exit_code(
+    delia: Delia, tmp_path: Path, queries: Path
+) -> None:
+    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--queries", queries]
+    result = delia(*arguments, "--target", 50)
+    assert result.code == 3
+    assert "fewer than the 50 asked for: the queries ran out: give more" in result.out
+    assert is_finished(tmp_path / "cache")
+    assert delia(*arguments, "--target", 40).code == 0
+    result = delia(*arguments[:-2], "--target", 50)
+    refused(result, "queries.", "can be added with extend (--extend)")
+    assert delia(*arguments[:-2], "--target", 50, "--extend").code == 0
+    assert len(read_cache(tmp_path / "cache")) == 50
+
+
+def test_a_budget_of_tokens_leaves_a_smaller_cache(delia: Delia, tmp_path: Path) -> None:
+    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--max-tokens", 16]
+    result = delia(*arguments, "--target", 500, "--budget-tokens", 2000)
+    assert result.code == 3
+    assert "the budget is spent: give a higher one to go on" in result.out
+    manifest = read_manifest(tmp_path / "cache")
+    assert manifest.details["tokens"] + manifest.details["prompt_tokens"] <= 2000
+    assert 20 < manifest.rows["kept"] < 500
+
+
+def test_the_model_can_write_the_queries_too(
+    delia: Delia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(request: Any) -> str:
+        if request.speaker == "user":
+            return f"the river number {request.seed} and tell why it matters to people there?"
+        return f"A short answer about {request.messages[-1].content}"
+
+    monkeypatch.setattr(MockEngine, "load", lambda model: MockEngine(answer))
+    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--queries", "self"]
+    result = delia(*arguments, "--target", 12, "--near-duplicates", 0)
+    assert result.code == 0, result.err
+    manifest = read_manifest(tmp_path / "cache", verify=True)
+    assert manifest.rows["kept"] == 12
+    assert manifest.settings["queries"]["source"] == "self"
+    assert "queries/written.jsonl" in manifest.files
+    assert delia(*arguments, "--target", 20, "--near-duplicates", 0).code == 0
+    assert len(read_cache(tmp_path / "cache")) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--target", "0"], "target 0 is too few pairs"),
+        (["--temperature=-1"], "temperature -1.0 is out of bounds"),
+        (["--top-p", "0"], "top_p 0.0 is out of bounds"),
+        (["--max-tokens", "0"], "max_tokens 0 is too few"),
+        (["--engine", "gpt"], "engine 'gpt' is unknown: use one of transformers, "),
+        (["--queries", "missing.jsonl"], "missing.jsonl"),
+        (["--batch-size", "4"], "engine 'mock' has no option batch_size: it has none"),
+        (["-o", "depth=3"], "engine 'mock' has no option depth: it has none"),
+        (["-o", "depth"], "--engine-option 'depth' is not NAME=VALUE"),
+        (["--expand", "10"], "--expand grows queries of yours"),
+        (["--answers-per-query", "0"], "answers_per_query 0 is too few"),
+        (["--system", " "], "the system prompt is empty"),
+        (["--budget-usd=-1"], "the limit of dollars is -1.0: give 0 or more"),
+        (["--max-failures=-1"], "the limit of failures is -1: give 0 or more"),
+        (["--near-duplicates", "7"], "7.0"),
+        (["--language", "klingon"], "klingon"),
+        (["--exemplar"], "has no reference answer to show"),
+    ],
+)
+def test_bad_options(delia: Delia, tmp_path: Path, arguments: list[str], fault: str) -> None:
+    given = ["--engine", "mock", "--target", 5, *arguments]
+    refused(delia("sample", tmp_path / "out", *given), fault)
+    assert not (tmp_path / "out" / "FINISHED").exists()
+    if arguments[0] != "--target":
+        refused(delia("plan", tmp_path / "out", *given), fault)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "a"},
+        {"query": " "},
+        {"query": 4},
+        {"messages": []},
+        {"messages": ["a"]},
+        {"messages": [{"role": "assistant", "content": "a"}]},
+    ],
+)
+def test_a_row_without_a_query(delia: Delia, tmp_path: Path, row: dict[str, Any]) -> None:
+    file = tmp_path / "queries.jsonl"
+    file.write_text(f'{{"query": "Hello"}}\n{json.dumps(row)}\n')
+    given = ["--engine", "mock", "--target", 1, "--queries", file]
+    refused(
+        delia("sample", tmp_path / "out", *given), "1 of 2 rows have no query", "queries.jsonl:2"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_sampling_goes_on_and_refuses_other_settings(delia: Delia, tmp_path: Path) -> None:
+    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--target", 5]
+    first, again = delia(*arguments), delia(*arguments)
+    assert first.code == again.code == 0
+    assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
+    refused(delia(*arguments, "--max-tokens", 9), "(sampling.max_tokens was 512 and is now 9)")
+    assert len(read_cache(tmp_path / "cache")) == 5
+
+
+# plan
+
+
+def test_a_plan_tells_what_a_run_takes_and_leaves_nothing(delia: Delia, tmp_path: Path) -> None:
+    arguments = ["plan", tmp_path / "cache", "--engine", "mock", "--target", 1000]
+    result = delia(*arguments)
+    assert result.code == 0, result.err
+    lines = {line.rsplit("  ", 3)[0].strip(): line.split()[-3:] for line in result.out.splitlines()}
+    assert lines["rows to ask"] == ["1,000", "1,000", "1,000"]
+    assert lines["tokens to write"] == ["12,000", "12,000", "12,000"]
+    assert not (tmp_path / "cache").exists()
+    printed = json.loads(delia(*arguments, "--json", "--probe-rows", 20).out)
+    assert (printed["probed"], printed["tokens"]["value"]) == (20, 12_000)
+
+
+def test_a_plan_says_when_the_queries_are_too_few(
+    delia: Delia, tmp_path: Path, queries: Path
+) -> None:
+    arguments = ["plan", tmp_path / "cache", "--engine", "mock", "--queries", queries]
+    result = delia(*arguments, "--target", 100)
+    assert "the queries give 40 rows alone: give more" in result.out
+    refused(delia(*arguments, "--target", 100, "--probe-rows", 0), "--probe-rows 0 is too few")
+
+
+def test_a_plan_has_the_options_of_sample() -> None:
+    def options(command: str) -> set[str]:
+        help = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+        return {word for word in help.split() if word.startswith("--")}
+
+    only_sample = options("sample") - options("plan")
+    assert {option for option in only_sample if not option.startswith("--no-")} == {
+        "--keep-rejected",
+        "--extend",
+        "--stop-when-saturated",
+    }
+    assert options("plan") - options("sample") == {"--probe-rows"}
