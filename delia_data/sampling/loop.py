@@ -129,7 +129,7 @@ def sample(
         if store.finished and store.kept >= target:
             return read_manifest(folder)
         store.begin()
-        _remember(filters, store)
+        _remember(filters, saturation, store)
         spending.add(store.tokens + store.prompt_tokens, store.cost or 0.0)
         run = _Run(engine, sampling, checks, store, saturation, on_progress)
         while True:
@@ -238,12 +238,15 @@ def judged(asked: Asked, completion: Completion, filters: Sequence[Filter]) -> S
     )
 
 
-def _remember(filters: Sequence[Filter], store: PairStore) -> None:
+def _remember(filters: Sequence[Filter], saturation: Saturation | None, store: PairStore) -> None:
+    """Show what earlier runs kept to whatever compares new pairs with it."""
     remembering = [check for check in filters if isinstance(check, Remembering)]
     if remembering:
         for query, answer in store.pairs():
             for check in remembering:
                 check.remember(query, answer)
+    if saturation is not None:
+        saturation.remember(answer for _, answer in store.pairs())
 
 
 def _described(check: Filter) -> Any:

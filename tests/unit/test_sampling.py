@@ -337,6 +337,9 @@ class Saturated:
     def add(self, answers: list[str]) -> None:
         self.left -= len(answers)
 
+    def remember(self, answers: Iterable[str]) -> None:
+        self.remembered = len(list(answers))
+
     @property
     def saturated(self) -> bool:
         return self.left <= 0
@@ -347,6 +350,9 @@ def test_a_saturated_cache_is_finished_early(tmp_path: Path) -> None:
     manifest = run(Asked(), tmp_path, saturation=measure)
     assert manifest.rows == {"asked": 7, "kept": 7}
     assert manifest.details["stopped"] == "saturated"
+    measure = Saturated(after=9)
+    assert run(Asked(), tmp_path, saturation=measure).rows["kept"] == 16
+    assert measure.remembered == 7
 
 
 # Failures
