@@ -33,12 +33,13 @@ test: $(READY)  ## Run the unit and integration tests, real weights included
 test-fast: $(READY)  ## Run the unit tests alone
 	$(BIN)/python -m pytest tests/unit
 
-$(ENGINES)/.ready: setup.cfg pyproject.toml constraints.txt constraints-engines.txt
+$(ENGINES)/.ready: setup.cfg pyproject.toml constraints-engines.txt
 	$(PYTHON) -m venv $(ENGINES)
-	$(ENGINES)/bin/python -m pip install -q -c constraints.txt -c constraints-engines.txt -e ".[ray,dev]"
+	$(ENGINES)/bin/python -m pip install -q --no-deps -r constraints-engines.txt
+	$(ENGINES)/bin/python -m pip install -q -c constraints-engines.txt -e ".[local,ray,dev]"
 	touch $@
 
-test-engines: $(ENGINES)/.ready  ## Run the tests of Ray, in an environment of their own
+test-engines: $(ENGINES)/.ready  ## Run the tests of vLLM and Ray, in an environment of their own
 	$(ENGINES)/bin/python -m pytest tests/engines
 
 check: $(READY)  ## Lint, format, types, exported names, import directions
