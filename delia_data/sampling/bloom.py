@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BloomFilter", "Keys"]
+__all__ = ["BloomFilter", "Keys", "mix"]
 
 Keys = npt.NDArray[np.uint64]  # shape (keys,)
 
@@ -65,8 +65,15 @@ class BloomFilter:
         self._room = rows
 
 
+def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Spread numbers over 64 bits: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
 def _places(keys: Keys, words: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
     """Word and bit of each probe of each key; two arrays of shape (keys, probes)."""
-    step = (keys >> np.uint64(17)) | _ONE
+    step = mix(keys) | _ONE
     bits = (keys[:, None] + step[:, None] * _STEPS) % np.uint64(len(words) * 64)
     return bits >> np.uint64(6), bits & np.uint64(63)

@@ -91,7 +91,7 @@ class Saturation:
         self,
         embed: Embed | None = None,
         *,
-        same: float = 0.7,
+        same: float = 0.6,
         below: float = 0.1,
         window: int = 250,
         share: float = 0.25,

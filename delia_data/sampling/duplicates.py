@@ -25,7 +25,7 @@ import rensa
 
 from delia_data.engines.base import Completion
 from delia_data.errors import InputError
-from delia_data.sampling.bloom import BloomFilter, Keys
+from delia_data.sampling.bloom import BloomFilter, Keys, mix
 from delia_data.sampling.words import words
 
 __all__ = ["DEFAULT_THRESHOLD", "Duplicates", "compared", "jaccard"]
@@ -100,7 +100,7 @@ class Duplicates:
         values = np.array(signature.digest(), dtype=np.uint64)[: self._bands * self._rows]
         mixed = values.reshape(self._bands, self._rows) * _factors()[: self._rows]
         places = np.arange(1, self._bands + 1, dtype=np.uint64)
-        return np.concatenate([exact, _mix(mixed.sum(axis=1, dtype=np.uint64) + _mix(places))])
+        return np.concatenate([exact, mix(mixed.sum(axis=1, dtype=np.uint64) + mix(places))])
 
 
 def compared(query: str, answer: str) -> Sequence[str]:
@@ -151,11 +151,4 @@ def _shape(threshold: float) -> tuple[int, int]:
 @cache
 def _factors() -> npt.NDArray[np.uint64]:
     """Odd numbers to hash a band with; shape (values,)."""
-    return _mix(np.arange(1, _VALUES + 1, dtype=np.uint64) << np.uint64(32)) | np.uint64(1)
-
-
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Spread numbers over 64 bits: the finaliser of SplitMix64 (Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    return mix(np.arange(1, _VALUES + 1, dtype=np.uint64) << np.uint64(32)) | np.uint64(1)
