@@ -9,25 +9,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from delia_data._optional import require
+from delia_data.engines._http import Broken, Unreachable
 from delia_data.engines._pace import Pace
+from delia_data.engines._posters import poster
 from delia_data.engines._remote import Rejected, check_options, given_prices, stream
 from delia_data.engines._replies import public_name, read_answer, read_refusal
 from delia_data.engines.base import Completion, Prices, Request, Sampling
 from delia_data.errors import InputError
 
-if TYPE_CHECKING:
-    import aiohttp
-
 __all__ = ["OpenAIEngine"]
 
 _OPENAI: Final = "https://api.openai.com/v1"
 _SEED_BITS: Final = 53
-_CONNECT_S: Final = 30.0
 
 
 class OpenAIEngine:
@@ -132,13 +129,15 @@ class _HttpClient:
     """Speaks to the server within one event loop."""
 
     def __init__(self, engine: OpenAIEngine, sampling: Sampling) -> None:
-        self.aiohttp = require("aiohttp", extra="openai")
-        self.url = f"{engine.api_base}/chat/completions"
         self.where = f"the server at {engine.api_base}"
         self.model = engine.model
         self.prices = engine.prices
         self.timeout_s = engine.timeout_s
         self.key = _key(engine.api_base)
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        self.poster = poster(f"{engine.api_base}/chat/completions", headers, engine.timeout_s)
         # OpenAI's newer models refuse the old name, other servers may not know the new one.
         limit = "max_completion_tokens" if engine.api_base == _OPENAI else "max_tokens"
         self.fixed = {
@@ -147,22 +146,10 @@ class _HttpClient:
             "top_p": sampling.top_p,
             limit: sampling.max_tokens,
         }
-        self.session: aiohttp.ClientSession
 
     async def open(self) -> None:
-        """Make the session; nothing is sent."""
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        self.session = self.aiohttp.ClientSession(
-            connector=self.aiohttp.TCPConnector(limit=0),
-            cookie_jar=self.aiohttp.DummyCookieJar(),
-            headers=headers,
-            timeout=self.aiohttp.ClientTimeout(
-                total=self.timeout_s, sock_connect=min(_CONNECT_S, self.timeout_s)
-            ),
-            proxy=_proxy(self.url),
-        )
+        """Get ready; nothing is sent."""
+        await self.poster.open()
 
     async def ask(self, request: Request) -> Completion:
         """Post one request, and read what comes."""
@@ -171,34 +158,30 @@ class _HttpClient:
             "messages": [message.as_dict() for message in request.messages],
             "seed": request.seed % 2**_SEED_BITS,
         }
-        aiohttp = self.aiohttp
         try:
-            async with self.session.post(
-                self.url, data=json.dumps(body).encode(), allow_redirects=False
-            ) as response:
-                raw = await response.read()
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            reason = f"{self.where} cannot be reached: {_why(error)}; check that it runs"
+            reply = await self.poster.post(json.dumps(body).encode())
+        except Unreachable as error:
+            reason = f"{self.where} cannot be reached: {error}; check that it runs"
             raise Rejected("down", reason) from None
         except TimeoutError:
             raise Rejected("slow", f"no answer within {self.timeout_s:g} s") from None
-        except aiohttp.ClientError as error:
-            raise Rejected("again", f"the connection broke: {_why(error)}") from None
-        if response.status != 200:
+        except Broken as error:
+            raise Rejected("again", f"the connection broke: {error}") from None
+        if reply.status != 200:
             raise read_refusal(
-                response.status,
-                response.headers,
-                raw,
+                reply.status,
+                reply.headers,
+                reply.body,
                 where=self.where,
                 model=self.model,
                 key=self.key,
                 variable="OPENAI_API_KEY",
             )
-        return read_answer(request, raw, self.prices)
+        return read_answer(request, reply.body, self.prices)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.session.close()
+        await self.poster.close()
 
 
 def _checked(address: str) -> str:
@@ -227,14 +210,3 @@ def _key(api_base: str) -> str:
     if not key.isascii() or not key.isprintable():
         raise InputError("OPENAI_API_KEY holds characters that no key has: set it again")
     return key
-
-
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for this address."""
-    parts = urlsplit(url)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
-
-
-def _why(error: Exception) -> str:
-    number = getattr(error, "errno", None) or 0
-    return os.strerror(number) if number > 0 else str(error) or type(error).__name__
