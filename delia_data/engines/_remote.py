@@ -5,17 +5,22 @@
                  └──── back off ◀────┘  where another try may work
 
 The event loop has no thread: `generate` runs it until something is done, gives that, takes new
-requests and runs it again. So a row costs no queue and no switch of threads, what the reader of
-the completions does is never disturbed, and Ctrl-C arrives where it can be dealt with.
+requests and runs it again. So a row costs no queue and no switch of threads, and what the reader of
+the completions does is never disturbed. Ctrl-C waits for the end of such a run, which it brings
+about at once: inside, it would strike libraries in the middle of anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from delia_data.engines._pace import Pace, backoff_s
@@ -284,23 +289,41 @@ class _Run:
             self.loop.stop()
 
     def _until(self, coroutine: Callable[[], Any]) -> None:
-        self._slice(lambda: self.loop.run_until_complete(coroutine()))
+        self._slice(lambda: self.loop.run_until_complete(coroutine()), stops=False)
 
-    def _slice(self, work: Callable[[], T]) -> T:
+    def _slice(self, work: Callable[[], T], *, stops: bool = True) -> T:
         """Run the loop for a while; in a thread where this one runs a loop, as notebooks do."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        with self._late_interrupts(stops):
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                pass
+            else:
+                self.thread = self.thread or ThreadPoolExecutor(1)
+                return self.thread.submit(work).result()
             return work()
-        if self.thread is None:
-            self.thread = ThreadPoolExecutor(1)
-        future = self.thread.submit(work)
-        try:
-            return future.result()
-        except BaseException:
-            if not future.done():
+
+    @contextmanager
+    def _late_interrupts(self, stops: bool) -> Iterator[None]:
+        """Have Ctrl-C do what it usually does after the run of the loop, which it may stop."""
+        usual = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(usual):
+            yield
+            return
+        struck: list[FrameType | None] = []
+
+        def strike(_number: int, frame: FrameType | None) -> None:
+            struck.append(frame)
+            if stops:
                 self.loop.call_soon_threadsafe(self.loop.stop)
-            raise
+
+        signal.signal(signal.SIGINT, strike)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, usual)
+            if struck:
+                usual(signal.SIGINT, struck[-1])
 
 
 def _failed(job: _Job, reason: str) -> Completion:

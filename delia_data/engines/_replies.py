@@ -12,9 +12,18 @@ from typing import Any, Final
 from delia_data.engines._remote import Rejected
 from delia_data.engines.base import Completion, Finish, Prices, Request
 
-__all__ = ["public_name", "read_answer", "read_refusal", "refusal_of", "retry_after_s"]
+__all__ = [
+    "FILTERED",
+    "one_line",
+    "public_name",
+    "read_answer",
+    "read_refusal",
+    "refusal_of",
+    "retry_after_s",
+    "to_completion",
+]
 
-_FILTERED: Final = "content_filter"
+FILTERED: Final = "the API's content filter stopped the answer"
 _GONE: Final = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance")
 _LONGEST: Final = 300
 
@@ -28,6 +37,19 @@ def public_name(model: str) -> dict[str, Any]:
 def read_answer(request: Request, raw: bytes, prices: Prices | None) -> Completion:
     """Read the body of an answer.
 
+    Raises:
+        Rejected: It is no chat completion.
+    """
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        raise Rejected("again", "the server's answer is not JSON") from None
+    return to_completion(request, value, prices)
+
+
+def to_completion(request: Request, value: Any, prices: Prices | None) -> Completion:
+    """Make a completion of an answer.
+
     A server that gives no usage leaves the tokens at 0 and the cost unknown: they are not
     guessed.
 
@@ -35,7 +57,6 @@ def read_answer(request: Request, raw: bytes, prices: Prices | None) -> Completi
         Rejected: It is no chat completion.
     """
     try:
-        value = json.loads(raw)
         choice = value["choices"][0]
         text = choice["message"].get("content") or ""
         reason = choice.get("finish_reason")
@@ -47,9 +68,8 @@ def read_answer(request: Request, raw: bytes, prices: Prices | None) -> Completi
     cost = None
     if prices is not None and asked:
         cost = asked * prices.prompt_token + tokens * prices.completion_token
-    if reason == _FILTERED:
-        error = "the API's content filter stopped the answer"
-        return Completion(request.id, "", tokens, "error", error, asked, cost)
+    if reason == "content_filter":
+        return Completion(request.id, "", tokens, "error", FILTERED, asked, cost)
     finish: Finish = "length" if reason == "length" else "stop"
     return Completion(request.id, text.strip(), tokens, finish, None, asked, cost)
 
@@ -150,11 +170,12 @@ def _error(raw: bytes) -> tuple[str, str]:
     if isinstance(value, dict):
         value = value.get("error", value)
     if not isinstance(value, dict):
-        return "", _line(value) if isinstance(value, str) else ""
+        return "", one_line(value) if isinstance(value, str) else ""
     message = value.get("message") or value.get("detail") or ""
     code = value.get("code") or value.get("type") or ""
-    return str(code), _line(message if isinstance(message, str) else json.dumps(message))
+    return str(code), one_line(message if isinstance(message, str) else json.dumps(message))
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Put a message on one line that is not too long."""
     return " ".join(text.split())[:_LONGEST].rstrip(".")

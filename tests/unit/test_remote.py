@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import FrameType
 
 import pytest
 
@@ -295,6 +298,35 @@ def test_it_runs_where_a_loop_runs_already() -> None:
         return ids(run(Api(), asked(50)))
 
     assert len(asyncio.run(cell())) == 50
+
+
+@pytest.mark.parametrize("raising", [True, False])
+def test_ctrl_c_does_what_it_does_elsewhere(raising: bool) -> None:
+    struck: list[int] = []
+
+    def usual(number: int, frame: FrameType | None) -> None:
+        struck.append(number)
+        if raising:
+            raise KeyboardInterrupt
+
+    def judge(request: Request, out: int) -> None:
+        if request.id == "30":
+            signal.raise_signal(signal.SIGINT)
+
+    given: list[Completion] = []
+    api = Api(judge)
+    before = signal.signal(signal.SIGINT, usual)
+    try:
+        with pytest.raises(KeyboardInterrupt) if raising else nullcontext():
+            given.extend(run(api, asked(60), pace=Pace(4)))
+        assert signal.getsignal(signal.SIGINT) is usual
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert struck == [signal.SIGINT]
+    assert api.out == 0
+    assert api.closed
+    assert ids(given) == [str(i) for i in range(len(given))]
+    assert 20 < len(given) <= 31 if raising else len(given) == 60
 
 
 def test_what_it_learns_stays() -> None:
