@@ -29,8 +29,8 @@ from delia_data.files import canonical_json
 
 __all__ = ["DeliaBuilder", "DeliaConfig"]
 
-# `datasets` patches the modules of builders that may open URLs, which imports SciPy. It leaves those
-# alone that are patched already, and ours open none.
+# `datasets` patches the modules of builders, so that they can open URLs, which imports SciPy. It
+# leaves those alone that are patched already, and ours open none.
 _patched_for_streaming: Final = datasets.DownloadConfig()
 
 _INPUT_HASHES: Final[dict[str, Callable[[Any], str]]] = {"task": task_sha256, "cache": cache_sha256}

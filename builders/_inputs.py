@@ -7,6 +7,7 @@ the source lies.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from importlib.resources import as_file, files
@@ -17,8 +18,7 @@ from delia_data.diversify import diversify
 from delia_data.errors import InputError, TokenError
 from delia_data.files import canonical_json
 from delia_data.hashes import known_sha256
-from delia_data.records import Record
-from delia_data.sampling.store import bundled_cache_folder, read_cache
+from delia_data.sampling.store import bundled_cache_folder
 from delia_data.tasks import (
     BUNDLED_TASKS,
     TaskRows,
@@ -28,7 +28,7 @@ from delia_data.tasks import (
 )
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["Location", "cache_sha256", "locate_cache", "read_pairs", "read_task", "task_sha256"]
+__all__ = ["Location", "cache_sha256", "locate_cache", "read_task", "task_sha256"]
 
 Location = str | os.PathLike[str]
 
@@ -60,18 +60,8 @@ def read_task(task: Location | None, *, token: str | None = None, seed: int = 0)
     return rows
 
 
-def read_pairs(cache: Location | None) -> list[Record]:
-    """Read the pairs of a cache folder or of a JSON Lines or JSON file; None for the bundled one.
-
-    Raises:
-        InputError: The cache is not there or cannot be read, or none is bundled.
-        UnfinishedError: The folder has no finish marker.
-    """
-    return read_cache(locate_cache(cache))
-
-
 def locate_cache(cache: Location | None) -> Location:
-    """Where the pairs of `read_pairs` lie, for what reads them by itself.
+    """Where the pairs lie: what was given, where there is something.
 
     Raises:
         InputError: The cache is not there, or none is bundled.
@@ -90,7 +80,7 @@ def task_sha256(task: Location | None) -> str:
 
 
 def cache_sha256(cache: Location | None) -> str:
-    """Hash the bytes that `read_pairs` reads.
+    """Hash the bytes of a cache.
 
     Raises:
         InputError: The cache is not there or cannot be read.
@@ -112,7 +102,7 @@ def _path(kind: str, given: Any) -> Path:
     if not isinstance(given, str | os.PathLike):
         raise InputError(f"{kind}={given!r} is not a path: {known}")
     path = Path(given)
-    if not path.exists():
+    if not path.exists() and not glob.glob(str(path), recursive=True):
         raise InputError(f"{kind} {os.fspath(given)!r} is not there: {known}")
     return path
 
@@ -124,9 +114,12 @@ def _data_sha256(part: str, name: str) -> str:
 
 
 def _path_sha256(path: Path) -> str:
-    """Hash a file, or the files of a folder by their names inside it; hidden ones are left out."""
+    """Hash a file, or the files of a glob or a folder by their names; hidden ones are left out."""
     if path.is_file():
         content = [[path.suffix, known_sha256(path)]]
+    elif not path.exists():
+        found = sorted(glob.glob(str(path), recursive=True))
+        content = [[Path(name).name, _path_sha256(Path(name))] for name in found]
     else:
         inside = [(file.relative_to(path).as_posix(), file) for file in path.rglob("[!.]*")]
         content = [[name, known_sha256(file)] for name, file in sorted(inside) if file.is_file()]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from delia_data.mixing import PLACES, Plan
+from delia_data.mixing.sources import pairs_of
 
-__all__ = ["Part", "PlanPart", "TablePart", "tables"]
+__all__ = ["FilePart", "Part", "PlanPart", "TablePart", "tables"]
 
 # Enough for many workers and nodes to share evenly; the cut never changes rows or their order.
 _TABLE_PARTS: Final = 64
@@ -53,7 +56,26 @@ class PlanPart:
         return [cls(plan, begin, end) for begin, end in pairwise(bounds)]
 
 
-Part = TablePart | PlanPart
+@dataclass(frozen=True)
+class FilePart:
+    """Pairs of a file, or of row groups of it, read when they are asked for."""
+
+    file: Path
+    groups: tuple[int, int] | None = None
+
+    @classmethod
+    def cut(cls, files: Sequence[Path]) -> list[FilePart]:
+        """Cut files into parts: Parquet by its row groups, any other file stays whole."""
+        parts = []
+        for file in files:
+            count = pq.ParquetFile(file).num_row_groups if file.suffix == ".parquet" else 0
+            cuts = min(count, _TABLE_PARTS)
+            bounds = [part * count // cuts for part in range(cuts + 1)] if cuts else []
+            parts += [cls(file, groups) for groups in pairwise(bounds)] or [cls(file)]
+        return parts
+
+
+Part = TablePart | PlanPart | FilePart
 
 
 def tables(parts: Sequence[Part]) -> Iterator[pa.Table]:
@@ -67,4 +89,8 @@ def tables(parts: Sequence[Part]) -> Iterator[pa.Table]:
             ranges.append((begin, part.end))
         for batch in planned[0].plan.stream(ranges):
             yield pa.Table.from_batches([batch])
-    yield from (part.table for part in parts if isinstance(part, TablePart))
+    for part in parts:
+        if isinstance(part, TablePart):
+            yield part.table
+        elif isinstance(part, FilePart):
+            yield from pairs_of(part.file, part.groups)

@@ -9,14 +9,16 @@ import datasets
 import pyarrow as pa
 
 from delia_data.builders._common import DeliaBuilder, DeliaConfig
-from delia_data.builders._inputs import Location, read_pairs
-from delia_data.builders._parts import TablePart
+from delia_data.builders._inputs import Location, locate_cache
+from delia_data.builders._parts import FilePart, TablePart
 from delia_data.mixing import schema
-from delia_data.records import write_record
+from delia_data.mixing.sources import pairs_of, shards_of
 
 __all__ = ["DeliaCache", "DeliaCacheConfig"]
 
 _SCHEMA: Final = pa.schema([schema("messages").field(name) for name in ("messages", "source_id")])
+
+_BYTES_IN_MEMORY: Final = 32 << 20
 
 
 @dataclass
@@ -24,8 +26,8 @@ class DeliaCacheConfig(DeliaConfig):
     """Settings of a cache.
 
     Attributes:
-        cache: A cache folder, or a JSON Lines or JSON file of pairs in any row format; None for
-            the bundled one.
+        cache: A cache folder, a folder of shards, a file or a glob (JSON Lines, JSON, Parquet,
+            Arrow, CSV) of pairs in any row format; None for the bundled one.
     """
 
     cache: Location | None = None
@@ -40,6 +42,8 @@ class DeliaCache(DeliaBuilder):
         return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(_SCHEMA))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        pairs = read_pairs(self.config.cache)
-        rows = [{**write_record(pair), "source_id": pair.id} for pair in pairs]
-        return self._splits({"train": TablePart.cut(pa.Table.from_pylist(rows, schema=_SCHEMA))})
+        files, _ = shards_of(locate_cache(self.config.cache))
+        if sum(file.stat().st_size for file in files) > _BYTES_IN_MEMORY:
+            return self._splits({"train": FilePart.cut(files)})
+        pairs = pa.concat_tables(table for file in files for table in pairs_of(file))
+        return self._splits({"train": TablePart.cut(pairs.cast(_SCHEMA))})

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import datasets
 
+from delia_data._version import __version__
 from delia_data.builders._common import DeliaBuilder, DeliaConfig
 from delia_data.builders._inputs import Location, locate_cache, read_task
 from delia_data.builders._parts import PlanPart, TablePart
+from delia_data.builders._published import (
+    check_alone,
+    find_published,
+    published_format,
+    published_parts,
+)
 from delia_data.errors import InputError, RatioError
+from delia_data.files import canonical_json
+from delia_data.hub import Published
 from delia_data.mixing import Mixture, OnShort, Order, config_name, mix, parse_ratio, schema
 from delia_data.records import Format
 
@@ -50,10 +60,14 @@ class DeliaMixConfig(DeliaConfig):
         on_short: What to do where the cache is too small: `"error"`, `"all"` or `"repeat"`.
         token: The special token, `""` for a task that has none; None for the task's own, which
             is `<sep>` for a file.
+        repo: A repository that `delia push` wrote, such as `"org/name"`: the mixture of that ratio
+            as it is published there, whose settings are its own.
+        revision: Version of the repository, such as `"v1.2.0"`; None for the newest.
 
     Raises:
         RatioError: There is no ratio, it is wrong, or the name says another one.
-        InputError: The name is not of the form `ratio-<number>`.
+        InputError: The name is not of the form `ratio-<number>`, or there is a revision alone.
+        SettingsError: There is a repository and a setting that a published mixture has already.
     """
 
     ratio: float | None = None
@@ -64,11 +78,31 @@ class DeliaMixConfig(DeliaConfig):
     format: Format = "messages"
     on_short: OnShort = "error"
     token: str | None = None
+    repo: str | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         self.ratio = _ratio(str(self.name), self.ratio)
         self.name: str = config_name(self.ratio)
         super().__post_init__()
+        check_alone(self)
+        self.published: Published | None = None
+
+    def sha256(self) -> str:
+        """Hash all that the rows depend on; of what is published, the commit, which is asked for.
+
+        Raises:
+            InputError: An input is not there or cannot be read.
+            RatioError: There is no such mixture in the version.
+            HubError: The Hub refused, or could not be reached.
+        """
+        if self.repo is None:
+            return super().sha256()
+        if self.published is None:
+            self.published = find_published(self.repo, self.revision)
+            self.format = published_format(self.published, float(self.ratio or 0))
+        content = [__version__, self.repo, self.published.commit, self.name]
+        return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 class DeliaMix(DeliaBuilder):
@@ -87,6 +121,10 @@ class DeliaMix(DeliaBuilder):
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config = self.config
+        if config.published is not None:
+            manifest, splits = published_parts(config.published, config.ratio)
+            self.info.description = manifest.model_dump_json()
+            return self._splits(splits)
         task = read_task(config.task, token=config.token, seed=config.seed)
         alone = config.ratio == 0 and config.cache is None
         mixture = mix(

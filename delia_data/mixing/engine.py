@@ -16,8 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pyarrow as pa
-
 from delia_data.errors import DeliaError, OutputError
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ __all__ = [
     "MEMORY_MIB",
     "Spill",
     "connect",
-    "hash_texts",
     "names_sql",
     "place_sql",
     "quote",
@@ -117,16 +114,6 @@ def place_sql(seed: int, purpose: str, key: str) -> str:
     One hash as bytes takes half the time of its two halves as numbers.
     """
     return f"unhex(md5({quote(f'{seed}:{purpose}:')} || {key}))"
-
-
-def hash_texts(prefix: str, texts: pa.Array) -> pa.Array:
-    """MD5 of a prefix and each text, 16 bytes a row, in the order of the texts."""
-    with connect() as connection:
-        connection.execute("SET preserve_insertion_order = true")
-        connection.register("texts", pa.table({"text": texts}))
-        sql = f"SELECT unhex(md5({quote(prefix)} || text)) AS hash FROM texts"
-        hashes = connection.sql(sql).to_arrow_table()["hash"].combine_chunks()
-    return hashes.chunk(0) if isinstance(hashes, pa.ChunkedArray) else hashes
 
 
 def names_sql(tokens: tuple[str, ...]) -> str:

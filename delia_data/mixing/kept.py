@@ -11,9 +11,12 @@ bucket sort, in which every row is read once and written once, whatever the size
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +24,10 @@ import numpy as np
 import pyarrow as pa
 
 from delia_data.errors import OutputError
-from delia_data.mixing.engine import MEMORY_MIB, hash_texts
+from delia_data.mixing.engine import MEMORY_MIB
 from delia_data.mixing.options import MESSAGES
 
-__all__ = ["SLOTS", "Chunk", "Keeper", "Keys", "Kept", "gather", "keys_of"]
+__all__ = ["SLOTS", "Chunk", "Keeper", "Kept", "Keys", "gather", "keys_of"]
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 """Places of rows, of 128 bits: the higher and the lower 64 of each; shape (rows, 2)."""
@@ -32,11 +35,10 @@ Keys = np.ndarray[Any, np.dtype[np.uint64]]
 SLOTS: Final = 128
 _SLOT_SHIFT: Final = np.uint64(64 - SLOTS.bit_length() + 1)
 _IN_MEMORY_BYTES: Final = MEMORY_MIB * 2**20 // 2
+_RUN_SHARE: Final = 0.4  # of that in a run, while the one before it is being written
 _GATHERED: Final = 10_000  # rows that are brought in order at once
 _ROWS: Final = pa.schema([("messages", MESSAGES), ("id", pa.string())])
 _STORED: Final = pa.schema([*_ROWS, ("select", pa.binary(16)), ("order", pa.binary(16))])
-
-
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,8 @@ class Kept:
         keeper = Keeper(self.folder)
         for chunks in [self.chunks, *(self.slot(i) for i in range(SLOTS if self.runs else 0))]:
             for chunk in chunks:
-                hashes = hash_texts(f"{seed}:order:{repetition}:cache:", chunk.rows["id"])
-                keeper.add(replace(chunk, order=keys_of(hashes)))
+                keys = [f"{repetition}:cache:{row_id}" for row_id in chunk.rows["id"].to_pylist()]
+                keeper.add(replace(chunk, order=keys_of(_ranks(seed, keys))))
         return keeper.done()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -174,26 +176,38 @@ class Keeper:
         self._limit: np.uint64 | None = None
         self._chunks: list[Chunk] = []
         self._bytes = 0
-        self._runs: list[Path] = []
+        self._runs: list[Future[Path]] = []
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="delia-kept")
 
     def add(self, chunk: Chunk) -> None:
-        """Keep some rows."""
+        """Keep some rows.
+
+        Raises:
+            OutputError: The disk is full.
+        """
         if self._limit is not None:
             chunk = chunk.where(chunk.select[:, 0] <= self._limit)
         if not len(chunk.select):
             return
         self._chunks.append(chunk)
         self._bytes += chunk.rows.nbytes
-        if self._bytes > _IN_MEMORY_BYTES:
+        bound = _IN_MEMORY_BYTES * (_RUN_SHARE if self._runs else 1)
+        if self._bytes > bound:
             self._leave_out()
-            if self._bytes > _IN_MEMORY_BYTES // 2:
+            if self._bytes > bound / 2:
                 self._to_disk()
 
     def done(self) -> Kept:
-        """What was kept."""
+        """What was kept.
+
+        Raises:
+            OutputError: The disk is full.
+        """
         if self._runs and self._chunks:
             self._to_disk()
-        return Kept(self._folder, tuple(self._chunks), tuple(self._runs))
+        with self._writer:
+            runs = tuple(run.result() for run in self._runs)
+        return Kept(self._folder, tuple(self._chunks), runs)
 
     def _leave_out(self) -> None:
         """Leave out rows that are behind as many others as can be picked."""
@@ -207,8 +221,20 @@ class Keeper:
         self._bytes = sum(chunk.rows.nbytes for chunk in self._chunks)
 
     def _to_disk(self) -> None:
-        self._runs.append(_write_run(self._folder, self._chunks))
+        """Write what is there beside what goes on, once the run before is written."""
+        if self._runs:
+            self._runs[-1].result()
+        self._runs.append(self._writer.submit(_write_run, self._folder, self._chunks))
         self._chunks, self._bytes = [], 0
+
+
+def _ranks(seed: int, keys: Sequence[str]) -> pa.Array:
+    """`ranking.rank` of keys, as the bytes of which `keys_of` makes numbers."""
+    texts = (f"{seed}:order:{key}".encode() for key in keys)
+    digests = b"".join(hashlib.md5(text, usedforsecurity=False).digest() for text in texts)
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(16), len(keys), [None, pa.py_buffer(digests)]
+    )
 
 
 def _write_run(folder: Path, chunks: Sequence[Chunk]) -> Path:
@@ -226,7 +252,7 @@ def _write_run(folder: Path, chunks: Sequence[Chunk]) -> Path:
     ends = np.searchsorted(slots[numbers], np.arange(SLOTS + 1))
     try:
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _STORED) as writer:
-            for low, high in zip(ends[:-1], ends[1:], strict=True):
+            for low, high in pairwise(ends):
                 writer.write_batch(gather(batches, numbers[low:high], in_order=False))
     except OSError as error:
         raise OutputError(

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from delia_data._batches import batches
 from delia_data.errors import FormatError, InputError
-from delia_data.manifest import FINISHED, read_manifest
+from delia_data.manifest import FINISHED, MANIFEST, read_manifest
 from delia_data.mixing.engine import quote
 from delia_data.mixing.options import MESSAGES
 from delia_data.records import Record, read_record, read_rows, write_record
@@ -37,6 +37,7 @@ __all__ = [
     "open_fast",
     "open_general",
     "open_pairs",
+    "pairs_of",
     "rows_of",
     "shards_of",
 ]
@@ -54,6 +55,7 @@ Pairs: TypeAlias = (
 SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv")
 _FAST: Final = frozenset({".jsonl", ".ndjson", ".parquet"})
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_SIGNS: Final = (MANIFEST, FINISHED, "plan.json")  # a folder of ours, be it finished or not
 _BATCH: Final = 10_000
 _MESSAGES_SQL: Final = "STRUCT(role VARCHAR, content VARCHAR)[]"
 _CAST: Final = f"messages::{_MESSAGES_SQL} AS messages"
@@ -127,9 +129,25 @@ def open_general(given: Pairs, name: str, spill: Path) -> Relation:
     """
     target = spill / f"{name}.parquet"
     with pq.ParquetWriter(target, pa.schema([("messages", MESSAGES)])) as writer:
-        for group in batches(_records(given), _BATCH):
+        for group in batches(_checked(rows_of(given)), _BATCH):
             writer.write_table(_table(group))
     return Relation(f"read_parquet({quote(str(target))})")
+
+
+def pairs_of(file: Path, groups: tuple[int, int] | None = None) -> Iterator[pa.Table]:
+    """Read the pairs of a file row by row, some at a time: `messages` and `source_id`.
+
+    Args:
+        file: A file, as `shards_of` gives them.
+        groups: The row groups to read of a Parquet file, from one up to another; None for all.
+
+    Raises:
+        InputError: The file cannot be read.
+        FormatError: A row is in no known format, or has no answer.
+    """
+    for group in batches(_checked(_rows_of_file(file, groups)), _BATCH):
+        ids = pa.array([record.id for record in group])
+        yield _table(group).append_column("source_id", ids)
 
 
 def rows_of(given: Any) -> Iterator[tuple[str, Any]]:
@@ -145,8 +163,8 @@ def rows_of(given: Any) -> Iterator[tuple[str, Any]]:
             yield f"row {index}", row
 
 
-def _records(given: Any) -> Iterator[Record]:
-    for where, row in rows_of(given):
+def _checked(rows: Iterable[tuple[str, Any]]) -> Iterator[Record]:
+    for where, row in rows:
         if isinstance(row, Record):
             yield row
             continue
@@ -156,13 +174,15 @@ def _records(given: Any) -> Iterator[Record]:
             raise FormatError(f"{where}: {error}") from error
 
 
-def _rows_of_file(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows_of_file(
+    file: Path, groups: tuple[int, int] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     if file.suffix in {".jsonl", ".ndjson", ".json"}:
         yield from read_rows(file)
         return
     number = 0
     try:
-        for batch in _arrow_batches(file):
+        for batch in _arrow_batches(file, groups):
             for row in batch.to_pylist():
                 yield f"{file}: row {number}", row
                 number += 1
@@ -173,10 +193,11 @@ def _rows_of_file(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InputError(f"{file} is empty: it must hold at least one row")
 
 
-def _arrow_batches(file: Path) -> Any:
+def _arrow_batches(file: Path, groups: tuple[int, int] | None = None) -> Any:
     """Batches of a Parquet, CSV or Arrow file, one after another."""
     if file.suffix == ".parquet":
-        return pq.ParquetFile(file).iter_batches(_BATCH)
+        named = None if groups is None else list(range(*groups))
+        return pq.ParquetFile(file).iter_batches(_BATCH, row_groups=named)
     if file.suffix == ".csv":
         import pyarrow.csv
 
@@ -193,13 +214,13 @@ def _files(given: str | os.PathLike[str]) -> list[Path]:
     path = Path(given)
     known = f"give a folder, or files that end in {', '.join(SUFFIXES)}"
     if path.is_dir():
-        if (path / "manifest.json").exists() or (path / FINISHED).exists():
+        if any((path / name).exists() for name in _SIGNS):
             manifest = read_manifest(path)
             if manifest.kind != "cache":
                 raise InputError(
                     f"{path} holds a {manifest.kind}, not a cache: give a cache folder"
                 )
-            return [path / "pairs.parquet"]
+            return sorted(path.glob("pairs-*.parquet")) or [path / "pairs.parquet"]
         files = sorted(file for file in path.rglob("[!.]*") if file.suffix in SUFFIXES)
         if not files:
             raise InputError(f"{path} has no files of pairs: {known}")

@@ -564,12 +564,28 @@ class TestCacheAndTask:
     def test_a_cache_folder(self, load: Load, tmp_path: Path, cache: Path) -> None:
         folder = tmp_path / "sampled"
         folder.mkdir()
-        load("delia_cache", cache=cache, split="train").to_parquet(folder / "pairs.parquet")
+        rows = load("delia_cache", cache=cache, split="train")
+        for number in range(2):
+            part = rows.shard(2, number, contiguous=True)
+            part.to_parquet(folder / f"pairs-{number:05}.parquet")
+        (folder / "plan.json").write_text("{}")
         with pytest.raises(UnfinishedError, match="not a finished output"):
             load("delia_cache", cache=folder)
         finish(folder, Manifest(kind="cache"))
-        expected = load("delia_cache", cache=cache, split="train").to_list()
-        assert load("delia_cache", cache=folder, split="train").to_list() == expected
+        assert load("delia_cache", cache=folder, split="train").to_list() == rows.to_list()
+
+    def test_a_large_one_is_read_file_by_file(
+        self, load: Load, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = load("delia_cache", cache=cache, split="train")
+        expected.to_parquet(tmp_path / "pairs.parquet", batch_size=7)
+        monkeypatch.setattr("delia_data.builders.delia_cache._BYTES_IN_MEMORY", 0)
+        for given in (cache, tmp_path / "pairs.parquet"):
+            settings = {"cache": given, "split": "train"}
+            stored = load("delia_cache", download_mode="force_redownload", **settings)
+            streamed = load("delia_cache", streaming=True, **settings)
+            assert stored.to_list() == list(streamed) == expected.to_list()
+            assert streamed.num_shards == (1 if given == cache else -(-PAIRS // 7))
 
     def test_a_task_folder_is_no_cache(self, load: Load, task_folder: Path) -> None:
         with pytest.raises(InputError, match="holds a task, not a cache"):

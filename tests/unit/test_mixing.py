@@ -492,27 +492,6 @@ def test_held_out_rows_are_not_trained_on() -> None:
     assert not set(train["source_id"].to_pylist()) & {row.record.id for row in TEST}
 
 
-@pytest.mark.parametrize("order", ["shuffled", "interleaved"])
-def test_what_cannot_be_sorted_at_once_is_sorted_in_parts(
-    order: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = mix(TASK, [*CACHE, *CACHE[:9]], ratio=20, order=order).train
-    real, widths = Plan._sorted, []
-
-    def short_of_memory(self: Plan, parts: Any, ranges: Any) -> Any:
-        widths.append(sum(high - low for low, high in ranges))
-        if widths[-1] > PLACES // 4:
-            raise OutputError("the mixture needs more than 1 MiB")
-        yield from real(self, parts, ranges)
-
-    monkeypatch.setattr(Plan, "_sorted", short_of_memory)
-    assert mix(TASK, [*CACHE, *CACHE[:9]], ratio=20, order=order).train.equals(expected)
-    assert widths.count(PLACES // 4) >= 4
-    monkeypatch.setattr("delia_data.mixing.plan._SMALLEST", PLACES)
-    with pytest.raises(OutputError, match="needs more than 1 MiB"):
-        _ = mix(TASK, CACHE, ratio=20, order=order).train
-
-
 @pytest.fixture
 def mixture() -> Mixture:
     return mix(TASK, CACHE, ratio=4, test=TEST)
