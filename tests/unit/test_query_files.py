@@ -187,12 +187,12 @@ def test_datasets() -> None:
     assert list(FileQueries(dataset)) == WANTED
     assert list(FileQueries(dataset.to_iterable_dataset())) == WANTED
     with pytest.raises(InputError, match=r"mapping of train is no list .* one of its splits"):
-        FileQueries(datasets.DatasetDict(train=dataset))  # type: ignore[arg-type]
+        FileQueries(datasets.DatasetDict(train=dataset))
 
 
 def test_what_can_be_read_only_once_is_refused() -> None:
     with pytest.raises(InputError, match="only once"):
-        FileQueries(row for row in ROWS)  # type: ignore[arg-type]
+        FileQueries(row for row in ROWS)
 
 
 def test_the_description_depends_on_texts_references_and_order() -> None:
