@@ -5,8 +5,8 @@
     datasets.packaged_modules._PACKAGED_DATASETS_MODULES    our names are put in
     datasets.load.PackagedDatasetModuleFactory.get_module   no data files from the working folder
     datasets.load.increase_load_count                       no HEAD request
-    datasets.load.dataset_module_factory                    `revision=` is refused
-    datasets.inspect.dataset_module_factory                 the same function, bound there as well
+    datasets.load.dataset_module_factory                    `revision=` goes to the builder
+    datasets.inspect.dataset_module_factory                 `revision=` is refused
 
 What is asked for under any other name goes through unchanged. (The builders themselves override
 `DatasetBuilder._create_builder_config`; the test that watches these names watches that one too.)
@@ -36,6 +36,7 @@ __all__ = ["NAMES", "is_registered", "register"]
 
 NAMES: Final = ("delia_mix", "delia_cache", "delia_task")
 
+_REVISED: Final = "delia_mix"
 _MARK: Final = "_registers_delia_data"
 _CODE: Final = hashlib.sha256(f"delia_data {__version__}".encode()).hexdigest()
 
@@ -100,7 +101,18 @@ def _increase_load_count(original: Callable[..., Any], name: str) -> Any:
     return None if name in NAMES else original(name)
 
 
-def _dataset_module_factory(
+def _module_to_load(
+    original: Callable[..., Any], path: str, revision: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """Hand a revision to the builder of mixtures, which may be of a published repository."""
+    if revision is None or path.removeprefix("hf://datasets/") != _REVISED:
+        return _module_to_inspect(original, path, revision, *args, **kwargs)
+    module = original(path, None, *args, **kwargs)
+    module.builder_kwargs["revision"] = revision
+    return module
+
+
+def _module_to_inspect(
     original: Callable[..., Any], path: str, revision: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
     """Refuse a revision, which packaged builders ignore in silence."""
@@ -115,6 +127,6 @@ def _dataset_module_factory(
 _WRAPPED: Final[tuple[tuple[Any, str, Callable[..., Any]], ...]] = (
     (datasets.load.PackagedDatasetModuleFactory, "get_module", _get_module),
     (datasets.load, "increase_load_count", _increase_load_count),
-    (datasets.load, "dataset_module_factory", _dataset_module_factory),
-    (datasets.inspect, "dataset_module_factory", _dataset_module_factory),
+    (datasets.load, "dataset_module_factory", _module_to_load),
+    (datasets.inspect, "dataset_module_factory", _module_to_inspect),
 )

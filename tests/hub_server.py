@@ -175,7 +175,7 @@ ROUTES = [
     ("download", "GET", r"/lfs/(?P<oid>[0-9a-f]{64})"),
 ]
 CDN_ROUTES = {"upload", "download"}
-WRITES = {"preupload", "commit", "tag", "untag", "branch", "batch", "verify"}
+WRITES = {"preupload", "commit", "tag", "untag", "branch", "batch"}
 
 
 class HubServer:
@@ -258,7 +258,7 @@ class HubServer:
         user = self._user(request)
         if name := groups.pop("name", None):
             groups["repo"] = self._repo(name, user)
-            if route in WRITES and "create_pr" not in request.query:
+            if route in WRITES and not _is_proposal(route, request):
                 self._check_writes(name, user)
         with self._lock:
             return getattr(self, f"_{route}")(request, user, **groups)
@@ -297,12 +297,16 @@ class HubServer:
         name = f"{given.get('organization') or user.name}/{given['name']}"
         self._check_writes(name, user)
         if name in self.repos:
-            raise RefusedError(409, "You already created this dataset repo")
+            told = {"error": "You already created this dataset repo", "url": self.url(name)}
+            return Reply.of(told, status=409)
         private = given.get("visibility") == "private" or bool(given.get("private"))
         repo = self.repos[name] = Repo(name, private)
         first = {".gitattributes": self._keep(".gitattributes", b"*.parquet filter=lfs\n")}
         repo.refs[MAIN] = repo.add(first, None, "initial commit").sha
-        return Reply.of({"url": f"{self.endpoint}/datasets/{name}", "id": name, "name": name})
+        return Reply.of({"url": self.url(name), "id": name, "name": name})
+
+    def url(self, name: str) -> str:
+        return f"{self.endpoint}/datasets/{name}"
 
     def _whoami(self, request: Request, user: User | None) -> Reply:
         if user is None:
@@ -370,6 +374,8 @@ class HubServer:
         return Reply.of({"files": answers})
 
     def _batch(self, request: Request, user: User | None, repo: Repo) -> Reply:
+        if user is None:
+            raise RefusedError(401, "Invalid username or password.")
         objects = []
         for wanted in request.json["objects"]:
             answer = dict(wanted)
@@ -383,6 +389,8 @@ class HubServer:
         return Reply.of({"transfer": "basic", "objects": objects})
 
     def _verify(self, request: Request, user: User | None, repo: Repo) -> Reply:
+        if user is None:
+            raise RefusedError(401, "Invalid username or password.")
         if len(self.objects.get(request.json["oid"], b"")) != request.json["size"]:
             raise RefusedError(404, "the object is not there")
         return Reply.of({})
@@ -413,7 +421,7 @@ class HubServer:
         for line in lines:
             self._apply(tree, line["key"], line["value"])
         commit = repo.add(tree, base.sha, header["summary"])
-        url = f"{self.endpoint}/datasets/{repo.name}"
+        url = self.url(repo.name)
         answer = {
             "success": True,
             "commitOid": commit.sha,
@@ -491,6 +499,11 @@ class HubServer:
 
 def _belongs(name: str, user: User | None) -> bool:
     return user is not None and name.split("/")[0] in (user.name, *user.organisations)
+
+
+def _is_proposal(route: str, request: Request) -> bool:
+    """Whether it belongs to a pull request, which readers may open: it names no branch then."""
+    return "ref" not in request.json if route == "batch" else "create_pr" in request.query
 
 
 def _is_large(path: str, size: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from delia_data.hub.client import Retry
 from delia_data.hub.diff import Difference, diff
-from delia_data.hub.pull import Published, find_version, open_mixture, pull
+from delia_data.hub.pull import Published, find_version, open_mixture, published_mixture, pull
 from delia_data.hub.push import PlannedFile, Pushed, needs_licence, push
 from delia_data.hub.versions import Version
 from delia_data.hub.workshop import Options
@@ -26,6 +26,7 @@ __all__ = [
     "find_version",
     "needs_licence",
     "open_mixture",
+    "published_mixture",
     "pull",
     "push",
 ]

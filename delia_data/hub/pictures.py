@@ -1,9 +1,8 @@
 """The card's pictures: lengths by source, a map of pairs and task rows, accepted and dropped.
 
-They are made where matplotlib is, of at most some thousand rows each; equal rows give equal
-pictures. A map of words needs no model: rows are placed by the words that they have (TF-IDF, two
-principal components), so that rows that say alike things are near each other. An embedding can be
-given in its place.
+They are made where matplotlib is, of at most a thousand rows each, and equal rows give equal
+pictures. The map shows two principal components of the queries as all-MiniLM-L6-v2 embeds them;
+where that model is not installed, of the words that they have (TF-IDF). The picture says which.
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ from delia_data.hub.parts import CACHE, TASK, Part, pair_shards
 from delia_data.mixing import read_task_rows
 from delia_data.ranking import rank
 from delia_data.records import Record, read_record
+from delia_data.sampling.embeddings import Embedder, weights_folder
 from delia_data.tokens import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Embed", "can_draw", "draw", "place_by_words"]
+__all__ = ["Embed", "can_draw", "can_embed", "draw", "place_by_words"]
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Gives texts as vectors, of the shape `(texts, dimensions)`."""
 
-_ROWS: Final = 2_000
+_ROWS: Final = 1_000
 _WORDS: Final = 4_096
 _SUBSPACE, _ROUNDS = 8, 12
 _BLUE, _ORANGE, _GREY = "#2a6fb0", "#d9822b", "#9a9a9a"
@@ -55,6 +55,12 @@ def can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
+def can_embed() -> bool:
+    """Tell whether the embedding model and what runs it are installed."""
+    libraries = all(find_spec(name) is not None for name in ("torch", "transformers"))
+    return libraries and weights_folder() is not None
+
+
 def draw(
     parts: Mapping[str, Part],
     dropped: Mapping[str, int],
@@ -67,7 +73,8 @@ def draw(
     Args:
         parts: What is to be published; its cache and task are looked at.
         dropped: Pairs that were dropped, by reason.
-        embed: Gives texts as vectors; by the words that they have when not given.
+        embed: Gives texts as vectors; all-MiniLM-L6-v2 when not given, and where that is not
+            installed, the words that they have.
         tokenizer: What counts the tokens of rows; words are counted when not given.
 
     Returns:
@@ -82,10 +89,13 @@ def draw(
         measured = {name: [_length(r, tokenizer) for r in found] for name, found in rows.items()}
         pictures["lengths.png"] = _lengths(measured, "tokens" if tokenizer else "words")
         texts = [record.query for records in rows.values() for record in records]
-        vectors = embed(texts) if embed else place_by_words(texts)
         names = [name for name, records in rows.items() for _ in records]
         if len(texts) > 2:
-            pictures["map.png"] = _map(_plane(vectors), names)
+            told = "embedded" if embed else "placed by their words (TF-IDF)"
+            if embed is None and can_embed():
+                embed, told = Embedder.load(), "embedded by all-MiniLM-L6-v2"
+            vectors = (embed or place_by_words)(texts)
+            pictures["map.png"] = _map(_plane(vectors), names, told)
     if CACHE in parts and dropped:
         kept = parts[CACHE].manifest.rows.get("kept", 0)
         pictures["dropped.png"] = _bars({"accepted": kept, **dropped})
@@ -164,7 +174,7 @@ def _lengths(measured: Mapping[str, Sequence[int]], unit: str) -> bytes:
         return _png(figure)
 
 
-def _map(places: np.ndarray, names: Sequence[str]) -> bytes:
+def _map(places: np.ndarray, names: Sequence[str], told: str) -> bytes:
     with _drawing() as (figure, axes):
         for name, colour, size in (("pairs", _BLUE, 4), ("task", _ORANGE, 12)):
             rows = np.array([each == name for each in names])
@@ -172,6 +182,7 @@ def _map(places: np.ndarray, names: Sequence[str]) -> bytes:
                 axes.scatter(places[rows, 0], places[rows, 1], size, colour, alpha=0.6, label=name)
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.set_xlabel(f"queries, {told}: two principal components")
         axes.legend()
         return _png(figure)
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,9 +43,13 @@ __all__ = [
     "find_version",
     "mixture_manifest",
     "open_mixture",
+    "published_mixture",
     "pull",
     "snapshot",
 ]
+
+_READING: Final = Retry(tries=5)
+"""A reader waits for seconds, where one who publishes waits for a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def find_version(name: str, *, retry: Retry | None = None, api: HfApi | None = N
         HubError: The Hub refused, or could not be reached.
     """
     repo, revision = parse_name(name)
-    api, retry = api or client(), retry or Retry()
+    api, retry = api or client(), retry or _READING
     with translated(repo, revision):
         commit = revision if is_commit(revision) else None
         commit = commit or str(resolve(api, repo, revision, retry).sha)
@@ -109,7 +113,7 @@ def pull(
         LockedError: Another process writes there.
         HubError: The Hub refused, could not be reached, or gave other bytes.
     """
-    api, retry = api or client(), retry or Retry()
+    api, retry = api or client(), retry or _READING
     found = find_version(name, retry=retry, api=api)
     files = found.manifest.files
     mixtures = found.manifest.details["mixtures"]
@@ -158,7 +162,7 @@ def snapshot(
     wanted = set(names)
     files = {p: s for p, s in found.manifest.files.items() if parts_of_path(p) in wanted}
     with translated(found.repo):
-        return fetch(api or client(), found.repo, found.commit, files, retry=retry or Retry())
+        return fetch(api or client(), found.repo, found.commit, files, retry=retry or _READING)
 
 
 def mixture_manifest(manifest: Manifest, name: str) -> Manifest:
@@ -166,6 +170,21 @@ def mixture_manifest(manifest: Manifest, name: str) -> Manifest:
     told = manifest.details["mixtures"][name]
     keys = ("settings", "inputs", "rows", "dropped", "details", "code_version")
     return Manifest(kind="mixture", **{key: told[key] for key in keys})
+
+
+def published_mixture(found: Published, ratio: float) -> Manifest:
+    """The manifest of a version's mixture.
+
+    Raises:
+        RatioError: There is no such mixture in that version.
+    """
+    name, mixtures = config_name(ratio), found.manifest.details["mixtures"]
+    if name not in mixtures:
+        raise RatioError(
+            f"{found.repo} v{found.manifest.settings['version']} has no {name}: it has "
+            f"{', '.join(mixtures) or 'no mixture'}; delia pull it, and delia mix makes others"
+        )
+    return mixture_manifest(found.manifest, name)
 
 
 @dataclass(frozen=True)
@@ -208,16 +227,11 @@ def open_mixture(
         RatioError: There is no such mixture in that version.
         HubError: The Hub refused, could not be reached, or gave other bytes.
     """
-    name, mixtures = config_name(ratio), found.manifest.details["mixtures"]
-    if name not in mixtures:
-        raise RatioError(
-            f"{found.repo} v{found.manifest.settings['version']} has no {name}: it has "
-            f"{', '.join(mixtures) or 'no mixture'}; delia pull it, and delia mix makes others"
-        )
+    name, manifest = config_name(ratio), published_mixture(found, ratio)
     lean = lean_file(name) in found.manifest.files
     names = (name, TASK, CACHE) if lean else (name,)
     root = snapshot(found, names, retry=retry, api=api)
-    return PublishedMixture(name, mixture_manifest(found.manifest, name), root, lean)
+    return PublishedMixture(name, manifest, root, lean)
 
 
 def _forget(root: Path, keep: Container[str]) -> None:

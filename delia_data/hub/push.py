@@ -113,7 +113,7 @@ def push(
         repo: `"user/name"` or `"organisation/name"`; made where it is not there.
         options: Ratios to mix, licence, version and more.
         dry_run: Send nothing.
-        embed: Gives texts as vectors for the card's map; by their words when not given.
+        embed: Gives texts as vectors for the card's map; as `hub.pictures.draw` when not given.
         retry: How often what failed in passing is tried again.
         api: The client to use; one with the default login when not given.
 

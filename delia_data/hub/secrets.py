@@ -85,13 +85,16 @@ def scan(texts: Iterable[tuple[str, str]], *, login: str | None = None) -> Itera
     for where, text in texts:
         if login and login in text:
             yield Finding(LOGIN, where, login)
+        covered: list[str] = []  # the address within a URL with a password is not one more
         for kind, hint, shape in _COMPILED:
             if hint not in text:
                 continue
             for found in shape.finditer(text):
                 value = found.group()
-                if value != login and not _is_harmless(kind, value):
-                    yield Finding(kind, where, value)
+                if value == login or _is_harmless(kind, value) or any(value in c for c in covered):
+                    continue
+                covered.append(value)
+                yield Finding(kind, where, value)
 
 
 def is_allowed(finding: Finding, allow: Sequence[str]) -> bool:

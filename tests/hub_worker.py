@@ -1,0 +1,169 @@
+"""A client of the Hub in a process of its own, as its libraries read the environment at import.
+
+    with Worker(hub, home) as worker:
+        worker("push", "writer-token", folders=[...], repo="org/name", ratios=[2], licence="mit")
+
+Run as a script it is that process: a request a line on its input, an answer a line on its output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from hub_server import HubServer
+
+
+class ClientError(Exception):
+    """What a request raised in the other process."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        super().__init__(f"{answer['error']}: {answer['message']}")
+        self.kind: str = answer["error"]
+        self.message: str = answer["message"]
+        self.notes: str = answer["notes"]
+
+
+class Worker:
+    """The other process."""
+
+    def __init__(self, hub: HubServer, home: Path) -> None:
+        self.home = home
+        self.environment = {
+            **os.environ,
+            **hub.environment(None),
+            "HF_HOME": str(home / "hf"),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "DELIA_CACHE": "",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "COLUMNS": "200",
+        }
+        self.errors = (home / "stderr.txt").open("w+", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=self.environment,
+            cwd=home,
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+        self.process.stdout.close()
+        self.errors.close()
+
+    def __call__(self, what: str, token: str | None, **given: Any) -> Any:
+        """Do something there with a login, and give what came of it.
+
+        Raises:
+            ClientError: Something was raised there.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        request = {"do": what, "token": token or "", "given": given}
+        self.process.stdin.write(json.dumps(request, default=str) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"the client died: {Path(self.errors.name).read_text()[-3000:]}"
+        answer = json.loads(line)
+        assert "crash" not in answer, answer["crash"]
+        if "error" in answer:
+            raise ClientError(answer)
+        return answer["result"]
+
+
+def _push(folders: list[str], repo: str, dry_run: bool = False, **options: Any) -> Any:
+    from delia_data.hub import Options, Retry, push
+
+    options["ratios"] = tuple(options.get("ratios", ()))
+    chosen = Options(**{"pictures": False, **options})
+    retry = Retry(tries=5, base_s=0.02)
+    done = push(folders, repo, chosen, dry_run=dry_run, retry=retry)
+    names = ("why", "changed", "card", "commit", "tag", "proposal")
+    told = {name: getattr(done, name) for name in names}
+    files = {file.path: file.state for file in done.files}
+    return told | {"version": str(done.version), "files": files}
+
+
+def _pull(name: str, folder: str) -> Any:
+    from delia_data.hub import Retry, pull
+
+    found = pull(name, folder, retry=Retry(tries=3, base_s=0.02))
+    return {"commit": found.commit, "version": found.manifest.settings["version"]}
+
+
+def _load(path: str, name: str | None = None, home: str | None = None, **given: Any) -> Any:
+    """Rows of every split, loaded into a datasets cache of its own, where one is given."""
+    from datasets import load_dataset
+
+    import delia_data  # noqa: F401  # registers delia_mix
+
+    if home is not None:
+        given["cache_dir"] = home
+    splits = load_dataset(path, name, **given)
+    return {split: list(rows) for split, rows in splits.items()}
+
+
+def _main(arguments: list[str]) -> Any:
+    """The command line, in this process."""
+    from delia_data.cli import _console, main
+
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["delia", *arguments]
+    _console.console.file = out
+    try:
+        with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+            main()
+        code: Any = 0
+    except SystemExit as stopped:
+        code = stopped.code or 0
+    finally:
+        _console.console.file = None  # type: ignore[assignment]  # its own again
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+
+
+def _diff(before: str, after: str) -> Any:
+    from dataclasses import asdict
+
+    from delia_data.hub import diff
+
+    return asdict(diff(before, after))
+
+
+def _serve() -> None:
+    from delia_data.errors import DeliaError
+
+    answers, sys.stdout = sys.stdout, sys.stderr
+    known = {"push": _push, "pull": _pull, "load": _load, "main": _main, "diff": _diff}
+    for line in sys.stdin:
+        request = json.loads(line)
+        os.environ["HF_TOKEN"] = request["token"]
+        try:
+            answer: dict[str, Any] = {"result": known[request["do"]](**request["given"])}
+        except DeliaError as error:
+            notes = "\n".join(getattr(error, "__notes__", []))
+            answer = {"error": type(error).__name__, "message": str(error), "notes": notes}
+        except Exception:
+            answer = {"crash": traceback.format_exc()}
+        print(json.dumps(answer, default=str), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,213 @@
+"""Cards say what the manifest says, load with `datasets`, and keep what a person wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from delia_data.errors import FormatError
+from delia_data.hub.card import HEADINGS, make_card
+from delia_data.hub.sections import join_card, merge_cards, split_card
+from delia_data.manifest import Manifest
+
+MIXTURE: dict[str, Any] = {
+    "form": "plain",
+    "settings": {"ratio": 4.0, "format": "messages"},
+    "rows": {"task": 10, "cache": 40, "test": 5},
+    "dropped": {"duplicate": 2},
+    "details": {"tokens": {"task": 700, "cache": 2800}},
+    "bytes": 5000,
+    "pairs_in_cache": 40,
+}
+
+
+def manifest(**over: Any) -> Manifest:
+    details: dict[str, Any] = {
+        "cache": {
+            "settings": {
+                "engine": "mock",
+                "model": {"name": "tiny", "weights_sha256": "abc", "chat_template_sha256": "def"},
+                "sampling": {"temperature": 0.7, "top_p": 0.95},
+            },
+            "rows": {"kept": 60},
+            "dropped": {"too_short": 3},
+            "details": {"tokens": 1234},
+            "bytes": 9000,
+        },
+        "task": {
+            "settings": {"name": "my-task", "token": "<sep>"},
+            "details": {"wordings": 8},
+            "dropped": {"no_token": 1},
+            "rows": {"train": 10, "test": 5},
+            "examples": ["Give <sep> for `x`."],
+            "bytes": 1000,
+        },
+        "mixtures": {"ratio-4": MIXTURE},
+        "shared": {
+            "once_bytes": 10000,
+            "plain_copies_bytes": 5000,
+            "lean_indexes_bytes": 0,
+            "pairs_in_mixtures": 40,
+            "of_these_in_cache": 40,
+        },
+        "citation": None,
+        "why": "the first version",
+    }
+    details |= over
+    return Manifest(
+        kind="publication",
+        settings={"licence": "mit", "version": "1.2.0"},
+        inputs={"content": "0123abcd"},
+        details={key: value for key, value in details.items() if value is not None},
+    )
+
+
+def card(before: str = "", **over: Any) -> str:
+    return make_card("org/name", manifest(**over), ["pictures/map.png"], before)
+
+
+def test_a_card_has_all_that_is_worth_knowing() -> None:
+    text = card()
+    for part in (
+        "weights sha256: `abc`",
+        "chat template sha256: `def`",
+        "temperature 0.7, top_p 0.95",
+        "1,234 tokens of answers",
+        "special token: `<sep>`",
+        "wordings: `8`",
+        "> Give <sep> for `x`.",
+        "| `ratio-4` | 4 | 10 | 40 | 5 | 700 | 2,800 | plain | 5.0 kB |",
+        "| while sampling | too_short | 3 |",
+        "| of the wordings | no_token | 1 |",
+        "| mixing ratio-4 | duplicate | 2 |",
+        "](pictures/map.png)",
+        "`0123abcd`",
+        "2408.10841",
+        'load_dataset("org/name", "ratio-4", revision="v1.2.0")',
+        "hf://datasets/org/name@v1.2.0/ratio-4/train*.parquet",
+        "revision: v1.2.0",
+        '"role_tag": "role"',
+        "delia pull org/name@v1.2.0 my-folder",
+    ):
+        assert part in text, part
+    headings = [heading for heading, _ in split_card(text)[1] if heading]
+    assert headings == list(HEADINGS)
+
+
+def test_the_front_matter_names_the_files_of_plain_mixtures() -> None:
+    front, _ = split_card(card(mixtures={"ratio-4": MIXTURE, "r": {**MIXTURE, "form": "lean"}}))
+    assert front["license"] == "mit"
+    assert [config["config_name"] for config in front["configs"]] == ["ratio-4", "cache"]
+    assert front["configs"][0]["data_files"] == [
+        {"split": "train", "path": "ratio-4/train*.parquet"},
+        {"split": "test", "path": "ratio-4/test*.parquet"},
+    ]
+
+
+def test_loading_lines_are_readable_by_the_tools() -> None:
+    blocks = card().split("```")
+    (trl, axolotl) = [yaml.safe_load(b.removeprefix("yaml")) for b in blocks if b[:4] == "yaml"]
+    assert trl["datasets"][0]["path"] == "parquet"
+    assert axolotl["datasets"][0]["type"] == "chat_template"
+
+
+def test_a_lean_mixture_is_loaded_by_our_builder() -> None:
+    text = card(mixtures={"ratio-4": {**MIXTURE, "form": "lean"}})
+    assert 'load_dataset("delia_mix", repo="org/name", ratio=4, revision="v1.2.0")' in text
+    assert "axolotl" not in text
+
+
+def test_an_own_citation_stands_beside_the_paper() -> None:
+    text = card(citation="@misc{mine}")
+    assert "@misc{mine}" in text
+    assert "2408.10841" in text
+
+
+def test_a_cache_alone_has_a_card() -> None:
+    text = card(mixtures={}, task=None)
+    assert 'load_dataset("org/name", "cache"' in text
+    assert "## The task" not in text
+
+
+BY_HAND = """---
+license: cc0-1.0
+pretty_name: My pairs
+---
+
+# Old title
+
+## Mixtures
+
+old table
+
+## Ethics
+
+No animals were hurt.
+
+```markdown
+## Not a heading
+```
+
+### Details
+
+More.
+
+## Loading
+
+old lines
+
+## Contact
+
+Write to us.
+"""
+
+
+class TestMerge:
+    def test_sections_and_keys_of_a_person_stay(self) -> None:
+        front, sections = split_card(merge_cards(card(), BY_HAND, HEADINGS))
+        texts = dict(sections)
+        assert "No animals were hurt." in texts["Ethics"]
+        assert "## Not a heading" in texts["Ethics"]
+        assert "### Details" in texts["Ethics"]
+        assert texts["Contact"] == "Write to us."
+        assert "old table" not in texts["Mixtures"]
+        assert front["pretty_name"] == "My pairs"
+        assert front["license"] == "mit"
+
+    def test_they_stay_where_they_stood(self) -> None:
+        names = [name for name, _ in split_card(merge_cards(card(), BY_HAND, HEADINGS))[1]]
+        assert names.index("Ethics") == names.index("Mixtures") + 1
+        assert names.index("Contact") == names.index("Loading") + 1
+
+    def test_merging_again_changes_nothing(self) -> None:
+        once = card(before=BY_HAND)
+        assert card(before=once) == once
+
+    def test_a_section_of_ours_that_is_gone_does_not_come_back(self) -> None:
+        old = card()
+        new = card(before=old, task=None)
+        assert "## The task" in old
+        assert "## The task" not in new
+
+    def test_front_matter_that_is_no_mapping_is_an_error(self) -> None:
+        for front in ("[a", "- a"):
+            with pytest.raises(FormatError, match=r"README\.md"):
+                merge_cards(card(), f"---\n{front}\n---\nText\n", HEADINGS)
+
+    def test_a_card_without_front_matter(self) -> None:
+        front, sections = split_card("Just text.\n")
+        assert (front, sections) == ({}, [("", "Just text.")])
+        assert split_card(join_card({"a": 1}, sections)) == ({"a": 1}, sections)
+
+
+def test_datasets_reads_the_configurations(tmp_path: Path) -> None:
+    from datasets import get_dataset_config_names
+
+    for name in ("ratio-4/train.parquet", "ratio-4/test.parquet", "cache/pairs-00000.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "README.md").write_text(card(), encoding="utf-8")
+    assert sorted(get_dataset_config_names(str(tmp_path))) == ["cache", "ratio-4"]
