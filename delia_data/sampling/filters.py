@@ -102,9 +102,9 @@ def echo(query: str, completion: Completion) -> str | None:
         return "echo"
     if len(asked) < 3 or len(said) < len(asked):
         return None
-    rest = _without(said, asked)
-    if len(rest) == len(said):
+    if f" {' '.join(asked)} " not in f" {' '.join(said)} ":
         return None
+    rest = _without(said, asked)
     return "echo" if _FILLERS.issuperset(rest) or _only_asks(completion.text) else None
 
 

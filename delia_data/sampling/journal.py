@@ -10,6 +10,7 @@ A line that was cut short by a kill has no line end, and is dropped by `recover`
 from __future__ import annotations
 
 import io
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -172,9 +173,8 @@ def _cut(shard: Path, length: int) -> None:
 
 def _row_of(line: bytes, where: str) -> Sampled:
     try:
-        with jsonlines.Reader([line.decode("utf-8")]) as reader:
-            return Sampled(**reader.read(type=dict))
-    except (jsonlines.Error, TypeError, UnicodeDecodeError) as error:
+        return Sampled(**json.loads(line))
+    except (ValueError, TypeError) as error:
         raise OutputError(
             f"{where}: the line is damaged: remove it, and its query is asked again; "
             "or sample into another folder"

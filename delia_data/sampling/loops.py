@@ -90,9 +90,10 @@ def _has_lines(text: str) -> bool:
 
 
 def _has_stuck(text: str) -> bool:
-    for word in text.split():
-        if len(word) < _STUCK_CHARACTERS:
-            continue
+    found = text.split()
+    if max(map(len, found), default=0) < _STUCK_CHARACTERS:  # most answers
+        return False
+    for word in found:
         for match in _STUCK.finditer(word):
             long = match.end() - match.start() >= _STUCK_CHARACTERS
             if long and not set(match[1]) <= _RULE:

@@ -84,6 +84,7 @@ class Meter:
             novelty: Gives the share of new pairs, such as `Saturation.novelty`.
             clock: Gives seconds.
         """
+        self._window = window
         self._answers: deque[str] = deque(maxlen=window)
         self._kept = kept
         self._rejected = Counter(rejected or {})
@@ -139,7 +140,7 @@ class Meter:
         if self._added != self._counted and (
             fresh
             or now - self._counted_at >= _DISTINCT_EVERY_S
-            or self._added >= 2 * self._counted  # few as yet
+            or (self._added >= 2 * self._counted and self._counted < self._window)  # few as yet
         ):
             self._distinct = distinct(self._answers, 1), distinct(self._answers, 2)
             self._counted, self._counted_at = self._added, now
