@@ -35,7 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PASSING: Final = frozenset({408, 409, 412, 425, 429})
 

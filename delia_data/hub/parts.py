@@ -8,7 +8,6 @@ lean/ratio-260.parquet    ... or as an index          (form "lean")
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -159,8 +158,7 @@ def mixed(
             "mixed again here: give its folder as well"
         )
     asked = {key: value for key, value in settings.items() if key != "token"}
-    shards = f"{glob.escape(str(cache.folder))}/{_PAIRS}"
-    mixture = mix(rows.train, shards, test=rows.test, token=rows.token or None, **asked)
+    mixture = mix(rows.train, cache.folder, test=rows.test, token=rows.token or None, **asked)
     name = config_name(mixture.manifest.settings["ratio"])
     manifest = save_mixture(mixture, folder / name, tokenizer=tokenizer)
     return Part(name, folder / name, manifest)

@@ -16,6 +16,7 @@ import pytest
 from hub_server import CDN_ROUTES, HubServer
 from hub_worker import ClientError, Worker
 
+from delia_data.cli.lint import mixture_rows
 from delia_data.manifest import Manifest, finish, read_manifest
 from delia_data.mixing import mix, read_task_rows, save_mixture
 from delia_data.records import Record, write_record
@@ -151,6 +152,9 @@ class TestVersions:
             given = {"path": repo, "name": f"ratio-{ratio}", "revision": "v1.0.0"}
             assert client("load", None, **given, home=tmp_path / "a") == rows
             assert client("load", None, **given, streaming=True) == rows
+        files = f"hf://datasets/{repo}@v1.0.0/ratio-3/train*.parquet"  # the card's line for TRL
+        given = {"path": "parquet", "data_files": files, "home": tmp_path / "a"}
+        assert client("load", None, **given)["train"] == old[3]["train"]
 
         again = [folders["task"], folders["grown"]]
         done = client("push", WRITER, folders=again, repo=repo)
@@ -351,8 +355,12 @@ class TestPull:
         assert read_manifest(root, verify=True).kind == "publication"
         for part in ("task", "cache", "ratio-3"):
             read_manifest(root / part, verify=True)
-        again = rows_of(tmp_path / "m", 3, root / "task", root / "cache")
-        assert again["train"] == pq.read_table(root / "ratio-3" / "train.parquet").to_pylist()
+        mixing = ["mix", root / "task", root / "cache", tmp_path / "mixed", "--ratio", "3"]
+        done = client("main", None, arguments=[str(part) for part in mixing])
+        assert done["code"] == 0, done["err"]
+        published = (root / "ratio-3" / "train.parquet").read_bytes()
+        assert (tmp_path / "mixed" / "train.parquet").read_bytes() == published
+        assert len(mixture_rows(root / "ratio-3")) == 24  # what delia lint and delia train read
 
         done = client("pull", None, name=repo, folder=root)  # the newer one, over it
         assert done["version"] == "1.1.0"
