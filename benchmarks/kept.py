@@ -1,8 +1,9 @@
-"""What the filters reject, and what they and the meter cost.
+"""What the filters reject, what they and the meter cost, and what the measures of coverage tell.
 
     python -m benchmarks.kept rejects FILE...      # by reason, with examples; any row format
     python -m benchmarks.kept cost                 # a million made-up rows of 90 words
     python -m benchmarks.kept cost --rows 100000
+    python -m benchmarks.kept coverage FILE --topic "recipe|cook|dish|ingredients|meal|dinner"
 
 Times are of the processor, so that what else runs on the machine hardly counts.
 """
@@ -11,15 +12,21 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from delia_data.engines.base import Completion
 from delia_data.errors import FormatError
-from delia_data.records import read_record, read_rows
+from delia_data.records import Record, read_record, read_rows
+from delia_data.sampling.coverage import Saturation, coverage
+from delia_data.sampling.embeddings import Embedder
 from delia_data.sampling.filters import Filter, default_filters
 from delia_data.sampling.meter import Meter
 from delia_data.sampling.rows import Sampled
@@ -44,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cost_parser = commands.add_parser("cost")
     cost_parser.add_argument("--rows", type=int, default=1_000_000)
     cost_parser.set_defaults(run=lambda a: cost(a.rows))
+    coverage_parser = commands.add_parser("coverage")
+    coverage_parser.add_argument("file")
+    coverage_parser.add_argument("--rows", type=int, default=6000)
+    coverage_parser.add_argument("--topic", default="recipe|cook|dish|ingredients|meal|dinner")
+    coverage_parser.set_defaults(run=lambda a: covers(a.file, a.rows, a.topic))
     chosen = parser.parse_args(arguments)
     chosen.run(chosen)
 
@@ -96,6 +108,38 @@ def cost(rows: int) -> None:
     begun = time.process_time()
     meter.now(fresh=True)
     print(f"distinct shares of the latest 1,000: {time.process_time() - begun:.3f} s")
+
+
+def covers(file: str, rows: int, topic: str) -> None:
+    """Print how coverage grows and novelty falls, over answers to anything and about one topic."""
+    pairs = [(record.query, record.answer) for record in _records(file)]
+    random.Random(0).shuffle(pairs)
+    about = re.compile(rf"\b(?:{topic})\b", re.IGNORECASE)
+    embed = Embedder.load()
+    mixed = embed([answer for _, answer in pairs[:rows]])
+    narrow = embed([answer for query, answer in pairs if about.search(query)][: rows // 8])
+    reference, sample = mixed[: rows // 2], mixed[rows // 2 :]
+    for name, vectors in (("anything", sample), ("one topic", narrow)):
+        sizes = [size for size in (100, 200, 400, 700, 1000, 2000, 3000) if size <= len(vectors)]
+        shares = {size: round(coverage(reference, vectors[:size]), 3) for size in sizes}
+        print(f"coverage of {len(reference)} answers, by so many about {name}: {shares}")
+    again = mixed[[place % 200 for place in range(1000)]]
+    for name, vectors in (("anything", mixed), ("one topic", narrow), ("200 again", again)):
+        places = {str(place): vector for place, vector in enumerate(vectors)}
+        measure = Saturation(lambda keys, at=places: np.stack([at[k] for k in keys]), share=1.0)  # type: ignore[misc]
+        novelty = {}
+        for number, key in enumerate(places, start=1):
+            measure.add([key])
+            if number in (250, 500, 750, 1000, 2000, 4000, 6000):
+                novelty[number] = (round(measure.novelty or 0.0, 3), measure.saturated)
+        print(f"novelty, and whether saturated, {name}: {novelty}")
+
+
+def _records(file: str) -> Iterator[Record]:
+    """The rows that are records; some of Alpaca's have no answer."""
+    for _, row in read_rows(file):
+        with suppress(FormatError):
+            yield read_record(row)
 
 
 def _first(
