@@ -16,18 +16,19 @@ import asyncio
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, Literal, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from delia_data.engines._pace import Pace, backoff_s
 from delia_data.engines.base import Completion, Intake, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError
 
-__all__ = ["Client", "Rejected", "check_options", "given_prices", "stream"]
+__all__ = ["Client", "Rejected", "check_address", "check_options", "given_prices", "stream"]
 
 T = TypeVar("T")
 
@@ -78,6 +79,25 @@ class _Job:
     tokens: int
     tries: int = 0
     round: int = 0
+
+
+def check_address(address: str) -> str:
+    """Give an API's address without a slash at its end.
+
+    Raises:
+        InputError: It is none, or holds a secret.
+    """
+    parts = urlsplit(address)
+    if parts.username or parts.password:
+        raise InputError(
+            "api_base holds a user name or password: give the bare address, "
+            "and the key in the environment"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise InputError(
+            f"api_base {address!r} is no address: give one such as http://127.0.0.1:8000/v1"
+        )
+    return address.rstrip("/")
 
 
 def check_options(
@@ -181,8 +201,9 @@ class _Run:
             done, self.done = self.done, []
             self.held -= len(done)
             yield from done
-        self.loop.call_later(_DRAIN_S, self.loop.stop)
-        if self.out:
+        until = self.loop.time() + _DRAIN_S
+        self.loop.call_at(until, self.loop.stop)
+        while self.out and self.loop.time() < until:
             self._slice(self.loop.run_forever)
         yield from self.done
         raise self.failure
@@ -288,8 +309,15 @@ class _Run:
             self.failure = error
             self.loop.stop()
 
-    def _until(self, coroutine: Callable[[], Any]) -> None:
-        self._slice(lambda: self.loop.run_until_complete(coroutine()), stops=False)
+    def _until(self, coroutine: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        def work() -> None:
+            task = self.loop.create_task(coroutine())
+            task.add_done_callback(lambda _: self.loop.stop())
+            while not task.done():  # a stop may be left over from a Ctrl-C that came late
+                self.loop.run_forever()
+            task.result()
+
+        self._slice(work, stops=False)
 
     def _slice(self, work: Callable[[], T], *, stops: bool = True) -> T:
         """Run the loop for a while; in a thread where this one runs a loop, as notebooks do."""

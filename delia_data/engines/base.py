@@ -90,7 +90,7 @@ class Completion:
     Attributes:
         id: Id of the request.
         text: The answer, special tokens stripped by the tokenizer; empty where it failed.
-        tokens: Tokens generated, the end mark included.
+        tokens: Tokens generated, the end mark included; 0 where a server does not tell.
         finish: `"stop"` where the model ended by itself, `"length"` where it was cut off,
             `"error"` where the request failed.
         error: What went wrong, where something did.

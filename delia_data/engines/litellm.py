@@ -14,7 +14,13 @@ from typing import Any, Final
 
 from delia_data._optional import require
 from delia_data.engines._pace import Pace
-from delia_data.engines._remote import Rejected, check_options, given_prices, stream
+from delia_data.engines._remote import (
+    Rejected,
+    check_address,
+    check_options,
+    given_prices,
+    stream,
+)
 from delia_data.engines._replies import (
     FILTERED,
     one_line,
@@ -84,7 +90,7 @@ class LitellmEngine:
             completion_price=completion_price,
         )
         self.model = model
-        self.api_base = api_base
+        self.api_base = None if api_base is None else check_address(api_base)
         self.timeout_s = timeout_s
         self.retries = retries
         self.pace = Pace(concurrency, rpm=rpm, tpm=tpm)

@@ -10,13 +10,18 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from delia_data._optional import require
 from delia_data.engines._http import Broken, Unreachable
 from delia_data.engines._pace import Pace
 from delia_data.engines._posters import poster
-from delia_data.engines._remote import Rejected, check_options, given_prices, stream
+from delia_data.engines._remote import (
+    Rejected,
+    check_address,
+    check_options,
+    given_prices,
+    stream,
+)
 from delia_data.engines._replies import public_name, read_answer, read_refusal
 from delia_data.engines.base import Completion, Prices, Request, Sampling
 from delia_data.errors import InputError
@@ -74,7 +79,7 @@ class OpenAIEngine:
             completion_price=completion_price,
         )
         self.model = model
-        self.api_base = _checked(api_base or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
+        self.api_base = check_address(api_base or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
         self.timeout_s = timeout_s
         self.retries = retries
         self.prices = given_prices(prompt_price, completion_price)
@@ -182,21 +187,6 @@ class _HttpClient:
     async def close(self) -> None:
         """Close every connection."""
         await self.poster.close()
-
-
-def _checked(address: str) -> str:
-    """The address without a slash at its end."""
-    parts = urlsplit(address)
-    if parts.username or parts.password:
-        raise InputError(
-            "api_base holds a user name or password: give the bare address, "
-            "and the key as OPENAI_API_KEY in the environment"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise InputError(
-            f"api_base {address!r} is no address: give one such as http://127.0.0.1:8000/v1"
-        )
-    return address.rstrip("/")
 
 
 def _key(api_base: str) -> str:

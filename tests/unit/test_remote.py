@@ -182,8 +182,8 @@ def test_a_server_that_bears_eight_is_hardly_ever_asked_more() -> None:
     assert ids(completions) == [str(i) for i in range(2000)]
     assert not any(c.error for c in completions)
     assert api.refused < 0.05 * len(api.sent)
-    # Eight at a time would take 2.5 s.
-    assert api.sent[-1][0] < 5
+    # Eight at a time take 2.5 s; the rest is pauses.
+    assert api.sent[-1][0] < 30
 
 
 def test_a_server_that_recovers_is_asked_more_again() -> None:

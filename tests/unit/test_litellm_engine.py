@@ -1,0 +1,128 @@
+"""The engine over litellm, as far as it goes without the library (tests/engines has the rest)."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from delia_data.engines import Prices, load_engine
+from delia_data.engines.litellm import _known_prices, _message, _translated
+from delia_data.errors import InputError, MissingExtraError
+
+
+class RefusedError(Exception):
+    """As litellm's own: a status, a message, headers, a body."""
+
+    def __init__(self, status: int | None, message: str = "no", **more: Any) -> None:
+        super().__init__(message)
+        self.status_code = status
+        self.message = message
+        self.litellm_response_headers = more.get("headers")
+        self.body = more.get("body")
+
+
+class LateError(Exception):
+    pass
+
+
+class UnsupportedError(Exception):
+    pass
+
+
+class FilteredError(Exception):
+    pass
+
+
+KINDS = SimpleNamespace(
+    exceptions=SimpleNamespace(
+        Timeout=LateError,
+        UnsupportedParamsError=UnsupportedError,
+        ContentPolicyViolationError=FilteredError,
+    )
+)
+ENGINE: Any = SimpleNamespace(api_base=None, provider="acme", model="acme/m", timeout_s=9.0)
+
+
+def test_without_litellm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    with pytest.raises(MissingExtraError, match=r"delia_data\[litellm\]"):
+        load_engine("litellm", model="openai/gpt-4o")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"api_base": "http://me:hidden@host/v1"}, "password"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"completion_price": 1.0}, "belong together"),
+        ({"api_key": "hidden"}, "no option api_key"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_at_once(
+    options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        load_engine("litellm", model="openai/gpt-4o", **options)
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (RefusedError(400), "row", "refused (HTTP 400): no"),
+        (RefusedError(401, "key sk-123"), "end", "acme refuses the key"),
+        (RefusedError(402), "end", "quota"),
+        (RefusedError(404), "end", "acme has no model 'acme/m'"),
+        (RefusedError(429), "slow", "asked too much"),
+        (RefusedError(429, body={"code": "insufficient_quota"}), "end", "quota"),
+        (RefusedError(500), "again", "failed (HTTP 500)"),
+        (RefusedError(503, headers={"retry-after": "7"}), "slow", "to wait 7 s"),
+        (RefusedError(None, "odd"), "again", "litellm failed: RefusedError: odd"),
+        (LateError(), "slow", "no answer within 9 s"),
+        (UnsupportedError("top_p"), "end", "acme/m does not take what it is asked with: top_p"),
+        (FilteredError(), "row", "content filter"),
+    ],
+    ids=str,
+)
+def test_exceptions_of_litellm_are_told_apart(error: Exception, kind: str, said: str) -> None:
+    refusal = _translated(KINDS, error, ENGINE)
+    assert refusal.kind == kind
+    assert said in refusal.reason
+    assert "sk-123" not in refusal.reason
+
+
+def test_what_was_never_reached_is_found_behind_other_errors() -> None:
+    class ConnectError(Exception):
+        pass
+
+    outer = RefusedError(500, "Connection error.")
+    outer.__context__ = ValueError()
+    outer.__context__.__cause__ = ConnectError()
+    assert _translated(KINDS, outer, ENGINE).kind == "down"
+
+
+def test_messages_lose_prefixes_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACME_API_KEY", "very-secret-1")
+    text = "litellm.RateLimitError: RateLimitError: OpenAIException - slow\ndown, very-secret-1"
+    assert _message(RefusedError(429, text)) == "slow down, ***"
+
+
+@pytest.mark.parametrize(
+    ("info", "prices"),
+    [
+        ({"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}, Prices(1e-6, 2e-6)),
+        ({"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}, None),
+        ({}, None),
+    ],
+)
+def test_a_price_of_zero_in_a_table_is_unknown(
+    info: dict[str, float], prices: Prices | None
+) -> None:
+    assert _known_prices(SimpleNamespace(get_model_info=lambda _: info), "m") == prices
+
+
+def test_a_model_that_is_in_no_table_has_no_price() -> None:
+    assert _known_prices(SimpleNamespace(), "m") is None
