@@ -15,8 +15,9 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from delia_data.engines.base import Completion
 from delia_data.errors import FormatError
 from delia_data.records import Record, read_record, read_rows
 from delia_data.sampling.coverage import Saturation, coverage
-from delia_data.sampling.embeddings import Embedder
+from delia_data.sampling.embeddings import Embedder, Vectors
 from delia_data.sampling.filters import Filter, default_filters
 from delia_data.sampling.meter import Meter
 from delia_data.sampling.rows import Sampled
@@ -126,13 +127,18 @@ def covers(file: str, rows: int, topic: str) -> None:
     again = mixed[[place % 200 for place in range(1000)]]
     for name, vectors in (("anything", mixed), ("one topic", narrow), ("200 again", again)):
         places = {str(place): vector for place, vector in enumerate(vectors)}
-        measure = Saturation(lambda keys, at=places: np.stack([at[k] for k in keys]), share=1.0)  # type: ignore[misc]
+        embed_known = partial(_known, places)
+        measure = Saturation(embed_known, share=1.0, most_time=None)
         novelty = {}
         for number, key in enumerate(places, start=1):
             measure.add([key])
             if number in (250, 500, 750, 1000, 2000, 4000, 6000):
                 novelty[number] = (round(measure.novelty or 0.0, 3), measure.saturated)
         print(f"novelty, and whether saturated, {name}: {novelty}")
+
+
+def _known(vectors: Mapping[str, Vectors], texts: Sequence[str]) -> Vectors:
+    return np.stack([vectors[text] for text in texts])
 
 
 def _records(file: str) -> Iterator[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delia_data.errors import InputError
-from delia_data.sampling.embeddings import Embedder, Vectors
+from delia_data.sampling.embeddings import LazyEmbedder, Vectors
 
 __all__ = ["Embed", "Saturation", "coverage", "nearest"]
 
@@ -20,6 +21,7 @@ Embed = Callable[[Sequence[str]], Vectors]
 
 _BLOCK: Final = 256  # rows that are compared with all others at a time
 _ROUNDING: Final = 1e-5
+_MOST_TOKENS: Final = 128  # of a text, while sampling
 
 
 def coverage(reference: npt.NDArray[Any], sample: npt.NDArray[Any], *, k: int = 5) -> float:
@@ -85,6 +87,9 @@ class Saturation:
 
     What came before is held as the `reservoir` texts of the lowest hashes: a sample of all
     different texts, of bounded size.
+
+    Embedding takes at most the share `most_time` of the time that goes by: where answers come
+    faster, some of those picked are passed over.
     """
 
     def __init__(
@@ -97,6 +102,8 @@ class Saturation:
         share: float = 0.25,
         reservoir: int = 10_000,
         batch: int = 16,
+        most_time: float | None = 0.1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with nothing said.
 
@@ -109,6 +116,8 @@ class Saturation:
             share: Share of all texts that is embedded, above 0, at most 1.
             reservoir: Embedded texts that are held at most.
             batch: Texts that are embedded together.
+            most_time: Share of the time that embedding may take; None for all that it needs.
+            clock: Gives seconds.
 
         Raises:
             InputError: A setting is out of its bounds.
@@ -123,11 +132,15 @@ class Saturation:
                 f"window={window}, reservoir={reservoir} and batch={batch} are counts: "
                 "give at least 1"
             )
-        self._embed = embed or _Lazy()
+        self._embed = embed or LazyEmbedder(max_tokens=_MOST_TOKENS)
         self._same = same
         self._below = below
         self._share = share
         self._batch = batch
+        self._most_time = most_time
+        self._clock = clock
+        self._begun: float | None = None  # when the first texts were embedded
+        self._spent = 0.0  # seconds since then
         self._waiting: list[tuple[int, str]] = []  # hash, text
         self._novel: deque[bool] = deque(maxlen=window)
         self._held = np.empty((0, 0), dtype=np.float32)  # shape (reservoir, width), grows
@@ -154,7 +167,7 @@ class Saturation:
         """Take up texts in the order in which they came."""
         for text in texts:
             value = _hash(text)
-            if value >= self._share * 2**64:
+            if value >= self._share * 2**64 or self._is_late():
                 continue
             self._waiting.append((value, text))
             if len(self._waiting) == self._batch:
@@ -172,9 +185,20 @@ class Saturation:
             self._waiting.extend(lowest[start : start + self._batch])
             self._measure(count=False)
 
+    def _is_late(self) -> bool:
+        """Whether embedding has taken more than its share of the time."""
+        if self._most_time is None or self._begun is None:
+            return False
+        return self._spent > self._most_time * (self._clock() - self._begun)
+
     def _measure(self, *, count: bool) -> None:
         """Embed what waits, compare it with what is held and with each other, and hold it."""
+        begun = self._clock()
         vectors = self._embed([text for _, text in self._waiting])
+        if self._begun is None:  # this once the model was loaded, which is not counted
+            self._begun = self._clock()
+        else:
+            self._spent += self._clock() - begun
         used = len(self._highest)
         before = nearest(vectors, self._held[:used])
         among = np.tril(vectors @ vectors.T, -1)  # each with those that came before it
@@ -204,18 +228,6 @@ class Saturation:
         self._held[place] = vector
         self._hashes.add(value)
         heapq.heappush(self._highest, (-value, place))
-
-
-class _Lazy:
-    """The embedded model, loaded when it is first used; that it is there is checked at once."""
-
-    def __init__(self) -> None:
-        Embedder.check()
-        self._embedder: Embedder | None = None
-
-    def __call__(self, texts: Sequence[str]) -> Vectors:
-        self._embedder = self._embedder or Embedder.load(max_tokens=128)
-        return self._embedder(texts)
 
 
 def _hash(text: str) -> int:

@@ -22,7 +22,7 @@ from delia_data.models import quiet
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["WIDTH", "Embedder", "Vectors", "weights_folder"]
+__all__ = ["WIDTH", "Embedder", "LazyEmbedder", "Vectors", "weights_folder"]
 
 Vectors = npt.NDArray[np.float32]  # shape (texts, width)
 
@@ -123,3 +123,22 @@ class Embedder:
             pooled = (hidden * weight).sum(1) / weight.sum(1)
             unit: Vectors = torch.nn.functional.normalize(pooled, dim=1).float().numpy()
         return unit
+
+
+class LazyEmbedder:
+    """An `Embedder` that is loaded when it is first used; that it is there is checked at once."""
+
+    def __init__(self, *, max_tokens: int = _MOST_TOKENS) -> None:
+        """Check that the model is installed.
+
+        Raises:
+            MissingExtraError: It is not.
+        """
+        Embedder.check()
+        self._max_tokens = max_tokens
+        self._embedder: Embedder | None = None
+
+    def __call__(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts, as `Embedder` does."""
+        self._embedder = self._embedder or Embedder.load(max_tokens=self._max_tokens)
+        return self._embedder(texts)

@@ -124,7 +124,7 @@ def stream(topics: int, texts: int, seed: int = 0) -> Iterable[str]:
 
 
 def test_a_stream_about_few_things_saturates() -> None:
-    measure = Saturation(Meaning())
+    measure = Saturation(Meaning(), most_time=None)
     measure.add(stream(200, 800))
     early = measure.novelty, measure.saturated
     measure.add(stream(200, 3000, seed=1))
@@ -135,14 +135,14 @@ def test_a_stream_about_few_things_saturates() -> None:
 
 
 def test_a_stream_of_ever_new_things_does_not() -> None:
-    measure = Saturation(Meaning())
+    measure = Saturation(Meaning(), most_time=None)
     measure.add(f"topic{i} is new" for i in range(4000))
     assert measure.novelty == 1.0
     assert not measure.saturated
 
 
 def test_too_few_texts_tell_nothing() -> None:
-    measure = Saturation(Meaning(), share=1, window=100, batch=1)
+    measure = Saturation(Meaning(), most_time=None, share=1, window=100, batch=1)
     seen = []
     for texts in ([], ["topic again"] * 99, ["topic again"]):
         measure.add(texts)
@@ -156,7 +156,7 @@ def test_a_share_of_the_texts_is_embedded_and_always_the_same_ones(share: float)
     embedded = []
     for order in (texts, texts[::-1]):
         meaning = Meaning()
-        measure = Saturation(meaning, share=share, batch=1)
+        measure = Saturation(meaning, most_time=None, share=share, batch=1)
         for text in order:
             measure.add([text])
         embedded.append(sorted(meaning.texts))
@@ -165,7 +165,7 @@ def test_a_share_of_the_texts_is_embedded_and_always_the_same_ones(share: float)
 
 
 def test_what_is_held_is_bounded() -> None:
-    measure = Saturation(Meaning(), share=1, reservoir=100, batch=7)
+    measure = Saturation(Meaning(), most_time=None, share=1, reservoir=100, batch=7)
     measure.add(f"topic{i} is new" for i in range(1000))
     assert measure._held.shape == (100, 64)
     assert len(measure._highest) == len(measure._hashes) == 100
@@ -176,12 +176,32 @@ def test_what_is_held_is_bounded() -> None:
 
 
 def test_what_an_earlier_run_said_is_not_novel() -> None:
-    anew, resumed = (Saturation(Meaning(), share=1, window=50) for _ in range(2))
+    anew, resumed = (Saturation(Meaning(), most_time=None, share=1, window=50) for _ in range(2))
     resumed.remember(f"topic{i} was said" for i in range(100))
     for measure in (anew, resumed):
         measure.add(f"topic{i} is said" for i in range(96))
     assert (anew.novelty, anew.saturated) == (1.0, False)
     assert (resumed.novelty, resumed.saturated) == (0.0, True)
+
+
+@pytest.mark.parametrize("rows_per_s", [1, 10, 1000])
+def test_embedding_takes_its_share_of_the_time_and_no_more(rows_per_s: int) -> None:
+    """Each text takes 20 ms: 10 a second are too many for a tenth of the time."""
+    now, spent = 0.0, 0.0
+
+    def embed(texts: Sequence[str]) -> Vectors:
+        nonlocal now, spent
+        now += 0.02 * len(texts)
+        spent += 0.02 * len(texts)
+        return meaning(texts)
+
+    meaning = Meaning()
+    measure = Saturation(embed, share=1, most_time=0.1, clock=lambda: now)
+    for i in range(100 * rows_per_s):
+        now += 1 / rows_per_s
+        measure.add([f"topic{i} is new"])
+    assert spent <= 0.1 * now + 0.7
+    assert spent >= 0.9 * min(0.1 * now, 0.02 * 100 * rows_per_s - 0.32)
 
 
 @pytest.mark.parametrize(
