@@ -71,7 +71,7 @@ class Meter:
         kept: int = 0,
         rejected: Mapping[str, int] | None = None,
         recent_s: float = 30.0,
-        novelty: Callable[[], float | None] = lambda: None,
+        novelty: Callable[[], float | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin to count; the run's time begins now.
@@ -81,7 +81,8 @@ class Meter:
             kept: Rows kept in earlier runs of the same cache.
             rejected: Rows rejected in earlier runs, by reason.
             recent_s: Seconds that the present rates are taken over.
-            novelty: Gives the share of new pairs, such as `Saturation.novelty`.
+            novelty: Gives the share of new pairs, as `Saturation.novelty` does; None where it is
+                not measured.
             clock: Gives seconds.
         """
         self._window = window
@@ -161,7 +162,7 @@ class Meter:
             near_duplicate_share=_share(self._rejected["near_duplicate"], clean),
             distinct_1=self._distinct[0],
             distinct_2=self._distinct[1],
-            novelty=self._novelty(),
+            novelty=self._novelty() if self._novelty else None,
         )
 
     def _forget(self, now: float) -> None:
