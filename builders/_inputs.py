@@ -26,7 +26,6 @@ from delia_data.tasks import (
     bundled_wordings,
     read_task_rows,
 )
-from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = ["Location", "cache_sha256", "locate_cache", "read_task", "task_sha256"]
 
@@ -51,11 +50,10 @@ def read_task(task: Location | None, *, token: str | None = None, seed: int = 0)
     if name is not None:
         rows = diversify(bundled_task(name), bundled_wordings(name), seed=seed)
     else:
-        rows = read_task_rows(_path("task", task), token=DEFAULT_TOKEN if token is None else token)
+        return read_task_rows(_path("task", task), token=token)
     if token is not None and token != rows.token:
         raise TokenError(
-            f"the task's token is {rows.token!r}, and token={token!r} was given: "
-            "leave token= out, or diversify the task with that token"
+            f"the task's token is {rows.token!r}, and {token!r} was given: leave the token out"
         )
     return rows
 

@@ -83,10 +83,10 @@ def tables(parts: Sequence[Part]) -> Iterator[pa.Table]:
     planned = [part for part in parts if isinstance(part, PlanPart)]
     if planned:
         ranges: list[tuple[int, int]] = []
-        for part in planned:
-            joined = bool(ranges) and ranges[-1][1] == part.begin
-            begin = ranges.pop()[0] if joined else part.begin
-            ranges.append((begin, part.end))
+        for one in planned:
+            joined = bool(ranges) and ranges[-1][1] == one.begin
+            begin = ranges.pop()[0] if joined else one.begin
+            ranges.append((begin, one.end))
         for batch in planned[0].plan.stream(ranges):
             yield pa.Table.from_batches([batch])
     for part in parts:

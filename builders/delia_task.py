@@ -12,8 +12,8 @@ import pyarrow as pa
 from delia_data.builders._common import DeliaBuilder, DeliaConfig
 from delia_data.builders._inputs import Location, read_task
 from delia_data.builders._parts import TablePart
-from delia_data.errors import TokenError
 from delia_data.mixing import schema
+from delia_data.mixing.task_rows import check_token
 from delia_data.records import write_record
 from delia_data.tasks import TaskRow
 
@@ -52,18 +52,9 @@ class DeliaTask(DeliaBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config = self.config
         task = read_task(config.task, token=config.token, seed=config.seed)
-        _check_token(task.train, config.token or "")
+        check_token(task.train, [config.token] if config.token else [])
         splits = {"train": task.train} | ({"test": task.test} if task.test else {})
         return self._splits({name: TablePart.cut(_table(rows)) for name, rows in splits.items()})
-
-
-def _check_token(rows: Sequence[TaskRow], token: str) -> None:
-    missing = sum(1 for r in rows if not any(token in m.content for m in r.record.messages))
-    if missing:
-        raise TokenError(
-            f"{missing} of {len(rows)} task rows do not name {token}: diversify the task first, "
-            "or leave token= out"
-        )
 
 
 def _table(rows: Sequence[TaskRow]) -> pa.Table:

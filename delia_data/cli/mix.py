@@ -1,4 +1,4 @@
-"""`delia mix`: task and cache into a mixture."""
+"""`delia mix`: tasks and caches into a mixture."""
 
 from __future__ import annotations
 
@@ -9,36 +9,64 @@ import typer
 
 from delia_data.cli._console import console
 from delia_data.errors import InputError
-from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, parse_ratio, save_mixture
+from delia_data.mixing import ON_SHORT, ORDERS, SELECTS, config_name, mix, save_mixture
 from delia_data.mixing.cluster import mix_on_ray
+from delia_data.mixing.recipe import read_mix_recipe
+from delia_data.models import load_tokenizer
 from delia_data.records import FORMATS
 from delia_data.tasks import read_task_rows
-from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = ["command"]
 
 _ENGINES: Final = ("local", "ray")
+_PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"
 
 
 def command(
-    task: Annotated[Path, typer.Argument(help="Task folder, or .jsonl or .json of task rows.")],
-    cache: Annotated[
-        str, typer.Argument(help="Cache folder, folder of shards, file or glob, or a Hub id.")
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TASK CACHE OUT",
+            help="Task folder or file of task rows; cache folder, folder of shards, file, glob or "
+            "Hub id; folder of the mixture. OUT alone with --recipe.",
+        ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder of the mixture.")],
-    ratio: Annotated[str, typer.Option(help="Pairs for each task row, such as 4 or 0.5.")],
-    seed: Annotated[int, typer.Option(help="Seed of selection and order.")] = 0,
-    order: Annotated[str, typer.Option(help=f"One of {', '.join(ORDERS)}.")] = "shuffled",
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="A .yaml file of several tasks and caches with weights, and settings."),
+    ] = None,
+    ratio: Annotated[
+        str | None, typer.Option(help="Pairs for each task row, such as 4 or 0.5.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of selection and order (0).")] = None,
+    order: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(ORDERS)} ({ORDERS[0]}).")
+    ] = None,
     on_short: Annotated[
-        str, typer.Option(help=f"Where the cache is too small: one of {', '.join(ON_SHORT)}.")
-    ] = "error",
-    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "messages",
+        str | None,
+        typer.Option(
+            help=f"Where the cache is too small: one of {', '.join(ON_SHORT)} ({ON_SHORT[0]})."
+        ),
+    ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(help=f"How pairs are chosen: one of {', '.join(SELECTS)} ({SELECTS[0]})."),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(FORMATS)} ({FORMATS[0]}).")
+    ] = None,
     token: Annotated[
-        str, typer.Option(help="The special token of a task file; '' for none.")
-    ] = DEFAULT_TOKEN,
+        str | None,
+        typer.Option(help="The task's special token, '' for none; its own where not given."),
+    ] = None,
     decontaminate: Annotated[
-        bool, typer.Option(help="Drop pairs that share 13 words in a row with a held-out row.")
-    ] = False,
+        bool | None,
+        typer.Option(help="Drop pairs that share 13 words in a row with a held-out row."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Model whose tokenizer counts tokens by source into the manifest."),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="local: this machine; ray: a Ray cluster, which writes shards.")
     ] = "local",
@@ -47,30 +75,53 @@ def command(
         typer.Option(help="Address of a Ray cluster that runs, such as 10.0.0.1:6379 or auto."),
     ] = None,
 ) -> None:
-    """Mix a task with pairs of a cache, and write it with its manifest."""
-    checked = parse_ratio(ratio)
+    """Mix tasks with pairs of caches, and write that with its manifest.
+
+    Options come before what the recipe says.
+    """
     if engine not in _ENGINES:
         raise InputError(f"engine {engine!r} is unknown: use one of {', '.join(_ENGINES)}")
     if address is not None and engine != "ray":
         raise InputError("--address names a Ray cluster: give --engine ray with it")
-    rows = read_task_rows(task, token=token)
-    settings: dict[str, Any] = {
-        "ratio": checked,
+    made_of, out = _made_of(places, recipe, token)
+    given = {
+        "ratio": ratio,
         "seed": seed,
-        "test": rows.test,
         "order": order,
         "on_short": on_short,
+        "select": select,
         "format": format,
-        "token": rows.token or None,
         "decontaminate": decontaminate,
     }
+    arguments = made_of | {k: v for k, v in given.items() if v is not None}
+    if "ratio" not in arguments:
+        raise InputError("no ratio was given: give one, such as --ratio 4")
+    task, cache = arguments.pop("task"), arguments.pop("cache")
+    counting = None if tokenizer is None else load_tokenizer(tokenizer)
     if engine == "ray":
-        manifest = mix_on_ray(rows.train, cache, out, address=address, **settings)
+        arguments |= {"address": address, "tokenizer": counting}
+        manifest = mix_on_ray(task, cache, out, **arguments)
     else:
-        manifest = save_mixture(mix(rows.train, cache, **settings), out)
+        manifest = save_mixture(mix(task, cache, **arguments), out, tokenizer=counting)
     dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
+    tokens = manifest.details.get("tokens", {})
+    counted = "".join(f"; {tokens[name]} tokens of {name}" for name in sorted(tokens))
     console.print(
-        f"{config_name(checked)}: {manifest.rows['task']} task rows and "
-        f"{manifest.rows['cache']} pairs in {out}; pairs dropped: {dropped}",
+        f"{config_name(manifest.settings['ratio'])}: {manifest.rows['task']} task rows and "
+        f"{manifest.rows['cache']} pairs in {out}; pairs dropped: {dropped}{counted}",
         soft_wrap=True,
     )
+
+
+def _made_of(
+    places: list[str], recipe: Path | None, token: str | None
+) -> tuple[dict[str, Any], str]:
+    """The arguments of `mix` that say what is mixed, and the folder of the mixture."""
+    if len(places) != (3 if recipe is None else 1):
+        raise InputError(f"{len(places)} places were given: {_PLACES}")
+    if recipe is None:
+        task, cache, out = places
+        return {"task": read_task_rows(task, token=token), "cache": cache}, out
+    if token is not None:
+        raise InputError("--token goes with one task: write the tokens into the recipe")
+    return read_mix_recipe(recipe).arguments(), places[0]

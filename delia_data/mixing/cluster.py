@@ -12,13 +12,15 @@ travel as rows, not as exceptions, and arrive as they would be raised here.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Unpack, cast
 
 import pyarrow as pa
 
@@ -38,14 +40,15 @@ from delia_data.mixing.cluster_work import (
     route,
     write_shard,
 )
-from delia_data.mixing.folder import card, mixture_folder, write_rows
+from delia_data.mixing.folder import card, mixture_folder, with_tokens, write_rows
 from delia_data.mixing.mixture import mix
-from delia_data.mixing.options import OnShort, Order, Select, schema
+from delia_data.mixing.options import MixSettings, schema
 from delia_data.mixing.sources import shards_of
 from delia_data.mixing.survey import Hashes
-from delia_data.mixing.task_rows import Rows, TaskRow
-from delia_data.records import Format
-from delia_data.tokens import DEFAULT_TOKEN
+from delia_data.mixing.task_rows import Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["mix_on_ray"]
 
@@ -58,19 +61,10 @@ def mix_on_ray(
     cache: _Paths | Mapping[str, _Paths],
     folder: str | os.PathLike[str],
     *,
-    ratio: float,
-    seed: int = 0,
-    test: Sequence[TaskRow] | None = None,
-    order: Order = "shuffled",
-    on_short: OnShort = "error",
-    select: Select = "uniform",
-    format: Format = "messages",
-    token: str | None = DEFAULT_TOKEN,
-    task_weights: Mapping[str, float] | None = None,
-    cache_weights: Mapping[str, float] | None = None,
-    decontaminate: bool = False,
     address: str | None = None,
     shard_rows: int = _SHARD_ROWS,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **settings: Unpack[MixSettings],
 ) -> Manifest:
     """Mix on a Ray cluster, and write the mixture as shards that `datasets` loads.
 
@@ -85,21 +79,12 @@ def mix_on_ray(
         cache: The pairs: a file, a glob, a cache folder or a folder of shards, or several such by
             name. Every node must see the files under the same path, and have this package.
         folder: Where to; every node must see it under the same path.
-        ratio: As `mix` takes it, like all that follow.
-        seed: Seed of selection and order.
-        test: Held-out rows of the task; those of its folder when not given.
-        order: `"shuffled"` or `"interleaved"`.
-        on_short: `"error"`, `"all"` or `"repeat"`.
-        select: `"uniform"`.
-        format: Row format of the result.
-        token: The special token of tasks that do not say their own; None for none.
-        task_weights: Multiples of each named task's rows.
-        cache_weights: Shares of the pairs that come from each named cache.
-        decontaminate: Drop pairs that share 13 words in a row with a held-out row.
         address: Address of a cluster that runs, such as `"10.0.0.1:6379"` or `"auto"`. None for
             the one that this process is connected to or that `RAY_ADDRESS` names, else a cluster
             of this machine alone for the time of the call.
         shard_rows: Rows of a shard, about.
+        tokenizer: As `save_mixture` takes it; every node needs `transformers` then.
+        **settings: As `mix` takes them.
 
     Returns:
         The manifest as written: that of one machine, but for the names and hashes of files.
@@ -121,23 +106,14 @@ def mix_on_ray(
         mixture = mix(
             task,
             cast(Any, caches if isinstance(cache, Mapping) else caches["cache"]),
-            ratio=ratio,
-            seed=seed,
-            test=test,
-            order=order,
-            on_short=on_short,
-            select=select,
-            format=format,
-            token=token,
-            task_weights=task_weights,
-            cache_weights=cache_weights,
-            decontaminate=decontaminate,
+            **settings,
         )
         rows = mixture.plan.task.num_rows + mixture.plan.pairs
         with mixture_folder(folder) as root:
-            job = Job(mixture.plan, str(root.absolute()), max(1, -(-rows // shard_rows)))
+            shards = max(1, -(-rows // shard_rows))
+            job = Job(mixture.plan, str(root.absolute()), shards, tokenizer)
             try:
-                _write_shards(list(caches.values()), job, rows)
+                tokens = _write_shards(list(caches.values()), job, rows)
             finally:
                 _remove_staged(root)
             splits = {"train": "train-*.parquet"}
@@ -146,7 +122,7 @@ def mix_on_ray(
                 columns = schema(mixture.plan.options.format)
                 write_rows(root / "test.parquet", mixture.test.to_batches(), columns)
             write_text(root / "README.md", card(mixture.manifest, splits))
-            return finish(root, mixture.manifest)
+            return finish(root, with_tokens(mixture.manifest, tokens))
 
 
 @dataclass
@@ -179,8 +155,8 @@ class _Cache:
         return Hashes.join([pickle.loads(row["hashes"]) for row in found])
 
 
-def _write_shards(caches: Sequence[_Cache], job: Job, rows: int) -> None:
-    """Send the picked pairs to their shards, and write them.
+def _write_shards(caches: Sequence[_Cache], job: Job, rows: int) -> Counter[str]:
+    """Send the picked pairs to their shards, write them, and count their tokens.
 
     Raises:
         EngineError: Rows are missing or were written twice.
@@ -195,9 +171,9 @@ def _write_shards(caches: Sequence[_Cache], job: Job, rows: int) -> None:
     if job.plan.options.order == "interleaved" and job.shards > 1:
         routed = routed.materialize()
         counts = _by_shard(routed, count_pairs, job)
-        before = dict(enumerate(accumulate((counts[i] for i in sorted(counts)), initial=0)))
+        before = dict(enumerate(accumulate((counts[i]["rows"] for i in sorted(counts)), initial=0)))
     written = _by_shard(routed, write_shard, job, before=before)
-    found = sum(written.values())
+    found = sum(shard["rows"] for shard in written.values())
     absent = [name for s in written if not (Path(job.folder) / (name := job.name(s))).is_file()]
     if absent:
         raise EngineError(
@@ -209,16 +185,17 @@ def _write_shards(caches: Sequence[_Cache], job: Job, rows: int) -> None:
             f"the cluster wrote {found} rows where there are {rows}: a cache changed "
             "while it was mixed; run the command again"
         )
+    return sum((Counter(json.loads(s["tokens"])) for s in written.values()), Counter())
 
 
 def _by_shard(
     routed: Any, work: Callable[..., pa.Table], job: Job, **settings: Any
-) -> dict[int, int]:
+) -> dict[int, dict[str, Any]]:
     """Run a function on the pairs of every shard, each in a task of its own, and count rows."""
     by_shard = routed.sort("shard", boundaries=list(range(1, job.shards)))
     found = _map(by_shard, work, job=job, **settings).take_all()
     raise_first(row["error"] for row in sorted(found, key=lambda row: row["shard"]))
-    return {int(row["shard"]): int(row["rows"]) for row in found}
+    return {int(row["shard"]): row for row in found}
 
 
 def _run(units: Sequence[Unit], work: Callable[..., pa.Table], **settings: Any) -> Any:

@@ -10,11 +10,12 @@ import json
 import os
 import pickle
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
 import numpy as np
@@ -23,12 +24,15 @@ import pyarrow as pa
 from delia_data import errors
 from delia_data.errors import DeliaError, FormatError
 from delia_data.mixing.engine import ID_SQL, connect, rank_sql
-from delia_data.mixing.folder import write_rows
+from delia_data.mixing.folder import counted, write_rows
 from delia_data.mixing.kept import Keeper, Kept
 from delia_data.mixing.options import schema
 from delia_data.mixing.plan import PLACES, Picked, Plan
 from delia_data.mixing.sources import Relation, open_fast, open_general
 from delia_data.mixing.survey import DoubtfulError, read_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "DOUBTFUL",
@@ -76,6 +80,7 @@ class Job:
     plan: Plan
     folder: str
     shards: int
+    tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
 
     def name(self, shard: int) -> str:
         """Name of a shard's file."""
@@ -177,9 +182,10 @@ def count_pairs(group: pa.Table, *, job: Job) -> pa.Table:
     options = replace(job.plan.options, order="shuffled", format="messages")
     plan = replace(job.plan, options=options, task=job.plan.task.slice(0, 0))
 
-    def count(shard: int) -> int:
+    def count(shard: int) -> tuple[int, Counter[str]]:
         with _gathered(group, plan) as pairs:
-            return sum(batch.num_rows for batch in pairs.stream([job.range(shard)]))
+            rows = sum(batch.num_rows for batch in pairs.stream([job.range(shard)]))
+        return rows, Counter()
 
     return _done(group, count)
 
@@ -187,10 +193,11 @@ def count_pairs(group: pa.Table, *, job: Job) -> pa.Table:
 def write_shard(group: pa.Table, *, job: Job, before: Mapping[int, int]) -> pa.Table:
     """Write a shard: under a name of its own, so that two attempts do not meet, then renamed."""
 
-    def write(shard: int) -> int:
+    def write(shard: int) -> tuple[int, Counter[str]]:
         rows = 0
+        tokens: Counter[str] = Counter()
 
-        def counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        def passed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             nonlocal rows
             for batch in batches:
                 rows += batch.num_rows
@@ -201,23 +208,28 @@ def write_shard(group: pa.Table, *, job: Job, before: Mapping[int, int]) -> pa.T
         try:
             with _gathered(group, job.plan) as plan:
                 batches = plan.stream([job.range(shard)], first=before.get(shard, 0))
-                write_rows(staged, counted(batches), schema(plan.options.format))
+                if job.tokenizer is not None:
+                    batches = counted(batches, job.tokenizer, tokens)
+                write_rows(staged, passed(batches), schema(plan.options.format))
             staged.replace(root / job.name(shard))
         except OSError as error:
             raise errors.OutputError(f"{root} cannot be written: {error}") from error
-        return rows
+        return rows, tokens
 
     return _done(group, write)
 
 
-def _done(group: pa.Table, work: Callable[[int], int]) -> pa.Table:
-    """A row that says of a shard how many rows it has."""
-    shard, rows = group["shard"][0].as_py(), 0
+def _done(group: pa.Table, work: Callable[[int], tuple[int, Counter[str]]]) -> pa.Table:
+    """A row that says of a shard how many rows and tokens it has."""
+    shard, rows, tokens = group["shard"][0].as_py(), 0, Counter[str]()
     earlier = [error for error in group["error"].to_pylist() if error]
     with _noted() as error:
         if not earlier:
-            rows = work(shard)
-    return pa.table({"shard": [shard], "rows": [rows], "error": ["".join(earlier[:1] or error)]})
+            rows, tokens = work(shard)
+    noted = "".join(earlier[:1] or error)
+    return pa.table(
+        {"shard": [shard], "rows": [rows], "tokens": [json.dumps(tokens)], "error": [noted]}
+    )
 
 
 @contextmanager

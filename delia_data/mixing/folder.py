@@ -22,7 +22,7 @@ from delia_data.tokens import encode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["card", "mixture_folder", "save_mixture", "write_rows"]
+__all__ = ["card", "counted", "mixture_folder", "save_mixture", "with_tokens", "write_rows"]
 
 _NAMES: Final = frozenset({"README.md", "train.parquet", "test.parquet"})
 _SHARDS: Final = "train-*-of-*.parquet"
@@ -61,17 +61,24 @@ def save_mixture(
         counts: Counter[str] = Counter()
         batches = mixture.batches()
         if tokenizer is not None:
-            batches = _counted(batches, tokenizer, counts)
+            batches = counted(batches, tokenizer, counts)
         write_rows(root / "train.parquet", batches, columns)
         if mixture.test is not None:
             splits["test"] = "test.parquet"
             write_rows(root / "test.parquet", mixture.test.to_batches(), columns)
         write_text(root / "README.md", card(mixture.manifest, splits))
-        details = {**mixture.manifest.details, **({"tokens": dict(counts)} if counts else {})}
-        return finish(root, mixture.manifest.model_copy(update={"details": details}))
+        return finish(root, with_tokens(mixture.manifest, counts))
 
 
-def _counted(
+def with_tokens(manifest: Manifest, counts: Mapping[str, int]) -> Manifest:
+    """The accounting with tokens by source, where they were counted."""
+    if not counts:
+        return manifest
+    details = {**manifest.details, "tokens": dict(sorted(counts.items()))}
+    return manifest.model_copy(update={"details": details})
+
+
+def counted(
     batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBase, counts: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
     """Pass batches on, and count their tokens by source, those of answers by themselves too."""

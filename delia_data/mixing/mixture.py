@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from delia_data.errors import FormatError, InputError, RatioError, TokenError
+from delia_data.errors import FormatError, InputError, RatioError
 from delia_data.files import canonical_json
 from delia_data.manifest import Manifest
 from delia_data.mixing.engine import Spill
@@ -29,7 +29,7 @@ from delia_data.mixing.options import MESSAGES, MixOptions, OnShort, Order, Sele
 from delia_data.mixing.plan import Picked, Plan, convert
 from delia_data.mixing.sources import Pairs
 from delia_data.mixing.survey import Survey, ngrams, survey
-from delia_data.mixing.task_rows import Rows, TaskRow, as_task_rows
+from delia_data.mixing.task_rows import Rows, TaskRow, TaskRows, as_task_rows, check_token
 from delia_data.ranking import rank
 from delia_data.records import Format, Record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
@@ -97,7 +97,8 @@ def mix(
 
     Exactly `round(ratio * task rows)` pairs are taken. Exact duplicates are dropped, as are pairs
     that equal a task row, held-out ones too, or name a special token; the next in rank takes the
-    place of each.
+    place of each. A training row that equals a held-out one is dropped too, and the ratio is that
+    of the rows that remain.
 
     Args:
         task: Task rows in their wordings: rows, a `Dataset`, a task folder, or a file or glob in
@@ -115,7 +116,7 @@ def mix(
         select: How pairs are chosen: `"uniform"`, every pair alike.
         format: Row format of the result.
         token: The special token of tasks that do not say their own, as task folders do; None for
-            a task that has none. Every task row must name its token.
+            a task that has none. Every task row must name its token, a held-out one too.
         task_weights: Multiples of each named task's rows: 2.0 takes every row twice, 0.5 half of
             them; 1.0 for a task that is not named.
         cache_weights: Shares of the pairs that come from each named cache, relative to each
@@ -134,16 +135,20 @@ def mix(
     options = MixOptions(ratio, seed, order, on_short, select, format, decontaminate)
     tasks = {name: as_task_rows(given, token) for name, given in _named(task, "task").items()}
     held_out = [row for rows in tasks.values() for row in rows.test] if test is None else [*test]
+    known = {row.record.id for row in held_out}
+    train = [[r for r in rows.train if r.record.id not in known] for rows in tasks.values()]
     taken = [
         row
-        for rows, weight in zip(tasks.values(), _weights("task", tasks, task_weights), strict=True)
-        for row in _times(rows.train, weight, seed)
+        for rows, weight in zip(train, _weights("task", tasks, task_weights), strict=True)
+        for row in _times(rows, weight, seed)
     ]
     if not taken:
-        raise InputError("the task has no training rows: give at least one")
+        raise InputError("the task has no training rows that are not held out: give at least one")
     for rows in tasks.values():
-        _check_token(rows.train, rows.token or None)
+        check_token(rows.train, [rows.token] if rows.token else [])
     tokens = tuple(sorted({rows.token for rows in tasks.values() if rows.token}))
+    if all(rows.token for rows in tasks.values()):
+        check_token(held_out, tokens, "held-out rows")
     spill = Spill()
     caches = _named(cache, "cache")
     wanted = round(options.ratio * len(taken))
@@ -176,7 +181,7 @@ def mix(
             **_hashes("cache", {name: found.content for name, found in surveys.items()}),
         },
         rows={"task": len(taken), "cache": pairs, "test": len(held_out)},
-        dropped=dict(sorted(sum((s.dropped for s in surveys.values()), Counter()).items())),
+        dropped=dict(sorted(_dropped(tasks, train, surveys).items())),
     )
     return Mixture(plan, _test_table(held_out, options), manifest, spill)
 
@@ -216,17 +221,6 @@ def _times(rows: Sequence[TaskRow], weight: float, seed: int) -> list[tuple[int,
     return [*again, *((whole, row) for row in ranked[:rest])]
 
 
-def _check_token(task: Sequence[TaskRow], token: str | None) -> None:
-    if token is None:
-        return
-    missing = sum(1 for row in task if not any(token in turn.content for turn in row.record.prompt))
-    if missing:
-        raise TokenError(
-            f"{missing} of {len(task)} task rows do not name {token}: diversify the task first, "
-            "or give token=None (--token '') for a task without one"
-        )
-
-
 def _check_turns(format: Format, task: Sequence[Record], surveys: Mapping[str, Survey]) -> None:
     """Refuse a format that has columns for one question and its answer alone."""
     if format != "alpaca":
@@ -239,6 +233,17 @@ def _check_turns(format: Format, task: Sequence[Record], surveys: Mapping[str, S
             f"the {' and the '.join(longer)} has system turns or earlier ones, for which a mixture "
             "in the format 'alpaca' has no column: use format 'messages'"
         )
+
+
+def _dropped(
+    tasks: Mapping[str, TaskRows],
+    train: Sequence[Sequence[TaskRow]],
+    surveys: Mapping[str, Survey],
+) -> Counter[str]:
+    """Rows that are not in the mixture, by reason."""
+    dropped = sum((found.dropped for found in surveys.values()), Counter[str]())
+    held_out = sum(len(rows.train) for rows in tasks.values()) - sum(map(len, train))
+    return dropped + Counter({"task_row_is_held_out": held_out})
 
 
 def _surveys(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_args
 
 import pyarrow as pa
 
 from delia_data.errors import InputError, RatioError
 from delia_data.records import Format, check_format
+
+if TYPE_CHECKING:
+    from delia_data.mixing.task_rows import TaskRow
 
 __all__ = [
     "MESSAGES",
@@ -17,6 +21,7 @@ __all__ = [
     "ORDERS",
     "SELECTS",
     "MixOptions",
+    "MixSettings",
     "OnShort",
     "Order",
     "Select",
@@ -83,6 +88,22 @@ class MixOptions:
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"{name} {value!r} is unknown: use one of {', '.join(known)}")
+
+
+class MixSettings(TypedDict, total=False):
+    """The keywords of `mix`, for those who pass them on; `mix` says what they mean."""
+
+    ratio: Required[float]
+    seed: int
+    test: Sequence[TaskRow] | None
+    order: Order
+    on_short: OnShort
+    select: Select
+    format: Format
+    token: str | None
+    task_weights: Mapping[str, float] | None
+    cache_weights: Mapping[str, float] | None
+    decontaminate: bool
 
 
 def schema(format: Format) -> pa.Schema:

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delia_data.errors import FormatError, InputError
+from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.files import canonical_json
 from delia_data.manifest import MANIFEST, read_manifest
 from delia_data.mixing.sources import SUFFIXES, rows_of
 from delia_data.records import Record, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["Rows", "TaskRow", "TaskRows", "as_task_rows", "read_task_rows"]
+__all__ = ["Rows", "TaskRow", "TaskRows", "as_task_rows", "check_token", "read_task_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +87,61 @@ def as_task_rows(given: Rows, token: str | None) -> TaskRows:
     if isinstance(given, TaskRows):
         return given
     if isinstance(given, str | os.PathLike):
-        return read_task_rows(given, token=token or "")
+        return _read_folder(Path(given)) or _read_rows(given, token or "")
     return TaskRows(tuple(_task_rows(rows_of(given))), (), token or "")
 
 
-def read_task_rows(path: str | os.PathLike[str], *, token: str = DEFAULT_TOKEN) -> TaskRows:
+def read_task_rows(path: str | os.PathLike[str], *, token: str | None = None) -> TaskRows:
     """Read task rows from a task folder, or from a file, a glob or a Hub id in any row format.
 
     Args:
         path: The folder or file. All but a task folder hold training rows alone.
-        token: The special token; a task folder's manifest says its own.
+        token: The special token, `""` for a task that has none; None for the task's own, which
+            is `<sep>` for what does not say it.
 
     Raises:
         InputError: There is nothing there, or it cannot be read; a row has no answer.
         UnfinishedError: The folder has no finish marker.
+        TokenError: The folder says another token than the one given.
     """
-    source = Path(path)
+    found = _read_folder(Path(path))
+    if found is None:
+        return _read_rows(path, DEFAULT_TOKEN if token is None else token)
+    if token is not None and token != found.token:
+        raise TokenError(
+            f"the task's token is {found.token!r}, and {token!r} was given: leave the token out, "
+            "or diversify the task with that token"
+        )
+    return found
+
+
+def check_token(rows: Sequence[TaskRow], tokens: Sequence[str], kind: str = "task rows") -> None:
+    """Refuse rows whose question names none of the tokens.
+
+    Raises:
+        TokenError: There is such a row.
+    """
+    if not tokens:
+        return
+    missing = sum(
+        not any(token in turn.content for turn in row.record.prompt for token in tokens)
+        for row in rows
+    )
+    if missing:
+        raise TokenError(
+            f"{missing} of {len(rows)} {kind} do not name {' or '.join(tokens)}: diversify the "
+            "task first, or give token=None (--token '') for a task without one"
+        )
+
+
+def _read_rows(path: str | os.PathLike[str], token: str) -> TaskRows:
+    return TaskRows(tuple(_task_rows(rows_of(path))), (), token)
+
+
+def _read_folder(source: Path) -> TaskRows | None:
+    """The rows of a task folder; None where there is none."""
     if not (source / MANIFEST).exists() and not _is_empty_folder(source):
-        return TaskRows(tuple(_task_rows(rows_of(path))), (), token)
+        return None
     manifest = read_manifest(source)
     if manifest.kind != "task":
         raise InputError(f"{source} holds a {manifest.kind}, not a task: give a task folder")
@@ -112,7 +149,7 @@ def read_task_rows(path: str | os.PathLike[str], *, token: str = DEFAULT_TOKEN) 
     return TaskRows(
         train=tuple(_task_rows(rows_of(source / "train.jsonl"))),
         test=tuple(_task_rows(rows_of(test))) if test.is_file() else (),
-        token=str(manifest.settings.get("token", token)),
+        token=str(manifest.settings.get("token", DEFAULT_TOKEN)),
     )
 
 

@@ -1,0 +1,152 @@
+"""A mixture as a YAML file: tasks and caches with their weights, and the settings.
+
+    tasks:
+      halu: {path: my-halu-task, weight: 1.0}
+      translate: {path: translate.jsonl, weight: 2.0, token: <de>}
+    caches:
+      own: {path: my-cache, weight: 3}
+      other: shards/*.parquet             # a path alone has the weight 1
+    ratio: 4
+    order: interleaved                    # seed, on_short, select, format, decontaminate as well
+
+A weight is a number: a task's is a multiple of its rows, a cache's its share of the pairs. Paths
+start from the working folder, as on the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from delia_data.errors import InputError, SettingsError
+from delia_data.mixing.options import MixOptions
+from delia_data.mixing.task_rows import TaskRows, read_task_rows
+
+__all__ = ["MixRecipe", "Source", "read_mix_recipe"]
+
+_SETTINGS: Final = tuple(field.name for field in fields(MixOptions))
+_KEYS: Final = ("tasks", "caches", *_SETTINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A task or a cache of a recipe.
+
+    Attributes:
+        path: Where it lies.
+        weight: Multiple of a task's rows, or a cache's share of the pairs.
+        token: A task's special token, `""` for none; None for its own, `<sep>` for a file.
+    """
+
+    path: str
+    weight: float = 1.0
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MixRecipe:
+    """What a mixture is made of.
+
+    Attributes:
+        tasks: The tasks, by name.
+        caches: The caches, by name.
+        settings: Those settings of `mix` that the file says.
+    """
+
+    tasks: Mapping[str, Source]
+    caches: Mapping[str, Source]
+    settings: Mapping[str, Any]
+
+    def arguments(self) -> dict[str, Any]:
+        """Read the tasks, and give the arguments of `mix`; its ratio only where the file says it.
+
+        Raises:
+            InputError: A task cannot be read.
+            TokenError: A task has another token than the one given.
+        """
+        tasks: dict[str, TaskRows] = {
+            name: read_task_rows(source.path, token=source.token)
+            for name, source in self.tasks.items()
+        }
+        return {
+            "task": tasks,
+            "cache": {name: source.path for name, source in self.caches.items()},
+            "task_weights": {name: source.weight for name, source in self.tasks.items()},
+            "cache_weights": {name: source.weight for name, source in self.caches.items()},
+            **self.settings,
+        }
+
+
+def read_mix_recipe(path: str | os.PathLike[str]) -> MixRecipe:
+    """Read a recipe.
+
+    Raises:
+        InputError: The file cannot be read.
+        SettingsError: It is no YAML mapping, or a key or a value is wrong; all are named at once.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8 text: write it anew as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} must hold a mapping of {', '.join(_KEYS)}")
+    problems = [*_unknown(values, _KEYS)]
+    problems += [fault for kind in ("tasks", "caches") for fault in _faults(kind, values.get(kind))]
+    settings = {key: values[key] for key in _SETTINGS if key in values}
+    try:
+        MixOptions(**{"ratio": 0, **settings})
+    except InputError as error:
+        problems.append(str(error))
+    if problems:
+        raise SettingsError(f"{path}: {'; '.join(problems)}")
+    tasks, caches = (
+        {name: _source(given) for name, given in values[kind].items()}
+        for kind in ("tasks", "caches")
+    )
+    return MixRecipe(tasks, caches, settings)
+
+
+def _source(given: Any) -> Source:
+    return Source(given) if isinstance(given, str) else Source(**given)
+
+
+def _faults(kind: str, given: Any) -> Iterator[str]:
+    """What is wrong with the tasks or the caches of a recipe."""
+    if not isinstance(given, dict) or not given:
+        yield f"{kind} must map at least one name to a path"
+        return
+    known = ("path", "weight", "token") if kind == "tasks" else ("path", "weight")
+    for name, source in given.items():
+        where = f"{kind}.{name}"
+        if not isinstance(name, str):
+            yield f"{where}: a name must be text"
+        if isinstance(source, str):
+            continue
+        if not isinstance(source, dict) or not isinstance(source.get("path"), str):
+            yield f"{where} must be a path, or a mapping with a path"
+            continue
+        yield from (f"{where}: {fault}" for fault in _unknown(source, known))
+        weight, token = source.get("weight", 1.0), source.get("token")
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight) or weight < 0:
+            yield f"{where}: weight {weight!r} is no number of at least 0, such as 2.0"
+        if token is not None and not isinstance(token, str):
+            yield f"{where}: token {token!r} is no text"
+
+
+def _unknown(given: Mapping[Any, Any], known: tuple[str, ...]) -> Iterator[str]:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            yield f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
