@@ -119,6 +119,7 @@ def test_unrelated_pairs_of_a_large_cache_are_kept() -> None:
     assert rejected == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", LONG, LONG[:-8]]))))
 def test_a_run_that_goes_on_judges_as_one_that_never_stopped(pairs: list[tuple[str, str]]) -> None:
     whole = Duplicates()
@@ -174,7 +175,7 @@ def test_texts_that_no_file_can_hold_do_not_stop_it() -> None:
 # The Bloom filter
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=200))
 def test_what_was_added_is_there(keys: Sequence[int]) -> None:
     seen = BloomFilter(1)

@@ -5,7 +5,7 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delia_data.engines import Completion
@@ -157,6 +157,7 @@ def test_an_echo_without_spaces() -> None:
     assert echo("法国的首都是哪里？", completion("法国的首都是哪里")) == "echo"
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["one", "two", "three", "four", "five"]), min_size=3), st.data())
 def test_case_and_marks_hide_no_echo(said: list[str], data: st.DataObject) -> None:
     marks = st.text(string.punctuation.replace("_", "") + " ", min_size=1)
@@ -221,6 +222,7 @@ def test_what_is_no_loop(text: str) -> None:
     assert repetition("q", completion(text)) is None
 
 
+@settings(deadline=None)
 @given(
     unit=st.lists(st.sampled_from(["sun", "moon", "star", "sky", "sea"]), min_size=1, max_size=30),
     before=st.integers(0, 20),
@@ -230,6 +232,7 @@ def test_a_unit_over_and_over_is_a_loop_wherever_it_begins(unit: list[str], befo
     assert repetition("q", completion(text)) == "repetition"
 
 
+@settings(deadline=None)
 @given(st.permutations([f"word{i}" for i in range(40)]))
 def test_different_words_are_no_loop(said: list[str]) -> None:
     assert repetition("q", completion(" ".join(said) + ". " + " ".join(said))) is None
@@ -345,6 +348,7 @@ def test_real_languages() -> None:
 # Words
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_words_are_in_the_text(text: str) -> None:
     folded = text.casefold()

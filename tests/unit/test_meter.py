@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delia_data.sampling.meter import Meter, distinct
@@ -40,6 +40,7 @@ def test_nothing_yet() -> None:
     assert progress.novelty is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([None, "empty", "duplicate", "near_duplicate"]), max_size=30))
 def test_every_row_is_counted_once(reasons: list[str | None]) -> None:
     one, groups = Meter(clock=Clock()), Meter(clock=Clock())

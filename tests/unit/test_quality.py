@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delia_data.errors import InputError
@@ -90,12 +90,14 @@ def test_languages() -> None:
     assert measure_quality(pairs[:1], language="en").language_share == 1.0
 
 
+@settings(deadline=None)
 @given(st.permutations([*PAIRS[:8], ("again", PAIRS[0][1])]))
 def test_the_order_of_the_pairs_does_not_count(pairs: list[tuple[str, str]]) -> None:
     quality = measure_quality(pairs, scan=lambda text: ["a"] if "a" in text else [])
     assert quality == measure_quality(sorted(pairs), scan=lambda t: ["a"] if "a" in t else [])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
 def test_what_is_like_an_earlier_one(kinds: list[int]) -> None:
     vectors = np.eye(6, dtype=np.float32)[kinds]
