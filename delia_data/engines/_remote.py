@@ -192,7 +192,7 @@ class _Run:
         while self.failure is None:
             for request in self.intake.take(int(self.pace.limit) - self.held):
                 self._accept(request)
-            self._send()
+            self.loop.call_soon(self._send)
             if not self.held:
                 if self.intake.ended:
                     return

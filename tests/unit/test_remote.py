@@ -39,10 +39,11 @@ class ClockLoop(asyncio.SelectorEventLoop):
 class Api:
     """Answers after `seconds`, later ones later by `spread`.
 
-    `judge` may raise, given the request and how many are out.
+    `judge` may raise, given the request and how many are out; `last` is called before an answer.
     """
 
     judge: Callable[[Request, int], None] = lambda *_: None
+    last: Callable[[Request], None] = lambda _: None
     seconds: float = 0.01
     spread: float = 0.0
     sent: list[tuple[float, str]] = field(default_factory=list)
@@ -62,6 +63,7 @@ class Api:
         try:
             self.judge(request, self.out)
             await asyncio.sleep(self.seconds + self.spread * request.seed)
+            self.last(request)
         except Rejected:
             self.refused += 1
             raise
@@ -300,8 +302,9 @@ def test_it_runs_where_a_loop_runs_already() -> None:
     assert len(asyncio.run(cell())) == 50
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("raising", [True, False])
-def test_ctrl_c_does_what_it_does_elsewhere(raising: bool) -> None:
+def test_ctrl_c_does_what_it_does_elsewhere(raising: bool, late: bool) -> None:
     struck: list[int] = []
 
     def usual(number: int, frame: FrameType | None) -> None:
@@ -309,12 +312,12 @@ def test_ctrl_c_does_what_it_does_elsewhere(raising: bool) -> None:
         if raising:
             raise KeyboardInterrupt
 
-    def judge(request: Request, out: int) -> None:
+    def strike(request: Request, out: int = 0) -> None:
         if request.id == "30":
             signal.raise_signal(signal.SIGINT)
 
     given: list[Completion] = []
-    api = Api(judge)
+    api = Api(last=strike, spread=0.001) if late else Api(strike)
     before = signal.signal(signal.SIGINT, usual)
     try:
         with pytest.raises(KeyboardInterrupt) if raising else nullcontext():
