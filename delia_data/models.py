@@ -230,7 +230,7 @@ def _weights_in_files(source: str, dtype: torch.dtype) -> Iterator[tuple[str, to
         shards = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
     else:
         shards = {whole}
-    opened = [safe_open(shard, framework="pt") for shard in sorted(shards)]
+    opened: list[Any] = [safe_open(shard, framework="pt") for shard in sorted(shards)]
     where = {key: file for file in opened for key in file.keys()}  # noqa: SIM118
     wanted = model.state_dict(keep_vars=True)
     stored = {id(weight): key for key, weight in wanted.items() if key in where}

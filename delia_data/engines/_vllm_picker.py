@@ -76,7 +76,7 @@ def _row_picker() -> type[LogitsProcessor]:
     from vllm.v1.sample.logits_processor import LogitsProcessor
     from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-    class RowPicker(LogitsProcessor):
+    class RowPicker(LogitsProcessor):  # type: ignore[misc]
         """Makes the token that a row draws the likeliest one.
 
         A row is known by its place in vLLM's batch, which changes; the tokens it has so far, by

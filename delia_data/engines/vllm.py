@@ -142,8 +142,8 @@ class VllmEngine:
                         yield refused
                 if running:
                     for output in self._finished():
-                        if (request := running.pop(output.request_id, None)) is not None:
-                            yield self._complete(request, output)
+                        if (answered := running.pop(output.request_id, None)) is not None:
+                            yield self._complete(answered, output)
                 elif intake.ended:
                     return
         finally:

@@ -18,7 +18,7 @@ from delia_data.errors import EngineError, InputError
 from delia_data.models import DEFAULT_MODEL, identify, load_model, load_tokenizer
 from delia_data.ranking import row_seed
 from delia_data.records import Message
-from delia_data.sampling import Query, sample
+from delia_data.sampling import Query, read_cache, sample
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.engines
@@ -60,6 +60,7 @@ def other() -> TransformersEngine:
     """The engine over transformers, which draws in the same way."""
     import torch
 
+    torch.set_num_threads(1)  # two beside vLLM's would get into each other's way
     model = load_model(DEFAULT_MODEL, dtype=torch.float32)
     return TransformersEngine(model, load_tokenizer(DEFAULT_MODEL), batch_size=5)
 
@@ -171,9 +172,14 @@ def test_it_names_the_weights(engine: Engine, other: TransformersEngine) -> None
 
 def test_a_cache_is_sampled_with_it(engine: Engine, tmp_path: Path) -> None:
     queries = [Query(f"Tell me about {name}.", "test") for name in ANIMALS]
-    manifest = sample(engine, queries, tmp_path / "cache", target=6, sampling=DRAWN)
+    cache = tmp_path / "cache"
+    # Cut off as all of these answers are, the filters would drop them.
+    manifest = sample(engine, queries, cache, target=6, sampling=DRAWN, filters=[])
     assert manifest.rows["kept"] == 6
-    assert manifest.settings["engine"]["engine"] == "vllm"
+    assert manifest.settings["engine"] == "vllm"
+    records = read_cache(cache)
+    assert [record.query for record in records] == [query.text for query in queries[:6]]
+    assert len({record.answer for record in records}) == 6
 
 
 @pytest.mark.parametrize(
