@@ -6,7 +6,6 @@ Everything is read row by row, so that a million queries need no more memory tha
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
 import os
@@ -142,24 +141,13 @@ def _rows(given: Any) -> Iterator[tuple[str, Any]]:
     """All rows with their places, one after another."""
     if isinstance(given, str | os.PathLike) and _is_here(given):
         for file in shards_of(given)[0]:
-            yield from _csv_rows(file) if file.suffix == ".csv" else rows_of(file)
+            yield from rows_of(file)
     else:
         yield from rows_of(given)
 
 
 def _is_here(given: str | os.PathLike[str]) -> bool:
     return Path(given).exists() or glob.has_magic(str(given))
-
-
-def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a CSV file as texts: a query may have several lines, or be a number."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            for row in reader:
-                yield f"{file}:{reader.line_num}", {k: v for k, v in row.items() if v}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} cannot be read: {error}; check the file") from error
 
 
 def _add(digest: Any, query: Query) -> None:

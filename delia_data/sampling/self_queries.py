@@ -75,7 +75,7 @@ STARTS: Final = (
     "What happens",
     "What is",
     "What would",
-    "When",
+    "When should",
     "Which",
     "Why",
     "Write a",

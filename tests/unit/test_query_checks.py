@@ -53,6 +53,7 @@ BAD = [
     ("Explain it in 50 words or less.", "lacks_context"),
     ("How does that work?", "lacks_context"),
     ("My alma mater's study guide was released just yesterday.", "no_request"),
+    ("10 grams of water = 10 * 2.301 = 25.02 liters.", "no_request"),
     ("It's a lovely day, and I'd rather not talk about the game plan.", "no_request"),
 ]
 
