@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from delia_data._batches import batches
+from delia_data._csv import csv_rows
 from delia_data.errors import FormatError, InputError
 from delia_data.manifest import FINISHED, MANIFEST, read_manifest
 from delia_data.mixing.engine import quote
@@ -150,11 +151,16 @@ def pairs_of(file: Path, groups: tuple[int, int] | None = None) -> Iterator[pa.T
         yield _table(group).append_column("source_id", ids)
 
 
-def rows_of(given: Any) -> Iterator[tuple[str, Any]]:
-    """Give the rows of anything that holds rows, each with its place, one after another."""
+def rows_of(given: Any, *, split: str = "train") -> Iterator[tuple[str, Any]]:
+    """Give the rows of anything that holds rows, each with its place, one after another.
+
+    Args:
+        given: Whatever holds rows: a path, a glob, a Hub id, a dataset, a list.
+        split: The split that is taken where a Hub id is given.
+    """
     if isinstance(given, str | os.PathLike):
         if _is_hub_id(given):
-            yield from rows_of(_from_hub(str(given)))
+            yield from rows_of(_from_hub(str(given), split))
         else:
             for file in _files(given):
                 yield from _rows_of_file(file)
@@ -247,9 +253,9 @@ def _is_hub_id(given: str | os.PathLike[str]) -> bool:
     )
 
 
-def _from_hub(name: str) -> datasets.Dataset:
+def _from_hub(name: str, split: str) -> datasets.Dataset:
     try:
-        return datasets.load_dataset(name, split="train")
+        return datasets.load_dataset(name, split=split)
     except Exception as error:  # whatever the Hub's client raises
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

@@ -13,7 +13,7 @@ import pytest
 
 LAYERS = [
     {"errors", "_version"},
-    {"files", "_optional", "_batches"},
+    {"files", "_optional", "_batches", "_csv"},
     {"ranking", "records", "manifest", "tokens", "hashes"},
     {"models"},
     {"engines", "mixing"},
