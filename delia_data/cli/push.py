@@ -88,6 +88,9 @@ def command(
 
 
 def _show(done: Pushed, dry_run: bool) -> None:
+    if done.allowed:
+        told = ", ".join(f"{number} {kind}" for kind, number in sorted(done.allowed.items()))
+        console.print(f"let through, as --allow says: {told}", soft_wrap=True)
     if dry_run:
         for file in done.files:
             size = "" if file.size is None else size_of(file.size)

@@ -151,7 +151,7 @@ def _task(task: Mapping[str, Any] | None) -> str:
     lines.append(f"- special token: {_code(settings.get('token') or 'none')}")
     lines += [f"- {key}: {_code(value)}" for key, value in details.items()]
     lines.append(f"- rows: {', '.join(f'{n} {s}' for s, n in task['rows'].items())}")
-    shown = "\n\n".join(f"> {' '.join(text.split())}" for text in task.get("examples", ()))
+    shown = "\n".join(f"- {_code(text)}" for text in task.get("examples", ()))
     return "\n".join(lines) + (f"\n\nSome rows in their wordings:\n\n{shown}" if shown else "")
 
 

@@ -54,6 +54,7 @@ def loading(repo: str, manifest: Manifest) -> str:
     if plain:
         name, mixture = list(plain.items())[-1]
         texts += _plain(repo, tag, name, str(mixture["settings"]["format"]))
+        texts += _factory(name, str(mixture["settings"]["format"]), manifest)
     elif CACHE in manifest.details:
         texts.append(_python(f'load_dataset("{repo}", "{CACHE}", revision="{tag}")'))
     if lean:
@@ -85,14 +86,17 @@ def _plain(repo: str, tag: str, name: str, row_format: str) -> list[str]:
             f"axolotl:\n\n```yaml\ndatasets:\n  - path: {repo}\n    name: {name}\n"
             f"    revision: {tag}\n    split: train\n{lines}\n```"
         )
-    if row_format in _FACTORY:
-        entry = {"file_name": f"my-folder/{name}/train.parquet", **_FACTORY[row_format]}
-        told = json.dumps({name: entry}, indent=2)
-        texts.append(
-            "LLaMA-Factory (`dataset_info.json`, on a folder of `delia pull`, since it asks for no "
-            f"version):\n\n```json\n{told}\n```"
-        )
     return texts
+
+
+def _factory(name: str, row_format: str, manifest: Manifest) -> list[str]:
+    """An entry of LLaMA-Factory's `dataset_info.json`, which names one file."""
+    path = f"{name}/train.parquet"
+    if row_format not in _FACTORY or path not in manifest.files:
+        return []
+    entry = {"file_name": f"my-folder/{path}", **_FACTORY[row_format]}
+    told = json.dumps({name: entry}, indent=2)
+    return [f"LLaMA-Factory (`dataset_info.json`), on what was pulled:\n\n```json\n{told}\n```"]
 
 
 def _python(call: str, first: str = "") -> str:

@@ -1,8 +1,8 @@
 """The card's pictures: lengths by source, a map of pairs and task rows, accepted and dropped.
 
-They are made where matplotlib is, of at most a thousand rows each, and equal rows give equal
-pictures. The map shows two principal components of the queries as all-MiniLM-L6-v2 embeds them;
-where that model is not installed, of the words that they have (TF-IDF). The picture says which.
+They are made where matplotlib is, of at most 500 rows each, and equal rows give equal pictures.
+The map shows two principal components of the queries as all-MiniLM-L6-v2 embeds them; where that
+model is not installed, of the words that they have (TF-IDF). The picture says which.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Embed", "can_draw", "can_embed", "draw", "place_by_words"]
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Gives texts as vectors, of the shape `(texts, dimensions)`."""
 
-_ROWS: Final = 1_000
+_ROWS: Final = 500
 _WORDS: Final = 4_096
 _SUBSPACE, _ROUNDS = 8, 12
 _BLUE, _ORANGE, _GREY = "#2a6fb0", "#d9822b", "#9a9a9a"
@@ -116,7 +116,7 @@ def place_by_words(texts: Sequence[str]) -> np.ndarray:
 
 
 def _rows(parts: Mapping[str, Part]) -> dict[str, list[Record]]:
-    """Some thousand rows of the cache and of the task, the same ones each time."""
+    """Some hundred rows of the cache and of the task, the same ones each time."""
     rows: dict[str, list[Record]] = {}
     if CACHE in parts:
         shards = pair_shards(parts[CACHE].folder)

@@ -96,12 +96,7 @@ def outdated(parts: Mapping[str, Part], before: Manifest | None) -> dict[str, di
     """
     if before is None:
         return {}
-    changed = [
-        name
-        for name in (CACHE, TASK)
-        if name in parts and _row_files(parts[name].hashes()) != _row_files(_of(before, name))
-    ]
-    if not changed:
+    if not _changed(parts, before):
         return {}
     return {name: m for name, m in before.details["mixtures"].items() if name not in parts}
 
@@ -113,12 +108,20 @@ def parts_of_path(path: str) -> str:
 
 
 def _kept(parts: Mapping[str, Part], before: Manifest | None) -> dict[str, str]:
-    """Files of the version before that belong to no part that is given."""
+    """Files of the version before that belong to no part that is given; pictures while they fit."""
     if before is None:
         return {}
-    drawn = (CACHE in parts or TASK in parts) and PICTURES
-    gone = {*parts, drawn}
+    gone = {*parts, *([PICTURES] if _changed(parts, before) else [])}
     return {path: sha for path, sha in before.files.items() if parts_of_path(path) not in gone}
+
+
+def _changed(parts: Mapping[str, Part], before: Manifest) -> bool:
+    """Whether the given cache or task has other rows than the version before."""
+    return any(
+        _row_files(parts[name].hashes()) != _row_files(_of(before, name))
+        for name in (CACHE, TASK)
+        if name in parts
+    )
 
 
 def _details(

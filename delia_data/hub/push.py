@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -68,6 +68,7 @@ class Pushed:
         changed: Whether there is a new version; the same content again changes nothing.
         files: Its files.
         card: Its card.
+        allowed: Secrets and addresses that were let through, by kind.
         commit: The commit that holds it; None for a dry run.
         tag: The version's tag; None for a dry run, and where it was only proposed.
         proposal: Address of the pull request, where it was proposed.
@@ -79,6 +80,7 @@ class Pushed:
     changed: bool
     files: tuple[PlannedFile, ...]
     card: str
+    allowed: Mapping[str, int] = field(default_factory=dict)
     commit: str | None = None
     tag: str | None = None
     proposal: str | None = None
@@ -234,7 +236,8 @@ class _Push:
         last = latest(remote.tags if remote else (), before)
         asked, bump = self.options.version, self.options.bump
         version, why = next_version(last, found, version=asked, bump=bump)
-        pictures = self.shop.pictures(parts, self.embed)
+        drawn = any(path.startswith(f"{PICTURES}/") for path in made.manifest.files)
+        pictures = {} if drawn else self.shop.pictures(parts, self.embed)
         return self._whole(made, remote, version, why, pictures)
 
     def _same(self, made: Draft, remote: Remote, before: Manifest) -> _Plan:
@@ -291,7 +294,8 @@ class _Push:
         sources |= {CARD: card.encode(), MANIFEST: whole}
         sources[FINISHED] = (hashlib.sha256(whole).hexdigest() + "\n").encode()
         planned = _planned(files, sources, remote)
-        result = Pushed(self.repo, version, why, True, planned, card)
+        allowed = manifest.details["allowed"]
+        result = Pushed(self.repo, version, why, True, planned, card, allowed)
         return _Plan(result, manifest, sources)
 
     def _send(self, plan: _Plan, remote: Remote) -> Pushed:

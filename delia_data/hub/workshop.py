@@ -84,6 +84,7 @@ class Workshop:
         self.folder = folder
         self.pairs: dict[str, int] = {}
         self._made: dict[tuple[str, ...], Part] = {}
+        self._scanned: dict[frozenset[tuple[str, str]], Counter[str]] = {}
         self._pictures: dict[tuple[str, ...], dict[str, bytes]] = {}
         if not given:
             raise InputError("nothing is given to publish: give folders")
@@ -120,8 +121,11 @@ class Workshop:
         return {name: self._checked(part, parts) for name, part in parts.items()}
 
     def scanned(self, parts: Mapping[str, Part], login: str | None) -> Counter[str]:
-        """Scan what is about to leave; see `check_secrets`."""
-        return check_secrets(parts, self.options.allow, login)
+        """Scan what is about to leave, once; see `check_secrets`."""
+        key = frozenset((name, str(part.folder)) for name, part in parts.items())
+        if key not in self._scanned:
+            self._scanned[key] = check_secrets(parts, self.options.allow, login)
+        return self._scanned[key]
 
     def pictures(self, parts: Mapping[str, Part], embed: Embed | None) -> dict[str, bytes]:
         """The pictures of the parts; none where matplotlib is not installed."""

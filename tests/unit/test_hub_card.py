@@ -62,6 +62,7 @@ def manifest(**over: Any) -> Manifest:
         settings={"licence": "mit", "version": "1.2.0"},
         inputs={"content": "0123abcd"},
         details={key: value for key, value in details.items() if value is not None},
+        files={"ratio-4/train.parquet": "ab"},
     )
 
 
@@ -78,7 +79,7 @@ def test_a_card_has_all_that_is_worth_knowing() -> None:
         "1,234 tokens of answers",
         "special token: `<sep>`",
         "wordings: `8`",
-        "> Give <sep> for `x`.",
+        "- `Give <sep> for 'x'.`",
         "| `ratio-4` | 4 | 10 | 40 | 5 | 700 | 2,800 | plain | 5.0 kB |",
         "| while sampling | too_short | 3 |",
         "| of the wordings | no_token | 1 |",
