@@ -8,7 +8,7 @@ A query is what the user says first: later turns lean on answers that another mo
 turn before it goes in front of it, with an empty line between, as the chat templates of models
 without system turns do it (Gemma's, Mistral's). Alpaca's instruction and input are joined as
 `records` joins them; where a row's input only says in words that there is none (`<noinput>`, "No
-input required."), as 594 rows of Alpaca's own file do, there is none.
+input required."), as 638 rows of Alpaca's own file do, there is none.
 """
 
 from __future__ import annotations

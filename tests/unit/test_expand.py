@@ -100,20 +100,20 @@ def test_long_seeds_are_shown_only_where_there_are_no_others(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "answer",
     [
-        "1. Why is it?\n2. What are {lamps} for?",
-        "Sure! Here you go:\n\n1) Why is it?\n2) What are {lamps} for?",
-        "**1.** Why is it?\n\n**2.** **What are {lamps} for?**",
-        '- "Why is it?"\n- What are {lamps} for?',
-        "  1.Why is it?\n  2.What are {lamps} for?  \n\nWhat else can I do for you?",
-        "1. (1) Why is it?\n2. (2) What are {lamps} for?",
-        "10. Why is it?\n11. What are {lamps} for?",
+        "1. Why is snow white?\n2. What are {lamps} for?",
+        "Sure! Here you go:\n\n1) Why is snow white?\n2) What are {lamps} for?",
+        "**1.** Why is snow white?\n\n**2.** **What are {lamps} for?**",
+        '- "Why is snow white?"\n- What are {lamps} for?',
+        "  1.Why is snow white?\n  2.What are {lamps} for?  \n\nWhat else can I do for you?",
+        "1. (1) Why is snow white?\n2. (2) What are {lamps} for?",
+        "10. Why is snow white?\n11. What are {lamps} for?",
     ],
 )
 def test_lists_of_all_kinds(tmp_path: Path, answer: str) -> None:
     queries = expanded_queries(MockEngine(lambda _: answer), SEEDS, tmp_path)
     queries.ensure(21)
     texts = [" ".join(query.text.split()) for query in queries][20:]
-    assert texts == ["Why is it?", "What are {lamps} for?"]
+    assert texts == ["Why is snow white?", "What are {lamps} for?"]
 
 
 def test_the_item_that_is_cut_off_is_dropped(tmp_path: Path) -> None:
