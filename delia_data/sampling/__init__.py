@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from delia_data.sampling.asking import Asking, Limits, query_id
+from delia_data.sampling.coverage import Saturation, coverage
 from delia_data.sampling.expand import expanded_queries
 from delia_data.sampling.filters import Filter, default_filters
 from delia_data.sampling.loop import Growing, sample
 from delia_data.sampling.meter import Progress
 from delia_data.sampling.planning import PROBE_ROWS, Estimate, Forecast, forecast
+from delia_data.sampling.quality import Quality, measure_quality
 from delia_data.sampling.queries import BundledQueries, Queries, Query, bundled_queries
 from delia_data.sampling.query_files import FileQueries
 from delia_data.sampling.query_list import QueryList
@@ -27,15 +29,19 @@ __all__ = [
     "Limits",
     "PairStore",
     "Progress",
+    "Quality",
     "Queries",
     "Query",
     "QueryList",
     "Sampled",
+    "Saturation",
     "bundled_cache_folder",
     "bundled_queries",
+    "coverage",
     "default_filters",
     "expanded_queries",
     "forecast",
+    "measure_quality",
     "query_id",
     "read_cache",
     "sample",

@@ -168,8 +168,11 @@ class _Run:
         self._store = store
         self._saturation = saturation
         self._on_progress = on_progress
-        measured = {} if saturation is None else {"novelty": lambda: saturation.novelty}
-        self._meter = Meter(kept=store.kept, rejected=store.dropped, **measured)
+        self._meter = Meter(
+            kept=store.kept,
+            rejected=store.dropped,
+            novelty=None if saturation is None else lambda: saturation.novelty,
+        )
 
     def take(self, asker: Asker) -> None:
         """Take completions until no more is asked."""

@@ -6,7 +6,7 @@ import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import numpy as np
 
@@ -135,6 +135,14 @@ def forecast(
     )
 
 
+class _Reckoned(TypedDict):
+    rows: Estimate
+    prompt_tokens: Estimate | None
+    tokens: Estimate
+    hours: Estimate
+    dollars: Estimate | None
+
+
 def _drawn(queries: Queries, seed: int, rows: int) -> tuple[list[Query], int]:
     """Draw queries evenly, and count them all; equal ones count once."""
     seen: set[int] = set()
@@ -150,9 +158,7 @@ def _drawn(queries: Queries, seed: int, rows: int) -> tuple[list[Query], int]:
     return [query for _, query in lowest], len(seen)
 
 
-def _reckoned(
-    probed: Sequence[Sampled], target: int, seconds: float, seed: int
-) -> dict[str, Estimate | None]:
+def _reckoned(probed: Sequence[Sampled], target: int, seconds: float, seed: int) -> _Reckoned:
     """Numbers of the whole run, from those of the probe's rows.
 
     Whatever a kept pair takes, the rejected rows beside it included, the run takes `target` times.
