@@ -188,10 +188,10 @@ def _rows_of_file(
         return
     number = 0
     try:
-        for batch in _arrow_batches(file, groups):
-            for row in batch.to_pylist():
-                yield f"{file}: row {number}", row
-                number += 1
+        rows = csv_rows(file) if file.suffix == ".csv" else _arrow_rows(file, groups)
+        for where, row in rows:
+            yield where, row
+            number += 1
     except (OSError, pa.ArrowInvalid) as error:
         line = str(error).splitlines()[0]
         raise InputError(f"{file} cannot be read: {line}; check the file") from error
@@ -199,15 +199,19 @@ def _rows_of_file(
         raise InputError(f"{file} is empty: it must hold at least one row")
 
 
+def _arrow_rows(file: Path, groups: tuple[int, int] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    for batch in _arrow_batches(file, groups):
+        for row in batch.to_pylist():
+            yield f"{file}: row {number}", row
+            number += 1
+
+
 def _arrow_batches(file: Path, groups: tuple[int, int] | None = None) -> Any:
-    """Batches of a Parquet, CSV or Arrow file, one after another."""
+    """Batches of a Parquet or Arrow file, one after another."""
     if file.suffix == ".parquet":
         named = None if groups is None else list(range(*groups))
         return pq.ParquetFile(file).iter_batches(_BATCH, row_groups=named)
-    if file.suffix == ".csv":
-        import pyarrow.csv
-
-        return pyarrow.csv.open_csv(file)
     with pa.memory_map(str(file)) as source:
         try:
             return pa.ipc.open_stream(source).read_all().to_batches(_BATCH)
