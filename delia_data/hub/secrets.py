@@ -29,7 +29,8 @@ _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("github-token", "gh", r"\bgh[pousr]_[A-Za-z0-9]{36,}"),
     ("github-token", "github_pat_", r"\bgithub_pat_\w{50,}"),
     ("gitlab-token", "glpat-", r"\bglpat-[\w-]{20,}"),
-    ("aws-key", "A", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    ("aws-key", "AKIA", r"\bAKIA[A-Z0-9]{16}\b"),
+    ("aws-key", "ASIA", r"\bASIA[A-Z0-9]{16}\b"),
     ("google-key", "AIza", r"\bAIza[\w-]{35}"),
     ("slack-token", "xox", r"\bxox[abprs]-[\w-]{10,}"),
     ("stripe-key", "k_live_", r"\b[sr]k_live_[A-Za-z0-9]{20,}"),
@@ -38,8 +39,8 @@ _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("sendgrid-key", "SG.", r"\bSG\.[\w-]{16,}\.[\w-]{16,}"),
     ("jwt", "eyJ", r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
     ("private-key", "PRIVATE KEY", r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
-    ("url-password", "://", r"\b[A-Za-z][\w+.-]*://[^/\s:@]+:[^/\s:@]{3,}@[\w.-]+"),
-    ("email", "@", r"[\w.%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
+    ("url-password", "://", r"(?<![\w+.-])[A-Za-z][\w+.-]*+://[^/\s:@]+:[^/\s:@]{3,}@[\w.-]+"),
+    ("email", "@", r"(?<![\w.%+-])[\w.%+-]++@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
 )
 _COMPILED: Final = tuple((kind, hint, re.compile(shape)) for kind, hint, shape in _SHAPES)
 _NOBODYS: Final = re.compile(
