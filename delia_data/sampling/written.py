@@ -60,9 +60,10 @@ class Written:
     @classmethod
     def of(cls, number: int, completion: Completion) -> Written:
         """Take a completion for a number."""
+        text = completion.text.encode("utf-8", "replace").decode("utf-8")  # no half characters
         return cls(
             number,
-            completion.text,
+            text,
             completion.finish,
             completion.tokens,
             completion.prompt_tokens,

@@ -174,21 +174,20 @@ class WrittenQueries:
             How many there are: fewer than `count` where the tries were used up.
 
         Raises:
-            InputError: Nothing that was written could be used.
+            InputError: Nothing that was ever written could be used.
             EngineError: The engine failed, or so did 32 requests one after the other.
             SettingsError: The folder was begun with other settings.
         """
         plan = self.describe()
         with self._texts.writing(plan):
             self._judge()
-            before, begin = len(self._taken), self._judged
-            most = begin + tries * max(0, count - before)
-            on_progress(before)
+            most = self._judged + tries * max(0, count - len(self._taken))
+            on_progress(len(self._taken))
             while len(self._taken) < count and self._judged < most:
                 self._write(self._next_numbers(count), on_progress)
-        if len(self._taken) == before < count:
+        if len(self._taken) == len(self._author.first) < count:
             raise InputError(
-                f"none of {self._judged - begin:,} texts that the model wrote can be used as a "
+                f"none of {self._judged:,} texts that the model wrote can be used as a "
                 f"query ({self._reasons()}): take another model, or give queries"
             )
         return len(self._taken)

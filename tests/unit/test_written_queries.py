@@ -319,8 +319,14 @@ def test_a_model_that_writes_no_queries(tmp_path: Path) -> None:
 def test_fewer_where_the_tries_are_used_up(tmp_path: Path) -> None:
     queries = written(tmp_path, MockEngine(lambda _: "Why are lamps so bright?"))
     assert queries.ensure(3, tries=4) == 1
-    with pytest.raises(InputError, match="none of 8 texts"):
-        queries.ensure(3, tries=4)
+    assert queries.ensure(3, tries=4) == 1, "no more can be had, and what is there stays"
+    assert queries.dropped == {"near_duplicate": 19}
+
+
+def test_half_a_character_is_replaced(tmp_path: Path) -> None:
+    queries = written(tmp_path, MockEngine(lambda _: "Why are lamps so bright \ud83d?"))
+    queries.ensure(1)
+    assert [query.text for query in written(tmp_path)] == ["Why are lamps so bright ??"]
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
