@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
-from delia_data.errors import FormatError, InputError, UnfinishedError
+from delia_data.errors import FormatError, InputError, TokenError, UnfinishedError
 from delia_data.manifest import Manifest, finish
 from delia_data.records import Record
 from delia_data.tasks import (
@@ -70,7 +70,9 @@ def test_a_row_as_it_stands_in_the_folder() -> None:
 
 def test_a_folder_says_its_own_token(tmp_path: Path) -> None:
     write_folder(tmp_path, ROWS, token="<json>")
-    assert read_task_rows(tmp_path, token="<sep>").token == "<json>"
+    assert read_task_rows(tmp_path).token == read_task_rows(tmp_path, token="<json>").token
+    with pytest.raises(TokenError, match=r"the task's token is '<json>', and '<sep>' was given"):
+        read_task_rows(tmp_path, token="<sep>")
 
 
 def test_a_folder_need_not_have_held_out_rows(tmp_path: Path) -> None:
