@@ -8,27 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from delia_data._optional import require
+from delia_data.engines._litellm_errors import translated
+from delia_data.engines._options import check_address, check_options, given_prices
 from delia_data.engines._pace import Pace
-from delia_data.engines._remote import (
-    Rejected,
-    check_address,
-    check_options,
-    given_prices,
-    stream,
-)
-from delia_data.engines._replies import (
-    FILTERED,
-    one_line,
-    public_name,
-    refusal_of,
-    retry_after_s,
-    to_completion,
-)
+from delia_data.engines._remote import stream
+from delia_data.engines._replies import public_name, to_completion
 from delia_data.engines.base import Completion, Prices, Request, Sampling
 from delia_data.errors import InputError
 
@@ -36,9 +24,6 @@ __all__ = ["LitellmEngine"]
 
 _SEED_BITS: Final = 31
 _LOGGING: Final = "litellm.litellm_core_utils.logging_worker"
-_UNREACHED: Final = ("ConnectError", "ConnectTimeout", "ClientConnectorError")
-_SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS")
-_PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Exception)\b(?:: | - ))+")
 
 
 class LitellmEngine:
@@ -180,7 +165,14 @@ class _LitellmClient:
                 **self.fixed,
             )
         except Exception as error:
-            raise _translated(self.litellm, error, self.engine) from None
+            raise translated(
+                self.litellm,
+                error,
+                model=self.engine.model,
+                provider=self.engine.provider,
+                api_base=self.engine.api_base,
+                timeout_s=self.engine.timeout_s,
+            ) from None
         return to_completion(request, answer.model_dump(), self.engine.prices)
 
     async def close(self) -> None:
@@ -233,53 +225,3 @@ def _known_prices(litellm: Any, model: str) -> Prices | None:
         return None
     asked, written = info.get("input_cost_per_token"), info.get("output_cost_per_token")
     return Prices(asked, written) if asked and written else None
-
-
-def _translated(litellm: Any, error: Exception, engine: LitellmEngine) -> Rejected:
-    """Tell what an exception of litellm means; the one place that knows them."""
-    kinds = litellm.exceptions
-    where = f"the server at {engine.api_base}" if engine.api_base else engine.provider
-    message = _message(error)
-    if _unreached(error):
-        return Rejected("down", f"{where} cannot be reached; check that it runs, and the network")
-    if isinstance(error, kinds.Timeout):
-        return Rejected("slow", f"no answer within {engine.timeout_s:g} s")
-    if isinstance(error, kinds.UnsupportedParamsError):
-        return Rejected("end", f"{engine.model} does not take what it is asked with: {message}")
-    if isinstance(error, kinds.ContentPolicyViolationError):
-        return Rejected("row", FILTERED)
-    status = getattr(error, "status_code", None)
-    if not isinstance(status, int):
-        return Rejected("again", f"litellm failed: {type(error).__name__}: {message}")
-    body = getattr(error, "body", None)
-    code = str(body.get("code") or "") if isinstance(body, dict) else ""
-    headers = getattr(error, "litellm_response_headers", None) or {}
-    return refusal_of(
-        status,
-        code,
-        message,
-        retry_after_s(headers),
-        where=where,
-        model=engine.model,
-        variable="the provider's key",
-    )
-
-
-def _unreached(error: BaseException | None) -> bool:
-    """Whether no connection was made, by whichever library litellm went through."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if type(error).__name__ in _UNREACHED:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _message(error: Exception) -> str:
-    """The API's own words, on one line, without what the environment keeps secret."""
-    text = _PREFIX.sub("", str(getattr(error, "message", None) or error))
-    for name, value in os.environ.items():
-        if len(value) >= 8 and _SECRET.search(name.upper()):
-            text = text.replace(value, "***")
-    return one_line(text)

@@ -13,15 +13,10 @@ from typing import Any, Final
 
 from delia_data._optional import require
 from delia_data.engines._http import Broken, Unreachable
+from delia_data.engines._options import check_address, check_options, given_prices
 from delia_data.engines._pace import Pace
 from delia_data.engines._posters import poster
-from delia_data.engines._remote import (
-    Rejected,
-    check_address,
-    check_options,
-    given_prices,
-    stream,
-)
+from delia_data.engines._remote import Rejected, stream
 from delia_data.engines._replies import public_name, read_answer, read_refusal
 from delia_data.engines.base import Completion, Prices, Request, Sampling
 from delia_data.errors import InputError

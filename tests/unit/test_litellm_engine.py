@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from delia_data.engines import Prices, load_engine
-from delia_data.engines.litellm import _known_prices, _message, _translated
+from delia_data.engines._litellm_errors import message_of, translated
+from delia_data.engines.litellm import _known_prices
 from delia_data.errors import InputError, MissingExtraError
 
 
@@ -43,7 +44,12 @@ KINDS = SimpleNamespace(
         ContentPolicyViolationError=FilteredError,
     )
 )
-ENGINE: Any = SimpleNamespace(api_base=None, provider="acme", model="acme/m", timeout_s=9.0)
+ASKED: dict[str, Any] = {
+    "model": "acme/m",
+    "provider": "acme",
+    "api_base": None,
+    "timeout_s": 9.0,
+}
 
 
 def test_without_litellm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +94,7 @@ def test_options_that_cannot_be_meant_are_refused_at_once(
     ids=str,
 )
 def test_exceptions_of_litellm_are_told_apart(error: Exception, kind: str, said: str) -> None:
-    refusal = _translated(KINDS, error, ENGINE)
+    refusal = translated(KINDS, error, **ASKED)
     assert refusal.kind == kind
     assert said in refusal.reason
     assert "sk-123" not in refusal.reason
@@ -101,13 +107,13 @@ def test_what_was_never_reached_is_found_behind_other_errors() -> None:
     outer = RefusedError(500, "Connection error.")
     outer.__context__ = ValueError()
     outer.__context__.__cause__ = ConnectError()
-    assert _translated(KINDS, outer, ENGINE).kind == "down"
+    assert translated(KINDS, outer, **ASKED).kind == "down"
 
 
 def test_messages_lose_prefixes_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACME_API_KEY", "very-secret-1")
     text = "litellm.RateLimitError: RateLimitError: OpenAIException - slow\ndown, very-secret-1"
-    assert _message(RefusedError(429, text)) == "slow down, ***"
+    assert message_of(RefusedError(429, text)) == "slow down, ***"
 
 
 @pytest.mark.parametrize(
