@@ -58,6 +58,7 @@ def expanded_queries(
     sampling: Sampling = EXPAND_SAMPLING,
     token: str = DEFAULT_TOKEN,
     english: bool = True,
+    limit: int | None = None,
 ) -> WrittenQueries:
     """Queries that a model grows from seeds; the seeds come first.
 
@@ -69,15 +70,18 @@ def expanded_queries(
         sampling: How lists are drawn.
         token: The special token, which no query may name.
         english: Take English queries alone.
+        limit: Queries that are written at most; more can be had later, after the same ones.
 
     Raises:
-        InputError: There are no seeds.
+        InputError: There are no seeds, or the limit is below 1.
     """
     known = tuple({query.text: query for query in seeds}.values())
     if not known:
         raise InputError("there are no seeds to grow queries from: give at least one")
     author = _Instructor(seed, known)
-    return WrittenQueries(engine, author, folder, sampling=sampling, token=token, english=english)
+    return WrittenQueries(
+        engine, author, folder, sampling=sampling, token=token, english=english, limit=limit
+    )
 
 
 @dataclass(frozen=True)

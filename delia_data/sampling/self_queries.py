@@ -97,6 +97,7 @@ def self_queries(
     sampling: Sampling = SELF_SAMPLING,
     token: str = DEFAULT_TOKEN,
     english: bool = True,
+    limit: int | None = None,
 ) -> WrittenQueries:
     """Queries that the model itself writes, from its chat template alone.
 
@@ -113,9 +114,11 @@ def self_queries(
         sampling: How texts are drawn.
         token: The special token, which no query may name.
         english: Take English queries alone.
+        limit: Queries that are written at most; more can be had later, after the same ones.
 
     Raises:
-        InputError: The engine cannot speak for the user, or there are no starts.
+        InputError: The engine cannot speak for the user, or there are no starts, or the limit is
+            below 1.
     """
     if not engine.writes_users:
         raise InputError(
@@ -126,7 +129,9 @@ def self_queries(
         raise InputError('there are no starts: give at least one; "" leaves it to the model')
     known = tuple(bundled_topics() if topics is None else topics)
     author = _User(seed, known, tuple(starts))
-    return WrittenQueries(engine, author, folder, sampling=sampling, token=token, english=english)
+    return WrittenQueries(
+        engine, author, folder, sampling=sampling, token=token, english=english, limit=limit
+    )
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ class WrittenQueries:
         token: str = DEFAULT_TOKEN,
         english: bool = True,
         rouge_l: float = 0.7,
+        limit: int | None = None,
     ) -> None:
         """Set up; nothing is read or asked yet.
 
@@ -101,7 +102,15 @@ class WrittenQueries:
             token: The special token, which no query may name.
             english: Take English queries alone.
             rouge_l: ROUGE-L with an earlier query from which a query is not new.
+            limit: Queries that are written at most, those that come first not counted. It is no
+                part of the description, as a longer list begins with the shorter one.
+
+        Raises:
+            InputError: The limit is below 1.
         """
+        if limit is not None and limit < 1:
+            raise InputError(f"limit {limit} is too few queries: give at least 1")
+        self._most = None if limit is None else len(author.first) + limit
         self._engine = engine
         self._author = author
         self._sampling = sampling
@@ -136,12 +145,12 @@ class WrittenQueries:
     def __len__(self) -> int:
         """How many queries there are so far."""
         self._read()
-        return len(self._taken)
+        return len(self._taken[: self._most])
 
     def __iter__(self) -> Iterator[Query]:
         """Give the queries that are there, in their order, and end."""
         self._read()
-        yield from self._taken
+        yield from self._taken[: self._most]
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -171,15 +180,15 @@ class WrittenQueries:
             on_progress: Called with the number of queries so far.
 
         Returns:
-            How many there are: fewer than `count` where the tries were used up.
+            How many there are: fewer than `count` where the tries or the limit were used up.
 
         Raises:
             InputError: Nothing that was ever written could be used.
             EngineError: The engine failed, or so did 32 requests one after the other.
             SettingsError: The folder was begun with other settings.
         """
-        plan = self.describe()
-        with self._texts.writing(plan):
+        count = count if self._most is None else min(count, self._most)
+        with self._texts.writing(self.describe()):
             self._judge()
             most = self._judged + tries * max(0, count - len(self._taken))
             on_progress(len(self._taken))
@@ -190,7 +199,7 @@ class WrittenQueries:
                 f"none of {self._judged:,} texts that the model wrote can be used as a "
                 f"query ({self._reasons()}): take another model, or give queries"
             )
-        return len(self._taken)
+        return len(self._taken[: self._most])
 
     def _read(self) -> None:
         self._texts.read(self.describe())

@@ -152,6 +152,17 @@ def test_the_description_depends_on_the_seeds_and_their_answers(tmp_path: Path) 
     assert plain != described([Query("a b c?", "x", "so")]) != described([Query("a b d?", "x")])
 
 
+def test_a_limit_counts_what_is_grown_and_can_be_raised(tmp_path: Path) -> None:
+    few, _ = grow(tmp_path, 100, limit=5)
+    assert len(few) == len(list(few)) == 25
+    assert few.ensure(1_000) == 25
+    more, _ = grow(tmp_path, 100, limit=30)
+    assert len(list(more)) == 50 and list(more)[:25] == list(few)
+    assert more.describe() == few.describe()
+    with pytest.raises(InputError, match="limit 0 is too few"):
+        expanded_queries(MockEngine(), SEEDS, tmp_path, limit=0)
+
+
 def test_no_seeds(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no seeds"):
         expanded_queries(MockEngine(), [], tmp_path)
