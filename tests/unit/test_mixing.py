@@ -21,17 +21,14 @@ from delia_data.errors import (
     FormatError,
     InputError,
     LockedError,
-    OutputError,
     RatioError,
     TokenError,
 )
 from delia_data.files import folder_lock
 from delia_data.manifest import is_finished, read_manifest
 from delia_data.mixing import (
-    PLACES,
     Mixture,
     Order,
-    Plan,
     config_name,
     mix,
     parse_ratio,
@@ -490,6 +487,23 @@ def test_no_held_out_rows_give_no_split() -> None:
 def test_held_out_rows_are_not_trained_on() -> None:
     train = mix(TASK, [*CACHE, TEST[0].record], ratio=20, test=TEST).train
     assert not set(train["source_id"].to_pylist()) & {row.record.id for row in TEST}
+
+
+def test_a_task_row_that_is_held_out_is_dropped_with_a_reason() -> None:
+    leaked = [*TASK, TEST[1], TEST[1]]
+    mixture = mix(leaked, CACHE, ratio=4, test=TEST)
+    assert mixture.manifest.rows == {"task": 10, "cache": 40, "test": 4}
+    assert mixture.manifest.dropped == {"task_row_is_held_out": 2}
+    assert mixture.train.equals(mix(TASK, CACHE, ratio=4, test=TEST).train)
+    with pytest.raises(InputError, match="no training rows that are not held out"):
+        mix(TEST, CACHE, ratio=4, test=TEST)
+
+
+def test_held_out_rows_name_the_token_too() -> None:
+    plain = [*TEST, TaskRow(Record.pair("plainly asked", "a"))]
+    with pytest.raises(TokenError, match="1 of 5 held-out rows do not name <sep>"):
+        mix(TASK, CACHE, ratio=4, test=plain)
+    assert mix(TASK, CACHE, ratio=4, test=plain, token=None).manifest.rows["test"] == 5
 
 
 @pytest.fixture
