@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "pick"]
 
-# Nearly every nucleus lies within so many tokens; a row whose own does not is sorted whole.
-_FEW: Final = 512
+# Nearly every nucleus lies within the first number of tokens, nearly every other within the second;
+# a row whose own does not is sorted whole.
+_FEW: Final = (64, 2048)
 
 
 def draw(seed: int, step: int) -> float:
@@ -47,13 +48,19 @@ def pick(
     scaled = scores.float() / temperature
     total = scaled.logsumexp(dim=-1, keepdim=True)
     numbers = torch.tensor(draws, device=scores.device, dtype=torch.float32).unsqueeze(1)
-    values, tokens = scaled.topk(min(_FEW, scaled.shape[-1]), dim=-1)
-    likeliest = (values - total).exp()
-    picked = _find(likeliest, tokens, numbers, top_p)
-    short = likeliest.sum(dim=-1) < top_p
-    if values.shape[-1] < scaled.shape[-1] and bool(short.any()):
-        values, tokens = scaled[short].sort(dim=-1, descending=True, stable=True)
-        picked[short] = _find((values - total[short]).exp(), tokens, numbers[short], top_p)
+    picked = torch.empty_like(numbers, dtype=torch.long)
+    left = torch.arange(len(scaled), device=scores.device)
+    for few in _FEW:
+        if few >= scaled.shape[-1]:
+            break
+        values, tokens = scaled[left].topk(few, dim=-1)
+        likeliest = (values - total[left]).exp()
+        picked[left] = _find(likeliest, tokens, numbers[left], top_p)
+        left = left[likeliest.sum(dim=-1) < top_p]
+        if not len(left):
+            return picked
+    values, tokens = scaled[left].sort(dim=-1, descending=True, stable=True)
+    picked[left] = _find((values - total[left]).exp(), tokens, numbers[left], top_p)
     return picked
 
 

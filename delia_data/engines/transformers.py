@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._batches import batches
 from delia_data._optional import require
+from delia_data.engines._decoding import Decoding, Row, can_decode
 from delia_data.engines._draws import draw, pick
 from delia_data.engines._prompts import completed, end_ids, prompt_ids
 from delia_data.engines.base import FREE, Completion, Finish, Intake, Prices, Request, Sampling
@@ -19,9 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TransformersEngine"]
 
+_ADMITTED: Final = 8  # this part of the batch must be free before others are taken in
+
 
 class TransformersEngine:
-    """Generates in batches of prompts of similar length.
+    """Generates in a batch in which the next prompt takes the place of a finished answer.
+
+    Models whose cache is not plain, or whose own settings alter scores, are asked in whole batches
+    of prompts of similar length.
 
     Each row draws from numbers of its own, which follow from its seed and the position of the
     token, so that the batch a row falls into does not change what it draws. (What the model
@@ -44,7 +51,7 @@ class TransformersEngine:
         Args:
             model: The model, on its device.
             tokenizer: Its tokenizer, with a chat template.
-            batch_size: Prompts generated together.
+            batch_size: Answers that are written together.
             window: Batches' worth of requests that are taken at a time and sorted by length.
 
         The attribute `on_part` can be set to a function; it is called at every token with the
@@ -74,58 +81,91 @@ class TransformersEngine:
     def generate(
         self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Completion]:
-        """Answer every request once, window by window."""
+        """Answer every request once, each as soon as it is finished where the model allows it."""
         intake = Intake(requests)
+        if can_decode(self.model):
+            yield from self._generate_freely(intake, sampling)
+            return
         while not intake.ended:
-            window = intake.take(self.batch_size * self.window)
-            prompts = [(request, prompt_ids(self.tokenizer, request)) for request in window]
-            prompts.sort(key=lambda prompt: len(prompt[1]))
-            for batch in batches(prompts, self.batch_size):
+            for batch in batches(self._window(intake), self.batch_size):
                 yield from self._generate_batch(batch, sampling)
 
     def close(self) -> None:
         """Nothing is held but memory, which goes with the object."""
 
-    def _generate_batch(
-        self, batch: Sequence[tuple[Request, list[int]]], sampling: Sampling
-    ) -> list[Completion]:
+    def _window(self, intake: Intake) -> list[Row]:
+        """Take requests, and sort them by the lengths of their prompts."""
+        taken = intake.take(self.batch_size * self.window)
+        rows = [Row(request, prompt_ids(self.tokenizer, request)) for request in taken]
+        return sorted(rows, key=lambda row: len(row.prompt))
+
+    def _generate_freely(self, intake: Intake, sampling: Sampling) -> Iterator[Completion]:
+        """Generate with a batch whose rows come and go."""
+        ends = end_ids(self.tokenizer, self.model.generation_config)
+        pad = self.tokenizer.pad_token_id
+        decoding = Decoding(self.model, sampling, ends=ends, pad=pad)
+        waiting: list[Row] = []
+        while True:
+            waiting = waiting or self._window(intake)
+            free = self.batch_size - decoding.alive
+            done: list[Row] = []
+            with self._foreign_errors():
+                if waiting and free * _ADMITTED >= self.batch_size:
+                    done = decoding.admit(waiting[:free])
+                    waiting = waiting[free:]
+                elif decoding.alive:
+                    done = decoding.step()
+                elif intake.ended:
+                    return
+            self.on_part(decoding.written / sampling.max_tokens)
+            for row in done:
+                assert row.finish is not None
+                ids = len(row.prompt)
+                yield completed(row.request, self.tokenizer, row.answer, row.finish, ids)
+
+    def _generate_batch(self, batch: Sequence[Row], sampling: Sampling) -> list[Completion]:
+        """Generate with the model's own `generate`, which heeds all its settings."""
         torch = require("torch", extra="local")
         pad = self.tokenizer.pad_token_id
-        width = max(len(ids) for _, ids in batch)
-        ids = torch.tensor([[pad] * (width - len(p)) + p for _, p in batch])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for _, p in batch])
+        prompts = [row.prompt for row in batch]
+        width = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
         processors: list[_Ticker | _RowPicker] = [
             _Ticker(self.on_part, width, len(batch) / sampling.max_tokens)
         ]
         if sampling.temperature > 0:
-            processors.append(_RowPicker([request.seed for request, _ in batch], width, sampling))
+            processors.append(_RowPicker([row.request.seed for row in batch], width, sampling))
+        with torch.inference_mode(), self._foreign_errors():
+            output = self.model.generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                do_sample=False,
+                max_new_tokens=sampling.max_tokens,
+                pad_token_id=pad,
+                logits_processor=processors,
+            )
+        answers = output[:, width:].tolist()
+        return [self._complete(row, answer) for row, answer in zip(batch, answers, strict=True)]
+
+    def _complete(self, row: Row, answer: list[int]) -> Completion:
+        ends = end_ids(self.tokenizer, self.model.generation_config)
+        stop = next((i for i, token in enumerate(answer) if token in ends), None)
+        kept = answer if stop is None else answer[: stop + 1]
+        finish: Finish = "length" if stop is None else "stop"
+        return completed(row.request, self.tokenizer, kept, finish, len(row.prompt))
+
+    @contextmanager
+    def _foreign_errors(self) -> Iterator[None]:
+        """Say what to do where a batch is too large for the device."""
+        torch = require("torch", extra="local")
         try:
-            with torch.inference_mode():
-                output = self.model.generate(
-                    input_ids=ids.to(self.model.device),
-                    attention_mask=mask.to(self.model.device),
-                    do_sample=False,
-                    max_new_tokens=sampling.max_tokens,
-                    pad_token_id=pad,
-                    logits_processor=processors,
-                )
+            yield
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError(
-                f"a batch of {len(batch)} prompts does not fit into the device's memory: "
+                f"a batch of {self.batch_size} prompts does not fit into the device's memory: "
                 "lower the batch size"
             ) from error
-        rows = output[:, width:].tolist()
-        return [
-            self._complete(request, len(prompt), row)
-            for (request, prompt), row in zip(batch, rows, strict=True)
-        ]
-
-    def _complete(self, request: Request, prompt: int, generated: list[int]) -> Completion:
-        ends = end_ids(self.tokenizer, self.model.generation_config)
-        stop = next((i for i, token in enumerate(generated) if token in ends), None)
-        kept = generated if stop is None else generated[: stop + 1]
-        finish: Finish = "length" if stop is None else "stop"
-        return completed(request, self.tokenizer, kept, finish, prompt)
 
 
 class _Ticker:
