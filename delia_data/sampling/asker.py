@@ -111,7 +111,7 @@ class Asker:
         asked = self._asked.pop(completion.id)
         self._latest.append(completion)
         self._spending.add(-asked.most[0], -asked.most[1])
-        self._spending.add(completion.tokens + completion.prompt_tokens, completion.cost or 0.0)
+        self._spending.add(*_spent(completion, asked))
         if completion.finish != "error":
             return asked
         self._check_alive()
@@ -149,6 +149,15 @@ class Asker:
                 f"{len(errors)} of the latest {_WATCHED} requests failed ({errors[-1]}): "
                 "mend the engine and run again; what is sampled stays"
             )
+
+
+def _spent(completion: Completion, asked: Asked) -> tuple[int, float]:
+    """Tokens and dollars of a completion; as many as it may take where the engine does not tell."""
+    tokens, cost = completion.tokens + completion.prompt_tokens, completion.cost
+    most_tokens, most_dollars = asked.most
+    if completion.text and not completion.tokens:
+        tokens = most_tokens
+    return tokens, most_dollars if cost is None else cost
 
 
 def _rows(queries: Queries, asking: Asking, before: set[int], seed: int) -> Iterator[Asked]:

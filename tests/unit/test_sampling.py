@@ -262,6 +262,28 @@ def test_a_budget_of_tokens(tmp_path: Path) -> None:
     assert manifest.details["stopped"] == "budget"
 
 
+class Silent(MockEngine):
+    """An API that has prices and tells nothing of what an answer took."""
+
+    def generate(
+        self, requests: Iterable[Request | None], sampling: Sampling
+    ) -> Iterator[Completion]:
+        for found in super().generate(requests, sampling):
+            yield Completion(found.id, found.text, 0, found.finish, None, 0, None)
+
+
+def test_what_an_answer_took_is_reckoned_high_where_the_api_does_not_tell(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"sampling": Sampling(max_tokens=12), "target": 90, "filters": ()}
+    engine = Silent(prices=Prices(0.0, 0.01))
+    limits = Limits(dollars=1.0)
+    manifest = sample(engine, QUERIES, tmp_path, limits=limits, **given)
+    assert manifest.details["stopped"] == "budget"
+    assert manifest.rows["asked"] == 8  # of 12 tokens at most each
+    assert manifest.details["cost_usd"] is None
+    with pytest.raises(InputError, match="holds rows whose price is not known"):
+        sample(engine, QUERIES, tmp_path, limits=limits, **given)
+
+
 def test_a_budget_that_pays_for_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none of the answers was kept \(nothing was asked\)"):
         run(Asked(), tmp_path, limits=Limits(tokens=10))
