@@ -128,13 +128,13 @@ def sample(
     with PairStore.open(folder, plan, extend=extend) as store:
         if store.finished and store.kept >= target:
             return read_manifest(folder)
-        store.begin()
-        _remember(filters, saturation, store)
         if limits.dollars is not None and store.cost is None:
             raise InputError(
                 f"{folder} holds rows whose price is not known, so that no budget in dollars can "
                 "be kept: give a budget in tokens, or sample into another folder"
             )
+        store.begin()
+        _remember(filters, saturation, store)
         spending.add(store.tokens + store.prompt_tokens, store.cost or 0.0)
         run = _Run(engine, sampling, checks, store, saturation, on_progress)
         while True:
