@@ -91,11 +91,12 @@ class Worker:
 
 def _push(folders: list[str], repo: str, dry_run: bool = False, **options: Any) -> Any:
     from delia_data.hub import Options, Retry, push
+    from delia_data.hub.pictures import place_by_words
 
     options["ratios"] = tuple(options.get("ratios", ()))
     chosen = Options(**{"pictures": False, **options})
     retry = Retry(tries=5, base_s=0.02)
-    done = push(folders, repo, chosen, dry_run=dry_run, retry=retry)
+    done = push(folders, repo, chosen, dry_run=dry_run, retry=retry, embed=place_by_words)
     names = ("why", "changed", "card", "commit", "tag", "proposal")
     told = {name: getattr(done, name) for name in names}
     files = {file.path: file.state for file in done.files}

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from delia_data.hub.client import Retry
 from delia_data.hub.diff import Difference, diff
+from delia_data.hub.plan import PlannedFile, Pushed
 from delia_data.hub.pull import Published, find_version, open_mixture, published_mixture, pull
-from delia_data.hub.push import PlannedFile, Pushed, needs_licence, push
+from delia_data.hub.push import needs_licence, push
 from delia_data.hub.versions import Version
 from delia_data.hub.workshop import Options
 

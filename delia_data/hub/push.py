@@ -13,86 +13,27 @@ without its tag gets the tag from whoever comes next.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from delia_data.errors import HubError, InputError, VersionError
-from delia_data.hub.card import make_card
-from delia_data.hub.client import Retry, client, is_passing, login_token, parse_name, translated
+from delia_data.hub.client import Retry, client, is_passing, parse_name, translated
 from delia_data.hub.parts import read_parts
 from delia_data.hub.pictures import Embed
-from delia_data.hub.publication import PICTURES, Draft, draft
-from delia_data.hub.remote import CARD, Remote, read_manifest_at, read_remote
-from delia_data.hub.versions import Version, changes, latest, next_version
+from delia_data.hub.plan import Plan, Pushed, make_plan
+from delia_data.hub.remote import Remote, read_manifest_at, read_remote
+from delia_data.hub.versions import Version
 from delia_data.hub.workshop import Options, Workshop, check_licence, check_private
-from delia_data.manifest import FINISHED, MANIFEST, Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["PlannedFile", "Pushed", "needs_licence", "push"]
-
-State = Literal["new", "changed", "same", "deleted"]
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """A file of a publication, and what a push does with it.
-
-    Attributes:
-        path: Its path in the repository.
-        size: Its size in bytes; None where it lies on the Hub alone.
-        state: Whether it is sent, stays, or goes.
-    """
-
-    path: str
-    size: int | None
-    state: State
-
-
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """What a push did; of a dry run, what it would do.
-
-    Attributes:
-        repo: The repository.
-        version: The version that holds the content.
-        why: Why it is this version.
-        changed: Whether there is a new version; the same content again changes nothing.
-        files: Its files.
-        card: Its card.
-        allowed: Secrets and addresses that were let through, by kind.
-        commit: The commit that holds it; None for a dry run.
-        tag: The version's tag; None for a dry run, and where it was only proposed.
-        proposal: Address of the pull request, where it was proposed.
-    """
-
-    repo: str
-    version: Version
-    why: str
-    changed: bool
-    files: tuple[PlannedFile, ...]
-    card: str
-    allowed: Mapping[str, int] = field(default_factory=dict)
-    commit: str | None = None
-    tag: str | None = None
-    proposal: str | None = None
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A push, given what lies on the Hub: the result, and what is to be sent."""
-
-    result: Pushed
-    manifest: Manifest
-    sources: Mapping[str, Path | bytes]
+__all__ = ["needs_licence", "push"]
 
 
 def push(
@@ -173,10 +114,9 @@ class _Push:
         remote = read_remote(self.api, self.repo, self.retry)
         check_licence(self.options, remote)
         check_private(self.options, remote, self.repo)
-        login = login_token()
-        self.shop.scanned(self.shop.parts(self.api, self.repo, remote, self.retry), login)
+        plan = self._plan(remote)  # whatever is wrong is told before anything is made
         if dry_run:
-            return self._plan(remote).result
+            return plan.result
         if remote is None:
             self._create()
         sent = False
@@ -198,6 +138,9 @@ class _Push:
                 time.sleep(self.retry.wait_s(tried, error))
         raise AssertionError("a push has at least one try")
 
+    def _plan(self, remote: Remote | None) -> Plan:
+        return make_plan(self.api, self.repo, self.shop, remote, self.retry, self.embed)
+
     def _create(self) -> None:
         if self.options.create_pr:
             raise InputError(f"{self.repo} is not there: leave --create-pr out, and push")
@@ -216,89 +159,7 @@ class _Push:
         if version.tag not in remote.tags:
             self._tag(version, remote.commit)
 
-    def _plan(self, remote: Remote | None) -> _Plan:
-        parts = self.shop.parts(self.api, self.repo, remote, self.retry)
-        allowed = self.shop.scanned(parts, login_token())
-        before = remote.manifest if remote else None
-        made = draft(
-            parts,
-            before,
-            licence=check_licence(self.options, remote),
-            citation=self.options.citation,
-            found=allowed,
-            pairs=self.shop.pairs,
-        )
-        if remote is not None and before is not None:
-            if made.content == before.inputs["content"]:
-                return self._same(made, remote, before)
-            self._check_free(made, remote)
-        found = changes(before, made.manifest) if before else []
-        last = latest(remote.tags if remote else (), before)
-        asked, bump = self.options.version, self.options.bump
-        version, why = next_version(last, found, version=asked, bump=bump)
-        drawn = any(path.startswith(f"{PICTURES}/") for path in made.manifest.files)
-        pictures = {} if drawn else self.shop.pictures(parts, self.embed)
-        return self._whole(made, remote, version, why, pictures)
-
-    def _same(self, made: Draft, remote: Remote, before: Manifest) -> _Plan:
-        """The plan of a push whose content is there already."""
-        version = Version.parse(before.settings["version"])
-        asked = self.options.version
-        if asked is not None and Version.parse(asked) != version:
-            raise VersionError(
-                f"the content is that of version {version} already, and {asked} was asked for: "
-                f"leave --version out, or load {version.tag}"
-            )
-        files = tuple(PlannedFile(path, None, "same") for path in sorted(before.files))
-        why = "the same content is there already"
-        result = Pushed(self.repo, version, why, False, files, remote.card, tag=version.tag)
-        return _Plan(result, before, {})
-
-    def _check_free(self, made: Draft, remote: Remote) -> None:
-        """Refuse a version that is taken by other content."""
-        if self.options.version is None:
-            return
-        version = Version.parse(self.options.version)
-        if version.tag in remote.tags:
-            taken = read_manifest_at(self.api, self.repo, remote.tags[version.tag], self.retry)
-            found = "; ".join(change.what for change in changes(taken, made.manifest))
-            raise VersionError(
-                f"{self.repo} has a version {version} with other content ({found}): a version "
-                "never changes; give a higher one, or --bump"
-            )
-
-    def _whole(
-        self,
-        made: Draft,
-        remote: Remote | None,
-        version: Version,
-        why: str,
-        pictures: Mapping[str, bytes],
-    ) -> _Plan:
-        """Manifest, card and files of a new version."""
-        drawn = {f"{PICTURES}/{name}": png for name, png in pictures.items()}
-        hashes = {path: hashlib.sha256(png).hexdigest() for path, png in drawn.items()}
-        files = dict(sorted({**made.manifest.files, **hashes}.items()))
-        settings = {**made.manifest.settings, "version": str(version)}
-        details = {**made.manifest.details, "why": why}
-        manifest = made.manifest.model_copy(
-            update={"files": files, "settings": settings, "details": details}
-        )
-        shown = [path for path in files if path.startswith(f"{PICTURES}/")]
-        card = make_card(self.repo, manifest, shown, remote.card if remote else "")
-        told = json.dumps(
-            manifest.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False
-        )
-        whole = (told + "\n").encode()
-        sources: dict[str, Path | bytes] = {**made.sources, **drawn}
-        sources |= {CARD: card.encode(), MANIFEST: whole}
-        sources[FINISHED] = (hashlib.sha256(whole).hexdigest() + "\n").encode()
-        planned = _planned(files, sources, remote)
-        allowed = manifest.details["allowed"]
-        result = Pushed(self.repo, version, why, True, planned, card, allowed)
-        return _Plan(result, manifest, sources)
-
-    def _send(self, plan: _Plan, remote: Remote) -> Pushed:
+    def _send(self, plan: Plan, remote: Remote) -> Pushed:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         if self.options.create_pr and (there := self._proposed(plan)):
@@ -325,7 +186,7 @@ class _Push:
         self._tag(version, info.oid)
         return replace(plan.result, commit=info.oid, tag=version.tag)
 
-    def _proposed(self, plan: _Plan) -> str | None:
+    def _proposed(self, plan: Plan) -> str | None:
         """Address of a pull request that has the same content already."""
         refs = self.api.list_repo_refs(self.repo, repo_type="dataset", include_pull_requests=True)
         for ref in reversed(refs.pull_requests or []):
@@ -361,36 +222,3 @@ class _Push:
                     ) from error
 
         self.retry.call(once)
-
-
-def _planned(
-    files: Mapping[str, str], sources: Mapping[str, Path | bytes], remote: Remote | None
-) -> tuple[PlannedFile, ...]:
-    """What becomes of every file of the new version and of the one before.
-
-    Raises:
-        HubError: A file that is to stay is not there.
-    """
-    there = remote.paths if remote else frozenset()
-    old = remote.files if remote else {}
-    planned = []
-    for path in sorted({*files, *sources}):
-        source = sources.get(path)
-        if path in there and path in files and files[path] == old.get(path):
-            state: State = "same"
-        elif source is None:
-            raise HubError(
-                f"{path} is not there any more, and its manifest names it: push the task, the "
-                "cache and all mixtures again"
-            )
-        else:
-            state = "changed" if path in there else "new"
-        planned.append(PlannedFile(path, _size(source), state))
-    gone = sorted(path for path in old if path not in files and path in there)
-    return (*planned, *(PlannedFile(path, None, "deleted") for path in gone))
-
-
-def _size(source: Path | bytes | None) -> int | None:
-    if source is None:
-        return None
-    return len(source) if isinstance(source, bytes) else source.stat().st_size

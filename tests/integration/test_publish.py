@@ -17,6 +17,7 @@ from hub_server import CDN_ROUTES, HubServer
 from hub_worker import ClientError, Worker
 
 from delia_data.cli.lint import mixture_rows
+from delia_data.hub.pictures import can_draw
 from delia_data.manifest import Manifest, finish, read_manifest
 from delia_data.mixing import mix, read_task_rows, save_mixture
 from delia_data.records import Record, write_record
@@ -247,6 +248,27 @@ class TestVersions:
         with pytest.raises(ClientError, match="holds something else"):
             client("push", WRITER, folders=[folders["task"]], repo=repo, licence="mit")
 
+    def test_a_file_that_somebody_removed_is_missed(
+        self, hub: HubServer, client: Worker, folders: dict[str, Path], repo: str
+    ) -> None:
+        hub.write(repo, {})
+        del hub.repos[repo].resolve("main").tree["ratio-1/train.parquet"]
+        given = {"folders": [folders["task"], folders["cache"]], "repo": repo}
+        with pytest.raises(ClientError, match=r"ratio-1/train\.parquet is not there any more"):
+            client("push", WRITER, **given, ratios=[2])
+        done = client("push", WRITER, **given, ratios=[1, 3])
+        assert (done["version"], done["why"]) == ("1.0.1", "patch: 1 files were missing")
+        assert "ratio-1/train.parquet" in hub.files(repo)
+
+    @pytest.mark.parametrize("wrong", [{"version": "1.2"}, {"bump": "huge"}, {"ratios": [99]}])
+    def test_nothing_is_made_of_a_wrong_request(
+        self, hub: HubServer, client: Worker, folders: dict[str, Path], wrong: dict[str, Any]
+    ) -> None:
+        given = [folders["task"], folders["cache"]]
+        with pytest.raises(ClientError):
+            client("push", WRITER, folders=given, repo="org/wrong", licence="mit", **wrong)
+        assert "org/wrong" not in hub.repos
+
     def test_a_licence_is_asked_for(self, client: Worker, folders: dict[str, Path]) -> None:
         with pytest.raises(ClientError, match="none is guessed"):
             client("push", WRITER, folders=[folders["task"]], repo="org/unlicensed")
@@ -262,6 +284,23 @@ class TestVersions:
         assert "## Ethics\n\nAsk first." in after
         assert 'revision="v1.1.0"' in after
         assert 'revision="v1.0.0"' not in after
+
+    @pytest.mark.skipif(not can_draw(), reason="matplotlib is not installed")
+    def test_pictures_stay_while_they_fit(
+        self, hub: HubServer, client: Worker, folders: dict[str, Path], repo: str
+    ) -> None:
+        given = {"repo": repo, "pictures": True}
+        done = client("push", WRITER, folders=[folders["grown"]], **given)
+        names = ["pictures/dropped.png", "pictures/lengths.png", "pictures/map.png"]
+        assert [path for path in done["files"] if path.startswith("pictures/")] == names
+        first = hub.files(repo)
+        assert all(f"]({name})" in first["README.md"].decode() for name in names)
+        both = [folders["task"], folders["grown"]]
+        done = client("push", WRITER, folders=both, ratios=[2], **given)
+        assert all(done["files"][name] == "same" for name in names)
+        done = client("push", WRITER, folders=[folders["other"]], **given)
+        assert done["files"]["pictures/map.png"] == "changed"
+        assert hub.files(repo)["pictures/map.png"] != first["pictures/map.png"]
 
     def test_a_mixture_of_something_else_is_refused(
         self, client: Worker, folders: dict[str, Path], repo: str, tmp_path: Path
