@@ -70,6 +70,11 @@ class Job:
             raise InputError("--expand grows queries of yours: give a few with --queries FILE")
         if self.expand is not None and self.expand < 1:
             raise InputError(f"--expand {self.expand} is too few queries: give at least 1")
+        if self.exemplar and (self.growing or self.queries == BUNDLED):
+            raise InputError(
+                "--exemplar shows the query's known answer, and these queries have none: give "
+                "rows with answers as --queries"
+            )
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Engine, Queries]]:
@@ -121,6 +126,11 @@ class Job:
         if self.queries == BUNDLED:
             return BundledQueries(seed=self.seed)
         given = FileQueries(self.queries)
+        if self.exemplar and given.referenced < given.rows:
+            raise InputError(
+                f"{given.rows - given.referenced:,} of {given.rows:,} queries have no reference "
+                "answer to show: give rows with answers, or ask without --exemplar"
+            )
         given.describe()
         return given
 
@@ -129,7 +139,9 @@ class Job:
         if self.queries == SELF:
             return self_queries(engine, folder, seed=self.seed, token=self.token)
         seeds = FileQueries(self.queries)
-        return expanded_queries(engine, seeds, folder, seed=self.seed, token=self.token)
+        return expanded_queries(
+            engine, seeds, folder, seed=self.seed, token=self.token, limit=self.expand
+        )
 
     def _options(self) -> dict[str, Any]:
         """Options of the engine that were given."""

@@ -39,8 +39,6 @@ def _command(
         job.opened() as (engine, queries),
         step("asking", to=messages if as_json else None) as update,
     ):
-        if job.growing:
-            queries.ensure(probe_rows)  # type: ignore[attr-defined]
         found = forecast(
             engine,
             queries,
@@ -50,7 +48,6 @@ def _command(
             asking=job.asking,
             seed=job.seed,
             rows=probe_rows,
-            growing=job.growing,
         )
         update(found.probed, found.probed)
     if as_json:

@@ -35,14 +35,14 @@ class Asked:
         query: The query's text.
         request: What the engine gets.
         tries: Times that it was asked before.
-        most: Tokens and dollars that are set aside for it.
+        reserved: Tokens and dollars that are set aside for it.
     """
 
     number: int
     query: str
     request: Request
     tries: int = 0
-    most: tuple[int, float] = (0, 0.0)
+    reserved: tuple[int, float] = (0, 0.0)
 
 
 class Asker:
@@ -62,6 +62,7 @@ class Asker:
         *,
         target: int,
         seed: int,
+        max_tokens: int,
         spending: Spending,
         limits: Limits,
     ) -> None:
@@ -70,6 +71,7 @@ class Asker:
         self.stopped: str | None = None
         self._target = target
         self._limits = limits
+        self._max_tokens = max_tokens
         self._spending = spending
         self._failed = 0
         self._latest: deque[Completion] = deque(maxlen=_WATCHED)
@@ -110,8 +112,7 @@ class Asker:
         """
         asked = self._asked.pop(completion.id)
         self._latest.append(completion)
-        self._spending.add(-asked.most[0], -asked.most[1])
-        self._spending.add(*_spent(completion, asked))
+        self._spending.settle(asked.reserved, completion)
         if completion.finish != "error":
             return asked
         self._check_alive()
@@ -133,14 +134,13 @@ class Asker:
             if not self._asked:
                 self.stop("queries")
             return None
-        most = self._spending.most(asked.request)
-        if not self._spending.allows(most):
+        reserved = self._spending.reserve(asked.request, self._max_tokens)
+        if reserved is None:
             self._again.appendleft(asked)
             if not self._asked:
                 self.stop("budget")
             return None
-        self._spending.add(*most)
-        return replace(asked, most=most)
+        return replace(asked, reserved=reserved)
 
     def _check_alive(self) -> None:
         errors = [c.error for c in self._latest if c.finish == "error"]
@@ -149,15 +149,6 @@ class Asker:
                 f"{len(errors)} of the latest {_WATCHED} requests failed ({errors[-1]}): "
                 "mend the engine and run again; what is sampled stays"
             )
-
-
-def _spent(completion: Completion, asked: Asked) -> tuple[int, float]:
-    """Tokens and dollars of a completion; as many as it may take where the engine does not tell."""
-    tokens, cost = completion.tokens + completion.prompt_tokens, completion.cost
-    most_tokens, most_dollars = asked.most
-    if completion.text and not completion.tokens:
-        tokens = most_tokens
-    return tokens, most_dollars if cost is None else cost
 
 
 def _rows(queries: Queries, asking: Asking, before: set[int], seed: int) -> Iterator[Asked]:

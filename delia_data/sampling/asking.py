@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from delia_data.engines.base import Prices, Request, Sampling
+from delia_data.engines.base import FREE, Completion, Prices, Request
 from delia_data.errors import InputError
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
@@ -99,9 +99,14 @@ class Limits:
 
 
 class Spending:
-    """What is spent, and what is set aside for requests on their way: a limit is never passed."""
+    """What is spent, and what is set aside for requests on their way: a limit is never passed.
 
-    def __init__(self, limits: Limits, prices: Prices | None, sampling: Sampling) -> None:
+    Attributes:
+        tokens: Tokens that are read and written, or set aside.
+        dollars: Dollars that are spent, or set aside.
+    """
+
+    def __init__(self, limits: Limits, prices: Prices | None) -> None:
         """Begin with nothing spent.
 
         Raises:
@@ -113,28 +118,43 @@ class Spending:
                 "its prices for prompts and completions, or a budget in tokens"
             )
         self._limits = limits
-        self._prices = prices or Prices(0.0, 0.0)
-        self._most = sampling.max_tokens
+        self._prices = prices or FREE
         self.tokens = 0
         self.dollars = 0.0
 
-    def most(self, request: Request) -> tuple[int, float]:
-        """Tokens and dollars that a request may take: a token has at least one byte."""
-        texts = [turn.content for turn in request.messages]
-        prompt = sum(len(text.encode("utf-8", "replace")) + _TEMPLATE_TOKENS for text in texts)
-        prices = self._prices
-        dollars = prompt * prices.prompt_token + self._most * prices.completion_token
-        return prompt + self._most, dollars
+    def reserve(self, request: Request, max_tokens: int) -> tuple[int, float] | None:
+        """Set aside what a request may take.
 
-    def allows(self, most: tuple[int, float]) -> bool:
-        """Whether so much more stays within the limits."""
-        tokens, dollars = most
-        limits = self._limits
-        return (limits.tokens is None or self.tokens + tokens <= limits.tokens) and (
-            limits.dollars is None or self.dollars + dollars <= limits.dollars
-        )
+        A token has at least one byte, which bounds those of the prompt.
+
+        Args:
+            request: The request.
+            max_tokens: Tokens of its answer at most.
+
+        Returns:
+            Tokens and dollars, for `settle`; None where a limit would be passed.
+        """
+        texts = [turn.content for turn in request.messages] or [request.opening]
+        prompt = sum(len(text.encode("utf-8", "replace")) + _TEMPLATE_TOKENS for text in texts)
+        tokens = prompt + max_tokens
+        prices, limits = self._prices, self._limits
+        dollars = prompt * prices.prompt_token + max_tokens * prices.completion_token
+        if limits.tokens is not None and self.tokens + tokens > limits.tokens:
+            return None
+        if limits.dollars is not None and self.dollars + dollars > limits.dollars:
+            return None
+        self.add(tokens, dollars)
+        return tokens, dollars
+
+    def settle(self, reserved: tuple[int, float], completion: Completion) -> None:
+        """Spend what a request took; all that was set aside where the engine does not tell."""
+        tokens, dollars = completion.tokens + completion.prompt_tokens, completion.cost
+        if completion.text and not completion.tokens:
+            tokens = reserved[0]
+        self.add(tokens, reserved[1] if dollars is None else dollars)
+        self.add(-reserved[0], -reserved[1])
 
     def add(self, tokens: int, dollars: float) -> None:
-        """Spend, or set aside; negative numbers give back."""
+        """Spend, as in an earlier run."""
         self.tokens += tokens
         self.dollars += dollars

@@ -52,8 +52,18 @@ class Growing(Protocol):
         """How many there are."""
         ...
 
-    def ensure(self, count: int) -> int:
-        """See to it that there are so many; give how many there are."""
+    @property
+    def spent(self) -> tuple[int, float]:
+        """Tokens and dollars that they took so far."""
+        ...
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many texts were not taken as queries, by reason."""
+        ...
+
+    def ensure(self, count: int, *, spending: Spending | None = None) -> int:
+        """See to it that there are so many, within a budget; give how many there are."""
         ...
 
 
@@ -124,7 +134,7 @@ def sample(
         "seed": seed,
         "token": token,
     }
-    spending = Spending(limits, engine.prices, sampling)
+    spending = Spending(limits, engine.prices)
     with PairStore.open(folder, plan, extend=extend) as store:
         if store.finished and store.kept >= target:
             return read_manifest(folder)
@@ -136,13 +146,22 @@ def sample(
         store.begin()
         _remember(filters, saturation, store)
         spending.add(store.tokens + store.prompt_tokens, store.cost or 0.0)
+        if isinstance(queries, Growing):
+            spending.add(*queries.spent)
         run = _Run(engine, sampling, checks, store, saturation, on_progress)
         while True:
             asker = Asker(
-                queries, asking, store, target=target, seed=seed, spending=spending, limits=limits
+                queries,
+                asking,
+                store,
+                target=target,
+                seed=seed,
+                max_tokens=sampling.max_tokens,
+                spending=spending,
+                limits=limits,
             )
             run.take(asker)
-            if asker.stopped != "queries" or not _grown(queries, asking, store, target):
+            if asker.stopped != "queries" or not _grown(queries, asking, store, target, spending):
                 break
         if not store.kept:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(store.dropped.items()))
@@ -151,7 +170,9 @@ def sample(
                 f"{f'; the last failure: {run.failure}' if run.failure else ''}): "
                 "look at the model, the queries and the budget"
             )
-        return store.finish(_manifest(store, plan, target, asker), keep_rejected=keep_rejected)
+        return store.finish(
+            _manifest(store, plan, target, asker, queries), keep_rejected=keep_rejected
+        )
 
 
 class _Run:
@@ -211,14 +232,16 @@ class _Run:
                 asker.stop("saturated")
 
 
-def _grown(queries: Queries, asking: Asking, store: PairStore, target: int) -> bool:
+def _grown(
+    queries: Queries, asking: Asking, store: PairStore, target: int, spending: Spending
+) -> bool:
     """Let the model write more queries, where it can; tell whether there are more."""
     if not isinstance(queries, Growing):
         return False
     before, asked = len(queries), len(store.asked)
     share = max(store.kept / asked, _LEAST_SHARE) if asked else 1.0
     more = math.ceil((target - store.kept) / share / asking.answers_per_query)
-    return queries.ensure(before + more) > before
+    return queries.ensure(before + more, spending=spending) > before
 
 
 def judged(asked: Asked, completion: Completion, filters: Sequence[Filter]) -> Sampled:
@@ -263,13 +286,23 @@ def _described(check: Filter) -> Any:
     return getattr(check, "__name__", type(check).__name__)
 
 
-def _manifest(store: PairStore, plan: dict[str, Any], target: int, asker: Asker) -> Manifest:
+def _manifest(
+    store: PairStore, plan: dict[str, Any], target: int, asker: Asker, queries: Queries
+) -> Manifest:
     details: dict[str, Any] = {
         "target": target,
         "tokens": store.tokens,
         "prompt_tokens": store.prompt_tokens,
         "cost_usd": store.cost,
     }
+    if isinstance(queries, Growing):
+        tokens, dollars = queries.spent
+        details["queries"] = {
+            "written": len(queries),
+            "dropped": queries.dropped,
+            "tokens": tokens,
+            "cost_usd": dollars,
+        }
     if store.kept < target:
         details["stopped"] = asker.stopped
     dropped = {reason: n for reason, n in sorted(store.dropped.items()) if n}

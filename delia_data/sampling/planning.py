@@ -16,7 +16,7 @@ from delia_data.ranking import rank
 from delia_data.sampling.asker import Asked
 from delia_data.sampling.asking import Asking, query_id
 from delia_data.sampling.filters import Filter
-from delia_data.sampling.loop import judged
+from delia_data.sampling.loop import Growing, judged
 from delia_data.sampling.queries import Queries, Query
 from delia_data.sampling.query_list import QueryList
 from delia_data.sampling.rows import Sampled
@@ -58,7 +58,7 @@ class Forecast:
         available: Rows that the queries give; None where more can be had.
         rows: Rows to ask.
         prompt_tokens: Tokens of their prompts; None where the engine does not tell.
-        tokens: Tokens to generate.
+        tokens: Tokens to generate; where a model writes the queries, all that those take too.
         hours: Time, at the speed of the probe.
         dollars: What it costs; None where the price is not known.
     """
@@ -85,21 +85,20 @@ def forecast(
     asking: Asking | None = None,
     seed: int = 0,
     rows: int = PROBE_ROWS,
-    growing: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Forecast:
     """Ask a few of the queries, drawn evenly from all of them, and reckon the rest from them.
 
     Args:
         engine: What answers.
-        queries: What is to be asked.
+        queries: What is to be asked; those that a model writes are written where they are fewer
+            than the probe needs.
         target: Pairs to keep.
         filters: What says why a pair is not kept.
         sampling: How answers are drawn.
         asking: How a query is put to the model.
         seed: Seed of the run.
         rows: Rows of the probe.
-        growing: Whether more queries can be had than there are.
         clock: Gives seconds.
 
     Raises:
@@ -109,6 +108,8 @@ def forecast(
     sampling, asking = sampling or Sampling(), asking or Asking()
     if not hasattr(queries, "describe"):
         queries = QueryList(queries)
+    if isinstance(queries, Growing):
+        queries.ensure(rows)
     drawn, count = _drawn(queries, seed, rows)
     if not drawn:
         raise InputError("there are no queries: give at least one")
@@ -130,9 +131,18 @@ def forecast(
         kept=kept,
         rejected={reason: rejected.count(reason) for reason in sorted(set(rejected))},
         target=target,
-        available=None if growing else count * asking.answers_per_query,
-        **_reckoned(probed, target, seconds, seed),
+        available=None if isinstance(queries, Growing) else count * asking.answers_per_query,
+        **_reckoned(probed, target, seconds, seed, _for_queries(queries, asking)),
     )
+
+
+def _for_queries(queries: Queries, asking: Asking) -> tuple[float, float]:
+    """Tokens and dollars that a row takes for its query to be written."""
+    if not isinstance(queries, Growing):
+        return 0.0, 0.0
+    tokens, dollars = queries.spent
+    rows = len(queries) * asking.answers_per_query
+    return tokens / rows, dollars / rows
 
 
 class _Reckoned(TypedDict):
@@ -158,10 +168,17 @@ def _drawn(queries: Queries, seed: int, rows: int) -> tuple[list[Query], int]:
     return [query for _, query in lowest], len(seen)
 
 
-def _reckoned(probed: Sequence[Sampled], target: int, seconds: float, seed: int) -> _Reckoned:
+def _reckoned(
+    probed: Sequence[Sampled],
+    target: int,
+    seconds: float,
+    seed: int,
+    beside: tuple[float, float],
+) -> _Reckoned:
     """Numbers of the whole run, from those of the probe's rows.
 
     Whatever a kept pair takes, the rejected rows beside it included, the run takes `target` times.
+    Beside its answer a row takes tokens and dollars for its query.
     """
     kept = np.array([row.rejected is None for row in probed], float)
     tokens = np.array([row.tokens for row in probed], float)
@@ -176,10 +193,11 @@ def _reckoned(probed: Sequence[Sampled], target: int, seconds: float, seed: int)
         return Estimate(float(low), target * float(values.mean() / kept.mean()), float(high))
 
     per_token = seconds / max(tokens.sum(), 1.0) / 3600
+    tokens += beside[0]
     return {
         "rows": estimate(np.ones(len(probed))),
         "prompt_tokens": estimate(prompts) if prompts.any() else None,
         "tokens": estimate(tokens),
         "hours": estimate(tokens * per_token),
-        "dollars": None if np.isnan(costs).any() else estimate(costs),
+        "dollars": None if np.isnan(costs).any() else estimate(costs + beside[1]),
     }

@@ -26,8 +26,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
-from delia_data.engines.base import Engine, Finish, Request, Sampling
+from delia_data.engines.base import Completion, Engine, Finish, Request, Sampling
 from delia_data.errors import EngineError, InputError
+from delia_data.sampling.asking import Spending
 from delia_data.sampling.novelty import Novelty
 from delia_data.sampling.queries import Query
 from delia_data.sampling.query_checks import MAX_WORDS, MIN_WORDS, fault_of, query_checks
@@ -153,6 +154,16 @@ class WrittenQueries:
         yield from self._taken[: self._most]
 
     @property
+    def spent(self) -> tuple[int, float]:
+        """Tokens read and written for all texts, and dollars; unknown prices count as nothing."""
+        self._read()
+        rows = self._texts.by_number.values()
+        return (
+            sum(row.tokens + row.prompt_tokens for row in rows),
+            sum(row.cost or 0.0 for row in rows),
+        )
+
+    @property
     def dropped(self) -> dict[str, int]:
         """How many texts were not taken, by reason."""
         self._read()
@@ -168,6 +179,7 @@ class WrittenQueries:
         count: int,
         *,
         tries: int = 20,
+        spending: Spending | None = None,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Write until there are `count` queries, those that come first included.
@@ -177,10 +189,12 @@ class WrittenQueries:
         Args:
             count: Queries that are wanted; a few more are written.
             tries: Requests for each missing query at most, before giving up.
+            spending: Where given, what may be spent; writing stops before a limit is passed.
             on_progress: Called with the number of queries so far.
 
         Returns:
-            How many there are: fewer than `count` where the tries or the limit were used up.
+            How many there are: fewer than `count` where the tries, the limit or the budget were
+            used up.
 
         Raises:
             InputError: Nothing that was ever written could be used.
@@ -192,9 +206,10 @@ class WrittenQueries:
             self._judge()
             most = self._judged + tries * max(0, count - len(self._taken))
             on_progress(len(self._taken))
-            while len(self._taken) < count and self._judged < most:
-                self._write(self._next_numbers(count), on_progress)
-        if len(self._taken) == len(self._author.first) < count:
+            paid = True
+            while paid and len(self._taken) < count and self._judged < most:
+                paid = self._write(self._next_numbers(count), spending, on_progress)
+        if paid and len(self._taken) == len(self._author.first) < count:
             raise InputError(
                 f"none of {self._judged:,} texts that the model wrote can be used as a "
                 f"query ({self._reasons()}): take another model, or give queries"
@@ -243,14 +258,24 @@ class WrittenQueries:
     def _is_there(self, number: int) -> bool:
         return number in self._texts.by_number
 
-    def _write(self, numbers: Sequence[int], on_progress: Callable[[int], None]) -> None:
-        """Ask for numbers; those that fail are asked again, and at last stay failed."""
+    def _write(
+        self,
+        numbers: Sequence[int],
+        spending: Spending | None,
+        on_progress: Callable[[int], None],
+    ) -> bool:
+        """Ask for numbers; those that fail are asked again, and at last stay failed.
+
+        Returns:
+            Whether all of them could be paid.
+        """
         taken = self._taken[: self._known]
         for attempt in range(1, _ATTEMPTS + 1):
             missing = (number for number in numbers if not self._is_there(number))
             asked = {(request := self._author.request(n, taken)).id: (n, request) for n in missing}
-            requests = (request for _, request in asked.values())
-            for completion in self._engine.generate(requests, self._sampling):
+            payable = _Payable([request for _, request in asked.values()], spending, self._sampling)
+            for completion in self._engine.generate(payable, self._sampling):
+                payable.settle(completion)
                 failed = completion.finish == "error"
                 self._failing = self._failing + 1 if failed else 0
                 if self._failing == _DEAD:
@@ -264,7 +289,47 @@ class WrittenQueries:
                 self._texts.append(Written.of(asked[completion.id][0], completion))
                 self._judge()
                 on_progress(len(self._taken))
+            if payable.ended:
+                return False
+        return True
 
     def _reasons(self) -> str:
         counts = Counter(reason for reason, _ in self._rejected)
         return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+
+
+class _Payable:
+    """Requests as long as they can be paid.
+
+    Attributes:
+        ended: Whether one could not.
+    """
+
+    def __init__(
+        self, requests: Sequence[Request], spending: Spending | None, sampling: Sampling
+    ) -> None:
+        self.ended = False
+        self._requests = requests
+        self._spending = spending
+        self._max_tokens = sampling.max_tokens
+        self._reserved: dict[str, tuple[int, float]] = {}
+
+    def __iter__(self) -> Iterator[Request | None]:
+        for request in self._requests:
+            if self._spending is not None:
+                while (reserved := self._reserve(request)) is None and self._reserved:
+                    yield None  # what is on its way may cost less than was set aside
+                if reserved is None:
+                    self.ended = True
+                    return
+                self._reserved[request.id] = reserved
+            yield request
+
+    def settle(self, completion: Completion) -> None:
+        """Take up what a request cost."""
+        if self._spending is not None:
+            self._spending.settle(self._reserved.pop(completion.id), completion)
+
+    def _reserve(self, request: Request) -> tuple[int, float] | None:
+        assert self._spending is not None
+        return self._spending.reserve(request, self._max_tokens)

@@ -161,7 +161,7 @@ def test_the_model_can_write_the_queries_too(
         (["--max-failures=-1"], "the limit of failures is -1: give 0 or more"),
         (["--near-duplicates", "7"], "7.0"),
         (["--language", "klingon"], "klingon"),
-        (["--exemplar"], "has no reference answer to show"),
+        (["--exemplar"], "--exemplar shows the query's known answer"),
     ],
 )
 def test_bad_options(delia: Delia, tmp_path: Path, arguments: list[str], fault: str) -> None:

@@ -7,7 +7,7 @@ from asked_engine import QUERIES, Asked, text_of
 
 from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError
-from delia_data.sampling import Query, sample
+from delia_data.sampling import Query, sample, self_queries
 from delia_data.sampling.filters import empty
 from delia_data.sampling.planning import Estimate, forecast
 
@@ -58,9 +58,25 @@ def test_the_probe_is_drawn_from_everywhere_and_each_query_once() -> None:
 
 
 def test_what_is_not_known_is_not_told() -> None:
-    found = forecast(MockEngine(prices=None), QUERIES, target=10, filters=(), growing=True)
+    found = forecast(MockEngine(prices=None), QUERIES, target=10, filters=())
     assert found.dollars is None
+
+
+def test_queries_that_a_model_writes_are_part_of_it(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        if request.speaker == "user":
+            return f"the river number {request.seed} and tell why it matters to people there?"
+        return "one two three"
+
+    engine = MockEngine(answer, prices=Prices(0.0, 0.01))
+    queries = self_queries(engine, tmp_path)
+    found = forecast(engine, queries, target=100, filters=(), rows=20)
+    tokens, dollars = queries.spent
+    assert len(queries) >= 20
     assert found.available is None
+    assert found.tokens.value == pytest.approx(100 * (3 + tokens / len(queries)))
+    assert found.dollars is not None
+    assert found.dollars.value == pytest.approx(100 * (0.03 + dollars / len(queries)))
 
 
 def test_few_queries_make_a_small_probe() -> None:

@@ -25,6 +25,7 @@ from delia_data.sampling import (
     read_cache,
     sample,
 )
+from delia_data.sampling.asking import Spending
 
 
 @settings(max_examples=15, deadline=None)
@@ -332,8 +333,19 @@ class Growing:
     def __len__(self) -> int:
         return self.there
 
-    def ensure(self, count: int) -> int:
-        self.there = min(40, max(self.there, count))
+    @property
+    def spent(self) -> tuple[int, float]:
+        return 7 * self.there, 0.0
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return {"too_short": 3}
+
+    def ensure(self, count: int, *, spending: Spending | None = None) -> int:
+        assert spending is not None
+        more = min(40, max(self.there, count)) - self.there
+        spending.add(7 * more, 0.0)
+        self.there += more
         return self.there
 
 
@@ -347,6 +359,18 @@ def test_queries_that_can_grow_do_so_as_they_run_out(tmp_path: Path) -> None:
     manifest = run(asked, tmp_path, queries=queries, target=60)
     assert manifest.rows == {"asked": 40, "kept": 36}
     assert manifest.details["stopped"] == "queries"
+    written = {"written": 40, "dropped": {"too_short": 3}, "tokens": 280, "cost_usd": 0.0}
+    assert manifest.details["queries"] == written
+
+
+def test_what_the_queries_took_counts_in_the_budget(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"sampling": Sampling(max_tokens=12), "target": 30}
+    limits = Limits(tokens=500)
+    manifest = run(Asked(), tmp_path, queries=Growing(), limits=limits, **options)
+    details = manifest.details
+    spent = details["tokens"] + details["prompt_tokens"] + details["queries"]["tokens"]
+    assert 350 < spent <= 500
+    assert details["stopped"] == "budget"
 
 
 class Saturated:

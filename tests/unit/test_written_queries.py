@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delia_data.engines import Completion, MockEngine, Request, Sampling
+from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
 from delia_data.errors import (
     EngineError,
     ForeignFolderError,
@@ -24,6 +24,7 @@ from delia_data.errors import (
 )
 from delia_data.files import folder_lock
 from delia_data.ranking import rank
+from delia_data.sampling.asking import Limits, Spending
 from delia_data.sampling.queries import Query
 from delia_data.sampling.written_queries import WrittenQueries
 
@@ -343,3 +344,22 @@ def test_two_writers_and_foreign_folders(tmp_path: Path) -> None:
     (tmp_path / "b" / "thesis.txt").touch()
     with pytest.raises(ForeignFolderError, match=r"thesis\.txt"):
         written(tmp_path / "b").ensure(1)
+
+
+@pytest.mark.parametrize("shuffle", [1, 8])
+def test_writing_stops_before_a_budget_is_passed(
+    tmp_path: Path, expected: list[Query], shuffle: int
+) -> None:
+    engine = MockEngine(made_up, shuffle=shuffle, prices=Prices(0.0, 0.01))
+    queries = written(tmp_path, engine)
+    spending = Spending(Limits(dollars=6.0), engine.prices)
+    there = queries.ensure(40, spending=spending)
+    tokens, dollars = queries.spent
+    assert 0 < there < 40
+    assert list(queries) == expected[:there]
+    assert 6.0 - 200 * 0.01 < dollars <= 6.0
+    assert spending.dollars == pytest.approx(dollars)
+    assert spending.tokens == tokens
+    assert queries.ensure(40, spending=spending) == there
+    assert queries.ensure(40) >= 40
+    assert list(queries)[:40] == expected[:40]
