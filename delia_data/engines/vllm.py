@@ -14,6 +14,8 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
@@ -58,6 +60,7 @@ class VllmEngine:
         self._picks = bool(engine.model_config.logits_processors)
         self._asked = 0
         self._identity: dict[str, str] | None = None
+        self._dead = ""
 
     @classmethod
     def load(
@@ -120,6 +123,7 @@ class VllmEngine:
             )
             usage = require("vllm.usage.usage_lib", extra="vllm").UsageContext.LLM_CLASS
             engine = vllm.LLMEngine.from_engine_args(arguments, usage_context=usage)
+            _wake_when_dead(engine)
         return cls(model, engine, tokenizer, ahead=ahead)
 
     def describe(self) -> dict[str, Any]:
@@ -133,6 +137,8 @@ class VllmEngine:
         self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Completion]:
         """Answer every request once, each as soon as it is finished."""
+        if self._dead:
+            raise EngineError(self._dead)
         intake = Intake(requests)
         running: dict[str, Request] = {}
         try:
@@ -146,9 +152,13 @@ class VllmEngine:
                             yield self._complete(answered, output)
                 elif intake.ended:
                     return
+        except EngineError as error:
+            self._dead = str(error)
+            raise
         finally:
-            with suppress(EngineError), _foreign_errors():
-                self.engine.abort_request(list(running))
+            if running and not self._dead:
+                with suppress(EngineError), _foreign_errors():
+                    self.engine.abort_request(list(running))
 
     def close(self) -> None:
         """End vLLM's processes and free its memory."""
@@ -205,6 +215,20 @@ def _settle_environment() -> None:
     """Have vLLM say what goes wrong and nothing else, to the user and to nobody else."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def _wake_when_dead(engine: LLMEngine) -> None:
+    """Have `step` raise when vLLM's process was killed: by itself it would wait for ever."""
+    core, error = engine.engine_core, require("vllm.v1.engine.exceptions", extra="vllm")
+    manager = getattr(getattr(core, "resources", None), "engine_manager", None)
+    outputs, processes = getattr(core, "outputs_queue", None), getattr(manager, "processes", ())
+
+    def watch() -> None:
+        wait([process.sentinel for process in processes])
+        outputs.put(error.EngineDeadError())
+
+    if outputs is not None and processes:
+        Thread(target=watch, daemon=True, name="vllm-death").start()
 
 
 @contextmanager
