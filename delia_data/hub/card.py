@@ -116,6 +116,8 @@ def _mixtures(manifest: Manifest) -> str:
         f"configuration | ratio | task rows | pairs | held-out{counted} | form | size",
         rows,
     )
+    if CACHE not in manifest.details:
+        return f"{table}\n\nThe ratio is pairs for each task row."
     return (
         f"{table}\n\nThe ratio is pairs for each task row. {shared['of_these_in_cache']:,} of the "
         f"{shared['pairs_in_mixtures']:,} pairs in the mixtures lie in `cache/` as well; cache and "

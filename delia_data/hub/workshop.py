@@ -105,7 +105,8 @@ class Workshop:
         before = remote.manifest if remote else None
         parts = dict(self.given)
         again = outdated(parts, before)
-        if remote is not None and before is not None and (again or self._changes(parts, remote)):
+        whole = again or self.options.ratios or set(parts) - {CACHE, TASK}
+        if remote is not None and before is not None and (whole or self._changes(parts, remote)):
             for name in (CACHE, TASK):
                 if name in before.details and name not in parts:
                     parts[name] = self._fetched(api, repo, remote, name, retry)

@@ -170,6 +170,23 @@ class TestVersions:
             given = {"path": repo, "name": "ratio-3", "revision": revision}
             assert client("load", None, **given, home=tmp_path / revision) == rows
 
+    def test_no_code_of_ours_is_needed(
+        self, client: Worker, folders: dict[str, Path], published: str, tmp_path: Path
+    ) -> None:
+        code = (
+            "import json, sys\n"
+            "from datasets import load_dataset\n"
+            "given = {'revision': 'v1.0.0', 'streaming': True}\n"
+            "splits = load_dataset(sys.argv[1], 'ratio-3', **given)\n"
+            "assert 'delia_data' not in sys.modules\n"
+            "print(json.dumps({name: list(rows) for name, rows in splits.items()}))\n"
+        )
+        command = [sys.executable, "-c", code, published]
+        environment = {**client.environment, "HF_HOME": str(tmp_path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        rows = rows_of(tmp_path / "m", 3, folders["task"], folders["cache"])
+        assert json.loads(done.stdout) == rows
+
     def test_the_manifest_has_version_content_and_what_is_shared(
         self, hub: HubServer, published: str
     ) -> None:
@@ -308,8 +325,25 @@ class TestVersions:
         other = make_cache(tmp_path / "cache", 40, extra=" So!")
         rows_of(tmp_path / "mixture", 2, folders["task"], other)
         given = [folders["task"], folders["cache"], tmp_path / "mixture"]
-        with pytest.raises(ClientError, match="12 pairs that the cache does not have"):
-            client("push", WRITER, folders=given, repo=repo)
+        for folders_given in (
+            given,
+            given[2:],
+        ):  # the second time it is compared with what is there
+            with pytest.raises(ClientError, match="12 pairs that the cache does not have"):
+                client("push", WRITER, folders=folders_given, repo=repo)
+
+    def test_what_is_there_already_need_not_be_given(
+        self, hub: HubServer, client: Worker, folders: dict[str, Path], repo: str, tmp_path: Path
+    ) -> None:
+        done = client("push", WRITER, folders=[folders["cache"]], repo=repo, ratios=[2])
+        assert done["why"] == "minor: ratio-2 is new"
+        rows_of(tmp_path / "mixture", 4, folders["task"], folders["cache"])
+        done = client("push", WRITER, folders=[tmp_path / "mixture"], repo=repo)
+        assert done["why"] == "minor: ratio-4 is new"
+        assert {p: s for p, s in done["files"].items() if s == "new"} == {
+            f"ratio-4/{name}": "new"
+            for name in ("FINISHED", "README.md", "manifest.json", "test.parquet", "train.parquet")
+        }
 
 
 @pytest.fixture(scope="module")
