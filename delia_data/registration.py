@@ -9,7 +9,8 @@
     datasets.inspect.dataset_module_factory                 `revision=` is refused
 
 What is asked for under any other name goes through unchanged. (The builders themselves override
-`DatasetBuilder._create_builder_config`; the test that watches these names watches that one too.)
+`DatasetBuilder._create_builder_config`, which the test that watches these names watches too, and
+`_as_dataset`, and say `_patched_for_streaming`, which `tests/unit/test_rows.py` watches.)
 
 A registered name comes before a folder, as `"json"` does: where the working folder holds a folder
 `delia_mix`, `load_dataset("delia_mix")` is still the builder, and `load_dataset("./delia_mix")` is

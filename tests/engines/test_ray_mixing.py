@@ -326,6 +326,18 @@ def test_the_command_refuses(given: list[str], text: str) -> None:
     assert text in str(done.exception)
 
 
+def test_tokens_are_counted_as_on_one_machine(
+    nodes: Nodes, shards: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("transformers")
+    tokenizer = request.getfixturevalue("tiny_tokenizer")
+    here = save_mixture(mix(TASK, shards, ratio=2), tmp_path / "here", tokenizer=tokenizer)
+    there = mix_on_ray(
+        TASK, shards, tmp_path / "there", ratio=2, shard_rows=50, tokenizer=tokenizer
+    )
+    assert there.details["tokens"] == here.details["tokens"]
+
+
 def test_the_command(nodes: Nodes, shards: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "task.jsonl", [row.as_row() for row in TASK])
     given = ["mix", str(tmp_path / "task.jsonl"), str(shards / "pairs-0.jsonl")]
