@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from delia_data.engines.base import Completion, Request
 from delia_data.errors import EngineError
 from delia_data.sampling.asking import Asking, Limits, Spending, query_id
+from delia_data.sampling.keys import KeySet
 from delia_data.sampling.queries import Queries
 from delia_data.sampling.store import PairStore, row_key
 
@@ -151,9 +152,9 @@ class Asker:
             )
 
 
-def _rows(queries: Queries, asking: Asking, before: set[int], seed: int) -> Iterator[Asked]:
+def _rows(queries: Queries, asking: Asking, before: KeySet, seed: int) -> Iterator[Asked]:
     """Every row in its order, but those that were asked before; equal queries count once."""
-    seen: set[int] = set()
+    seen = KeySet()
     number = -1
     for query in queries:
         key = row_key(query_id(query.text))

@@ -25,6 +25,8 @@ from delia_data.sampling.rows import Sampled
 
 __all__ = ["compact", "pairs_file", "rejected_file"]
 
+_Numbers = np.ndarray[Any, np.dtype[np.int64]]
+
 _GROUP: Final = 10_000
 _MESSAGE: Final = pa.struct([("role", pa.string()), ("content", pa.string())])
 _SPENT: Final = [
@@ -67,13 +69,13 @@ def compact(folder: Path, stem: str, generation: int, *, keep_rejected: bool) ->
     Raises:
         OutputError: The disk is full or gone.
     """
-    places = _places(folder, stem)
-    kept, rejected = places[places[:, 4] == 1], places[places[:, 4] == 0]
+    places, order = _places(folder, stem)
+    kept = places[order, 4] == 1
     with ExitStack() as stack:
         opened = [os.open(shard, os.O_RDONLY) for shard in shards(folder, stem)]
         for file in opened:
             stack.callback(os.close, file)
-        rows = _rows(opened, rejected)
+        rows = _rows(opened, places, order[~kept])
         _write(
             rejected_file(folder, generation),
             _REJECTED,
@@ -82,12 +84,12 @@ def compact(folder: Path, stem: str, generation: int, *, keep_rejected: bool) ->
         _write(
             pairs_file(folder, generation),
             _PAIRS,
-            (_pair_row(row) for row in _rows(opened, kept)),
+            (_pair_row(row) for row in _rows(opened, places, order[kept])),
         )
 
 
-def _places(folder: Path, stem: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Where the lines are: number, shard, start, length, whether kept; by their numbers.
+def _places(folder: Path, stem: str) -> tuple[_Numbers, _Numbers]:
+    """Where the lines are: number, shard, start, length, whether kept; and the order to read them.
 
     Of a row that failed, and was asked again, only the latest line counts.
     """
@@ -101,12 +103,14 @@ def _places(folder: Path, stem: str) -> np.ndarray[Any, np.dtype[np.int64]]:
             superseded.append(latest.pop(row.id))
         if row.error is not None:
             latest[row.id] = count
-    table = np.delete(np.array(places, np.int64).reshape(-1, 5), superseded, axis=0)
-    return table[np.argsort(table[:, 0], kind="stable")]
+    table = np.frombuffer(places, np.int64).reshape(-1, 5)
+    order = np.argsort(table[:, 0], kind="stable")
+    return table, order[~np.isin(order, superseded)] if superseded else order
 
 
-def _rows(opened: list[int], places: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Sampled]:
-    for _, shard, start, length, _ in places:
+def _rows(opened: list[int], places: _Numbers, order: _Numbers) -> Iterator[Sampled]:
+    for place in order:
+        _, shard, start, length, _ = places[place]
         yield read_line(opened[shard], int(start), int(length))
 
 

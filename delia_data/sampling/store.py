@@ -42,6 +42,7 @@ from delia_data.manifest import (
 from delia_data.records import Record, read_record, read_records
 from delia_data.sampling.compact import compact, pairs_file, rejected_file
 from delia_data.sampling.journal import Journal, recover, shards
+from delia_data.sampling.keys import KeySet
 from delia_data.sampling.rows import Sampled
 
 __all__ = ["PairStore", "bundled_cache_folder", "read_cache", "row_key"]
@@ -73,7 +74,7 @@ class PairStore:
     def __init__(self, folder: Path, generation: int) -> None:
         """Begin with nothing; `open` reads what is there."""
         self.folder = folder
-        self.asked: set[int] = set()
+        self.asked = KeySet()
         self.kept = 0
         self.dropped: Counter[str] = Counter()
         self.tokens = 0
