@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from delia_data._optional import require
 from delia_data.engines._vllm_picker import PICKER, sampling_arguments
@@ -18,9 +18,6 @@ from delia_data.errors import InputError
 from delia_data.models import resolve_model
 
 __all__ = ["RaySettings", "make_processor"]
-
-# Tasks that only rename columns take next to nothing, so that replicas may have every CPU.
-_LITTLE: Final = {"num_cpus": 0.01, "concurrency": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +63,9 @@ class RaySettings:
                 raise InputError(f"{name} is {number}: give at least 1")
 
 
-def make_processor(name: str, settings: RaySettings, sampling: Sampling, end: int) -> Any:
+def make_processor(
+    name: str, settings: RaySettings, sampling: Sampling, end: int, blocks: int
+) -> Any:
     """Make the processor that maps a dataset of `number`, `ids` and `seed`.
 
     Its rows have `number`, `generated_tokens` and `__inference_error__`, which is empty where all
@@ -77,6 +76,7 @@ def make_processor(name: str, settings: RaySettings, sampling: Sampling, end: in
         settings: How the cluster is used.
         sampling: How answers are drawn.
         end: Id of the token that ends an answer.
+        blocks: Blocks of the dataset.
 
     Raises:
         InputError: vLLM or Ray does not take the settings.
@@ -122,12 +122,14 @@ def make_processor(name: str, settings: RaySettings, sampling: Sampling, end: in
         raise InputError(
             f"Ray does not take these settings: {' '.join(str(error).split())}"
         ) from error
+    # Tasks that only rename columns ask for no CPU, so that replicas may have every one.
+    little = {"num_cpus": 0, "concurrency": min(2, blocks)}
     return llm.build_processor(
         config,
         preprocess=partial(_ask, sampling=sampling, end=end, picks=on_cpu),
         postprocess=_keep,
-        preprocess_map_kwargs=dict(_LITTLE),
-        postprocess_map_kwargs=dict(_LITTLE),
+        preprocess_map_kwargs=dict(little),
+        postprocess_map_kwargs=dict(little),
     )
 
 

@@ -125,7 +125,7 @@ class RayEngine:
         blocks = -(-len(rows) // self.settings.batch_size)
         dataset = require("ray.data", extra="ray").from_items(rows, override_num_blocks=blocks)
         end = int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
-        answer = make_processor(self.name, self.settings, sampling, end)
+        answer = make_processor(self.name, self.settings, sampling, end, blocks)
         for row in answer(dataset).iter_rows():
             if (known := asked.pop(int(row["number"]), None)) is not None:
                 yield self._complete(*known, row)
