@@ -329,7 +329,8 @@ def test_the_command_refuses(given: list[str], text: str) -> None:
 def test_tokens_are_counted_as_on_one_machine(
     nodes: Nodes, shards: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    pytest.importorskip("transformers")
+    for module in ("transformers", "jinja2"):
+        pytest.importorskip(module)
     tokenizer = request.getfixturevalue("tiny_tokenizer")
     here = save_mixture(mix(TASK, shards, ratio=2), tmp_path / "here", tokenizer=tokenizer)
     there = mix_on_ray(

@@ -123,6 +123,18 @@ class TestFreshness:
             builder.download_and_prepare()
 
 
+    def test_a_glob_is_known_by_its_files(self, load: Load, task: Path, cache: Path) -> None:
+        parts = [write_jsonl(cache.with_name(f"part-{i}.jsonl"), []) for i in range(2)]
+        for number, part in enumerate(parts):
+            write_jsonl(part, pair_rows(PAIRS)[number::2])
+        settings = {"ratio": 4, "task": task, "split": "train"}
+        given = {"cache": str(cache.with_name("part-*.jsonl")), **settings}
+        whole = load("delia_mix", cache=cache, **settings).to_list()
+        assert load("delia_mix", **given).to_list() == whole
+        write_jsonl(cache.with_name("part-2.jsonl"), pair_rows(PAIRS, "other"))
+        assert load("delia_mix", **given).to_list() != whole
+
+
 class TestWaysToLoad:
     @pytest.mark.parametrize("builder", ["delia_mix", "delia_cache", "delia_task"])
     def test_streaming_gives_the_same_rows(
