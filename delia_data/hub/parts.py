@@ -23,6 +23,7 @@ from delia_data.files import file_sha256
 from delia_data.manifest import FINISHED, MANIFEST, Manifest, read_manifest
 from delia_data.mixing import config_name, mix, read_task_rows, save_mixture
 from delia_data.mixing.task_rows import TaskRows
+from delia_data.tokens import add_token_to_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -158,6 +159,8 @@ def mixed(
             "mixed again here: give its folder as well"
         )
     asked = {key: value for key, value in settings.items() if key != "token"}
+    if tokenizer is not None and rows.token:
+        add_token_to_tokenizer(tokenizer, rows.token)  # it counts as one
     mixture = mix(rows.train, cache.folder, test=rows.test, token=rows.token or None, **asked)
     name = config_name(mixture.manifest.settings["ratio"])
     manifest = save_mixture(mixture, folder / name, tokenizer=tokenizer)

@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from delia_data._optional import require
@@ -119,14 +121,24 @@ def _rows(parts: Mapping[str, Part]) -> dict[str, list[Record]]:
     """Some hundred rows of the cache and of the task, the same ones each time."""
     rows: dict[str, list[Record]] = {}
     if CACHE in parts:
-        shards = pair_shards(parts[CACHE].folder)
-        messages = [m for f in shards for m in pq.read_table(f, columns=["messages"])["messages"]]
-        step = max(1, len(messages) // (4 * _ROWS))
-        some = [read_record({"messages": m.as_py()}, "messages") for m in messages[::step]]
-        rows["pairs"] = _ranked(some)
+        rows["pairs"] = _ranked(_some_pairs(pair_shards(parts[CACHE].folder)))
     if TASK in parts:
         rows["task"] = _ranked([r.record for r in read_task_rows(parts[TASK].folder).train])
     return {name: records for name, records in rows.items() if records}
+
+
+def _some_pairs(shards: Sequence[Path]) -> list[Record]:
+    """Every so many-th pair, a shard in memory at a time."""
+    step = max(1, sum(pq.read_metadata(shard).num_rows for shard in shards) // (4 * _ROWS))
+    some: list[Record] = []
+    begin = 0
+    for shard in shards:
+        messages = pq.read_table(shard, columns=["messages"])["messages"]
+        places = pa.array(range(-begin % step, len(messages), step), pa.int64())
+        taken = messages.take(places).to_pylist()
+        some += [read_record({"messages": turns}, "messages") for turns in taken]
+        begin += len(messages)
+    return some
 
 
 def _ranked(records: Sequence[Record]) -> list[Record]:

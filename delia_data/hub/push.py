@@ -88,7 +88,7 @@ def needs_licence(repo: str) -> bool:
     """
     name, _ = parse_name(repo)
     with translated(name):
-        remote = read_remote(client(), name, Retry())
+        remote = read_remote(client(), name, Retry(tries=3))
     return remote is None or remote.manifest is None
 
 

@@ -584,6 +584,20 @@ class TestSecrets:
         manifest = json.loads(hub.files("org/leaky")["manifest.json"])
         assert manifest["details"]["allowed"] == {"email": 3}
 
+    def test_the_command_line_reports_it(
+        self, client: Worker, folders: dict[str, Path], tmp_path: Path
+    ) -> None:
+        cache = make_cache(tmp_path / "cache", 3, extra=" Ask someone@somewhere.org.")
+        arguments = ["push", "org/told", str(folders["task"]), str(cache), "--licence", "mit"]
+        done = client("main", WRITER, arguments=arguments)
+        assert done["code"] == 2
+        assert "cache/pairs-00000.parquet row 0: email" in done["out"]
+        assert len(done["err"].splitlines()) == 1
+        allowed = [*arguments, "--allow", "email", "--no-pictures"]
+        done = client("main", WRITER, arguments=allowed)
+        assert (done["code"], done["err"]) == (0, "")
+        assert "let through, as --allow says: 3 email" in done["out"]
+
     def test_the_login_itself_never_leaves(
         self, hub: HubServer, client: Worker, folders: dict[str, Path], tmp_path: Path
     ) -> None:

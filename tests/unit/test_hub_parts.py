@@ -13,8 +13,8 @@ import pytest
 
 from delia_data.errors import InputError, RatioError, SecretError, UnfinishedError
 from delia_data.hub.lean import expand, index_mixture, lean_rows, write_lean
-from delia_data.hub.parts import cache_ids, check_mixture, mixed, read_parts
-from delia_data.hub.pictures import can_draw, draw, place_by_words
+from delia_data.hub.parts import cache_ids, check_mixture, mixed, pair_shards, read_parts
+from delia_data.hub.pictures import _some_pairs, can_draw, draw, place_by_words
 from delia_data.hub.publication import draft, outdated, parts_of_path
 from delia_data.hub.scanning import check_secrets, texts_of
 from delia_data.manifest import Manifest, finish, read_manifest
@@ -112,6 +112,14 @@ class TestParts:
             mixed(parts["task"], parts["cache"], {"ratio": 99}, tmp_path / "c")
         with pytest.raises(InputError, match="task_weights"):
             mixed(parts["task"], parts["cache"], {"ratio": 1, "task_weights": {}}, tmp_path / "d")
+
+    def test_tokens_are_counted_and_the_special_one_is_one(
+        self, make_task: Make, make_cache: Make, tmp_path: Path, tiny_tokenizer: Any
+    ) -> None:
+        parts = read_parts([make_task(rows=1), make_cache()])
+        part = mixed(parts["task"], parts["cache"], {"ratio": 1}, tmp_path, tiny_tokenizer)
+        # <|user|>As <sep>: 0?<|end|><|assistant|>0!<|end|>, a token for each byte but <sep>
+        assert part.manifest.details["tokens"]["task"] == 1 + 3 + 1 + 4 + 1 + 1 + 2 + 1
 
     def test_rows_are_checked_against_task_and_cache(
         self, make_task: Make, make_cache: Make, tmp_path: Path
@@ -247,6 +255,12 @@ class TestPictures:
         other = draw(parts, {"empty": 4, "too_short": 2}, embed=place_by_words)
         assert other["dropped.png"] != drawn["dropped.png"]
         assert other["map.png"] == drawn["map.png"]
+
+    def test_large_caches_are_thinned_evenly(self, make_cache: Make) -> None:
+        shards = pair_shards(make_cache(shards=(3000, 2500, 1501)))
+        queries = [record.query for record in _some_pairs(shards)]
+        assert queries == [f"Q {n}?" for n in range(0, 7001, 3)]
+        assert len(_some_pairs(pair_shards(make_cache("small", shards=(5, 4))))) == 9
 
     def test_what_is_not_given_is_not_drawn(self, make_task: Make) -> None:
         drawn = draw(read_parts([make_task()]), {}, embed=place_by_words)
