@@ -123,13 +123,12 @@ def make_processor(
             f"Ray does not take these settings: {' '.join(str(error).split())}"
         ) from error
     # Tasks that only rename columns ask for no CPU, so that replicas may have every one.
-    little = {"num_cpus": 0, "concurrency": min(2, blocks)}
     return llm.build_processor(
         config,
         preprocess=partial(_ask, sampling=sampling, end=end, picks=on_cpu),
         postprocess=_keep,
-        preprocess_map_kwargs=dict(little),
-        postprocess_map_kwargs=dict(little),
+        preprocess_map_kwargs={"num_cpus": 0, "concurrency": min(2, blocks)},
+        postprocess_map_kwargs={"num_cpus": 0},
     )
 
 
