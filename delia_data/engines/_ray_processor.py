@@ -6,6 +6,7 @@ of them ask alike and tell alike.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,7 +85,9 @@ def make_processor(
     """
     require("vllm", extra="vllm")
     llm = require("ray.data.llm", extra="ray")
-    on_cpu = _on_cpu(settings)
+    # A window that leaves a replica without work is no fault.
+    warnings.filterwarnings("ignore", r"The (minimum|maximum) number of concurrent", UserWarning)
+    on_cpu, replicas = _on_cpu(settings), min(settings.replicas, blocks)
     engine: dict[str, Any] = {
         "dtype": settings.dtype,
         "load_format": "safetensors",
@@ -105,7 +108,7 @@ def make_processor(
         config = llm.vLLMEngineProcessorConfig(
             model_source=resolve_model(name),
             engine_kwargs={**engine, **settings.engine_kwargs},
-            concurrency=(settings.replicas, settings.replicas),
+            concurrency=(replicas, replicas),
             batch_size=settings.batch_size,
             max_concurrent_batches=settings.batches,
             placement_group_config=(
