@@ -41,6 +41,12 @@ def fill(folder: Path, rows: list[Sampled] = ROWS) -> None:
         store.append(rows)
 
 
+def fill_full_disk(folder: Path, shard: Path) -> None:
+    with PairStore.open(folder, PLAN) as store:
+        shard.symlink_to("/dev/full")
+        store.append(ROWS[1:])
+
+
 def finished(folder: Path, rows: list[Sampled] = ROWS, **options: Any) -> Manifest:
     with PairStore.open(folder, PLAN) as store:
         store.begin()
@@ -230,9 +236,8 @@ def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     fill(tmp_path, ROWS[:1])
     shard = tmp_path / "sampled-00000-001.jsonl"
     message = r"001\.jsonl cannot be written: No space left"
-    with pytest.raises(OutputError, match=message), PairStore.open(tmp_path, PLAN) as store:
-        shard.symlink_to("/dev/full")
-        store.append(ROWS[1:])
+    with pytest.raises(OutputError, match=message):
+        fill_full_disk(tmp_path, shard)
     shard.unlink()
     assert known(tmp_path) == of_rows(ROWS[:1])
 
