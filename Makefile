@@ -59,12 +59,13 @@ check: $(READY)  ## Lint, format, types, exported names, import directions
 	cd $(WHOLE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p delia_data
 	$(BIN)/python -m pytest -q tests/unit/test_exports.py tests/unit/test_imports.py
 
-bench: $(READY)  ## Measure mixing beside the usual ways, into benchmarks/RESULTS.md (an hour)
+bench: $(READY) $(ENGINES)/.ready  ## Measure mixing and sampling beside others, into benchmarks/RESULTS.md (hours)
 	$(BIN)/python -m benchmarks.mixing
+	$(BIN)/python -m benchmarks.sampling --work .bench --vllm $(CURDIR)/$(ENGINES)/bin/python
 
 format: $(READY)  ## Format the sources
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
 clean:  ## Remove what can be made again, .venv included
-	rm -rf $(VENV) $(ENGINES) $(LITELLM) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench $(ENGINES) $(LITELLM) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What sampling is measured beside: each a script for an environment of its own."""
