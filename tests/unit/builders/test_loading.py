@@ -122,7 +122,6 @@ class TestFreshness:
         with pytest.raises(InputError, match="changed while it was read: load it again"):
             builder.download_and_prepare()
 
-
     def test_a_glob_is_known_by_its_files(self, load: Load, task: Path, cache: Path) -> None:
         parts = [write_jsonl(cache.with_name(f"part-{i}.jsonl"), []) for i in range(2)]
         for number, part in enumerate(parts):
