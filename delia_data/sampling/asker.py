@@ -164,5 +164,5 @@ def _rows(queries: Queries, asking: Asking, before: KeySet, seed: int) -> Iterat
         for answer in range(asking.answers_per_query):
             number += 1
             request = asking.request(query, answer, seed)
-            if row_key(request.id) not in before:
+            if (row_key(request.id) if answer else key) not in before:
                 yield Asked(number, query.text, request)

@@ -173,7 +173,7 @@ def _cut(shard: Path, length: int) -> None:
 
 def _row_of(line: bytes, where: str) -> Sampled:
     try:
-        return Sampled(**json.loads(line))
+        return Sampled(**json.loads(line.decode()))
     except (ValueError, TypeError) as error:
         raise OutputError(
             f"{where}: the line is damaged: remove it, and its query is asked again; "
