@@ -7,6 +7,7 @@ whole rows took half of the time, and beyond memory it gave up at times (`mixing
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -14,9 +15,10 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from delia_data.errors import DeliaError, OutputError
+from delia_data.files import LOCK
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,6 +37,8 @@ __all__ = [
 MEMORY_MIB: Final = int(os.environ.get("DELIA_MIX_MEMORY_MIB", "1280"))
 """Memory of DuckDB; half as much again is taken by rows before they go to disk."""
 
+_PREFIX: Final = "delia-mix-"
+
 ID_SQL: Final = (
     "md5(array_to_string(list_transform(messages, "
     "lambda m: m.role || ':' || strlen(m.content) || ':' || m.content), ''))"
@@ -45,14 +49,21 @@ ID_SQL: Final = (
 class Spill:
     """A folder for temporary files, which goes with the last reference to this object.
 
+    A process that was killed leaves its folder; the next one that makes a folder removes it.
+
     Attributes:
         path: The folder.
     """
 
     def __init__(self) -> None:
-        """Make the folder."""
-        self.path = Path(tempfile.mkdtemp(prefix="delia-mix-"))
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        """Make the folder, and hold it for this process."""
+        _remove_abandoned()
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        new = self.path / f"{LOCK}.new"
+        lock = new.open("a")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new.rename(self.path / LOCK)  # whoever sees it finds it held
+        self._finalizer = weakref.finalize(self, _release, self.path, lock)
 
     def remove(self) -> None:
         """Remove the folder now."""
@@ -61,6 +72,19 @@ class Spill:
     def __getstate__(self) -> dict[str, Path]:
         """Let another process know the folder, which stays this one's to remove."""
         return {"path": self.path}
+
+
+def _release(folder: Path, lock: IO[str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.close()
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of processes that are no more: those that nobody holds."""
+    for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{LOCK}"):
+        with suppress(OSError), file.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(file.parent, ignore_errors=True)
 
 
 @contextmanager
