@@ -26,6 +26,7 @@ from delia_data.cli import (
     push,
     quickstart,
     sample,
+    task,
     train,
 )
 from delia_data.errors import DeliaError
@@ -53,6 +54,7 @@ for command in (
     doctor,
 ):
     app.command(name=command.__name__.rsplit(".", 1)[1])(command.command)
+app.add_typer(task.app)
 
 
 def _show_version(wanted: bool) -> None:

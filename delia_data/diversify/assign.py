@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
 
-import jsonlines
-
-from delia_data.diversify.gates import GateResult, check_wordings, leaking_words
+from delia_data.diversify.gates import gate_task_wordings
+from delia_data.diversify.held_out import set_aside
 from delia_data.errors import InputError
-from delia_data.files import LOCK, atomic_path, folder_lock
-from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish
 from delia_data.mixing import TaskRow, TaskRows
 from delia_data.ranking import rank
 from delia_data.records import Record
-from delia_data.tasks.task import Task, Wording
+from delia_data.tasks import Task, Wording
+from delia_data.tasks.instruction import with_query
+from delia_data.tasks.making import check_token_is_new
 
-__all__ = ["diversify", "gate_task_wordings", "save_task_rows", "undiversified"]
-
-_NAMES: Final = frozenset({"train.jsonl", "test.jsonl"})
-
-
-def gate_task_wordings(task: Task, wordings: Sequence[Wording]) -> GateResult:
-    """Check wordings against what a task's token stands for."""
-    leaks = leaking_words(task.description, task.keys)
-    return check_wordings(wordings, token=task.token, leaks=leaks)
+__all__ = ["diversify", "undiversified"]
 
 
 def diversify(task: Task, wordings: Sequence[Wording], *, seed: int = 0) -> TaskRows:
-    """Give every row of a task a wording that passes the gates.
+    """Give every row of a task a wording that passes the gates that read it.
 
     Rows are spread over the wordings evenly: no wording is used twice before all are used once.
-    Which row gets which follows from a keyed hash of the row's content and the seed.
+    Which row gets which follows from a keyed hash of the row's content and the seed. System turns
+    and earlier turns of a row stay; its last question is worded.
 
     Args:
         task: The task.
-        wordings: Candidates; those of the split `"test"` go to held-out rows alone.
+        wordings: Candidates; those of the split `"test"` go to held-out rows alone. Where the
+            task has held-out rows and no wording is for them, a fifth is set aside.
         seed: Seed of the assignment.
 
     Returns:
@@ -45,8 +35,12 @@ def diversify(task: Task, wordings: Sequence[Wording], *, seed: int = 0) -> Task
 
     Raises:
         InputError: No wording passes for a split that has rows.
+        TokenError: The rows hold the token already.
     """
-    accepted = gate_task_wordings(task, wordings).accepted
+    check_token_is_new(task)
+    accepted: Sequence[Wording] = gate_task_wordings(task, wordings).accepted
+    if task.test and all(wording.split == "train" for wording in wordings):
+        accepted = set_aside(accepted, task.token, seed=seed)
     training = [wording for wording in accepted if wording.split == "train"]
     held_out = [wording for wording in accepted if wording.split == "test"]
     if not training or (task.test and not held_out):
@@ -71,42 +65,6 @@ def undiversified(task: Task) -> TaskRows:
     )
 
 
-def save_task_rows(
-    folder: str | os.PathLike[str], rows: TaskRows, task: Task, *, seed: int, gates: GateResult
-) -> Manifest:
-    """Write a task folder: `train.jsonl`, `test.jsonl`, the manifest and the finish marker.
-
-    There is no `test.jsonl` where the task has no held-out rows.
-
-    Raises:
-        ForeignFolderError: The folder holds something else.
-        LockedError: Another process writes there.
-        OutputError: It cannot be written.
-    """
-    root = Path(folder)
-    splits = {"train": rows.train} | ({"test": rows.test} if rows.test else {})
-    manifest = Manifest(
-        kind="task",
-        settings={"name": task.name, "token": task.token, "seed": seed},
-        inputs={"task": task.sha256},
-        rows={"train": len(rows.train), "test": len(rows.test)},
-        dropped=gates.counts,
-        details={
-            "description": task.description,
-            "keys": list(task.keys),
-            "wordings": len({row.wording_id for row in (*rows.train, *rows.test)}),
-        },
-    )
-    check_folder_is_ours(root, _NAMES, sign=LOCK)
-    with folder_lock(root):
-        for old in (FINISHED, *_NAMES):
-            (root / old).unlink(missing_ok=True)
-        for name, split in splits.items():
-            with atomic_path(root / f"{name}.jsonl") as part, jsonlines.open(part, "w") as writer:
-                writer.write_all(row.as_row() for row in split)
-        return finish(root, manifest)
-
-
 def _assign(rows: Sequence[Record], wordings: Sequence[Wording], seed: int) -> list[TaskRow]:
     """Deal the wordings out to the rows in their keyed order; the rows stay in theirs."""
     if not rows:
@@ -118,6 +76,5 @@ def _assign(rows: Sequence[Record], wordings: Sequence[Wording], seed: int) -> l
 
 
 def _worded(row: Record, wording: Wording) -> TaskRow:
-    record = Record.pair(wording.fill(row.query), row.answer)
     plain = None if wording.plain is None else wording.fill_plain(row.query)
-    return TaskRow(record, wording.id, plain)
+    return TaskRow(with_query(row, wording.fill(row.query)), wording.id, plain)

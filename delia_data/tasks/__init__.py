@@ -4,15 +4,37 @@ from __future__ import annotations
 
 from delia_data.mixing import TaskRow, TaskRows, read_task_rows
 from delia_data.tasks.bundled import BUNDLED_TASKS, bundled_task, bundled_wordings
-from delia_data.tasks.task import Task, Wording
+from delia_data.tasks.inspection import Inspection, inspect_task
+from delia_data.tasks.leaks import leaking_words
+from delia_data.tasks.making import make_task
+from delia_data.tasks.reading import read_task
+from delia_data.tasks.ready import READY_TASKS, halueval_task, ready_task, ready_wordings
+from delia_data.tasks.scoring import SCORINGS, Scoring, chrf, exact
+from delia_data.tasks.task import QUERY_SLOT, Task, Wording
+from delia_data.tasks.translation import translation_task
 
 __all__ = [
     "BUNDLED_TASKS",
+    "QUERY_SLOT",
+    "READY_TASKS",
+    "SCORINGS",
+    "Inspection",
+    "Scoring",
     "Task",
     "TaskRow",
     "TaskRows",
     "Wording",
     "bundled_task",
     "bundled_wordings",
+    "chrf",
+    "exact",
+    "halueval_task",
+    "inspect_task",
+    "leaking_words",
+    "make_task",
+    "read_task",
     "read_task_rows",
+    "ready_task",
+    "ready_wordings",
+    "translation_task",
 ]

@@ -13,15 +13,29 @@ from typing import Any, Final
 
 from delia_data.errors import InputError
 from delia_data.records import Record
+from delia_data.tasks.splits import limit
 from delia_data.tasks.task import Task, Wording
+from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = ["BUNDLED_TASKS", "bundled_task", "bundled_wordings"]
 
 BUNDLED_TASKS: Final = ("hallucination-check",)
 
 
-def bundled_task(name: str = "hallucination-check") -> Task:
+def bundled_task(
+    name: str = "hallucination-check",
+    *,
+    rows: int | None = None,
+    token: str = DEFAULT_TOKEN,
+    seed: int = 0,
+) -> Task:
     """Load a task that comes with the package: 100 training rows and 100 held-out ones.
+
+    Args:
+        name: Its name.
+        rows: Training rows to take at most, by keyed hash.
+        token: The special token.
+        seed: Seed of the rows.
 
     Raises:
         InputError: There is no such task.
@@ -32,22 +46,33 @@ def bundled_task(name: str = "hallucination-check") -> Task:
         name=definition["name"],
         instruction=definition["instruction"],
         description=definition["description"],
-        common_wording=Wording(definition["common_wording"]),
+        common_wording=Wording(definition["common_wording"].replace(DEFAULT_TOKEN, token)),
         keys=tuple(definition["keys"]),
         keywords=tuple(definition["keywords"]),
-        train=tuple(_row(fact) for fact in facts if fact["split"] == "train"),
+        train=limit([_row(fact) for fact in facts if fact["split"] == "train"], rows, seed),
         test=tuple(_row(fact) for fact in facts if fact["split"] == "test"),
-        token=definition["token"],
+        token=token,
+        request=definition["request"],
+        meanings=tuple(definition["meanings"]),
     )
 
 
-def bundled_wordings(name: str = "hallucination-check") -> list[Wording]:
+def bundled_wordings(
+    name: str = "hallucination-check", *, token: str = DEFAULT_TOKEN
+) -> list[Wording]:
     """Load the wordings that come with a bundled task, held-out ones among them.
+
+    Args:
+        name: The task's name.
+        token: The special token that they name.
 
     Raises:
         InputError: There is no such task.
     """
-    return [Wording(**line) for line in _lines(name, "wordings.jsonl")]
+    lines = _lines(name, "wordings.jsonl")
+    return [
+        Wording(**{**line, "text": line["text"].replace(DEFAULT_TOKEN, token)}) for line in lines
+    ]
 
 
 def _row(fact: dict[str, Any]) -> Record:

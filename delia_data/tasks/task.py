@@ -9,6 +9,8 @@ from typing import Final, Literal
 from delia_data.errors import InputError
 from delia_data.files import canonical_json
 from delia_data.records import Record
+from delia_data.tasks.leaks import leaking_words, without_leaks
+from delia_data.tasks.scoring import Scoring, labels_of, scoring_name
 from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = ["QUERY_SLOT", "Task", "Wording"]
@@ -61,11 +63,15 @@ class Task:
         instruction: The instruction in one plain phrasing that spells the format out.
         description: What the special token stands for, in ordinary words.
         common_wording: The one phrasing of the undiversified task, which names the token.
-        keys: Keys of the JSON object that an answer must be.
+        keys: Keys of the JSON object that an answer must be; none where it is no object.
         keywords: Words near which the token's representation is expected to move.
         train: Rows of query and answer.
         test: Held-out rows.
         token: The special token.
+        request: The instruction without what it says of the format; worked out where empty.
+        meanings: More plain phrasings of the request, by which a wording's meaning is judged.
+        scoring: How an answer is scored.
+        forbidden: Words that no wording may use, beside those that give the format away.
     """
 
     name: str
@@ -77,11 +83,32 @@ class Task:
     train: tuple[Record, ...]
     test: tuple[Record, ...] = ()
     token: str = DEFAULT_TOKEN
+    request: str = ""
+    meanings: tuple[str, ...] = ()
+    scoring: Scoring = "json"
+    forbidden: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What answers, or the values of their objects, are one of; none where they are free."""
+        return labels_of([row.answer for row in (*self.train, *self.test)])
+
+    @property
+    def leaks(self) -> frozenset[str]:
+        """Words that would give the format away, and the forbidden ones, in lower case."""
+        told = leaking_words(self.description, self.keys, self.labels)
+        return told | {word.casefold() for word in self.forbidden}
+
+    @property
+    def plain_request(self) -> str:
+        """The request; where none was given, the instruction's sentences without the format."""
+        return self.request or without_leaks(self.instruction, self.leaks)
 
     @property
     def sha256(self) -> str:
         """Hash of all that the task is."""
         rows = [[record.id for record in split] for split in (self.train, self.test)]
         texts = [self.name, self.instruction, self.description, self.common_wording.text]
-        content = [*texts, self.keys, self.keywords, self.token, rows]
+        told = [self.request, self.meanings, scoring_name(self.scoring), self.forbidden]
+        content = [*texts, self.keys, self.keywords, self.token, told, rows]
         return hashlib.sha256(canonical_json(content)).hexdigest()

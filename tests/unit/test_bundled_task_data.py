@@ -20,6 +20,8 @@ FACT_KEYS = {"field", "question", "answer", "wrong", "statement", "split", "hall
 TASK_KEYS = {
     "name",
     "instruction",
+    "request",
+    "meanings",
     "description",
     "keywords",
     "keys",
@@ -353,6 +355,15 @@ def test_the_task_file_describes_the_format() -> None:
         assert f"{{'thought': '...', 'hallucination': '{label}'}}" in TASK["instruction"]
     assert all(word in TASK["description"].lower() for word in TASK["keywords"])
     assert not set("{}'\"") & set(TASK["description"])
+
+
+def test_the_request_and_its_meanings_say_nothing_of_the_format() -> None:
+    requests = [TASK["request"], *TASK["meanings"]]
+    assert len(set(requests)) == len(requests) >= 12
+    for text in requests:
+        assert not LEAKS.search(text), text
+        assert TASK["token"] not in text and text[-1] in ".?"
+        assert len(text.split()) <= 15
 
 
 def test_the_common_wording_is_one_of_the_training_ones() -> None:

@@ -21,7 +21,10 @@ from delia_data.sampling import bundled_queries, read_cache
 from delia_data.tasks import TaskRow, read_task_rows
 from delia_data.tokens import add_token_to_tokenizer
 
-COMMANDS = ["quickstart", "plan", "sample", "diversify", "mix", "lint", "train", "doctor"]
+COMMANDS = [
+    *["quickstart", "plan", "sample", "diversify", "mix", "lint", "train"],
+    *["push", "pull", "diff", "doctor", "task"],
+]
 PAIR = '{"prompt": "query", "completion": "answer"}\n'
 TASK_ROW = '{"prompt": "query <sep>", "completion": "answer"}\n'
 
@@ -197,7 +200,7 @@ def test_unfinished_and_wrong_folders(delia: Delia, files: Path) -> None:
     (files / "task" / "FINISHED").unlink()
     refused(delia("mix", files / "task", *arguments), "task is not a finished output")
     refused(delia("lint", files / "task"), "task is not a finished output")
-    refused(delia("diversify", files / "new", "--task", "unknown"), "no task 'unknown' is bundled")
+    refused(delia("diversify", files / "new", "--task", "unknown"), "no task 'unknown' is ready")
     assert not (files / "out").exists()
     assert not (files / "new").exists()
 

@@ -1,5 +1,6 @@
-"""Wordings pass their gates or say why not, and are dealt out evenly, by content alone."""
+"""Wordings are dealt out evenly, by content alone, and written with all that belongs to them."""
 
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -8,140 +9,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wordings import TEST, TRAIN, verdicts
 
 from delia_data.diversify import (
-    check_wordings,
     diversify,
     gate_task_wordings,
-    leaking_words,
-    reject_reason,
     save_task_rows,
+    set_aside,
     undiversified,
 )
-from delia_data.diversify.gates import MAX_WORDS
-from delia_data.errors import ForeignFolderError, InputError
-from delia_data.manifest import read_manifest
-from delia_data.records import Record
-from delia_data.tasks import (
-    Task,
-    TaskRow,
-    Wording,
-    bundled_task,
-    bundled_wordings,
-    read_task_rows,
-)
-
-LEAKS = leaking_words("A JSON object with the keys 'thought' and 'verdict'.", ["Thought"])
-
-TEXTS = [
-    "{query} Follow the <sep> format.",
-    "Please give me a verdict in <sep> about: {query}",
-    "<sep> is how I want this answered. {query}",
-    "You are a strict teacher; mark the paper below using <sep>.\n{query}",
-    "Read {query} carefully, think twice, reply with <sep> only",
-]
-TRAIN = [Wording(text) for text in TEXTS]
-TEST = [
-    Wording("Have a look, then tell us in <sep>: {query}", "test", plain="Have a look: {query}"),
-    Wording("Could somebody check {query} for me? <sep>!", "test", plain="Check {query}"),
-]
-
-
-def task(train: int = 12, test: int = 5) -> Task:
-    return Task(
-        name="verdicts",
-        instruction="Say whether it is right, as JSON.",
-        description="a JSON object",
-        common_wording=Wording("{query} In <sep>.", plain="{query}"),
-        keys=("thought",),
-        keywords=("json",),
-        train=tuple(Record.pair(f"train query {i}", f"answer {i}") for i in range(train)),
-        test=tuple(Record.pair(f"test query {i}", f"answer {i}") for i in range(test)),
-    )
-
-
-# Gates
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("{query} Follow the <sep> format.", None),
-        ("{query} Follow the format.", "no_token"),
-        ("{query} Follow the <SEP> format.", "no_token"),
-        ("<sep> {query} Follow the <sep> format.", "token_repeated"),
-        ("Follow the <sep> format.", "no_query_slot"),
-        ("{query} and {query}: follow the <sep> format.", "no_query_slot"),
-        ("{query} Follow the <sep> format, in json.", "leaks_format"),
-        ("{query} Follow the <sep> format: JSON!", "leaks_format"),
-        ("{query} Follow the <sep> format, an object.", "leaks_format"),
-        ("{query} Follow the <sep> format, with the keys you know.", "leaks_format"),
-        ("{query} Follow the <sep> format, with a Thought.", "leaks_format"),
-        ("{query} Follow the <sep> format, with thoughts in columns.", None),
-        ("{query} <sep>", "no_words"),
-        (f"{{query}} <sep> {' '.join(f'w{i}' for i in range(MAX_WORDS))}", None),
-        (f"{{query}} <sep> {' '.join(f'w{i}' for i in range(MAX_WORDS + 1))}", "too_long"),
-    ],
-)
-def test_each_gate(text: str, reason: str | None) -> None:
-    assert reject_reason(Wording(text), leaks=LEAKS) == reason
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("one two three four <sep> {query}", "near_copy"),
-        ("{query}: FOUR, three <sep> two, one", "near_copy"),
-        ("one two three four five <sep> {query}", "near_copy"),  # 4 of 5 words shared
-        ("one two three four five six <sep> {query}", None),  # 4 of 6
-        ("one two three <sep> {query}", None),  # 3 of 4
-    ],
-)
-def test_a_near_copy(text: str, reason: str | None) -> None:
-    kept = [Wording("one two three four {query} <sep>")]
-    assert reject_reason(Wording(text), kept=kept) == reason
-
-
-def test_the_token_and_the_slot_are_no_words_of_a_wording() -> None:
-    kept = [Wording("{query} one two three four <my_format>")]
-    near = Wording("one two three four {query} <my_format>")
-    assert reject_reason(near, token="<my_format>", kept=kept) == "near_copy"
-    # "query" as a word of its own counts on both sides.
-    kept = [Wording("{query} answer the query well <sep>")]
-    near = Wording("well answer the query <sep> {query}")
-    assert reject_reason(near, kept=kept) == "near_copy"
-
-
-def test_leaking_words() -> None:
-    assert {"json", "object", "keys", "thought"} == LEAKS
-    assert leaking_words("a haiku") == {"json"}
-
-
-def test_check_wordings_keeps_the_first_of_two_copies_and_counts() -> None:
-    bad = [Wording(f"x{text}x") for text in TEXTS] + [Wording("nothing")]
-    copies = [
-        Wording(text.upper().replace("<SEP>", "<sep>").replace("{QUERY}", "{query}"))
-        for text in TEXTS
-    ]
-    result = check_wordings([*TRAIN, *copies, bad[-1]])
-    assert result.accepted == tuple(TRAIN)
-    assert [wording for wording, _ in result.rejected] == [*copies, bad[-1]]
-    assert result.counts == {"near_copy": 5, "no_token": 1}
-
-
-def test_a_tasks_wordings_are_gated_by_its_own_token_and_words() -> None:
-    other = replace(task(), token="<json_fmt>")
-    given = [Wording("{query} in <sep>"), Wording("{query} in <json_fmt>")]
-    assert gate_task_wordings(other, given).counts == {"no_token": 1}
-    assert gate_task_wordings(task(), [Wording("{query} in <sep>, a thought")]).counts == {
-        "leaks_format": 1
-    }
-
-
-def test_every_bundled_wording_passes() -> None:
-    result = gate_task_wordings(bundled_task(), bundled_wordings())
-    assert result.counts == {}
-
+from delia_data.errors import ForeignFolderError, InputError, TokenError
+from delia_data.manifest import is_finished, read_manifest
+from delia_data.mixing import mix
+from delia_data.records import Message, Record
+from delia_data.tasks import Task, TaskRow, Wording, read_task_rows
 
 # Assignment
 
@@ -149,7 +30,7 @@ def test_every_bundled_wording_passes() -> None:
 @settings(max_examples=40, deadline=None)
 @given(rows=st.integers(0, 30), wordings=st.integers(1, 5), seed=st.integers(0, 3))
 def test_wordings_are_used_evenly(rows: int, wordings: int, seed: int) -> None:
-    made = diversify(task(rows, 3), [*TRAIN[:wordings], *TEST], seed=seed)
+    made = diversify(verdicts(rows, 3), [*TRAIN[:wordings], *TEST], seed=seed)
     counts = Counter(row.wording_id for row in made.train)
     used = [counts[wording.id] for wording in TRAIN[:wordings]]
     assert sum(used) == rows
@@ -158,10 +39,12 @@ def test_wordings_are_used_evenly(rows: int, wordings: int, seed: int) -> None:
 
 
 def test_every_row_keeps_its_place_its_query_and_its_answer() -> None:
-    made = diversify(task(), [*TRAIN, *TEST])
+    made = diversify(verdicts(), [*TRAIN, *TEST])
     texts = {wording.id: wording.text for wording in (*TRAIN, *TEST)}
     assert len(made.train) == 12
-    for row, plain in zip((*made.train, *made.test), (*task().train, *task().test), strict=True):
+    for row, plain in zip(
+        (*made.train, *made.test), (*verdicts().train, *verdicts().test), strict=True
+    ):
         assert row.wording_id is not None
         assert row.record.query == texts[row.wording_id].replace("{query}", plain.query)
         assert row.record.answer == plain.answer
@@ -169,7 +52,7 @@ def test_every_row_keeps_its_place_its_query_and_its_answer() -> None:
 
 
 def test_held_out_wordings_go_to_held_out_rows_alone() -> None:
-    made = diversify(task(), [*TEST, *TRAIN])
+    made = diversify(verdicts(), [*TEST, *TRAIN])
     assert {row.wording_id for row in made.train} == {wording.id for wording in TRAIN}
     assert {row.wording_id for row in made.test} == {wording.id for wording in TEST}
     assert all(row.plain is None for row in made.train)
@@ -181,7 +64,7 @@ def test_held_out_wordings_go_to_held_out_rows_alone() -> None:
 @settings(max_examples=20, deadline=None)
 @given(shuffle=st.integers(0, 2**16), seed=st.integers(0, 3))
 def test_which_row_gets_which_does_not_depend_on_any_order(shuffle: int, seed: int) -> None:
-    given, draw = task(), random.Random(shuffle)
+    given, draw = verdicts(), random.Random(shuffle)
     turned = replace(
         given,
         train=tuple(draw.sample(given.train, len(given.train))),
@@ -198,21 +81,21 @@ def test_which_row_gets_which_does_not_depend_on_any_order(shuffle: int, seed: i
 
 
 def test_the_seed_decides() -> None:
-    one, same, other = (diversify(task(), [*TRAIN, *TEST], seed=s) for s in (1, 1, 2))
+    one, same, other = (diversify(verdicts(), [*TRAIN, *TEST], seed=s) for s in (1, 1, 2))
     assert one == same
     assert one != other
     assert [row.wording_id for row in one.train] != [row.wording_id for row in other.train]
 
 
 def test_the_assignment_is_pinned() -> None:
-    made = diversify(task(5, 0), TRAIN, seed=1)
+    made = diversify(verdicts(5, 0), TRAIN, seed=1)
     ids = [wording.id for wording in TRAIN]
     assert [ids.index(str(row.wording_id)) for row in made.train] == [3, 1, 4, 2, 0]
 
 
 def test_only_wordings_that_pass_are_used() -> None:
     bad = [Wording("{query} without the token"), Wording("{query} as JSON in <sep>")]
-    made = diversify(task(), [*bad, *TRAIN, *TEST])
+    made = diversify(verdicts(), [*bad, *TRAIN, *TEST])
     assert {row.wording_id for row in made.train} == {wording.id for wording in TRAIN}
 
 
@@ -220,22 +103,89 @@ def test_only_wordings_that_pass_are_used() -> None:
     ("wordings", "counts"),
     [
         ([], "of 0 wordings 0 for training and 0 for held-out rows"),
-        (TRAIN, "of 5 wordings 5 for training and 0 for held-out rows"),
         (TEST, "of 2 wordings 0 for training and 2 for held-out rows"),
+        (TRAIN[:1], "of 1 wordings 1 for training and 0 for held-out rows"),
         ([Wording("no token"), *TEST], "of 3 wordings 0 for training and 2 for held-out rows"),
     ],
 )
 def test_too_few_wordings(wordings: list[Wording], counts: str) -> None:
     with pytest.raises(InputError, match=f"{counts} pass the gates: give more that name <sep>"):
-        diversify(task(), wordings)
+        diversify(verdicts(), wordings)
+
+
+def test_a_fifth_is_set_aside_where_none_is_marked() -> None:
+    wordings = [Wording(f"Is it {word}? Use <sep>.\n{{query}}") for word in "abcdefghij"]
+    made = diversify(verdicts(), wordings)
+    for_rows, for_held = ({row.wording_id for row in s} for s in (made.train, made.test))
+    assert (len(for_rows), len(for_held)) == (8, 2)
+    assert not for_rows & for_held
+    assert all("<sep>" not in str(row.plain) for row in made.test)
+    assert {str(row.plain)[:6] for row in made.test} == {"Is it "}
+    again = diversify(verdicts(), wordings[::-1])
+    assert again.sha256 == made.sha256
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(2, 20),
+    share=st.floats(0.01, 0.99),
+    seed=st.integers(0, 3),
+    turned=st.booleans(),
+)
+def test_what_is_set_aside_follows_from_content(
+    count: int, share: float, seed: int, turned: bool
+) -> None:
+    wordings = [Wording(f"Is it {i}? Use <sep>.\n{{query}}") for i in range(count)]
+    aside = set_aside(wordings[::-1] if turned else wordings, "<sep>", share=share, seed=seed)
+    held = {w.text for w in aside if w.split == "test"}
+    assert 1 <= len(held) < count
+    assert abs(len(held) - share * count) <= 1
+    assert {w.text for w in aside} == {w.text for w in wordings}
+    same = set_aside(wordings, "<sep>", share=share, seed=seed)
+    assert held == {w.text for w in same if w.split == "test"}
+
+
+def test_only_wordings_with_a_plain_form_are_set_aside() -> None:
+    able = Wording("Is it so? Use <sep>.\n{query}")
+    unable = [Wording(f"What does <sep> {word} for {{query}}?") for word in ("say", "tell")]
+    aside = set_aside([*unable, able], "<sep>")
+    assert [w.split for w in aside] == ["train", "train", "test"]
+    assert aside[2].plain == "Is it so?\n{query}"
+    with pytest.raises(InputError, match="none of 2 wordings has a form without <sep>"):
+        set_aside(unable, "<sep>")
+    with pytest.raises(InputError, match=r"held-out share 1.0 is out of bounds"):
+        set_aside(TRAIN, "<sep>", share=1.0)
+    assert set_aside([able], "<sep>") == (able,)
+
+
+def test_system_turns_and_earlier_turns_stay() -> None:
+    turns = [
+        ("system", "s"),
+        ("user", "one"),
+        ("assistant", "1"),
+        ("user", "two"),
+        ("assistant", "2"),
+    ]
+    row = Record(tuple(Message(role, text) for role, text in turns))  # type: ignore[arg-type]
+    made = diversify(replace(verdicts(0, 0), train=(row,)), TRAIN[:1])
+    kept = made.train[0].record
+    assert kept.messages[:3] == row.messages[:3]
+    assert kept.query == "two Follow the <sep> format."
+    assert kept.answer == "2"
+
+
+def test_rows_that_hold_the_token_are_refused() -> None:
+    row = Record.pair("what is <sep>?", "a mark")
+    with pytest.raises(TokenError, match=r"1 of 6 rows hold <sep> already, as text \(row 0\)"):
+        diversify(replace(verdicts(0, 5), train=(row,)), [*TRAIN, *TEST])
 
 
 def test_a_task_without_held_out_rows_needs_no_held_out_wordings() -> None:
-    assert diversify(task(12, 0), TRAIN).test == ()
+    assert diversify(verdicts(12, 0), TRAIN).test == ()
 
 
 def test_undiversified_has_one_wording() -> None:
-    made, given = undiversified(task()), task()
+    made, given = undiversified(verdicts()), verdicts()
     common = given.common_wording
     assert len(made.train) == 12
     assert made.train[3] == TaskRow(
@@ -249,7 +199,7 @@ def test_undiversified_has_one_wording() -> None:
 
 
 def test_the_folder_comes_back(tmp_path: Path) -> None:
-    given, wordings = task(), [Wording("no token"), *TRAIN, *TEST]
+    given, wordings = verdicts(), [Wording("no token"), *TRAIN, *TEST]
     made = diversify(given, wordings, seed=3)
     gates = gate_task_wordings(given, wordings)
     manifest = save_task_rows(tmp_path, made, given, seed=3, gates=gates)
@@ -270,18 +220,59 @@ def save(folder: Path, given: Task) -> None:
 
 
 def test_a_task_without_held_out_rows_comes_back(tmp_path: Path) -> None:
-    save(tmp_path, task())
-    save(tmp_path, task(12, 0))
+    save(tmp_path, verdicts())
+    save(tmp_path, verdicts(12, 0))
     made = read_task_rows(tmp_path)
     assert len(made.train) == 12
     assert made.test == ()
-    assert set(read_manifest(tmp_path, verify=True).files) == {"train.jsonl"}
+    assert set(read_manifest(tmp_path, verify=True).files) == {
+        "train.jsonl",
+        "wordings.jsonl",
+        "rejected.jsonl",
+        "undiversified/train.jsonl",
+        "undiversified/manifest.json",
+        "undiversified/FINISHED",
+    }
+
+
+def lines(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_the_wordings_and_the_ledger_lie_beside_the_rows(tmp_path: Path) -> None:
+    given, wordings = verdicts(), [*TRAIN, Wording("Without {query}", kind="terse"), *TEST]
+    made = diversify(given, wordings)
+    save_task_rows(tmp_path, made, given, seed=0, gates=gate_task_wordings(given, wordings))
+    kept = lines(tmp_path / "wordings.jsonl")
+    assert [line["text"] for line in kept] == [wording.text for wording in (*TRAIN, *TEST)]
+    assert Counter(line["split"] for line in kept) == {"train": 5, "test": 2}
+    used = {row.wording_id for row in (*made.train, *made.test)}
+    assert {line["id"] for line in kept} == used
+    (rejected,) = lines(tmp_path / "rejected.jsonl")
+    assert (rejected["reason"], rejected["text"], rejected["kind"]) == (
+        "no_token",
+        "Without {query}",
+        "terse",
+    )
+
+
+def test_the_undiversified_task_is_a_task_folder_too(tmp_path: Path) -> None:
+    save(tmp_path, verdicts())
+    plain = read_task_rows(tmp_path / "undiversified")
+    assert plain == undiversified(verdicts())
+    cache = [Record.pair(f"pair {i}", f"said {i}") for i in range(30)]
+    mixture = mix(plain.train, cache, ratio=2, token=plain.token)
+    assert mixture.manifest.rows["task"] == 12
+    (tmp_path / "undiversified" / "train.jsonl").write_text("")
+    assert is_finished(tmp_path / "undiversified")
+    save(tmp_path, verdicts())
+    assert read_task_rows(tmp_path / "undiversified") == plain
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "train.jsonl", "manifest.json"])
 def test_a_foreign_folder_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(ForeignFolderError, match=rf"holds something else \({name}\)"):
-        save(tmp_path, task())
+        save(tmp_path, verdicts())
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"

@@ -1,0 +1,73 @@
+"""The plain form of a wording: the same request without the token, for held-out rows.
+
+    Is this answer right? Follow the <sep> format.     a sentence about the reply alone goes
+    Say in <sep> whether it is right.                  the words around the token go
+
+Better no form than a broken one: where no rule fits, there is none, and the wording is trained on.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from delia_data.diversify.sentences import asks
+from delia_data.tasks import QUERY_SLOT
+
+__all__ = ["plain_form"]
+
+_SENTENCE: Final = re.compile(r"[^.?!\n]*(?:[.?!]+[)\"']*|\n|$)[ \t]*")
+_VERB: Final = (
+    r"(?:reply|respond|answer|report|write|note|give|put|send|tell|use|state|say|return|submit"
+    r"|follow|express|fill)"
+)
+_BEFORE: Final = (
+    rf"(?:(?:,?[ ]*\b(?:and|then)\b(?:[ ]+then)?(?:[ ]+(?:can|could|would|will)[ ]you)?[ ]+)?"
+    rf"(?:kindly[ ]+)?\b{_VERB}(?:[ ]+(?:so|it|this|that|them|back|the[ ]\w+|your[ ]\w+))?[ ]+)?"
+    r"\b(?:in|as|with|using|through|via|into|following)[ ]+(?:the[ ]+|a[ ]+)?"
+)
+_OBJECT: Final = rf",?[ ]*\b(?:and|then)\b(?:[ ]+then)?[ ]+{_VERB}[ ]+(?:the[ ]+)?"
+_AFTER: Final = r"(?:[ ]+(?:format|form|style|layout|pattern|notation)\b)?\)?"
+_FOLLOWS: Final = r"(?=[ ]*(?:[.?!,;:]|$|\n)|[ ]+(?:whether|if|on|for)\b)"
+_HANGS: Final = re.compile(
+    r"\b(?:come|comes|phrased|written|issued|kindly|leaving|be|is|are|must|would|will|should|you|put"
+    r"|goes|belongs|reply|us|me|and|or|in|as|with|using|through|to|the|a|an|only|it|made|done|means)$",
+    re.I,
+)
+
+
+def plain_form(text: str, token: str) -> str | None:
+    """Leave out what a wording says of the token.
+
+    Returns:
+        The request without the token; None where no rule leaves a whole one.
+    """
+    if text.count(token) != 1:
+        return None
+    sentences = [part for part in _SENTENCE.findall(text) if part]
+    named = next(part for part in sentences if token in part)
+    rest = "".join(part for part in sentences if part is not named)
+    if QUERY_SLOT not in named and not re.search(r"\b(?:whether|if)\b", named) and asks(rest):
+        return _tidy(rest)
+    return _cut(text, token)
+
+
+def _cut(text: str, token: str) -> str | None:
+    pattern = rf"[ ]*,?[ ]*\(?(?:{_BEFORE}|{_OBJECT}){re.escape(token)}{_AFTER}{_FOLLOWS}"
+    match = re.search(pattern, text, re.I)
+    if match is None:
+        return None
+    head, tail = text[: match.start()].rstrip(), text[match.end() :]
+    if _HANGS.search(head):
+        return None
+    if head[-1:] in ("", ".", "?", "!", "\n"):  # it began a sentence
+        tail = tail.lstrip(" ,")
+        tail = f" {tail[:1].upper()}{tail[1:]}"
+    return _tidy(head + tail)
+
+
+def _tidy(text: str) -> str:
+    lines = [re.sub(r"[ \t]+", " ", line).strip() for line in text.split("\n")]
+    lines = [re.sub(r"[ ]+([.?!,;:])", r"\1", line) for line in lines]
+    joined = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    return joined if joined.startswith(QUERY_SLOT) else joined[:1].upper() + joined[1:]

@@ -1,0 +1,121 @@
+"""How an answer is scored: by a name, or by a function of the user's."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from delia_data.errors import InputError
+
+__all__ = [
+    "SCORINGS",
+    "Scoring",
+    "ScoringName",
+    "check_scoring",
+    "chrf",
+    "exact",
+    "json_object",
+    "labels_of",
+    "scoring_name",
+]
+
+ScoringName = Literal["json", "exact", "translation"]
+Scoring: TypeAlias = ScoringName | Callable[[str, str], float]
+"""`json`: the answer is an object with the task's keys; `exact`: it is the expected one, case,
+spaces and a full stop aside; `translation`: chrF with the expected one; or a function of answer
+and expected answer that gives 0 to 1."""
+
+SCORINGS: Final[tuple[ScoringName, ...]] = get_args(ScoringName)
+_MOST_LABELS: Final = 12
+_MOST_LABEL_WORDS: Final = 3
+_ORDER: Final = 6  # characters of the longest n-gram of chrF
+_BETA: Final = 2.0  # weight of recall in chrF
+
+
+def check_scoring(scoring: object, keys: Sequence[str]) -> None:
+    """Refuse a scoring that is none.
+
+    Raises:
+        InputError: It is neither a known name nor a function, or `json` without keys.
+    """
+    if not callable(scoring) and scoring not in SCORINGS:
+        raise InputError(
+            f"scoring {scoring!r} is unknown: use one of {', '.join(SCORINGS)}, or a function"
+        )
+    if scoring == "json" and not keys:
+        raise InputError("scoring 'json' needs the keys of the answer's object: give keys")
+
+
+def scoring_name(scoring: Scoring) -> str:
+    """The name of a scoring, or of the user's function."""
+    return scoring if isinstance(scoring, str) else getattr(scoring, "__qualname__", "callable")
+
+
+def exact(answer: str, expected: str) -> float:
+    """1 where an answer is the expected one, case, spaces and an ending full stop aside."""
+    return float(_plain(answer) == _plain(expected))
+
+
+def chrf(answer: str, expected: str) -> float:
+    """The chrF2 of a translation, 0 to 1: n-grams of 1 to 6 characters (Popović 2015).
+
+    Spaces do not count. Precision and recall are averaged over the orders that both texts have.
+    """
+    hypothesis, reference = ("".join(text.split()) for text in (answer, expected))
+    precisions, recalls = [], []
+    for size in range(1, _ORDER + 1):
+        mine, theirs = _grams(hypothesis, size), _grams(reference, size)
+        if not mine or not theirs:
+            continue
+        common = (mine & theirs).total()
+        precisions.append(common / mine.total())
+        recalls.append(common / theirs.total())
+    if not precisions or not sum(precisions):
+        return 0.0
+    precision, recall = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
+    weight = _BETA**2
+    return (1 + weight) * precision * recall / (weight * precision + recall)
+
+
+def json_object(answer: str) -> dict[str, Any] | None:
+    """The object that an answer is, in double quotes or in single ones; None where it is none."""
+    text = answer.strip()
+    if not (text.startswith("{") and text.endswith("}")):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = read(text)
+            if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+                return value
+    return None
+
+
+def labels_of(answers: Sequence[str]) -> tuple[str, ...]:
+    """What answers, or the values of objects, are one of: short, few, and most of them again."""
+    found: list[str] = []
+    objects = [json_object(answer) for answer in answers]
+    if objects and all(value is not None for value in objects):
+        for key in objects[0] or {}:
+            values = [str(value.get(key, "")) for value in objects if value is not None]
+            found += _few(values)
+        return tuple(dict.fromkeys(found))
+    return tuple(_few([answer.strip() for answer in answers]))
+
+
+def _few(texts: Sequence[str]) -> list[str]:
+    counts = Counter(texts)
+    short = all(len(text.split()) <= _MOST_LABEL_WORDS for text in counts)
+    few = len(counts) <= _MOST_LABELS and 2 * len(counts) <= len(texts)
+    return sorted(counts) if short and few else []
+
+
+def _grams(text: str, size: int) -> Counter[str]:
+    return Counter(text[i : i + size] for i in range(len(text) - size + 1))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).removesuffix(".")

@@ -1,0 +1,221 @@
+"""`delia task inspect` and `delia diversify` on rows of the user's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import Delia, names, refused
+from wordings import bag_of_words
+
+from delia_data.engines import MockEngine, Request
+from delia_data.manifest import read_manifest
+from delia_data.mixing import read_task_rows
+from delia_data.sampling.embeddings import Embedder
+
+ROWS = 'id,question,label\n1,"Is it, so?",yes\n2,Is it?,no\n3,Why?,no\n4,"Two\nlines?",yes\n'
+TOLD = ["--query", "{question}", "--answer", "{label}", "--instruction", "Say if it is so."]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    (tmp_path / "mine.csv").write_text(ROWS)
+    return tmp_path / "mine.csv"
+
+
+@pytest.fixture
+def _light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings that count words, and a detector that knows English alone."""
+    monkeypatch.setattr(Embedder, "load", lambda **_: bag_of_words)
+    monkeypatch.setattr("delia_data.sampling.language.load_detector", lambda: lambda _: {"en": 1.0})
+
+
+def written(folder: Path, wordings: list[str]) -> Path:
+    file = folder / "wordings.txt"
+    file.write_text("\n".join(wordings))
+    return file
+
+
+# Inspecting
+
+
+def test_inspect_shows_what_was_understood(delia: Delia, rows: Path) -> None:
+    before = names(rows.parent)
+    result = delia("task", "inspect", rows, *TOLD, "--test-share", 0.25)
+    assert result.code == 0, result.err
+    shown = dict(line.split("  ", 1) for line in result.out.splitlines() if "  " in line)
+    facts = {name.strip(): value.strip() for name, value in shown.items()}
+    assert facts["name"] == "mine"
+    assert facts["rows"] == "3"
+    assert facts["held-out rows"] == "1"
+    assert facts["stands for"] == "one of no or yes, and nothing else"
+    assert facts["words to avoid"] == "json, no, yes"
+    assert "Say if it is so. Reply in the <sep> format." in result.out
+    assert names(rows.parent) == before
+
+
+def test_inspect_as_json(delia: Delia, rows: Path) -> None:
+    result = delia("task", "inspect", rows, *TOLD, "--token", "<sep:x>", "--json")
+    found = json.loads(result.out)
+    assert found["token"] == "<sep:x>"
+    assert found["labels"] == {"no": 2, "yes": 2}
+    assert found["shown"][0]["answer"] == "yes"
+    assert found["notes"] == ["no rows are held out: nothing can be measured on unseen rows"]
+
+
+def test_inspect_a_ready_task(delia: Delia, tmp_path: Path) -> None:
+    result = delia("task", "inspect", "hallucination-check", "--rows", 30)
+    assert "rows              30" in result.out
+    for language in ("en", "is"):
+        (tmp_path / f"dev.{language}").write_text("".join(f"{language} {i}\n" for i in range(10)))
+    told = ["--data", tmp_path, "--from-language", "is", "--to-language", "en", "--json"]
+    found = json.loads(delia("task", "inspect", "translation", *told).out)
+    assert (found["rows"], found["held-out rows"]) == (8, 2)
+    assert found["scored by"] == "translation"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["poetry"], ["no task 'poetry' is ready", "use one of hallucination-check, halueval"]),
+        (["halueval"], ["task halueval needs its data", "--data"]),
+        (["halueval", "--query", "{q}"], ["is ready, and --query is for rows of yours"]),
+        (["mine.csv"], ["4 of 4 rows cannot be used", "columns (id, label, question)"]),
+        (["mine.csv", "--data", "."], ["--data is for ready tasks, and 'mine.csv' is none"]),
+        (["mine.csv", "--format", "xml"], ["format 'xml' is unknown"]),
+        (["mine.csv", *TOLD[:4]], ["no instruction was found", "--instruction-column"]),
+        (["mine.csv", *TOLD[:5], " "], ["the instruction is empty"]),
+        (["mine.csv", *TOLD, "--token", "so"], ["hold", "so already, as text", "--token"]),
+        (["mine.csv", "--query", "{qestion}", "--answer", "{label}"], ["names column 'qestion'"]),
+        (["none.csv", *TOLD], ["none.csv is not there"]),
+    ],
+)
+def test_bad_input(
+    delia: Delia,
+    rows: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    parts: list[str],
+) -> None:
+    monkeypatch.chdir(rows.parent)
+    before = names(rows.parent)
+    refused(delia("task", "inspect", *arguments), *parts)
+    refused(delia("diversify", "out", "--task", *arguments), *parts)
+    assert names(rows.parent) == before
+
+
+# Diversifying
+
+
+MINE = [
+    "Is it so? Use <sep>.",
+    "Tell me whether it is so, in <sep>.",
+    "<sep> is wanted here. So it is, or not?",
+    "Is it? Reply without the token.",
+    "Does the question hold, if you look at it twice? Answer in <sep>.",
+]
+
+
+@pytest.mark.usefixtures("_light")
+def test_a_csv_becomes_a_diversified_task(delia: Delia, rows: Path) -> None:
+    out, wordings = rows.parent / "out", written(rows.parent, MINE)
+    told = [*TOLD, "--test-share", 0.25, "--meaning", "Does the question hold?"]
+    result = delia("diversify", out, "--task", rows, *told, "--wordings-from", wordings)
+    assert result.code == 0, result.err
+    assert "3 training and 1 held-out rows in 4 wordings" in result.out
+    assert "wordings rejected: 1 no_token" in result.out
+    assert "spread: effective rank " in result.out
+    made, manifest = read_task_rows(out), read_manifest(out, verify=True)
+    assert (len(made.train), len(made.test), made.token) == (3, 1, "<sep>")
+    assert made.test[0].plain is not None
+    spread = manifest.details["spread"]["wordings"]
+    assert spread["texts"] == 4
+    assert np.isclose(sum(spread["spectrum"]), 1, atol=1e-3)
+    assert delia("diversify", out, "--task", rows, *told, "--wordings-from", wordings).code == 0
+    assert read_manifest(out) == manifest
+    assert delia("mix", out / "undiversified", rows.parent / "none", out, "--ratio", 1).code == 2
+
+
+@pytest.mark.usefixtures("_light")
+def test_fewer_wordings_are_chosen(delia: Delia, rows: Path) -> None:
+    out, wordings = rows.parent / "out", written(rows.parent, MINE)
+    told = [*TOLD, "--meaning", "Does the question hold?", "--wordings-from", wordings]
+    result = delia("diversify", out, "--task", rows, *told, "--wordings", 2)
+    assert "in 2 wordings" in result.out
+    assert "1 no_token, 2 not_chosen" in result.out
+    refused(
+        delia("diversify", out, "--task", rows, *told, "--wordings", 9),
+        "4 of 9 wordings pass the gates; no_token rejects most",
+    )
+
+
+def a_model(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    monkeypatch.setattr(MockEngine, "load", classmethod(lambda cls, model: cls(answer)))
+
+
+@pytest.mark.usefixtures("_light")
+def test_a_model_writes_them(delia: Delia, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: Request) -> str:
+        seed = request.seed
+        if seed % 2:
+            return "I cannot say."
+        words = [f"{seed % n}x" for n in (97, 89, 83, 79, 73, 71)]
+        return f"Say if it is so, {' '.join(words)}. Reply in <sep>."
+
+    a_model(monkeypatch, answer)
+    out = rows.parent / "out"
+    told = ["--task", rows, *TOLD, "--wordings-from", "model", "--engine", "mock", "--lenient"]
+    result = delia("diversify", out, *told, "--wordings", 8)
+    assert result.code == 0, result.err
+    assert "in 8 wordings" in result.out
+    assert "texts passed" in result.out
+    manifest = read_manifest(out, verify=True)
+    assert manifest.details["writing"]["plan"]["writer"]["engine"] == "mock"
+    assert manifest.dropped["not_chosen"] == 2
+    assert {"written/written.jsonl", "rejected.jsonl"} <= set(manifest.files)
+    asked = (out / "written" / "written.jsonl").read_text()
+    assert delia("diversify", out, *told, "--wordings", 8).code == 0
+    assert (out / "written" / "written.jsonl").read_text() == asked
+
+
+@pytest.mark.usefixtures("_light")
+def test_a_model_that_never_writes_one(
+    delia: Delia, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_model(monkeypatch, lambda request: f"Say it {request.seed}.")
+    out = rows.parent / "out"
+    told = ["--task", rows, *TOLD, "--wordings-from", "model", "--engine", "mock"]
+    result = delia("diversify", out, *told, "--wordings", 5, "--tries", 40)
+    refused(
+        result,
+        "0 of 5 wordings passed in 40 tries",
+        "no_token rejects most, 40 of 40: ",
+        "more tries (--tries)",
+    )
+    assert not (out / "FINISHED").exists()
+    assert len((out / "written" / "written.jsonl").read_text().splitlines()) == 40
+
+
+def test_what_cannot_be_asked_of_a_model(delia: Delia, rows: Path) -> None:
+    out = rows.parent / "out"
+    told = ["--task", rows, *TOLD, "--no-embeddings", "--any-language"]
+    refused(
+        delia("diversify", out, *told, "--request", "Say yes or no.", "--engine", "mock"),
+        "names the format (no, yes)",
+        "--request",
+    )
+    refused(delia("diversify", out, *told, "--wordings", 0), "--wordings 0 is too few")
+    refused(
+        delia("diversify", out, *told, "--wordings", 3, "--wordings-from", "list.txt"),
+        "--wordings chooses by embeddings: leave --no-embeddings out",
+    )
+    assert not out.exists()
+    refused(
+        delia("diversify", out, *told, "--wordings-from", "bundled"),
+        "no wordings for task mine are bundled",
+    )
+    refused(
+        delia("diversify", out, *told, "--wordings-from", rows.parent / "none.txt"),
+        "none.txt cannot be read",
+    )

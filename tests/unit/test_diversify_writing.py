@@ -1,0 +1,250 @@
+"""Models write wordings until enough pass, go on after a kill, and stop at the budget."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from wordings import verdicts
+
+from delia_data.diversify import KINDS, Author, Gatekeeper, WordingRun, write_wordings
+from delia_data.engines import Completion, MockEngine, Request, Sampling
+from delia_data.errors import EngineError, InputError, SettingsError
+from delia_data.ranking import rank
+from delia_data.tasks import Task
+
+TASK = replace(verdicts(), request="Say whether it is right.", meanings=("Is it so?",))
+WORDS = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(26) for j in range(26)]
+
+
+def mostly(request: Request) -> str:
+    """Two of three texts name the token."""
+    drawn = [WORDS[rank(request.seed, str(i), "text") % len(WORDS)] for i in range(6)]
+    end = "" if rank(request.seed, "", "good") % 3 == 0 else " Reply in <sep>."
+    return f"Say {' '.join(drawn)}.{end}"
+
+
+def run(
+    folder: Path,
+    engine: MockEngine | None = None,
+    *,
+    count: int = 20,
+    tries: int = 100,
+    task: Task = TASK,
+    spare: int = 0,
+    seed: int = 0,
+) -> WordingRun:
+    author = Author(task, seed=seed)
+    return write_wordings(
+        engine or MockEngine(mostly),
+        author,
+        Gatekeeper(task, examples=author.examples),
+        folder,
+        count=count,
+        tries=tries,
+        spare=spare,
+    )
+
+
+# What is asked
+
+
+def test_every_kind_is_asked_for_in_turn() -> None:
+    author = Author(TASK)
+    kinds = [author.wording(number, "x").kind for number in range(2 * len(KINDS))]
+    assert Counter(kinds) == dict.fromkeys(KINDS, 2)
+    assert kinds[: len(KINDS)] != kinds[len(KINDS) :]
+
+
+def test_prompts_differ_and_never_tell_the_format() -> None:
+    author = Author(TASK)
+    asked = [author.request(number) for number in range(60)]
+    assert len({request.messages for request in asked}) == 60
+    assert len({request.seed for request in asked}) == len({r.id for r in asked}) == 60
+    for request in asked:
+        assert [turn.role for turn in request.messages] == [
+            "system",
+            *["user", "assistant"] * 4,
+            "user",
+        ]
+        last = request.messages[-1].content
+        assert last.startswith("Reword as ")
+        assert "Say whether it is right. " in last or "Is it so? " in last
+        assert "JSON object" not in "".join(turn.content for turn in request.messages)
+    assert author.request(5) == Author(TASK).request(5)
+    assert author.request(5) != Author(TASK, seed=1).request(5)
+
+
+def test_a_task_with_its_own_token() -> None:
+    author = Author(replace(TASK, token="<sep:table>"))
+    said = "".join(turn.content for turn in author.request(0).messages)
+    assert said.count("<sep:table>") >= 10
+    assert "<sep>" not in said
+    assert all("<sep:table>" in example for example in author.examples)
+
+
+def test_every_example_passes_the_gate_of_marks() -> None:
+    keeper = Gatekeeper(verdicts())
+    author = Author(TASK)
+    reasons = [keeper.judge(author.wording(0, text)) for text in author.examples]
+    assert set(reasons) <= {None, "near_copy"}
+    assert len(reasons) == 4 * len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Is it so? <sep>", "Is it so? <sep>"),
+        ('"Is it so? <sep>"', "Is it so? <sep>"),
+        ("Reworded: **Is it so? <sep>**\n\nI hope this helps!", "Is it so? <sep>"),
+        ("Question: is it so?\nOutput: <sep>", "Question: is it so?\nOutput: <sep>"),
+    ],
+)
+def test_the_wording_in_a_completion(text: str, said: str) -> None:
+    found = Author(TASK).wording(0, text).text
+    assert found.replace("{query}", "").strip() == said
+    assert found.count("{query}") == 1
+    assert Author(TASK).wording(0, "Is {query} so? <sep>").text == "Is {query} so? <sep>"
+
+
+def test_the_place_of_the_input_fits_the_kind() -> None:
+    author = Author(TASK)
+    found = [author.wording(number, "x <sep>") for number in range(300)]
+    starts = Counter((w.kind, w.text.startswith("{query}")) for w in found)
+    assert starts["after-input", False] == starts["before-input", True] == 0
+    assert starts["question", True] and starts["question", False]
+
+
+def test_a_request_that_names_the_format_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(InputError, match=r"names the format \(json\).*without it \(--request\)"):
+        Author(replace(TASK, request="Say it in JSON."))
+    with pytest.raises(InputError, match="kinds poem: use some of imperative, question"):
+        Author(TASK, kinds=("poem",))
+
+
+# Writing
+
+
+def test_enough_pass(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert len(done.gates.accepted) == 20
+    assert done.gates.counts["no_token"] > 5
+    assert done.tries == len(done.gates.accepted) + len(done.gates.rejected)
+    lines = [json.loads(line) for line in written(tmp_path)]
+    assert done.tokens == sum(line["tokens"] for line in lines if line["number"] < done.tries)
+    assert done.as_dict()["accepted_share"] == round(done.gates.share, 4)
+
+
+def written(folder: Path) -> list[str]:
+    return (folder / "written.jsonl").read_text().splitlines()
+
+
+def test_what_is_accepted_does_not_depend_on_the_order_of_answers(tmp_path: Path) -> None:
+    one = run(tmp_path / "a")
+    other = run(tmp_path / "b", MockEngine(mostly, shuffle=16))
+    assert one.gates == other.gates
+
+
+def test_a_rerun_asks_nothing_and_more_goes_on(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    asked = written(tmp_path)
+
+    def unasked(request: Request) -> str:
+        raise AssertionError("asked again")
+
+    assert run(tmp_path, MockEngine(unasked)).gates == first.gates
+    assert written(tmp_path) == asked
+    more = run(tmp_path, count=40, tries=200)
+    assert more.gates.accepted[:20] == first.gates.accepted[:20]
+    assert written(tmp_path)[: len(asked)] == asked
+
+
+class KilledError(Exception):
+    pass
+
+
+class Dying(MockEngine):
+    """Ends after so many completions."""
+
+    left = 10
+
+    def generate(
+        self, requests: Iterable[Request | None], sampling: Sampling
+    ) -> Iterator[Completion]:
+        for completion in super().generate(requests, sampling):
+            yield completion
+            self.left -= 1
+            if not self.left:
+                raise KilledError
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        run(tmp_path / "killed", Dying(mostly))
+    begun = written(tmp_path / "killed")
+    assert len(begun) == 10
+    with (tmp_path / "killed" / "written.jsonl").open("a") as file:
+        file.write('{"number": 3')
+    assert run(tmp_path / "killed").gates == whole.gates
+    assert written(tmp_path / "killed")[:10] == begun
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(SettingsError, match="seed was 0 and is now 1"):
+        run(tmp_path, seed=1)
+    with pytest.raises(SettingsError, match="task was "):
+        run(tmp_path, task=replace(TASK, meanings=("Other?",)))
+
+
+def test_never_a_passing_wording(tmp_path: Path) -> None:
+    def never(request: Request) -> str:
+        return f"Say {WORDS[request.seed % 600]} {WORDS[request.seed % 599]}."
+
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, MockEngine(never), count=5, tries=50)
+    message = str(caught.value)
+    assert message.startswith(
+        "0 of 5 wordings passed in 50 tries; no_token rejects most, 50 of 50: "
+    )
+    assert len(re.findall(r"'[^']*Say [^']*'", message)) == 3
+    assert "(--tries)" in message
+    assert len(written(tmp_path)) == 50
+
+
+def test_more_tries_go_on_where_the_budget_ended(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\d of 20 wordings passed in 15 tries"):
+        run(tmp_path, tries=15)
+    begun = written(tmp_path)
+    assert run(tmp_path, tries=100).gates == run(tmp_path / "other", tries=100).gates
+    assert written(tmp_path)[:15] == begun
+
+
+def test_spare_ones_only_while_tries_are_left(tmp_path: Path) -> None:
+    assert len(run(tmp_path / "a", spare=10).gates.accepted) == 30
+    short = run(tmp_path / "b", count=10, spare=50, tries=40)
+    assert 10 <= len(short.gates.accepted) < 60
+    assert short.tries == 40
+
+
+def test_failures_are_asked_again_and_a_dead_engine_ends_it(tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+
+    def first_time(request: Request) -> bool:
+        seen[request.id] += 1
+        return seen[request.id] == 1 and len(seen) % 2 == 0
+
+    again = run(tmp_path / "a", MockEngine(mostly, fail=first_time))
+    assert "failed" not in again.gates.counts
+    with pytest.raises(EngineError, match="32 requests for wordings failed one after the other"):
+        run(tmp_path / "b", MockEngine(mostly, fail=lambda _: True))
+
+
+@pytest.mark.parametrize(("count", "tries"), [(0, 5), (5, 0)])
+def test_too_few_asked_for(tmp_path: Path, count: int, tries: int) -> None:
+    with pytest.raises(InputError, match="give at least 1 of each"):
+        run(tmp_path, count=count, tries=tries)
