@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -102,6 +103,13 @@ _CASES: Final = {
 }
 
 
+def _order(results: Path) -> list[str]:
+    """Titles of sections: those of other benchmarks first."""
+    text = results.read_text(encoding="utf-8") if results.exists() else ""
+    ours = [case.title for case in _CASES.values()]
+    return [*(title for title in re.findall(r"^## (.+)$", text, re.M) if title not in ours), *ours]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the cases that the command line asks for, print their sections, and write them."""
     parser = argparse.ArgumentParser(
@@ -135,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             body = f"{now()} UTC; {load}, {os.getloadavg()[0]:.1f} after.{trial}\n\n{body}"
             print(f"## {case.title}\n\n{body}\n", flush=True)
             if results is not None:
-                replace_section(results, case.title, body, [c.title for c in _CASES.values()])
+                replace_section(results, case.title, body, _order(results))
 
 
 if __name__ == "__main__":
