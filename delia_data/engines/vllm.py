@@ -162,7 +162,12 @@ class VllmEngine:
 
     def close(self) -> None:
         """End vLLM's processes and free its memory."""
-        self.engine.engine_core.shutdown()
+        core = self.engine.engine_core
+        core.shutdown()
+        context, reader = getattr(core, "ctx", None), getattr(core, "output_queue_thread", None)
+        if context is not None and reader is not None:
+            reader.join(timeout=5)
+            context.destroy(linger=0)  # vLLM leaves it open
 
     def _ask(
         self, request: Request, sampling: Sampling, running: dict[str, Request]
