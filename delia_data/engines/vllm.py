@@ -226,7 +226,8 @@ def _wake_when_dead(engine: LLMEngine) -> None:
     """Have `step` raise when vLLM's process was killed: by itself it would wait for ever."""
     core, error = engine.engine_core, require("vllm.v1.engine.exceptions", extra="vllm")
     manager = getattr(getattr(core, "resources", None), "engine_manager", None)
-    outputs, processes = getattr(core, "outputs_queue", None), getattr(manager, "processes", ())
+    outputs: Any = getattr(core, "outputs_queue", None)
+    processes = getattr(manager, "processes", ())
 
     def watch() -> None:
         wait([process.sentinel for process in processes])
