@@ -13,7 +13,7 @@ SOURCES := delia_data builders training tests benchmarks
 WHOLE := build/whole
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-engines bench check format clean
+.PHONY: help setup quickstart test test-fast test-slow test-engines bench check format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -34,6 +34,9 @@ test: $(READY)  ## Run the unit and integration tests, real weights included
 
 test-fast: $(READY)  ## Run the unit tests alone
 	$(BIN)/python -m pytest tests/unit
+
+test-slow: $(READY)  ## Run the tests that let a real model write for minutes
+	$(BIN)/python -m pytest tests/slow
 
 $(ENGINES)/.ready: setup.cfg pyproject.toml constraints-engines.txt
 	$(PYTHON) -m venv $(ENGINES)

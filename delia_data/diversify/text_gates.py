@@ -58,6 +58,10 @@ _NEGATED: Final = re.compile(
     r"|\bnothing\b(?! else| more)",
     re.I,
 )
+_TURNS: Final = re.compile(r"^\W*(?:q|a|user|assistant|system|human|ai|bot)\s*:", re.I | re.M)
+_ABOUT: Final = re.compile(
+    r"\bhow (?:to|do (?:you|we|i|people|they))\b|\bwhat does it mean\b", re.I
+)
 _QUOTES: Final = re.compile(r"[\"“”«»`]")
 _MISUSED: Final = r"TOKEN (?:to|and (?!nothing)\w+|with|for a|of|as a)\b|\bTOKEN(?:'s|,? which)"
 _CONDITION: Final = re.compile(r"\W*(?:if|when|unless|should)\b[^,]*,", re.I)
@@ -162,8 +166,9 @@ def copies_gate(task: Task, examples: Iterable[str] = ()) -> Gate:
 def written_gate(token: str) -> Gate:
     """What small models write instead of a wording.
 
-    Talk of rewording, answers, orders not to do it, quotations, a token that is a tool or a
-    condition of the reply, no request at all. It knows English.
+    Talk of rewording, answers, quotations, turns of its own, questions how it is done, orders not
+    to do it, a token that is a tool or a condition of the reply, no request at all. It knows
+    English.
     """
     misused = re.compile(_MISUSED.replace(r"TOKEN", re.escape(token)), re.I)
 
@@ -175,6 +180,10 @@ def written_gate(token: str) -> Gate:
             return "answers"
         if _QUOTES.search(text):
             return "quotes"
+        if _TURNS.search(text):
+            return "other_turns"
+        if _ABOUT.search(text):
+            return "asks_how"
         if _NEGATED.search(text):
             return "negated"
         if misused.search(text):

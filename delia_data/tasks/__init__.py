@@ -5,7 +5,7 @@ from __future__ import annotations
 from delia_data.mixing import TaskRow, TaskRows, read_task_rows
 from delia_data.tasks.bundled import BUNDLED_TASKS, bundled_task, bundled_wordings
 from delia_data.tasks.inspection import Inspection, inspect_task
-from delia_data.tasks.leaks import leaking_words
+from delia_data.tasks.leaks import leaking_words, words_of
 from delia_data.tasks.making import make_task
 from delia_data.tasks.reading import read_task
 from delia_data.tasks.ready import READY_TASKS, halueval_task, ready_task, ready_wordings
@@ -37,4 +37,5 @@ __all__ = [
     "ready_task",
     "ready_wordings",
     "translation_task",
+    "words_of",
 ]

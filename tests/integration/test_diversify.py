@@ -1,0 +1,151 @@
+"""The bundled wordings pass every gate there is, and spread further than swapped synonyms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from delia_data.diversify import (
+    Gatekeeper,
+    choose,
+    gate_task_wordings,
+    measure,
+    spread,
+    synonym_swaps,
+)
+from delia_data.diversify.meaning import Meaning, bare_text
+from delia_data.models import load_tokenizer
+from delia_data.sampling import bundled_queries
+from delia_data.sampling.embeddings import Embedder
+from delia_data.sampling.language import load_detector
+from delia_data.tasks import Wording, bundled_task, bundled_wordings
+
+pytestmark = pytest.mark.integration
+
+TASK = bundled_task()
+WORDINGS = bundled_wordings()
+
+
+@pytest.fixture(scope="module")
+def embed() -> Embedder:
+    return Embedder.load()
+
+
+@pytest.fixture(scope="module")
+def keeper(embed: Embedder) -> Callable[..., Gatekeeper]:
+    """Makes every gate, the real embeddings, tokenizer and detector among them."""
+    tokenizer, detect = load_tokenizer(), load_detector()
+
+    def make(*, strict: bool = False) -> Gatekeeper:
+        return Gatekeeper(TASK, embed=embed, tokenizer=tokenizer, detect=detect, strict=strict)
+
+    return make
+
+
+def test_the_bundled_wordings_pass_every_gate(keeper: Callable[..., Gatekeeper]) -> None:
+    result = keeper().judge_all(WORDINGS)
+    assert result.counts == {}
+    assert len(result.accepted) == 88
+
+
+def test_they_spread_at_least_twice_as_far_as_synonym_swaps(embed: Embedder) -> None:
+    """Sixty of them, the first and not the best, beside sixty swaps of the common wording."""
+    training = [wording for wording in WORDINGS if wording.split == "train"][:60]
+    found = measure(TASK, training, embed)
+    print(f"wordings {found.wordings.as_dict()}\nsynonyms {found.synonyms.as_dict()}")
+    assert found.wordings.texts == found.synonyms.texts == 60
+    assert found.gain >= 2
+    assert found.wordings.mean_distance > found.synonyms.mean_distance
+    assert found.wordings.spectrum[0] < found.synonyms.spectrum[0]
+    for seed in range(1, 4):
+        assert measure(TASK, training, embed, seed=seed).gain >= 2
+
+
+def test_swaps_of_other_wordings_spread_less_too(embed: Embedder) -> None:
+    own = spread(embed([bare_text(w.text, "<sep>") for w in WORDINGS[:60]])).effective_rank
+    for wording in WORDINGS[::8]:
+        swaps = synonym_swaps(wording.text, 60)
+        if len(swaps) == 60:
+            swapped = spread(embed([bare_text(text, "<sep>") for text in swaps])).effective_rank
+            assert own >= 2 * swapped, wording.text
+
+
+def test_chosen_wordings_spread_further_than_the_first_ones(embed: Embedder) -> None:
+    training = [replace(w, split="train") for w in WORDINGS]
+    gates = gate_task_wordings(TASK, training)
+    chosen = choose(TASK, gates, 20, embed).accepted
+    ranks = [
+        spread(embed([bare_text(w.text, "<sep>") for w in some])).effective_rank
+        for some in (chosen, *(training[i : i + 20] for i in range(0, 60, 20)))
+    ]
+    assert ranks[0] > max(ranks[1:])
+
+
+@pytest.mark.parametrize(("strict", "most"), [(False, 0.07), (True, 0.01)])
+def test_unrelated_requests_fail(embed: Embedder, strict: bool, most: float) -> None:
+    """Of queries about everything few are taken for the task's request."""
+    meaning = Meaning(TASK, embed, strict=strict)
+    texts = [query.text for query in bundled_queries(600, seed=3)]
+    faults = [meaning.fault(t, v) for t, v in zip(texts, meaning.vectors(texts), strict=True)]
+    print(f"{faults.count(None)} of {len(texts)} pass")
+    assert faults.count(None) < most * len(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Is the answer right? Reply in <sep>.\n{query}", None),
+        ("Did the person tell the truth? Use <sep>.\n{query}", None),
+        ("{query}\nTell me in <sep> if that is a fabrication.", None),
+        ("Translate the answer into French, in <sep>.\n{query}", "other_request"),
+        ("Give a better answer to the question, in <sep>.\n{query}", "other_request"),
+        ("Answer the question. Reply in <sep>.\n{query}", "other_request"),
+        ("Bake bread on Sunday, using <sep>.\n{query}", "off_meaning"),
+        (
+            "Judge whether the given answer to the question is wrong or made up. <sep>\n{query}",
+            "copies_request",
+        ),
+        ("Is the answer right? Answer the question. Use <sep>.\n{query}", "asks_more"),
+        (
+            "La respuesta de arriba, ¿es correcta o está inventada? Usa <sep>.\n{query}",
+            "wrong_language",
+        ),
+        (
+            "Prüfe bitte, ob die Antwort stimmt oder erfunden ist, in <sep>.\n{query}",
+            "wrong_language",
+        ),
+    ],
+)
+def test_meaning_and_language(
+    keeper: Callable[..., Gatekeeper], text: str, reason: str | None
+) -> None:
+    assert keeper().judge(Wording(text)) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Judge whether the answer given is wrong. Use <sep>.\n{query}", None),
+        ("I'd like to know whether the answer is true or not, in <sep>.\n{query}", None),
+        ("Ask a friend to check your answer, and reply in <sep>.\n{query}", "off_meaning"),
+        ("Make up an answer to the question. Use <sep>.\n{query}", "other_request"),
+        ("Find out if it is true. Say thank you to the man. Use <sep>.\n{query}", "asks_more"),
+    ],
+)
+def test_what_small_models_write_is_judged_strictly(
+    keeper: Callable[..., Gatekeeper], text: str, reason: str | None
+) -> None:
+    found = keeper(strict=True).judge(Wording(text))
+    assert found == reason or (reason is not None and found in {"off_meaning", "other_request"})
+
+
+def test_a_reworded_copy_is_a_near_copy(keeper: Callable[..., Gatekeeper]) -> None:
+    judge = keeper()
+    first = "Please check whether the answer given below is correct, and reply in <sep>.\n{query}"
+    assert judge.judge(Wording(first)) is None
+    again = Wording(
+        "{query}\nPlease verify whether the answer shown below is right, and respond in <sep>."
+    )
+    assert judge.judge(again) == "near_copy"

@@ -1,0 +1,91 @@
+"""The embedded model writes wordings for HaluEval: in this process, and behind a real server.
+
+It is a model of 135M parameters: nine of ten texts fail. What passes is printed with what does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from real_server import serving
+
+from delia_data.diversify import Author, Gatekeeper, WordingRun, diversify, write_wordings
+from delia_data.engines import Engine, load_engine
+from delia_data.models import DEFAULT_MODEL, load_tokenizer
+from delia_data.sampling.embeddings import Embedder
+from delia_data.sampling.language import load_detector
+from delia_data.tasks import Task, halueval_task, words_of
+
+pytestmark = pytest.mark.slow
+
+WANTED = 20
+TRIES = 500
+DATA = Path(__file__).parents[3] / "shared" / "data" / "halueval"
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """HaluEval's rows where they lie here, and rows of their form where they do not."""
+    file = next(DATA.glob("*.jsonl"), None)
+    if file is None:
+        file = tmp_path_factory.mktemp("halueval") / "rows.jsonl"
+        rows = [
+            {
+                "user_query": f"How much is {i} and {i}?",
+                "chatgpt_response": f"It is {2 * i + i % 2}.",
+                "hallucination": ["no", "yes"][i % 2],
+            }
+            for i in range(100)
+        ]
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return halueval_task(file)
+
+
+def write(engine: Engine, task: Task, folder: Path) -> WordingRun:
+    author = Author(task)
+    keeper = Gatekeeper(
+        task,
+        embed=Embedder.load(),
+        tokenizer=load_tokenizer(),
+        detect=load_detector(),
+        examples=author.examples,
+        strict=True,
+    )
+    return write_wordings(engine, author, keeper, folder, count=WANTED, tries=TRIES)
+
+
+def check(run: WordingRun, task: Task) -> None:
+    accepted = run.gates.accepted
+    print(f"\n{len(accepted)} of {run.tries} texts passed ({run.gates.share:.1%})")
+    print(f"rejected: {run.gates.counts}")
+    for wording in accepted:
+        print(f"  {wording.kind}: {wording.text!r}")
+    assert len(accepted) == WANTED
+    assert run.tries <= TRIES
+    assert len({wording.id for wording in accepted}) == WANTED
+    for wording in accepted:
+        assert wording.text.count("<sep>") == wording.text.count("{query}") == 1
+        assert not task.leaks & set(words_of(wording.text))
+    rows = diversify(task, accepted)
+    used = Counter(row.wording_id for row in rows.train)
+    assert max(used.values()) - min(used.values()) <= 1
+    assert not {row.wording_id for row in rows.test} & set(used)
+
+
+def test_twenty_wordings_through_transformers(task: Task, tmp_path: Path) -> None:
+    engine = load_engine("transformers", model=DEFAULT_MODEL)
+    run = write(engine, task, tmp_path)
+    check(run, task)
+    written = (tmp_path / "written.jsonl").read_bytes()
+    again = write(engine, task, tmp_path)
+    assert again.gates == run.gates
+    assert (tmp_path / "written.jsonl").read_bytes() == written
+
+
+def test_twenty_wordings_through_a_server(task: Task, tmp_path: Path) -> None:
+    with serving() as server:
+        engine = load_engine("openai", model=server.model, api_base=server.url, concurrency=16)
+        check(write(engine, task, tmp_path), task)
