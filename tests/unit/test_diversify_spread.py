@@ -69,14 +69,17 @@ def test_copies_are_chosen_last() -> None:
     assert greedy_spread(vectors, 0) == []
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_chosen_ones_spread_more_than_most_others(seed: int) -> None:
-    drawn = np.random.default_rng(seed).normal(size=(8, 4)) + 1
-    vectors = unit(drawn.tolist())
-    chosen = spread(vectors[greedy_spread(vectors, 4)]).effective_rank
-    others = [spread(vectors[list(c)]).effective_rank for c in combinations(range(8), 4)]
-    assert np.mean([chosen >= other - 1e-9 for other in others]) > 0.7
+def test_chosen_ones_spread_more_than_most_others() -> None:
+    shares = []
+    for seed in range(40):
+        drawn = np.random.default_rng(seed).normal(size=(8, 4)) + 1
+        vectors = unit(drawn.tolist())
+        chosen = spread(vectors[greedy_spread(vectors, 4)]).effective_rank
+        others = [spread(vectors[list(c)]).effective_rank for c in combinations(range(8), 4)]
+        shares.append(np.mean([chosen >= other - 1e-9 for other in others]))
+    # Greedy choices are not always the best, and are never bad.
+    assert np.mean(shares) > 0.9
+    assert np.min(shares) > 0.5
 
 
 # Choosing wordings
