@@ -92,7 +92,8 @@ def save_task_rows(
         ]
         _write(root / "wordings.jsonl", kept)
         ledger = [{"reason": why, **_as_line(w)} for w, why in gates.rejected]
-        _write(root / "rejected.jsonl", ledger)
+        if ledger:
+            _write(root / "rejected.jsonl", ledger)
         told = {"wordings": len(used), **(details or {})}
         manifest = _manifest(rows, task, seed=seed, dropped=gates.counts, details=told)
         return finish(root, manifest)

@@ -60,11 +60,18 @@ _NEGATED: Final = re.compile(
 )
 _TURNS: Final = re.compile(r"^\W*(?:q|a|user|assistant|system|human|ai|bot)\s*:", re.I | re.M)
 _ABOUT: Final = re.compile(
-    r"\bhow (?:to|do (?:you|we|i|people|they))\b|\bwhat does it mean\b", re.I
+    r"\bhow (?:to|do (?:you|we|i|people|they))\b|\bwhat does it mean\b"
+    r"|\b(?:did|have|are|were) you\b",
+    re.I,
 )
 _QUOTES: Final = re.compile(r"[\"“”«»`]")
 _MISUSED: Final = r"TOKEN (?:to|and (?!nothing)\w+|with|for a|of|as a)\b|\bTOKEN(?:'s|,? which)"
-_CONDITION: Final = re.compile(r"\W*(?:if|when|unless|should)\b[^,]*,", re.I)
+_CONDITION: Final = re.compile(
+    r"(?:^|[.!?\n]\s*)(?:if|when|unless)\b"
+    r"|(?:^|[.!?:\n]\s*|\b(?:and|then|please)\s+)(?:reply|respond|answer|write|use|put)\b"
+    r"[^.?!\n]*\b(?:if|when|unless)\b",
+    re.I,
+)
 
 
 def own_words(wording: Wording, token: str) -> tuple[str, ...]:
@@ -188,12 +195,11 @@ def written_gate(token: str) -> Gate:
             return "negated"
         if misused.search(text):
             return "token_misused"
+        if _CONDITION.search(text):
+            return "conditional_reply"
         sentences = sentences_of(text)
         named = next((part for part in sentences if token in part), "")
         rest = "\n".join(part for part in sentences if part is not named)
-        condition = _CONDITION.match(named)
-        if condition and is_format_talk(named[condition.end() :], token) and not asks(rest):
-            return "conditional_reply"
         said = rest if is_format_talk(named, token) else f"{rest}\n{named.replace(token, '')}"
         return None if asks(said) else "no_request"
 

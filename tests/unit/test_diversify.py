@@ -228,7 +228,6 @@ def test_a_task_without_held_out_rows_comes_back(tmp_path: Path) -> None:
     assert set(read_manifest(tmp_path, verify=True).files) == {
         "train.jsonl",
         "wordings.jsonl",
-        "rejected.jsonl",
         "undiversified/train.jsonl",
         "undiversified/manifest.json",
         "undiversified/FINISHED",

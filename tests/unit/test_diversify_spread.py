@@ -69,7 +69,7 @@ def test_copies_are_chosen_last() -> None:
     assert greedy_spread(vectors, 0) == []
 
 
-def test_chosen_ones_spread_more_than_most_others() -> None:
+def test_chosen_ones_spread_more_than_others_on_average() -> None:
     shares = []
     for seed in range(40):
         drawn = np.random.default_rng(seed).normal(size=(8, 4)) + 1

@@ -164,6 +164,13 @@ def test_what_did_not_end_fails() -> None:
         ("Is it right? Use <sep> to separate the words.\n{query}", "token_misused"),
         ("Is it right? Use <sep> and explain.\n{query}", "token_misused"),
         ("If it is right, reply in <sep>.\n{query}", "conditional_reply"),
+        ("You are a judge. Reply in <sep> if it is wrong.\n{query}", "conditional_reply"),
+        (
+            "Use <sep> and nothing else. Answer the question if it is wrong.\n{query}",
+            "conditional_reply",
+        ),
+        ("Did you judge whether it is right? Use <sep>.\n{query}", "asks_how"),
+        ("Say in <sep> if it is wrong.\n{query}", None),
         ("You are a judge. Reply in <sep>.\n{query}", "no_request"),
         ("The moon and a lamp, in <sep>.\n{query}", "no_request"),
     ],
