@@ -14,11 +14,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from delia_data.diversify import diversify
 from delia_data.errors import InputError, TokenError
 from delia_data.files import canonical_json
 from delia_data.hashes import known_sha256
-from delia_data.sampling.store import bundled_cache_folder
 from delia_data.tasks import (
     BUNDLED_TASKS,
     TaskRows,
@@ -48,6 +46,8 @@ def read_task(task: Location | None, *, token: str | None = None, seed: int = 0)
     """
     name = _bundled_name(task)
     if name is not None:
+        from delia_data.diversify import diversify  # not before, as it takes a while
+
         rows = diversify(bundled_task(name), bundled_wordings(name), seed=seed)
     else:
         return read_task_rows(_path("task", task), token=token)
@@ -64,7 +64,11 @@ def locate_cache(cache: Location | None) -> Location:
     Raises:
         InputError: The cache is not there, or none is bundled.
     """
-    return bundled_cache_folder() if cache is None else _path("cache", cache)
+    if cache is None:
+        from delia_data.sampling.store import bundled_cache_folder
+
+        return bundled_cache_folder()
+    return _path("cache", cache)
 
 
 def task_sha256(task: Location | None) -> str:

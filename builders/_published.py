@@ -7,16 +7,18 @@ where the Hub cannot be asked there is an error, never an older version.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
 from delia_data.builders._parts import TablePart
 from delia_data.errors import InputError, SettingsError
-from delia_data.hub import Published, find_version, open_mixture, published_mixture
 from delia_data.manifest import Manifest
 from delia_data.mixing import schema
 from delia_data.records import Format
+
+if TYPE_CHECKING:
+    from delia_data.hub import Published
 
 __all__ = ["check_alone", "find_published", "published_format", "published_parts"]
 
@@ -52,6 +54,8 @@ def check_alone(config: Any) -> None:
 
 def find_published(repo: str, revision: str | None) -> Published:
     """Ask the Hub which commit a revision is; see `delia_data.hub.find_version`."""
+    from delia_data.hub import find_version  # not before, as it takes a while
+
     return find_version(repo if revision is None else f"{repo}@{revision}")
 
 
@@ -61,6 +65,8 @@ def published_format(found: Published, ratio: float) -> Format:
     Raises:
         RatioError: There is no such mixture in that version.
     """
+    from delia_data.hub import published_mixture
+
     row_format: Format = published_mixture(found, ratio).settings["format"]
     return row_format
 
@@ -72,6 +78,8 @@ def published_parts(found: Published, ratio: float) -> tuple[Manifest, dict[str,
         RatioError: There is no such mixture in that version.
         HubError: The Hub refused, could not be reached, or gave other bytes.
     """
+    from delia_data.hub import open_mixture
+
     mixture = open_mixture(found, ratio)
     columns = schema(mixture.manifest.settings["format"])
     return mixture.manifest, {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import datasets
 
@@ -20,9 +20,11 @@ from delia_data.builders._published import (
 )
 from delia_data.errors import InputError, RatioError
 from delia_data.files import canonical_json
-from delia_data.hub import Published
 from delia_data.mixing import Mixture, OnShort, Order, config_name, mix, parse_ratio, schema
 from delia_data.records import Format
+
+if TYPE_CHECKING:
+    from delia_data.hub import Published
 
 __all__ = ["DeliaMix", "DeliaMixConfig"]
 
