@@ -109,9 +109,9 @@ def _places(folder: Path, stem: str) -> tuple[_Numbers, _Numbers]:
 
 
 def _rows(opened: list[int], places: _Numbers, order: _Numbers) -> Iterator[Sampled]:
-    for place in order:
-        _, shard, start, length, _ = places[place]
-        yield read_line(opened[shard], int(start), int(length))
+    for begin in range(0, len(order), _GROUP):
+        for _, shard, start, length, _ in places[order[begin : begin + _GROUP]].tolist():
+            yield read_line(opened[shard], start, length)
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
