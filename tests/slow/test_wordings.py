@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,17 @@ def test_twenty_wordings_through_transformers(task: Task, tmp_path: Path) -> Non
     assert (tmp_path / "written.jsonl").read_bytes() == written
 
 
-def test_twenty_wordings_through_a_server(task: Task, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "provider"), [("openai", ""), ("litellm", "openai/")])
+def test_twenty_wordings_through_a_server(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, provider: str
+) -> None:
+    """Each engine in the environment that has its library (make test-slow, make test-engines)."""
+    library = {"openai": "aiohttp"}.get(name, name)
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed here")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     with serving() as server:
-        engine = load_engine("openai", model=server.model, api_base=server.url, concurrency=16)
+        model = f"{provider}{server.model}"
+        engine = load_engine(name, model=model, api_base=server.url, concurrency=16)
         check(write(engine, task, tmp_path), task)
