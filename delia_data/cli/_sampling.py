@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
+from delia_data.cli._engine_options import engine_options
 from delia_data.engines import Engine, Sampling, load_engine
 from delia_data.errors import InputError
 from delia_data.sampling import (
@@ -153,10 +152,4 @@ class Job:
             "rpm": self.rpm,
             "tpm": self.tpm,
         }
-        options = {name: value for name, value in named.items() if value is not None}
-        for text in self.engine_option:
-            name, equals, value = text.partition("=")
-            if not equals or not name:
-                raise InputError(f"--engine-option {text!r} is not NAME=VALUE")
-            options[name.replace("-", "_")] = yaml.safe_load(value)
-        return options
+        return engine_options(named, self.engine_option)

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from delia_data.cli import _engine_options as by
 from delia_data.cli._console import console, messages, step, with_parts
 from delia_data.cli._sampling import BUNDLED, Job
-from delia_data.engines import ENGINES
 from delia_data.manifest import Manifest
 from delia_data.models import DEFAULT_MODEL
 from delia_data.sampling import Progress, sample
@@ -18,7 +18,7 @@ from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = ["command"]
 
-_QUERIES, _ENGINE, _ASKING = "Queries", "Engine", "Asking"
+_QUERIES, _ASKING = "Queries", "Asking"
 _KEPT, _LIMITS = "What is kept", "Limits"
 
 FEWER = 3
@@ -49,47 +49,15 @@ def command(
             help="Let the model grow so many queries from those given.", rich_help_panel=_QUERIES
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="Embedded model's name, folder or Hub id.", rich_help_panel=_ENGINE)
-    ] = (DEFAULT_MODEL),
-    engine: Annotated[
-        str, typer.Option(help=f"One of {', '.join(ENGINES)}.", rich_help_panel=_ENGINE)
-    ] = "transformers",
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, cuda:1, ... (transformers, ray)", rich_help_panel=_ENGINE),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Prompts generated together (transformers, ray).", rich_help_panel=_ENGINE
-        ),
-    ] = None,
-    api_base: Annotated[
-        str | None,
-        typer.Option(help="Address of the server (openai, litellm).", rich_help_panel=_ENGINE),
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(help="Requests under way at most (openai, litellm).", rich_help_panel=_ENGINE),
-    ] = None,
-    rpm: Annotated[
-        int | None,
-        typer.Option(help="Requests a minute at most (openai, litellm).", rich_help_panel=_ENGINE),
-    ] = None,
-    tpm: Annotated[
-        int | None,
-        typer.Option(help="Tokens a minute at most (openai, litellm).", rich_help_panel=_ENGINE),
-    ] = None,
-    engine_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine-option",
-            "-o",
-            help="Another option of the engine, NAME=VALUE.",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = None,
+    model: by.Model = DEFAULT_MODEL,
+    engine: by.EngineName = "transformers",
+    device: by.Device = None,
+    batch_size: by.BatchSize = None,
+    api_base: by.ApiBase = None,
+    concurrency: by.Concurrency = None,
+    rpm: by.Rpm = None,
+    tpm: by.Tpm = None,
+    engine_option: by.EngineOption = None,
     temperature: Annotated[
         float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_ASKING)
     ] = 0.7,
