@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, Literal, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -17,20 +17,54 @@ from delia_data.errors import InputError, SettingsError
 from delia_data.models import DEFAULT_MODEL
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
 
-__all__ = ["TrainSettings", "read_recipe", "recipe_names"]
+__all__ = [
+    "ADAPTATIONS",
+    "DTYPES",
+    "SCHEDULES",
+    "TOKEN_TRAININGS",
+    "Adaptation",
+    "Dtype",
+    "TokenTraining",
+    "TrainSettings",
+    "read_recipe",
+    "recipe_names",
+]
 
-_SCHEDULES: Final = ("constant_with_warmup", "linear", "cosine")
+Adaptation = Literal["lora", "qlora", "full"]
+TokenTraining = Literal["row", "lora"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+ADAPTATIONS: Final[tuple[Adaptation, ...]] = get_args(Adaptation)
+TOKEN_TRAININGS: Final[tuple[TokenTraining, ...]] = get_args(TokenTraining)
+DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
+SCHEDULES: Final = ("constant_with_warmup", "linear", "cosine")
+
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "init": INITS,
+    "adaptation": ADAPTATIONS,
+    "token_training": TOKEN_TRAININGS,
+    "dtype": DTYPES,
+    "schedule": SCHEDULES,
+}
+_POSITIVE: Final = (
+    *("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length"),
+    *("neftune_alpha", "save_every_steps", "watch_every_steps"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Settings of LoRA fine-tuning on a mixture.
+    """Settings of fine-tuning on a mixture.
 
     Attributes:
         model: The embedded model's name, a folder, or a Hub id.
         token: The special token.
         init: How its embedding begins.
         description: What it stands for, for `init="description"`.
+        adaptation: What of the model is trained: `"lora"`, `"qlora"` (LoRA on weights kept in 4 bits;
+            needs CUDA and bitsandbytes) or `"full"` (every weight).
+        token_training: How the token's row of the embedding is trained with LoRA: `"row"` trains
+            that row alone; `"lora"` adds LoRA to the whole input embedding, as the paper's code does.
         rank: Rank of LoRA.
         alpha: Scale of LoRA; updates are multiplied by `alpha / rank`.
         dropout: Dropout of LoRA, between 0 and 1.
@@ -44,8 +78,19 @@ class TrainSettings:
         warmup_steps: Steps until the full learning rate.
         weight_decay: Of the LoRA matrices.
         max_length: Tokens of a row at most.
-        seed: Seed of LoRA's initialisation and dropout.
-        device: Where to train: `"cpu"`, `"cuda"`.
+        truncate: Cut rows that are longer, and count them; else they are refused.
+        packing: Compute the rows of a micro-batch as one sequence without padding; attention never
+            crosses from one row to another.
+        gradient_checkpointing: Compute activations again instead of keeping them: less memory, more
+            time. None does so on a GPU alone.
+        neftune_alpha: Scale of noise on the input embeddings (Jain et al. 2023); None for none.
+        dtype: What the weights are computed in; `"auto"` is bfloat16, where the device has it.
+        save_every_steps: Steps between two checkpoints, from which a stopped run goes on.
+        watch_every_steps: Steps between two measurements of the token's distance to its keywords;
+            None for none.
+        report_to: Names of services that get the figures of every step, such as `"tensorboard"`.
+        seed: Seed of the new row, LoRA's initialisation and dropout.
+        device: Where to train: `"cpu"`, `"cuda"`, or `"auto"` for a GPU where there is one.
 
     Raises:
         SettingsError: Values are out of their bounds; the message names all of them.
@@ -55,6 +100,8 @@ class TrainSettings:
     token: str = DEFAULT_TOKEN
     init: Init = "mean"
     description: str | None = None
+    adaptation: Adaptation = "lora"
+    token_training: TokenTraining = "row"
     rank: int = 16
     alpha: int = 16
     dropout: float = 0.05
@@ -68,14 +115,27 @@ class TrainSettings:
     warmup_steps: int = 25
     weight_decay: float = 0.01
     max_length: int = 1024
+    truncate: bool = False
+    packing: bool = True
+    gradient_checkpointing: bool | None = None
+    neftune_alpha: float | None = None
+    dtype: Dtype = "auto"
+    save_every_steps: int = 10
+    watch_every_steps: int | None = None
+    report_to: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} {getattr(self, name)!r} must be more than 0"
-            for name in ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length")
-            if not 0 < getattr(self, name) < math.inf
+            for name in _POSITIVE
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf
+        ]
+        problems += [
+            f"{name} {getattr(self, name)!r} must be one of {', '.join(known)}"
+            for name, known in _CHOICES.items()
+            if getattr(self, name) not in known
         ]
         if self.micro_batch_size is not None and (
             self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size
@@ -90,10 +150,6 @@ class TrainSettings:
             problems.append(f"dropout {self.dropout!r} must be from 0 up to below 1")
         if self.warmup_steps < 0 or self.weight_decay < 0:
             problems.append("warmup_steps and weight_decay must be 0 or more")
-        if self.init not in INITS:
-            problems.append(f"init {self.init!r} must be one of {', '.join(INITS)}")
-        if self.schedule not in _SCHEDULES:
-            problems.append(f"schedule {self.schedule!r} must be one of {', '.join(_SCHEDULES)}")
         if not self.targets:
             problems.append("targets must name at least one module, or all-linear")
         if problems:
@@ -109,8 +165,9 @@ class TrainSettings:
         known = [field.name for field in fields(cls)]
         wrong = [_unknown(key, known) for key in values if key not in known]
         plain = {key: value for key, value in values.items() if key in known}
-        if isinstance(plain.get("targets"), str):
-            plain["targets"] = (plain["targets"],)
+        for name in ("targets", "report_to"):
+            if isinstance(plain.get(name), str):
+                plain[name] = (plain[name],)
         types = get_type_hints(cls)
         for name, value in plain.items():
             try:
@@ -125,7 +182,7 @@ class TrainSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the settings as plain values, as a manifest and a YAML file hold them."""
-        return {**asdict(self), "targets": list(self.targets)}
+        return {**asdict(self), "targets": list(self.targets), "report_to": list(self.report_to)}
 
 
 def recipe_names() -> list[str]:
