@@ -61,10 +61,10 @@ class TrainSettings:
         token: The special token.
         init: How its embedding begins.
         description: What it stands for, for `init="description"`.
-        adaptation: What of the model is trained: `"lora"`, `"qlora"` (LoRA on weights kept in 4 bits;
-            needs CUDA and bitsandbytes) or `"full"` (every weight).
-        token_training: How the token's row of the embedding is trained with LoRA: `"row"` trains
-            that row alone; `"lora"` adds LoRA to the whole input embedding, as the paper's code does.
+        adaptation: What of the model is trained: `"lora"`, `"qlora"` (LoRA on weights kept in 4
+            bits; needs CUDA and bitsandbytes) or `"full"` (every weight).
+        token_training: How the token's row of the embedding is trained beside LoRA: `"row"` trains
+            that row alone; `"lora"` adds LoRA to the input embedding, as the paper's code does.
         rank: Rank of LoRA.
         alpha: Scale of LoRA; updates are multiplied by `alpha / rank`.
         dropout: Dropout of LoRA, between 0 and 1.
