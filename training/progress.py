@@ -1,13 +1,18 @@
-"""A callback that tells a caller of every step."""
+"""Callbacks of a training: one tells a caller of every step, one measures the model now and then."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-__all__ = ["StepCallback"]
+from delia_data.errors import SettingsError
+from delia_data.training.watching import Watch, drop_after
+
+__all__ = ["StepCallback", "WatchCallback"]
 
 
 class StepCallback(TrainerCallback):  # type: ignore[misc]
@@ -23,3 +28,65 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]
         """Pass the loss on."""
         if logs and "loss" in logs:
             self.on_step(state.global_step, state.max_steps, float(logs["loss"]))
+
+
+class WatchCallback(TrainerCallback):  # type: ignore[misc]
+    """Measures the model before the first step, every so many steps, and after the last one.
+
+    Each measurement is one line of `file`, and goes to the trainer's own logs. A run that goes
+    on from a checkpoint first drops the lines of the steps that it does again.
+    """
+
+    def __init__(
+        self,
+        watches: Sequence[Watch],
+        every_steps: int,
+        *,
+        file: Path,
+        log: Callable[[dict[str, float]], None] = lambda values: None,
+    ) -> None:
+        """Keep what to measure and where to.
+
+        Args:
+            watches: What is measured; their names must differ.
+            every_steps: Steps from one measurement to the next.
+            file: Where the lines go; the main process alone writes it.
+            log: Called with each measurement, such as the trainer's `log`.
+
+        Raises:
+            SettingsError: `every_steps` is less than 1.
+        """
+        if every_steps < 1:
+            raise SettingsError(f"every_steps {every_steps} must be at least 1")
+        self.watches = tuple(watches)
+        self.every_steps = every_steps
+        self.file = file
+        self.log = log
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Measure a model that has seen nothing yet, or go on after a checkpoint's lines."""
+        if state.is_world_process_zero:
+            drop_after(self.file, state.global_step if state.global_step else -1)
+        if not state.global_step:
+            self._measure(state, **given)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Measure where it is time to, and after the last step."""
+        step = state.global_step
+        if step % self.every_steps == 0 or step == state.max_steps:
+            self._measure(state, **given)
+
+    def _measure(self, state: Any, *, model: Any, processing_class: Any, **_: Any) -> None:
+        values: dict[str, float] = {}
+        for watch in self.watches:
+            measured = watch.measure(model, processing_class, state.global_step)
+            if twice := sorted(values.keys() & measured.keys()):
+                raise SettingsError(f"two watches give {', '.join(twice)}: rename one")
+            values |= measured
+        if not values:
+            return
+        if state.is_world_process_zero:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+        self.log(values)
