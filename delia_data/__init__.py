@@ -11,13 +11,41 @@ instruction in which one new token stands for the output format, and mixtures of
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Final
+
+from delia_data._after_import import after_import
 from delia_data._version import __version__
 from delia_data.errors import DeliaError
-from delia_data.mixing import Mixture, mix, save_mixture
-from delia_data.ranking import rank, row_seed
-from delia_data.records import Message, Record, read_record, read_records, write_record
-from delia_data.registration import register
-from delia_data.tokens import DEFAULT_TOKEN, add_token, lint
+
+if TYPE_CHECKING:
+    from delia_data.mixing import Mixture, mix, save_mixture
+    from delia_data.ranking import rank, row_seed
+    from delia_data.records import Message, Record, read_record, read_records, write_record
+    from delia_data.registration import register
+    from delia_data.tokens import DEFAULT_TOKEN, add_token, lint
+else:
+    # Found when first asked for: the command line imports this package before anything else.
+    _FOUND_IN: Final = {
+        "mixing": ("Mixture", "mix", "save_mixture"),
+        "ranking": ("rank", "row_seed"),
+        "records": ("Message", "Record", "read_record", "read_records", "write_record"),
+        "registration": ("register",),
+        "tokens": ("DEFAULT_TOKEN", "add_token", "lint"),
+    }
+
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
+
+        for module, names in _FOUND_IN.items():
+            if name in names:
+                value = getattr(import_module(f"{__name__}.{module}"), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "DEFAULT_TOKEN",
@@ -38,4 +66,11 @@ __all__ = [
     "write_record",
 ]
 
-register()
+
+def _register() -> None:
+    from delia_data.registration import register
+
+    register()
+
+
+after_import("datasets", _register)

@@ -1,60 +1,58 @@
-"""The application, and the one place where errors become a line and an exit code.
-
-0    done
-1    a fault of ours, with its traceback
-2    what was given cannot be used: one line says what, why, and what to do
-3    done, with fewer rows than were asked for; what was printed says why
-130  stopped by Ctrl-C; the same command goes on from there
-"""
+"""The application, and the one place where errors become a line and an exit code."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from delia_data._version import __version__
-from delia_data.cli import (
-    diff,
-    diversify,
-    doctor,
-    lint,
-    mix,
-    plan,
-    pull,
-    push,
-    quickstart,
-    sample,
-    task,
-    train,
-)
+from delia_data.cli._group import CONTEXT, LazyGroup
 from delia_data.errors import DeliaError
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "EXIT_CODES", "app", "main"]
+
+COMMANDS: Final = {
+    "quickstart": "Sample, diversify, mix, load, train and ask: the whole chain, in minutes on "
+    "two cores.",
+    "plan": "Tell the tokens, hours and dollars of a run, from a few of its rows; nothing is kept.",
+    "sample": "Sample pairs from the model itself into a cache.",
+    "diversify": "Give every row of a task its own wording of the instruction, checked.",
+    "mix": "Mix tasks with pairs of caches, and write that with its manifest.",
+    "lint": "Prove on the tokenised rows that the token is whole.",
+    "train": "Train a LoRA adapter and the token's embedding on a mixture.",
+    "push": "Publish folders as one version: one commit, one tag; the same again changes nothing.",
+    "pull": "Download a version as folders that `delia mix` and `delia train` take.",
+    "diff": "Show which settings, rows and wordings differ.",
+    "doctor": "Print versions, extras found and missing, devices, and what works.",
+    "task": "Look at a task.",
+}
+"""The commands, each with the first line of its help. `cli/NAME.py` has it as `command` (or as
+`app`, if it has commands of its own), and is imported when it runs."""
+
+EXIT_CODES: Final = {
+    0: "done",
+    1: "a fault of ours, with its traceback",
+    2: "what was given cannot be used: one line says what, why, and what to do",
+    3: "done, with fewer rows than were asked for; what was printed says why",
+    130: "stopped by Ctrl-C; the same command goes on from there",
+}
+
+
+class _Commands(LazyGroup):
+    lazy = COMMANDS
+
 
 app = typer.Typer(
     name="delia",
+    cls=_Commands,
     help="Data that teaches a language model a small task, not its phrasing.",
+    epilog="\n".join(["Exit codes", *(f"{n:>5}  {says}" for n, says in EXIT_CODES.items())]),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=dict(CONTEXT),
 )
-for command in (
-    quickstart,
-    plan,
-    sample,
-    diversify,
-    mix,
-    lint,
-    train,
-    push,
-    pull,
-    diff,
-    doctor,
-):
-    app.command(name=command.__name__.rsplit(".", 1)[1])(command.command)
-app.add_typer(task.app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -73,7 +71,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; see the module for the exit codes."""
+    """Run the command line and leave with one of `EXIT_CODES`."""
     try:
         app(standalone_mode=True)
     except DeliaError as error:

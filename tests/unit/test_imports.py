@@ -13,7 +13,7 @@ import pytest
 
 LAYERS = [
     {"errors", "_version"},
-    {"files", "_optional", "_batches", "_csv"},
+    {"files", "_optional", "_batches", "_csv", "_after_import"},
     {"ranking", "records", "manifest", "tokens", "hashes"},
     {"models"},
     {"engines", "mixing"},
