@@ -1,0 +1,42 @@
+"""The special token and the answer: added, put through the chat template, proved whole.
+
+One new token (`<sep>`) stands for the output format and comes to mean it (paper, section 3.1).
+The loss is taken on the answers alone; which tokens those are depends on the chat template.
+"""
+
+from __future__ import annotations
+
+from delia_data.tokens.adding import (
+    DEFAULT_TOKEN,
+    INITS,
+    Init,
+    add_token,
+    add_token_to_tokenizer,
+)
+from delia_data.tokens.encoding import Encoded, encode, render_ids, render_user_ids
+from delia_data.tokens.labels import LOSSES, Labelled, Loss, label
+from delia_data.tokens.lint import LintExample, LintProblem, LintReport, lint, lint_rows
+from delia_data.tokens.marks import has_generation_marks, marked_template
+
+__all__ = [
+    "DEFAULT_TOKEN",
+    "INITS",
+    "LOSSES",
+    "Encoded",
+    "Init",
+    "Labelled",
+    "LintExample",
+    "LintProblem",
+    "LintReport",
+    "Loss",
+    "add_token",
+    "add_token_to_tokenizer",
+    "encode",
+    "has_generation_marks",
+    "label",
+    "lint",
+    "lint_rows",
+    "marked_template",
+    "render_ids",
+    "render_user_ids",
+]

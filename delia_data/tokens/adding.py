@@ -1,0 +1,134 @@
+"""The special token: add it, and initialise its embedding.
+
+One new token (`<sep>`) stands for the output format and comes to mean it (paper, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from delia_data.errors import InputError, TokenError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["DEFAULT_TOKEN", "INITS", "Init", "add_token", "add_token_to_tokenizer"]
+
+DEFAULT_TOKEN: Final = "<sep>"
+Init = Literal["mean", "normal", "description"]
+INITS: Final[tuple[Init, ...]] = get_args(Init)
+
+_ADDED_HERE: Final = "delia_tokens"
+
+
+def add_token_to_tokenizer(tokenizer: PreTrainedTokenizerBase, token: str = DEFAULT_TOKEN) -> int:
+    """Add one special token to a tokenizer; doing so again changes nothing.
+
+    Args:
+        tokenizer: The tokenizer; changed in place.
+        token: The new token's text.
+
+    Returns:
+        The token's id.
+
+    Raises:
+        TokenError: The text is empty or has spaces, or the vocabulary already has it as one id
+            with another role (a word, an end mark, a reserved token).
+    """
+    if not token or token != token.strip() or len(token.split()) != 1:
+        raise TokenError(
+            f"token {token!r} is empty or has spaces: give one such as {DEFAULT_TOKEN}"
+        )
+    if token in _added_here(tokenizer):
+        return int(tokenizer.convert_tokens_to_ids(token))
+    if token in tokenizer.get_vocab() or token in tokenizer.all_special_tokens:
+        raise TokenError(
+            f"token {token!r} is already in the model's vocabulary with another role: "
+            "choose one that the model does not know"
+        )
+    others = [str(t) for t in getattr(tokenizer, "extra_special_tokens", None) or []]
+    tokenizer.add_special_tokens({"additional_special_tokens": [*others, token]})
+    tokenizer.init_kwargs[_ADDED_HERE] = [*_added_here(tokenizer), token]
+    ids = tokenizer.encode(token, add_special_tokens=False)
+    if len(ids) != 1:
+        raise TokenError(f"token {token!r} is {len(ids)} ids after adding it: choose another text")
+    return int(ids[0])
+
+
+def add_token(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    token: str = DEFAULT_TOKEN,
+    *,
+    init: Init = "mean",
+    description: str | None = None,
+    seed: int = 0,
+) -> int:
+    """Add one special token to a tokenizer and a model, and initialise its embedding.
+
+    The new row is written where the new id points, also where the model's embedding is padded
+    beyond the vocabulary and needs no resizing. An untied output head gets the row of the same
+    kind. Doing it again on a model that has the token changes nothing.
+
+    Args:
+        model: The model; its embedding grows by one row where the id needs it.
+        tokenizer: Its tokenizer; changed in place.
+        token: The new token's text.
+        init: `"mean"`: the mean of the existing rows. `"normal"`: drawn from a normal
+            distribution with the existing rows' mean and standard deviation in each dimension.
+            `"description"`: the mean of the rows of the description's tokens (Welch et al. 2020).
+        description: What the token stands for, in words; for `init="description"`.
+        seed: Seed of `init="normal"`.
+
+    Returns:
+        The token's id.
+
+    Raises:
+        InputError: `init` is unknown, or a description is needed and not given.
+        TokenError: As `add_token_to_tokenizer`.
+    """
+    if init not in INITS:
+        raise InputError(f"init {init!r} is unknown: use one of {', '.join(INITS)}")
+    if init == "description" and not (description or "").strip():
+        raise InputError("init 'description' needs a description: say what the token stands for")
+    known = token in _added_here(tokenizer)
+    token_id = add_token_to_tokenizer(tokenizer, token)
+    embedding = model.get_input_embeddings()
+    if known and token_id < embedding.weight.shape[0] and bool(embedding.weight[token_id].any()):
+        return token_id
+    if token_id >= embedding.weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    described = (
+        tokenizer.encode(description, add_special_tokens=False) if description is not None else []
+    )
+    _initialise_row(model.get_input_embeddings().weight, token_id, init, described, seed)
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        _initialise_row(head.weight, token_id, init, described, seed)
+    return token_id
+
+
+def _initialise_row(
+    weight: torch.Tensor, row: int, init: Init, described: Sequence[int], seed: int
+) -> None:
+    """Write one row of an embedding of shape (vocabulary, width), in place."""
+    import torch
+
+    with torch.no_grad():
+        existing = weight[:row].float()
+        if init == "description":
+            value = weight[torch.tensor(list(described), device=weight.device)].float().mean(0)
+        else:
+            value = existing.mean(0)
+        if init == "normal":
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(value.shape, generator=generator).to(value.device)
+            value = value + existing.std(0) * noise
+        weight[row] = value.to(weight.dtype)
+
+
+def _added_here(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The tokens that this package added; saved with the tokenizer's own configuration."""
+    return list(tokenizer.init_kwargs.get(_ADDED_HERE) or [])

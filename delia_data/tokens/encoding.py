@@ -1,0 +1,139 @@
+"""Rows as the model sees them: turns put through its own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from delia_data.errors import InputError
+from delia_data.records import Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "Encoded",
+    "encode",
+    "refusals_in_one_line",
+    "render_ids",
+    "render_user_ids",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A record as the model sees it.
+
+    Attributes:
+        prompt_ids: Ids of everything before the answer, through the chat template.
+        answer_ids: Ids of the answer with its end mark: what the loss is taken on.
+    """
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        """The whole sequence."""
+        return self.prompt_ids + self.answer_ids
+
+
+def render_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], *, generate: bool
+) -> list[int]:
+    """Put turns through the model's own chat template and give the ids.
+
+    Args:
+        tokenizer: The tokenizer.
+        messages: The turns, each a `role` and a `content`.
+        generate: End where the assistant begins to speak.
+
+    Raises:
+        InputError: The tokenizer has no chat template, or one that refuses the turns.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template: "
+            "use an instruction-tuned model, or set tokenizer.chat_template"
+        )
+    with refusals_in_one_line(tokenizer, messages):
+        encoded: Any = tokenizer.apply_chat_template(
+            list(messages), tokenize=True, add_generation_prompt=generate, return_dict=True
+        )
+    return [int(i) for i in encoded["input_ids"]]
+
+
+def render_user_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], opening: str = ""
+) -> list[int]:
+    """Put turns through the chat template up to where the user's next turn begins.
+
+    What the model writes from there is what it takes for a user's request (Magpie, arXiv
+    2406.08464, section 2).
+
+    Args:
+        tokenizer: The tokenizer.
+        messages: The turns before, none or a system turn.
+        opening: Text with which the user's turn begins.
+
+    Raises:
+        InputError: The tokenizer has no chat template, or one that leaves out what the user says.
+    """
+    mark = "USERTURNBEGINSHERE"
+    turns = [*messages, {"role": "user", "content": mark}]
+    render_ids(tokenizer, turns, generate=False)  # raises where there is no template
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    before, found, _ = text.rpartition(mark)
+    if not found:
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} does not hold the "
+            "user's turn as it is: let another model write the queries, or give some"
+        )
+    encoded: Any = tokenizer(before + opening, add_special_tokens=False)
+    return [int(i) for i in encoded["input_ids"]]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, record: Record) -> Encoded:
+    """Put a record through the chat template and split it where the answer begins.
+
+    Raises:
+        InputError: There is no chat template, or the template writes the prompt differently
+            when an answer follows, so that there is no one place where the answer begins.
+    """
+    turns = [message.as_dict() for message in record.messages]
+    prompt = render_ids(tokenizer, turns[:-1], generate=True)
+    whole = render_ids(tokenizer, turns, generate=False)
+    if whole[: len(prompt)] != prompt:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the chat template writes the prompt differently when an "
+            "answer follows, so that the answer's tokens cannot be told: use another template"
+        )
+    return Encoded(prompt, whole[len(prompt) :])
+
+
+@contextmanager
+def refusals_in_one_line(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
+) -> Iterator[None]:
+    """Turn what a chat template raises into one line that says what to do.
+
+    Raises:
+        InputError: The template refuses the turns, such as a system turn that it has no place for.
+    """
+    from jinja2.exceptions import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        roles = [message["role"] for message in messages]
+        advice = (
+            "put what the system turn says into the user's, or use a model that has system turns"
+            if "system" in roles
+            else "change the rows' turns, or use another model"
+        )
+        raise InputError(
+            f"{tokenizer.name_or_path or 'the tokenizer'}: the chat template refuses turns of "
+            f"{', '.join(roles)} ({' '.join(str(error).split())}): {advice}"
+        ) from error
