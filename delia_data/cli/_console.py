@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -19,7 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from delia_data.engines import Engine
+if TYPE_CHECKING:
+    from delia_data.engines import Engine
 
 __all__ = ["Update", "console", "messages", "step", "with_parts"]
 
@@ -58,10 +59,11 @@ def step(title: str, *, to: Console | None = None) -> Iterator[Update]:
 
     Yields:
         A function to call with how much is done and how much there is in all. A terminal shows
-        a bar with the time left; a pipe gets a line for every tenth.
+        a bar with the time left; a pipe, or a terminal that cannot move its cursor, gets a line
+        for every tenth.
     """
     shown_in = to or console
-    if shown_in.is_terminal:
+    if shown_in.is_terminal and not shown_in.is_dumb_terminal:
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=28),

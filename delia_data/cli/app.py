@@ -9,6 +9,7 @@ import typer
 
 from delia_data._version import __version__
 from delia_data.cli._group import CONTEXT, LazyGroup
+from delia_data.cli._json import give_back_stdout
 from delia_data.errors import DeliaError
 
 __all__ = ["COMMANDS", "EXIT_CODES", "app", "main"]
@@ -81,3 +82,5 @@ def main() -> None:
         if stop.code == 130:  # what typer makes of Ctrl-C
             print("delia: stopped; the same command goes on from here", file=sys.stderr)
         raise
+    finally:
+        give_back_stdout()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from delia_data.cli._console import console
+from delia_data.cli._json import AsJson, show_json
 from delia_data.hub import Difference, diff
 
 __all__ = ["command"]
@@ -17,11 +18,15 @@ _SHOWN = 5
 def command(
     before: Annotated[str, typer.Argument(help="Such as org/name@v1.0.0, or a folder.")],
     after: Annotated[str, typer.Argument(help="The other one.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show which settings, rows and wordings differ."""
     found = diff(before, after)
-    lines = _lines(found)
-    console.print("\n".join(lines) or "nothing differs", soft_wrap=True, markup=False)
+    if as_json:
+        show_json(found)
+    else:
+        lines = _lines(found)
+        console.print("\n".join(lines) or "nothing differs", soft_wrap=True, markup=False)
 
 
 def _lines(found: Difference) -> list[str]:

@@ -11,6 +11,8 @@ from delia_data.cli import _engine_options as by
 from delia_data.cli import _task_options as given
 from delia_data.cli._console import console
 from delia_data.cli._diversifying import BUNDLED, MODEL, Diversified, Diversifying
+from delia_data.cli._json import AsJson, show_json
+from delia_data.manifest import read_manifest
 from delia_data.models import DEFAULT_MODEL
 from delia_data.tasks import BUNDLED_TASKS, READY_TASKS
 from delia_data.tokens import DEFAULT_TOKEN
@@ -119,12 +121,17 @@ def command(
     data: given.Data = None,
     from_language: given.FromLanguage = "en",
     to_language: given.ToLanguage = "is",
+    as_json: AsJson = False,
 ) -> None:
     """Give every row of a task its own wording of the instruction, checked."""
     options = dict(locals())
     reading = given.Reading.of(options)
     job = Diversifying.of(options)
-    _print(out, job.run(reading.read(task)))
+    made = job.run(reading.read(task))
+    if as_json:
+        show_json(read_manifest(out))
+    else:
+        _print(out, made)
 
 
 def _print(out: Path, made: Diversified) -> None:

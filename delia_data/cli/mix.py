@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from delia_data.cli._console import console
+from delia_data.cli._json import AsJson, show_json
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, SELECTS, config_name, mix, save_mixture
 from delia_data.mixing.cluster import mix_on_ray
@@ -74,6 +75,7 @@ def command(
         str | None,
         typer.Option(help="Address of a Ray cluster that runs, such as 10.0.0.1:6379 or auto."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Mix tasks with pairs of caches, and write that with its manifest.
 
@@ -103,6 +105,9 @@ def command(
         manifest = mix_on_ray(task, cache, out, **arguments)
     else:
         manifest = save_mixture(mix(task, cache, **arguments), out, tokenizer=counting)
+    if as_json:
+        show_json(manifest)
+        return
     dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
     tokens = manifest.details.get("tokens", {})
     counted = "".join(f"; {tokens[name]} tokens of {name}" for name in sorted(tokens))

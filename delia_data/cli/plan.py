@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 from rich.table import Table
 
 from delia_data.cli import sample
-from delia_data.cli._console import console, messages, step
+from delia_data.cli._console import console, step
+from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._sampling import Job
 from delia_data.errors import InputError
 from delia_data.sampling import PROBE_ROWS, Estimate, Forecast, forecast
@@ -28,7 +27,7 @@ def _command(
     probe_rows: Annotated[
         int, typer.Option(help="Rows to ask, drawn evenly from the queries.")
     ] = PROBE_ROWS,
-    as_json: bool = False,
+    as_json: AsJson = False,
     **given: Any,
 ) -> None:
     """Tell the tokens, hours and dollars of a run, from a few of its rows; nothing is kept."""
@@ -37,7 +36,7 @@ def _command(
     job = Job(**{**given, "engine_option": given["engine_option"] or ()})
     with (
         job.opened() as (engine, queries),
-        step("asking", to=messages if as_json else None) as update,
+        step("asking") as update,
     ):
         found = forecast(
             engine,
@@ -51,7 +50,7 @@ def _command(
         )
         update(found.probed, found.probed)
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        show_json(found)
     else:
         _print(found)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from delia_data.cli._console import console
+from delia_data.cli._json import AsJson, plain, show_json
 from delia_data.errors import InputError, SecretError
 from delia_data.hub import Options, Pushed, needs_licence, push
 from delia_data.hub.card import size_of
@@ -61,6 +62,7 @@ def command(
     tokenizer: Annotated[
         str | None, typer.Option(help="Model whose tokens are counted, for the card.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Publish folders as one version: one commit, one tag; the same again changes nothing."""
     if licence is None and sys.stdin.isatty() and needs_licence(repo):
@@ -84,7 +86,11 @@ def command(
     except SecretError as error:
         console.print(findings_of(error), soft_wrap=True, markup=False)
         raise
-    _show(done, dry_run)
+    if as_json:
+        sent = done.changed and not dry_run
+        show_json({**plain(done), "version": str(done.version), "sent": sent})
+    else:
+        _show(done, dry_run)
 
 
 def _show(done: Pushed, dry_run: bool) -> None:

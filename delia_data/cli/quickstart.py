@@ -18,6 +18,7 @@ from rich.text import Text
 from delia_data._version import __version__
 from delia_data.cli._chain import Chain, ChainSettings, Probed
 from delia_data.cli._console import console
+from delia_data.cli._json import AsJson, plain, show_json
 from delia_data.evaluation import (
     FormattedTextScore,
     QuickstartReport,
@@ -46,12 +47,16 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every step.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Sample, diversify, mix, load, train and ask: the whole chain, in minutes on two cores."""
     wanted = None if ratio is None else parse_ratio(ratio)
     if pairs is None:
         pairs = ChainSettings.pairs_for(wanted)
-    quickstart(out, ChainSettings(pairs=pairs, ratio=wanted, seed=seed, device=device))
+    settings = ChainSettings(pairs=pairs, ratio=wanted, seed=seed, device=device)
+    report = quickstart(out, settings)
+    if as_json:
+        show_json({"out": out, "report": out / "report.html", **plain(report)})
 
 
 def quickstart(out: Path, settings: ChainSettings) -> QuickstartReport:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from delia_data.cli import _engine_options as by
-from delia_data.cli._console import console, messages, step, with_parts
+from delia_data.cli._console import console, step, with_parts
+from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._sampling import BUNDLED, Job
 from delia_data.manifest import Manifest
 from delia_data.models import DEFAULT_MODEL
@@ -130,9 +130,7 @@ def command(
     stop_when_saturated: Annotated[
         bool, typer.Option(help="Stop when new pairs say nothing new.", rich_help_panel=_LIMITS)
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the manifest as JSON, and nothing else.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Sample pairs from the model itself into a cache."""
     given = dict(locals())  # all options under their own names
@@ -147,7 +145,7 @@ def command(
         saturation = Saturation()
     with (
         job.opened() as (loaded, asked),
-        step("sampling", to=messages if as_json else None) as update,
+        step("sampling") as update,
     ):
         last: list[Progress] = []
         tell = with_parts(loaded, lambda kept: update(kept, target, _note(last[-1])))
@@ -173,7 +171,7 @@ def command(
             on_progress=show,
         )
     if as_json:
-        print(json.dumps(manifest.model_dump(mode="json"), indent=2))
+        show_json(manifest)
     else:
         _print(out, manifest)
         if manifest.rows["kept"] < target:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ from rich.text import Text
 
 from delia_data.cli import _task_options as given
 from delia_data.cli._console import console
+from delia_data.cli._json import AsJson, show_json
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -52,13 +52,13 @@ def inspect(
     data: given.Data = None,
     from_language: given.FromLanguage = "en",
     to_language: given.ToLanguage = "is",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what was understood of a task: rows, instruction, token, scoring."""
     reading = given.Reading.of(dict(locals()))
     found = inspect_task(reading.read(source))
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        show_json(found.as_dict())
     else:
         _print(found)
 
