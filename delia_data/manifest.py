@@ -53,7 +53,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["cache", "task", "mixture", "adapter", "evaluation", "publication"]
+    kind: Literal["cache", "task", "mixture", "adapter", "model", "evaluation", "publication"]
     settings: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, str] = Field(default_factory=dict)
     rows: dict[str, int] = Field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from delia_data.training.settings import TrainSettings, read_recipe, recipe_names
+from delia_data.training.recipe import read_recipe, recipe_names
+from delia_data.training.settings import TrainSettings
 from delia_data.training.sft import load_adapter, train
 
 __all__ = ["TrainSettings", "load_adapter", "read_recipe", "recipe_names", "train"]

@@ -1,33 +1,28 @@
-"""Settings of a training run: a frozen dataclass, and recipes as its YAML form."""
+"""Settings of a training run: frozen data, checked as a whole."""
 
 from __future__ import annotations
 
 import difflib
 import math
-import os
 from dataclasses import asdict, dataclass, fields
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from delia_data.errors import InputError, SettingsError
+from delia_data.errors import SettingsError
 from delia_data.models import DEFAULT_MODEL
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
 
 __all__ = [
     "ADAPTATIONS",
     "DTYPES",
+    "PAPER_BATCH",
     "SCHEDULES",
     "TOKEN_TRAININGS",
     "Adaptation",
     "Dtype",
     "TokenTraining",
     "TrainSettings",
-    "read_recipe",
-    "recipe_names",
 ]
 
 Adaptation = Literal["lora", "qlora", "full"]
@@ -38,6 +33,9 @@ ADAPTATIONS: Final[tuple[Adaptation, ...]] = get_args(Adaptation)
 TOKEN_TRAININGS: Final[tuple[TokenTraining, ...]] = get_args(TokenTraining)
 DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
 SCHEDULES: Final = ("constant_with_warmup", "linear", "cosine")
+
+PAPER_BATCH: Final = 64
+"""Rows a step in the paper's experiments."""
 
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "init": INITS,
@@ -72,7 +70,8 @@ class TrainSettings:
         learning_rate: Of the LoRA matrices.
         token_learning_rate: Of the token's own embedding row; None takes `learning_rate`.
         epochs: Times that the mixture is gone through.
-        batch_size: Rows a step.
+        batch_size: Rows a step. None takes the paper's: 64, or 16 for mixtures of fewer than 256
+            rows.
         micro_batch_size: Rows computed at once, a divisor of `batch_size`; None takes all.
         schedule: `"constant_with_warmup"`, `"linear"` or `"cosine"`.
         warmup_steps: Steps until the full learning rate.
@@ -109,7 +108,7 @@ class TrainSettings:
     learning_rate: float = 2e-4
     token_learning_rate: float | None = None
     epochs: float = 1.0
-    batch_size: int = 64
+    batch_size: int | None = None
     micro_batch_size: int | None = None
     schedule: str = "constant_with_warmup"
     warmup_steps: int = 25
@@ -137,13 +136,9 @@ class TrainSettings:
             for name, known in _CHOICES.items()
             if getattr(self, name) not in known
         ]
-        if self.micro_batch_size is not None and (
-            self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size
-        ):
-            problems.append(
-                f"micro_batch_size {self.micro_batch_size!r} must divide batch_size "
-                f"{self.batch_size!r}"
-            )
+        rows, micro = self.batch_size or PAPER_BATCH, self.micro_batch_size
+        if micro is not None and (micro < 1 or rows % micro):
+            problems.append(f"micro_batch_size {micro!r} must divide batch_size {rows!r}")
         if self.token_learning_rate is not None and not self.token_learning_rate >= 0:
             problems.append(f"token_learning_rate {self.token_learning_rate!r} must be 0 or more")
         if not 0 <= self.dropout < 1:
@@ -152,8 +147,23 @@ class TrainSettings:
             problems.append("warmup_steps and weight_decay must be 0 or more")
         if not self.targets:
             problems.append("targets must name at least one module, or all-linear")
+        problems += self._contradictions()
         if problems:
             raise SettingsError(f"training settings: {'; '.join(problems)}")
+
+    def _contradictions(self) -> list[str]:
+        """Settings of which one makes another do nothing, or something else."""
+        found = []
+        described = bool((self.description or "").strip())
+        if (self.init == "description") != described:
+            found.append("init 'description' and a description go together: give both or neither")
+        if self.adaptation == "full" and self.token_learning_rate is not None:
+            found.append("token_learning_rate is for LoRA: with adaptation 'full' leave it out")
+        if self.adaptation == "full" and self.token_training != "row":
+            found.append("token_training is for LoRA: with adaptation 'full' leave it out")
+        if self.neftune_alpha is not None and self.packing:
+            found.append("neftune_alpha scales noise by a row's length: set packing to false")
+        return found
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, where: str = "settings") -> TrainSettings:
@@ -183,46 +193,6 @@ class TrainSettings:
     def as_dict(self) -> dict[str, Any]:
         """Give the settings as plain values, as a manifest and a YAML file hold them."""
         return {**asdict(self), "targets": list(self.targets), "report_to": list(self.report_to)}
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    folder = files("delia_data.training") / "recipes"
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
-
-
-def read_recipe(recipe: str | os.PathLike[str]) -> TrainSettings:
-    """Read a recipe: the name of a bundled one, or a YAML file.
-
-    Raises:
-        InputError: There is no such recipe.
-        SettingsError: It is not a YAML mapping, a key is unknown, or a value is wrong.
-    """
-    path = Path(recipe)
-    if path.suffix in {".yaml", ".yml"}:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{path} is not UTF-8 text: write it anew as UTF-8") from error
-    elif str(recipe) in recipe_names():
-        bundled = files("delia_data.training") / "recipes" / f"{recipe}.yaml"
-        text = bundled.read_text(encoding="utf-8")
-    else:
-        raise InputError(
-            f"recipe {str(recipe)!r} is unknown: give a .yaml file or one of "
-            f"{', '.join(recipe_names())}"
-        )
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{recipe} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{recipe} must hold a mapping of settings")
-    return TrainSettings.from_dict(values, where=str(recipe))
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -101,7 +101,7 @@ def mix_on_ray(
     if shard_rows < 1:
         raise InputError(f"shard_rows is {shard_rows}: give a number of at least 1")
     given = cache if isinstance(cache, Mapping) else {"cache": cache}
-    caches = {name: _Cache(*shards_of(paths)) for name, paths in given.items()}
+    caches = {name: _Cache(*shards_of(paths), folder=paths) for name, paths in given.items()}
     with connected(address):
         mixture = mix(
             task,
@@ -132,10 +132,12 @@ class _Cache:
     Attributes:
         files: The files.
         fast: Whether they are read as they lie; decided for all of them alike.
+        folder: What was given: a folder, or another path.
     """
 
     files: list[Path]
     fast: bool
+    folder: _Paths
 
     def look(
         self, *, seed: int, tokens: tuple[str, ...], ngrams_of_test: frozenset[tuple[str, ...]]

@@ -30,6 +30,7 @@ from delia_data.mixing.plan import Picked, Plan, convert
 from delia_data.mixing.sources import Pairs
 from delia_data.mixing.survey import Survey, ngrams, survey
 from delia_data.mixing.task_rows import Rows, TaskRow, TaskRows, as_task_rows, check_token
+from delia_data.mixing.writers import writers_of
 from delia_data.ranking import rank
 from delia_data.records import Format, Record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
@@ -182,6 +183,7 @@ def mix(
         },
         rows={"task": len(taken), "cache": pairs, "test": len(held_out)},
         dropped=dict(sorted(_dropped(tasks, train, surveys).items())),
+        details={"written_by": written} if (written := writers_of(caches)) else {},
     )
     return Mixture(plan, _test_table(held_out, options), manifest, spill)
 

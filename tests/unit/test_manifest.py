@@ -130,7 +130,7 @@ def test_unknown_keys_and_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="extra_forbidden"):
         Manifest.model_validate({"kind": "cache", "row": {}})
     with pytest.raises(ValueError, match="literal_error"):
-        Manifest.model_validate({"kind": "model"})
+        Manifest.model_validate({"kind": "novel"})
 
 
 def test_equal_settings_pass() -> None:
