@@ -1,15 +1,54 @@
-"""The methods differ in their data alone (paper, Table 4)."""
+"""What each method trains on, asks and answers with; hand-worked where it can be."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from delia_data.errors import InputError
-from delia_data.records import Record
-from delia_data.tasks import bundled_task, bundled_wordings
-from delia_data.training.baselines import METHODS, training_data
+from delia_data.engines import Request, Sampling
+from delia_data.engines.transformers import TransformersEngine
+from delia_data.errors import FormatError, InputError
+from delia_data.records import Message, Record
+from delia_data.tasks import bundled_task, bundled_wordings, make_task
+from delia_data.training.baselines import (
+    BASELINES,
+    METHODS,
+    Material,
+    baseline,
+    training_data,
+)
+from delia_data.training.baselines.arithmetic import ArithmeticEngine, Term, combined
+from delia_data.training.baselines.baseline import optimiser_steps
+from delia_data.training.baselines.controlled import explained
+from delia_data.training.baselines.dictionary import learn_dictionary, read_dictionary
+from delia_data.training.baselines.dipmt import with_entries
+from delia_data.training.baselines.dmt import dmt_stages
+from delia_data.training.baselines.facts import atomic_facts, fact_rows
+from delia_data.training.baselines.repetition import repeated
+from delia_data.training.settings import TrainSettings
 
-CACHE = [Record.pair(f"query {i}", f"answer {i}") for i in range(300)]
+CACHE = tuple(Record.pair(f"query {i}", f"answer {i}") for i in range(300))
+SETTINGS = TrainSettings(batch_size=16, epochs=2)
+ASKED = (Message("user", "Is it right? <sep>"),)
+
+
+def material(**changes: Any) -> Material:
+    whole = bundled_task()
+    task = replace(whole, train=whole.train[:20])
+    made = Material(task, tuple(bundled_wordings()), CACHE, ratio=3, seed=1)
+    return replace(made, **changes)
+
+
+def training(name: str, **changes: Any) -> Any:
+    make = baseline(name).training
+    assert make is not None
+    return make(material(**changes), SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -25,10 +64,251 @@ def test_each_method_has_its_pairs_and_wordings(method: str, pairs: int, wording
     assert len(ids) == wordings
 
 
-def test_there_are_four() -> None:
-    assert len(METHODS) == 4
-
-
 def test_an_unknown_method_is_refused() -> None:
+    assert set(METHODS) < set(BASELINES)
     with pytest.raises(InputError, match="use one of"):
         training_data("dmt", bundled_task(), bundled_wordings(), CACHE, ratio=1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="did you mean 'delia'"):
+        baseline("dalia")
+
+
+def test_every_method_says_what_it_is() -> None:
+    assert len({method.title for method in BASELINES.values()}) == len(BASELINES)
+    for method in BASELINES.values():
+        assert method.summary
+        assert method.training or method.prompt or method.engine
+
+
+@pytest.mark.parametrize(
+    ("name", "init"),
+    [("original", "mean"), ("random_init", "normal"), ("mean_embedding", "description")],
+)
+def test_untrained_methods_differ_in_the_tokens_row_alone(name: str, init: str) -> None:
+    made = training(name)
+    assert made.rows == ()
+    assert made.settings.init == init
+    assert replace(made.settings, init="mean", description=None, seed=0) == SETTINGS
+
+
+def test_step_matched_takes_as_many_steps_as_delia_on_the_tasks_rows_alone() -> None:
+    ours, theirs = training("delia"), training("step_matched")
+    assert ours.steps == theirs.steps == 2 * math.ceil(80 / 16)
+    assert {row["source"] for row in theirs.rows} == {"task"}
+    ids = [row["source_id"] for row in theirs.rows]
+    assert len(ids) == 160
+    assert {ids.count(one) for one in ids} == {8}
+    assert ids[:20] != ids[20:40]
+
+
+def test_step_matched_takes_the_batch_of_delia_where_it_follows_from_the_rows() -> None:
+    """80 rows are few, so that the batch is 16; 300 are not, so that it is 64."""
+    settings = replace(SETTINGS, batch_size=None)
+    make = BASELINES["step_matched"].training
+    assert make is not None
+    few, many = (make(material(ratio=ratio), settings) for ratio in (3, 14))
+    assert (few.settings.batch_size, few.steps) == (16, 2 * 5)
+    assert (many.settings.batch_size, many.steps) == (64, 2 * 5)
+
+
+def test_neftune_is_step_matched_with_noise() -> None:
+    noisy, plain = training("neftune"), training("step_matched")
+    assert noisy.rows == plain.rows
+    assert noisy.settings == replace(plain.settings, neftune_alpha=5.0, packing=False)
+
+
+def test_diverse_data_alone_are_delias_pairs() -> None:
+    pairs = [row for row in training("delia").rows if row["source"] == "cache"]
+    assert list(training("pairs_only").rows) == pairs
+    assert len(pairs) == 60
+
+
+def test_dmt_has_the_task_first_and_a_tenth_of_it_again() -> None:
+    first, second = dmt_stages(material())
+    assert len(first) == 20
+    assert {row["source"] for row in first} == {"task"}
+    again = [row["source_id"] for row in second if row["source"] == "task"]
+    assert len(again) == 2
+    assert len(second) == 62
+    made = training("dmt")
+    assert len(made.rows) == 2 * (20 + 62)
+    assert [row["source"] for row in made.rows[:40]] == ["task"] * 40
+    assert made.settings.epochs == 1
+
+
+def test_repeated_rows_come_once_a_pass() -> None:
+    rows = [{"source_id": str(i)} for i in range(5)]
+    taken = [row["source_id"] for row in repeated(rows, 12, seed=3)]
+    assert sorted(taken[:5]) == sorted(taken[5:10]) == [str(i) for i in range(5)]
+    assert taken == [row["source_id"] for row in repeated(rows, 12, seed=3)]
+    with pytest.raises(InputError, match="no rows"):
+        repeated([], 3)
+
+
+def test_steps_are_counted_with_a_last_small_batch() -> None:
+    assert optimiser_steps(100, replace(SETTINGS, batch_size=16, epochs=1)) == 7
+    assert optimiser_steps(100, replace(SETTINGS, batch_size=16, epochs=1.5)) == 11
+
+
+def test_a_description_is_taken_apart_into_atomic_facts() -> None:
+    task = replace(
+        bundled_task(),
+        description="a JSON object with the keys a and b, where a is a word and b is yes or no",
+        keys=("a", "b"),
+    )
+    facts = atomic_facts(task)
+    assert [fact.text for fact in facts] == [
+        "It stands for a JSON object with the keys a and b, where a is a word and b is yes or no.",
+        "It stands for a JSON object with the keys a and b.",
+        "In it, a is a word.",
+        "In it, b is yes or no.",
+        "It has the key a.",
+        "It has the key b.",
+    ]
+    assert all("<sep>" in question for fact in facts for question in fact.questions)
+    assert not any("{" in question for fact in facts for question in fact.questions)
+    with pytest.raises(InputError, match="description"):
+        atomic_facts(replace(task, description=" "))
+
+
+def test_fact_rows_are_trained_on_for_as_many_steps() -> None:
+    rows = fact_rows(material().task)
+    assert len({row["source_id"] for row in rows}) == len(rows)
+    made = training("fact_based")
+    assert made.steps == training("delia").steps
+    assert {row["source_id"] for row in made.rows} == {row["source_id"] for row in rows}
+
+
+def test_examples_stand_before_the_question() -> None:
+    make = BASELINES["in_context"].prompt
+    assert make is not None
+    asked = make(material(examples=3))((Message("system", "Be brief."), *ASKED))
+    assert [turn.role for turn in asked] == ["system", *["user", "assistant"] * 3, "user"]
+    assert asked[-1] == ASKED[0]
+    assert all("<sep>" in turn.content for turn in asked if turn.role == "user")
+    fewer = make(material(examples=2))(ASKED)
+    assert fewer[:4] == asked[1:5]
+    with pytest.raises(InputError, match="show fewer"):
+        make(material(examples=21))
+
+
+def test_words_are_aligned_by_model_one() -> None:
+    """Brown et al.'s own example: `the` is in two sentences, and explains `das`."""
+    texts = [("the house", "das Haus"), ("the book", "das Buch"), ("a book", "ein Buch")]
+    rows = [Record.pair(*text) for text in texts * 2]
+    found = learn_dictionary(rows, most=1, rounds=30)
+    assert found == {"a": ("ein",), "book": ("buch",), "house": ("haus",), "the": ("das",)}
+
+
+def test_a_word_seen_once_has_no_entry() -> None:
+    assert learn_dictionary([Record.pair("the house", "das Haus")]) == {}
+
+
+def test_a_dictionary_file(tmp_path: Path) -> None:
+    file = tmp_path / "words.tsv"
+    file.write_text("Dog\thundur\n\nfish\tfiskur\tfiskar\n", encoding="utf-8")
+    assert read_dictionary(file) == {"dog": ("hundur",), "fish": ("fiskur", "fiskar")}
+    file.write_text("dog hundur\n", encoding="utf-8")
+    with pytest.raises(FormatError, match="line 1"):
+        read_dictionary(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_dictionary(tmp_path / "none.tsv")
+
+
+def test_entries_of_a_text_stand_under_the_question() -> None:
+    entries = {"dog": ("hundur",), "fish": ("fiskur", "fiskar"), "translate": ("þýða",)}
+    told = with_entries("Translate: The dog eats fish.", "The dog eats fish.", entries)
+    assert told.splitlines() == [
+        "Translate: The dog eats fish.",
+        'In this text, the word "dog" means "hundur"; the word "fish" means "fiskur" or "fiskar".',
+    ]
+    assert with_entries("Translate: Hello", "Hello", entries) == "Translate: Hello"
+
+
+def test_dipmt_takes_translations_alone() -> None:
+    make = BASELINES["dipmt"].prompt
+    assert make is not None
+    with pytest.raises(InputError, match="no translation"):
+        make(material())
+    rows = [Record.pair(f"The dog {i}.", f"Hundurinn {i}.") for i in range(6)]
+    task = make_task(
+        name="t",
+        train=rows,
+        test=[Record.pair("A dog.", "Hundur.")],
+        instruction="Translate into Icelandic.",
+        stands_for="the translation alone",
+        scoring="translation",
+    )
+    asked = make(Material(task, examples=1))([Message("user", "Translate: A dog. In <sep>")])
+    assert len(asked) == 3
+    assert 'the word "dog" means "hundurinn"' in asked[0].content
+    assert asked[-1].content.endswith('In this text, the word "dog" means "hundurinn".')
+    given = make(Material(task, examples=1, dictionary={"a": ["einn"]}))
+    assert given([Message("user", "A dog.")])[-1].content.endswith('the word "a" means "einn".')
+
+
+def test_log_probabilities_add_up_by_their_weights() -> None:
+    """Two words: Q1 = (0.8, 0.2), Q2 = (0.5, 0.5); 1.5 Q1 - 0.5 Q2 is 8 to 1."""
+    torch = pytest.importorskip("torch")
+    logits = torch.log(torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
+    found = torch.softmax(combined(logits, [1.5, -0.5]), dim=-1)
+    assert found.tolist() == pytest.approx([8 / 9, 1 / 9], rel=1e-5)
+    halves = torch.softmax(combined(logits + 3.0, [1.0, 1.0]), dim=-1)
+    assert halves.tolist() == pytest.approx([2 / 3, 1 / 3], rel=1e-5)
+
+
+REQUESTS = [Request(str(i), (Message("user", "a question " * (1 + i)),), seed=i) for i in range(5)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_formula_of_one_term_is_the_model_itself(
+    temperature: float,
+    make_tiny_model: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    model = make_tiny_model().float()
+    how = Sampling(temperature, 0.95, 6)
+    plain = TransformersEngine(model, tiny_tokenizer, batch_size=2)
+    ours = ArithmeticEngine(
+        model, tiny_tokenizer, [Term(2.0, tuple), Term(-1.0, tuple)], batch_size=2
+    )
+    expected = {done.id: done.text for done in plain.generate(REQUESTS, how)}
+    found = {done.id: done.text for done in ours.generate(REQUESTS, how)}
+    assert found == expected
+    assert ours.describe()["weights"] == [2.0, -1.0]
+
+
+def test_batches_change_no_answer_of_a_formula(
+    make_tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = make_tiny_model().float()
+    terms = [Term(1.5, explained("<sep>", "a JSON object")), Term(-0.5, tuple)]
+    how = Sampling(0.0, 1.0, 8)
+    alone, together = (
+        {
+            done.id: (done.text, done.tokens)
+            for done in ArithmeticEngine(model, tiny_tokenizer, terms, batch_size=size).generate(
+                iter(REQUESTS), how
+            )
+        }
+        for size in (1, 5)
+    )
+    assert alone == together
+    assert len(alone) == 5
+
+
+def test_a_formula_without_weight_is_refused(
+    make_tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = make_tiny_model()
+    for terms in ([], [Term(1.0, tuple), Term(-1.0, tuple)]):
+        with pytest.raises(InputError, match="more than 0"):
+            ArithmeticEngine(model, tiny_tokenizer, terms)
+    with pytest.raises(InputError, match="at least 1"):
+        ArithmeticEngine(model, tiny_tokenizer, [Term(1.0, tuple)], batch_size=0)
+
+
+def test_controlled_generation_explains_the_token() -> None:
+    told = explained("<sep>", "a JSON object.")(ASKED)
+    assert told[-1].content == "Is it right? <sep>\n\n<sep> stands for a JSON object."
+    with pytest.raises(InputError, match="description"):
+        explained("<sep>", "")

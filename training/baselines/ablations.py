@@ -5,23 +5,39 @@ delia          one for each row          ratio x rows
 no_diverse     one for each row          none
 no_wordings    the same for all rows     ratio x rows
 common         the same for all rows     none
+pairs_only     no task rows              ratio x rows
+
+`common` is the ablation of both. `pairs_only` is what Figure 4 is relative to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, get_args
 
 from delia_data.diversify import diversify, undiversified
 from delia_data.errors import InputError
 from delia_data.mixing import Mixture, mix
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording
+from delia_data.training.baselines.baseline import Baseline, Material, Training
+from delia_data.training.settings import TrainSettings
 
-__all__ = ["METHODS", "Method", "training_data"]
+__all__ = [
+    "COMMON",
+    "DELIA",
+    "METHODS",
+    "NO_DIVERSE",
+    "NO_WORDINGS",
+    "PAIRS_ONLY",
+    "Method",
+    "mixed_rows",
+    "training_data",
+]
 
 Method = Literal["delia", "no_diverse", "no_wordings", "common"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
+_WITH_RATIO: Final = frozenset[Literal["rows", "ratio", "seed"]]({"rows", "ratio", "seed"})
 
 
 def training_data(
@@ -62,3 +78,69 @@ def training_data(
         test=rows.test,
         token=task.token,
     )
+
+
+def mixed_rows(method: Method, material: Material) -> tuple[Mapping[str, Any], ...]:
+    """The rows of one method, in the mixture's order."""
+    mixture = training_data(
+        method,
+        material.task,
+        material.wordings,
+        material.pairs,
+        ratio=material.ratio,
+        seed=material.seed,
+    )
+    return tuple(mixture.train.to_pylist())
+
+
+def _delia(material: Material, settings: TrainSettings) -> Training:
+    return Training(mixed_rows("delia", material), settings)
+
+
+def _no_diverse(material: Material, settings: TrainSettings) -> Training:
+    return Training(mixed_rows("no_diverse", material), settings)
+
+
+def _no_wordings(material: Material, settings: TrainSettings) -> Training:
+    return Training(mixed_rows("no_wordings", material), settings)
+
+
+def _common(material: Material, settings: TrainSettings) -> Training:
+    return Training(mixed_rows("common", material), settings)
+
+
+def _pairs_only(material: Material, settings: TrainSettings) -> Training:
+    rows = mixed_rows("delia", material)
+    return Training(tuple(row for row in rows if row["source"] == "cache"), settings)
+
+
+DELIA = Baseline(
+    "delia",
+    "DELIA",
+    "a wording for each row, and pairs of the model's own",
+    _delia,
+    uses=_WITH_RATIO,
+)
+NO_DIVERSE = Baseline(
+    "no_diverse", "DELIA without diverse data", "a wording for each row, no pairs", _no_diverse
+)
+NO_WORDINGS = Baseline(
+    "no_wordings",
+    "DELIA without diversified wordings",
+    "one wording for all rows, and pairs of the model's own",
+    _no_wordings,
+    uses=_WITH_RATIO,
+)
+COMMON = Baseline(
+    "common",
+    "Common instruction tuning",
+    "the task's rows alone, in one wording: neither of DELIA's two parts",
+    _common,
+)
+PAIRS_ONLY = Baseline(
+    "pairs_only",
+    "Diverse data alone",
+    "the pairs that DELIA takes, without the task",
+    _pairs_only,
+    uses=_WITH_RATIO,
+)

@@ -1,0 +1,119 @@
+"""What every baseline is: data to train on, a way to ask, an engine that answers.
+
+    material ──▶ training(material, settings) ──▶ rows and settings ──▶ the one trainer
+             ──▶ prompt(material)             ──▶ what is asked
+             ──▶ engine(...)                  ──▶ what answers         ──▶ the one evaluation
+
+A baseline says what it does otherwise than the others; all else is the same code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from delia_data.engines import Engine
+from delia_data.records import Message, Record
+from delia_data.tasks import Task, Wording
+from delia_data.training.settings import PAPER_BATCH, TrainSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "Baseline",
+    "EngineMaker",
+    "Material",
+    "Prompt",
+    "Training",
+    "optimiser_steps",
+    "rows_a_step",
+]
+
+_PAPER_FEW, _PAPER_SMALL_BATCH = 256, 16
+
+Prompt = Callable[[Sequence[Message]], tuple[Message, ...]]
+"""Turns the conversation that a row asks into the one that is asked."""
+
+EngineMaker = Callable[["PreTrainedModel", "PreTrainedTokenizerBase", "Material", int], Engine]
+"""Makes an engine of a model, its tokenizer, the material and a batch size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a baseline may draw on; no one draws on all of it.
+
+    Attributes:
+        task: The task, cut to the rows that may be trained on.
+        wordings: Candidates for the methods that diversify.
+        pairs: The cache, for the methods that mix any.
+        ratio: Pairs for each task row.
+        seed: Seed of wordings, selection, order and examples.
+        examples: Rows that are shown in a prompt, for the methods that show any.
+        dictionary: Translations of words, for DiPMT; made from the training rows where None.
+    """
+
+    task: Task
+    wordings: tuple[Wording, ...] = ()
+    pairs: tuple[Record, ...] = ()
+    ratio: float = 0.0
+    seed: int = 0
+    examples: int = 4
+    dictionary: Mapping[str, Sequence[str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What one training is made of.
+
+    Attributes:
+        rows: Rows of a mixture in their order; none leaves the model as it is, with the token
+            added and initialised.
+        settings: Settings of the training, of which an untrained model takes the token's.
+    """
+
+    rows: tuple[Mapping[str, Any], ...]
+    settings: TrainSettings
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that it takes."""
+        return optimiser_steps(len(self.rows), self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One method; DELIA itself is one.
+
+    Attributes:
+        name: Its name in grids and on the command line.
+        title: Its name in tables, as the paper has it where it is in the paper.
+        summary: What it is, in a line.
+        training: Makes the rows and settings; None where the plain model answers, to which the
+            token is the text of its name.
+        prompt: Makes what turns a row's conversation into the one asked; None asks it as it is.
+        engine: Makes the engine that answers; None takes the usual one.
+        uses: Which axes of a grid change it.
+        kind: Tasks that it is for: `"any"`, or `"translation"` alone.
+    """
+
+    name: str
+    title: str
+    summary: str
+    training: Callable[[Material, TrainSettings], Training] | None = None
+    prompt: Callable[[Material], Prompt] | None = None
+    engine: EngineMaker | None = None
+    uses: frozenset[Literal["rows", "ratio", "seed"]] = frozenset({"rows", "seed"})
+    kind: Literal["any", "translation"] = "any"
+
+
+def optimiser_steps(rows: int, settings: TrainSettings) -> int:
+    """Optimiser steps that a training of so many rows takes; the last batch may be smaller."""
+    return math.ceil(settings.epochs * math.ceil(rows / rows_a_step(rows, settings)))
+
+
+def rows_a_step(rows: int, settings: TrainSettings) -> int:
+    """Rows in a batch: as set, or the paper's 64, and 16 below 256 rows."""
+    return settings.batch_size or (PAPER_BATCH if rows >= _PAPER_FEW else _PAPER_SMALL_BATCH)
