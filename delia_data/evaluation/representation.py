@@ -16,26 +16,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from delia_data._optional import require
 from delia_data.errors import InputError, TokenError
+from delia_data.evaluation.hidden_states import (
+    DEFAULT_CONTEXTS,
+    WORD_SLOT,
+    check_contexts,
+    evaluating,
+    locate,
+    states_at_last,
+)
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftMixedModel, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DEFAULT_CONTEXTS", "WORD_SLOT", "BlockDistances", "token_distances"]
-
-WORD_SLOT: Final = "{word}"
-DEFAULT_CONTEXTS: Final = (
-    "Follow the {word} format",
-    "Answer in {word}",
-    "Reply in the {word} format.",
-    "Please write your answer as {word} and nothing else",
-    "What is the capital of Iceland? Give the answer in the {word} style",
-)
+__all__ = [
+    "DEFAULT_CONTEXTS",
+    "WORD_SLOT",
+    "BlockDistances",
+    "check_keywords",
+    "check_token",
+    "token_distances",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +102,24 @@ def token_distances(
             have `{word}` once.
         TokenError: The token is not one id of the tokenizer, or the model has no row for it.
     """
-    _check(keywords, contexts)
-    _check_token(model, tokenizer, token)
-    torch_ = require("torch", extra="local")
-    was_training = model.training
-    model.eval()
-    try:
-        with torch_.no_grad():
-            own = [_states(model, tokenizer, context, token) for context in contexts]
-            return [_distances(model, tokenizer, own, word, contexts) for word in keywords]
-    finally:
-        model.train(was_training)
+    check_keywords(keywords)
+    check_contexts(contexts)
+    check_token(model, tokenizer, token)
+    words = (token, *keywords)
+    read = [locate(tokenizer, context, word).up_to for word in words for context in contexts]
+    with evaluating(model):
+        states = states_at_last(model, read)
+    own, *others = states.split(len(contexts))  # each (contexts, blocks, width)
+    return [_distances(own, other, word) for word, other in zip(keywords, others, strict=True)]
 
 
-def _distances(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    own: Sequence[torch.Tensor],
-    keyword: str,
-    contexts: Sequence[str],
-) -> BlockDistances:
-    """Average the distances over the contexts; `own` has the token's states in each of them."""
+def _distances(at_token: torch.Tensor, at_keyword: torch.Tensor, keyword: str) -> BlockDistances:
+    """Average the distances over the contexts; the states are (contexts, blocks, width)."""
     from torch.nn.functional import cosine_similarity
 
-    l2, cosine = [], []
-    for at_token, context in zip(own, contexts, strict=True):
-        at_keyword = _states(model, tokenizer, context, keyword)
-        l2.append((at_token - at_keyword).norm(dim=-1).tolist())
-        cosine.append((1 - cosine_similarity(at_token, at_keyword, dim=-1)).clamp(0, 2).tolist())
-    return BlockDistances(keyword, _means(l2), _means(cosine))
+    l2 = (at_token - at_keyword).norm(dim=-1)
+    cosine = (1 - cosine_similarity(at_token, at_keyword, dim=-1)).clamp(0, 2)
+    return BlockDistances(keyword, _means(l2.tolist()), _means(cosine.tolist()))
 
 
 def _means(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
@@ -133,74 +127,26 @@ def _means(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(math.fsum(column) / len(rows) for column in zip(*rows, strict=True))
 
 
-def _states(
-    model: Any, tokenizer: PreTrainedTokenizerBase, context: str, word: str
-) -> torch.Tensor:
-    """Hidden states at the last id of `word`, float32, of shape (blocks, width)."""
-    import torch
+def check_keywords(keywords: Sequence[str]) -> None:
+    """Refuse keywords that leave nothing to compare with.
 
-    ids, position = _locate(tokenizer, context, word)
-    device = model.get_input_embeddings().weight.device
-    output = model(
-        input_ids=torch.tensor([ids], device=device),
-        attention_mask=torch.ones((1, len(ids)), dtype=torch.long, device=device),
-        output_hidden_states=True,
-        use_cache=False,
-    )
-    blocks = [block[0, position].float().cpu() for block in output.hidden_states[1:]]
-    return torch.stack(blocks)
-
-
-def _locate(tokenizer: PreTrainedTokenizerBase, context: str, word: str) -> tuple[list[int], int]:
-    """Put the word into the context, and find the position of its last id.
-
-    The tokenizer's own offsets tell it. Where it has none, it is where the ids of the whole text
-    and the ids of the text up to the word cease to be the same.
+    Raises:
+        InputError: There are none, or one is empty.
     """
-    before, _, after = context.partition(WORD_SLOT)
-    text = f"{before}{word}{after}"
-    start, end = len(before), len(before) + len(word)
-    if tokenizer.is_fast:
-        encoded: Any = tokenizer(text, return_offsets_mapping=True)
-        spans = enumerate(encoded["offset_mapping"])
-        inside = [index for index, (first, last) in spans if first < end and last > start]
-        ids = [int(i) for i in encoded["input_ids"]]
-    else:
-        ids = tokenizer.encode(text)
-        bare = tokenizer.encode(text, add_special_tokens=False)
-        shared = _shared_start(bare, tokenizer.encode(text[:end], add_special_tokens=False))
-        inside = [_find(bare[:shared], ids) + shared - 1] if shared else []
-    if not inside:
-        raise InputError(f"{word!r} leaves no id in {text!r}: give a word that the model can read")
-    return ids, inside[-1]
-
-
-def _shared_start(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many ids two sequences have in common from their beginning."""
-    pairs = zip(left, right, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
-
-
-def _find(part: Sequence[int], whole: Sequence[int]) -> int:
-    """Where `part` begins in `whole`: behind the tokens that the tokenizer sets before a text."""
-    places = range(len(whole) - len(part) + 1)
-    return next((i for i in places if whole[i : i + len(part)] == part), 0)
-
-
-def _check(keywords: Sequence[str], contexts: Sequence[str]) -> None:
     if not keywords or any(not word.strip() for word in keywords):
         raise InputError(f"keywords {list(keywords)} hold no word to compare with: give some")
-    if not contexts:
-        raise InputError("there are no contexts: give at least one text with {word} in it")
-    for context in contexts:
-        if context.count(WORD_SLOT) != 1:
-            raise InputError(f"context {context!r} must have {WORD_SLOT} once")
 
 
-def _check_token(model: Any, tokenizer: PreTrainedTokenizerBase, token: str) -> None:
+def check_token(model: Any, tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Give the token's id.
+
+    Raises:
+        TokenError: The token is not one id of the tokenizer, or the model has no row for it.
+    """
     ids = tokenizer.encode(token, add_special_tokens=False)
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         raise TokenError(f"{token} is {len(ids)} ids or unknown: add it to the tokenizer first")
     rows = int(model.get_input_embeddings().weight.shape[0])
     if ids[0] >= rows:
         raise TokenError(f"{token} has id {ids[0]}, and the model has {rows} rows: add it to both")
+    return int(ids[0])

@@ -9,7 +9,7 @@ import pytest
 
 from delia_data.errors import InputError, TokenError
 from delia_data.evaluation import BlockDistances, token_distances
-from delia_data.evaluation.representation import DEFAULT_CONTEXTS, _locate
+from delia_data.evaluation.hidden_states import DEFAULT_CONTEXTS, locate
 from delia_data.tokens import add_token
 
 torch = pytest.importorskip("torch")
@@ -137,11 +137,12 @@ def test_the_last_id_of_the_word_is_found(
     last = {"<sep>": "<sep>", "json": "json", "schema": "##ma", "schemas": "##s"}[word]
     pieces = {"<sep>": 1, "json": 1, "schema": 2, "schemas": 3}[word]
 
-    ids, position = _locate(tokenizer, context, word)
+    found = locate(tokenizer, context, word)
 
-    assert tokenizer.convert_ids_to_tokens(ids[position]) == last
-    assert position == len(context.split("{word}")[0].split()) + pieces
-    assert _locate(WithoutOffsets(tokenizer), context, word) == (ids, position)  # type: ignore[arg-type]
+    assert tokenizer.convert_ids_to_tokens(found.ids[found.last]) == last
+    assert found.pieces == pieces
+    assert found.last == len(context.split("{word}")[0].split()) + pieces
+    assert locate(WithoutOffsets(tokenizer), context, word) == found  # type: ignore[arg-type]
 
 
 def test_a_model_wrapped_by_peft_is_measured(model: Any, tokenizer: Any) -> None:
