@@ -1,4 +1,4 @@
-"""Callbacks of a training: one tells a caller of every step, one measures the model now and then."""
+"""Callbacks of a training: one tells of every step, one measures the model now and then."""
 
 from __future__ import annotations
 

@@ -1,38 +1,115 @@
-"""TRL's trainer for mixtures: in order, with logits computed only where there are labels."""
+"""TRL's trainer for mixtures: in order, packed, with logits only where there are labels."""
 
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from trl import SFTTrainer
+
+from delia_data.training.attention import packed_attention
+from delia_data.training.batches import IGNORED, StepBatches
+from delia_data.training.loss_forward import give_losses, plain_forward
+from delia_data.training.packing import StepPlan, plan_steps
+from delia_data.training.token_rows import read_rows_in_place
 
 __all__ = ["MixtureTrainer"]
 
 
 class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
-    """`SFTTrainer` with a loss over the answers' positions alone, and a rate for the token's row.
+    """`SFTTrainer` that takes the rows of a mixture in order and computes no padding.
 
-    The head is as wide as the vocabulary, so computing it where there is no label is most of a
-    small model's work. TRL 1.16 scores every position outside Triton devices, and its fused head
-    asks for `lm_head.bias`, which PEFT's wrapper of a tied head does not have.
+    An optimiser step holds the rows that it holds without packing, and its loss is the mean over
+    all labelled tokens of the step, however many micro-batches and processes share them. With each
+    loss it logs the mean over the labelled tokens of task rows and over those of pairs.
     """
 
-    def __init__(self, *args: Any, token_learning_rate: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        batch_size: int | None = None,
+        micro_batch_tokens: int | None = None,
+        token_learning_rate: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Make the trainer.
 
         Args:
-            *args: As for `SFTTrainer`.
+            *args: As for `SFTTrainer`; rows may have a column `is_task`. The batch size of a
+                device is the most rows that are computed at once.
+            batch_size: Rows of an optimiser step, over all processes; None takes the arguments'
+                batch size of a device, times gradient accumulation and processes.
+            micro_batch_tokens: Tokens packed into one sequence at most; None pads rows instead.
             token_learning_rate: Learning rate of the token's embedding row, if it has its own.
             **kwargs: As for `SFTTrainer`.
         """
         self.token_learning_rate = token_learning_rate
         super().__init__(*args, **kwargs)
+        processes, micro_batch_size = self.accelerator.num_processes, self._train_batch_size
+        if batch_size is None:
+            batch_size = micro_batch_size * self.args.gradient_accumulation_steps * processes
+        # A step's micro-batches are this class's own; for the loop around them a step is one.
+        self.args.gradient_accumulation_steps = 1
+        self.accelerator.gradient_accumulation_steps = 1
+        self.plan = StepPlan(batch_size, micro_batch_size, micro_batch_tokens, processes)
+        self._sums = torch.zeros(2, 2, device=self.args.device)  # (pairs, task) x (loss, tokens)
+        causal = self._causal(self.model)
+        # LoRA's matrices are kept in float32 beside weights in bfloat16, and computed as these.
+        self._in_bfloat16 = any(p.dtype == torch.bfloat16 for p in causal.parameters())
+        plain_forward(causal)
+        give_losses(causal)
+        read_rows_in_place(causal)
         # The vocabulary grew by the token alone, whose row the adapter has: checkpoints need not
         # carry the whole embedding.
-        save = self.model.save_pretrained
-        self.model.save_pretrained = functools.partial(save, save_embedding_layers=False)
+        if causal is not self.model:
+            save = self.model.save_pretrained
+            self.model.save_pretrained = functools.partial(save, save_embedding_layers=False)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """One item an optimiser step: this process's micro-batches of it, in the rows' order."""
+        rows = self.train_dataset
+        if "is_task" not in rows.column_names:
+            rows = rows.add_column("is_task", [False] * len(rows))
+        labels = [np.asarray(row) for row in rows["labels"]]
+        steps = plan_steps([len(row) for row in labels], self.plan)
+        # The first token has no label, whatever it says.
+        labelled = [int((row[1:] != IGNORED).sum()) for row in labels]
+        batches = StepBatches(
+            rows,
+            steps,
+            labelled,
+            process=self.accelerator.process_index,
+            packed=self.plan.micro_batch_tokens is not None,
+            pad_id=self._tokenizer.pad_token_id,
+        )
+        return DataLoader(batches, batch_size=1, shuffle=False, collate_fn=lambda items: items[0])
+
+    def training_step(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Add up the gradients of a step's micro-batches; processes meet at the last one."""
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        batches = inputs["micro_batches"]
+        packed = self.plan.micro_batch_tokens is not None
+        with packed_attention(self._causal(model)) if packed else nullcontext():
+            for number, batch in enumerate(batches, start=1):
+                tensors = self._prepare_inputs(batch)
+                last = number == len(batches)
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    loss = self.compute_loss(
+                        model, tensors, num_items_in_batch=max(1, inputs["labelled"])
+                    )
+                    self.accelerator.backward(loss)
+                total += loss.detach()
+        return total
 
     def compute_loss(
         self,
@@ -41,21 +118,37 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Mean cross-entropy of the labelled tokens of a batch of shape (rows, length)."""
-        causal = self.accelerator.unwrap_model(model)
-        causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
-        backbone = getattr(causal, causal.base_model_prefix)
-        hidden = backbone(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-        ).last_hidden_state[:, :-1]
-        labels = inputs["labels"][:, 1:]
-        labelled = labels != -100
-        logits = causal.get_output_embeddings()(hidden[labelled]).float()
-        total = torch.nn.functional.cross_entropy(logits, labels[labelled], reduction="sum")
-        loss = total / (labelled.sum() if num_items_in_batch is None else num_items_in_batch)
-        return (loss, {"logits": logits}) if return_outputs else loss
+        """Cross-entropy of a micro-batch's labelled tokens over all those of its step.
+
+        Processes average their gradients, so that each takes its loss times their number.
+        """
+        is_task = inputs.pop("is_task", None)
+        with torch.autocast(self.args.device.type, torch.bfloat16, self._in_bfloat16):
+            total, losses = model(**inputs, use_cache=False)
+        labelled = inputs["labels"][:, 1:] != IGNORED
+        if is_task is not None and model.training:
+            source = is_task[:, 1:][labelled].long()
+            self._sums[:, 0].index_add_(0, source, losses)
+            self._sums[:, 1].index_add_(0, source, torch.ones_like(losses))
+        items = labelled.sum() if num_items_in_batch is None else num_items_in_batch
+        scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        loss = total * scale / items
+        return (loss, {"losses": losses}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss on task rows and on pairs since the last one was logged."""
+        if "loss" in logs:
+            sums = self.accelerator.reduce(self._sums, "sum").tolist()
+            names = ("loss_pairs", "loss_task")
+            logs |= {n: loss / count for n, (loss, count) in zip(names, sums, strict=True) if count}
+            self._sums.zero_()
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Twice for each weight forwards, and as often backwards: frozen ones have no gradient."""
+        batches = inputs["micro_batches"]
+        tokens = sum(int((batch["input_ids"] != -1).sum()) for batch in batches)
+        return 4 * tokens * int(self._causal(self.model).num_parameters(exclude_embeddings=True))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Give the token's row its own learning rate, without decay."""
@@ -74,3 +167,8 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         )
         self.optimizer = optimizer
         return optimizer
+
+    def _causal(self, model: Any) -> Any:
+        """The causal language model below what accelerate and peft wrap around it."""
+        inner = self.accelerator.unwrap_model(model)
+        return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

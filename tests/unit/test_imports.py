@@ -25,7 +25,15 @@ LAYERS = [
 """Rooms from the bottom up: each may import its own layer and those before it."""
 
 HEAVY = {"torch", "transformers", "vllm", "litellm", "ray", "trl", "peft", "matplotlib"}
-ABOUT_HEAVY = {"training/trainer.py": {"torch", "trl"}, "training/progress.py": {"transformers"}}
+ABOUT_HEAVY = {
+    "training/attention.py": {"torch", "transformers"},
+    "training/batches.py": {"torch"},
+    "training/loss_forward.py": {"torch"},
+    "training/progress.py": {"transformers"},
+    "training/token_loss.py": {"torch"},
+    "training/token_rows.py": {"torch", "peft"},
+    "training/trainer.py": {"torch", "trl"},
+}
 
 
 def room_of(relative: Path) -> str:
