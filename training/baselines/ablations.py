@@ -120,9 +120,14 @@ DELIA = Baseline(
     "a wording for each row, and pairs of the model's own",
     _delia,
     uses=_WITH_RATIO,
+    trains_on="both",
 )
 NO_DIVERSE = Baseline(
-    "no_diverse", "DELIA without diverse data", "a wording for each row, no pairs", _no_diverse
+    "no_diverse",
+    "DELIA without diverse data",
+    "a wording for each row, no pairs",
+    _no_diverse,
+    trains_on="task",
 )
 NO_WORDINGS = Baseline(
     "no_wordings",
@@ -130,12 +135,14 @@ NO_WORDINGS = Baseline(
     "one wording for all rows, and pairs of the model's own",
     _no_wordings,
     uses=_WITH_RATIO,
+    trains_on="both",
 )
 COMMON = Baseline(
     "common",
     "Common instruction tuning",
     "the task's rows alone, in one wording: neither of DELIA's two parts",
     _common,
+    trains_on="task",
 )
 PAIRS_ONLY = Baseline(
     "pairs_only",
@@ -143,4 +150,5 @@ PAIRS_ONLY = Baseline(
     "the pairs that DELIA takes, without the task",
     _pairs_only,
     uses=_WITH_RATIO,
+    trains_on="pairs",
 )

@@ -96,6 +96,8 @@ class Baseline:
         prompt: Makes what turns a row's conversation into the one asked; None asks it as it is.
         engine: Makes the engine that answers; None takes the usual one.
         uses: Which axes of a grid change it.
+        trains_on: Rows that one pass goes through: none, the task's, the pairs, or as many as both
+            are; for an estimate of the time.
         kind: Tasks that it is for: `"any"`, or `"translation"` alone.
     """
 
@@ -106,7 +108,13 @@ class Baseline:
     prompt: Callable[[Material], Prompt] | None = None
     engine: EngineMaker | None = None
     uses: frozenset[Literal["rows", "ratio", "seed"]] = frozenset({"rows", "seed"})
+    trains_on: Literal["nothing", "task", "pairs", "both"] = "nothing"
     kind: Literal["any", "translation"] = "any"
+
+    def trained_rows(self, rows: int, ratio: float) -> float:
+        """Rows that one pass goes through, about."""
+        pairs = ratio * rows
+        return {"nothing": 0.0, "task": rows, "pairs": pairs, "both": rows + pairs}[self.trains_on]
 
 
 def optimiser_steps(rows: int, settings: TrainSettings) -> int:

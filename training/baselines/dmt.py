@@ -53,4 +53,5 @@ DMT = Baseline(
     "two stages: the task's rows, then pairs with a tenth of the task's rows",
     _dmt,
     uses=frozenset({"rows", "ratio", "seed"}),
+    trains_on="both",
 )

@@ -110,5 +110,6 @@ FACT_BASED = Baseline(
     "Fact based",
     "atomic facts of the format's description, for as many optimiser steps as DELIA",
     _fact_based,
-    uses=frozenset({"ratio", "seed"}),
+    uses=frozenset({"rows", "ratio", "seed"}),
+    trains_on="both",
 )

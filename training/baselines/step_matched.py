@@ -58,6 +58,7 @@ STEP_MATCHED = Baseline(
     "the task's rows alone, in one wording, for as many optimiser steps as DELIA",
     _step_matched,
     uses=frozenset({"rows", "ratio", "seed"}),
+    trains_on="both",
 )
 NEFTUNE = Baseline(
     "neftune",
@@ -65,4 +66,5 @@ NEFTUNE = Baseline(
     f"step-matched common tuning with noise on the embeddings (alpha {_NOISE:g}; Jain et al. 2023)",
     _neftune,
     uses=frozenset({"rows", "ratio", "seed"}),
+    trains_on="both",
 )
