@@ -21,7 +21,7 @@ COMMANDS: Final = {
     "sample": "Sample pairs from the model itself into a cache.",
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
     "mix": "Mix tasks with pairs of caches, and write that with its manifest.",
-    "lint": "Prove on the tokenised rows that the token is whole.",
+    "lint": "Prove on tokenised rows that the token is whole and the loss on the answers alone.",
     "train": "Train a LoRA adapter and the token's embedding on a mixture.",
     "push": "Publish folders as one version: one commit, one tag; the same again changes nothing.",
     "pull": "Download a version as folders that `delia mix` and `delia train` take.",

@@ -5,11 +5,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from command_line import Delia, Result, names, refused, spawn
+from command_line import Delia, names, refused, spawn
 from typer.testing import CliRunner
 
 from delia_data import __version__
@@ -19,7 +18,6 @@ from delia_data.mixing import mix, save_mixture
 from delia_data.records import Record
 from delia_data.sampling import bundled_queries, read_cache
 from delia_data.tasks import TaskRow, read_task_rows
-from delia_data.tokens import add_token_to_tokenizer
 
 COMMANDS = [
     *["quickstart", "plan", "sample", "diversify", "mix", "lint", "train"],
@@ -205,46 +203,10 @@ def test_unfinished_and_wrong_folders(delia: Delia, files: Path) -> None:
     assert not (files / "new").exists()
 
 
-# lint
-
-
-@pytest.fixture
-def tokenizer(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("delia_data.cli.lint.load_tokenizer", lambda _: tiny_tokenizer)
-    return tiny_tokenizer
-
-
 def save(folder: Path, question: str, token: str | None = "<sep>") -> Path:
     task = [TaskRow(Record.pair(question, "an answer"))]
     save_mixture(mix(task, [Record.pair("query", "answer")], ratio=1, token=token), folder)
     return folder
-
-
-def test_lint_of_a_sound_mixture(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    result = delia("lint", save(tmp_path, "a question <sep>"))
-    assert result == Result(0, "2 rows: <sep> is whole in every one\n", "")
-
-
-def test_lint_finds_what_is_cut_off(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    result = delia("lint", save(tmp_path, "a question <sep>"), "--max-length", 8)
-    refused(result, "problems in 2 rows: mend them")
-    assert "<sep> is named 1 times, and 0 are left after truncation" in result.out
-
-
-def test_lint_needs_a_mixture_with_a_token(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    plain = save(tmp_path / "plain", "a question", token=None)
-    refused(delia("lint", plain), "was mixed without a token")
-    assert delia("diversify", tmp_path / "task").code == 0
-    refused(delia("lint", tmp_path / "task"), "holds a task, not a mixture")
-
-
-def test_lint_refuses_a_token_that_the_model_knows(
-    delia: Delia, tmp_path: Path, tokenizer: Any
-) -> None:
-    mixture = save(tmp_path, "a question <|end|>", token="<|end|>")
-    refused(delia("lint", mixture), "is already in the model's vocabulary with another role")
-    add_token_to_tokenizer(tokenizer)
-    assert delia("lint", save(tmp_path / "other", "a question <sep>")).code == 0
 
 
 def test_a_missing_extra(delia: Delia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,159 @@
+"""Tokenizers of the model families that are named here, small ones, with their chat formats.
+
+The vocabularies are trained on the spot, with merges, so that tokens can grow together where
+texts meet. Templates that an installed package ships are taken from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["FAMILIES", "LLAMA2", "LLAMA2_WITHOUT_SYSTEM", "family", "shipped_template"]
+
+SMOLLM2 = (
+    "{% for m in messages %}"
+    "{% if loop.first and m.role != 'system' %}<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_ALTERNATE = (
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}"
+)
+LLAMA2 = (
+    "{% set head = '' %}{% set turns = messages %}"
+    "{% if messages[0].role == 'system' %}{% set turns = messages[1:] %}"
+    "{% set head = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}{% endif %}"
+    "{% for m in turns %}"
+    + _ALTERNATE
+    + "{% if m.role == 'user' %}{% set text = (head if loop.first else '') + m.content %}"
+    "{{ bos_token + '[INST] ' + text.strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+LLAMA2_WITHOUT_SYSTEM = (
+    "{{ bos_token }}{% for m in messages %}"
+    + _ALTERNATE
+    + "{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+    "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+)
+TEXT = [
+    "Is the sky green? Answer as asked, with a thought and a verdict.",
+    "{'thought': 'It is blue, not green.', 'hallucination': 'yes'}",
+    "system user assistant model\n\nQuestion: who wrote it?\n\n",
+    *["\n\n\n"] * 4,
+    "An answer of two lines,\n\nthe second.",
+    "You are a helpful assistant. Be brief. [INST] [/INST] <<SYS>> <</SYS>>",
+]
+
+
+def shipped_template(name: str) -> str:
+    """A chat template that TRL ships."""
+    found = find_spec("trl")
+    assert found is not None
+    assert found.origin is not None
+    return (Path(found.origin).parent / "chat_templates" / f"{name}.jinja").read_text("utf-8")
+
+
+def _byte_level(specials: list[str], **roles: str) -> PreTrainedTokenizerBase:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT * 4, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
+
+
+def _sentencepiece(specials: list[str], *, prefix: bool, **roles: str) -> PreTrainedTokenizerBase:
+    """As Llama-2's and Gemma's: blanks are written out, unknown characters are bytes."""
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    blanks = normalizers.Replace(" ", "▁")
+    normalizer = normalizers.Sequence([normalizers.Prepend("▁"), blanks] if prefix else [blanks])
+    learnt = Tokenizer(models.BPE())
+    learnt.normalizer = normalizer
+    learnt.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # a blank begins a word
+    learnt.train_from_iterator(
+        TEXT * 4, trainers.BpeTrainer(vocab_size=300, max_token_length=6, show_progress=False)
+    )
+    model = json.loads(learnt.to_str())["model"]
+    every_byte = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = sorted(model["vocab"].keys() - {"\n"}, key=model["vocab"].get)
+    vocabulary = {piece: i for i, piece in enumerate([*specials, *every_byte, *pieces])}
+    merges = [tuple(pair) for pair in model["merges"] if not any("\n" in part for part in pair)]
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>")
+    )
+    tokenizer.normalizer = normalizer
+    undo = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*undo, decoders.Strip(" ", 1, 0)] if prefix else undo)
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in specials])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
+
+
+def _chatml(template: str, bos: str | None) -> PreTrainedTokenizerBase:
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    roles = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    tokenizer = _byte_level(specials, **roles, **({"bos_token": bos} if bos else {}))
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def _llama2(template: str) -> PreTrainedTokenizerBase:
+    specials = ["<unk>", "<s>", "</s>"]
+    roles = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    tokenizer = _sentencepiece(specials, prefix=True, **roles)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def _gemma() -> PreTrainedTokenizerBase:
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    roles = {
+        "pad_token": "<pad>",
+        "eos_token": "<eos>",
+        "bos_token": "<bos>",
+        "unk_token": "<unk>",
+    }
+    tokenizer = _sentencepiece(specials, prefix=False, **roles)
+    tokenizer.chat_template = shipped_template("gemma")
+    return tokenizer
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "smollm2": lambda: _chatml(SMOLLM2, "<|im_start|>"),
+    "qwen2.5": lambda: _chatml(shipped_template("qwen2_5"), None),
+    "llama-2": lambda: _llama2(LLAMA2),
+    "llama-2-without-system": lambda: _llama2(LLAMA2_WITHOUT_SYSTEM),
+    "gemma": _gemma,
+}
+
+
+def family(name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer of a family, with its chat template."""
+    made: PreTrainedTokenizerBase = FAMILIES[name]()
+    return made
