@@ -181,11 +181,11 @@ def test_fact_rows_are_trained_on_for_as_many_steps() -> None:
 def test_examples_stand_before_the_question() -> None:
     make = BASELINES["in_context"].prompt
     assert make is not None
-    asked = make(material(examples=3))((Message("system", "Be brief."), *ASKED))
+    asked = make(material(examples=3))((Message("system", "Be brief."), *ASKED), "")
     assert [turn.role for turn in asked] == ["system", *["user", "assistant"] * 3, "user"]
     assert asked[-1] == ASKED[0]
     assert all("<sep>" in turn.content for turn in asked if turn.role == "user")
-    fewer = make(material(examples=2))(ASKED)
+    fewer = make(material(examples=2))(ASKED, "")
     assert fewer[:4] == asked[1:5]
     with pytest.raises(InputError, match="show fewer"):
         make(material(examples=21))
@@ -238,12 +238,16 @@ def test_dipmt_takes_translations_alone() -> None:
         stands_for="the translation alone",
         scoring="translation",
     )
-    asked = make(Material(task, examples=1))([Message("user", "Translate: A dog. In <sep>")])
+    asked = make(Material(task, examples=1))(
+        [Message("user", "Translate: A dog. In <sep>")], "A dog."
+    )
     assert len(asked) == 3
     assert 'the word "dog" means "hundurinn"' in asked[0].content
     assert asked[-1].content.endswith('In this text, the word "dog" means "hundurinn".')
     given = make(Material(task, examples=1, dictionary={"a": ["einn"]}))
-    assert given([Message("user", "A dog.")])[-1].content.endswith('the word "a" means "einn".')
+    assert given([Message("user", "A dog.")], "A dog.")[-1].content.endswith(
+        'the word "a" means "einn".'
+    )
 
 
 def test_log_probabilities_add_up_by_their_weights() -> None:

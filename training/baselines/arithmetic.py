@@ -7,7 +7,7 @@ request ──▶ prompt 1 ──▶ log Q_1 ─┐ w_1
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from delia_data.engines._prompts import completed, end_ids
 from delia_data.engines.base import Finish
 from delia_data.errors import InputError
 from delia_data.models import identify
+from delia_data.records import Message
 from delia_data.tokens import render_ids
-from delia_data.training.baselines.baseline import Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ class Term:
     """
 
     weight: float
-    prompt: Prompt
+    prompt: Callable[[Sequence[Message]], tuple[Message, ...]]
 
 
 @dataclass(slots=True)

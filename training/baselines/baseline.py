@@ -34,8 +34,8 @@ __all__ = [
 
 _PAPER_FEW, _PAPER_SMALL_BATCH = 256, 16
 
-Prompt = Callable[[Sequence[Message]], tuple[Message, ...]]
-"""Turns the conversation that a row asks into the one that is asked."""
+Prompt = Callable[[Sequence[Message], str], tuple[Message, ...]]
+"""Makes the conversation that is asked of the one that a row asks, and of the row's bare query."""
 
 EngineMaker = Callable[["PreTrainedModel", "PreTrainedTokenizerBase", "Material", int], Engine]
 """Makes an engine of a model, its tokenizer, the material and a batch size."""

@@ -14,7 +14,7 @@ so that what the explanation adds to the plain question is added half again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ from delia_data.engines import Engine
 from delia_data.errors import InputError
 from delia_data.records import Message
 from delia_data.training.baselines.arithmetic import ArithmeticEngine, Term
-from delia_data.training.baselines.baseline import Baseline, Material, Prompt
+from delia_data.training.baselines.baseline import Baseline, Material
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,8 +43,8 @@ class _Explained:
         return (*before, replace(last, content=f"{last.content}\n\n{self.meaning}"))
 
 
-def explained(token: str, description: str) -> Prompt:
-    """Make the prompt that says what the token stands for.
+def explained(token: str, description: str) -> Callable[[Sequence[Message]], tuple[Message, ...]]:
+    """Make what adds to a conversation what the token stands for.
 
     Raises:
         InputError: There is no description.

@@ -42,7 +42,6 @@ def _prompt(material: Material) -> Prompt:
         raise InputError(f"task {task.name} is no translation, which alone has a dictionary")
     learnt = material.dictionary is None
     dictionary = learn_dictionary(task.train) if learnt else dict(material.dictionary or {})
-    texts = sorted({row.query for row in task.test}, key=len, reverse=True)
     examples = [
         [
             Message(
@@ -53,10 +52,9 @@ def _prompt(material: Material) -> Prompt:
         for row in example_rows(material)
     ]
 
-    def ask(asked: Sequence[Message]) -> tuple[Message, ...]:
+    def ask(asked: Sequence[Message], query: str) -> tuple[Message, ...]:
         *before, last = asked
-        text = next((text for text in texts if text in last.content), last.content)
-        named = replace(last, content=with_entries(last.content, text, dictionary))
+        named = replace(last, content=with_entries(last.content, query, dictionary))
         return shown_before(examples, [*before, named])
 
     return ask

@@ -42,7 +42,7 @@ def _prompt(material: Material) -> Prompt:
         [Message("user", wording.fill(row.query)), Message("assistant", row.answer)]
         for row in example_rows(material)
     ]
-    return lambda asked: shown_before(examples, asked)
+    return lambda asked, _: shown_before(examples, asked)
 
 
 IN_CONTEXT = Baseline(
