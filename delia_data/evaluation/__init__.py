@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from delia_data.evaluation.answer_format import AnswerFormat, ReadAnswer
+from delia_data.evaluation.asked_task import AskedTask
+from delia_data.evaluation.asking import AnsweredRow, PromptBuilder, ask
+from delia_data.evaluation.bootstrap import Estimate, Resampling
 from delia_data.evaluation.formatted_text import (
     FormattedTextScore,
     ParsedAnswer,
@@ -11,7 +15,9 @@ from delia_data.evaluation.formatted_text import (
     score_formatted_text,
     selectivity,
 )
+from delia_data.evaluation.labels import LabelScore, LabelScores
 from delia_data.evaluation.probe import ProbedRow, probe, read_probe, write_probe
+from delia_data.evaluation.probes import PROBES, Probe, ProbeRow, make_probes
 from delia_data.evaluation.report import (
     Accounting,
     AnswerRow,
@@ -20,21 +26,39 @@ from delia_data.evaluation.report import (
     write_report,
 )
 from delia_data.evaluation.representation import BlockDistances, token_distances
+from delia_data.evaluation.scores import Evaluation, ProbeScores, score
 
 __all__ = [
+    "PROBES",
     "Accounting",
+    "AnswerFormat",
     "AnswerRow",
+    "AnsweredRow",
+    "AskedTask",
     "BlockDistances",
+    "Estimate",
+    "Evaluation",
     "FormattedTextScore",
+    "LabelScore",
+    "LabelScores",
     "LossPoint",
     "ParsedAnswer",
+    "Probe",
+    "ProbeRow",
+    "ProbeScores",
     "ProbedRow",
+    "PromptBuilder",
     "QuickstartReport",
+    "ReadAnswer",
+    "Resampling",
+    "ask",
     "earliest_object",
     "interval",
+    "make_probes",
     "parse_answer",
     "probe",
     "read_probe",
+    "score",
     "score_formatted_text",
     "selectivity",
     "token_distances",

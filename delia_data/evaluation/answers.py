@@ -8,9 +8,9 @@ from statistics import fmean
 from delia_data.errors import InputError
 from delia_data.evaluation.formatted_text import parse_answer
 from delia_data.records import Record
-from delia_data.tasks import Task, chrf, exact
+from delia_data.tasks import Scoring, Task, chrf, exact
 
-__all__ = ["mean_score", "score_answers"]
+__all__ = ["mean_score", "score_answers", "score_texts"]
 
 
 def score_answers(task: Task, rows: Sequence[Record], answers: Sequence[str]) -> list[float]:
@@ -30,9 +30,29 @@ def score_answers(task: Task, rows: Sequence[Record], answers: Sequence[str]) ->
         InputError: There are not as many answers as rows, or a function of the user's gives
             something else than 0 to 1.
     """
-    if len(rows) != len(answers):
-        raise InputError(f"{len(answers)} answers for {len(rows)} rows: give one a row")
-    scores = [_score(task, answer, row.answer) for row, answer in zip(rows, answers, strict=True)]
+    return score_texts(task.scoring, task.keys, [row.answer for row in rows], answers)
+
+
+def score_texts(
+    scoring: Scoring, keys: Sequence[str], expected: Sequence[str], answers: Sequence[str]
+) -> list[float]:
+    """Score one answer for each expected one; see `score_answers`.
+
+    Args:
+        scoring: How.
+        keys: Keys of the object, for `json`.
+        expected: The rows' own answers.
+        answers: What was answered.
+
+    Raises:
+        InputError: As `score_answers`.
+    """
+    if len(expected) != len(answers):
+        raise InputError(f"{len(answers)} answers for {len(expected)} rows: give one a row")
+    scores = [
+        _score(scoring, keys, answer, right)
+        for answer, right in zip(answers, expected, strict=True)
+    ]
     for place, score in enumerate(scores):
         if not 0 <= score <= 1:
             raise InputError(
@@ -52,9 +72,9 @@ def mean_score(task: Task, rows: Sequence[Record], answers: Sequence[str]) -> fl
     return fmean(score_answers(task, rows, answers))
 
 
-def _score(task: Task, answer: str, expected: str) -> float:
-    if callable(task.scoring):
-        return float(task.scoring(answer, expected))
-    if task.scoring == "json":
-        return float(parse_answer(answer, task.keys) is not None)
-    return exact(answer, expected) if task.scoring == "exact" else chrf(answer, expected)
+def _score(scoring: Scoring, keys: Sequence[str], answer: str, expected: str) -> float:
+    if callable(scoring):
+        return float(scoring(answer, expected))
+    if scoring == "json":
+        return float(parse_answer(answer, keys) is not None)
+    return exact(answer, expected) if scoring == "exact" else chrf(answer, expected)

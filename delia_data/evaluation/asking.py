@@ -1,0 +1,245 @@
+"""Asking the rows of probes, resumable answer by answer.
+
+    folder/
+        asking.json      what the answers depend on: engine, model, prompt builder, max_tokens
+        answers.jsonl    a line for each question, as soon as it is answered
+
+A question that was answered is never asked again: not after a kill, not for another probe, not
+for more rows. Answers are the likeliest ones (temperature 0).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from delia_data.engines.base import Completion, Engine, Request, Sampling
+from delia_data.errors import EngineError, InputError
+from delia_data.evaluation.answer_log import Answer, AnswerLog
+from delia_data.evaluation.probes import Probe, ProbeRow
+from delia_data.files import LOCK, atomic_path, folder_lock, write_json
+from delia_data.manifest import check_folder_is_ours, check_same_settings
+from delia_data.ranking import row_seed
+from delia_data.records import Message, content_id
+
+__all__ = [
+    "ANSWERS",
+    "ASKING",
+    "AnsweredRow",
+    "PromptBuilder",
+    "ask",
+    "ask_into",
+    "read_rows",
+    "write_rows",
+]
+
+ASKING: Final = "asking.json"
+ANSWERS: Final = "answers.jsonl"
+_FAILURES: Final = 16  # questions that may fail before nothing more is asked
+
+
+class PromptBuilder(Protocol):
+    """Changes what is asked, as baselines without training do.
+
+    Attributes:
+        name: Its name, for `asking.json` and reports.
+    """
+
+    name: str
+
+    def __call__(self, prompt: tuple[Message, ...], row: ProbeRow) -> tuple[Message, ...]:
+        """Make the turns to ask of the turns of a probe.
+
+        Args:
+            prompt: `row.prompt` or `row.plain`.
+            row: The row; its `expected` is not for the model to see.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRow:
+    """One row of a probe, and what was answered to it.
+
+    Attributes:
+        probe: Name of the probe.
+        id: Content id of the task's row.
+        question: The user's last turn as it was asked, naming the token.
+        plain: The same without the token.
+        source: The row's query, in no wording.
+        expected: The row's own answer.
+        with_token: The answer to `question`.
+        without_token: The answer to `plain`.
+        with_cut: Whether the answer was cut off at `max_tokens`.
+        without_cut: The same for the other one.
+        wants_format: Whether the answer to `question` should be in the format.
+    """
+
+    probe: str
+    id: str
+    question: str
+    plain: str
+    source: str
+    expected: str
+    with_token: str
+    without_token: str
+    with_cut: bool = False
+    without_cut: bool = False
+    wants_format: bool = True
+
+
+def ask(
+    engine: Engine,
+    probes: Sequence[Probe],
+    folder: str | os.PathLike[str],
+    *,
+    max_tokens: int = 96,
+    build: PromptBuilder | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[AnsweredRow]:
+    """Ask every row of every probe with the token and without it.
+
+    Args:
+        engine: What answers.
+        probes: What is asked.
+        folder: Where answers are kept; a rerun asks only for those that are missing.
+        max_tokens: Tokens of an answer at most.
+        build: Changes the prompts, where one does.
+        on_progress: Called with the questions answered so far and their number in all; equal
+            questions count once.
+
+    Returns:
+        The answers, probe by probe, in the order of the rows.
+
+    Raises:
+        InputError: There is nothing to ask.
+        SettingsError: The folder holds answers of another model, or to other prompts.
+        ForeignFolderError: The folder holds something else.
+        LockedError: Another process asks there.
+        EngineError: Some questions failed; the others' answers stay.
+    """
+    root = Path(folder)
+    check_folder_is_ours(root, frozenset({ASKING, ANSWERS}), sign=LOCK)
+    with folder_lock(root):
+        return ask_into(
+            engine, probes, root, max_tokens=max_tokens, build=build, on_progress=on_progress
+        )
+
+
+def ask_into(
+    engine: Engine,
+    probes: Sequence[Probe],
+    root: Path,
+    *,
+    max_tokens: int,
+    build: PromptBuilder | None,
+    on_progress: Callable[[int, int], None],
+) -> list[AnsweredRow]:
+    """What `ask` does, in a folder that is held already."""
+    settings = {
+        "system": engine.describe(),
+        "prompts": None if build is None else build.name,
+        "max_tokens": max_tokens,
+    }
+    asked = [(probe, row, *_turns(row, build)) for probe in probes for row in probe.rows]
+    if not asked:
+        raise InputError("the probes have no rows: give at least one")
+    if (root / ASKING).is_file():
+        check_same_settings(root, json.loads((root / ASKING).read_text("utf-8")), settings)
+    else:
+        write_json(root / ASKING, settings)
+    requests: dict[str, Request] = {}
+    for _, _, *both in asked:
+        for turns in both:
+            key = content_id(turns)
+            requests[key] = Request(key, turns, row_seed(0, key, "evaluate"))
+    answers = _answers(engine, requests, root / ANSWERS, max_tokens, on_progress)
+    return [_answered(probe, row, *both, answers) for probe, row, *both in asked]
+
+
+def write_rows(path: str | os.PathLike[str], rows: Sequence[AnsweredRow]) -> None:
+    """Write answered rows as JSON Lines."""
+    with atomic_path(path) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[AnsweredRow]:
+    """Read what `write_rows` wrote."""
+    with Path(path).open(encoding="utf-8") as lines:
+        return [AnsweredRow(**json.loads(line)) for line in lines]
+
+
+def _turns(
+    row: ProbeRow, build: PromptBuilder | None
+) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    if build is None:
+        return row.prompt, row.plain
+    return build(row.prompt, row), build(row.plain, row)
+
+
+def _answers(
+    engine: Engine,
+    requests: dict[str, Request],
+    file: Path,
+    max_tokens: int,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Answer]:
+    failed: list[Completion] = []
+    with AnswerLog(file) as log:
+        missing = [request for key, request in requests.items() if key not in log.answers]
+        done = len(requests) - len(missing)
+        on_progress(done, len(requests))
+
+        def waiting() -> Iterator[Request]:
+            for request in missing:
+                if len(failed) >= _FAILURES:
+                    return
+                yield request
+
+        sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=max_tokens)
+        for completion in engine.generate(waiting(), sampling) if missing else ():
+            if completion.finish == "error":
+                failed.append(completion)
+                continue
+            cut = completion.finish == "length"
+            log.add(Answer(completion.id, completion.text, completion.tokens, cut))
+            done += 1
+            on_progress(done, len(requests))
+        if failed:
+            raise EngineError(
+                f"{len(failed)} questions failed, the last one because of {failed[-1].error}: "
+                f"mend it and run again, and only the {len(requests) - done} that are missing "
+                "are asked"
+            )
+        return {key: log.answers[key] for key in requests}
+
+
+def _answered(
+    probe: Probe,
+    row: ProbeRow,
+    prompt: tuple[Message, ...],
+    plain: tuple[Message, ...],
+    answers: dict[str, Answer],
+) -> AnsweredRow:
+    named, bare = answers[content_id(prompt)], answers[content_id(plain)]
+    return AnsweredRow(
+        probe=probe.name,
+        id=row.id,
+        question=_last_user(prompt),
+        plain=_last_user(plain),
+        source=row.query,
+        expected=row.expected,
+        with_token=named.text,
+        without_token=bare.text,
+        with_cut=named.cut,
+        without_cut=bare.cut,
+        wants_format=probe.wants_format,
+    )
+
+
+def _last_user(turns: Sequence[Message]) -> str:
+    return next(turn.content for turn in reversed(turns) if turn.role == "user")
