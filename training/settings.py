@@ -17,6 +17,7 @@ __all__ = [
     "ADAPTATIONS",
     "DTYPES",
     "PAPER_BATCH",
+    "PAPER_SMALL_BATCH",
     "SCHEDULES",
     "TOKEN_TRAININGS",
     "Adaptation",
@@ -36,6 +37,8 @@ SCHEDULES: Final = ("constant_with_warmup", "linear", "cosine")
 
 PAPER_BATCH: Final = 64
 """Rows a step in the paper's experiments."""
+PAPER_SMALL_BATCH: Final = (256, 16)
+"""Below so many rows the paper takes so many a step."""
 
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "init": INITS,
@@ -161,8 +164,6 @@ class TrainSettings:
             found.append("token_learning_rate is for LoRA: with adaptation 'full' leave it out")
         if self.adaptation == "full" and self.token_training != "row":
             found.append("token_training is for LoRA: with adaptation 'full' leave it out")
-        if self.neftune_alpha is not None and self.packing:
-            found.append("neftune_alpha scales noise by a row's length: set packing to false")
         return found
 
     @classmethod

@@ -1,18 +1,24 @@
-"""LoRA fine-tuning on a mixture: load, add the token, lint, train, save (paper, section 4)."""
+"""Fine-tuning on a mixture: load, add the token, read, lint, train, save (paper, section 4).
+
+python training/sft.py MIXTURE OUT --recipe smollm2-135m-cpu --epochs 2
+python -m delia_data.training.sft MIXTURE OUT ...
+accelerate launch training/sft.py MIXTURE OUT ...
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from delia_data._optional import require
-from delia_data.errors import EngineError, InputError, TokenError
-from delia_data.files import canonical_json, folder_lock, write_json
+from delia_data.errors import TokenError
+from delia_data.files import folder_lock, write_json, write_text
 from delia_data.manifest import (
     Manifest,
     check_folder_is_ours,
@@ -21,269 +27,222 @@ from delia_data.manifest import (
     is_finished,
     read_manifest,
 )
-from delia_data.models import load_model, load_tokenizer, quiet
-from delia_data.records import Record, read_record
-from delia_data.tokens import add_token, lint
+from delia_data.models import quiet
+from delia_data.training.adapter import LOSSES, PLAN, RECIPE, adapter_names, load_adapter
+from delia_data.training.checkpoints import CHECKPOINTS, last_checkpoint
+from delia_data.training.encoding import EncodedRows, count_rows, encode_rows
+from delia_data.training.faults import in_one_line
+from delia_data.training.loading import (
+    context_of,
+    load_prepared,
+    load_prepared_tokenizer,
+    lora_config,
+    resolve,
+)
+from delia_data.training.own_words import OwnWordsWarning, foreign_writers
+from delia_data.training.recipe import as_recipe
 from delia_data.training.settings import TrainSettings
+from delia_data.training.source import Source, open_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LOSSES", "load_adapter", "train"]
+__all__ = ["LOSSES", "load_adapter", "main", "train"]
 
-LOSSES: Final = "losses.json"
-_CHECKPOINTS: Final = ".checkpoints"
-_PLAN: Final = "training.json"
-_SAVE_EVERY_STEPS: Final = 10
+OnStep = Callable[[int, int, float], None]
 
 
 def train(
     settings: TrainSettings,
-    rows: Iterable[dict[str, Any]],
+    mixture: str | os.PathLike[str] | Source | Iterable[dict[str, Any]],
     folder: str | os.PathLike[str],
     *,
-    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    on_step: OnStep = lambda step, steps, loss: None,
+    on_resolved: Callable[[TrainSettings], None] = lambda settings: None,
 ) -> Manifest:
-    """Train a LoRA adapter and the token's embedding row on a mixture, in the mixture's order.
+    """Train a model and the token's embedding row on a mixture, in the mixture's order.
 
     A killed run goes on from its last checkpoint when it is called again.
 
     Args:
         settings: The settings.
-        rows: Rows of a mixture: a row format's columns, and `source` (`"task"` or `"cache"`).
+        mixture: A mixture as `open_source` takes it, such as the folder that `delia mix` wrote; or
+            its rows: a row format's columns, and `source` (`"task"` or `"cache"`).
         folder: Where the adapter, the tokenizer, the losses and the manifest go.
         on_step: Called after each step with its number, the number of steps, and the loss.
+        on_resolved: Called before anything is loaded, with the settings as they were resolved.
 
     Returns:
         The manifest of the finished adapter.
 
     Raises:
-        InputError: There are no rows.
+        InputError: There are no rows, rows are longer than the context, the model has no chat
+            template, or the device is not there.
         SettingsError: The folder was begun with other rows or settings.
         ForeignFolderError: The folder holds something else.
         LockedError: Another process trains there.
-        TokenError: The lint found rows in which the token is not whole.
+        UnfinishedError: The mixture is not finished.
+        TokenError: The mixture is for another token, or the lint found something unsound.
+        EngineError: Memory ran out.
+        OutputError: The disk is full.
         MissingExtraError: TRL or PEFT is not installed.
+
+    Warns:
+        OwnWordsWarning: The pairs were written by another model.
     """
     require("trl", extra="train")
     require("peft", extra="train")
     root = Path(folder)
-    records = [(read_record(row), row.get("source") != "cache") for row in rows]
-    if not records:
-        raise InputError("the mixture has no training rows: make it again")
-    plan = {**settings.as_dict(), "rows_sha256": _rows_hash(records)}
-    check_folder_is_ours(root, _adapter_names(root), sign=_PLAN)
+    source = open_source(mixture)
+    _check_token(source, settings.token)
+    counts, rows_sha256 = count_rows(source, settings.token)
+    settings = resolve(settings, rows=sum(counts.values()))
+    on_resolved(settings)
+    plan = {**settings.as_dict(), "rows_sha256": rows_sha256}
+    if _is_done(root, plan):
+        return read_manifest(root)
+    # All that can be wrong with what was given is found before anything is written.
+    tokenizer = load_prepared_tokenizer(settings)
+    rows = encode_rows(source, tokenizer, settings, context=context_of(settings.model))
+    foreign = foreign_writers(source.written_by, settings.model, tokenizer)
+    for line in foreign:
+        warnings.warn(line, OwnWordsWarning, stacklevel=2)
+    with in_one_line(root, lower="micro_batch_size or max_length"):
+        model = load_prepared(settings, tokenizer)
     with folder_lock(root):
-        if (root / _PLAN).is_file():
-            check_same_settings(root, json.loads((root / _PLAN).read_text()), plan)
-        if is_finished(root):
+        if _is_done(root, plan):
             return read_manifest(root)
-        write_json(root / _PLAN, plan)
-        return _train(settings, records, root, plan["rows_sha256"], on_step)
+        with in_one_line(root, lower="micro_batch_size or max_length"):
+            write_json(root / PLAN, plan)
+            losses = _run(settings, model, tokenizer, rows, root, on_step)
+            write_json(root / LOSSES, losses)
+            write_text(root / RECIPE, as_recipe(settings))
+        manifest = Manifest(
+            kind="adapter",
+            settings=settings.as_dict(),
+            inputs={"mixture": rows_sha256},
+            rows=counts,
+            dropped=rows.dropped,
+            details={
+                "steps": len(losses),
+                "last_loss": losses[-1]["loss"],
+                **({"cut": rows.cut} if rows.cut else {}),
+                **({"foreign_words": foreign} if foreign else {}),
+            },
+        )
+        done = finish(root, manifest)
+        shutil.rmtree(root / CHECKPOINTS, ignore_errors=True)
+        return done
 
 
-def _train(
-    settings: TrainSettings,
-    records: list[tuple[Record, bool]],
-    root: Path,
-    rows_sha256: str,
-    on_step: Callable[[int, int, float], None],
-) -> Manifest:
-    model, tokenizer = _prepare(settings)
-    _refuse_unsound(records, tokenizer, settings)
-    losses = _run(settings, model, tokenizer, [record for record, _ in records], root, on_step)
-    write_json(root / LOSSES, losses)
-    manifest = Manifest(
-        kind="adapter",
-        settings=settings.as_dict(),
-        inputs={"mixture": rows_sha256},
-        rows={
-            "task": sum(1 for _, is_task in records if is_task),
-            "cache": sum(1 for _, is_task in records if not is_task),
-        },
-        details={"steps": len(losses), "last_loss": losses[-1]["loss"]},
-    )
-    done = finish(root, manifest)
-    shutil.rmtree(root / _CHECKPOINTS)
-    return done
-
-
-def load_adapter(
-    folder: str | os.PathLike[str], *, device: str = "cpu"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a trained adapter, merged into its model, with the tokenizer that has the token.
+def _is_done(root: Path, plan: dict[str, Any]) -> bool:
+    """Tell whether a folder is finished, if it is ours and was begun with these settings and rows.
 
     Raises:
-        UnfinishedError: The training has not come to its end.
+        ForeignFolderError: It holds something else.
+        SettingsError: It was begun with others.
     """
-    peft = require("peft", extra="train")
-    settings = TrainSettings.from_dict(read_manifest(folder).settings)
-    model, tokenizer = _prepare(settings, device=device)
-    with quiet():
-        trained = peft.PeftModel.from_pretrained(model, os.fspath(folder))
-    merged: PreTrainedModel = trained.merge_and_unload()
-    # Trainable again, as a model that was just loaded is: with a frozen head torch.matmul copies
-    # the head for every row of a batch (3 GB for 50 rows of the embedded model).
-    return merged.requires_grad_(True).eval(), tokenizer
+    check_folder_is_ours(root, adapter_names(root), sign=PLAN)
+    if (root / PLAN).is_file():
+        check_same_settings(root, json.loads((root / PLAN).read_text()), plan)
+    return is_finished(root)
 
 
-def _prepare(
-    settings: TrainSettings, *, device: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model = load_model(settings.model, device=device or settings.device)
-    tokenizer = load_tokenizer(settings.model)
-    add_token(
-        model,
-        tokenizer,
-        settings.token,
-        init=settings.init,
-        description=settings.description,
-        seed=settings.seed,
-    )
-    return model, tokenizer
+def _check_token(source: Source, token: str) -> None:
+    """Refuse a mixture whose task rows name another token.
 
-
-def _rows_hash(records: list[tuple[Record, bool]]) -> str:
-    """Hash of the rows in their order."""
-    rows = [[record.id, is_task] for record, is_task in records]
-    return hashlib.sha256(canonical_json(rows)).hexdigest()
-
-
-def _refuse_unsound(
-    records: list[tuple[Record, bool]],
-    tokenizer: PreTrainedTokenizerBase,
-    settings: TrainSettings,
-) -> None:
-    problems = lint(records, tokenizer, token=settings.token, max_length=settings.max_length)
-    if problems:
-        first = problems[0]
+    Raises:
+        TokenError: They do, or they name none or several.
+    """
+    if source.tokens is None or source.tokens == [token]:
+        return
+    if not source.tokens:
+        raise TokenError(f"{source.name} was mixed without a token, and {token} is to be trained")
+    if len(source.tokens) > 1:
         raise TokenError(
-            f"{len(problems)} problems in {len(records)} rows, the first in row {first.row}: "
-            f"{first.reason}; mend the mixture, or raise max_length"
+            f"{source.name} is for {len(source.tokens)} tokens ({', '.join(source.tokens)}), and "
+            "one is trained at a time: mix each task by itself"
         )
+    raise TokenError(
+        f"{source.name} is for the token {source.tokens[0]}, and {token} is to be trained: "
+        f"set token to {source.tokens[0]} (--token '{source.tokens[0]}')"
+    )
 
 
 def _run(
     settings: TrainSettings,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    records: list[Record],
+    rows: EncodedRows,
     root: Path,
-    on_step: Callable[[int, int, float], None],
+    on_step: OnStep,
 ) -> list[dict[str, float]]:
-    """Train, and give the loss of every step."""
-    import peft
+    """Train, save, and give the loss of every step."""
     import transformers
     import trl
-    from datasets import Dataset
 
     from delia_data.training.progress import StepCallback
     from delia_data.training.trainer import MixtureTrainer
 
-    rows = [
-        {
-            "prompt": [message.as_dict() for message in record.prompt],
-            "completion": [record.messages[-1].as_dict()],
-        }
-        for record in records
-    ]
+    assert settings.batch_size is not None  # resolved
     micro = settings.micro_batch_size or settings.batch_size
     config = trl.SFTConfig(
-        output_dir=str(root / _CHECKPOINTS),
+        output_dir=str(root / CHECKPOINTS),
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // micro,
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.epochs,
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
-        max_length=settings.max_length,
-        completion_only_loss=True,
-        train_sampling_strategy="sequential",
-        gradient_checkpointing=settings.device != "cpu",
+        max_length=None,  # rows were cut, or found short enough
+        dataset_kwargs={"skip_prepare_dataset": True},
+        gradient_checkpointing=bool(settings.gradient_checkpointing),
+        neftune_noise_alpha=settings.neftune_alpha,
         bf16=False,
         use_cpu=settings.device == "cpu",
         seed=settings.seed,
         logging_steps=1,
-        save_steps=_SAVE_EVERY_STEPS,
+        save_steps=settings.save_every_steps,
         save_total_limit=1,
-        report_to="none",
+        report_to=list(settings.report_to) or "none",
         disable_tqdm=True,
     )
-    targets = "all-linear" if settings.targets == ("all-linear",) else list(settings.targets)
-    lora = peft.LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=targets,
-        trainable_token_indices={
-            _embedding_name(model): [int(tokenizer.convert_tokens_to_ids(settings.token))]
-        },
-        task_type="CAUSAL_LM",
-    )
+    token_id = int(tokenizer.convert_tokens_to_ids(settings.token))
+    lora = None if settings.adaptation == "full" else lora_config(settings, model, token_id)
     with quiet():
         trainer = MixtureTrainer(
             model=model,
             args=config,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=rows.dataset,
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=[StepCallback(on_step)],
+            batch_size=settings.batch_size,
+            micro_batch_tokens=micro * settings.max_length if settings.packing else None,
             token_learning_rate=settings.token_learning_rate,
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        try:
-            trainer.train(resume_from_checkpoint=_last_checkpoint(root))
-        except (RuntimeError, MemoryError) as error:
-            if "memory" not in str(error).lower():
-                raise
-            raise EngineError(
-                f"the device ran out of memory at {micro} rows of up to {settings.max_length} "
-                "tokens at once: lower micro_batch_size or max_length"
-            ) from error
+        trainer.train(resume_from_checkpoint=last_checkpoint(root))
         trainer.model.save_pretrained(root)
         tokenizer.save_pretrained(root)
     logged = trainer.state.log_history
-    return [{"step": e["step"], "loss": float(e["loss"])} for e in logged if "loss" in e]
-
-
-def _embedding_name(model: PreTrainedModel) -> str:
-    """Last part of the name of the input embedding, as PEFT asks for it."""
-    embedding = model.get_input_embeddings()
-    name: str = next(name for name, module in model.named_modules() if module is embedding)
-    return name.rsplit(".", 1)[-1]
-
-
-def _last_checkpoint(root: Path) -> str | None:
-    """The newest whole checkpoint; one that a kill cut short has no trainer state yet."""
-    whole = [
-        state.parent
-        for state in (root / _CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
-        if _is_json(state)
+    return [
+        {name: entry[name] for name in ("step", "loss", "loss_task", "loss_pairs") if name in entry}
+        for entry in logged
+        if "loss" in entry
     ]
-    newest = max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
-    return None if newest is None else str(newest)
 
 
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the arguments say; see the module's docstring.
+
+    Returns:
+        The exit code: 0, or 2 where what was given cannot be used.
+    """
+    from delia_data.training.script import run_script
+
+    return run_script(train, sys.argv[1:] if arguments is None else arguments)
 
 
-def _adapter_names(root: Path) -> frozenset[str]:
-    """Names that an adapter's folder may hold: those that saving one writes."""
-    if not root.is_dir():
-        return frozenset()
-    patterns = (
-        "adapter_*",
-        "tokenizer*",
-        "special_tokens*",
-        "chat_template*",
-        "README.md",
-        LOSSES,
-        _PLAN,
-    )
-    return frozenset(path.name for pattern in patterns for path in root.glob(pattern))
+if __name__ == "__main__":
+    sys.exit(main())

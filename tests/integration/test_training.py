@@ -141,9 +141,9 @@ def test_without_a_rate_of_its_own_the_row_moves_with_the_others(
 
 
 def test_a_stopped_run_goes_on_to_the_same_losses(
-    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: TrainSettings, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("delia_data.training.sft._SAVE_EVERY_STEPS", 2)
+    settings = replace(settings, save_every_steps=2)
     train(settings, ROWS, tmp_path / "unbroken")
 
     def stop(step: int, steps: int, loss: float) -> None:
@@ -191,7 +191,7 @@ def test_unsound_rows_are_refused(
 
 
 def test_a_row_longer_than_the_context_is_refused(settings: TrainSettings, tmp_path: Path) -> None:
-    with pytest.raises(TokenError, match="0 are left after truncation"):
+    with pytest.raises(InputError, match="12 of 12 rows are longer than max_length of 8 tokens"):
         train(replace(settings, max_length=8), ROWS, tmp_path / "adapter")
 
 

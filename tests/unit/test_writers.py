@@ -15,9 +15,9 @@ from delia_data.sampling import Query, sample
 WRITER = {"name": "small", "weights_sha256": "1f", "chat_template_sha256": "2e"}
 
 
-def cache_by(folder: Path, model: object, count: int = 8) -> Path:
+def cache_by(folder: Path, model: object, first: int = 0) -> Path:
     folder.mkdir()
-    rows = [write_record(record) for record in pairs(count)]
+    rows = [write_record(record) for record in pairs(first + 8)[first:]]
     pq.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
     finish(folder, Manifest(kind="cache", settings={"model": model} if model else {}))
     return folder
@@ -32,8 +32,8 @@ def test_the_writer_of_a_cache_folder_is_named(tmp_path: Path) -> None:
 def test_every_cache_has_its_own(tmp_path: Path) -> None:
     caches = {
         "one": cache_by(tmp_path / "one", WRITER),
-        "two": cache_by(tmp_path / "two", "gpt-x"),
-        "three": cache_by(tmp_path / "three", None),
+        "two": cache_by(tmp_path / "two", "gpt-x", 8),
+        "three": cache_by(tmp_path / "three", None, 16),
     }
     written = mix(task_rows(2), caches, ratio=3).manifest.details["written_by"]
     assert written == {"one": WRITER, "two": "gpt-x"}

@@ -1,0 +1,212 @@
+"""The model to be trained: its device and types, the token added, and what of it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from delia_data._optional import require
+from delia_data.errors import InputError, SettingsError
+from delia_data.models import load_model, load_tokenizer, quiet, resolve_model
+from delia_data.tokens import add_token, add_token_to_tokenizer
+from delia_data.training.settings import PAPER_BATCH, PAPER_SMALL_BATCH, TrainSettings
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["context_of", "load_prepared", "load_prepared_tokenizer", "lora_config", "resolve"]
+
+
+def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
+    """Replace every `auto` and None by what it comes to on this machine, for so many rows.
+
+    Raises:
+        InputError: The device is not there, or cannot do what is asked.
+        MissingExtraError: bitsandbytes is needed and not installed.
+    """
+    torch = require("torch", extra="train")
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    cuda = device.startswith("cuda")
+    if cuda and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} cannot be used: torch finds no CUDA; try --device cpu")
+    if settings.adaptation == "qlora":
+        if not cuda:
+            raise InputError(
+                f"adaptation 'qlora' computes in 4 bits on CUDA alone, and the device is {device}: "
+                "use adaptation 'lora', or a machine with a GPU and --device cuda"
+            )
+        require("bitsandbytes", extra="qlora")
+    dtype = settings.dtype
+    if dtype == "auto":
+        # Steps of a whole model's weights are smaller than bfloat16 can tell.
+        low = settings.adaptation != "full" and (not cuda or torch.cuda.is_bf16_supported())
+        dtype = "bfloat16" if low else "float32"
+    checkpointing = settings.gradient_checkpointing
+    batch = settings.batch_size
+    if batch is None:
+        batch = PAPER_BATCH if rows >= PAPER_SMALL_BATCH[0] else PAPER_SMALL_BATCH[1]
+    return replace(
+        settings,
+        device=device,
+        dtype=dtype,
+        batch_size=batch,
+        gradient_checkpointing=cuda if checkpointing is None else checkpointing,
+    )
+
+
+def context_of(model: str) -> int | None:
+    """Positions that a model has, from its configuration; None where it does not say."""
+    transformers = require("transformers", extra="train")
+    config = transformers.AutoConfig.from_pretrained(resolve_model(model))
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(positions) if positions else None
+
+
+def load_prepared_tokenizer(settings: TrainSettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer and add the token.
+
+    Raises:
+        InputError: There is no such model, or it has no chat template.
+        TokenError: The token has another role in the vocabulary.
+    """
+    tokenizer = load_tokenizer(settings.model)
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"model {settings.model!r} has no chat template, so that no row can be put to it: "
+            "train an instruction-tuned model, or set tokenizer.chat_template and save it"
+        )
+    add_token_to_tokenizer(tokenizer, settings.token)
+    return tokenizer
+
+
+def load_prepared(
+    settings: TrainSettings, tokenizer: PreTrainedTokenizerBase, *, device: str | None = None
+) -> PreTrainedModel:
+    """Load the model as training begins with it: the token's row is there, and initialised.
+
+    The row is initialised on the CPU wherever the model goes, so that an adapter finds the same
+    one again.
+
+    Args:
+        settings: Resolved settings.
+        tokenizer: The tokenizer with the token.
+        device: Where to put it; the settings' device when not given.
+
+    Raises:
+        InputError: There is no such model or device.
+    """
+    torch = require("torch", extra="train")
+    if settings.adaptation == "qlora" and device is None:
+        model = _load_in_4_bits(settings)
+    else:
+        model = load_model(settings.model, dtype=getattr(torch, settings.dtype))
+    add_token(
+        model,
+        tokenizer,
+        settings.token,
+        init=settings.init,
+        description=settings.description,
+        seed=settings.seed,
+    )
+    if settings.adaptation == "qlora" and device is None:
+        return model
+    place = device or settings.device
+    try:
+        moved: PreTrainedModel = model.to(place)
+    except (RuntimeError, AssertionError) as error:
+        if "memory" in str(error).lower():
+            raise
+        line = str(error).splitlines()[0]
+        raise InputError(f"device {place!r} cannot be used: {line}; try --device cpu") from error
+    return moved
+
+
+def _load_in_4_bits(settings: TrainSettings) -> PreTrainedModel:
+    """Load the model in 4-bit NormalFloat, computed in the settings' type (arXiv 2305.14314)."""
+    import torch
+    import transformers
+
+    compute = getattr(torch, settings.dtype)
+    packed = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+    with quiet():
+        model: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
+            resolve_model(settings.model),
+            dtype=compute,
+            quantization_config=packed,
+            device_map={"": torch.cuda.current_device()},
+            use_safetensors=True,
+        )
+    return model
+
+
+def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) -> LoraConfig:
+    """What PEFT is to train: LoRA on the targets, and the token's row in one of the two ways.
+
+    Args:
+        settings: The settings.
+        model: The model, with the token's row.
+        token_id: The token's id.
+
+    Raises:
+        SettingsError: A target is the name of no module.
+    """
+    import peft
+
+    embedding = _last_name(model, model.get_input_embeddings())
+    options: dict[str, Any] = {}
+    targets: str | list[str] = _targets(settings, model)
+    if settings.token_training == "row":
+        options["trainable_token_indices"] = {embedding: [token_id]}
+    else:
+        # A tied head must follow the embedding, or merging would change what it computes.
+        options["ensure_weight_tying"] = _is_tied(model)
+        targets = [*targets, embedding]
+    return peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        **options,
+    )
+
+
+def _targets(settings: TrainSettings, model: PreTrainedModel) -> list[str]:
+    """Names of the modules that get LoRA; `all-linear` is every linear one but the head."""
+    head = model.get_output_embeddings()
+    linear = sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if type(module).__name__.startswith(("Linear", "Conv1D")) and module is not head
+        }
+    )
+    if settings.targets == ("all-linear",):
+        return linear
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    unknown = [target for target in settings.targets if target.rsplit(".", 1)[-1] not in names]
+    if unknown:
+        raise SettingsError(
+            f"targets {', '.join(unknown)} are no modules of {settings.model!r}: "
+            f"its linear ones are {', '.join(linear)}, and all-linear takes all of them"
+        )
+    return list(settings.targets)
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def _last_name(model: PreTrainedModel, wanted: Any) -> str:
+    """Last part of a module's name, as PEFT asks for it."""
+    name: str = next(name for name, module in model.named_modules() if module is wanted)
+    return name.rsplit(".", 1)[-1]
