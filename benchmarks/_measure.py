@@ -32,6 +32,9 @@ __all__ = ["Measured", "Phase", "measure", "measure_warm"]
 _ROOT: Final = Path(__file__).parents[1]
 _SAMPLE_S: Final = 0.02
 _BATCH: Final = 1_000  # rows
+# A file that was written a moment ago is hashed at every load, since a clock may be too coarse to
+# tell two changes apart: a warm load is one after that.
+_SETTLED_S: Final = 3.0
 
 
 @dataclass(slots=True)
@@ -204,6 +207,7 @@ def _run_warm(inputs: Inputs, folder: Path, repeats: int) -> list[tuple[float, f
     same = parquet()["train"]
     if not cold.num_rows == same.num_rows == inputs.rows or cold[-1] != same[-1]:
         raise RuntimeError(f"{cold.num_rows} and {same.num_rows} rows, not {inputs.rows} alike")
+    time.sleep(_SETTLED_S)
     taken = []
     for repeat in range(repeats):
         pair = (ours, parquet) if repeat % 2 else (parquet, ours)
