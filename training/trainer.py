@@ -14,6 +14,7 @@ from trl import SFTTrainer
 from delia_data.training.attention import packed_attention
 from delia_data.training.batches import IGNORED, StepBatches
 from delia_data.training.loss_forward import give_losses, plain_forward
+from delia_data.training.noise import EmbeddingNoise, lengths_of_rows
 from delia_data.training.packing import StepPlan, plan_steps
 from delia_data.training.token_rows import read_rows_in_place
 
@@ -63,6 +64,10 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         plain_forward(causal)
         give_losses(causal)
         read_rows_in_place(causal)
+        # transformers' own noise takes a packed sequence for one row.
+        alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
+        embedding = causal.get_input_embeddings()
+        self._noise = None if alpha is None else EmbeddingNoise(embedding, alpha)
         # The vocabulary grew by the token alone, whose row the adapter has: checkpoints need not
         # carry the whole embedding.
         if causal is not self.model:
@@ -123,7 +128,9 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         Processes average their gradients, so that each takes its loss times their number.
         """
         is_task = inputs.pop("is_task", None)
-        with torch.autocast(self.args.device.type, torch.bfloat16, self._in_bfloat16):
+        noisy = self._noise is not None and model.training
+        noise = self._noise.rows(lengths_of_rows(inputs)) if noisy else nullcontext()
+        with noise, torch.autocast(self.args.device.type, torch.bfloat16, self._in_bfloat16):
             total, losses = model(**inputs, use_cache=False)
         labelled = inputs["labels"][:, 1:] != IGNORED
         if is_task is not None and model.training:

@@ -29,6 +29,7 @@ ABOUT_HEAVY = {
     "training/attention.py": {"torch", "transformers"},
     "training/batches.py": {"torch"},
     "training/loss_forward.py": {"torch"},
+    "training/noise.py": {"torch"},
     "training/progress.py": {"transformers"},
     "training/token_loss.py": {"torch"},
     "training/token_rows.py": {"torch", "peft"},

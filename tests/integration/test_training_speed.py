@@ -1,0 +1,360 @@
+"""Fast training computes what plain training does: losses, gradients, and nothing across rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from torch.nn.functional import cross_entropy
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+
+from delia_data.models import quiet
+from delia_data.training.attention import packed_attention
+from delia_data.training.batches import IGNORED, pack_rows, pad_rows
+from delia_data.training.loss_forward import give_losses
+from delia_data.training.noise import EmbeddingNoise, lengths_of_rows
+from delia_data.training.token_loss import frozen_head_loss, head_loss
+from delia_data.training.token_rows import read_rows_in_place
+from delia_data.training.trainer import MixtureTrainer
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+VOCABULARY, TOKEN = 262, 261
+Make = Callable[..., PreTrainedModel]
+
+
+def make_rows(lengths: tuple[int, ...] = (5, 9, 12, 7, 6, 8, 30)) -> list[dict[str, Any]]:
+    """Random rows; those of odd length are task rows and name the token."""
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for length in lengths:
+        ids = torch.randint(5, 260, (length,), generator=generator).tolist()
+        if length % 2:
+            ids[1] = TOKEN
+        labels = [IGNORED] * 3 + ids[3:]
+        rows.append({"input_ids": ids, "labels": labels, "is_task": length % 2 == 1})
+    return rows
+
+
+def train(
+    kind: type[trl.SFTTrainer],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    rows: list[dict[str, Any]] | None = None,
+    **more: Any,
+) -> tuple[list[dict[str, float]], trl.SFTTrainer]:
+    """Two epochs in batches of three; gives what was logged of each step."""
+    options = more.pop("options", {})
+    config = trl.SFTConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=more.pop("micro_batch_size", 3),
+        num_train_epochs=2,
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        **({"bf16": False, "gradient_checkpointing": False, "learning_rate": 1e-2} | options),
+    )
+    lora = peft.LoraConfig(
+        r=4,
+        target_modules="all-linear",
+        trainable_token_indices={"embed_tokens": [TOKEN]},
+        task_type="CAUSAL_LM",
+    )
+    with quiet():
+        trainer = kind(
+            model=model,
+            args=config,
+            train_dataset=Dataset.from_list(rows or make_rows()),
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=[Gradients()],
+            **more,
+        )
+        head = trainer.model.get_base_model().get_output_embeddings()
+        if kind is trl.SFTTrainer and not isinstance(head, torch.nn.Linear):
+            head.register_parameter("bias", None)  # TRL 1.16 asks PEFT's wrapper for it
+        trainer.train()
+    return [entry for entry in trainer.state.log_history if "loss" in entry], trainer
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        trained = (pair for pair in given["model"].named_parameters() if pair[1].requires_grad)
+        self.steps.append({name: weight.grad.clone() for name, weight in trained})
+
+
+def gradients(trainer: trl.SFTTrainer) -> list[dict[str, torch.Tensor]]:
+    callbacks = trainer.callback_handler.callbacks
+    return next(each.steps for each in callbacks if isinstance(each, Gradients))
+
+
+def figures(logged: list[dict[str, float]]) -> list[float]:
+    return [entry[name] for entry in logged for name in ("loss", "grad_norm")]
+
+
+WAYS = {
+    "padded": {},
+    "padded, two at once": {"micro_batch_size": 2, "batch_size": 3},
+    "packed": {"micro_batch_tokens": 1000},
+    "packed, a few tokens at once": {"micro_batch_tokens": 14},
+    "packed, computed again": {
+        "micro_batch_tokens": 14,
+        "options": {"gradient_checkpointing": True},
+    },
+}
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_losses_and_gradients_of_every_step_are_those_of_the_plain_trainer(
+    make_tiny_model: Make,
+    tiny_tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    tied: bool,
+    attention: str,
+) -> None:
+    def model() -> PreTrainedModel:
+        made = make_tiny_model(vocabulary=VOCABULARY, tied=tied)
+        made.set_attn_implementation(attention)
+        return made
+
+    plain, usual = train(trl.SFTTrainer, model(), tiny_tokenizer, tmp_path)
+    assert len(plain) == 6
+    for name, options in WAYS.items():
+        logged, trainer = train(MixtureTrainer, model(), tiny_tokenizer, tmp_path, **options)
+        assert figures(logged) == pytest.approx(figures(plain), abs=2e-5), name
+        first = zip(gradients(usual)[0].items(), gradients(trainer)[0].items(), strict=True)
+        for (key, wanted), (same, slope) in first:
+            assert key == same
+            assert torch.allclose(slope, wanted, atol=1e-6), (name, key)
+
+
+def test_a_step_holds_the_same_rows_however_they_are_packed(
+    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """The sums by source of each step, worked out from the losses of the untrained model."""
+    rows = make_rows()
+    model = make_tiny_model(vocabulary=VOCABULARY)
+    with torch.no_grad():
+        each = [
+            cross_entropy(
+                model(torch.tensor([row["input_ids"]])).logits[0, 2:-1],
+                torch.tensor(row["input_ids"][3:]),
+                reduction="none",
+            )
+            for row in rows
+        ]
+    for options in ({}, {"micro_batch_tokens": 20}):
+        logged, _ = train(
+            MixtureTrainer,
+            make_tiny_model(vocabulary=VOCABULARY),
+            tiny_tokenizer,
+            tmp_path,
+            options={"learning_rate": 0.0},
+            **options,
+        )
+        for step, entry in enumerate(logged):
+            mine = list(zip(rows, each, strict=True))[step % 3 * 3 : step % 3 * 3 + 3]
+            for name, of_task in (("loss_task", True), ("loss_pairs", False)):
+                parts = [loss for row, loss in mine if row["is_task"] is of_task]
+                if parts:
+                    assert entry[name] == pytest.approx(float(torch.cat(parts).mean()), abs=1e-4)
+                else:
+                    assert name not in entry
+            whole = torch.cat([loss for _, loss in mine])
+            assert entry["loss"] == pytest.approx(float(whole.mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_never_crosses_from_one_row_to_another(
+    make_tiny_model: Make, attention: str
+) -> None:
+    """Other rows may change and the states of a row do not, not by one bit."""
+    model = make_tiny_model(vocabulary=VOCABULARY)
+    model.set_attn_implementation(attention)
+    before, middle, after = make_rows((6, 9, 5))
+    other, last = make_rows((6, 9, 6, 11))[2:]
+
+    def states(*rows: dict[str, Any]) -> torch.Tensor:
+        batch = pack_rows(rows)
+        del batch["labels"], batch["is_task"]
+        with torch.no_grad(), packed_attention(model):
+            return model.model(**batch, use_cache=False).last_hidden_state[0]
+
+    here = states(before, middle, after)[6:15]
+    assert torch.equal(here, states(other, middle, last)[6:15])
+    assert not torch.equal(here, states(before, {**middle, **last}, after)[6:15])
+    with torch.no_grad():
+        alone = model.model(torch.tensor([middle["input_ids"]])).last_hidden_state[0]
+    assert torch.allclose(here, alone, atol=1e-6)
+    assert model.config._attn_implementation == attention
+
+
+def test_a_sliding_window_holds_within_packed_rows() -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+    )
+    model = MistralForCausalLM(config).eval()
+    rows = make_rows((9, 3, 12))
+    batch = pack_rows(rows)
+    del batch["labels"], batch["is_task"]
+    with torch.no_grad():
+        with packed_attention(model):
+            packed = model.model(**batch, use_cache=False).last_hidden_state[0]
+        alone = [model.model(torch.tensor([row["input_ids"]])).last_hidden_state[0] for row in rows]
+    assert torch.allclose(packed, torch.cat(alone), atol=1e-6)
+
+
+def test_a_model_that_bends_its_logits_keeps_doing_so() -> None:
+    """Gemma 2 caps them, and its attention is its own business."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=0.5,
+        attn_implementation="eager",
+    )
+    model = Gemma2ForCausalLM(config)
+    rows = make_rows((9, 4, 12))
+    logits = [model(torch.tensor([row["input_ids"]])).logits[0, 2:-1].float() for row in rows]
+    wanted = [
+        cross_entropy(row, torch.tensor(r["input_ids"][3:]), reduction="none")
+        for row, r in zip(logits, rows, strict=True)
+    ]
+    give_losses(model)
+    for batch in (pack_rows(rows), pad_rows(rows, 4)):
+        del batch["is_task"]
+        with packed_attention(model):
+            total, losses = model(**batch, use_cache=False)
+        assert torch.allclose(losses, torch.cat(wanted), atol=1e-5)
+        assert float(total) == pytest.approx(float(torch.cat(wanted).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("block", [2**26, 4 * 50 * 3])
+def test_a_frozen_head_gives_the_gradients_of_the_plain_loss(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setitem(
+        frozen_head_loss.__globals__["_BLOCK_BYTES"], "cpu", block
+    )  # three positions at a time
+    torch.manual_seed(0)
+    hidden = torch.randn(11, 8, requires_grad=True)
+    row = torch.randn(8, requires_grad=True)
+    head, bias = torch.randn(50, 8), torch.randn(50)
+    targets = torch.tensor([0, 7, 49, 7, 3, 49, 1, 2, 49, 5, 6])
+    whole = head.index_copy(0, torch.tensor([49]), row[None])
+    plain = cross_entropy(hidden @ whole.T + bias, targets, reduction="none")
+    (3 * plain.sum()).backward()
+    wanted = [hidden.grad.clone(), row.grad.clone()]
+    hidden.grad = row.grad = None
+    total, losses = frozen_head_loss(hidden, head, targets, row=row, row_id=49, bias=bias)
+    (3 * total).backward()
+    assert torch.allclose(losses, plain.detach(), atol=1e-5)
+    assert torch.allclose(hidden.grad, wanted[0], atol=1e-5)
+    assert torch.allclose(row.grad, wanted[1], atol=1e-5)
+
+    linear = torch.nn.Linear(8, 50)
+    again, each = head_loss(hidden, linear, targets)
+    again.backward()
+    ours = linear.weight.grad.clone()
+    linear.weight.grad = None
+    plain = cross_entropy(linear(hidden), targets, reduction="sum")
+    plain.backward()
+    assert torch.allclose(ours, linear.weight.grad, atol=1e-5)
+    assert float(each.sum()) == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_rows_read_in_place_are_those_that_peft_reads(make_tiny_model: Make) -> None:
+    lora = peft.LoraConfig(
+        target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [TOKEN, 7]}
+    )
+    model = peft.get_peft_model(make_tiny_model(vocabulary=VOCABULARY), lora)
+    embedding = model.get_base_model().get_input_embeddings()
+    rows = next(p for n, p in model.named_parameters() if "trainable_tokens" in n)
+    with torch.no_grad():
+        rows += torch.randn_like(rows)
+    ids = torch.tensor([[3, TOKEN, 7, 7], [TOKEN, 1, 2, 3]])
+    slopes = torch.randn(2, 4, 32)
+
+    def values_and_slopes() -> tuple[torch.Tensor, torch.Tensor]:
+        rows.grad = None
+        values = embedding(ids)
+        (values * slopes).sum().backward()
+        return values.detach(), rows.grad.clone()
+
+    wanted = values_and_slopes()
+    read_rows_in_place(model)
+    got = values_and_slopes()
+    assert torch.equal(got[0], wanted[0])
+    assert torch.allclose(got[1], wanted[1], atol=1e-6)
+    with model.disable_adapter():
+        base = embedding(ids)
+    assert not torch.equal(base, got[0])
+    assert torch.equal(base[0, 0], got[0][0, 0])
+
+
+def test_noise_has_the_bound_of_each_row_packed_or_padded() -> None:
+    embedding = torch.nn.Embedding(VOCABULARY, 16)
+    noise = EmbeddingNoise(embedding, alpha=5.0)
+    rows = make_rows((4, 100))
+    bounds = torch.tensor([5 / (4 * 16) ** 0.5, 5 / (100 * 16) ** 0.5])
+    for batch in (pack_rows(rows), pad_rows(rows, 4)):
+        plain = embedding(batch["input_ids"])
+        with noise.rows(lengths_of_rows(batch)):
+            added = (embedding(batch["input_ids"]) - plain).abs().detach()
+        of_rows = [added[0, :4], added[-1, -100:]]
+        for moved, bound in zip(of_rows, bounds, strict=True):
+            assert 0.8 * bound < moved.max() <= bound * (1 + 1e-5)
+    assert torch.equal(embedding(batch["input_ids"]), plain)
+
+
+def test_noise_of_the_settings_reaches_the_losses(
+    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    def first_loss(**options: Any) -> float:
+        model = make_tiny_model(vocabulary=VOCABULARY)
+        logged, _ = train(MixtureTrainer, model, tiny_tokenizer, tmp_path, options=options)
+        return logged[0]["loss"]
+
+    assert first_loss(neftune_noise_alpha=500.0) != pytest.approx(first_loss(), abs=1e-3)
