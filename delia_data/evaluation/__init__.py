@@ -6,6 +6,8 @@ from delia_data.evaluation.answer_format import AnswerFormat, ReadAnswer
 from delia_data.evaluation.asked_task import AskedTask
 from delia_data.evaluation.asking import AnsweredRow, PromptBuilder, ask
 from delia_data.evaluation.bootstrap import Estimate, Resampling
+from delia_data.evaluation.comparison import Comparison, ProbeDifference, compare
+from delia_data.evaluation.evaluate import compare_folders, evaluate, read_evaluation
 from delia_data.evaluation.formatted_text import (
     FormattedTextScore,
     ParsedAnswer,
@@ -16,6 +18,7 @@ from delia_data.evaluation.formatted_text import (
     selectivity,
 )
 from delia_data.evaluation.labels import LabelScore, LabelScores
+from delia_data.evaluation.outcomes import RowOutcome, ScoredRow, read_answers
 from delia_data.evaluation.probe import ProbedRow, probe, read_probe, write_probe
 from delia_data.evaluation.probes import PROBES, Probe, ProbeRow, make_probes
 from delia_data.evaluation.report import (
@@ -36,6 +39,7 @@ __all__ = [
     "AnsweredRow",
     "AskedTask",
     "BlockDistances",
+    "Comparison",
     "Estimate",
     "Evaluation",
     "FormattedTextScore",
@@ -44,6 +48,7 @@ __all__ = [
     "LossPoint",
     "ParsedAnswer",
     "Probe",
+    "ProbeDifference",
     "ProbeRow",
     "ProbeScores",
     "ProbedRow",
@@ -51,12 +56,19 @@ __all__ = [
     "QuickstartReport",
     "ReadAnswer",
     "Resampling",
+    "RowOutcome",
+    "ScoredRow",
     "ask",
+    "compare",
+    "compare_folders",
     "earliest_object",
+    "evaluate",
     "interval",
     "make_probes",
     "parse_answer",
     "probe",
+    "read_answers",
+    "read_evaluation",
     "read_probe",
     "score",
     "score_formatted_text",

@@ -13,15 +13,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 from delia_data.engines.base import Completion, Engine, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.evaluation.answer_log import Answer, AnswerLog
 from delia_data.evaluation.probes import Probe, ProbeRow
-from delia_data.files import LOCK, atomic_path, folder_lock, write_json
+from delia_data.files import LOCK, folder_lock, write_json
 from delia_data.manifest import check_folder_is_ours, check_same_settings
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
@@ -33,8 +33,6 @@ __all__ = [
     "PromptBuilder",
     "ask",
     "ask_into",
-    "read_rows",
-    "write_rows",
 ]
 
 ASKING: Final = "asking.json"
@@ -42,23 +40,9 @@ ANSWERS: Final = "answers.jsonl"
 _FAILURES: Final = 16  # questions that may fail before nothing more is asked
 
 
-class PromptBuilder(Protocol):
-    """Changes what is asked, as baselines without training do.
-
-    Attributes:
-        name: Its name, for `asking.json` and reports.
-    """
-
-    name: str
-
-    def __call__(self, prompt: tuple[Message, ...], row: ProbeRow) -> tuple[Message, ...]:
-        """Make the turns to ask of the turns of a probe.
-
-        Args:
-            prompt: `row.prompt` or `row.plain`.
-            row: The row; its `expected` is not for the model to see.
-        """
-        ...
+PromptBuilder: TypeAlias = Callable[[Sequence[Message], str], tuple[Message, ...]]
+"""Makes the turns that are asked of the turns of a probe and the row's bare query, as baselines
+without training do. It is called for the turns with the token and for those without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +83,7 @@ def ask(
     *,
     max_tokens: int = 96,
     build: PromptBuilder | None = None,
+    prompts: str = "",
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[AnsweredRow]:
     """Ask every row of every probe with the token and without it.
@@ -109,6 +94,7 @@ def ask(
         folder: Where answers are kept; a rerun asks only for those that are missing.
         max_tokens: Tokens of an answer at most.
         build: Changes the prompts, where one does.
+        prompts: What `build` is called; answers under another name are not mixed with these.
         on_progress: Called with the questions answered so far and their number in all; equal
             questions count once.
 
@@ -126,7 +112,13 @@ def ask(
     check_folder_is_ours(root, frozenset({ASKING, ANSWERS}), sign=LOCK)
     with folder_lock(root):
         return ask_into(
-            engine, probes, root, max_tokens=max_tokens, build=build, on_progress=on_progress
+            engine,
+            probes,
+            root,
+            max_tokens=max_tokens,
+            build=build,
+            prompts=prompts,
+            on_progress=on_progress,
         )
 
 
@@ -137,12 +129,13 @@ def ask_into(
     *,
     max_tokens: int,
     build: PromptBuilder | None,
+    prompts: str,
     on_progress: Callable[[int, int], None],
 ) -> list[AnsweredRow]:
     """What `ask` does, in a folder that is held already."""
     settings = {
         "system": engine.describe(),
-        "prompts": None if build is None else build.name,
+        "prompts": prompts,
         "max_tokens": max_tokens,
     }
     asked = [(probe, row, *_turns(row, build)) for probe in probes for row in probe.rows]
@@ -161,24 +154,12 @@ def ask_into(
     return [_answered(probe, row, *both, answers) for probe, row, *both in asked]
 
 
-def write_rows(path: str | os.PathLike[str], rows: Sequence[AnsweredRow]) -> None:
-    """Write answered rows as JSON Lines."""
-    with atomic_path(path) as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
-
-
-def read_rows(path: str | os.PathLike[str]) -> list[AnsweredRow]:
-    """Read what `write_rows` wrote."""
-    with Path(path).open(encoding="utf-8") as lines:
-        return [AnsweredRow(**json.loads(line)) for line in lines]
-
-
 def _turns(
     row: ProbeRow, build: PromptBuilder | None
 ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
     if build is None:
         return row.prompt, row.plain
-    return build(row.prompt, row), build(row.plain, row)
+    return build(row.prompt, row.query), build(row.plain, row.query)
 
 
 def _answers(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Estimate, Resampling, Sums, bootstrap, bootstrap_mean
 
-__all__ = ["LabelScore", "LabelScores", "macro_f1", "score_labels"]
+__all__ = ["LabelScore", "LabelScores", "macro_f1_difference", "score_labels"]
 
 _SHARE: Final = (0.0, 1.0)
 
@@ -120,10 +120,24 @@ def score_labels(
     )
 
 
-def macro_f1(expected: Sequence[str], answered: Sequence[str | None]) -> float:
-    """The mean of the F1 of the labels that rows expect, without an interval."""
-    table = _counts(expected, answered, sorted(set(expected)))
-    return float(_macro(_f1)(table.sum(axis=0, keepdims=True))[0])
+def macro_f1_difference(
+    expected: Sequence[str],
+    ours: Sequence[str | None],
+    theirs: Sequence[str | None],
+    how: Resampling,
+) -> Estimate | None:
+    """The macro F1 of two systems on the same rows, the first minus the second.
+
+    Args:
+        expected: The label of each row.
+        ours: The labels of the first one's answers.
+        theirs: The labels of the second one's.
+        how: How the interval is made; both answers to a row are drawn together.
+    """
+    names = sorted(set(expected))
+    table = np.hstack([_counts(expected, answered, names) for answered in (ours, theirs)])
+    of, half = _macro(_f1), 3 * len(names)
+    return bootstrap(table, lambda sums: of(sums[:, :half]) - of(sums[:, half:]), how)
 
 
 def _one(

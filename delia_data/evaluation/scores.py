@@ -10,51 +10,16 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError, InputError
-from delia_data.evaluation.answer_format import ReadAnswer
-from delia_data.evaluation.answers import score_texts
 from delia_data.evaluation.asked_task import AskedTask
-from delia_data.evaluation.asking import AnsweredRow
 from delia_data.evaluation.bootstrap import Estimate, Resampling, bootstrap_mean
 from delia_data.evaluation.labels import LabelScores, score_labels
+from delia_data.evaluation.outcomes import RowOutcome, ScoredRow
 from delia_data.evaluation.translation import CorpusMetric, score_corpus
 
-__all__ = ["Evaluation", "Outcomes", "ProbeScores", "in_format", "outcomes", "score"]
+__all__ = ["Evaluation", "ProbeScores", "score"]
 
 _SHARE: Final = (0.0, 1.0)
 _DIFFERENCE: Final = (-1.0, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """What the answers of a probe's rows come to, row by row.
-
-    Attributes:
-        with_token: The answer with the token, read; None where it is not in the format.
-        without_token: The same without the token.
-        expected: The row's own answer, read.
-        scores: The task's own score of the answer with the token, 0 to 1; None where a function
-            scores that is not known here.
-    """
-
-    with_token: tuple[ReadAnswer | None, ...]
-    without_token: tuple[ReadAnswer | None, ...]
-    expected: tuple[ReadAnswer | None, ...]
-    scores: tuple[float, ...] | None
-
-    @property
-    def selectivity(self) -> list[float]:
-        """In the format with the token, minus in it without: 1, 0 or -1 for each row."""
-        pairs = zip(in_format(self.with_token), in_format(self.without_token), strict=True)
-        return [named - bare for named, bare in pairs]
-
-    def labels(self, key: str) -> tuple[list[str], list[str | None]]:
-        """Labels that rows expect at a key, and those that answers have; known rows alone."""
-        pairs = [
-            (row.labels[key], None if answer is None else answer.labels[key])
-            for row, answer in zip(self.expected, self.with_token, strict=True)
-            if row is not None
-        ]
-        return [expected for expected, _ in pairs], [answered for _, answered in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +112,19 @@ class Evaluation:
 
 
 def score(
+    rows: Sequence[ScoredRow],
     task: AskedTask,
-    rows: Sequence[AnsweredRow],
     *,
     system: Mapping[str, Any] | None = None,
     how: Resampling | None = None,
     metrics: Sequence[CorpusMetric] = (),
     notes: Mapping[str, Sequence[str]] | None = None,
 ) -> Evaluation:
-    """Score answered rows.
+    """Score rows whose answers were read.
 
     Args:
+        rows: What was asked and answered, probe by probe (`read_answers`).
         task: The task.
-        rows: What was asked and answered, probe by probe.
         system: What answered, for the record.
         how: How intervals are made.
         metrics: Corpus scores of translations.
@@ -175,8 +140,8 @@ def score(
         raise InputError("there are no answers to score: ask some rows first")
     told, by = notes or {}, how or Resampling()
     probes = [
-        _score_probe(task, name, list(group), by, metrics, told.get(name, ()))
-        for name, group in groupby(rows, key=lambda row: row.probe)
+        _score_probe(name, list(group), task, by, metrics, tuple(told.get(name, ())))
+        for name, group in groupby(rows, key=lambda row: row.answered.probe)
     ]
     return Evaluation(
         task=task.name,
@@ -189,58 +154,43 @@ def score(
     )
 
 
-def outcomes(task: AskedTask, rows: Sequence[AnsweredRow]) -> Outcomes:
-    """Read the answers of rows."""
-    scores = None
-    if task.scoring is not None:
-        expected, answers = [row.expected for row in rows], [row.with_token for row in rows]
-        scores = tuple(score_texts(task.scoring, task.form.keys, expected, answers))
-    return Outcomes(
-        with_token=tuple(task.form.read(row.with_token) for row in rows),
-        without_token=tuple(task.form.read(row.without_token) for row in rows),
-        expected=tuple(task.form.read(row.expected) for row in rows),
-        scores=scores,
-    )
-
-
-def in_format(answers: Sequence[ReadAnswer | None], *, strict: bool = False) -> list[float]:
-    """1 for each answer that is in the format, or in it with nothing mended; else 0."""
-    return [float(a is not None and (a.strict or not strict)) for a in answers]
-
-
 def _score_probe(
-    task: AskedTask,
     name: str,
-    rows: Sequence[AnsweredRow],
+    rows: Sequence[ScoredRow],
+    task: AskedTask,
     how: Resampling,
     metrics: Sequence[CorpusMetric],
-    notes: Sequence[str],
+    notes: tuple[str, ...],
 ) -> ProbeScores:
-    found = outcomes(task, rows)
+    found, answered = [row.outcome for row in rows], [row.answered for row in rows]
 
-    def share(answers: Sequence[ReadAnswer | None], *, strict: bool = False) -> Estimate:
-        return bootstrap_mean(in_format(answers, strict=strict), how, bounds=_SHARE)
+    def share(field: str) -> Estimate:
+        return bootstrap_mean([getattr(each, field) for each in found], how, bounds=_SHARE)
 
-    texts = [[getattr(r, n) for r in rows] for n in ("source", "with_token", "expected")]
+    scores = [each.score for each in found if each.score is not None]
+    texts = [[getattr(row, n) for row in answered] for n in ("source", "with_token", "expected")]
     return ProbeScores(
         probe=name,
         rows=len(rows),
-        selectivity=bootstrap_mean(found.selectivity, how, bounds=_DIFFERENCE),
-        in_format=share(found.with_token),
-        strict=share(found.with_token, strict=True),
-        without_token=share(found.without_token),
-        without_token_strict=share(found.without_token, strict=True),
-        cut=(sum(row.with_cut for row in rows), sum(row.without_cut for row in rows)),
-        score=None if found.scores is None else bootstrap_mean(found.scores, how, bounds=_SHARE),
-        labels=tuple(_labels(task, found, how)),
+        selectivity=bootstrap_mean([o.selectivity for o in found], how, bounds=_DIFFERENCE),
+        in_format=share("with_token"),
+        strict=share("with_token_strict"),
+        without_token=share("without_token"),
+        without_token_strict=share("without_token_strict"),
+        cut=(sum(row.with_cut for row in answered), sum(row.without_cut for row in answered)),
+        score=bootstrap_mean(scores, how, bounds=_SHARE) if len(scores) == len(found) else None,
+        labels=tuple(_labels(found, task.form.labels, how)),
         translation={metric.name: score_corpus(metric, *texts, how) for metric in metrics},
-        wants_format=rows[0].wants_format,
-        notes=tuple(notes),
+        wants_format=answered[0].wants_format,
+        notes=notes,
     )
 
 
-def _labels(task: AskedTask, found: Outcomes, how: Resampling) -> Iterator[LabelScores]:
-    for key, names in task.form.labels.items():
-        expected, answered = found.labels(key)
-        if expected:
+def _labels(
+    found: Sequence[RowOutcome], known: Mapping[str, Sequence[str]], how: Resampling
+) -> Iterator[LabelScores]:
+    for key, names in known.items():
+        pairs = [each.labels[key] for each in found if key in each.labels]
+        if pairs:
+            expected, answered = zip(*pairs, strict=True)
             yield score_labels(expected, answered, how, key=key, labels=names)

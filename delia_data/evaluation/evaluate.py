@@ -1,0 +1,164 @@
+"""From a system and a task to a folder with all that was measured.
+
+system + task ──▶ probes ──▶ answers ──▶ outcomes ──▶ scores
+
+folder/
+    asking.json       what the answers depend on; a rerun under other settings is refused
+    answers.jsonl     a line for each question, as soon as it is answered
+    rows.jsonl        row by row: what was asked, answered, and what it comes to
+    evaluation.json   the scores with their intervals
+    manifest.json, FINISHED
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from delia_data.engines.base import Engine
+from delia_data.errors import InputError
+from delia_data.evaluation.asked_task import AskedTask
+from delia_data.evaluation.asking import ANSWERS, ASKING, PromptBuilder, ask_into
+from delia_data.evaluation.bootstrap import Resampling
+from delia_data.evaluation.comparison import Comparison, compare
+from delia_data.evaluation.outcomes import (
+    ScoredRow,
+    read_answers,
+    read_scored_rows,
+    write_scored_rows,
+)
+from delia_data.evaluation.probes import PROBES, make_probes
+from delia_data.evaluation.scores import Evaluation, score
+from delia_data.evaluation.translation import CorpusMetric
+from delia_data.files import LOCK, folder_lock, write_json
+from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish, read_manifest
+
+__all__ = ["EVALUATION", "ROWS", "compare_folders", "evaluate", "read_evaluation"]
+
+EVALUATION: Final = "evaluation.json"
+ROWS: Final = "rows.jsonl"
+
+
+def evaluate(
+    engine: Engine,
+    task: AskedTask,
+    folder: str | os.PathLike[str],
+    *,
+    probes: Sequence[str] = PROBES,
+    rows: int | None = None,
+    max_tokens: int = 96,
+    build: PromptBuilder | None = None,
+    prompts: str = "",
+    seed: int = 0,
+    metrics: Sequence[CorpusMetric] = (),
+    notes: Sequence[str] = (),
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Evaluation:
+    """Evaluate a system on a task's held-out rows.
+
+    A rerun asks only for answers that are missing: after a kill, for more rows, for other probes.
+
+    Args:
+        engine: The system, with the model that is evaluated.
+        task: The task.
+        folder: Where all that is measured goes.
+        probes: Which probes, of `PROBES`.
+        rows: Held-out rows to ask at most, by keyed hash; all if not given.
+        max_tokens: Tokens of an answer at most; the likeliest token is taken each time.
+        build: Changes the prompts, as baselines without training do.
+        prompts: What `build` is called.
+        seed: Seed of the rows, of the training wordings, and of the intervals.
+        metrics: Corpus scores, for translations.
+        notes: What a reader should know of the system.
+        on_progress: Called with the questions answered so far and their number in all.
+
+    Returns:
+        The scores, as they stand in `evaluation.json`.
+
+    Raises:
+        InputError: A probe is unknown, or cannot be put.
+        SettingsError: The folder holds answers of another model, or to other prompts.
+        ForeignFolderError: The folder holds something else.
+        LockedError: Another process evaluates there.
+        EngineError: Some questions failed; the others' answers stay.
+    """
+    root, how = Path(folder), Resampling(seed=seed)
+    put = make_probes(task, probes, rows=rows, seed=seed)
+    check_folder_is_ours(root, frozenset({ASKING, ANSWERS, ROWS, EVALUATION}), sign=LOCK)
+    with folder_lock(root):
+        answered = ask_into(
+            engine,
+            put,
+            root,
+            max_tokens=max_tokens,
+            build=build,
+            prompts=prompts,
+            on_progress=on_progress,
+        )
+        system = json.loads((root / ASKING).read_text(encoding="utf-8"))
+        scored = read_answers(task, answered)
+        told = {"": notes, **{probe.name: probe.notes for probe in put}}
+        found = score(scored, task, system=system, how=how, metrics=metrics, notes=told)
+        (root / FINISHED).unlink(missing_ok=True)
+        write_scored_rows(root / ROWS, scored)
+        write_json(root / EVALUATION, found.as_dict())
+        settings = {
+            **system,
+            "task": task.name,
+            "token": task.token,
+            "format": task.form.as_dict(),
+            "rows": rows,
+            "seed": seed,
+            "intervals": asdict(how),
+        }
+        counts = {probe.probe: probe.rows for probe in found.probes}
+        inputs = {"task": task.sha256}
+        finish(root, Manifest(kind="evaluation", settings=settings, inputs=inputs, rows=counts))
+    return found
+
+
+def read_evaluation(folder: str | os.PathLike[str]) -> tuple[Evaluation, list[ScoredRow]]:
+    """Read a finished evaluation: its scores, and its rows.
+
+    Raises:
+        InputError: The folder holds something else.
+        UnfinishedError: It has no finish marker.
+    """
+    root = Path(folder)
+    manifest = read_manifest(root)
+    if manifest.kind != "evaluation" or EVALUATION not in manifest.files:
+        raise InputError(
+            f"{root} holds a {manifest.kind} and no {EVALUATION}: give what delia evaluate wrote"
+        )
+    found = Evaluation.from_dict(json.loads((root / EVALUATION).read_text(encoding="utf-8")))
+    return found, read_scored_rows(root / ROWS)
+
+
+def compare_folders(
+    ours: str | os.PathLike[str],
+    theirs: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    metrics: Sequence[CorpusMetric] = (),
+) -> Comparison:
+    """Compare two finished evaluations of one task: the first minus the second.
+
+    Raises:
+        InputError: They are of different tasks, or have no rows in common.
+        UnfinishedError: One is not finished.
+    """
+    (first, rows), (second, others) = read_evaluation(ours), read_evaluation(theirs)
+    if (first.task, first.form) != (second.task, second.form):
+        raise InputError(
+            f"{ours} is of task {first.task!r} and {theirs} of {second.task!r}, or their formats "
+            "differ: compare two evaluations of one task"
+        )
+    notes = []
+    lengths = [each.system.get("max_tokens") for each in (first, second)]
+    if lengths[0] != lengths[1]:
+        notes.append(f"answers were cut at {lengths[0]} tokens and at {lengths[1]}")
+    return compare(rows, others, Resampling(seed=seed), metrics=metrics, notes=notes)
