@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.models import identify_files
+from delia_data.training.prepare import prepared_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +49,10 @@ class _Own:
         self.known: list[dict[str, str]] = []
 
     def identities(self) -> Iterator[dict[str, str]]:
-        """Identities in one type after another."""
+        """Identities in one type after another; of a prepared model, what it was before."""
+        if (origin := prepared_from(self.model)) is not None:
+            yield origin
+            return
         for number, dtype in enumerate(_DTYPES):
             if number == len(self.known):
                 self.known.append(identify_files(self.model, self.tokenizer, dtype=dtype))

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
     "mix": "Mix tasks with pairs of caches, and write that with its manifest.",
     "lint": "Prove on tokenised rows that the token is whole and the loss on the answers alone.",
+    "prepare": "Add the token to a model, and write that as a folder for any training script.",
     "train": "Train a LoRA adapter and the token's embedding on a mixture.",
     "push": "Publish folders as one version: one commit, one tag; the same again changes nothing.",
     "pull": "Download a version as folders that `delia mix` and `delia train` take.",

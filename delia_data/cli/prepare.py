@@ -1,0 +1,64 @@
+"""`delia prepare`: a model folder with the token added, for any training script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delia_data.cli._console import console
+from delia_data.cli._json import AsJson, show_json
+from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
+from delia_data.training.prepare import DTYPES, Dtype, prepare
+
+__all__ = ["command"]
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="Embedded model's name, folder or Hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; any script takes it as the model.")],
+    token: Annotated[
+        list[str] | None, typer.Option(help=f"The special token; repeatable.  [{DEFAULT_TOKEN}]")
+    ] = None,
+    init: Annotated[
+        Init, typer.Option(help="How its embedding begins: the mean of all rows, drawn, or words.")
+    ] = INITS[0],
+    description: Annotated[
+        str | None, typer.Option(help="What it stands for, for --init description.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --init normal.")] = 0,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Type of the weights; auto is that of the model's files.")
+    ] = DTYPES[0],
+    generation_marks: Annotated[
+        bool,
+        typer.Option(
+            "--generation-marks",
+            help="A chat template that writes the same and marks answers, for assistant_only_loss.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add the token to a model, and write that as a folder for any training script."""
+    manifest = prepare(
+        model,
+        out,
+        tokens=token or [DEFAULT_TOKEN],
+        init=init,
+        description=description,
+        seed=seed,
+        dtype=dtype,
+        generation_marks=generation_marks,
+    )
+    if as_json:
+        show_json(manifest)
+        return
+    ids = ", ".join(f"{text} is id {number}" for text, number in _ids(manifest.details).items())
+    console.print(f"{ids}; --model_name_or_path {out} works in any script", soft_wrap=True)
+
+
+def _ids(details: dict[str, object]) -> dict[str, int]:
+    found = details["token_ids"]
+    assert isinstance(found, dict)
+    return found
