@@ -20,6 +20,7 @@ LAYERS = [
     {"tasks"},
     {"sampling", "diversify", "hub"},
     {"builders", "filesystem", "training", "evaluation", "registration"},
+    {"reproduction"},
     {"cli", "__main__"},
 ]
 """Rooms from the bottom up: each may import its own layer and those before it."""

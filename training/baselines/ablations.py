@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, get_args
 from delia_data.diversify import diversify, undiversified
 from delia_data.errors import InputError
 from delia_data.mixing import Mixture, mix
-from delia_data.records import Record
+from delia_data.mixing.sources import Pairs
 from delia_data.tasks import Task, Wording
 from delia_data.training.baselines.baseline import Baseline, Material, Training
 from delia_data.training.settings import TrainSettings
@@ -44,7 +44,7 @@ def training_data(
     method: Method,
     task: Task,
     wordings: Sequence[Wording],
-    cache: Sequence[Record],
+    cache: Pairs,
     *,
     ratio: float,
     seed: int = 0,

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from delia_data.engines import Engine
-from delia_data.records import Message, Record
+from delia_data.mixing.sources import Pairs
+from delia_data.records import Message
 from delia_data.tasks import Task, Wording
-from delia_data.training.settings import PAPER_BATCH, TrainSettings
+from delia_data.training.settings import PAPER_BATCH, PAPER_SMALL_BATCH, TrainSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +33,6 @@ __all__ = [
     "rows_a_step",
 ]
 
-_PAPER_FEW, _PAPER_SMALL_BATCH = 256, 16
 
 Prompt = Callable[[Sequence[Message], str], tuple[Message, ...]]
 """Makes the conversation that is asked of the one that a row asks, and of the row's bare query."""
@@ -57,7 +57,7 @@ class Material:
 
     task: Task
     wordings: tuple[Wording, ...] = ()
-    pairs: tuple[Record, ...] = ()
+    pairs: Pairs = ()
     ratio: float = 0.0
     seed: int = 0
     examples: int = 4
@@ -81,6 +81,11 @@ class Training:
     def steps(self) -> int:
         """Optimiser steps that it takes."""
         return optimiser_steps(len(self.rows), self.settings)
+
+    @property
+    def trained_rows(self) -> int:
+        """Rows that it goes through, each as often as it does."""
+        return round(self.settings.epochs * len(self.rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +129,5 @@ def optimiser_steps(rows: int, settings: TrainSettings) -> int:
 
 def rows_a_step(rows: int, settings: TrainSettings) -> int:
     """Rows in a batch: as set, or the paper's 64, and 16 below 256 rows."""
-    return settings.batch_size or (PAPER_BATCH if rows >= _PAPER_FEW else _PAPER_SMALL_BATCH)
+    few, small = PAPER_SMALL_BATCH
+    return settings.batch_size or (PAPER_BATCH if rows >= few else small)
