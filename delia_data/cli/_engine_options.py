@@ -8,8 +8,10 @@ from typing import Annotated, Any, Final
 import typer
 import yaml
 
+from delia_data.cli._completion import among
 from delia_data.engines import ENGINES
 from delia_data.errors import InputError
+from delia_data.models import DEFAULT_MODEL
 
 __all__ = [
     "ApiBase",
@@ -27,10 +29,18 @@ __all__ = [
 _PANEL: Final = "Engine"
 
 EngineName = Annotated[
-    str, typer.Option(help=f"One of {', '.join(ENGINES)}.", rich_help_panel=_PANEL)
+    str,
+    typer.Option(
+        help=f"One of {', '.join(ENGINES)}.", rich_help_panel=_PANEL, autocompletion=among(ENGINES)
+    ),
 ]
 Model = Annotated[
-    str, typer.Option(help="Embedded model's name, folder or Hub id.", rich_help_panel=_PANEL)
+    str,
+    typer.Option(
+        help="Embedded model's name, folder or Hub id.",
+        rich_help_panel=_PANEL,
+        autocompletion=among([DEFAULT_MODEL]),
+    ),
 ]
 Device = Annotated[
     str | None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from delia_data.cli._completion import among
 from delia_data.errors import InputError
 from delia_data.records import FORMATS, check_format
 from delia_data.tasks import READY_TASKS, SCORINGS, Task, read_task, ready_task
@@ -61,6 +62,7 @@ Format = Annotated[
     typer.Option(
         help=f"One of {', '.join(FORMATS)}; told by the columns if not given.",
         rich_help_panel=_READING,
+        autocompletion=among(FORMATS),
     ),
 ]
 Instruction = Annotated[
@@ -99,7 +101,12 @@ Key = Annotated[
     ),
 ]
 Scoring = Annotated[
-    str | None, typer.Option(help=f"One of {', '.join(SCORINGS)}.", rich_help_panel=_TELLING)
+    str | None,
+    typer.Option(
+        help=f"One of {', '.join(SCORINGS)}.",
+        rich_help_panel=_TELLING,
+        autocompletion=among(SCORINGS),
+    ),
 ]
 Token = Annotated[
     str, typer.Option(help="The special token, such as <sep:table>.", rich_help_panel=_TELLING)

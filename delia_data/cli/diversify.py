@@ -9,6 +9,7 @@ import typer
 
 from delia_data.cli import _engine_options as by
 from delia_data.cli import _task_options as given
+from delia_data.cli._completion import among
 from delia_data.cli._console import console
 from delia_data.cli._diversifying import BUNDLED, MODEL, Diversified, Diversifying
 from delia_data.cli._json import AsJson, show_json
@@ -27,13 +28,15 @@ def command(
     task: Annotated[
         str,
         typer.Option(
-            help=f"File, glob, folder or Hub id of rows; or one of {', '.join(READY_TASKS)}."
+            help=f"File, glob, folder or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
+            autocompletion=among(READY_TASKS),
         ),
     ] = BUNDLED_TASKS[0],
     wordings_from: Annotated[
         str | None,
         typer.Option(
             help=f"{BUNDLED}, {MODEL}, or a file of yours; {BUNDLED} where the task has some.",
+            autocompletion=among([BUNDLED, MODEL]),
             rich_help_panel=_WORDINGS,
         ),
     ] = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from delia_data.cli._completion import among
 from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
 from delia_data.errors import InputError
@@ -20,6 +21,7 @@ from delia_data.tasks import read_task_rows
 __all__ = ["command"]
 
 _ENGINES: Final = ("local", "ray")
+_RATIOS: Final = ("1", "4", "20", "65", "260", "520")  # some to complete
 _PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"
 
 
@@ -37,24 +39,37 @@ def command(
         typer.Option(help="A .yaml file of several tasks and caches with weights, and settings."),
     ] = None,
     ratio: Annotated[
-        str | None, typer.Option(help="Pairs for each task row, such as 4 or 0.5.")
+        str | None,
+        typer.Option(
+            help="Pairs for each task row, such as 4 or 0.5.", autocompletion=among(_RATIOS)
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of selection and order (0).")] = None,
     order: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(ORDERS)} ({ORDERS[0]}).")
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(ORDERS)} ({ORDERS[0]}).", autocompletion=among(ORDERS)
+        ),
     ] = None,
     on_short: Annotated[
         str | None,
         typer.Option(
-            help=f"Where the cache is too small: one of {', '.join(ON_SHORT)} ({ON_SHORT[0]})."
+            help=f"Where the cache is too small: one of {', '.join(ON_SHORT)} ({ON_SHORT[0]}).",
+            autocompletion=among(ON_SHORT),
         ),
     ] = None,
     select: Annotated[
         str | None,
-        typer.Option(help=f"How pairs are chosen: one of {', '.join(SELECTS)} ({SELECTS[0]})."),
+        typer.Option(
+            help=f"How pairs are chosen: one of {', '.join(SELECTS)} ({SELECTS[0]}).",
+            autocompletion=among(SELECTS),
+        ),
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(FORMATS)} ({FORMATS[0]}).")
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(FORMATS)} ({FORMATS[0]}).", autocompletion=among(FORMATS)
+        ),
     ] = None,
     token: Annotated[
         str | None,
@@ -69,7 +84,11 @@ def command(
         typer.Option(help="Model whose tokenizer counts tokens by source into the manifest."),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="local: this machine; ray: a Ray cluster, which writes shards.")
+        str,
+        typer.Option(
+            help="local: this machine; ray: a Ray cluster, which writes shards.",
+            autocompletion=among(_ENGINES),
+        ),
     ] = "local",
     address: Annotated[
         str | None,

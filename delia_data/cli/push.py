@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from delia_data.cli._completion import among
 from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, plain, show_json
 from delia_data.errors import InputError, SecretError
@@ -38,7 +39,11 @@ def command(
         None
     ),
     bump: Annotated[
-        str, typer.Option(help=f"auto: by what changed; or at least {', '.join(BUMPS)}.")
+        str,
+        typer.Option(
+            help=f"auto: by what changed; or at least {', '.join(BUMPS)}.",
+            autocompletion=among(["auto", *BUMPS]),
+        ),
     ] = "auto",
     lean: Annotated[bool, typer.Option(help="Mixtures as an index over the cache.")] = False,
     private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
@@ -54,10 +59,14 @@ def command(
         Path | None, typer.Option(help="A .bib file to cite beside the paper.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the mixtures that are made.")] = 0,
-    order: Annotated[str, typer.Option(help=f"Of these: one of {', '.join(ORDERS)}.")] = "shuffled",
-    format: Annotated[str, typer.Option(help=f"Of these: one of {', '.join(FORMATS)}.")] = (
-        "messages"
-    ),
+    order: Annotated[
+        str,
+        typer.Option(help=f"Of these: one of {', '.join(ORDERS)}.", autocompletion=among(ORDERS)),
+    ] = "shuffled",
+    format: Annotated[
+        str,
+        typer.Option(help=f"Of these: one of {', '.join(FORMATS)}.", autocompletion=among(FORMATS)),
+    ] = ("messages"),
     pictures: Annotated[bool, typer.Option(help="Draw pictures, if matplotlib is there.")] = True,
     tokenizer: Annotated[
         str | None, typer.Option(help="Model whose tokens are counted, for the card.")

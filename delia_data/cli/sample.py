@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from delia_data.cli import _engine_options as by
+from delia_data.cli._completion import among
 from delia_data.cli._console import console, step, with_parts
 from delia_data.cli._json import AsJson, show_json
-from delia_data.cli._sampling import BUNDLED, Job
+from delia_data.cli._sampling import BUNDLED, SELF, Job
 from delia_data.manifest import Manifest
 from delia_data.models import DEFAULT_MODEL
 from delia_data.sampling import Progress, sample
@@ -40,6 +41,7 @@ def command(
         typer.Option(
             help="bundled; self: the model writes them; or a file, glob, folder or Hub id of "
             "queries, in any row format.",
+            autocompletion=among([BUNDLED, SELF]),
             rich_help_panel=_QUERIES,
         ),
     ] = BUNDLED,

@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from delia_data.cli import _task_options as given
+from delia_data.cli._completion import among
 from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
@@ -29,6 +30,7 @@ def inspect(
         str,
         typer.Argument(
             help=f"File, glob, folder or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
+            autocompletion=among(READY_TASKS),
         ),
     ],
     query: given.Query = None,
