@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
 from delia_data.errors import InputError, SettingsError
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["context_of", "load_prepared", "load_prepared_tokenizer", "lora_config", "resolve"]
+
+_TOKENS_ON_CPU: Final = 1_024
+_TOKENS_ON_CUDA: Final = 16_384
 
 
 def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
@@ -53,8 +56,15 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
         device=device,
         dtype=dtype,
         batch_size=batch,
+        micro_batch_tokens=_micro_batch_tokens(settings, cuda=cuda),
         gradient_checkpointing=cuda if checkpointing is None else checkpointing,
     )
+
+
+def _micro_batch_tokens(settings: TrainSettings, *, cuda: bool) -> int | None:
+    if not settings.packing:
+        return None
+    return settings.micro_batch_tokens or (_TOKENS_ON_CUDA if cuda else _TOKENS_ON_CPU)
 
 
 def context_of(model: str) -> int | None:

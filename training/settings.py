@@ -47,9 +47,10 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "dtype": DTYPES,
     "schedule": SCHEDULES,
 }
+_NAMES: Final = ("targets", "watch_keywords", "report_to")
 _POSITIVE: Final = (
     *("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length"),
-    *("neftune_alpha", "save_every_steps", "watch_every_steps"),
+    *("neftune_alpha", "save_every_steps", "watch_every_steps", "micro_batch_tokens"),
 )
 
 
@@ -75,21 +76,25 @@ class TrainSettings:
         epochs: Times that the mixture is gone through.
         batch_size: Rows a step. None takes the paper's: 64, or 16 for mixtures of fewer than 256
             rows.
-        micro_batch_size: Rows computed at once, a divisor of `batch_size`; None takes all.
+        micro_batch_size: Rows computed at once at most, a divisor of `batch_size`; None takes all.
+        micro_batch_tokens: Tokens packed into one sequence at most; None takes 1,024 on a CPU and
+            16,384 on a GPU.
         schedule: `"constant_with_warmup"`, `"linear"` or `"cosine"`.
         warmup_steps: Steps until the full learning rate.
         weight_decay: Of the LoRA matrices.
         max_length: Tokens of a row at most.
         truncate: Cut rows that are longer, and count them; else they are refused.
         packing: Compute the rows of a micro-batch as one sequence without padding; attention never
-            crosses from one row to another.
+            crosses from one row to another. Else rows are padded, together with those of like
+            length. A step holds the same rows either way.
         gradient_checkpointing: Compute activations again instead of keeping them: less memory, more
             time. None does so on a GPU alone.
         neftune_alpha: Scale of noise on the input embeddings (Jain et al. 2023); None for none.
         dtype: What the weights are computed in; `"auto"` is bfloat16, where the device has it.
         save_every_steps: Steps between two checkpoints, from which a stopped run goes on.
-        watch_every_steps: Steps between two measurements of the token's distance to its keywords;
-            None for none.
+        watch_every_steps: Steps between two measurements of the token's distance to
+            `watch_keywords`; None for none.
+        watch_keywords: Words that the token is expected to come near to, such as `"json"`.
         report_to: Names of services that get the figures of every step, such as `"tensorboard"`.
         seed: Seed of the new row, LoRA's initialisation and dropout.
         device: Where to train: `"cpu"`, `"cuda"`, or `"auto"` for a GPU where there is one.
@@ -113,6 +118,7 @@ class TrainSettings:
     epochs: float = 1.0
     batch_size: int | None = None
     micro_batch_size: int | None = None
+    micro_batch_tokens: int | None = None
     schedule: str = "constant_with_warmup"
     warmup_steps: int = 25
     weight_decay: float = 0.01
@@ -124,6 +130,7 @@ class TrainSettings:
     dtype: Dtype = "auto"
     save_every_steps: int = 10
     watch_every_steps: int | None = None
+    watch_keywords: tuple[str, ...] = ()
     report_to: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
@@ -164,6 +171,10 @@ class TrainSettings:
             found.append("token_learning_rate is for LoRA: with adaptation 'full' leave it out")
         if self.adaptation == "full" and self.token_training != "row":
             found.append("token_training is for LoRA: with adaptation 'full' leave it out")
+        if not self.packing and self.micro_batch_tokens is not None:
+            found.append("micro_batch_tokens is for packing: leave it out, or set packing")
+        if (self.watch_every_steps is None) == bool(self.watch_keywords):
+            found.append("watch_every_steps and watch_keywords go together: give both or neither")
         return found
 
     @classmethod
@@ -176,7 +187,7 @@ class TrainSettings:
         known = [field.name for field in fields(cls)]
         wrong = [_unknown(key, known) for key in values if key not in known]
         plain = {key: value for key, value in values.items() if key in known}
-        for name in ("targets", "report_to"):
+        for name in _NAMES:
             if isinstance(plain.get(name), str):
                 plain[name] = (plain[name],)
         types = get_type_hints(cls)
@@ -193,7 +204,7 @@ class TrainSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the settings as plain values, as a manifest and a YAML file hold them."""
-        return {**asdict(self), "targets": list(self.targets), "report_to": list(self.report_to)}
+        return {**asdict(self), **{name: list(getattr(self, name)) for name in _NAMES}}
 
 
 def _unknown(key: str, known: list[str]) -> str:

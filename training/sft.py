@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from delia_data._optional import require
 from delia_data.errors import TokenError
-from delia_data.files import folder_lock, write_json, write_text
+from delia_data.files import write_json, write_text
 from delia_data.manifest import (
     Manifest,
     check_folder_is_ours,
@@ -40,9 +40,11 @@ from delia_data.training.loading import (
     resolve,
 )
 from delia_data.training.own_words import OwnWordsWarning, foreign_writers
+from delia_data.training.processes import held_by_main, is_main_process, wait_for_all
 from delia_data.training.recipe import as_recipe
 from delia_data.training.settings import TrainSettings
 from delia_data.training.source import Source, open_source
+from delia_data.training.watching import WATCHED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,16 +109,18 @@ def train(
     foreign = foreign_writers(source.written_by, settings.model, tokenizer)
     for line in foreign:
         warnings.warn(line, OwnWordsWarning, stacklevel=2)
-    with in_one_line(root, lower="micro_batch_size or max_length"):
+    with in_one_line(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
         model = load_prepared(settings, tokenizer)
-    with folder_lock(root):
+    with held_by_main(root):
         if _is_done(root, plan):
             return read_manifest(root)
-        with in_one_line(root, lower="micro_batch_size or max_length"):
-            write_json(root / PLAN, plan)
+        with in_one_line(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
+            if is_main_process():
+                write_json(root / PLAN, plan)
             losses = _run(settings, model, tokenizer, rows, root, on_step)
-            write_json(root / LOSSES, losses)
-            write_text(root / RECIPE, as_recipe(settings))
+            if is_main_process():
+                write_json(root / LOSSES, losses)
+                write_text(root / RECIPE, as_recipe(settings))
         manifest = Manifest(
             kind="adapter",
             settings=settings.as_dict(),
@@ -130,9 +134,11 @@ def train(
                 **({"foreign_words": foreign} if foreign else {}),
             },
         )
-        done = finish(root, manifest)
-        shutil.rmtree(root / CHECKPOINTS, ignore_errors=True)
-        return done
+        if is_main_process():
+            manifest = finish(root, manifest)
+            shutil.rmtree(root / CHECKPOINTS, ignore_errors=True)
+        wait_for_all()
+        return manifest
 
 
 def _is_done(root: Path, plan: dict[str, Any]) -> bool:
@@ -181,6 +187,7 @@ def _run(
     import transformers
     import trl
 
+    from delia_data.training.alignment_watch import AlignmentWatch
     from delia_data.training.progress import StepCallback
     from delia_data.training.trainer import MixtureTrainer
 
@@ -218,13 +225,15 @@ def _run(
             peft_config=lora,
             callbacks=[StepCallback(on_step)],
             batch_size=settings.batch_size,
-            micro_batch_tokens=micro * settings.max_length if settings.packing else None,
+            micro_batch_tokens=settings.micro_batch_tokens if settings.packing else None,
             token_learning_rate=settings.token_learning_rate,
         )
         trainer.remove_callback(transformers.PrinterCallback)
+        if settings.watch_every_steps is not None:
+            watch = AlignmentWatch(settings.token, settings.watch_keywords, init=settings.init)
+            trainer.watch([watch], settings.watch_every_steps, root / WATCHED)
         trainer.train(resume_from_checkpoint=last_checkpoint(root))
-        trainer.model.save_pretrained(root)
-        tokenizer.save_pretrained(root)
+        trainer.save_whole(root)
     logged = trainer.state.log_history
     return [
         {name: entry[name] for name in ("step", "loss", "loss_task", "loss_pairs") if name in entry}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,9 @@ from delia_data.training.batches import IGNORED, StepBatches
 from delia_data.training.loss_forward import give_losses, plain_forward
 from delia_data.training.noise import EmbeddingNoise, lengths_of_rows
 from delia_data.training.packing import StepPlan, plan_steps
+from delia_data.training.progress import WatchCallback
 from delia_data.training.token_rows import read_rows_in_place
+from delia_data.training.watching import Watch
 
 __all__ = ["MixtureTrainer"]
 
@@ -73,6 +77,20 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         if causal is not self.model:
             save = self.model.save_pretrained
             self.model.save_pretrained = functools.partial(save, save_embedding_layers=False)
+
+    def watch(self, watches: Sequence[Watch], every_steps: int, file: Path) -> None:
+        """Measure the model every so many steps, into a file and the trainer's logs."""
+        self.add_callback(WatchCallback(watches, every_steps, file=file, log=self.log))
+
+    def save_whole(self, folder: Path) -> None:
+        """Save what was trained and the tokenizer, gathered where it is sharded.
+
+        Every process calls it; the main one writes.
+        """
+        state = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        if self.is_world_process_zero():
+            self.model.save_pretrained(folder, state_dict=state)
+            self._tokenizer.save_pretrained(folder)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One item an optimiser step: this process's micro-batches of it, in the rows' order."""

@@ -1,0 +1,48 @@
+"""One training in several processes, as `accelerate launch` starts them.
+
+All of them read, encode and compute; the main one alone writes, holds the folder's lock, and
+leaves the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from delia_data.files import folder_lock
+
+__all__ = ["held_by_main", "is_main_process", "process_count", "wait_for_all"]
+
+
+def process_count() -> int:
+    """Processes of this training; 1 where nothing launched several."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes."""
+    return process_count() == 1 or int(os.environ.get("RANK") or 0) == 0
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here; needs a trainer to have been made before."""
+    if process_count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+@contextmanager
+def held_by_main(folder: Path) -> Iterator[None]:
+    """Hold a folder in the main process; the others go by its lock.
+
+    Raises:
+        LockedError: Another training holds it.
+    """
+    if not is_main_process():
+        yield
+        return
+    with folder_lock(folder):
+        yield
