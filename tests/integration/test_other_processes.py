@@ -1,6 +1,6 @@
-"""Processes that never import us load a folder of `delia mix`, and `delia://`; TRL trains on both.
+"""Processes that never import us load a folder of `delia mix`, and `delia://`.
 
-Nothing here needs real weights: the model is a random one of two layers.
+`test_other_trainers.py` trains on both.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 BIN = Path(sys.executable).parent
-TRL = BIN / "trl"
 TASK_ROWS = 4
 PAIRS = 40
 ROWS = 5 * TASK_ROWS  # of ratio 4
 
 pytestmark = pytest.mark.integration
-needs_trl = pytest.mark.skipif(not TRL.is_file(), reason="trl is not installed")
 
 LOAD = """
 import json, sys
@@ -155,53 +152,3 @@ class TestLoad:
         run(sys.executable, "-c", code, LOAD, given)
         mixtures = place / ".cache" / "delia_data" / "mixtures"
         assert len([path for path in mixtures.iterdir() if not path.name.startswith(".")]) == 1
-
-
-@needs_trl
-class TestTrain:
-    @pytest.fixture
-    def train(
-        self,
-        run: Callable[..., str],
-        place: Path,
-        make_tiny_model: Callable[..., Any],
-        make_tiny_tokenizer: Callable[[], Any],
-    ) -> Callable[..., list[float]]:
-        """Trains a tiny model for two steps with the command `trl sft`; gives the losses."""
-        make_tiny_model().save_pretrained(place / "model")
-        make_tiny_tokenizer().save_pretrained(place / "model")
-
-        def train(*dataset: str) -> list[float]:
-            settings = {
-                "model_name_or_path": "model",
-                "output_dir": "trained",
-                "max_steps": 2,
-                "per_device_train_batch_size": 2,
-                "max_length": 128,
-                "logging_steps": 1,
-                "save_steps": 2,
-                "report_to": "none",
-                "use_cpu": True,
-                "bf16": False,
-                "gradient_checkpointing": False,
-            }
-            flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-            run(TRL, "sft", *dataset, *flags)
-            logged = place / "trained" / "checkpoint-2" / "trainer_state.json"
-            state = json.loads(logged.read_text("utf-8"))
-            return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
-
-        return train
-
-    def test_on_a_folder_of_delia_mix(self, train: Callable[..., list[float]], mixed: Path) -> None:
-        losses = train("--dataset_name", "./delia_mix_folder", "--dataset_config", "ratio-4")
-        assert len(losses) == 2
-        assert all(0 < loss < 20 for loss in losses)
-
-    def test_on_delia_urls(self, train: Callable[..., list[float]], place: Path) -> None:
-        url = f"delia://ratio-4/task={place}/task.jsonl/cache={place}/pairs.jsonl/train.parquet"
-        datasets = [{"path": "parquet", "data_files": url, "columns": ["messages"]}]
-        (place / "sft.yaml").write_text(yaml.safe_dump({"datasets": datasets}), "utf-8")
-        losses = train("--config", "sft.yaml")
-        assert len(losses) == 2
-        assert all(0 < loss < 20 for loss in losses)
