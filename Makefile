@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ENGINES := .venv-engines
 # litellm takes neither the newer huggingface_hub nor the newer openai of the other two.
 LITELLM := .venv-litellm
-SOURCES := delia_data builders training tests benchmarks docs
+SOURCES := delia_data builders training tests benchmarks docs .ci/release.py
 # Wheel of this tree, unpacked: where mypy sees the package whole.
 WHOLE := build/whole
 
@@ -70,7 +70,7 @@ release: $(READY)  ## Build sdist and wheel into dist, check them, try the wheel
 	rm -rf dist
 	$(BIN)/python -m build --quiet --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
-	$(BIN)/python -m tests.release dist
+	$(BIN)/python .ci/release.py dist
 
 bench: $(READY) $(ENGINES)/.ready  ## Measure mixing and sampling beside others, into benchmarks/RESULTS.md (hours)
 	$(BIN)/python -m benchmarks.mixing
