@@ -111,7 +111,5 @@ def _outcome(task: AskedTask, row: AnsweredRow, score: float | None) -> RowOutco
         without_token=bare is not None,
         without_token_strict=bare is not None and bare.strict,
         score=score,
-        labels={
-            k: (label, answered.get(k)) for k, label in (known.labels if known else {}).items()
-        },
+        labels={key: (label, answered.get(key)) for key, label in expected.items()},
     )
