@@ -1,0 +1,368 @@
+"""Grids, cells, and what is made of results: tables, curves, findings, by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delia_data.errors import FormatError, InputError, SettingsError
+from delia_data.reproduction import Grid, Results, cells_of, find, make_tables, read_grid
+from delia_data.reproduction import write_reproduction as write_report
+from delia_data.reproduction.cell import Cell
+from delia_data.reproduction.curves import reduction_curves, task_loss_curves
+from delia_data.reproduction.grid import SCALES
+from delia_data.reproduction.paper import ABLATION, ACCURACY, BLEURT, DISTANCES
+from delia_data.reproduction.result import (
+    CellResult,
+    KeywordDistances,
+    ProbeAnswers,
+    read_result,
+    write_result,
+)
+from delia_data.reproduction.results import first_middle_last
+from delia_data.reproduction.seeds import over_rows, over_seeds
+from delia_data.training.baselines import BASELINES
+
+FORMATTED = "formatted-text"
+GRID = {
+    "name": "g",
+    "experiments": {
+        FORMATTED: {
+            "cache": {"pairs": 30},
+            "blocks": [
+                {"methods": ["delia", "common"], "rows": [30, 100], "ratios": [5], "seeds": [0, 1]},
+                {"methods": ["delia", "pairs_only"], "ratios": [1], "seeds": [0, 1]},
+                {"methods": ["original", "step_matched"], "ratios": [5], "seeds": [0, 1]},
+            ],
+        }
+    },
+}
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    """The grid with other values in its one experiment."""
+    experiment = {**GRID["experiments"][FORMATTED], **values}  # type: ignore[index]
+    return {"name": "g", "experiments": {FORMATTED: experiment}}
+
+
+def result(
+    method: str,
+    named: Sequence[float],
+    bare: Sequence[float],
+    *,
+    rows: int | None = 100,
+    ratio: float | None = 5.0,
+    seed: int | None = 0,
+    l2: float = 2.0,
+    watched: Sequence[Mapping[str, float]] = (),
+) -> CellResult:
+    words = ("json", "thought")
+    middle = (l2, l2 * 2, l2 * 3)
+    uses = BASELINES[method].uses
+    cell = Cell(
+        FORMATTED,
+        method,
+        rows if "rows" in uses else None,
+        ratio if "ratio" in uses else None,
+        seed if "seed" in uses else None,
+    )
+    return CellResult(
+        cell,
+        steps=10,
+        trained_rows=100,
+        answers={"held-out": ProbeAnswers(tuple(named), tuple(bare), tuple(named), True)},
+        distances=tuple(
+            KeywordDistances(word, middle, tuple(v / 10 for v in middle), (0.1, 0.2, 0.3))
+            for word in words
+        ),
+        watched=tuple(watched),
+    )
+
+
+def results(*finished: CellResult) -> Results:
+    return Results(Grid.from_dict(GRID), finished)
+
+
+def test_a_grid_comes_back_from_its_plain_values() -> None:
+    grid = Grid.from_dict(GRID)
+    assert Grid.from_dict(json.loads(json.dumps(grid.as_dict()))) == grid
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        (changed(modle="x"), ["unknown key 'modle', did you mean 'model'?"]),
+        (changed(cache={"pairs": 0}), ["at least 1"]),
+        (changed(cache={"pairs": 3, "engine": "tgi"}), ["engine 'tgi'"]),
+        (changed(blocks=[{"methods": ["deliah"]}]), ["unknown method 'deliah', did you mean"]),
+        (changed(blocks=[{"methods": ["delia"], "rows": [0]}]), ["rows 0"]),
+        (changed(blocks=[{"methods": ["delia"], "ratios": [-1]}]), ["ratio -1"]),
+        (changed(blocks=[{"methods": []}]), ["methods must not be empty"]),
+        (changed(training={"epoch": 2}), ["unknown key 'epoch', did you mean 'epochs'?"]),
+        (changed(training={"seed": 2}), ["seed come from the experiment"]),
+        (changed(recipe="none"), ["recipe 'none' is unknown"]),
+        (changed(probes=["bare"]), ["held-out"]),
+        (changed(max_tokens=0), ["max_tokens"]),
+        ({"name": "g", "experiments": {}}, ["no experiments"]),
+        ({"name": "g", "experiments": {"fr-en": {}}}, ["fr-en"]),
+        ({"experiments": {}, "nmae": "g"}, ["unknown key 'nmae'", "name"]),
+    ],
+)
+def test_a_wrong_grid_is_refused_with_all_that_is_wrong(
+    values: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Grid.from_dict(values)
+    assert "\n" not in str(refused.value)
+    for part in parts:
+        assert part in str(refused.value)
+
+
+def test_a_grid_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one of tiny"):
+        read_grid("huge")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_grid(tmp_path / "none.yaml")
+    for text, why in (("[1]", "mapping"), ("a: [", "not YAML")):
+        (tmp_path / "g.yaml").write_text(text)
+        with pytest.raises(SettingsError, match=why):
+            read_grid(tmp_path / "g.yaml")
+    (tmp_path / "g.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="UTF-8"):
+        read_grid(tmp_path / "g.yaml")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_bundled_grids_are_sound(scale: str) -> None:
+    grid = read_grid(scale)
+    cells = cells_of(grid)
+    assert len({cell.name for cell in cells}) == len(cells)
+    for name, experiment in grid.experiments.items():
+        largest = max((c.rows or 0) * (c.ratio or 0) for c in cells if c.experiment == name)
+        assert experiment.cache.pairs >= largest
+        assert {30, 65, 85, 100} == {r for b in experiment.blocks for r in b.rows} or name in (
+            "en-is",
+            "is-en",
+        )
+
+
+def test_tiny_has_every_method_from_two_seeds() -> None:
+    cells = cells_of(read_grid("tiny"))
+    for name, method in BASELINES.items():
+        seeds = {c.seed for c in cells if c.method == name and c.rows in (100, None)}
+        assert seeds >= ({0, 1} if "seed" in method.uses and method.kind == "any" else set())
+        assert seeds, name
+
+
+def test_cells_leave_out_axes_that_change_nothing() -> None:
+    cells = cells_of(Grid.from_dict(GRID))
+    names = [cell.name for cell in cells]
+    assert names[:2] == [
+        "formatted-text_delia_rows-30_ratio-5_seed-0",
+        "formatted-text_common_rows-30_seed-0",
+    ]
+    assert names.count("formatted-text_original") == 1
+    assert len(cells) == 8 + 4 + 3
+    assert [c.seed for c in cells[:8]] == [0] * 4 + [1] * 4
+
+
+def test_cells_of_one_method() -> None:
+    grid = Grid.from_dict(GRID)
+    assert {cell.method for cell in cells_of(grid, only=("common",))} == {"common"}
+    with pytest.raises(InputError, match="does not run 'dmt'"):
+        cells_of(grid, only=("dmt",))
+    with pytest.raises(InputError, match="did you mean 'common'"):
+        cells_of(grid, only=("comon",))
+
+
+def test_a_result_comes_back(tmp_path: Path) -> None:
+    one = result("delia", [1, 0], [0, 0], watched=[{"step": 0, "loss": 2.0}])
+    write_result(tmp_path, one)
+    assert read_result(tmp_path) == one
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(FormatError, match="run the grid again"):
+        read_result(tmp_path)
+
+
+def test_numbers_over_seeds_and_rows() -> None:
+    assert over_seeds([1.0, 3.0]).value == 2.0
+    assert over_seeds([1.0, 3.0]).spread == 2.0
+    both = over_rows([[1, 1, 0, 0], [1, 1, 1, 1]])
+    assert (both.value, both.by_seed) == (0.75, (0.5, 1.0))
+    assert both.low is not None and both.high is not None
+    assert both.low < 0.75 < both.high
+    certain = over_rows([[1.0] * 10])
+    assert certain.high == 1.0
+    assert certain.low is not None and certain.low < 0.8  # ten rows prove no certainty
+    with pytest.raises(InputError, match="different numbers"):
+        over_rows([[1, 0], [1]])
+    with pytest.raises(InputError, match="no seeds"):
+        over_seeds([])
+
+
+def test_blocks_of_the_papers_tables() -> None:
+    assert first_middle_last(32) == (0, 16, 31)
+    assert first_middle_last(1) == (0, 0, 0)
+
+
+def entries(table: Any, *heads: str) -> list[Any]:
+    (line,) = (line for line in table.lines if line.heads[: len(heads)] == heads)
+    return [*line.entries]
+
+
+def test_nothing_run_fills_no_table_and_says_so(tmp_path: Path) -> None:
+    found = results()
+    assert not any(table.run for table in make_tables(found))
+    assert {finding.verdict for finding in find(found)} == {"not run"}
+    document = write_report(found, tmp_path)
+    assert document["cells"] == {"finished": 0, "missing": 15}
+    assert document["figures"] == []
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("Not run: no cell of this table is finished.") == 4
+    assert "388.1" not in text  # the paper's numbers do not stand for ours
+
+
+def test_table_two_has_ours_and_the_papers_in_columns_of_their_own() -> None:
+    table = make_tables(
+        results(
+            result("delia", [1, 1, 1, 0], [0, 0, 0, 0]),
+            result("delia", [1, 1, 1, 1], [0, 0, 1, 1], seed=1),
+            result("delia", [0, 0, 0, 0], [0, 0, 0, 0], rows=30),
+            result("original", [1, 0, 0, 0], [0, 0, 0, 0]),
+        )
+    )[1]
+    thirty, hundred = entries(table, "DELIA", "JSON with the token")
+    assert (hundred.ours.value, hundred.paper) == (0.875, 0.960)
+    assert hundred.ours.by_seed == (0.75, 1.0)
+    assert (thirty.ours.value, thirty.paper) == (0.0, 0.386)
+    selective = entries(table, "DELIA", "selectivity")[1]
+    assert (selective.ours.by_seed, selective.paper) == ((0.75, 0.5), None)
+    first, second = entries(table, "Original model", "JSON with the token")
+    assert (first.ours.value, first.paper) == (0.25, 0.348)
+    assert (second.ours, second.paper) == (None, None)
+    assert "DMT" in table.missing
+
+
+def test_table_one_has_first_middle_and_last_block() -> None:
+    table = make_tables(results(result("delia", [1], [0], l2=3.0)))[0]
+    six = entries(table, "DELIA", "thought")
+    assert [one.ours.value for one in six] == pytest.approx([3.0, 0.3, 6.0, 0.6, 9.0, 0.9])
+    assert [one.paper for one in six] == [6.2, None, 14.4, None, 47.7, None]
+    assert entries(table, "DMT", "json")[0].ours is None
+
+
+def test_table_four_takes_common_tuning_for_neither_part() -> None:
+    table = make_tables(
+        results(result("common", [1, 0], [1, 0], l2=1.0), result("delia", [1, 1], [0, 0], l2=5.0))
+    )[3]
+    accuracy = entries(table, "JSON with the token")
+    assert [one.ours and one.ours.value for one in accuracy] == [None, None, 0.5, 1.0]
+    assert [one.paper for one in accuracy] == [0.599, 0.074, 0.348, 0.960]
+    assert [one.ours and one.ours.value for one in entries(table, "middle block, mean L2")] == [
+        *(None, None),
+        *(2.0, 10.0),
+    ]
+
+
+def test_the_papers_numbers_are_those_of_its_tables() -> None:
+    """Sums over the four tables: a digit that is wrong would change one."""
+    assert sum(v for words in DISTANCES.values() for three in words.values() for v in three) == (
+        pytest.approx(7521.9)
+    )
+    assert sum(v for by_rows in ACCURACY.values() for v in by_rows.values()) == pytest.approx(5.859)
+    assert sum(v for ways in BLEURT.values() for v in ways.values()) == pytest.approx(3.1402)
+    assert sum(v for by in ABLATION.values() for v in by.values()) == pytest.approx(951.0939)
+
+
+def test_claims_are_held_against_seeds_and_intervals() -> None:
+    good, bad = [1.0] * 40, [0.0] * 40
+    found = results(
+        result("delia", good, bad),
+        result("delia", good, bad, seed=1),
+        result("step_matched", good, good),
+        result("step_matched", good, good, seed=1),
+        result("common", good, bad),
+        result("common", bad, bad, seed=1),
+    )
+    by_claim = {finding.claim: finding for finding in find(found)}
+
+    def verdict(*parts: str) -> str:
+        (one,) = (f for claim, f in by_claim.items() if all(part in claim for part in parts))
+        return one.verdict
+
+    assert verdict("hangs on the token", "step-matched") == "agrees"
+    assert verdict("hangs on", "than with Common instruction tuning, as") == "unclear"
+    assert verdict("more often", "step-matched") == "unclear"
+    assert verdict("more often", "Controlled") == "not run"
+    reverse = replace(found, finished=(result("delia", bad, bad), result("original", good, bad)))
+    below = next(f for f in find(reverse) if "Original" in f.claim)
+    assert below.verdict == "disagrees"
+    assert "DELIA 0% [0%, 9%] (one seed); Original model 100%" in below.numbers
+
+
+def test_the_nearest_token_is_told_by_the_relative_distance() -> None:
+    near, far = result("delia", [1], [0], l2=1.0), result("common", [1], [0], l2=4.0)
+    claim = "nearer to its keywords"
+    agreed = next(f for f in find(results(near, far)) if claim in f.claim)
+    assert agreed.verdict == "agrees"
+    assert (
+        "DELIA 0.200, the nearest other is Common instruction tuning with 0.800" in agreed.numbers
+    )
+    swapped = results(result("delia", [1], [0], l2=4.0), result("common", [1], [0], l2=1.0))
+    assert next(f for f in find(swapped) if claim in f.claim).verdict == "disagrees"
+
+
+def points(*pairs: tuple[float, float, float]) -> list[dict[str, float]]:
+    return [{"step": step, "loss": loss, "states": states} for step, loss, states in pairs]
+
+
+def test_curves_are_read_at_shares_of_the_training() -> None:
+    """10 steps against 20: at half of each, 6 states against 2 are 3 times fewer."""
+    found = results(
+        result("delia", [1], [0], watched=points((0, 4.0, 10), (10, 2.0, 2), (20, 1.0, 2))),
+        result("pairs_only", [1], [0], watched=points((0, 4.0, 10), (10, 4.0, 2))),
+        result("delia", [1], [0], ratio=1.0, watched=points((0, 4.0, 8), (4, 3.0, 4))),
+        result("pairs_only", [1], [0], ratio=1.0, watched=points((0, 4.0, 8), (2, 4.0, 4))),
+    )
+    low, high = task_loss_curves(found)
+    assert (low.ratio, high.ratio) == (1.0, 5.0)
+    assert (high.mean[0], high.mean[10], high.mean[20]) == (4.0, 2.0, 1.0)
+    assert (low.mean[10], low.mean[-1]) == (3.5, 3.0)
+    low, high = reduction_curves(found)
+    assert (high.mean[0], high.mean[10], high.mean[-1]) == (1.0, 3.0, 1.0)
+    falls = next(f for f in find(found) if "Figure 3" in f.claim)
+    assert falls.verdict == "agrees"
+    assert "3 at ratio 1, 1 at ratio 5" in falls.numbers
+
+
+def test_the_report_shows_what_was_run_and_draws_it(tmp_path: Path) -> None:
+    found = results(
+        result("delia", [1, 1], [0, 0], watched=points((0, 4, 10), (10, 2, 2))),
+        result("delia", [1, 0], [0, 0], rows=30),
+        result("common", [1, 1], [1, 1], l2=3.0),
+    )
+    run = {
+        "seconds": {"train": 50.0, "ask": 10.0},
+        "machine": "a CPU, 1 core",
+        "versions": {"torch": "2"},
+        "finished": "2026-01-02T03:04:05+00:00",
+    }
+    document = write_report(found, tmp_path, runs=[run] * 3)
+    assert document["figures"] == ["figure-2", "figure-3"]
+    for name in document["figures"]:
+        assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "figures" / "figure-4.png").exists()
+    text = (tmp_path / "report.md").read_text()
+    assert "3 of 15 cells are finished." in text
+    assert "*96.0%*" in text  # the paper's, in italics
+    assert "- 3 cells on a CPU, 1 core" in text
+    assert "60 to 60 seconds a cell, finished from 2026-01-02 to 2026-01-02" in text
+    again = write_report(found, tmp_path / "again", runs=[run] * 3)
+    assert again == document
+    for name in ("report.md", "figures/figure-2.png", "figures/figure-3.png"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
