@@ -1,7 +1,7 @@
 """Checks what `make release` built, and tries the wheel where nothing else is installed.
 
-python .ci/release.py dist                    contents, sizes, versions, and a clean environment
-python .ci/release.py dist --contents-only    without the environment
+`python .ci/release.py dist` looks at contents, sizes and versions and makes a clean environment;
+with `--contents-only` it leaves the environment out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEADLINE = f'load_dataset("delia_mix", ratio=2, cache="{PAIRS}", split="train")'
 HEADLINE_ROWS = 300
 
 
-class Fault(Exception):
+class ReleaseError(Exception):
     """Something that must not be published."""
 
 
@@ -37,7 +37,7 @@ def version() -> str:
     """The version that the sources say."""
     found = re.search(r'__version__ = "(.+)"', (ROOT / "delia_data/_version.py").read_text())
     if found is None:
-        raise Fault("delia_data/_version.py names no version")
+        raise ReleaseError("delia_data/_version.py names no version")
     return found[1]
 
 
@@ -46,9 +46,11 @@ def check_changelog(text: str, current: str) -> str:
     found = re.search(r"^## \[?([^\]\s]+)\]?(.*)$", text, re.MULTILINE)
     if found is None or found[1] not in {"Unreleased", current}:
         top = found[0] if found else "nothing"
-        raise Fault(f"CHANGELOG.md begins with {top!r}: neither [Unreleased] nor [{current}]")
+        raise ReleaseError(
+            f"CHANGELOG.md begins with {top!r}: neither [Unreleased] nor [{current}]"
+        )
     if found[1] != "Unreleased" and not re.fullmatch(r" - \d{4}-\d\d-\d\d", found[2]):
-        raise Fault(f"CHANGELOG.md: write the section as '## [{current}] - YYYY-MM-DD'")
+        raise ReleaseError(f"CHANGELOG.md: write the section as '## [{current}] - YYYY-MM-DD'")
     return found[1]
 
 
@@ -64,7 +66,9 @@ def check_sdist(names: set[str], files: list[str]) -> None:
     """Every file of the repository is there."""
     missing = sorted(set(files) - names)
     if missing:
-        raise Fault(f"the sdist lacks {len(missing)} files, such as {missing[0]}: see MANIFEST.in")
+        raise ReleaseError(
+            f"the sdist lacks {len(missing)} files, such as {missing[0]}: see MANIFEST.in"
+        )
 
 
 def check_wheel(names: set[str], files: list[str]) -> None:
@@ -76,14 +80,16 @@ def check_wheel(names: set[str], files: list[str]) -> None:
             expected.add(f"{PACKAGES[top]}/{rest}")
     missing = sorted(expected - names)
     if missing:
-        raise Fault(f"the wheel lacks {missing[0]}: see packages and package_data in setup.cfg")
+        raise ReleaseError(
+            f"the wheel lacks {missing[0]}: see packages and package_data in setup.cfg"
+        )
     own = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
     more = sorted(own - expected)
     if more:
-        raise Fault(f"the wheel holds {more[0]}, which the repository does not")
+        raise ReleaseError(f"the wheel holds {more[0]}, which the repository does not")
     for ending in ("LICENSE", "METADATA", "entry_points.txt"):
         if not any(name.endswith(ending) for name in names - own):
-            raise Fault(f"the wheel has no {ending}")
+            raise ReleaseError(f"the wheel has no {ending}")
 
 
 def check_contents(dist: Path) -> Path:
@@ -99,7 +105,9 @@ def check_contents(dist: Path) -> Path:
     sdist, wheel = (dist / f"delia_data-{current}{end}" for end in (".tar.gz", "-py3-none-any.whl"))
     there = sorted(path.name for path in dist.iterdir())
     if there != sorted([sdist.name, wheel.name]):
-        raise Fault(f"{dist} holds {', '.join(there) or 'nothing'}: empty it and build again")
+        raise ReleaseError(
+            f"{dist} holds {', '.join(there) or 'nothing'}: empty it and build again"
+        )
     section = check_changelog((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), current)
     with tarfile.open(sdist) as archive:
         check_sdist({name.partition("/")[2] for name in archive.getnames()}, files)
@@ -107,7 +115,7 @@ def check_contents(dist: Path) -> Path:
         check_wheel({name for name in archive.namelist() if not name.endswith("/")}, files)
     size = wheel.stat().st_size / 1e6
     if size > WHEEL_MB_AT_MOST:
-        raise Fault(f"the wheel has {size:.1f} MB, more than {WHEEL_MB_AT_MOST}")
+        raise ReleaseError(f"the wheel has {size:.1f} MB, more than {WHEEL_MB_AT_MOST}")
     print(f"contents: {len(files)} files in the sdist; wheel {size:.2f} MB; changelog: {section}")
     return wheel
 
@@ -132,19 +140,21 @@ def try_wheel(wheel: Path) -> None:
                 arguments, cwd=work, env=clean, capture_output=True, text=True, check=False
             )
             if done.returncode:
-                raise Fault(f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
+                raise ReleaseError(
+                    f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}"
+                )
             return done.stdout
 
         found = use(python, "-c", "import delia_data; print(delia_data.__version__)").strip()
         if found != version():
-            raise Fault(f"the installed version is {found}, not {version()}")
+            raise ReleaseError(f"the installed version is {found}, not {version()}")
         doctor = json.loads(use(str(work / "venv" / "bin" / "delia"), "doctor", "--json"))
         if not doctor["registered"] or None in doctor["packages"]["core"].values():
-            raise Fault(f"delia doctor is not content: {doctor}")
+            raise ReleaseError(f"delia doctor is not content: {doctor}")
         line = f"import delia_data; from datasets import load_dataset; print(len({HEADLINE}))"
         count = use(python, "-c", line).split()[-1]
         if count != str(HEADLINE_ROWS):
-            raise Fault(f"{HEADLINE} gives {count} rows, not {HEADLINE_ROWS}")
+            raise ReleaseError(f"{HEADLINE} gives {count} rows, not {HEADLINE_ROWS}")
         print(f"clean environment: delia_data {found}, delia doctor, {HEADLINE}: {count} rows")
 
 
@@ -158,7 +168,7 @@ def main() -> None:
         wheel = check_contents(given.dist)
         if not given.contents_only:
             try_wheel(wheel)
-    except Fault as fault:
+    except ReleaseError as fault:
         sys.exit(f"release: {fault}")
 
 
