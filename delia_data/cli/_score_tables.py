@@ -35,8 +35,8 @@ def print_evaluation(found: Evaluation) -> None:
         _print(("probe", named, "score"), extra)
     first = found.probes[0]
     if first.labels:
-        head = (f"{first.probe}, {named}", "accuracy or F1", "precision", "recall", "rows")
-        _print(head, (row for scores in first.labels for row in _labels(scores)))
+        columns = (f"{first.probe}, {named}", "accuracy or F1", "precision", "recall", "rows")
+        _print(columns, (row for scores in first.labels for row in _labels(scores)))
     _notes(_told(found))
 
 

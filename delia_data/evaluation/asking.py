@@ -151,7 +151,7 @@ def ask_into(
             key = content_id(turns)
             requests[key] = Request(key, turns, row_seed(0, key, "evaluate"))
     answers = _answers(engine, requests, root / ANSWERS, max_tokens, on_progress)
-    return [_answered(probe, row, *both, answers) for probe, row, *both in asked]
+    return [_answered(*each, answers) for each in asked]
 
 
 def _turns(

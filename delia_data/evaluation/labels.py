@@ -175,7 +175,7 @@ _Formula: TypeAlias = Callable[[Sums, Sums, Sums], Sums]
 
 def _divided(top: Sums, bottom: Sums) -> Sums:
     undefined = np.full(top.shape, np.nan)
-    return np.divide(top, bottom, out=undefined, where=bottom > 0)
+    return np.asarray(np.divide(top, bottom, out=undefined, where=bottom > 0))
 
 
 def _precision(tp: Sums, fp: Sums, _: Sums) -> Sums:
@@ -198,7 +198,7 @@ def _macro(of: _Formula) -> Callable[[Sums], Sums]:
 
     def mean(sums: Sums) -> Sums:
         counts = sums.reshape(len(sums), -1, 3)
-        return of(*np.moveaxis(counts, 2, 0)).mean(axis=1)
+        return np.asarray(of(*np.moveaxis(counts, 2, 0)).mean(axis=1))
 
     return mean
 

@@ -168,7 +168,8 @@ def _score_probe(
         return bootstrap_mean([getattr(each, field) for each in found], how, bounds=_SHARE)
 
     scores = [each.score for each in found if each.score is not None]
-    texts = [[getattr(row, n) for row in answered] for n in ("source", "with_token", "expected")]
+    sources = [row.source for row in answered]
+    answers, expected = [r.with_token for r in answered], [r.expected for r in answered]
     return ProbeScores(
         probe=name,
         rows=len(rows),
@@ -180,7 +181,9 @@ def _score_probe(
         cut=(sum(row.with_cut for row in answered), sum(row.without_cut for row in answered)),
         score=bootstrap_mean(scores, how, bounds=_SHARE) if len(scores) == len(found) else None,
         labels=tuple(_labels(found, task.form.labels, how)),
-        translation={metric.name: score_corpus(metric, *texts, how) for metric in metrics},
+        translation={
+            metric.name: score_corpus(metric, sources, answers, expected, how) for metric in metrics
+        },
         wants_format=answered[0].wants_format,
         notes=notes,
     )
