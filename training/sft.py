@@ -44,7 +44,7 @@ from delia_data.training.processes import held_by_main, is_main_process, wait_fo
 from delia_data.training.recipe import as_recipe
 from delia_data.training.settings import TrainSettings
 from delia_data.training.source import Source, open_source
-from delia_data.training.watching import WATCHED
+from delia_data.training.watching import WATCHED, Watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,6 +61,7 @@ def train(
     *,
     on_step: OnStep = lambda step, steps, loss: None,
     on_resolved: Callable[[TrainSettings], None] = lambda settings: None,
+    watches: Sequence[Watch] | None = None,
 ) -> Manifest:
     """Train a model and the token's embedding row on a mixture, in the mixture's order.
 
@@ -73,6 +74,8 @@ def train(
         folder: Where the adapter, the tokenizer, the losses and the manifest go.
         on_step: Called after each step with its number, the number of steps, and the loss.
         on_resolved: Called before anything is loaded, with the settings as they were resolved.
+        watches: What is measured every `watch_every_steps`; the token's distances to its keywords
+            where None.
 
     Returns:
         The manifest of the finished adapter.
@@ -117,7 +120,7 @@ def train(
         with in_one_line(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
             if is_main_process():
                 write_json(root / PLAN, plan)
-            losses = _run(settings, model, tokenizer, rows, root, on_step)
+            losses = _run(settings, model, tokenizer, rows, root, on_step, watches)
             if is_main_process():
                 write_json(root / LOSSES, losses)
                 write_text(root / RECIPE, as_recipe(settings))
@@ -182,6 +185,7 @@ def _run(
     rows: EncodedRows,
     root: Path,
     on_step: OnStep,
+    watches: Sequence[Watch] | None,
 ) -> list[dict[str, float]]:
     """Train, save, and give the loss of every step."""
     import transformers
@@ -230,8 +234,10 @@ def _run(
         )
         trainer.remove_callback(transformers.PrinterCallback)
         if settings.watch_every_steps is not None:
-            watch = AlignmentWatch(settings.token, settings.watch_keywords, init=settings.init)
-            trainer.watch([watch], settings.watch_every_steps, root / WATCHED)
+            if watches is None:
+                keywords = settings.watch_keywords
+                watches = [AlignmentWatch(settings.token, keywords, init=settings.init)]
+            trainer.watch(watches, settings.watch_every_steps, root / WATCHED)
         trainer.train(resume_from_checkpoint=last_checkpoint(root))
         trainer.save_whole(root)
     logged = trainer.state.log_history
