@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from delia_data.errors import FormatError, InputError
 from delia_data.evaluation.answer_format import AnswerFormat
-from delia_data.manifest import Manifest, read_manifest
+from delia_data.manifest import read_manifest
 from delia_data.records import Record
 from delia_data.tasks import QUERY_SLOT, SCORINGS, Scoring, Task, TaskRow, TaskRows, Wording
 from delia_data.tasks import read_task_rows as read_rows
@@ -134,7 +134,9 @@ class AskedTask:
             FormatError: A row is not in its wording.
         """
         root = Path(folder)
-        rows, manifest, wordings = read_rows(root), read_manifest(root), _read_wordings(root)
+        if not root.is_dir():
+            raise InputError(f"{root} is no folder: give the one that delia diversify wrote")
+        manifest, rows, wordings = read_manifest(root), read_rows(root), _read_wordings(root)
         told: Mapping[str, Any] = manifest.details
         known = told.get("scoring")
         by: Scoring | None = scoring or (known if known in SCORINGS else None)
@@ -153,7 +155,7 @@ class AskedTask:
             held_out=tuple(HeldOutRow(_unworded(row, by_id, root), row) for row in rows.test),
             wordings=wordings,
             scoring=by,
-            sha256=_hash_of(manifest),
+            sha256=manifest.inputs.get("task", ""),
         )
 
 
@@ -184,7 +186,3 @@ def _unworded(row: TaskRow, wordings: Mapping[str, Wording], root: Path) -> Reco
             "diversify the task again"
         )
     return with_query(row.record, query)
-
-
-def _hash_of(manifest: Manifest) -> str:
-    return manifest.inputs.get("task", "")
