@@ -47,6 +47,7 @@ from delia_data.training.source import Source, open_source
 from delia_data.training.watching import WATCHED, Watch
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["LOSSES", "load_adapter", "main", "train"]
@@ -114,13 +115,15 @@ def train(
         warnings.warn(line, OwnWordsWarning, stacklevel=2)
     with in_one_line(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
         model = load_prepared(settings, tokenizer)
+    token_id = int(tokenizer.convert_tokens_to_ids(settings.token))
+    lora = None if settings.adaptation == "full" else lora_config(settings, model, token_id)
     with held_by_main(root):
         if _is_done(root, plan):
             return read_manifest(root)
         with in_one_line(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
             if is_main_process():
                 write_json(root / PLAN, plan)
-            losses = _run(settings, model, tokenizer, rows, root, on_step, watches)
+            losses = _run(settings, model, tokenizer, lora, rows, root, on_step, watches)
             if is_main_process():
                 write_json(root / LOSSES, losses)
                 write_text(root / RECIPE, as_recipe(settings))
@@ -182,6 +185,7 @@ def _run(
     settings: TrainSettings,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    lora: LoraConfig | None,
     rows: EncodedRows,
     root: Path,
     on_step: OnStep,
@@ -218,8 +222,6 @@ def _run(
         report_to=list(settings.report_to) or "none",
         disable_tqdm=True,
     )
-    token_id = int(tokenizer.convert_tokens_to_ids(settings.token))
-    lora = None if settings.adaptation == "full" else lora_config(settings, model, token_id)
     with quiet():
         trainer = MixtureTrainer(
             model=model,

@@ -11,6 +11,7 @@ the token in its prompt is a task row, any other a pair, unless a column `source
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ from delia_data.records import read_rows
 
 __all__ = ["Source", "open_source"]
 
+# A Hub id, or one of the names that this package gives to datasets.
+_NAME: Final = re.compile(r"delia_(mix|task|cache)|[\w-][\w.-]*/[\w.-]+")
 _DELIA: Final = "delia://"
 _TRAIN: Final = "train.parquet"
 _FILES: Final = (".parquet", ".jsonl", ".ndjson", ".json")
@@ -118,6 +121,11 @@ def _load(name: str) -> Source:
     if file.is_dir():
         return Source(_read(name, name), name)
     path, _, configuration = name.partition(":")
+    if not _NAME.fullmatch(path):
+        raise InputError(
+            f"{name} is not there: give the folder that delia mix wrote, delia://ratio-4, a file "
+            "of rows, or a dataset's id such as org/name"
+        )
     return Source(_read(path, name, **({"name": configuration} if configuration else {})), name)
 
 

@@ -24,7 +24,7 @@ COMMANDS: Final = {
     "lint": "Prove on tokenised rows that the token is whole and the loss on the answers alone.",
     "prepare": "Add the token to a model, and write that as a folder for any training script.",
     "config": "Write the files with which another trainer trains on a mixture.",
-    "train": "Train a LoRA adapter and the token's embedding on a mixture.",
+    "train": "Fine-tune a model and the token's embedding on a mixture.",
     "evaluate": "Evaluate a model on held-out rows, with the token and without it.",
     "compare": "Show how far two evaluations of one task differ, with paired intervals.",
     "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare it with the paper's "

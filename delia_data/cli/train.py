@@ -1,53 +1,72 @@
-"""`delia train`: LoRA fine-tuning on a mixture."""
+"""`delia train`: fine-tuning on a mixture."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from delia_data.cli._console import console, step
-from delia_data.cli.lint import mixture_rows
-from delia_data.training import read_recipe, recipe_names, train
+from delia_data.cli._console import console, messages, step
+from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._setting_flags import with_setting_flags
+from delia_data.manifest import Manifest
+from delia_data.training import TrainSettings, recipe_names, train
+from delia_data.training.flags import settings_from
+from delia_data.training.own_words import OwnWordsWarning
+from delia_data.training.recipe import as_recipe
 
 __all__ = ["command"]
 
 
+@with_setting_flags
 def command(
-    mixture: Annotated[Path, typer.Argument(help="Folder of a finished mixture.")],
+    mixture: Annotated[
+        str, typer.Argument(help="Mixture's folder, delia://..., or what load_dataset reads.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder of the adapter; a rerun goes on there.")],
+    *,
     recipe: Annotated[
         str, typer.Option(help=f"A .yaml file, or one of {', '.join(recipe_names())}.")
     ] = "smollm2-135m-cpu",
-    model: Annotated[str | None, typer.Option(help="Over the recipe's.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Over the recipe's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Over the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Over the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Over the recipe's.")] = None,
-    device: Annotated[str | None, typer.Option(help="Over the recipe's: cpu, cuda, ...")] = None,
+    as_json: AsJson = False,
+    **given: Any,
 ) -> None:
-    """Train a LoRA adapter and the token's embedding on a mixture."""
-    given = {
-        "model": model,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "seed": seed,
-        "device": device,
-    }
-    over = {name: value for name, value in given.items() if value is not None}
-    settings = replace(read_recipe(recipe), **over)  # type: ignore[arg-type]  # checked on making
-    with step("training") as update:
+    """Fine-tune a model and the token's embedding on a mixture.
+
+    The settings as they were resolved lie beside the adapter as recipe.yaml, which --recipe takes.
+    """
+    settings = settings_from(recipe, given)
+    with warnings.catch_warnings(), step("training") as update:
+        warnings.simplefilter("always", OwnWordsWarning)
+        warnings.showwarning = _show
         manifest = train(
             settings,
-            mixture_rows(mixture),
+            mixture,
             out,
-            on_step=lambda number, steps, _: update(number, steps),
+            on_resolved=_show_settings,
+            on_step=lambda number, steps, loss: update(number, steps, f"loss {loss:.3f}"),
         )
-    console.print(
-        f"{manifest.details['steps']} steps, last loss {manifest.details['last_loss']:.3f}; "
-        f"adapter in {out}",
-        soft_wrap=True,
-    )
+    if as_json:
+        show_json({"adapter": out, **manifest.model_dump(mode="json", exclude={"files"})})
+    else:
+        console.print(_told(manifest, out), soft_wrap=True)
+
+
+def _show_settings(settings: TrainSettings) -> None:
+    messages.print(as_recipe(settings).rstrip(), markup=False, soft_wrap=True)
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning in one line, with nothing of where in the code it arose."""
+    messages.print(f"warning: {message}", style="bold red", markup=False, soft_wrap=True)
+
+
+def _told(manifest: Manifest, out: Path) -> str:
+    details = manifest.details
+    parts = [f"{details['steps']} steps, last loss {details['last_loss']:.3f}"]
+    if "cut" in details:
+        parts.append(f"{details['cut']} rows were cut")
+    parts += [f"{count} rows left out ({why})" for why, count in manifest.dropped.items()]
+    return f"{', '.join(parts)}; adapter in {out}"
