@@ -170,7 +170,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UnfinishedError):
         AskedTask.read(tmp_path / "begun")
     rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
-    rows[0]["messages"][0]["content"] += " And more."
+    rows[0]["messages"][0]["content"] = "Something else <sep>"
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     manifest = read_manifest(folder)
     finish(folder, Manifest(**{**manifest.model_dump(), "files": {}}))

@@ -1,0 +1,195 @@
+"""Asking: each question once, resumable answer by answer, whatever stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from delia_data.diversify import diversify
+from delia_data.engines import MockEngine, Request
+from delia_data.errors import (
+    EngineError,
+    ForeignFolderError,
+    InputError,
+    LockedError,
+    OutputError,
+    SettingsError,
+)
+from delia_data.evaluation import AskedTask, Probe, ask, make_probes
+from delia_data.evaluation.answer_log import Answer, AnswerLog
+from delia_data.files import folder_lock
+from delia_data.records import Message
+from delia_data.tasks import bundled_task, bundled_wordings
+
+TASK, WORDINGS = bundled_task(), bundled_wordings()
+ASKED = AskedTask.of(TASK, diversify(TASK, WORDINGS), WORDINGS)
+JSON = "{'thought': 'x', 'hallucination': 'no'}"
+
+
+def probes(rows: int = 5, *names: str) -> tuple[Probe, ...]:
+    return make_probes(ASKED, names or ("held-out", "bare", "negative"), rows=rows)
+
+
+class Counting(MockEngine):
+    """Answers with JSON where the token is named, and keeps what it was asked."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(answer=self._answer, **settings)  # type: ignore[arg-type]
+        self.asked: list[str] = []
+
+    def _answer(self, request: Request) -> str:
+        self.asked.append(request.messages[-1].content)
+        return JSON if "<sep>" in self.asked[-1] else f"It says: {self.asked[-1]}"
+
+
+def test_every_question_is_asked_once_and_answered_in_its_place(tmp_path: Path) -> None:
+    engine = Counting(shuffle=8)
+    told: list[tuple[int, int]] = []
+    rows = ask(engine, probes(), tmp_path, on_progress=lambda *each: told.append(each))
+    # the plain questions of held-out and negative are the same
+    assert len(engine.asked) == len(set(engine.asked)) == 5 * (2 + 2 + 1)
+    assert told[0] == (0, 25)
+    assert told[-1] == (25, 25)
+    assert [row.probe for row in rows] == ["held-out"] * 5 + ["bare"] * 5 + ["negative"] * 5
+    for row in rows:
+        assert "<sep>" in row.question
+        assert row.with_token == JSON
+        assert row.without_token == f"It says: {row.plain}"
+        assert row.source in row.plain
+        assert row.wants_format == (row.probe != "negative")
+    assert not any(row.with_cut for row in rows)
+
+
+def test_a_rerun_asks_nothing_and_more_rows_ask_only_for_new_ones(tmp_path: Path) -> None:
+    first = ask(Counting(), probes(3, "held-out"), tmp_path)
+    again = Counting()
+    assert ask(again, probes(3, "held-out"), tmp_path) == first
+    assert not again.asked
+    more = Counting()
+    rows = ask(more, probes(5), tmp_path)
+    assert rows[:3] == first
+    assert len(more.asked) == 25 - 6
+
+
+def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
+    rows = ask(Counting(), probes(2, "bare"), tmp_path, max_tokens=3)
+    assert all(row.with_cut and row.without_cut for row in rows)
+    assert rows[0].with_token == "{'thought': 'x', 'hallucination':"
+
+
+def test_failures_leave_what_was_answered(tmp_path: Path) -> None:
+    fails = Counting(fail=lambda request: "negative" in request.id or request.id[0] in "0123")
+    with pytest.raises(EngineError, match=r"questions failed, the last one because of the mock"):
+        ask(fails, probes(), tmp_path)
+    rest = Counting()
+    rows = ask(rest, probes(), tmp_path)
+    assert len(rest.asked) + len(fails.asked) == 25
+    assert not set(rest.asked) & set(fails.asked)
+    assert len(rows) == 15
+
+
+def test_a_dead_engine_is_not_asked_for_ever(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def fail(request: Request) -> bool:
+        asked.append(request.id)
+        return True
+
+    with pytest.raises(EngineError, match="16 questions failed"):
+        ask(Counting(fail=fail), probes(20), tmp_path)
+    assert len(asked) == 16
+
+
+def test_prompts_are_built(tmp_path: Path) -> None:
+    shown = (Message("user", "Like this."), Message("assistant", "So."))
+
+    def build(prompt: Sequence[Message], query: str) -> tuple[Message, ...]:
+        assert query in prompt[-1].content
+        return (*shown, *prompt)
+
+    engine = Counting()
+    rows = ask(engine, probes(2, "bare"), tmp_path, build=build, prompts="shown")
+    assert all("Like this" not in row.question for row in rows)
+    assert json.loads((tmp_path / "asking.json").read_text())["prompts"] == "shown"
+    with pytest.raises(SettingsError, match="prompts was 'shown' and is now ''"):
+        ask(engine, probes(2, "bare"), tmp_path)
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    ask(Counting(), probes(2, "bare"), tmp_path)
+    with pytest.raises(SettingsError, match="max_tokens was 96 and is now 8"):
+        ask(Counting(), probes(2, "bare"), tmp_path, max_tokens=8)
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no rows"):
+        ask(Counting(), [Probe("empty", ())], tmp_path / "new")
+    with folder_lock(tmp_path / "held"), pytest.raises(LockedError):
+        ask(Counting(), probes(), tmp_path / "held")
+    (tmp_path / "answers.jsonl").write_text("somebody's")
+    with pytest.raises(ForeignFolderError, match=r"answers\.jsonl"):
+        ask(Counting(), probes(), tmp_path)
+
+
+def test_a_line_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    answers = [Answer(str(i), f"text {i} é", i, False) for i in range(3)]
+    with AnswerLog(path) as log:
+        for answer in answers:
+            log.add(answer)
+    whole = path.read_bytes()
+    for cut in (1, 5, 30):
+        path.write_bytes(whole[:-cut])
+        with AnswerLog(path) as log:
+            assert list(log.answers.values()) == answers[:2]
+            log.add(answers[2])
+        assert path.read_bytes() == whole
+    path.write_bytes(whole.replace(b'"1"', b'"1'))
+    with pytest.raises(OutputError, match=r"answers.jsonl:2: the line is damaged"):
+        AnswerLog(path)
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from unit.test_asking import Counting, probes
+from delia_data.evaluation import ask
+ask(Counting(stall_s=0.02), probes(), sys.argv[1])
+"""
+
+
+@pytest.fixture
+def slow_asking(tmp_path: Path) -> Callable[[], subprocess.Popen[bytes]]:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")])
+
+    return start
+
+
+def test_a_kill_takes_nothing_that_was_answered(
+    tmp_path: Path, slow_asking: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    log = tmp_path / "out" / "answers.jsonl"
+    process = slow_asking()
+    while not log.exists() or log.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = [json.loads(line)["id"] for line in log.read_bytes().splitlines() if line[-1:] == b"}"]
+    assert 5 <= len(done) < 25
+    engine = Counting()
+    rows = ask(engine, probes(), tmp_path / "out")
+    assert len(engine.asked) == 25 - len(done)
+    assert rows == ask(Counting(), probes(), tmp_path / "unbroken")
