@@ -74,7 +74,15 @@ def load_adapter(
         model = load_model(folder, device=device, dtype=getattr(torch, settings.dtype))
         return model, load_tokenizer(folder)
     trained, tokenizer = open_adapter(folder, device=device)
-    merged: PreTrainedModel = trained.merge_and_unload()
+    base = trained.get_base_model()
+    tied = bool(getattr(base.config.get_text_config(), "tie_word_embeddings", False))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no longer tied after merging.*")
+        merged: PreTrainedModel = trained.merge_and_unload()
+    if tied:  # merging writes the same rows into two copies
+        merged.config.get_text_config().tie_word_embeddings = True
+        merged.config.tie_word_embeddings = True
+        merged.tie_weights()
     # Trainable again, as a model that was just loaded is: with a frozen head torch.matmul copies
     # the head for every row of a batch (3 GB for 50 rows of the embedded model).
     return merged.requires_grad_(True).eval(), tokenizer

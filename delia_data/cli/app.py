@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "prepare": "Add the token to a model, and write that as a folder for any training script.",
     "config": "Write the files with which another trainer trains on a mixture.",
     "train": "Fine-tune a model and the token's embedding on a mixture.",
+    "export": "Write a trained adapter so that any engine serves it: merged, or as plain LoRA.",
     "evaluate": "Evaluate a model on held-out rows, with the token and without it.",
     "compare": "Show how far two evaluations of one task differ, with paired intervals.",
     "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare it with the paper's "
