@@ -33,6 +33,7 @@ __all__ = [
     "LOSSES",
     "PLAN",
     "RECIPE",
+    "TENSORBOARD",
     "adapter_names",
     "adapter_settings",
     "load_adapter",
@@ -43,6 +44,8 @@ LOSSES: Final = "losses.json"
 PLAN: Final = "training.json"
 """What the training was begun with; a rerun with other settings or rows is refused."""
 RECIPE: Final = "recipe.yaml"
+TENSORBOARD: Final = ".tensorboard"
+"""Where TensorBoard's events go, unless TENSORBOARD_LOGGING_DIR says otherwise."""
 
 _PATTERNS: Final = (
     *("adapter_*", "tokenizer*", "special_tokens*", "chat_template*", "README.md", "runs"),

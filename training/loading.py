@@ -32,7 +32,13 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    cuda = device.startswith("cuda")
+    if device.startswith("cuda:"):
+        number = device.removeprefix("cuda:")
+        raise InputError(
+            f"device {device!r} names one GPU of several: set CUDA_VISIBLE_DEVICES={number}, and "
+            "device to cuda"
+        )
+    cuda = device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise InputError(f"device {device!r} cannot be used: torch finds no CUDA; try --device cpu")
     if settings.adaptation == "qlora":

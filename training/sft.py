@@ -28,7 +28,14 @@ from delia_data.manifest import (
     read_manifest,
 )
 from delia_data.models import quiet
-from delia_data.training.adapter import LOSSES, PLAN, RECIPE, adapter_names, load_adapter
+from delia_data.training.adapter import (
+    LOSSES,
+    PLAN,
+    RECIPE,
+    TENSORBOARD,
+    adapter_names,
+    load_adapter,
+)
 from delia_data.training.checkpoints import CHECKPOINTS, last_checkpoint
 from delia_data.training.encoding import EncodedRows, count_rows, encode_rows
 from delia_data.training.faults import in_one_line
@@ -194,6 +201,7 @@ def _run(
     """Train, save, and give the loss of every step."""
     import transformers
     import trl
+    from transformers.integrations import TensorBoardCallback
 
     from delia_data.training.alignment_watch import AlignmentWatch
     from delia_data.training.progress import StepCallback
@@ -222,6 +230,8 @@ def _run(
         report_to=list(settings.report_to) or "none",
         disable_tqdm=True,
     )
+    if config.n_gpu > 1:
+        config._n_gpu = 1  # one process computes on one GPU; several are for accelerate launch
     with quiet():
         trainer = MixtureTrainer(
             model=model,
@@ -235,6 +245,9 @@ def _run(
             token_learning_rate=settings.token_learning_rate,
         )
         trainer.remove_callback(transformers.PrinterCallback)
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                callback.logging_dir = str(root / TENSORBOARD)
         if settings.watch_every_steps is not None:
             if watches is None:
                 keywords = settings.watch_keywords
