@@ -84,7 +84,7 @@ def command(
         document = reproduce(
             run,
             workers=workers,
-            on_progress=lambda what, done, of, note: updates[what](done, of, note),
+            on_progress=lambda what, done, of: updates[what](done, of),
         )
     if as_json:
         show_json(document)

@@ -27,11 +27,9 @@ from delia_data.evaluation.aligning import measure_alignment
 from delia_data.evaluation.asking import ask
 from delia_data.evaluation.first_token import StateSpaceWatch
 from delia_data.evaluation.outcomes import read_answers
-from delia_data.evaluation.probes import ProbeRow
 from delia_data.files import file_sha256, write_json
 from delia_data.manifest import MANIFEST, Manifest, finish, read_manifest
 from delia_data.models import identify, load_model, load_tokenizer
-from delia_data.records import Message
 from delia_data.reproduction.cell import Cell
 from delia_data.reproduction.ground import Ground
 from delia_data.reproduction.result import (
@@ -42,7 +40,7 @@ from delia_data.reproduction.result import (
 )
 from delia_data.reproduction.task_loss import LOSS, TaskLossWatch
 from delia_data.training import TrainSettings, load_adapter, train
-from delia_data.training.baselines import Baseline, Material, Prompt, Training, baseline
+from delia_data.training.baselines import Baseline, Material, Training, baseline
 from delia_data.training.loading import load_prepared, load_prepared_tokenizer, resolve
 from delia_data.training.watching import read_watched
 
@@ -121,18 +119,6 @@ def run_cell(
     )
 
 
-class _Prompt:
-    """A method's prompt as the evaluation takes it."""
-
-    def __init__(self, name: str, prompt: Prompt) -> None:
-        self.name = name
-        self.prompt = prompt
-
-    def __call__(self, prompt: tuple[Message, ...], row: ProbeRow) -> tuple[Message, ...]:
-        """The turns to ask."""
-        return self.prompt(prompt, row.query)
-
-
 class _Clock:
     """Seconds by step, over all tries: they outlive a kill."""
 
@@ -157,7 +143,11 @@ def _train(training: Training | None, ground: Ground, adapter: Path) -> Manifest
         return None
     rows, experiment = ground.watched(), ground.experiment
     watches = [TaskLossWatch(rows), StateSpaceWatch(rows, name=_STATES)]
-    settings = replace(training.settings, watch_every_steps=experiment.watch_every_steps)
+    settings = replace(
+        training.settings,
+        watch_every_steps=experiment.watch_every_steps,
+        watch_keywords=ground.task.keywords,
+    )
     train(settings, [dict(row) for row in training.rows], adapter, watches=watches)
     return read_manifest(adapter)
 
@@ -189,8 +179,15 @@ def _ask(
     engine: Engine = TransformersEngine(model, tokenizer, batch_size=size)
     if method.engine is not None:
         engine = method.engine(model, tokenizer, material, max(1, size // 2))
-    build = None if method.prompt is None else _Prompt(method.name, method.prompt(material))
-    rows = ask(engine, ground.probes, folder, max_tokens=ground.experiment.max_tokens, build=build)
+    build = None if method.prompt is None else method.prompt(material)
+    rows = ask(
+        engine,
+        ground.probes,
+        folder,
+        max_tokens=ground.experiment.max_tokens,
+        build=build,
+        prompts="" if build is None else method.name,
+    )
     read = read_answers(ground.asked, rows)
     found = {}
     for probe in ground.probes:

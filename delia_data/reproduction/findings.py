@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-from delia_data.reproduction.curves import reduction_curves, task_loss_curves
+from delia_data.reproduction.curves import Curve, reduction_curves, task_loss_curves
 from delia_data.reproduction.results import Results
-from delia_data.reproduction.seeds import Measured
+from delia_data.reproduction.seeds import Measured, over_seeds
 from delia_data.training.baselines import BASELINES
 
 __all__ = ["Finding", "find"]
 
 Verdict = Literal["agrees", "disagrees", "unclear", "not run"]
 _FORMATTED: Final = "formatted-text"
+_LEAST_CHANGE: Final = 0.01  # of the end of a curve; smaller ones are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +77,35 @@ def _accuracy(results: Results) -> list[Finding]:
 
 def _nearest(results: Results) -> Finding:
     claim = "DELIA brings the token nearer to its keywords than any other method (Table 1)."
-    words = results.keywords(_FORMATTED)
-    means: dict[str, float] = {}
-    for method in BASELINES:
-        if method == "pairs_only":  # it does not see the token
-            continue
-        found = results.of(_FORMATTED, method)
-        known = [results.distance(found, word, measure="relative") for word in words]
-        if known and all(one is not None for one in known):
-            means[method] = sum(one.value for one in known if one) / len(known)
+    # Diverse data alone do not name the token.
+    means = {m: known for m in BASELINES if m != "pairs_only" and (known := _mean(results, m))}
     others = {method: value for method, value in means.items() if method != "delia"}
     if "delia" not in means or not others:
         return Finding(claim, "not run", "DELIA, or all others, have not been run.")
-    best = min(others, key=lambda method: others[method])
+    best = min(others, key=lambda method: others[method].value)
+    ours, theirs = means["delia"], others[best]
+    words = " and ".join(f"“{word}”" for word in results.keywords(_FORMATTED))
     told = (
-        f"Middle block, L2 over that of ordinary words, mean of {_and(words)}: DELIA "
-        f"{means['delia']:.3f}, the nearest other is {BASELINES[best].title} with "
-        f"{others[best]:.3f}; before any training it is {_or_none(means.get('original'))}."
+        f"Middle block, L2 over that of ordinary words, mean of {words}: DELIA "
+        f"{_told(ours, False)}; the nearest other is {BASELINES[best].title} with "
+        f"{_told(theirs, False)}."
     )
-    return Finding(claim, "agrees" if means["delia"] < others[best] else "disagrees", told)
+    if max(ours.by_seed) < min(theirs.by_seed):
+        return Finding(claim, "agrees", told)
+    if min(ours.by_seed) > max(theirs.by_seed):
+        return Finding(claim, "disagrees", told)
+    return Finding(claim, "unclear", f"{told} Seeds overlap.")
+
+
+def _mean(results: Results, method: str) -> Measured | None:
+    """Mean over the keywords of the relative distance in the middle block."""
+    found = results.of(_FORMATTED, method)
+    words = results.keywords(_FORMATTED)
+    known = [results.distance(found, word, measure="relative") for word in words]
+    seeds = [one.by_seed for one in known if one is not None]
+    if not seeds or len(seeds) < len(known):
+        return None
+    return over_seeds([sum(values) / len(values) for values in zip(*seeds, strict=True)])
 
 
 def _ablation(results: Results) -> list[Finding]:
@@ -113,14 +124,13 @@ def _ablation(results: Results) -> list[Finding]:
 
 def _loss(results: Results) -> Finding:
     claim = "More diverse data ends in a lower loss on the task (Figure 3)."
-    ends = [(curve.ratio, curve.mean[-1]) for curve in task_loss_curves(results)]
-    return _falling(claim, ends, "loss on held-out rows at the end")
+    return _falling(claim, task_loss_curves(results), "loss on held-out rows at the end")
 
 
 def _states(results: Results) -> Finding:
     claim = "More diverse data leaves fewer states, relative to diverse data alone (Figure 4)."
-    ends = [(curve.ratio, curve.mean[-1]) for curve in reduction_curves(results)]
-    return _falling(claim, ends, "times fewer states at the end", rising=True)
+    what = "times fewer states at the end"
+    return _falling(claim, reduction_curves(results), what, rising=True)
 
 
 def _translation(results: Results) -> list[Finding]:
@@ -161,19 +171,26 @@ def _apart(high: Measured, low: Measured) -> bool:
     return high.low is None or low.high is None or high.low > low.high
 
 
-def _falling(
-    claim: str, ends: Sequence[tuple[float, float]], what: str, *, rising: bool = False
-) -> Finding:
-    if len(ends) < 2:
+def _falling(claim: str, curves: Sequence[Curve], what: str, *, rising: bool = False) -> Finding:
+    """Judge whether the ends of curves fall, or rise, from each ratio to the next."""
+    if len(curves) < 2:
         return Finding(claim, "not run", "Fewer than two ratios have been run.")
-    values = [value for _, value in ends]
-    pairs = list(pairwise(values))
-    told = f"{what}: " + ", ".join(f"{value:.3g} at ratio {ratio:g}" for ratio, value in ends) + "."
-    if all(b > a if rising else b < a for a, b in pairs):
+    ends = ", ".join(f"{curve.mean[-1]:.3g} at ratio {curve.ratio:g}" for curve in curves)
+    told = f"{what[0].upper()}{what[1:]}: {ends}."
+    ways = {_way(a, b) for a, b in pairwise(curves)}
+    if ways == {1 if rising else -1}:
         return Finding(claim, "agrees", told)
-    if all(b <= a if rising else b >= a for a, b in pairs):
+    if ways == {-1 if rising else 1}:
         return Finding(claim, "disagrees", told)
-    return Finding(claim, "unclear", f"{told} It goes both ways.")
+    return Finding(claim, "unclear", f"{told} It does not go one way beyond the seeds' range.")
+
+
+def _way(a: Curve, b: Curve) -> int:
+    """1 where a curve ends above another for all seeds and by 1%, -1 where below, else 0."""
+    low, high = min(a.high[-1], b.high[-1]), max(a.low[-1], b.low[-1])
+    if high < low * (1 + _LEAST_CHANGE):
+        return 0
+    return 1 if b.mean[-1] > a.mean[-1] else -1
 
 
 def _told(measured: Measured, share: bool) -> str:
@@ -183,11 +200,3 @@ def _told(measured: Measured, share: bool) -> str:
     if measured.low is not None and measured.high is not None:
         text += f" [{write(measured.low)}, {write(measured.high)}]"
     return text + (f" (seeds {seeds})" if len(measured.by_seed) > 1 else " (one seed)")
-
-
-def _and(words: Sequence[str]) -> str:
-    return " and ".join(f"“{word}”" for word in words)
-
-
-def _or_none(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f}"

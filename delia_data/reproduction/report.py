@@ -103,8 +103,16 @@ def _table(table: Table) -> Iterator[str]:
     if not table.run:
         yield "Not run: no cell of this table is finished."
         return
-    yield _line((*table.heads, *(part for c in table.columns for part in (c, "*paper*"))))
-    yield _line(["---"] * len(table.heads) + ["---:"] * (2 * len(table.columns)))
+    columns = range(len(table.columns))
+    # The paper has a column beside ours where it has any number for it.
+    known = [any(line.entries[i].paper is not None for line in table.lines) for i in columns]
+    named = [
+        part
+        for column, has in zip(table.columns, known, strict=True)
+        for part in ([column, "*paper*"] if has else [column])
+    ]
+    yield _line((*table.heads, *named))
+    yield _line(["---"] * len(table.heads) + ["---:"] * len(named))
     previous: tuple[str, ...] = ()
     for line in table.lines:
         if all(entry.ours is None and entry.paper is None for entry in line.entries):
@@ -113,7 +121,12 @@ def _table(table: Table) -> Iterator[str]:
         if len(heads) > 1 and previous[:1] == line.heads[:1]:
             heads[0] = ""
         previous = line.heads
-        yield _line((*heads, *(part for e in line.entries for part in (_ours(e), _paper(e)))))
+        parts = [
+            part
+            for entry, has in zip(line.entries, known, strict=True)
+            for part in ([_ours(entry), _paper(entry)] if has else [_ours(entry)])
+        ]
+        yield _line((*heads, *parts))
     if table.missing:
         yield ""
         yield f"Not run: {', '.join(table.missing)}."
@@ -169,7 +182,10 @@ def _interval(measured: Measured, entry: Entry) -> str:
 
 
 def _paper(entry: Entry) -> str:
-    return "–" if entry.paper is None else f"*{_written(entry.paper, entry)}*"
+    if entry.paper is None:
+        return "–"
+    # As the paper writes it.
+    return f"*{entry.paper:g}*" if entry.unit == "number" else f"*{_written(entry.paper, entry)}*"
 
 
 def _written(value: float, entry: Entry) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from delia_data.errors import EngineError, InputError
 from delia_data.files import folder_lock
 from delia_data.manifest import is_finished
-from delia_data.reproduction.estimate import estimate, read_runs
+from delia_data.reproduction.estimate import read_runs
 from delia_data.reproduction.ground import sample_cache
 from delia_data.reproduction.report import write_reproduction
 from delia_data.reproduction.results import read_results
@@ -18,8 +18,8 @@ from delia_data.reproduction.workers import FAILED, failures, run_cells, start_w
 
 __all__ = ["OnProgress", "reproduce"]
 
-OnProgress = Callable[[str, float, float, str], None]
-"""Takes what is being done, how much of it is done, how much there is, and a few words."""
+OnProgress = Callable[[str, float, float], None]
+"""Takes what is being done, how much of it is done, and how much there is."""
 
 _LOOK_S = 1.0
 
@@ -28,7 +28,7 @@ def reproduce(
     run: Run,
     *,
     workers: int = 1,
-    on_progress: OnProgress = lambda what, done, of, note: None,
+    on_progress: OnProgress = lambda what, done, of: None,
 ) -> dict[str, Any]:
     """Run what is not finished of a grid, and write the report of what is.
 
@@ -61,7 +61,7 @@ def reproduce(
                 model,
                 how,
                 device=run.device,
-                on_progress=lambda kept, of: on_progress("sampling", kept, of, ""),
+                on_progress=lambda kept, of: on_progress("sampling", kept, of),
             )
     _run(run, workers, on_progress)
     with folder_lock(run.out):
@@ -80,9 +80,7 @@ def _run(run: Run, workers: int, on_progress: OnProgress) -> None:
 
     def tell() -> None:
         done = sum(is_finished(run.folder(cell)) for cell in cells)
-        left = estimate(run).seconds(workers)
-        note = "" if left is None else f"about {left / 60:.0f} minutes left"
-        on_progress("cells", done, len(cells), note)
+        on_progress("cells", done, len(cells))
 
     tell()
     if all(is_finished(run.folder(cell)) for cell in cells):
