@@ -50,6 +50,8 @@ def files(plan: ExchangePlan) -> dict[str, str]:
         "save_steps": settings.save_every_steps,
         "report_to": "none",
     }
+    if settings.device == "cpu":
+        config |= {"use_cpu": True, "bf16": False}
     # Without a name the chat format is read off the tokenizer's own template, by putting a system
     # turn to it.
     if plan.family is not None:
@@ -61,7 +63,7 @@ def files(plan: ExchangePlan) -> dict[str, str]:
             "trainer"
         )
     if settings.neftune_alpha is not None:
-        config["neftune_alpha"] = settings.neftune_alpha
+        config["neftune_noise_alpha"] = settings.neftune_alpha
     if settings.adaptation != "full":
         config |= {
             "lora_rank": settings.rank,

@@ -1,0 +1,299 @@
+"""Files for other trainers: their keys, and what the settings come to in each.
+
+The keys are checked against the names that the packages know, taken from their own classes and
+written down in `trainer_keys.json`; `tests/engines/test_other_loaders.py` asks the packages.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chat_models import LLAMA2_WITHOUT_SYSTEM, family
+from command_line import Delia, refused
+
+from delia_data.errors import ForeignFolderError, InputError, TokenError, UnfinishedError
+from delia_data.mixing import mix, save_mixture
+from delia_data.models import quiet
+from delia_data.records import Format, Record, read_records
+from delia_data.tasks import TaskRow
+from delia_data.training import TrainSettings, read_recipe
+from delia_data.training.exchange import TRAINERS, Exchanged, TrainerName, write_config
+from delia_data.training.prepare import prepare
+
+KEYS: dict[str, dict[str, str]] = json.loads(
+    (Path(__file__).parents[1] / "trainer_keys.json").read_text("utf-8")
+)
+SETTINGS = TrainSettings(batch_size=4, max_length=200, epochs=2, seed=5, warmup_steps=1)
+TASK = [TaskRow(Record.pair("As <sep>: is it so?", "{'so': 'yes'}"))]
+PAIRS = [Record.pair(f"Question {i}?", f"Answer {i}.") for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where models lie that several tests share; none of them is written to."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def model(
+    made: Path,
+    make_tiny_model: Callable[..., Any],
+    make_tiny_tokenizer: Callable[[], Any],
+) -> Callable[..., Path]:
+    """Prepares a random tiny model; its tokenizer may be that of a family."""
+
+    def make(name: str | None = None, template: str | None = None) -> Path:
+        base, folder = made / f"base-{name}-{template is None}", made / f"{name}-{template is None}"
+        if folder.is_dir():
+            return folder
+        tokenizer = family(name) if name else make_tiny_tokenizer()
+        if template is not None:
+            tokenizer.chat_template = template
+        with quiet():
+            make_tiny_model(vocabulary=len(tokenizer)).save_pretrained(base)
+        tokenizer.save_pretrained(base)
+        prepare(base, folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a mixture of one task row and four pairs."""
+
+    def make(format: Format = "messages", token: str = "<sep>") -> Path:
+        folder = tmp_path / f"mix-{format}-{len(token)}"
+        task = [TaskRow(Record.pair(f"As {token}: is it so?", "{'so': 'yes'}"))]
+        save_mixture(mix(task, PAIRS, ratio=4, format=format, token=token), folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def write(
+    model: Callable[..., Path], mixture: Callable[..., Path], tmp_path: Path
+) -> Callable[..., Exchanged]:
+    """Writes the files of a trainer."""
+
+    def write(
+        trainer: TrainerName,
+        settings: TrainSettings = SETTINGS,
+        *,
+        format: Format = "messages",
+        name: str | None = None,
+    ) -> Exchanged:
+        folder = tmp_path / f"{trainer}-{format}"
+        return write_config(trainer, mixture(format), model(name), folder, settings=settings)
+
+    return write
+
+
+def read(written: Exchanged, name: str) -> Any:
+    """A file of what was written: YAML, which JSON is too."""
+    (file,) = (file for file in written.files if file.name == name)
+    return yaml.safe_load(file.read_text("utf-8"))
+
+
+def unknown(config: dict[str, Any], package: str, part: str) -> set[str]:
+    return set(config) - set(KEYS[package][part].split())
+
+
+WAYS = [
+    SETTINGS,
+    replace(SETTINGS, token_training="lora", adaptation="qlora", device="cuda"),
+    replace(SETTINGS, adaptation="full", neftune_alpha=5.0, dtype="float32", truncate=True),
+    replace(SETTINGS, token_learning_rate=0.01, gradient_checkpointing=False, device="cuda"),
+    read_recipe("paper-llama2-7b"),
+    read_recipe("smollm2-135m-cpu"),
+]
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=range(len(WAYS)))
+class TestKeys:
+    def test_axolotl(self, write: Callable[..., Exchanged], settings: TrainSettings) -> None:
+        config = read(write("axolotl", settings), "axolotl.yaml")
+        assert unknown(config, "axolotl 0.19.0", "config") == set()
+        assert unknown(config["datasets"][0], "axolotl 0.19.0", "dataset") == set()
+
+    def test_llama_factory(self, write: Callable[..., Exchanged], settings: TrainSettings) -> None:
+        written = write("llama-factory", settings)
+        package = "llamafactory 0.9.5"
+        assert unknown(read(written, "llama_factory.yaml"), package, "arguments") == set()
+        (rows,) = read(written, "dataset_info.json").values()
+        assert unknown(rows, package, "dataset") == set()
+        assert unknown(rows["columns"], package, "columns") == set()
+        assert unknown(rows["tags"], package, "tags") == set()
+        assert rows["formatting"] in KEYS[package]["formatting"].split()
+        assert Path(rows["file_name"]).suffix[1:] in KEYS[package]["file endings"].split()
+
+    def test_unsloth(self, write: Callable[..., Exchanged], settings: TrainSettings) -> None:
+        trl = pytest.importorskip("trl")
+        (file,) = write("unsloth", settings).files
+        tree = ast.parse(file.read_text("utf-8"))
+        compile(tree, str(file), "exec")
+        calls = {
+            ast.unparse(node.func): {str(keyword.arg) for keyword in node.keywords}
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+        }
+        known = {name: set(of.split()) for name, of in KEYS["unsloth 2026.10.9"].items()}
+        known["UnslothTrainingArguments"] |= set(trl.SFTConfig.__dataclass_fields__)
+        adapted = settings.adaptation != "full"
+        assert ("FastLanguageModel.get_peft_model" in calls) == adapted
+        for name in known.keys() & calls.keys():
+            assert calls[name] <= known[name]
+
+
+def test_what_the_settings_come_to_in_axolotl(write: Callable[..., Exchanged]) -> None:
+    written = write("axolotl")
+    config = read(written, "axolotl.yaml")
+    assert config["peft_trainable_token_indices"] == {"embed_tokens": [261]}
+    assert config["lora_target_modules"] == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert (config["micro_batch_size"], config["gradient_accumulation_steps"]) == (4, 1)
+    assert (config["sequence_len"], config["excess_length_strategy"]) == (200, "raise")
+    assert (config["shuffle_merged_datasets"], config["curriculum_sampling"]) == (False, True)
+    assert (config["num_epochs"], config["seed"], config["learning_rate"]) == (2.0, 5, 2e-4)
+    assert "eot_tokens" not in config
+    assert Path(config["datasets"][0]["path"]) == written.rows
+    assert written.notes == ()
+    assert written.command == f"axolotl train {written.files[0]}"
+
+
+def test_an_end_of_turn_that_is_not_the_end_of_sequence(write: Callable[..., Exchanged]) -> None:
+    pytest.importorskip("trl")
+    config = read(write("axolotl", name="gemma"), "axolotl.yaml")
+    assert config["eot_tokens"] == ["<end_of_turn>"]
+    assert config["datasets"][0]["train_on_eot"] == "turn"
+
+
+def test_what_the_settings_come_to_in_llama_factory(write: Callable[..., Exchanged]) -> None:
+    written = write("llama-factory", replace(SETTINGS, targets=("all-linear",)))
+    config = read(written, "llama_factory.yaml")
+    linear = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    assert config["lora_target"] == f"{linear},embed_tokens"
+    assert config["dataset_dir"] == str(written.files[0].parent)
+    assert config["dataset"] in read(written, "dataset_info.json")
+    assert (config["disable_shuffling"], config["cutoff_len"]) == (True, 200)
+    assert "template" not in config
+    assert any("LoRA adapts the embedding" in note for note in written.notes)
+
+
+@pytest.mark.parametrize(("name", "format"), [("gemma", "gemma"), ("llama-2", "llama2")])
+def test_formats_that_llama_factory_knows_by_name(
+    write: Callable[..., Exchanged], name: str, format: str
+) -> None:
+    pytest.importorskip("trl")
+    assert read(write("llama-factory", name=name), "llama_factory.yaml")["template"] == format
+
+
+def test_a_format_that_llama_factory_cannot_read(
+    model: Callable[..., Path], mixture: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = model("smollm2", template=LLAMA2_WITHOUT_SYSTEM.replace("INST", "ASK"))
+    with pytest.raises(InputError, match="only where it has system turns"):
+        write_config("llama-factory", mixture(), folder, tmp_path / "out", settings=SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("format", ["messages", "prompt_completion", "alpaca", "sharegpt"])
+def test_rows_that_the_trainer_cannot_read_are_written_anew(
+    write: Callable[..., Exchanged], trainer: TrainerName, format: Format, tmp_path: Path
+) -> None:
+    readable = {
+        "axolotl": {"messages", "sharegpt"},
+        "llama-factory": {"messages", "sharegpt", "alpaca"},
+        "trl": {"prompt_completion"},
+        "unsloth": {"messages"},
+    }
+    rows = write(trainer, format=format).rows
+    in_place = rows.parent.name.startswith("mix-")
+    assert in_place == (format in readable[trainer])
+    if not in_place:
+        found = sorted(record.id for record in read_records(rows))
+        assert found == sorted(record.id for record in [TASK[0].record, *PAIRS])
+
+
+def test_the_order_of_rows_written_anew(write: Callable[..., Exchanged]) -> None:
+    import pyarrow.parquet as pq
+
+    kept = write("axolotl").rows
+    anew = write("trl").rows
+    wanted = [row["messages"][-1]["content"] for row in pq.read_table(kept).to_pylist()]
+    assert [record.answer for record in read_records(anew)] == wanted
+
+
+def test_batches(write: Callable[..., Exchanged]) -> None:
+    """Sixteen where there are few rows; the rows computed at once divide the batch."""
+    found = []
+    for trainer, settings in [
+        ("axolotl", replace(SETTINGS, batch_size=None)),
+        ("trl", replace(SETTINGS, batch_size=12)),
+        ("llama-factory", replace(SETTINGS, batch_size=12, micro_batch_size=3)),
+    ]:
+        config = yaml.safe_load(write(trainer, settings).files[-1].read_text("utf-8"))
+        micro = config.get("micro_batch_size") or config["per_device_train_batch_size"]
+        found.append((micro, config["gradient_accumulation_steps"]))
+    assert found == [(8, 2), (6, 2), (3, 4)]
+
+
+class TestRefused:
+    def test_nothing_is_overwritten(
+        self, write: Callable[..., Exchanged], mixture: Any, model: Any
+    ) -> None:
+        first = write("trl")
+        before = {file: file.read_bytes() for file in (*first.files, first.rows)}
+        assert write_again(first, mixture("messages"), model()) == first
+        with pytest.raises(ForeignFolderError, match="holds something else"):
+            write_again(first, mixture("messages"), model(), epochs=9)
+        first.rows.write_text("{}\n")
+        with pytest.raises(ForeignFolderError, match=r"train-prompt_completion\.jsonl"):
+            write_again(first, mixture("messages"), model())
+        assert first.rows.read_text() == "{}\n"
+        assert {file: file.read_bytes() for file in first.files} == {
+            file: before[file] for file in first.files
+        }
+
+    def test_what_is_no_prepared_model_and_no_mixture(
+        self, made: Path, model: Any, mixture: Any, tmp_path: Path
+    ) -> None:
+        folder, rows, out = model(), mixture(), tmp_path / "out"
+        with pytest.raises(InputError, match="run delia prepare"):
+            write_config("trl", rows, made / "base-None-True", out, settings=SETTINGS)
+        with pytest.raises(InputError, match="is unknown: use one of axolotl"):
+            write_config("other", rows, folder, out, settings=SETTINGS)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="holds a model, not a mixture"):
+            write_config("trl", folder, folder, out, settings=SETTINGS)
+        with pytest.raises(TokenError, match="was prepared without <json>"):
+            write_config("trl", mixture(token="<json>"), folder, out, settings=SETTINGS)
+        (rows / "FINISHED").unlink()
+        with pytest.raises(UnfinishedError):
+            write_config("trl", rows, folder, out, settings=SETTINGS)
+        assert not out.exists()
+
+    def test_the_command(self, delia: Delia, model: Any, mixture: Any, tmp_path: Path) -> None:
+        folder, rows, out = model(), mixture(), tmp_path / "out"
+        given = ["config", rows, folder, out, "--for", "llama-factory"]
+        told = delia(*given)
+        assert told.code == 0
+        assert told.out.splitlines()[0] == str(out / "dataset_info.json")
+        assert told.out.splitlines()[-1] == f"llamafactory-cli train {out}/llama_factory.yaml"
+        again = json.loads(delia(*given, "--json").out)
+        assert again["rows"] == str(rows / "train.parquet")
+        refused(delia(*given, "--recipe", "smollm2-135m-cpu"), "holds something else")
+        refused(delia("config", rows, rows, out, "--for", "trl"), "is not a prepared model")
+        assert delia("config", rows, folder, out, "--for", "nothing").code == 2
+
+
+def write_again(first: Exchanged, mixture: Path, model: Path, **changed: Any) -> Exchanged:
+    settings = replace(SETTINGS, **changed)
+    return write_config("trl", mixture, model, first.files[0].parent, settings=settings)
