@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from delia_data.evaluation.aligning import measure_alignment
+from delia_data.evaluation.alignment import Alignment
 from delia_data.evaluation.answer_format import AnswerFormat, ReadAnswer
 from delia_data.evaluation.asked_task import AskedTask
 from delia_data.evaluation.asking import AnsweredRow, PromptBuilder, ask
 from delia_data.evaluation.bootstrap import Estimate, Resampling
+from delia_data.evaluation.buffering import Buffering
 from delia_data.evaluation.comparison import Comparison, ProbeDifference, compare
 from delia_data.evaluation.evaluate import compare_folders, evaluate, read_evaluation
+from delia_data.evaluation.first_token import StateSpaceWatch, measure_state_space
 from delia_data.evaluation.formatted_text import (
     FormattedTextScore,
     ParsedAnswer,
@@ -18,6 +22,13 @@ from delia_data.evaluation.formatted_text import (
     selectivity,
 )
 from delia_data.evaluation.labels import LabelScore, LabelScores
+from delia_data.evaluation.measurements import (
+    MEASURES,
+    Measurements,
+    MeasureSettings,
+    read_measurements,
+)
+from delia_data.evaluation.measuring import measure
 from delia_data.evaluation.outcomes import RowOutcome, ScoredRow, read_answers
 from delia_data.evaluation.probe import ProbedRow, probe, read_probe, write_probe
 from delia_data.evaluation.probes import PROBES, Probe, ProbeRow, make_probes
@@ -30,15 +41,19 @@ from delia_data.evaluation.report import (
 )
 from delia_data.evaluation.representation import BlockDistances, token_distances
 from delia_data.evaluation.scores import Evaluation, ProbeScores, score
+from delia_data.evaluation.state_space import StateSpace
 
 __all__ = [
+    "MEASURES",
     "PROBES",
     "Accounting",
+    "Alignment",
     "AnswerFormat",
     "AnswerRow",
     "AnsweredRow",
     "AskedTask",
     "BlockDistances",
+    "Buffering",
     "Comparison",
     "Estimate",
     "Evaluation",
@@ -46,6 +61,8 @@ __all__ = [
     "LabelScore",
     "LabelScores",
     "LossPoint",
+    "MeasureSettings",
+    "Measurements",
     "ParsedAnswer",
     "Probe",
     "ProbeDifference",
@@ -58,6 +75,8 @@ __all__ = [
     "Resampling",
     "RowOutcome",
     "ScoredRow",
+    "StateSpace",
+    "StateSpaceWatch",
     "ask",
     "compare",
     "compare_folders",
@@ -65,10 +84,14 @@ __all__ = [
     "evaluate",
     "interval",
     "make_probes",
+    "measure",
+    "measure_alignment",
+    "measure_state_space",
     "parse_answer",
     "probe",
     "read_answers",
     "read_evaluation",
+    "read_measurements",
     "read_probe",
     "score",
     "score_formatted_text",

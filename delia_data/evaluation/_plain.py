@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError
 
-__all__ = ["from_plain", "to_plain"]
+__all__ = ["from_plain", "in_order", "to_plain"]
 
 T = TypeVar("T")
 
+_ORDER: Final = (
+    *("before", "after", "change", "with", "without", "mean", "normal"),
+    *("task", "common", "pairs", "mixture", "common_mixture", "held_out"),
+)
+"""Names of what is measured, as they are shown; files have them in the alphabet's order."""
+
+
+def in_order(mapping: Mapping[Any, T]) -> list[tuple[str, T]]:
+    """Give the items of a mapping as they are shown."""
+    return sorted(mapping.items(), key=lambda item: (*_ORDER, item[0]).index(item[0]))
+
 
 def to_plain(value: Any) -> Any:
-    """Give a dataclass as dictionaries, lists and values, which `from_plain` takes."""
-    return _listed(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
+    """Give dataclasses, mappings and sequences of them as JSON takes them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_plain({field.name: getattr(value, field.name) for field in fields(value)})
+    if isinstance(value, Mapping):
+        return {str(name): to_plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(one) for one in value]
+    return value
 
 
 def from_plain(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -40,11 +57,3 @@ def from_plain(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             f"{where} was written by another version, or changed: {place}: {first['msg']}; "
             "measure again"
         ) from error
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _listed(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_listed(one) for one in value]
-    return value

@@ -21,7 +21,16 @@ from delia_data._optional import require
 from delia_data.evaluation._html import escape, printable
 from delia_data.files import atomic_path
 
-__all__ = ["LIGHT", "STAND_INS", "Drawing", "Palette", "axes_in_style", "markup", "short"]
+__all__ = [
+    "LIGHT",
+    "STAND_INS",
+    "Drawing",
+    "Palette",
+    "axes_in_style",
+    "markup",
+    "plain_log_ticks",
+    "short",
+]
 
 _WIDTH_INCHES: Final = 4.3
 _HEIGHT_INCHES: Final = 3.0
@@ -120,6 +129,14 @@ def axes_in_style(palette: Palette = STAND_INS) -> Iterator[tuple[Any, Any]]:
         matplotlib.rcParams.update(_style(palette))
         figure = figure_class(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), layout="constrained")
         yield figure, figure.add_subplot()
+
+
+def plain_log_ticks(axis: Any) -> None:
+    """Label a logarithmic axis at 1, 2, 3, 5, 7, 10, ... in plain numbers."""
+    ticker = require("matplotlib.ticker", extra="train")
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def markup(figure: Any, name: str, told: str) -> str:

@@ -1,0 +1,311 @@
+"""Measuring an adapter: what is measured, what is done again, what is refused, what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Delia, refused
+from measured_inputs import Inputs, embed_letters, make_inputs
+
+from delia_data.errors import FormatError, InputError, SettingsError, UnfinishedError
+from delia_data.evaluation.aligning import measure_alignment
+from delia_data.evaluation.first_token import measure_state_space
+from delia_data.evaluation.measurements import (
+    MEASURES,
+    Measurements,
+    MeasureSettings,
+    check_measures,
+    read_measurements,
+)
+from delia_data.evaluation.measuring import measure
+from delia_data.manifest import is_finished, read_manifest
+from delia_data.models import load_model, load_tokenizer
+from delia_data.sampling import embeddings
+from delia_data.tasks import read_task_rows
+from delia_data.tokens import add_token
+from delia_data.training import load_adapter
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+SETTINGS = MeasureSettings(words=16, dimensions=1024)
+HERE = str(Path(__file__).parents[1])
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("measured"))
+
+
+@pytest.fixture(scope="module")
+def measured(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything, measured once."""
+    out = tmp_path_factory.mktemp("out") / "measured"
+    everything(inputs, out)
+    return out
+
+
+def everything(inputs: Inputs, out: Path, **given: Any) -> Measurements:
+    options: dict[str, Any] = {"cache": inputs.cache, "what": MEASURES, "settings": SETTINGS}
+    return measure(inputs.adapter, inputs.task, out, embed=embed_letters, **{**options, **given})
+
+
+def test_all_of_it_is_written_and_read_again(inputs: Inputs, measured: Path) -> None:
+    found = read_measurements(measured)
+    assert found.measured == MEASURES
+    assert found.token == "<sep>"
+    assert found.steps == 2
+    assert dict(found.trained_rows) == {"task": 5, "cache": 10}
+    assert found.buffering is not None
+    assert found.buffering.ratio == 2
+    assert len(found.buffering.pairs) == 12
+    assert {n: g.rows for n, g in found.buffering.cancelling["after"].items()} == {
+        "pairs": 12,
+        "task": 5,
+        "common": 5,
+        "held_out": 3,
+    }
+    assert found.state_space is not None
+    assert {when: set(by) for when, by in found.state_space.items()} == {
+        "before": {"with", "without"},
+        "after": {"with", "without"},
+    }
+    manifest = read_manifest(measured, verify=True)
+    assert manifest.kind == "evaluation"
+    assert manifest.settings["measures"] == list(MEASURES)
+    assert set(manifest.inputs) == {"adapter_sha256", "task_sha256", "cache_sha256"}
+    figures = [path.name for path in (measured / "figures").iterdir()]
+    assert len(figures) == 7
+    assert all((measured / "figures" / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
+    assert not (measured / ".parts").exists()
+
+
+def test_before_is_the_untrained_model_and_after_the_trained_one(
+    inputs: Inputs, measured: Path
+) -> None:
+    found = read_measurements(measured)
+    assert found.state_space is not None
+    assert found.representation is not None
+    rows = [row.record for row in read_task_rows(inputs.task).test]
+    untrained = load_model(inputs.adapter.parent / "model")
+    tokenizer = load_tokenizer(inputs.adapter.parent / "model")
+    add_token(untrained, tokenizer)
+    models = {"before": untrained, "after": load_adapter(inputs.adapter)[0]}
+    for when, model in models.items():
+        space = measure_state_space(model.float(), tokenizer, rows)
+        known = found.state_space[when]["with"]  # type: ignore[index]
+        by_id = sorted(known.rows, key=lambda row: row.entropy)
+        for one, other in zip(sorted(space.rows, key=lambda r: r.entropy), by_id, strict=True):
+            assert one.entropy == pytest.approx(other.entropy, rel=1e-2)
+        alignment = measure_alignment(model, tokenizer, "<sep>", ["json"], words=16)
+        [same] = alignment.keywords
+        token = found.representation[when].keywords[0].token  # type: ignore[index]
+        assert token.l2.mean == pytest.approx(same.token.l2.mean, rel=2e-2)
+    moved = [found.representation[when].keywords[0].token.l2.mean for when in ("before", "after")]
+    assert moved[0] != pytest.approx(moved[1], rel=0.05)
+
+
+def test_a_finished_folder_is_not_measured_again(inputs: Inputs, measured: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in measured.rglob("*") if path.is_file()}
+    told: list[Any] = []
+    again = everything(inputs, measured, on_progress=lambda *step: told.append(step))
+    assert again == read_measurements(measured)
+    assert not told
+    lock = measured / ".lock"
+    after = {path: path.stat().st_mtime_ns for path in measured.rglob("*") if path.is_file()}
+    assert {p: t for p, t in before.items() if p != lock} == {
+        p: t for p, t in after.items() if p != lock
+    }
+
+
+def test_measures_are_added_to_those_that_are_there(
+    inputs: Inputs, measured: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = measure(inputs.adapter, inputs.task, out, what=["state-space"], settings=SETTINGS)
+    assert first.measured == ("state-space",)
+    told: list[str] = []
+    whole = everything(inputs, out, on_progress=lambda what, done, total: told.append(what))
+    assert set(told) == {"representation", "buffering"}
+    assert (out / "measurements.json").read_bytes() == (measured / "measurements.json").read_bytes()
+    assert whole.measured == MEASURES
+
+
+WORK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from measured_inputs import embed_letters
+from delia_data.evaluation.measurements import MEASURES, MeasureSettings
+from delia_data.evaluation.measuring import measure
+
+measure(sys.argv[2], sys.argv[3], sys.argv[5], cache=sys.argv[4], what=MEASURES,
+        settings=MeasureSettings(words=16, dimensions=1024), embed=embed_letters,
+        on_progress=lambda *step: print(*step, flush=True))
+"""
+
+
+def spawned(inputs: Inputs, out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", WORK, HERE, *map(str, inputs), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+
+
+def lines_until(process: subprocess.Popen[str], pattern: str) -> Iterator[str]:
+    deadline = time.monotonic() + 120
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line
+        assert time.monotonic() < deadline
+        if re.search(pattern, line):
+            return
+    raise AssertionError(process.communicate()[1])
+
+
+def test_a_killed_run_goes_on_with_the_group_that_it_was_at(
+    inputs: Inputs, measured: Path, tmp_path: Path
+) -> None:
+    """Killed among the pairs' gradients after training: of 50 rows 25 are before it."""
+    out = tmp_path / "out"
+    process = spawned(inputs, out)
+    list(lines_until(process, r"^buffering (2[6-9]|3\d) "))
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not is_finished(out)
+    with pytest.raises(UnfinishedError):
+        read_measurements(out)
+    kept = {path.name for path in (out / ".parts").iterdir()}
+    assert {"representation.json", "state-space.json", "gradients-before-pairs.npz"} <= kept
+
+    told: list[tuple[str, int, int]] = []
+    everything(inputs, out, on_progress=lambda *step: told.append(step))
+
+    assert {what for what, _, _ in told} == {"buffering"}
+    assert min(done for _, done, _ in told) >= 12
+    assert (out / "measurements.json").read_bytes() == (measured / "measurements.json").read_bytes()
+
+
+def test_other_settings_or_inputs_are_refused(inputs: Inputs, measured: Path) -> None:
+    with pytest.raises(SettingsError, match="words was 16 and is now 17"):
+        everything(inputs, measured, settings=MeasureSettings(words=17, dimensions=1024))
+    other = measured.parent / "other.jsonl"
+    other.write_text(inputs.cache.read_text() + inputs.cache.read_text())
+    with pytest.raises(SettingsError, match="cache_sha256"):
+        everything(inputs, measured, cache=other)
+
+
+def test_what_cannot_be_measured_is_refused_at_once(inputs: Inputs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="no measure is called loss"):
+        everything(inputs, out, what=["loss"])
+    with pytest.raises(InputError, match=r"give a cache \(--cache\)"):
+        everything(inputs, out, cache=None)
+    with pytest.raises(InputError, match="no task folder"):
+        measure(inputs.adapter, inputs.cache, out)
+    with pytest.raises(InputError, match="holds a task, not an adapter"):
+        measure(inputs.task, inputs.task, out)
+    with pytest.raises(UnfinishedError):
+        measure(inputs.adapter.parent / "model", inputs.task, out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rows": 1}, "rows 1 must be at least 2"),
+        ({"pairs": 2, "words": 3}, "pairs 2 .* words 3"),
+        ({"mass": 0}, "mass 0"),
+        ({"ratio": -1.0}, "ratio -1.0"),
+        ({"ratio": float("nan")}, "ratio nan"),
+        ({"dtype": "int8"}, "float32 or bfloat16"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_settings_out_of_their_bounds_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MeasureSettings(**given)
+
+
+def test_measures_are_given_by_name() -> None:
+    assert check_measures(("buffering", "representation")) == ("representation", "buffering")
+    with pytest.raises(InputError, match="called nothing"):
+        check_measures(())
+
+
+def test_a_file_of_another_version_is_said_to_be_one(measured: Path) -> None:
+    values = json.loads((measured / "measurements.json").read_text())
+    del values["steps"]
+    with pytest.raises(FormatError, match=r"another version.*steps"):
+        Measurements.from_dict(values)
+
+
+def test_the_command_prints_tables_or_json(
+    inputs: Inputs, measured: Path, delia: Delia, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delia_data.evaluation.measuring.LazyEmbedder", lambda: embed_letters)
+    options = ["--cache", inputs.cache, "--words", 16, "--dimensions", 1024]
+    shown = delia("measure", inputs.adapter, inputs.task, measured, *options)
+    assert shown.code == 0
+    for part in (
+        "L2 from <sep> to a keyword",
+        "json: after",
+        "First token of the answer",
+        "after, without <sep>",
+        "before: pairs alone",
+        "Rank correlation of 12 pairs",
+        "one wording and pairs",
+    ):
+        assert part in shown.out
+    document = json.loads(
+        delia("measure", inputs.adapter, inputs.task, measured, *options, "--json").out
+    )
+    assert document.pop("folder") == str(measured)
+    assert Measurements.from_dict(document) == read_measurements(measured)
+
+
+def test_the_command_measures_what_it_is_asked_for(
+    inputs: Inputs, delia: Delia, tmp_path: Path
+) -> None:
+    done = delia(
+        *("measure", inputs.adapter, inputs.task, tmp_path / "out"),
+        *("--what", "representation", "--keyword", "apple", "--words", 16),
+    )
+    assert done.code == 0
+    found = read_measurements(tmp_path / "out")
+    assert found.measured == ("representation",)
+    assert found.representation is not None
+    assert [one.keyword for one in found.representation["after"].keywords] == ["apple"]
+    assert "representation" in done.err  # progress
+
+
+def test_the_command_refuses_in_one_line(inputs: Inputs, delia: Delia, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = ("measure", inputs.adapter, inputs.task, out)
+    refused(delia(*given, "--what", "buffering"), "give a cache (--cache)")
+    refused(delia(*given, "--what", "loss,buffering"), "no measure is called loss")
+    refused(delia(*given, "--words", 2), "words 2 must be at least 16")
+    refused(delia("measure", tmp_path / "no", inputs.task, out), "not a finished output")
+    refused(delia(*given, "--device", "abacus"), "abacus")
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.txt").write_text("all of it")
+    refused(delia(*given[:3], other), "holds something else")
+    assert embeddings.weights_folder() is None or not (out / "measurements.json").exists()
