@@ -28,11 +28,12 @@ def main(metric: str, what: str, checkpoint: str) -> None:
 
 
 def _bleurt(checkpoint: str, rows: list[dict[str, str]]) -> list[float]:
-    import torch
     from bleurt_pytorch import BleurtForSequenceClassification, BleurtTokenizer
 
     if not rows:
         return []
+    import torch
+
     model = BleurtForSequenceClassification.from_pretrained(checkpoint).eval()
     tokenizer = BleurtTokenizer.from_pretrained(checkpoint)
     scores: list[float] = []
@@ -52,11 +53,12 @@ def _bleurt(checkpoint: str, rows: list[dict[str, str]]) -> list[float]:
 
 
 def _comet(checkpoint: str, rows: list[dict[str, str]]) -> list[float]:
-    import torch
     from comet import load_from_checkpoint
 
     if not rows:
         return []
+    import torch
+
     model = load_from_checkpoint(checkpoint)
     gpus = int(torch.cuda.is_available())
     found: Any = model.predict(rows, batch_size=_BATCH, gpus=gpus, progress_bar=False)

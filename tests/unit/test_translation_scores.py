@@ -1,0 +1,100 @@
+"""Scores of translations: sacrebleu's own numbers, resampled, in evaluations and comparisons."""
+
+from __future__ import annotations
+
+import pytest
+import sacrebleu
+
+from delia_data.errors import InputError
+from delia_data.evaluation import AnsweredRow, AskedTask, Resampling, compare, read_answers, score
+from delia_data.evaluation.answer_format import AnswerFormat
+from delia_data.evaluation.translation import load_metrics, score_corpus
+
+HOW = Resampling(resamples=200)
+SOURCES = [
+    "The dog sleeps under the table.",
+    "It is raining in the town today.",
+    "Good morning to all of you!",
+    "Where is the old harbour, please?",
+]
+REFERENCES = [
+    "Hundurinn sefur undir borðinu núna.",
+    "Það rignir í bænum í dag.",
+    "Góðan daginn, öll sömul!",
+    "Hvar er gamla höfnin, takk?",
+]
+ANSWERS = [
+    "Hundurinn svaf undir borðinu.",
+    "Það rignir í bænum í dag.",
+    "Góðan dag öll sömul",
+    "Hvar er höfnin, takk?",
+]
+
+
+@pytest.mark.parametrize(("name", "own"), [("chrf", sacrebleu.CHRF), ("bleu", sacrebleu.BLEU)])
+def test_the_corpus_score_is_sacrebleus_own(name: str, own: type) -> None:
+    """A canary too: the counts come from methods that sacrebleu may change."""
+    (metric,) = load_metrics([name])
+    found = score_corpus(metric, SOURCES, ANSWERS, REFERENCES, HOW)
+    assert found.value == pytest.approx(own().corpus_score(ANSWERS, [REFERENCES]).score)
+    assert found.low < found.value < found.high
+    same = score_corpus(metric, SOURCES, REFERENCES, REFERENCES, HOW)
+    assert (same.value, same.low, same.high) == pytest.approx((100, 100, 100))
+
+
+def test_a_resample_is_a_corpus_of_its_own() -> None:
+    for metric in load_metrics(["chrf", "bleu"]):
+        counts = metric.counts(SOURCES, ANSWERS, REFERENCES)
+        drawn = [0, 2, 2, 3]
+        (found,) = metric.score(counts[drawn].sum(axis=0, keepdims=True), 4)
+        (whole,) = metric.score(
+            metric.counts(
+                [SOURCES[i] for i in drawn],
+                [ANSWERS[i] for i in drawn],
+                [REFERENCES[i] for i in drawn],
+            ).sum(axis=0, keepdims=True),
+            4,
+        )
+        assert found == pytest.approx(whole)
+
+
+def scored(answers: list[str]) -> tuple[AskedTask, list[AnsweredRow]]:
+    rows = [
+        AnsweredRow(
+            "bare", f"{i:032x}", "q <sep>", "q", source, expected, answer, f"Hér:\n{answer}"
+        )
+        for i, (source, expected, answer) in enumerate(
+            zip(SOURCES, REFERENCES, answers, strict=True)
+        )
+    ]
+    form = AnswerFormat.of(REFERENCES, keys=(), scoring="translation")
+    task = AskedTask("t", "<sep>", form, ("any",), (), "translation", "")  # type: ignore[arg-type]
+    return task, rows
+
+
+def test_in_an_evaluation_and_in_a_comparison() -> None:
+    metrics = load_metrics(["chrf", "bleu"])
+    task, rows = scored(ANSWERS)
+    ours = read_answers(task, rows)
+    (probe,) = score(ours, task, how=HOW, metrics=metrics).probes
+    assert list(probe.translation) == ["chrF", "BLEU"]
+    assert probe.selectivity.value == 1  # a line with the token, two without
+    assert probe.score is not None
+    perfect = read_answers(*scored(REFERENCES))
+    (found,) = compare(perfect, ours, HOW, metrics=metrics).probes
+    assert found.translation["chrF"].value == pytest.approx(100 - probe.translation["chrF"].value)
+    assert found.translation["BLEU"].value == pytest.approx(100 - probe.translation["BLEU"].value)
+    (same,) = compare(ours, ours, HOW, metrics=metrics).probes
+    assert same.translation["BLEU"].low == same.translation["BLEU"].high == 0
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(InputError, match="metric 'rouge' is unknown: use one of chrf, bleu"):
+        load_metrics(["rouge"])
+    with pytest.raises(InputError, match="chrf takes no checkpoint"):
+        load_metrics(["chrf=x"])
+    (metric,) = load_metrics(["chrf"])
+    with pytest.raises(InputError, match="4 sources, 3 translations and 4 references"):
+        score_corpus(metric, SOURCES, ANSWERS[1:], REFERENCES, HOW)
+    with pytest.raises(InputError, match="no translations to score"):
+        score_corpus(metric, [], [], [], HOW)
