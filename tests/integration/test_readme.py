@@ -1,0 +1,172 @@
+"""The blocks of the README and of the guides run, each in a folder with no more than it says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from documents import ROOT, Block, Rule, blocks_of, check_command, commands_of, run_block
+from hub_server import HubServer
+
+pytestmark = pytest.mark.integration
+
+GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+PAGES = ["README.md", *(page for page in GUIDES if page != "docs/decisions.md")]
+LOGIN = "hf_writerwriterwriter"
+
+MOCK = {
+    'load_engine("transformers", model="smollm2-135m-instruct")': 'load_engine("mock", model="mock")'
+}
+IMPORTS = "import delia_data\nfrom datasets import load_dataset\n"
+BESIDE = ' a folder that load_dataset("my-mix") reads as well'  # said after a single space
+SERVER, KEY, CLUSTER = "needs a server", "needs a key", "needs a cluster"
+OWN_TASK = ("tickets.csv", "wordings.txt")
+
+RULES = {
+    "README.md": {
+        "import delia_data  # registers": Rule(["quickstart/cache"]),
+        'load_dataset("./my-mix", "ratio-4")': Rule(
+            ["my-mix", "my-cache"], {"/data/my-cache": "{folder}/my-cache"}
+        ),
+        "delia sample my-cache --target 500": Rule(instead={BESIDE: ""}),
+        "from delia_data.engines import load_engine": Rule(instead=MOCK),
+        "delia task inspect tickets.csv": Rule([*OWN_TASK, "my-cache"]),
+        "from delia_data.diversify import": Rule(OWN_TASK),
+        "delia push org/delia_mix my-task my-cache": Rule(["my-task", "my-cache"], hub=True),
+        'load_dataset("org/delia_mix", "ratio-2"': Rule(["published"], hub=True),
+    },
+    "docs/index.md": {"import delia_data  # registers": Rule(["my-cache"])},
+    "docs/guides/own-task.md": {
+        "delia task inspect tickets.csv": Rule(OWN_TASK),
+        "delia diversify my-task --task tickets.csv": Rule(OWN_TASK),
+        "delia sample my-cache --target 500": Rule(["my-task"]),
+        "from delia_data import mix": Rule([*OWN_TASK, "my-cache"]),
+    },
+    "docs/guides/api-engine.md": {
+        'pip install "delia_data[openai]"': Rule(skip=SERVER),
+        'pip install "delia_data[litellm]"': Rule(skip=KEY),
+    },
+    "docs/guides/cluster.md": {
+        'pip install "delia_data[ray,vllm]"': Rule(skip=CLUSTER),
+        "delia mix my-task '/shared/caches": Rule(skip=CLUSTER),
+    },
+    "docs/guides/hub.md": {
+        "delia push org/delia_mix my-task": Rule(["my-task", "my-cache"], hub=True),
+        'load_dataset("org/delia_mix", "ratio-2"': Rule(
+            ["published"],
+            {
+                'load_dataset("org/': f'{IMPORTS}load_dataset("org/',
+            },
+            hub=True,
+        ),
+        "delia pull org/delia_mix@v1.0.0": Rule(["published", "published again"], hub=True),
+    },
+}
+"""What a block needs, by page and by how its first line begins. A block without a rule is run in
+an empty folder."""
+
+TICKETS = """text,team
+My card was charged twice,billing
+The app crashes on start,technical
+Where is my parcel?,delivery
+I want my money back,billing
+The page does not load,technical
+It came broken,delivery
+Please send an invoice,billing
+No sound in calls,technical
+"""
+WORDINGS = """Which team should read this? Use <sep>.
+You sort the mail of a shop. Say in <sep> who gets this message.
+Only <sep> is accepted. Who takes care of this customer?
+I wonder where to send this message, and <sep> would tell me.
+Could you please find the right desk for this customer? Reply in <sep>.
+A customer wrote to us. Somebody has to look after it. Decide who that is, and answer in <sep>.
+"""
+
+
+def rule_of(block: Block) -> Rule:
+    for first, rule in RULES.get(block.page, {}).items():
+        if block.first.startswith(first):
+            return rule
+    return Rule()
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def delia(folder: Path, *arguments: object, env: dict[str, str] | None = None) -> None:
+    program = [sys.executable, "-m", "delia_data", *map(str, arguments)]
+    done = subprocess.run(
+        program, cwd=folder, env={**os.environ, **(env or {})}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def pantry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What blocks may need."""
+    folder = tmp_path_factory.mktemp("pantry")
+    (folder / "tickets.csv").write_text(TICKETS)
+    (folder / "wordings.txt").write_text(WORDINGS)
+    for name, target in (("my-cache", 450), ("quickstart/cache", 96)):
+        delia(folder, "sample", name, "--engine", "mock", "--target", target)
+    delia(folder, "diversify", "my-task")
+    delia(folder, "mix", "my-task", "my-cache", "my-mix", "--ratio", 4)
+    return folder
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        server.add_user(LOGIN, "alice", organisations=("org",))
+        yield server
+
+
+def test_pages_have_blocks() -> None:
+    assert len([block for block in BLOCKS if block.page == "README.md"]) >= 8
+    assert len(BLOCKS) >= 18
+
+
+def test_no_rule_is_left_over() -> None:
+    for page, rules in RULES.items():
+        for first in rules:
+            assert any(b.first.startswith(first) for b in blocks_of(page)), f"{page}: {first}"
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "sh"], ids=str)
+def test_commands_are_there(block: Block) -> None:
+    commands = list(commands_of(block))
+    assert commands
+    for command in commands:
+        check_command(command)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_runs(
+    block: Block, pantry: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    rule = rule_of(block)
+    if rule.skip:
+        pytest.skip(rule.skip)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    env = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    if rule.hub:
+        env = {**request.getfixturevalue("hub").environment(LOGIN), **env, "HF_HUB_OFFLINE": "0"}
+    for name in rule.needs:
+        source = pantry / name
+        if name.startswith("published"):
+            ratios = ["--ratio", 1, "--ratio", 2] if name == "published" else ["--ratio", 4]
+            parts = [pantry / "my-task", pantry / "my-cache"]
+            licence = ["--licence", "apache-2.0", "--no-pictures"]
+            delia(pantry, "push", "org/delia_mix", *parts, *ratios, *licence, env=env)
+        elif source.is_dir():
+            shutil.copytree(source, folder / name)
+        else:
+            shutil.copy(source, folder / name)
+    run_block(block, rule, folder, env)
