@@ -106,8 +106,7 @@ def open_adapter(
         raise InputError(f"{os.fspath(folder)} holds a whole model, not an adapter: load it so")
     tokenizer = load_prepared_tokenizer(settings)
     model = load_prepared(settings, tokenizer, device=device)
-    with quiet(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*")
+    with quiet():
         return peft.PeftModel.from_pretrained(model, os.fspath(folder)), tokenizer
 
 

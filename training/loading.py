@@ -127,6 +127,8 @@ def load_prepared(
         description=settings.description,
         seed=settings.seed,
     )
+    if settings.token_training == "lora":
+        _untie(model)
     if settings.adaptation == "qlora" and device is None:
         return model
     place = device or settings.device
@@ -182,8 +184,6 @@ def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) 
     if settings.token_training == "row":
         options["trainable_token_indices"] = {embedding: [token_id]}
     else:
-        # A tied head must follow the embedding, or merging would change what it computes.
-        options["ensure_weight_tying"] = _is_tied(model)
         targets = [*targets, embedding]
     return peft.LoraConfig(
         r=settings.rank,
@@ -217,9 +217,20 @@ def _targets(settings: TrainSettings, model: PreTrainedModel) -> list[str]:
     return list(settings.targets)
 
 
-def _is_tied(model: PreTrainedModel) -> bool:
+def _untie(model: PreTrainedModel) -> None:
+    """Give a tied head weights of its own, equal to the embedding's.
+
+    LoRA on the embedding leaves the head as it is, as in the paper's code; merged into a weight
+    that both have, it would change the head too.
+    """
+    import torch
+
     head = model.get_output_embeddings()
-    return head is not None and head.weight is model.get_input_embeddings().weight
+    if head is None or head.weight is not model.get_input_embeddings().weight:
+        return
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
 
 
 def _last_name(model: PreTrainedModel, wanted: Any) -> str:
