@@ -47,7 +47,7 @@ def print_comparison(found: Comparison, ours: str, theirs: str) -> None:
         Text(f"{ours} minus {theirs}: paired {share:g}% intervals by bootstrap over rows"),
         soft_wrap=True,
     )
-    head = ("probe", "selectivity", "with the token", "unmended", "without", "rows")
+    head = ("probe", "selectivity", "with the token", "without it", "rows")
     _print(head, (_difference(probe) for probe in found.probes))
     if extra := [row for probe in found.probes for row in _extra_differences(probe)]:
         _print(("probe", "with the token", "difference"), extra)
@@ -103,7 +103,6 @@ def _difference(probe: ProbeDifference) -> list[str]:
         probe.probe,
         _signed(probe.selectivity),
         _signed(probe.in_format),
-        f"{probe.strict.value:+.2f}",
         _signed(probe.without_token),
         str(probe.rows),
     ]
