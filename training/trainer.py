@@ -57,6 +57,8 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         processes, micro_batch_size = self.accelerator.num_processes, self._train_batch_size
         if batch_size is None:
             batch_size = micro_batch_size * self.args.gradient_accumulation_steps * processes
+        if self.args.ddp_find_unused_parameters is None:
+            self.args.ddp_find_unused_parameters = False  # every trained weight is used each time
         # A step's micro-batches are this class's own; for the loop around them a step is one.
         self.args.gradient_accumulation_steps = 1
         self.accelerator.gradient_accumulation_steps = 1

@@ -1,0 +1,233 @@
+"""One training of a few steps, in this process: what its tokens took, losses, memory.
+
+    python -m benchmarks._trained MIXTURE WAY --dtype float32 --steps 8
+
+The last line that is printed is the outcome as JSON. The first steps are not timed: the allocator
+and the kernels settle in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["PEAK_FLOPS", "WAYS", "main"]
+
+WAYS: Final = {
+    "delia_data": "delia train",
+    "trl": "SFTTrainer, defaults",
+    "trl-kept": "SFTTrainer, activations kept",
+}
+"""What is compared, by the name that the command line takes."""
+
+PEAK_FLOPS: Final = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+"""Dense bfloat16 peaks of cards, from their data sheets; the longest name that fits is taken."""
+
+_RANK: Final = 16
+_MICRO_BATCH_TOKENS: Final = {"cpu": 1_024, "cuda": 16_384}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train one way, and print what it took."""
+    parser = argparse.ArgumentParser("python -m benchmarks._trained", description=__doc__)
+    parser.add_argument("mixture", type=Path)
+    parser.add_argument("way", choices=WAYS)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True)
+    parser.add_argument("--device", choices=["cpu", "cuda"], required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--length", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--settle", type=int, required=True, help="first steps that are not timed")
+    parser.add_argument("--micro-batch-tokens", type=int)
+    parser.add_argument("--no-row", action="store_true", help="LoRA alone, without the token's row")
+    given = parser.parse_args(arguments)
+    print(json.dumps(_train(given)), flush=True)
+
+
+def _train(given: argparse.Namespace) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    from delia_data.models import quiet
+    from delia_data.training.encoding import encode_rows
+    from delia_data.training.loading import load_prepared, load_prepared_tokenizer
+    from delia_data.training.settings import TrainSettings
+    from delia_data.training.source import open_source
+
+    settings = TrainSettings(
+        model=given.model,
+        rank=_RANK,
+        targets=("all-linear",),
+        dropout=0.0,
+        batch_size=given.batch,
+        max_length=given.length,
+        truncate=True,
+        dtype=given.dtype,
+        device=given.device,
+    )
+    tokenizer = load_prepared_tokenizer(settings)
+    rows = encode_rows(open_source(given.mixture), tokenizer, settings)
+    count = min(len(rows.dataset), given.batch * given.steps)
+    dataset = rows.dataset.select(range(count))
+    model = load_prepared(settings, tokenizer)
+    clock = _Clock(given.settle, given.device)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        trainer = _trainer(given, settings, model, tokenizer, dataset, folder)
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.add_callback(clock)
+        base = trainer.model.get_base_model()
+        _reset_peak(given.device)
+        trainer.train()
+        peak = _peak_mib(given.device)
+    lengths = [len(ids) for ids in dataset["input_ids"]]
+    labelled = [sum(label != -100 for label in labels) for labels in dataset["labels"]]
+    begin = given.settle * given.batch
+    tokens, answers = sum(lengths[begin:]), sum(labelled[begin:])
+    flops = _flops(base, lengths[begin:], answers)
+    return {
+        "tokens": tokens,
+        "labelled": answers,
+        "padded_to": _padded(lengths[begin:], given.batch),
+        "seconds": clock.seconds,
+        "cpu_seconds": clock.cpu_seconds,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "peak_mib": peak,
+        "flops": flops,
+        "peak_flops": _card_peak(given.device),
+        "card": torch.cuda.get_device_name() if given.device == "cuda" else None,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _trainer(
+    given: argparse.Namespace, settings: Any, model: Any, tokenizer: Any, dataset: Any, folder: str
+) -> Any:
+    import torch
+    import trl
+
+    from delia_data.training.loading import lora_config
+    from delia_data.training.trainer import MixtureTrainer
+
+    lora = lora_config(settings, model, int(tokenizer.convert_tokens_to_ids(settings.token)))
+    if given.no_row:
+        lora.trainable_token_indices = None
+    options: dict[str, Any] = {
+        "output_dir": folder,
+        "per_device_train_batch_size": given.batch,
+        "num_train_epochs": 1,
+        "max_length": given.length,
+        "learning_rate": 2e-4,
+        "lr_scheduler_type": "constant",
+        "train_sampling_strategy": "sequential",  # both take the same rows in each step
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": given.device == "cpu",
+        "seed": 0,
+    }
+    common = {"model": model, "processing_class": tokenizer, "train_dataset": dataset}
+    if given.way == "delia_data":
+        options |= {"bf16": False, "gradient_checkpointing": False}
+        tokens = given.micro_batch_tokens or _MICRO_BATCH_TOKENS[given.device]
+        return MixtureTrainer(
+            args=trl.SFTConfig(**options), peft_config=lora, micro_batch_tokens=tokens, **common
+        )
+    if given.dtype == "float32":
+        options["bf16"] = False
+    if given.way == "trl-kept":
+        options["gradient_checkpointing"] = False
+    common["train_dataset"] = dataset.remove_columns("is_task")
+    trainer = trl.SFTTrainer(args=trl.SFTConfig(**options), peft_config=lora, **common)
+    head = trainer.model.get_base_model().get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        head.register_parameter("bias", None)  # TRL 1.16 asks for it, and stops without
+    return trainer
+
+
+class _Clock:
+    """Times the steps after the first few; a callback of the trainer."""
+
+    def __new__(cls, settle: int, device: str) -> Any:
+        from transformers import TrainerCallback
+
+        class Clock(TrainerCallback):  # type: ignore[misc]
+            seconds = cpu_seconds = 0.0
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+                if device == "cuda":
+                    import torch
+
+                    torch.cuda.synchronize()
+                if state.global_step == settle:
+                    self.began = time.perf_counter(), time.process_time()
+                elif state.global_step > settle:
+                    self.seconds = time.perf_counter() - self.began[0]
+                    self.cpu_seconds = time.process_time() - self.began[1]
+
+            def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+                self.began = time.perf_counter(), time.process_time()
+
+        return Clock()
+
+
+def _flops(model: Any, lengths: Sequence[int], labelled: int) -> float:
+    """What the model itself costs: weights forwards, their inputs' gradients, causal attention.
+
+    Frozen weights have no gradient of their own, which would be half as much again.
+    """
+    config = model.config.get_text_config()
+    weights = model.num_parameters(exclude_embeddings=True)
+    head = config.vocab_size * config.hidden_size
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    states = config.num_hidden_layers * config.num_attention_heads * width
+    # Two products of (length, length / 2) forwards, and four backwards.
+    attention = sum(12 * states * length * length / 2 for length in lengths)
+    return float(4 * weights * sum(lengths) + 4 * head * labelled + attention)
+
+
+def _padded(lengths: Sequence[int], batch: int) -> int:
+    """Tokens that batches padded to their longest row have."""
+    parts = [lengths[begin : begin + batch] for begin in range(0, len(lengths), batch)]
+    return sum(len(part) * max(part) for part in parts)
+
+
+def _card_peak(device: str) -> float | None:
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    fitting = sorted((card for card in PEAK_FLOPS if card in name), key=len)
+    return PEAK_FLOPS[fitting[-1]] if fitting else None
+
+
+def _reset_peak(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mib(device: str) -> float:
+    """The most memory that was held since the reset."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

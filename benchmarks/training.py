@@ -1,0 +1,241 @@
+"""How fast training is beside TRL's trainer, at which loss and in how much memory.
+
+    python -m benchmarks.training --cache PAIRS                # every case, into RESULTS.md
+    python -m benchmarks.training --cache PAIRS --case float32 --rounds 5
+    python -m benchmarks.training --cache PAIRS --steps 3      # a trial: printed, not written
+    python -m benchmarks.training --cache PAIRS --device cuda --batch 64
+
+The mixture is the bundled task at ratio 20, its 2,000 pairs drawn from PAIRS: what `delia sample`
+wrote, or any file of question and answer rows that are as long as answers are. Every training runs
+in a process of its own, on the first rows of the mixture, in its order; ways take turns, and ratios
+are of two runs of the same round. The first steps are not timed. Tokens are those of the rows,
+labelled or not; padding does not count.
+
+    delia train                     packed, activations kept, logits where there are labels
+    SFTTrainer, defaults            padded to a batch's longest row, activations computed again
+    SFTTrainer, activations kept    the same with `gradient_checkpointing=False`
+
+All train LoRA of rank 16 on every linear layer, and the token's row of the embedding. TRL 1.16
+stops at PEFT's wrapper of that row where the head is tied, since it asks for a bias; it is given
+one here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks._process import run_script
+from benchmarks._report import Spread, Target, now, replace_section, table, target_table
+from benchmarks._trained import WAYS
+
+__all__ = ["main"]
+
+_RESULTS: Final = Path(__file__).with_name("RESULTS.md")
+_RATIO: Final = 20
+_SETTLE: Final = 1
+_STEPS: Final = {"cpu": 6, "cuda": 60}
+_WANTED: Final = {"cpu": 1.5, "cuda": 2.0}  # times the tokens/s of the defaults
+_LOSS: Final = 1e-3
+_OURS, _DEFAULTS = "delia_data", "trl"
+
+Run = dict[str, Any]
+Rounds = list[dict[str, Run]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a run was asked for.
+
+    Attributes:
+        mixture: Folder of the mixture.
+        work: Folder for what trainings write.
+        given: The command line.
+    """
+
+    mixture: Path
+    work: Path
+    given: argparse.Namespace
+
+    def train(self, way: str, dtype: str) -> Run:
+        """Train one way in a process of its own."""
+        given = self.given
+        command = [sys.executable, "-m", "benchmarks._trained", str(self.mixture), way]
+        for name in ("model", "device", "batch", "length", "steps"):
+            command += [f"--{name}", str(getattr(given, name))]
+        command += ["--dtype", dtype, "--settle", str(_SETTLE)]
+        if given.micro_batch_tokens:
+            command += ["--micro-batch-tokens", str(given.micro_batch_tokens)]
+        home = os.environ.get("DELIA_CACHE") or str(Path.home() / ".cache" / "delia_data")
+        threads = {"OMP_NUM_THREADS": str(given.threads)} if given.threads else {}
+        environment = {"DELIA_CACHE": home, **threads}
+        return run_script(command, environment=environment, work=self.work).printed
+
+
+def _case(setting: Setting, dtype: str) -> str:
+    rounds = _alternate(setting, dtype)
+    speed = _ratio(rounds, lambda run: run["tokens"] / run["seconds"])
+    memory = _ratio(rounds, lambda run: run["peak_mib"])
+    targets = [
+        Target(
+            "tokens/s, delia train / SFTTrainer's defaults",
+            speed,
+            _WANTED[setting.given.device],
+            at_least=True,
+        ),
+        Target("peak memory, delia train / SFTTrainer's defaults", memory, 1.0),
+    ]
+    if dtype == "float32":
+        apart = Spread.of(_apart(runs[_OURS], runs[_DEFAULTS]) for runs in rounds)
+        targets.append(Target("loss of a step, furthest apart", apart, _LOSS, ""))
+    first = rounds[0][_OURS]
+    by_cpu = _ratio(rounds, lambda run: run["tokens"] / run["cpu_seconds"])
+    return "\n\n".join(
+        [
+            f"{now()} UTC; load average {os.getloadavg()[0]:.1f}. {_about(setting, first)}",
+            target_table(targets),
+            _ways(rounds),
+            f"Tokens per CPU s, delia train / SFTTrainer's defaults: {by_cpu.text('x')}.",
+        ]
+    )
+
+
+def _about(setting: Setting, run: Run) -> str:
+    given = setting.given
+    where = run["card"] or f"{run['threads']} threads"
+    padding = run["padded_to"] / run["tokens"]
+    return (
+        f"{given.model} on {where}; batches of {given.batch} rows of up to {given.length} tokens, "
+        f"{given.steps - _SETTLE} of {given.steps} steps timed, rounds: {given.rounds}. "
+        f"{run['tokens']:,} tokens, {run['labelled'] / run['tokens']:.0%} of them labelled; padded "
+        f"batches hold {padding:.2f} times as many."
+    )
+
+
+def _ways(rounds: Rounds) -> str:
+    head = ["way", "tokens/s", "tokens per CPU s", "peak MiB", "FLOP/s", "share of the peak"]
+    lines = []
+    for way, name in WAYS.items():
+        runs = [one[way] for one in rounds if way in one]
+        if not runs:
+            continue
+        flops = Spread.of(run["flops"] / run["seconds"] for run in runs)
+        peak = runs[0]["peak_flops"]
+        cells = [
+            name,
+            Spread.of(run["tokens"] / run["seconds"] for run in runs).text(),
+            Spread.of(run["tokens"] / run["cpu_seconds"] for run in runs).text(),
+            Spread.of(run["peak_mib"] for run in runs).text(),
+            f"{flops.median:.3g}",
+            f"{flops.median / peak:.1%}" if peak else "unknown",
+        ]
+        lines.append(cells)
+    return table(head, lines)
+
+
+def _alternate(setting: Setting, dtype: str) -> Rounds:
+    """Run every way once a round, each round beginning with another one."""
+    names = setting.given.ways
+    done: Rounds = []
+    for number in range(setting.given.rounds):
+        begin = number % len(names)
+        runs = {}
+        for way in (*names[begin:], *names[:begin]):
+            run = runs[way] = setting.train(way, dtype)
+            _say(
+                f"  round {number + 1} of {setting.given.rounds}, {WAYS[way]}: "
+                f"{run['tokens'] / run['seconds']:.0f} tokens/s, {run['peak_mib']:.0f} MiB"
+            )
+        done.append(runs)
+    return done
+
+
+def _ratio(rounds: Rounds, figure: Callable[[Run], float]) -> Spread:
+    """Ours as a multiple of the defaults', paired within rounds."""
+    return Spread.of(figure(runs[_OURS]) / figure(runs[_DEFAULTS]) for runs in rounds)
+
+
+def _apart(ours: Run, theirs: Run) -> float:
+    """How far the losses of any step are from each other at most."""
+    return max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
+
+
+def _mixture(cache: Path, work: Path) -> Path:
+    """Mix the bundled task at ratio 20 with pairs of a cache."""
+    from delia_data.diversify import diversify
+    from delia_data.mixing import mix, save_mixture
+    from delia_data.tasks import bundled_task, bundled_wordings
+
+    task = bundled_task()
+    rows = diversify(task, bundled_wordings(task.name), seed=0)
+    folder = work / "mixture"
+    save_mixture(mix(rows.train, cache, ratio=_RATIO, seed=0, token=task.token), folder)
+    return folder
+
+
+def _title(dtype: str, device: str) -> str:
+    return f"Training: the bundled task at ratio {_RATIO}, {dtype}, {device}"
+
+
+def _order(results: Path) -> list[str]:
+    """Titles of sections: those of other benchmarks first."""
+    text = results.read_text(encoding="utf-8") if results.exists() else ""
+    return re.findall(r"^## (.+)$", text, re.MULTILINE)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the cases that the command line asks for, print their sections, and write them."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--cache", type=Path, required=True, help="pairs: a cache folder or a file")
+    parser.add_argument("--case", choices=["all", "float32", "bfloat16"], default="all")
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="name, folder or Hub id")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--batch", type=int, default=16, help="rows of a step (16)")
+    parser.add_argument("--length", type=int, default=512, help="tokens of a row at most (512)")
+    parser.add_argument("--steps", type=int, help="steps of a run; fewer are a trial, not written")
+    parser.add_argument("--micro-batch-tokens", type=int, help="packed at once (the library's)")
+    parser.add_argument("--threads", type=int, help="threads on a CPU (torch's choice)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of every way (3)")
+    parser.add_argument("--work", type=Path, help="folder for what is written on the way")
+    parser.add_argument("--results", type=Path, help="file to write; for trials none by default")
+    given = parser.parse_args(arguments)
+    full = _STEPS[given.device]
+    given.steps = given.steps or full
+    if given.rounds < 1 or given.steps <= _SETTLE or not {_OURS, _DEFAULTS} <= set(given.ways):
+        parser.error(
+            f"--rounds must be at least 1, --steps above {_SETTLE}, and --ways must have "
+            f"{_OURS} and {_DEFAULTS}"
+        )
+    results = given.results or (_RESULTS if given.steps >= full else None)
+    with ExitStack() as stack:
+        work = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="train-")))
+        work.mkdir(parents=True, exist_ok=True)
+        setting = Setting(_mixture(given.cache, work.resolve()), work.resolve(), given)
+        for dtype in ["float32", "bfloat16"] if given.case == "all" else [given.case]:
+            title = _title(dtype, given.device)
+            _say(title)
+            body = _case(setting, dtype)
+            print(f"## {title}\n\n{body}\n", flush=True)
+            if results is not None:
+                replace_section(results, title, body, _order(results))
+
+
+if __name__ == "__main__":
+    main()
