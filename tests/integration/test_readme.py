@@ -19,9 +19,7 @@ GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rg
 PAGES = ["README.md", *(page for page in GUIDES if page != "docs/decisions.md")]
 LOGIN = "hf_writerwriterwriter"
 
-MOCK = {
-    'load_engine("transformers", model="smollm2-135m-instruct")': 'load_engine("mock", model="mock")'
-}
+MOCK = {'"transformers", model="smollm2-135m-instruct"': '"mock", model="mock"'}
 IMPORTS = "import delia_data\nfrom datasets import load_dataset\n"
 BESIDE = ' a folder that load_dataset("my-mix") reads as well'  # said after a single space
 SERVER, KEY, CLUSTER = "needs a server", "needs a key", "needs a cluster"
