@@ -120,7 +120,7 @@ def _extra_differences(probe: ProbeDifference) -> Iterator[list[str]]:
 
 
 def _print(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in head:
         table.add_column(name, overflow="fold")
     for row in rows:
@@ -134,7 +134,7 @@ def _notes(notes: Iterable[str]) -> None:
 
 
 def _signed(found: Estimate) -> str:
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    return f"{found.value:+.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _percent(found: Estimate) -> str:

@@ -168,7 +168,7 @@ def test_json(tmp_path: Path, task: Path, delia: Delia) -> None:
     assert json.loads(told.out)["probes"][0]["rows"] == 4
     told = delia("compare", tmp_path / "out", tmp_path / "out")
     assert "selectivity" in told.out
-    assert "+0.00 [-1.20, +1.20]" in told.out
+    assert "+0.00 [-1.20, 1.20]" in told.out
 
 
 def test_translations_get_corpus_scores(tmp_path: Path, delia: Delia) -> None:
