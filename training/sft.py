@@ -51,6 +51,7 @@ from delia_data.training.processes import held_by_main, is_main_process, wait_fo
 from delia_data.training.recipe import as_recipe
 from delia_data.training.settings import TrainSettings
 from delia_data.training.source import Source, open_source
+from delia_data.training.start import check_start, load_start
 from delia_data.training.watching import WATCHED, Watch
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def train(
     on_step: OnStep = lambda step, steps, loss: None,
     on_resolved: Callable[[TrainSettings], None] = lambda settings: None,
     watches: Sequence[Watch] | None = None,
+    start: str | os.PathLike[str] | None = None,
 ) -> Manifest:
     """Train a model and the token's embedding row on a mixture, in the mixture's order.
 
@@ -84,6 +86,8 @@ def train(
         on_resolved: Called before anything is loaded, with the settings as they were resolved.
         watches: What is measured every `watch_every_steps`; the token's distances to its keywords
             where None.
+        start: A finished adapter to begin from instead of a new one, with the settings that make
+            its weights. Optimiser and schedule begin anew.
 
     Returns:
         The manifest of the finished adapter.
@@ -111,7 +115,11 @@ def train(
     counts, rows_sha256 = count_rows(source, settings.token)
     settings = resolve(settings, rows=sum(counts.values()))
     on_resolved(settings)
-    plan = {**settings.as_dict(), "rows_sha256": rows_sha256}
+    inputs = {"mixture": rows_sha256}
+    if start is not None:
+        inputs["start"] = check_start(start, settings)
+    begun = {} if start is None else {"start_sha256": inputs["start"]}
+    plan = {**settings.as_dict(), "rows_sha256": rows_sha256, **begun}
     if _is_done(root, plan):
         return read_manifest(root)
     # All that can be wrong with what was given is found before anything is written.
@@ -130,14 +138,14 @@ def train(
         with in_one_line(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
             if is_main_process():
                 write_json(root / PLAN, plan)
-            losses = _run(settings, model, tokenizer, lora, rows, root, on_step, watches)
+            losses = _run(settings, model, tokenizer, lora, rows, root, on_step, watches, start)
             if is_main_process():
                 write_json(root / LOSSES, losses)
                 write_text(root / RECIPE, as_recipe(settings))
         manifest = Manifest(
             kind="adapter",
             settings=settings.as_dict(),
-            inputs={"mixture": rows_sha256},
+            inputs=inputs,
             rows=counts,
             dropped=rows.dropped,
             details={
@@ -197,6 +205,7 @@ def _run(
     root: Path,
     on_step: OnStep,
     watches: Sequence[Watch] | None,
+    start: str | os.PathLike[str] | None,
 ) -> list[dict[str, float]]:
     """Train, save, and give the loss of every step."""
     import transformers
@@ -244,6 +253,8 @@ def _run(
             micro_batch_tokens=settings.micro_batch_tokens if settings.packing else None,
             token_learning_rate=settings.token_learning_rate,
         )
+        if start is not None:
+            load_start(trainer.model, start)
         trainer.remove_callback(transformers.PrinterCallback)
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:

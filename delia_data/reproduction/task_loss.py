@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.errors import InputError
@@ -13,9 +14,22 @@ from delia_data.tokens import encode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LOSS", "TaskLossWatch", "answer_loss"]
+__all__ = ["LOSS", "AnswerLoss", "TaskLossWatch", "answer_loss", "answer_losses"]
 
 LOSS: Final = "held_out_loss"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLoss:
+    """The loss of one row's answer.
+
+    Attributes:
+        nats: Sum over its tokens.
+        tokens: Their number.
+    """
+
+    nats: float
+    tokens: int
 
 
 def answer_loss(
@@ -32,29 +46,43 @@ def answer_loss(
     Raises:
         InputError: There are no rows.
     """
+    losses = answer_losses(model, tokenizer, rows, batch_size=batch_size)
+    return sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses)
+
+
+def answer_losses(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Record], *, batch_size: int = 8
+) -> list[AnswerLoss]:
+    """Cross-entropy of every answer by itself, in the rows' order; arguments as `answer_loss`.
+
+    Raises:
+        InputError: There are no rows.
+    """
     import torch
 
     if not rows:
         raise InputError("there are no rows to take a loss of: give at least one")
-    encoded = sorted((encode(tokenizer, row) for row in rows), key=lambda one: len(one.ids))
+    encoded = [encode(tokenizer, row) for row in rows]
+    order = sorted(range(len(rows)), key=lambda place: len(encoded[place].ids))
     device = model.get_input_embeddings().weight.device
-    total, count = 0.0, 0
+    found: dict[int, AnswerLoss] = {}
     with evaluating(model):
-        for start in range(0, len(encoded), batch_size):
-            batch = encoded[start : start + batch_size]
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            batch = [encoded[place] for place in places]
             width = max(len(one.ids) for one in batch)
             ids = torch.tensor([one.ids + [0] * (width - len(one.ids)) for one in batch])
             mask = torch.tensor([[1] * len(o.ids) + [0] * (width - len(o.ids)) for o in batch])
             logits = model(
                 input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
             ).logits
-            for place, one in enumerate(batch):
+            for number, (place, one) in enumerate(zip(places, batch, strict=True)):
                 begin, end = len(one.prompt_ids), len(one.ids)
-                scores = logits[place, begin - 1 : end - 1].float()
-                wanted = ids[place, begin:end].to(device)
+                scores = logits[number, begin - 1 : end - 1].float()
+                wanted = ids[number, begin:end].to(device)
                 loss = torch.nn.functional.cross_entropy(scores, wanted, reduction="sum")
-                total, count = total + float(loss), count + end - begin
-    return total / count
+                found[place] = AnswerLoss(float(loss), end - begin)
+    return [found[place] for place in range(len(rows))]
 
 
 class TaskLossWatch:
