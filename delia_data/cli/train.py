@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from delia_data.cli._completion import among
 from delia_data.cli._console import console, messages, step
 from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._setting_flags import with_setting_flags
@@ -28,7 +29,11 @@ def command(
     out: Annotated[Path, typer.Argument(help="Folder of the adapter; a rerun goes on there.")],
     *,
     recipe: Annotated[
-        str, typer.Option(help=f"A .yaml file, or one of {', '.join(recipe_names())}.")
+        str,
+        typer.Option(
+            help=f"A .yaml file, or one of {', '.join(recipe_names())}.",
+            autocompletion=among(recipe_names()),
+        ),
     ] = "smollm2-135m-cpu",
     as_json: AsJson = False,
     **given: Any,
