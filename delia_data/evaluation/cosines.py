@@ -57,8 +57,10 @@ def cosines(
         for (name, group), end in zip(groups.items(), ends, strict=True)
     }
     generator = np.random.default_rng(how.seed)
-    drawn = {
-        name: generator.multinomial(len(of), np.full(len(of), 1 / len(of)), size=how.resamples)
+    drawn: dict[str, Numbers] = {
+        name: generator.multinomial(
+            len(of), np.full(len(of), 1 / len(of)), size=how.resamples
+        ).astype(np.float64)
         for name, of in places.items()
     }
     per_pair = ratio * len(places["task"]) / len(places["pairs"])

@@ -136,7 +136,9 @@ def _logits_after(model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in prompts], device=device)
     lengths = torch.tensor([len(row) for row in prompts], device=device)
     mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
-    ends, which = (lengths - 1).unique(return_inverse=True)
-    output = model(input_ids=ids, attention_mask=mask, logits_to_keep=ends, use_cache=False)
-    logits: torch.Tensor = output.logits
-    return logits[torch.arange(len(prompts), device=device), which].float()
+    ends = sorted({len(row) - 1 for row in prompts})
+    kept = torch.tensor(ends, device=device)
+    output = model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, use_cache=False)
+    which = [ends.index(len(row) - 1) for row in prompts]
+    logits: torch.Tensor = output.logits[list(range(len(prompts))), which]
+    return logits.float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,8 @@ class MeasuredAdapter:
         for when in WHENS:
             groups = {}
             for name, records in rows.items():
-                groups[name] = self._gradients(
-                    when, name, records, lambda row, done=done: tell(done + row, total)
-                )
+                so_far = partial(_tell_after, done, total, tell)
+                groups[name] = self._gradients(when, name, records, so_far)
                 done += len(records)
                 tell(done, total)
             found[when] = groups
@@ -168,3 +167,7 @@ class MeasuredAdapter:
             )
         made.save(file)
         return made
+
+
+def _tell_after(before: int, total: int, tell: Tell, row: int) -> None:
+    tell(before + row, total)

@@ -109,7 +109,8 @@ def token_distances(
     read = [locate(tokenizer, context, word).up_to for word in words for context in contexts]
     with evaluating(model):
         states = states_at_last(model, read)
-    own, *others = states.split(len(contexts))  # each (contexts, blocks, width)
+    # (words, contexts, blocks, width)
+    own, *others = states.reshape(len(words), len(contexts), *states.shape[1:])
     return [_distances(own, other, word) for word, other in zip(keywords, others, strict=True)]
 
 
