@@ -54,7 +54,7 @@ test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray
 	$(ENGINES)/bin/python -m pytest tests/engines
 	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py tests/slow -k litellm
 
-check: $(READY)  ## Lint, format, types, exported names, import directions
+check: $(READY) docs  ## Lint, format, types, exported names, import directions, documentation
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	rm -rf $(WHOLE) build/lib

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from delia_data.cli import _engine_options as by
+from delia_data.cli._completion import among
 from delia_data.cli._console import console, messages, step
 from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._score_tables import print_evaluation
@@ -29,7 +30,10 @@ def command(
     out: Annotated[Path, typer.Argument(help="Folder of the evaluation; a rerun goes on there.")],
     probe: Annotated[
         list[str] | None,
-        typer.Option(help=f"What is asked, of {', '.join(PROBES)}; all if not given."),
+        typer.Option(
+            help=f"What is asked, of {', '.join(PROBES)}; all if not given.",
+            autocompletion=among(PROBES),
+        ),
     ] = None,
     rows: Annotated[
         int | None, typer.Option(help="Held-out rows to ask at most; a higher number adds some.")

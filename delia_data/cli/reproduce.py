@@ -9,6 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from delia_data.cli._completion import among
 from delia_data.cli._console import console, messages, step
 from delia_data.cli._json import AsJson, show_json
 from delia_data.errors import InputError
@@ -31,7 +32,10 @@ def command(
     ],
     scale: Annotated[
         str | None,
-        typer.Option(help="A bundled grid: tiny (two cores), small (one GPU), paper."),
+        typer.Option(
+            help="A bundled grid: tiny (two cores), small (one GPU), paper.",
+            autocompletion=among(["tiny", "small", "paper"]),
+        ),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="A method to run; several can be given.")
