@@ -12,7 +12,9 @@ from delia_data.errors import DeliaError, EngineError, InputError, MissingExtraE
 __all__ = ["in_one_line"]
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_SAID: Final = ("no space left", "quota exceeded", "file too large", "pytorchstreamwriter")
+_FULL_SAID: Final = ("no space left", "quota exceeded", "file too large")
+_CUT_SAID: Final = ("pytorchstreamwriter", "inline_container")
+"""What torch says of a file that it could not write whole."""
 _MEMORY_SAID: Final = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
@@ -42,7 +44,7 @@ def in_one_line(where: object, *, lower: str) -> Iterator[None]:
                 f"memory ran out: lower {lower}; the same command with that goes into a new folder"
             ) from error
         full = isinstance(error, OSError) and error.errno in _FULL
-        if full or any(text in said for text in _FULL_SAID):
+        if full or any(text in said for text in _FULL_SAID + _CUT_SAID):
             raise OutputError(
                 f"{where} cannot be written ({first}): free some space; the same command goes on"
             ) from error

@@ -193,8 +193,8 @@ def test_full_fine_tuning_moves_every_weight(make_settings: MakeSettings, tmp_pa
 
 
 def test_exports_that_cannot_be(make_settings: MakeSettings, tmp_path: Path, delia: Delia) -> None:
-    settings = make_settings(tied=True, token_training="lora", epochs=1)
     refused(delia("export", tmp_path / "none", tmp_path / "out", "--merged"), "not a finished")
+    settings = make_settings(tied=True, token_training="lora", epochs=1)
     train(settings, ROWS, tmp_path / "a")
     train(replace(settings, seed=1), ROWS, tmp_path / "b")
     with pytest.raises(InputError, match="LoRA on the embedding, which cannot be parted"):
