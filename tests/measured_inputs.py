@@ -11,6 +11,7 @@ import numpy as np
 from word_models import word_model, word_tokenizer
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
+from delia_data.evaluation import StateSpaceWatch
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording
 from delia_data.training import TrainSettings, train
@@ -77,8 +78,10 @@ def make_inputs(folder: Path, *, token: str = "<sep>") -> Inputs:
         batch_size=8,
         warmup_steps=0,
         max_length=64,
+        watch_every_steps=1,
     )
-    train(settings, mixture, folder / "adapter")
+    watch = StateSpaceWatch([row.record for row in worded.test])
+    train(settings, mixture, folder / "adapter", watches=[watch])
     return Inputs(folder / "adapter", folder / "task", folder / "pairs.jsonl")
 
 

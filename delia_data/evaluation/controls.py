@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["UNTRAINED", "ordinary_words", "untrained_rows"]
 
 UNTRAINED: Final = ("mean", "normal")
+_SPACES: Final = frozenset({" ", "Ġ", "▁"})  # as tokenizers spell one
 _SHORTEST: Final = 3  # letters of a word; shorter ones are mostly pieces of others
 
 
@@ -37,8 +38,8 @@ def ordinary_words(
 ) -> tuple[str, ...]:
     """Draw words of the vocabulary that are one id wherever they stand in the contexts.
 
-    A word has letters only, at least three. The draw is by keyed hash of the word, so that a
-    larger `count` adds to a smaller one.
+    A word has letters only, at least three, and takes the space before it in. The draw is by
+    keyed hash of the word, so that a larger `count` adds to a smaller one.
 
     Args:
         tokenizer: The tokenizer.
@@ -58,7 +59,7 @@ def ordinary_words(
             break
         if word.casefold() in left_out:
             continue
-        if all(locate(tokenizer, context, word).pieces == 1 for context in contexts):
+        if all(_is_whole(tokenizer, context, word) for context in contexts):
             found.append(word)
     if len(found) < 2:
         raise InputError(
@@ -86,6 +87,17 @@ def untrained_rows(model: Any, token_id: int, *, seed: int = 0) -> dict[str, tor
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(mean.shape, generator=generator).to(mean.device)
     return {"mean": mean, "normal": mean + existing.std(0) * noise}
+
+
+def _is_whole(tokenizer: PreTrainedTokenizerBase, context: str, word: str) -> bool:
+    """Whether a word is one id in a context, with the space before it, where there is one.
+
+    A piece of words, such as `ictor`, is one id as well, but leaves the space an id of its own.
+    """
+    found = locate(tokenizer, context, word)
+    if found.pieces > 1 or not found.last:
+        return found.pieces == 1
+    return tokenizer.convert_ids_to_tokens(found.ids[found.last - 1]) not in _SPACES
 
 
 def _words(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

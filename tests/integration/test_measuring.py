@@ -20,6 +20,7 @@ from measured_inputs import Inputs, embed_letters, make_inputs
 from delia_data.errors import FormatError, InputError, SettingsError, UnfinishedError
 from delia_data.evaluation.aligning import measure_alignment
 from delia_data.evaluation.first_token import measure_state_space
+from delia_data.evaluation.measurement_plots import watched_state_space
 from delia_data.evaluation.measurements import (
     MEASURES,
     Measurements,
@@ -34,6 +35,7 @@ from delia_data.sampling import embeddings
 from delia_data.tasks import read_task_rows
 from delia_data.tokens import add_token
 from delia_data.training import load_adapter
+from delia_data.training.watching import read_watched
 
 pytestmark = [
     pytest.mark.integration,
@@ -117,6 +119,21 @@ def test_before_is_the_untrained_model_and_after_the_trained_one(
         assert token.l2.mean == pytest.approx(same.token.l2.mean, rel=2e-2)
     moved = [found.representation[when].keywords[0].token.l2.mean for when in ("before", "after")]
     assert moved[0] != pytest.approx(moved[1], rel=0.05)
+
+
+def test_what_is_watched_while_training_is_what_is_measured_then(
+    inputs: Inputs, measured: Path, tmp_path: Path
+) -> None:
+    watched = read_watched(inputs.adapter)
+    assert [line["step"] for line in watched] == [0, 1, 2]
+    spaces = read_measurements(measured).state_space
+    assert spaces is not None
+    for line, when in ((watched[0], "before"), (watched[-1], "after")):
+        space = spaces[when]["with"]  # type: ignore[index]
+        assert line["state_space/entropy"] == pytest.approx(space.entropy, rel=0.02)
+        assert line["state_space/size"] == pytest.approx(space.size, rel=0.1)
+    watched_state_space({"delia": watched}).png(tmp_path / "watched.png")
+    assert (tmp_path / "watched.png").stat().st_size > 10_000
 
 
 def test_a_finished_folder_is_not_measured_again(inputs: Inputs, measured: Path) -> None:

@@ -188,6 +188,23 @@ def test_words_that_fall_into_pieces_are_left_out() -> None:
     assert set(ordinary_words(tokenizer, 9, ["Answer in {word}"])) == {"answer", "apple", "river"}
 
 
+def test_pieces_that_leave_the_space_by_itself_are_no_words() -> None:
+    """`abc` is one id and ` def` is: only the second is a word of a text."""
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    merges = [("a", "b"), ("ab", "c"), ("Ġ", "d"), ("Ġd", "e"), ("Ġde", "f")]
+    merges += [("Ġ", "g"), ("Ġg", "h"), ("Ġgh", "i")]
+    pieces = [*"abcdefghiĠ", *("".join(pair) for pair in merges)]
+    core = tokenizers.Tokenizer(
+        tokenizers.models.BPE({piece: i for i, piece in enumerate(pieces)}, merges)
+    )
+    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core)
+    assert locate(tokenizer, "a {word} b", "abc").pieces == 1
+    assert set(ordinary_words(tokenizer, 9, ["a {word} b"])) == {"def", "ghi"}
+
+
 def test_untrained_rows_are_those_of_a_token_that_is_added(tokenizer: Any) -> None:
     model = word_model(tokenizer)
     token_id = add_token(model, tokenizer, "<sep>", init="normal", seed=7)
