@@ -74,7 +74,10 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         """Measure where it is time to, and after the last step."""
         step = state.global_step
         if step % self.every_steps == 0 or step == state.max_steps:
+            # To log the values makes the trainer believe that the step's loss was logged too.
+            wanted = control.should_log
             self._measure(state, **given)
+            control.should_log = wanted
 
     def _measure(self, state: Any, *, model: Any, processing_class: Any, **_: Any) -> None:
         values: dict[str, float] = {}
