@@ -77,7 +77,10 @@ def micro_grid(folder: Path, model: Path, **changes: Any) -> Path:
         "examples": 2,
         "watch_every_steps": 2,
         "watched_rows": 2,
-        "blocks": [{"methods": METHODS, "rows": [8], "ratios": [2], "seeds": [0, 1]}],
+        "blocks": [
+            {"methods": METHODS, "rows": [8], "ratios": [2]},
+            {"methods": ["delia"], "rows": [8], "ratios": [2], "seeds": [1]},
+        ],
         **changes,
     }
     grid = {"name": "micro", "experiments": {"formatted-text": experiment}}

@@ -94,6 +94,7 @@ def run_cell(
         folder / RUN,
         {
             "seconds": clock.seconds,
+            "processor_seconds": clock.processor_seconds,
             "machine": _machine(device),
             "versions": {name: version(name) for name in _LIBRARIES},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -120,21 +121,25 @@ def run_cell(
 
 
 class _Clock:
-    """Seconds by step, over all tries: they outlive a kill."""
+    """Seconds by step, over all tries that came to its end: they outlive a kill."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.seconds: dict[str, float] = {}
+        self.processor_seconds = 0.0
         if file.is_file():
-            self.seconds = json.loads(file.read_text(encoding="utf-8"))
+            known = json.loads(file.read_text(encoding="utf-8"))
+            self.seconds, self.processor_seconds = known["seconds"], known["processor_seconds"]
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add what a step takes."""
-        began = time.monotonic()
+        began, computed = time.monotonic(), time.process_time()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
-        write_json(self.file, self.seconds)
+        self.processor_seconds += time.process_time() - computed
+        known = {"seconds": self.seconds, "processor_seconds": self.processor_seconds}
+        write_json(self.file, known)
 
 
 def _train(training: Training | None, ground: Ground, adapter: Path) -> Manifest | None:

@@ -27,6 +27,7 @@ FIGURES: Final = {
     "than after as much training on diverse data alone, by pairs a row",
 }
 _FORMATTED: Final = "formatted-text"
+_DELIA: Final = "#c8102e"
 _METHODS: Final = (
     *("random_init", "mean_embedding", "common", "step_matched", "neftune", "fact_based", "dmt"),
     *("no_diverse", "no_wordings", "delia"),
@@ -92,6 +93,7 @@ def _draw_blocks(results: Results, file: Path) -> bool:
                     _block_curve(axes, found, word, name, number, len(series))
                 axes.set_title(f"“{word}”", loc="left", fontsize=9)
                 axes.set_xlabel("transformer block")
+                axes.xaxis.get_major_locator().set_params(integer=True)
                 axes.set_ylim(bottom=0)
             axes_row[0].set_ylabel("L2 / ordinary words")
             title = "DELIA, by task rows" if line else None
@@ -109,15 +111,10 @@ def _block_curve(
     table = np.asarray(rows)
     blocks = np.arange(1, table.shape[1] + 1)
     colour, line = _look(number, of)
-    last = name == BASELINES["delia"].title
-    axes.plot(
-        blocks,
-        table.mean(0),
-        color=colour,
-        linestyle=line,
-        label=name,
-        linewidth=2.2 if last else 1.3,
-    )
+    width = 1.3
+    if name == BASELINES["delia"].title:
+        colour, line, width = _DELIA, "-", 2.4
+    axes.plot(blocks, table.mean(0), color=colour, linestyle=line, label=name, linewidth=width)
     axes.fill_between(blocks, table.min(0), table.max(0), color=colour, alpha=0.15, linewidth=0)
 
 
@@ -129,7 +126,7 @@ def _draw_curves(curves: Sequence[Curve], file: Path, name: str, level: float | 
         for number, curve in enumerate(curves):
             colour, line = _look(number, len(curves))
             share = 100 * np.asarray(curve.share)
-            label = f"{curve.ratio:g} pairs a row"
+            label = f"ratio {curve.ratio:g}"
             axes.plot(share, curve.mean, color=colour, linestyle=line, label=label)
             axes.fill_between(share, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
         if level is not None:

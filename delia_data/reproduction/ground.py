@@ -89,7 +89,7 @@ class Ground:
         return Material(
             task=replace(self.task, train=limit(self.task.train, rows, seed)),
             wordings=self.wordings,
-            pairs=self.pairs,
+            pairs=self.pairs if cell.ratio else (),
             ratio=cell.ratio or 0.0,
             seed=seed,
             examples=self.experiment.examples,

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -124,6 +125,7 @@ def _try_cell(run: Run, cell: Cell, grounds: dict[ExperimentName, Ground]) -> No
     except DeliaError as error:
         write_text(folder / FAILED, str(error))
     except (RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
+        traceback.print_exc()
         fault = EngineError(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
         write_text(folder / FAILED, str(fault))
 

@@ -1,0 +1,230 @@
+"""Grids on a random model of two layers: every method, a kill, two workers, the paper's scale."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import Delia, refused
+from micro_run import METHODS, micro_grid, micro_model, tables_of
+
+from delia_data.errors import EngineError, InputError, LockedError, SettingsError
+from delia_data.files import folder_lock
+from delia_data.manifest import read_manifest
+from delia_data.reproduction import Grid, Run, cells_of, read_grid, reproduce
+from delia_data.training.baselines import BASELINES
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+PATIENCE_S = 300
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return micro_model(tmp_path_factory.mktemp("micro") / "model")
+
+
+@pytest.fixture(scope="module")
+def unbroken(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the grid comes to in one process that nothing stops."""
+    root = tmp_path_factory.mktemp("unbroken")
+    torch.set_num_threads(1)
+    reproduce(Run(read_grid(micro_grid(root, model)), root / "out"))
+    return tables_of(root / "out")
+
+
+def test_a_killed_run_of_two_workers_comes_to_the_same_table(
+    model: Path, unbroken: Any, tmp_path: Path
+) -> None:
+    grid, out = micro_grid(tmp_path, model), tmp_path / "out"
+    command = [sys.executable, "-m", "delia_data", "reproduce", str(grid), str(out)]
+    process = subprocess.Popen(
+        [*command, "--workers", "2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    until = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < until:
+        done = len(list(out.glob("cells/*/FINISHED")))
+        if done and list(out.glob("cells/*/adapter/.checkpoints/*/trainer_state.json")):
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, "it was done before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {file: file.stat().st_mtime_ns for file in out.glob("cells/*/FINISHED")}
+    assert finished
+    # The workers end with the process that started them, and let go of their cells.
+    while time.monotonic() < until and any(map(_held, out.glob("cells/*"))):
+        time.sleep(0.1)
+    total = len(cells_of(read_grid(grid)))
+    assert len(list(out.glob("cells/*/FINISHED"))) < total
+    document = reproduce(Run(read_grid(grid), out))
+    assert document["cells"] == {"finished": total, "missing": 0}
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
+    assert tables_of(out) == unbroken
+
+
+def _held(cell: Path) -> bool:
+    try:
+        with folder_lock(cell):
+            return False
+    except LockedError:
+        return True
+
+
+def test_a_cell_says_what_made_it(model: Path, unbroken: Any, tmp_path: Path) -> None:
+    grid = read_grid(micro_grid(tmp_path, model))
+    reproduce(Run(grid, tmp_path / "out", only=("delia",), keep_adapters=True))
+    cell = tmp_path / "out" / "cells" / "formatted-text_delia_rows-8_ratio-2_seed-0"
+    manifest = read_manifest(cell, verify=True)
+    assert manifest.settings["cell"]["method"] == "delia"
+    assert manifest.settings["training"]["rank"] == 4
+    assert {"task", "rows", "cache"} == set(manifest.inputs)
+    assert manifest.rows == {"held_out": 4, "task": 8, "cache": 16}
+    run = json.loads((cell / "run.json").read_text())
+    assert set(run["seconds"]) == {"train", "load", "ask", "measure"}
+    assert run["machine"] and run["versions"]["torch"]
+    assert (cell / "adapter" / "adapter_model.safetensors").is_file()
+    report, results = tables_of(tmp_path / "out")
+    assert report["cells"]["missing"] > 0
+    watched = results[cell.name]["watched"]
+    assert [point["step"] for point in watched] == [0, 2, 4, 6]
+    assert watched[-1]["loss"] < watched[0]["loss"]
+    # The rest of the grid can follow in the same folder.
+    assert results[cell.name] == unbroken[1][cell.name]
+
+
+def test_every_method_takes_two_steps_or_writes_some_tokens(model: Path, tmp_path: Path) -> None:
+    methods = [name for name, method in BASELINES.items() if method.kind == "any"]
+    grid = micro_grid(
+        tmp_path,
+        model,
+        training={"epochs": 1, "batch_size": 8, "micro_batch_size": 8, "rank": 2},
+        held_out_rows=2,
+        max_tokens=3,
+        watch_every_steps=50,
+        probes=["held-out"],
+        blocks=[{"methods": methods, "rows": [8], "ratios": [1]}],
+    )
+    reproduce(Run(read_grid(grid), tmp_path / "out"))
+    _, results = tables_of(tmp_path / "out")
+    steps = {result["cell"]["method"]: result["steps"] for result in results.values()}
+    untrained = {"original", "random_init", "mean_embedding", "in_context", "controlled"}
+    one_pass = {"common": 1, "no_diverse": 1, "pairs_only": 1}
+    expected = {m: 0 if m in untrained else one_pass.get(m, 2) for m in methods}
+    assert steps == expected
+    named = {r["cell"]["method"] for r in results.values() if r["distances"]}
+    assert set(methods) - named == {"in_context", "controlled"}
+
+
+def test_translation_by_dipmt_and_delia(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    numbers = range(20)
+    for ending, words in (("en", "the dog eats fish"), ("is", "hundurinn borðar fisk")):
+        text = "".join(f"{words} {i}\n" for i in numbers)
+        (data / f"news.{ending}").write_text(text, encoding="utf-8")
+    plain = json.loads(json.dumps(read_grid(micro_grid(tmp_path, model)).as_dict()))
+    experiment = plain["experiments"].pop("formatted-text")
+    experiment["blocks"] = [{"methods": ["dipmt", "delia"], "rows": [6], "ratios": [1]}]
+    experiment["probes"] = ["held-out"]
+    grid = Grid.from_dict({"name": "t", "experiments": {"is-en": experiment}})
+    out = tmp_path / "out"
+    without = Run(grid, out)
+    assert [cell.method for cell in without.blocked()] == ["dipmt", "delia"]
+    assert reproduce(without)["cells"] == {"finished": 0, "missing": 2}
+    document = reproduce(Run(grid, out, data=data))
+    assert document["cells"] == {"finished": 2, "missing": 0}
+    asked = (out / "cells" / "is-en_dipmt_rows-6_seed-0" / "answers" / "answers.jsonl").read_text()
+    assert len(asked.splitlines()) == 8
+    (data / "news.en").write_text("other\n" * 20)
+    with pytest.raises(SettingsError, match="data was"):
+        reproduce(Run(grid, out, data=data))
+
+
+def test_the_papers_scale_starts_on_random_weights(model: Path, tmp_path: Path) -> None:
+    """The paper's grid and recipe as they are, but for the model and the number of pairs."""
+    grid = read_grid("paper")
+    whole = grid.experiments["formatted-text"]
+    block = replace(whole.blocks[0], methods=("delia",), rows=(30,), ratios=(1.0,), seeds=(0,))
+    cache = replace(whole.cache, pairs=30, max_tokens=8, engine="transformers", queries="bundled")
+    small = replace(
+        whole, model=str(model), cache=cache, blocks=(block,), held_out_rows=2, max_tokens=4
+    )
+    run = Run(replace(grid, experiments={"formatted-text": small}), tmp_path / "out")
+    assert reproduce(run)["cells"] == {"finished": 1, "missing": 0}
+    _, results = tables_of(tmp_path / "out")
+    assert [result["steps"] for result in results.values()] == [4]  # 60 rows in batches of 16
+
+
+def test_a_cell_that_fails_leaves_the_others(model: Path, tmp_path: Path) -> None:
+    blocks = [
+        {"methods": ["common"], "rows": [400]},
+        {"methods": ["original"], "rows": [8]},
+    ]
+    run = Run(read_grid(micro_grid(tmp_path, model, blocks=blocks)), tmp_path / "out")
+    with pytest.raises(EngineError, match=r"1 of 2 cells failed.*asks for 400 task rows"):
+        reproduce(run)
+    report, results = tables_of(tmp_path / "out")
+    assert len(results) == 1
+    assert report["cells"] == {"finished": 1, "missing": 1}
+
+
+def test_another_grid_or_cache_is_refused(model: Path, tmp_path: Path) -> None:
+    grid = micro_grid(tmp_path, model, blocks=[{"methods": ["original"]}])
+    reproduce(Run(read_grid(grid), tmp_path / "out"))
+    other = read_grid(micro_grid(tmp_path, model, blocks=[{"methods": ["random_init"]}]))
+    with pytest.raises(SettingsError, match="methods"):
+        reproduce(Run(other, tmp_path / "out"))
+    with pytest.raises(InputError, match="not there"):
+        reproduce(Run(read_grid(tmp_path / "grid.yaml"), tmp_path / "new", cache=tmp_path / "none"))
+    with pytest.raises(InputError, match="at least 1"):
+        reproduce(Run(other, tmp_path / "new"), workers=0)
+
+
+def test_the_command_lists_cells_and_refuses_what_is_wrong(
+    delia: Delia, model: Path, tmp_path: Path
+) -> None:
+    grid = micro_grid(tmp_path, model)
+    out = tmp_path / "out"
+    listed = delia("reproduce", grid, out, "--list", "--json")
+    assert listed.code == 0
+    document = json.loads(listed.out)
+    assert {cell["method"] for cell in document["cells"]} == set(METHODS)
+    assert document["seconds"] is None
+    assert not out.exists()
+    tiny = json.loads(delia("reproduce", "--scale", "tiny", out, "--list", "--json").out)
+    assert {cell["state"] for cell in tiny["cells"]} == {"to run", "needs --data"}
+    two = delia("reproduce", "--scale", "tiny", out, "--list", "--workers", "2", "--data", tmp_path)
+    assert "with 2 workers:" in two.out
+    refused(delia("reproduce", out), "--scale tiny")
+    refused(delia("reproduce", grid, out, "--scale", "tiny"), "a folder alone")
+    refused(delia("reproduce", "--scale", "huge", out), "one of tiny, small, paper")
+    refused(delia("reproduce", grid, out, "--only", "dmt", "--list"), "does not run 'dmt'")
+    (out).mkdir()
+    (out / "thesis.tex").write_text("mine")
+    refused(delia("reproduce", grid, out), "something else")
