@@ -92,16 +92,17 @@ def check_wheel(names: set[str], files: list[str]) -> None:
             raise ReleaseError(f"the wheel has no {ending}")
 
 
-def check_contents(dist: Path) -> Path:
+def check_contents(dist: Path, files: list[str]) -> Path:
     """Look into both files.
 
     Args:
         dist: The folder that holds them, and nothing else.
+        files: Paths of what belongs to the repository.
 
     Returns:
         The wheel.
     """
-    current, files = version(), tracked()
+    current = version()
     sdist, wheel = (dist / f"delia_data-{current}{end}" for end in (".tar.gz", "-py3-none-any.whl"))
     there = sorted(path.name for path in dist.iterdir())
     if there != sorted([sdist.name, wheel.name]):
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--contents-only", action="store_true")
     given = parser.parse_args()
     try:
-        wheel = check_contents(given.dist)
+        wheel = check_contents(given.dist, tracked())
         if not given.contents_only:
             try_wheel(wheel)
     except ReleaseError as fault:

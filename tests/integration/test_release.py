@@ -35,10 +35,17 @@ release = load()
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files() -> list[str]:
+    """What belongs to the repository."""
+    names: list[str] = release.tracked()
+    return names
+
+
+@pytest.fixture(scope="module")
+def source(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository's files as they are now."""
     copy = tmp_path_factory.mktemp("source")
-    for name in release.tracked():
+    for name in files:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     return copy
@@ -56,8 +63,10 @@ def dist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_archives_are_whole(dist: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wheel = release.check_contents(dist)
+def test_the_archives_are_whole(
+    dist: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wheel = release.check_contents(dist, files)
     assert wheel.name == f"delia_data-{__version__}-py3-none-any.whl"
     assert capsys.readouterr().out.startswith("contents: ")
     with zipfile.ZipFile(wheel) as archive:
@@ -105,7 +114,7 @@ def test_more_than_the_two_archives_is_refused(dist: Path, tmp_path: Path) -> No
     shutil.copytree(dist, tmp_path / "dist")
     (tmp_path / "dist" / "delia_data-0.0.1.tar.gz").touch()
     with pytest.raises(release.ReleaseError, match="empty it and build again"):
-        release.check_contents(tmp_path / "dist")
+        release.check_contents(tmp_path / "dist", [])
 
 
 def test_the_changelog_and_the_version_agree() -> None:
