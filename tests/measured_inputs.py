@@ -79,6 +79,7 @@ def make_inputs(folder: Path, *, token: str = "<sep>") -> Inputs:
         warmup_steps=0,
         max_length=64,
         watch_every_steps=1,
+        watch_keywords=("json",),
     )
     watch = StateSpaceWatch([row.record for row in worded.test])
     train(settings, mixture, folder / "adapter", watches=[watch])
