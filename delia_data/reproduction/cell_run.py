@@ -42,7 +42,7 @@ from delia_data.reproduction.task_loss import LOSS, TaskLossWatch
 from delia_data.training import TrainSettings, load_adapter, train
 from delia_data.training.baselines import Baseline, Material, Training, baseline
 from delia_data.training.loading import load_prepared, load_prepared_tokenizer, resolve
-from delia_data.training.watching import read_watched
+from delia_data.training.watching import Watch, read_watched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -147,7 +147,7 @@ def _train(training: Training | None, ground: Ground, adapter: Path) -> Manifest
     if training is None or not training.rows:
         return None
     rows, experiment = ground.watched(), ground.experiment
-    watches = [TaskLossWatch(rows), StateSpaceWatch(rows, name=_STATES)]
+    watches: list[Watch] = [TaskLossWatch(rows), StateSpaceWatch(rows, name=_STATES)]
     settings = replace(
         training.settings,
         watch_every_steps=experiment.watch_every_steps,

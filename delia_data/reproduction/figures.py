@@ -82,7 +82,7 @@ def _draw_blocks(results: Results, file: Path) -> bool:
     by_method = [(name, found) for name, found in by_method if found]
     if not words or not by_method:
         return False
-    counts = sorted({r.cell.rows for r in results.finished if r.cell.method == "delia"} - {None})
+    counts = sorted({r.cell.rows or 0 for r in results.finished if r.cell.method == "delia"})
     by_rows = [(f"{n} rows", results.of(_FORMATTED, "delia", rows=n)) for n in counts]
     panels = [by_method, by_rows] if len(by_rows) > 1 else [by_method]
     with _figure(4.2 * len(words), 3.4 * len(panels)) as figure:

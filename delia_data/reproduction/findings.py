@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from delia_data.reproduction.curves import Curve, reduction_curves, task_loss_curves
+from delia_data.reproduction.grid import ExperimentName
 from delia_data.reproduction.results import Results
 from delia_data.reproduction.seeds import Measured, over_seeds
 from delia_data.training.baselines import BASELINES
@@ -135,11 +136,15 @@ def _states(results: Results) -> Finding:
 
 def _translation(results: Results) -> list[Finding]:
     found = []
-    for way, name in (("en-is", "English-Icelandic"), ("is-en", "Icelandic-English")):
+    ways: tuple[tuple[ExperimentName, str], ...] = (
+        ("en-is", "English-Icelandic"),
+        ("is-en", "Icelandic-English"),
+    )
+    for way, name in ways:
         if way not in results.grid.experiments:
             continue
-        ours = results.scores(results.of(way, "delia"))  # type: ignore[arg-type]
-        theirs = results.scores(results.of(way, "common"))  # type: ignore[arg-type]
+        ours = results.scores(results.of(way, "delia"))
+        theirs = results.scores(results.of(way, "common"))
         claim = f"DELIA translates better than common instruction tuning, {name} (Table 3)."
         found.append(_above(claim, "DELIA", ours, BASELINES["common"].title, theirs, share=False))
     return found
@@ -194,7 +199,11 @@ def _way(a: Curve, b: Curve) -> int:
 
 
 def _told(measured: Measured, share: bool) -> str:
-    write = (lambda value: f"{100 * value:.0f}%") if share else (lambda value: f"{value:.3f}")
+    """Write a number with its interval and its seeds."""
+
+    def write(value: float) -> str:
+        return f"{100 * value:.0f}%" if share else f"{value:.3f}"
+
     seeds = ", ".join(write(value) for value in measured.by_seed)
     text = write(measured.value)
     if measured.low is not None and measured.high is not None:

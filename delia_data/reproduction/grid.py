@@ -204,7 +204,7 @@ class Grid:
 
 
 for _kind in (CacheSettings, Block, Seconds, Experiment, Grid):
-    _kind.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+    setattr(_kind, "__pydantic_config__", _STRICT)  # noqa: B010
 _ADAPTER: Final = TypeAdapter(Grid)
 
 

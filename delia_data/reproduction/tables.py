@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from delia_data.reproduction import paper
+from delia_data.reproduction.grid import ExperimentName
+from delia_data.reproduction.result import CellResult
 from delia_data.reproduction.results import Results, first_middle_last
 from delia_data.reproduction.seeds import Measured, over_seeds
 from delia_data.training.baselines import BASELINES
@@ -15,6 +17,10 @@ __all__ = ["Entry", "Line", "Table", "make_tables"]
 
 Unit = Literal["share", "number", "points"]
 _FORMATTED: Final = "formatted-text"
+_WAYS: Final[tuple[tuple[ExperimentName, str], ...]] = (
+    ("en-is", "English-Icelandic"),
+    ("is-en", "Icelandic-English"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +119,13 @@ def _accuracy(results: Results) -> Table:
     for method in methods:
         known = paper.ACCURACY.get(method, {})
         fixed = "rows" not in BASELINES[method].uses
-        for name, measure, unit in (
+        measures: tuple[tuple[str, Callable[[list[CellResult]], Measured | None], Unit], ...] = (
             ("selectivity", results.selectivity, "points"),
             ("JSON with the token", results.shares, "share"),
             ("JSON without it", lambda found: results.shares(found, named=False), "share"),
             ("JSON where it is forbidden", results.negative, "share"),
-        ):
+        )
+        for name, measure, unit in measures:
             entries = []
             for place, count in enumerate(rows):
                 # A method that no training row changes has one number, shown once.
@@ -149,20 +156,15 @@ def _translation(results: Results) -> Table:
     for method in methods:
         known = paper.BLEURT.get(method, {})
         entries = tuple(
-            Entry(results.scores(results.of(way, method)), known.get(way))
-            for way in ("en-is", "is-en")
+            Entry(results.scores(results.of(way, method)), known.get(way)) for way, _ in _WAYS
         )
         lines.append(Line((BASELINES[method].title,), entries))
-    missing = [
-        f"{title} ({way})"
-        for way in ("en-is", "is-en")
-        for title in _missing(results, way, methods)
-    ]
+    missing = [f"{title} ({way})" for way, _ in _WAYS for title in _missing(results, way, methods)]
     return Table(
         "table-3",
         "Translation of held-out rows",
         ("method",),
-        ("English-Icelandic", "Icelandic-English"),
+        tuple(name for _, name in _WAYS),
         tuple(lines),
         (
             "Ours is chrF, 0 to 1; the paper's is BLEURT, of another model and other rows: only "
@@ -196,7 +198,7 @@ def _ablation(results: Results) -> Table:
         ),
         line("middle block, mean L2", "l2", "number", {m: _mean_l2(results, m) for m in columns}),
     ]
-    for way, name in (("en-is", "English-Icelandic"), ("is-en", "Icelandic-English")):
+    for way, name in _WAYS:
         made = {m: results.scores(results.of(way, m)) for m in columns}
         lines.append(line(name, way, "number", made))
     return Table(
