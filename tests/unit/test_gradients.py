@@ -125,6 +125,31 @@ def test_at_the_start_the_model_is_the_untrained_one(model: Any, base: Any, toke
         assert torch.equal(model(ids).logits, trained)
 
 
+def test_lora_on_the_embedding_is_put_back_too(base: Any, tokenizer: Any) -> None:
+    """As the paper's code trains the token; the base model stays inside the wrapped one."""
+    ids = torch.tensor([encode(tokenizer, ROWS[0]).ids])
+    with torch.no_grad():
+        plain = base(ids).logits
+    torch.manual_seed(2)
+    config = peft.LoraConfig(
+        r=4,
+        target_modules=["q_proj", "embed_tokens"],
+        task_type="CAUSAL_LM",
+        ensure_weight_tying=True,
+    )
+    wrapped = peft.get_peft_model(base, config).eval()
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        trained = wrapped(ids).logits
+        with at_start(wrapped):
+            begun = wrapped(ids).logits
+        assert torch.allclose(begun, plain, atol=1e-5)
+        assert not torch.allclose(trained, plain, atol=1e-2)
+        assert torch.equal(wrapped(ids).logits, trained)
+
+
 def test_the_trained_values_come_back_after_an_error(model: Any) -> None:
     values = {name: parameter.clone() for name, parameter in model.named_parameters()}
     with pytest.raises(KeyError), at_start(model):
