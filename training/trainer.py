@@ -19,6 +19,7 @@ from delia_data.training.loss_forward import give_losses, plain_forward
 from delia_data.training.noise import EmbeddingNoise, lengths_of_rows
 from delia_data.training.packing import StepPlan, plan_steps
 from delia_data.training.progress import WatchCallback
+from delia_data.training.sharding import shard_on_cpu, shared_weights_seen
 from delia_data.training.token_rows import read_rows_in_place
 from delia_data.training.watching import Watch
 
@@ -79,6 +80,15 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         if causal is not self.model:
             save = self.model.save_pretrained
             self.model.save_pretrained = functools.partial(save, save_embedding_layers=False)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator; one that is to shard on CPUs does."""
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled |= shard_on_cpu(self.accelerator)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        with shared_weights_seen(self.model) if self.is_fsdp_enabled else nullcontext():
+            return super()._prepare_for_training(*args, **kwargs)
 
     def watch(self, watches: Sequence[Watch], every_steps: int, file: Path) -> None:
         """Measure the model every so many steps, into a file and the trainer's logs."""

@@ -21,6 +21,7 @@ LAYERS = [
     {"sampling", "diversify", "hub"},
     {"builders", "filesystem", "training", "evaluation", "registration"},
     {"reproduction"},
+    {"ratio"},
     {"cli", "__main__"},
 ]
 """Rooms from the bottom up: each may import its own layer and those before it."""
@@ -32,6 +33,7 @@ ABOUT_HEAVY = {
     "training/loss_forward.py": {"torch"},
     "training/noise.py": {"torch"},
     "training/progress.py": {"transformers"},
+    "training/sharding.py": {"torch", "peft"},
     "training/token_loss.py": {"torch"},
     "training/token_rows.py": {"torch", "peft"},
     "training/trainer.py": {"torch", "trl"},

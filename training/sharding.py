@@ -1,0 +1,74 @@
+"""Sharding over processes: on CPUs too, to try there what GPUs will do, and of shared weights.
+
+accelerate 1.15 shards on accelerators alone: with `use_cpu` it leaves an FSDP configuration aside
+without a word, and each process holds a whole model. torch itself shards on CPUs, and so does the
+rest of accelerate, once it is told that the processes shard.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from torch.distributed.tensor import DTensor
+
+__all__ = ["shard_on_cpu", "sharding_is_asked_for", "shared_weights_seen"]
+
+
+def sharding_is_asked_for() -> bool:
+    """Whether `accelerate launch` was given an FSDP configuration."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def shard_on_cpu(accelerator: Any) -> bool:
+    """Let an accelerator shard over its CPU processes, where its launch asks for FSDP.
+
+    Args:
+        accelerator: Accelerate's `Accelerator`, before it has prepared anything.
+
+    Returns:
+        Whether it shards now.
+    """
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    on_cpus = accelerator.distributed_type == DistributedType.MULTI_CPU
+    if not (on_cpus and sharding_is_asked_for()):
+        return False
+    state = accelerator.state
+    state.distributed_type = DistributedType.FSDP
+    state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    accelerator.get_state_dict = _gathered
+    return True
+
+
+def _gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All weights, whole, in every process; torch's own way leaves them sharded on CPUs."""
+    return {
+        name: weight.full_tensor().clone() if isinstance(weight, DTensor) else weight
+        for name, weight in model.state_dict().items()
+    }
+
+
+@contextmanager
+def shared_weights_seen(model: torch.nn.Module) -> Iterator[None]:
+    """Let it be seen that a head and an embedding are one weight, while a model is sharded.
+
+    Where PEFT trains rows of both, each gives a copy of the weight with its rows in place, and
+    accelerate, which compares the two, shards the one weight twice: torch refuses that.
+    """
+    wrapped = [
+        (module, layer.get_base_layer())
+        for module in model.modules()
+        if isinstance(layer := getattr(module, "token_adapter", None), TrainableTokensLayer)
+    ]
+    for module, base in wrapped:
+        module.__dict__["weight"] = base.weight
+    try:
+        yield
+    finally:
+        for module, _ in wrapped:
+            del module.__dict__["weight"]
