@@ -23,6 +23,7 @@ MOCK = {'"transformers", model="smollm2-135m-instruct"': '"mock", model="mock"'}
 IMPORTS = "import delia_data\nfrom datasets import load_dataset\n"
 BESIDE = ' a folder that load_dataset("my-mix") reads as well'  # said after a single space
 SERVER, KEY, CLUSTER = "needs a server", "needs a key", "needs a cluster"
+TRAINERS = "takes a prepared model of 270 MB: tests/integration/test_other_trainers.py runs these"
 OWN_TASK = ("tickets.csv", "wordings.txt")
 
 RULES = {
@@ -52,6 +53,12 @@ RULES = {
     "docs/guides/cluster.md": {
         'pip install "delia_data[ray,vllm]"': Rule(skip=CLUSTER),
         "delia mix my-task '/shared/caches": Rule(skip=CLUSTER),
+    },
+    "docs/guides/trainers.md": {
+        "delia prepare": Rule(skip=TRAINERS),
+        "delia lint": Rule(skip=TRAINERS),
+        "delia mix": Rule(skip=TRAINERS),
+        "delia config": Rule(skip=TRAINERS),
     },
     "docs/guides/hub.md": {
         "delia push org/delia_mix my-task": Rule(["my-task", "my-cache"], hub=True),
