@@ -202,9 +202,9 @@ def _print(found: RatioResult) -> None:
         table.add_row(*map(Text, cells))
     percent = 100 * float(found.settings["choice"]["confidence"])
     console.print(
-        f"{found.task}: nats a token of {found.held_out_rows} held-out answers, {percent:g}% "
-        "intervals over rows and seeds; other pairs: loss of pairs in no mixture; share: of draws in "
-        "which a ratio is recommended",
+        f"{found.task}: nats a token of {found.held_out_rows} held-out answers. ±: half the "
+        f"{percent:g}% interval over rows and seeds, for comparing ratios. Other pairs: those in "
+        "no mixture. Share: of draws in which a ratio is recommended.",
         soft_wrap=True,
         markup=False,
     )
@@ -221,7 +221,7 @@ def _print(found: RatioResult) -> None:
 def _value(found: Value | None, *, interval: bool = False) -> str:
     if found is None:
         return ""
-    return f"{found.value:.3f}" + (f" [{found.low:.3f}, {found.high:.3f}]" if interval else "")
+    return f"{found.value:.3f}" + (f" ±{(found.high - found.low) / 2:.3f}" if interval else "")
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -1,14 +1,16 @@
 """What a series of losses could as well have been: draws over rows and over seeds.
 
-    nats (ratios, seeds, rows) ── rows drawn with replacement, the same ones for every ratio
-                               ── noise of seeds added, from how far seeds differ
-                               ──▶ draws (draws, ratios)
+nats (ratios, seeds, rows) ── rows drawn with replacement, the same ones for every ratio
+                           ── noise of seeds added, from how far seeds differ
+                           ── what moves all ratios alike taken off
+                           ──▶ draws (draws, ratios)
 
 Rows are resampled, as the other intervals of this package are. Two or three seeds cannot be:
 drawing from two gives the same pair again half of the time, and half their variance. What remains
 of a seed's losses once the mean of each ratio and of each seed is taken off is their noise; it is
 pooled over all ratios, and noise of that size is drawn from the t distribution that so few values
-call for. What moves all ratios of a seed alike changes no choice between them, and is left out.
+call for. What moves all ratios alike, be it easier rows or a better seed, changes no choice
+between them and is left out: intervals are there to compare ratios with each other.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Series:
     Attributes:
         values: Nats a token at each ratio, the mean over seeds; shape (ratios,).
         by_seed: Of each seed; shape (ratios, seeds).
-        draws: What they could as well have been; shape (draws, ratios).
+        draws: What they could as well have been, each draw moved so that its mean over the ratios
+            is that of `values`; shape (draws, ratios).
         covariance: Of the noise of `values`; shape (ratios, ratios), positive definite.
         seed_sd: Standard deviation of the loss of one seed at one ratio; None with one seed.
     """
@@ -89,4 +92,6 @@ def draw_series(
         likely = variance * freedom / generator.chisquare(freedom, size=draws)
         noise = generator.standard_normal((draws, ratios))
         drawn = drawn + noise * np.sqrt(likely / seeds)[:, None]
-    return Series(by_seed.mean(axis=1), by_seed, drawn, covariance, spread)
+    values = by_seed.mean(axis=1)
+    drawn += values.mean() - drawn.mean(axis=1, keepdims=True)
+    return Series(values, by_seed, drawn, covariance, spread)

@@ -24,7 +24,8 @@ class Value:
 
     Attributes:
         value: Mean over seeds.
-        low: Lower end of the interval over rows, and over seeds where there are several.
+        low: Lower end of the interval over rows, and over seeds where there are several; what moves
+            all ratios alike is left out of it.
         high: Upper end of it.
         by_seed: The number of each seed.
     """
