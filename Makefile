@@ -8,12 +8,14 @@ READY := $(VENV)/.ready
 ENGINES := .venv-engines
 # litellm takes neither the newer huggingface_hub nor the newer openai of the other two.
 LITELLM := .venv-litellm
+# Other trainers, without their dependencies: what reads files of theirs needs hardly any.
+TRAINERS := build/trainers
 SOURCES := delia_data builders training tests benchmarks docs .ci/release.py
 # Wheel of this tree, unpacked: where mypy sees the package whole.
 WHOLE := build/whole
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slow test-engines bench check docs release format clean
+.PHONY: help setup quickstart test test-fast test-slow test-engines test-trainers bench check docs release format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -53,6 +55,14 @@ $(LITELLM)/.ready: setup.cfg pyproject.toml constraints-litellm.txt
 test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray and litellm, in environments of their own
 	$(ENGINES)/bin/python -m pytest tests/engines
 	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py tests/slow -k litellm
+
+$(TRAINERS)/.ready: $(READY)
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(TRAINERS) axolotl==0.19.0 llamafactory==0.9.5 \
+		addict==2.4.0 antlr4-python3-runtime==4.9.3 av==18.1.0 omegaconf==2.4.0
+	touch $@
+
+test-trainers: $(TRAINERS)/.ready  ## Let axolotl and LLaMA-Factory read the files that are written for them
+	PYTHONPATH=$(TRAINERS) $(BIN)/python -m pytest tests/engines/test_other_loaders.py
 
 check: $(READY) docs  ## Lint, format, types, exported names, import directions, documentation
 	$(BIN)/ruff check $(SOURCES)

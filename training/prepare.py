@@ -143,11 +143,11 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
 
 
 def _torch_dtype(model: str | os.PathLike[str], dtype: Dtype) -> torch.dtype:
-    torch = require("torch", extra="local")
+    torch_ = require("torch", extra="local")
     transformers = require("transformers", extra="local")
     name: Any = dtype
     if dtype == "auto":
         with quiet():
             name = transformers.AutoConfig.from_pretrained(resolve_model(model)).dtype
-    found: torch.dtype = getattr(torch, name) if isinstance(name, str) else name or torch.float32
+    found: torch.dtype = getattr(torch_, name) if isinstance(name, str) else name or torch_.float32
     return found

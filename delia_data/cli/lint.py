@@ -120,9 +120,9 @@ def _print(report: LintReport, tokens: Sequence[str], max_length: int | None) ->
     if left > 0:
         console.print(f"... and {left} more; --json has them all", soft_wrap=True)
     for source, rows in report.rows.items():
-        kept, labelled = report.tokens.get(source, 0), report.labelled.get(source, 0)
+        kept, counted = report.tokens.get(source, 0), report.labelled.get(source, 0)
         console.print(
-            f"{rows} {_NAMES[source]}{'s' * (rows != 1)}: {kept} tokens, the loss on {labelled}",
+            f"{rows} {_NAMES[source]}{'s' * (rows != 1)}: {kept} tokens, the loss on {counted}",
             soft_wrap=True,
         )
     cut = f"; rows of more than {max_length}: {report.cut}" if report.cut else ""

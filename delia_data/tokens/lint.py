@@ -170,7 +170,9 @@ def lint_rows(
         if counts["rows"][source] <= examples:
             shown.append(LintExample(index, source, row_lint.parts(kept)))
     return LintReport(
-        *(dict(sorted(count.items())) for count in counts.values()),
+        rows=dict(sorted(counts["rows"].items())),
+        tokens=dict(sorted(counts["tokens"].items())),
+        labelled=dict(sorted(counts["labelled"].items())),
         longest=longest,
         cut=cut,
         problems=tuple(problems),

@@ -27,6 +27,8 @@ from delia_data.models import DEFAULT_MODEL, quiet
 from delia_data.records import Format, read_record, read_records
 from delia_data.tasks import read_task_rows
 from delia_data.tokens import label
+from delia_data.training import TrainSettings
+from delia_data.training.exchange import write_config
 from delia_data.training.prepare import prepare
 
 BIN = Path(sys.executable).parent
@@ -229,6 +231,68 @@ def test_trl_sft_on_a_delia_url(
     losses = trl_losses(place)
     assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
     assert lora_moves(place / "trained")[261] > 0
+
+
+@needs_trl
+def test_trl_sft_with_a_generated_configuration(
+    place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
+) -> None:
+    """As it stands, with nothing but the number of steps beside it; rows are written anew."""
+    model, folder = tiny(), mixture("messages")
+    settings = TrainSettings(batch_size=BATCH, max_length=256, learning_rate=1e-2, warmup_steps=0)
+    written = write_config("trl", folder, model, place / "config", settings=settings)
+    program, *command = written.command.split()
+    run(BIN / program, *command, "--max_steps", "2")
+    logged = place / "config" / "trained" / "checkpoint-2" / "trainer_state.json"
+    losses = [e["loss"] for e in json.loads(logged.read_text())["log_history"] if "loss" in e]
+    assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
+    assert lora_moves(place / "config" / "trained")[261] > 0
+
+
+UNSLOTH = """
+import sys, types
+import peft, trl
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+class FastLanguageModel:
+    def from_pretrained(model_name, max_seq_length, load_in_4bit, full_finetuning):
+        tokenizer = AutoTokenizer.from_pretrained(model_name)
+        return AutoModelForCausalLM.from_pretrained(model_name, dtype="float32"), tokenizer
+
+    def get_peft_model(model, random_state, **lora):
+        return peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **lora))
+
+class UnslothTrainingArguments(trl.SFTConfig):
+    def __init__(self, embedding_learning_rate, **given):
+        super().__init__(**given, max_steps=2, use_cpu=True, bf16=False)
+
+class UnslothTrainer(trl.SFTTrainer):
+    def train(self):
+        super().train()
+        for entry in self.state.log_history:
+            if "loss" in entry:
+                print(f"step {entry['step']}: loss {entry['loss']:.4f}")
+
+module = types.ModuleType("unsloth")
+vars(module).update({name: globals()[name] for name in list(globals()) if "Unsloth" in name})
+module.FastLanguageModel = FastLanguageModel
+sys.modules["unsloth"] = module
+exec(compile(open(sys.argv[1]).read(), sys.argv[1], "exec"), {"__name__": "cell"})
+"""
+
+
+@needs_trl
+def test_the_cell_for_unsloth(
+    place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
+) -> None:
+    """The cell itself, with TRL and PEFT in the place of Unsloth, which needs a GPU."""
+    model, folder = tiny(), mixture("messages")
+    settings = TrainSettings(batch_size=BATCH, max_length=256, learning_rate=1e-2, warmup_steps=0)
+    written = write_config("unsloth", folder, model, place / "config", settings=settings)
+    losses = printed_losses(run(sys.executable, "-c", UNSLOTH, written.files[0]))
+    assert len(losses) == 2
+    assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
+    assert lora_moves(place / "config" / "trained")[261] > 0
 
 
 def moved_rows(before: Path, after: Path) -> torch.Tensor:
