@@ -69,7 +69,8 @@ def test_a_killed_run_of_two_workers_comes_to_the_same_table(
     until = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < until:
         done = len(list(out.glob("cells/*/FINISHED")))
-        if done and list(out.glob("cells/*/adapter/.checkpoints/*/trainer_state.json")):
+        training = list(out.glob("cells/*/adapter/.checkpoints/*/trainer_state.json"))
+        if (done and training) or done > 2:
             break
         time.sleep(0.02)
     assert process.poll() is None, "it was done before it could be killed"
@@ -134,8 +135,8 @@ def test_every_method_takes_two_steps_or_writes_some_tokens(model: Path, tmp_pat
     _, results = tables_of(tmp_path / "out")
     steps = {result["cell"]["method"]: result["steps"] for result in results.values()}
     untrained = {"original", "random_init", "mean_embedding", "in_context", "controlled"}
-    one_pass = {"common": 1, "no_diverse": 1, "pairs_only": 1}
-    expected = {m: 0 if m in untrained else one_pass.get(m, 2) for m in methods}
+    others = {"common": 1, "no_diverse": 1, "pairs_only": 1, "dmt": 3}  # 8, 8, 8 and 17 rows
+    expected = {m: 0 if m in untrained else others.get(m, 2) for m in methods}
     assert steps == expected
     named = {r["cell"]["method"] for r in results.values() if r["distances"]}
     assert set(methods) - named == {"in_context", "controlled"}
