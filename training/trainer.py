@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
+from delia_data.errors import SettingsError
 from delia_data.training.attention import packed_attention
 from delia_data.training.batches import IGNORED, StepBatches
 from delia_data.training.loss_forward import give_losses, plain_forward
@@ -91,7 +92,16 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             return super()._prepare_for_training(*args, **kwargs)
 
     def watch(self, watches: Sequence[Watch], every_steps: int, file: Path) -> None:
-        """Measure the model every so many steps, into a file and the trainer's logs."""
+        """Measure the model every so many steps, into a file and the trainer's logs.
+
+        Raises:
+            SettingsError: The model is sharded, so that no process can read all of it.
+        """
+        if self.is_fsdp_enabled:
+            raise SettingsError(
+                "watch_every_steps reads a whole model, and FSDP shards it: leave it out, or "
+                "launch with ddp.yaml"
+            )
         self.add_callback(WatchCallback(watches, every_steps, file=file, log=self.log))
 
     def save_whole(self, folder: Path) -> None:
