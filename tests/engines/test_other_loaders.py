@@ -72,20 +72,26 @@ Seen = list[tuple[list[int], list[int]]]
 
 
 @pytest.fixture
-def ask(tmp_path: Path, make_tiny_model: Callable[..., Any]) -> Callable[..., tuple[Any, Seen]]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder without `mpt` in its path, which axolotl takes for the name of a model."""
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture
+def ask(place: Path, make_tiny_model: Callable[..., Any]) -> Callable[..., tuple[Any, Seen]]:
     """What a package makes of the rows, beside the tokenizer."""
 
     def ask(trainer: TrainerName, script: str, name: str, format: Format) -> tuple[Any, Seen]:
         tokenizer = family(name)
         with quiet():
-            make_tiny_model(vocabulary=len(tokenizer)).save_pretrained(tmp_path / "base")
-        tokenizer.save_pretrained(tmp_path / "base")
-        prepare(tmp_path / "base", tmp_path / "model")
+            make_tiny_model(vocabulary=len(tokenizer)).save_pretrained(place / "base")
+        tokenizer.save_pretrained(place / "base")
+        prepare(place / "base", place / "model")
         task = [TaskRow(Record.pair(f"Is {i} even? Follow <sep>.", "{'a': 'b'}")) for i in (1, 2)]
         pairs = [Record.pair(f"Question {i}?", f"Answer {i}.") for i in range(6)]
-        save_mixture(mix(task, pairs, ratio=3, format=format), tmp_path / "mix")
+        save_mixture(mix(task, pairs, ratio=3, format=format), place / "mix")
         settings = TrainSettings(batch_size=4, max_length=256, device="cpu")
-        folders = (tmp_path / "mix", tmp_path / "model", tmp_path / "out")
+        folders = (place / "mix", place / "model", place / "out")
         written = write_config(trainer, *folders, settings=settings)
         done = subprocess.run(
             [sys.executable, "-c", script, str(written.files[-1])],
@@ -96,7 +102,7 @@ def ask(tmp_path: Path, make_tiny_model: Callable[..., Any]) -> Callable[..., tu
         )
         assert done.returncode == 0, done.stderr[-4000:]
         lines = [line for line in done.stdout.splitlines() if line.startswith("[[")]
-        return family_of(tmp_path / "model"), [tuple(json.loads(line)) for line in lines]  # type: ignore[misc]
+        return family_of(place / "model"), [tuple(json.loads(line)) for line in lines]  # type: ignore[misc]
 
     return ask
 
@@ -119,10 +125,10 @@ def wanted(tokenizer: Any, folder: Path) -> Seen:
 @pytest.mark.skipif(find_spec("axolotl") is None, reason="axolotl is not installed")
 @pytest.mark.parametrize("format", ["messages", "prompt_completion", "sharegpt"])
 @pytest.mark.parametrize("name", MARKED)
-def test_axolotl(ask: Callable[..., Any], tmp_path: Path, name: str, format: Format) -> None:
+def test_axolotl(ask: Callable[..., Any], place: Path, name: str, format: Format) -> None:
     """The same ids; the same labels but for blanks around the end-of-turn token."""
     tokenizer, seen = ask("axolotl", AXOLOTL, name, format)
-    ours = wanted(tokenizer, tmp_path / "mix")
+    ours = wanted(tokenizer, place / "mix")
     assert [ids for ids, _ in seen] == [ids for ids, _ in ours]
     for (ids, theirs), (_, mine) in zip(seen, ours, strict=True):
         differing = [i for i, a, b in zip(ids, theirs, mine, strict=True) if a != b]
@@ -133,10 +139,10 @@ def test_axolotl(ask: Callable[..., Any], tmp_path: Path, name: str, format: For
 @pytest.mark.skipif(find_spec("llamafactory") is None, reason="LLaMA-Factory is not installed")
 @pytest.mark.parametrize("format", ["messages", "prompt_completion", "sharegpt", "alpaca"])
 @pytest.mark.parametrize("name", MARKED)
-def test_llama_factory(ask: Callable[..., Any], tmp_path: Path, name: str, format: Format) -> None:
+def test_llama_factory(ask: Callable[..., Any], place: Path, name: str, format: Format) -> None:
     """The same ids and labels; its own Llama-2 format has no blank before the end."""
     tokenizer, seen = ask("llama-factory", LLAMA_FACTORY, name, format)
-    ours = wanted(tokenizer, tmp_path / "mix")
+    ours = wanted(tokenizer, place / "mix")
     assert len(seen) == len(ours) == 8
     for (ids, theirs), (own_ids, mine) in zip(seen, ours, strict=True):
         if name == "llama-2":

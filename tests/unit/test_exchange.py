@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -164,8 +165,24 @@ def test_what_the_settings_come_to_in_axolotl(write: Callable[..., Exchanged]) -
     assert (config["num_epochs"], config["seed"], config["learning_rate"]) == (2.0, 5, 2e-4)
     assert "eot_tokens" not in config
     assert Path(config["datasets"][0]["path"]) == written.rows
-    assert written.notes == ()
     assert written.command == f"axolotl train {written.files[0]}"
+
+
+def test_a_path_that_axolotl_takes_for_the_name_of_a_model(
+    mixture: Callable[..., Path], model: Callable[..., Path], tmp_path: Path
+) -> None:
+    prompt = tmp_path / "prompts"
+    shutil.copytree(model(), prompt)
+    told = [
+        write_config("axolotl", mixture(), folder, tmp_path / name, settings=settings).notes
+        for name, folder, settings in [
+            ("a", model(), SETTINGS),
+            ("b", prompt, SETTINGS),
+            ("c", prompt, replace(SETTINGS, gradient_checkpointing=False)),
+        ]
+    ]
+    assert [len(notes) for notes in told] == [0, 1, 0]
+    assert "for an MPT" in told[1][0]
 
 
 def test_an_end_of_turn_that_is_not_the_end_of_sequence(write: Callable[..., Exchanged]) -> None:

@@ -93,6 +93,11 @@ def command(plan: ExchangePlan) -> str:
     return f"axolotl train {plan.out / 'axolotl.yaml'}"
 
 
-def notes(plan: ExchangePlan) -> list[str]:  # noqa: ARG001
-    """What axolotl cannot do of the settings: nothing that is known."""
+def notes(plan: ExchangePlan) -> list[str]:
+    """What axolotl cannot do of the settings: all but one, for paths of some names."""
+    if "mpt" in str(plan.model).lower() and plan.settings.gradient_checkpointing is not False:
+        return [
+            "axolotl takes a model whose path has 'mpt' in it for an MPT, and refuses "
+            "gradient_checkpointing: move the model, or set that to false"
+        ]
     return []
