@@ -32,6 +32,7 @@ __all__ = ["Run"]
 _GRID: Final = "grid.yaml"
 _INPUTS: Final = "inputs.json"
 _CACHES: Final = "caches"
+_SAMPLED: Final = "sampled here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Run:
             known = json.loads((self.out / _INPUTS).read_text(encoding="utf-8"))
             both = {name: digest for name, digest in inputs.items() if name in known}
             check_same_settings(self.out, {name: known[name] for name in both}, both)
-        if inputs.keys() - known.keys() or not known:
+        if inputs.keys() - known.keys():
             write_json(self.out / _INPUTS, {**known, **inputs})
 
     def cells(self) -> list[Cell]:
@@ -119,9 +120,7 @@ class Run:
 
     def _inputs(self) -> dict[str, str]:
         """Hashes of what was given; the same input elsewhere has the same one."""
-        inputs = {"cache_given": str(self.cache is not None)}
-        if self.cache is not None:
-            inputs["cache"] = _hash_of(self.cache)
+        inputs = {"cache": _SAMPLED if self.cache is None else _hash_of(self.cache)}
         if self.data is not None:
             inputs["data"] = _hash_of(self.data)
         if self.dictionary is not None:

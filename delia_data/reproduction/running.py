@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from delia_data.errors import EngineError, InputError
 from delia_data.files import folder_lock
@@ -21,7 +21,8 @@ __all__ = ["OnProgress", "reproduce"]
 OnProgress = Callable[[str, float, float], None]
 """Takes what is being done, how much of it is done, and how much there is."""
 
-_LOOK_S = 1.0
+_LOOK_S: Final = 1.0
+_END_S: Final = 10.0
 
 
 def reproduce(
@@ -99,9 +100,10 @@ def _run(run: Run, workers: int, on_progress: OnProgress) -> None:
             time.sleep(_LOOK_S)
     finally:
         for process in processes:
+            process.join(_END_S)  # Ctrl-C reaches them as well
             if process.is_alive():
                 process.terminate()
-            process.join()
+                process.join()
     tell()
     if any(process.exitcode for process in processes) and not failures(run):
         codes = ", ".join(str(process.exitcode) for process in processes)

@@ -35,6 +35,7 @@ __all__ = ["FAILED", "cores_to_use", "failures", "run_cells", "start_workers"]
 FAILED: Final = ".failed"
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _WAIT_S: Final = 1.0
+_STOPPED: Final = 130  # exit code of a worker that Ctrl-C ended
 
 
 def run_cells(run: Run, *, on_cell: Callable[[Cell], None] = lambda cell: None) -> None:
@@ -100,7 +101,7 @@ def _work(run: Run, core: int | None) -> None:
     try:
         run_cells(run)
     except KeyboardInterrupt:
-        os._exit(130)
+        raise SystemExit(_STOPPED) from None
 
 
 def _end_with_parent() -> None:
