@@ -21,7 +21,6 @@ STUBS = {
     "sample": ["--engine", "mock"],
     "plan": ["--engine", "mock"],
     "push": ["--no-pictures"],
-    "evaluate": ["--probe", "held-out", "--rows", "2", "--max-tokens", "4"],
     "train": ["--max-length", "256", "--epochs", "0.01"],
 }
 """What is added to commands that would take a real model minutes, where they name no engine."""

@@ -22,6 +22,10 @@ LOGIN = "hf_writerwriterwriter"
 MOCK = {'"transformers", model="smollm2-135m-instruct"': '"mock", model="mock"'}
 IMPORTS = "import delia_data\nfrom datasets import load_dataset\n"
 BESIDE = ' a folder that load_dataset("my-mix") reads as well'  # said after a single space
+LEFT_OUT = {  # half a minute of a real model; the README's block trains
+    "\ndelia train my-mix my-adapter": "",
+    "\ndelia evaluate my-adapter my-task my-scores": "",
+}
 SERVER, KEY, CLUSTER = "needs a server", "needs a key", "needs a cluster"
 TRAINERS = "takes a prepared model of 270 MB: tests/integration/test_other_trainers.py runs these"
 OWN_TASK = ("tickets.csv", "wordings.txt")
@@ -43,7 +47,7 @@ RULES = {
     "docs/guides/own-task.md": {
         "delia task inspect tickets.csv": Rule(OWN_TASK),
         "delia diversify my-task --task tickets.csv": Rule(OWN_TASK),
-        "delia sample my-cache --target 500": Rule(["my-task"]),
+        "delia sample my-cache --target 500": Rule(["my-task"], LEFT_OUT),
         "from delia_data import mix": Rule([*OWN_TASK, "my-cache"]),
     },
     "docs/guides/api-engine.md": {
