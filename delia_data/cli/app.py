@@ -30,7 +30,7 @@ COMMANDS: Final = {
     "compare": "Show how far two evaluations of one task differ, with paired intervals.",
     "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare it with the paper's "
     "numbers.",
-    "ratio": "Find the smallest ratio that is about as good as the best, by training a short series.",
+    "ratio": "Find the smallest ratio that is about as good as the best, by a short series.",
     "measure": "Measure an adapter before and after training: representation, state space, "
     "gradients.",
     "push": "Publish folders as one version: one commit, one tag; the same again changes nothing.",

@@ -140,9 +140,7 @@ def test_without_a_rate_of_its_own_the_row_moves_with_the_others(
     assert (row_.float() - mean).abs().max() < 6 * 1e-3 * 1.5
 
 
-def test_a_stopped_run_goes_on_to_the_same_losses(
-    settings: TrainSettings, tmp_path: Path
-) -> None:
+def test_a_stopped_run_goes_on_to_the_same_losses(settings: TrainSettings, tmp_path: Path) -> None:
     settings = replace(settings, save_every_steps=2)
     train(settings, ROWS, tmp_path / "unbroken")
 

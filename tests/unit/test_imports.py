@@ -22,7 +22,6 @@ LAYERS = [
     {"builders", "filesystem", "training", "evaluation", "registration"},
     {"reproduction"},
     {"ratio"},
-    {"ratio"},
     {"cli", "__main__"},
 ]
 """Rooms from the bottom up: each may import its own layer and those before it."""
