@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "two cores.",
     "plan": "Tell the tokens, hours and dollars of a run, from a few of its rows; nothing is kept.",
     "sample": "Sample pairs from the model itself into a cache.",
+    "quality": "Measure a cache: what was kept, repetition, variety, coverage, language, secrets.",
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
     "mix": "Mix tasks with pairs of caches, and write that with its manifest.",
     "lint": "Prove on tokenised rows that the token is whole and the loss on the answers alone.",

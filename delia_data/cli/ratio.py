@@ -104,7 +104,7 @@ def command(
     as_json: AsJson = False,
     **given: Any,
 ) -> None:
-    """Find the smallest ratio that is about as good as the best, by training a short series."""
+    """Find the smallest ratio that is about as good as the best, by a short series."""
     from delia_data.ratio import estimate_ratio, find_ratio
 
     training = settings_from(recipe, given)

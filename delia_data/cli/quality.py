@@ -1,0 +1,89 @@
+"""`delia quality`: what the pairs of a finished cache are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.table import Table
+
+from delia_data.cli._console import console, step
+from delia_data.cli._json import AsJson, show_json
+from delia_data.sampling.quality import Quality
+
+__all__ = ["command"]
+
+_SHARES: Final = {
+    "accepted_share": "kept, of the rows that were asked",
+    "cut_off_share": "kept answers that fill all the tokens allowed",
+    "near_duplicate_share": "pairs in nearly the words of an earlier one",
+    "similar_share": "pairs whose meaning is near an earlier one's",
+    "coverage": "of the compared answers, covered",
+    "rival_coverage": "of them, covered by as many like them",
+    "language_share": "answers not surely in another language",
+}
+_FIGURES: Final = {
+    "distinct_1": "different words, of all",
+    "distinct_2": "different pairs of neighbouring words, of all",
+    "mean_words": "words an answer",
+}
+
+
+def command(
+    cache: Annotated[Path, typer.Argument(help="A finished cache folder.")],
+    compare: Annotated[
+        Path | None,
+        typer.Option(help="Another cache, whose answers this one should cover as well as they do."),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language that answers should have, such as en.")
+    ] = None,
+    embed: Annotated[
+        bool, typer.Option(help="Compare meanings too (all-MiniLM-L6-v2; minutes for 10,000).")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a cache: what was kept, repetition, variety, coverage, language, secrets."""
+    from delia_data.hub.secrets import scan
+    from delia_data.sampling.cache_quality import cache_quality
+    from delia_data.sampling.embeddings import LazyEmbedder
+
+    def kinds(text: str) -> Iterator[str]:
+        return (finding.kind for finding in scan([("", text)]))
+
+    with step("measuring"):
+        found = cache_quality(
+            cache,
+            embed=LazyEmbedder() if embed else None,
+            compare=compare,
+            language=language,
+            scan=kinds,
+        )
+    if as_json:
+        show_json(found)
+    else:
+        console.print(_table(found))
+
+
+def _table(found: Quality) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row(f"{found.pairs:,}", "pairs")
+    shown: dict[str, Any] = {name: getattr(found, name) for name in (*_SHARES, *_FIGURES)}
+    for name, words in _SHARES.items():
+        if shown[name] is not None:
+            table.add_row(f"{100 * shown[name]:.1f} %", words)
+    for name, words in _FIGURES.items():
+        if shown[name] is not None:
+            table.add_row(f"{shown[name]:.3g}", words)
+    for reason, count in found.rejected.items():
+        table.add_row(f"{count:,}", f"rejected: {reason}")
+    if found.found is not None:
+        for kind, count in found.found.items():
+            table.add_row(f"{count:,}", f"pairs with: {kind}")
+        if not found.found:
+            table.add_row("0", "pairs with a secret or an e-mail address")
+    return table
