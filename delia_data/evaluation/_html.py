@@ -7,10 +7,26 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["element", "escape", "figure", "flatten", "printable", "table"]
+__all__ = [
+    "Markup",
+    "details",
+    "element",
+    "escape",
+    "figure",
+    "flatten",
+    "printable",
+    "table",
+    "text_block",
+]
 
 # Characters that HTML forbids or that UTF-8 cannot write, among them halves of surrogate pairs.
 _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+class Markup(str):
+    """Text that is markup already, and is not escaped again."""
+
+    __slots__ = ()
 
 
 def printable(text: str) -> str:
@@ -18,44 +34,70 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
-def escape(value: object) -> str:
-    """Write any value as the text of a page."""
-    return html.escape(printable(str(value)))
+def escape(value: object) -> Markup:
+    """Write any value as the text of a page; markup stays as it is."""
+    if isinstance(value, Markup):
+        return value
+    return Markup(html.escape(printable(str(value))))
 
 
-def element(name: str, content: str, *, kind: str = "") -> str:
+def element(name: str, content: str, *, kind: str = "", **attributes: str) -> Markup:
     """Wrap markup in an element.
 
     Args:
         name: The element.
         content: Markup, not text: what comes from outside must go through `escape` first.
         kind: Its class, from the style sheet.
+        **attributes: Further attributes, such as `dir="auto"`; values are escaped.
     """
-    attribute = f' class="{kind}"' if kind else ""
-    return f"<{name}{attribute}>{content}</{name}>"
+    named = {"class": kind, **attributes} if kind else attributes
+    told = "".join(f' {key}="{escape(value)}"' for key, value in named.items())
+    return Markup(f"<{name}{told}>{content}</{name}>")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, kind: str = "") -> str:
-    """Write a table whose first column names the row; values are escaped.
+def text_block(text: str, empty: str = "(empty)") -> Markup:
+    """Show text as it is, such as an answer, in the direction of its script."""
+    return element("pre", escape(text if text.strip() else empty), dir="auto")
+
+
+def details(summary: str, content: str) -> Markup:
+    """Fold markup away under a line of text."""
+    return element("details", element("summary", escape(summary)) + content)
+
+
+def table(
+    head: Sequence[object],
+    rows: Sequence[Sequence[object]],
+    *,
+    kind: str = "",
+    name: str = "",
+    heads: int = 1,
+) -> Markup:
+    """Write a table whose first columns name the row; values are escaped.
 
     Args:
         head: The columns' names; none for a table without a head.
         rows: One value a column.
         kind: Its class, from the style sheet.
+        name: What it shows, for those who hear the page.
+        heads: Columns that name the row.
     """
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    names = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     lines = [
-        f'<tr><th scope="row">{escape(first)}</th>'
-        + "".join(element("td", escape(value)) for value in rest)
+        "<tr>"
+        + "".join(f'<th scope="row">{escape(cell)}</th>' for cell in row[:heads])
+        + "".join(element("td", escape(cell)) for cell in row[heads:])
         + "</tr>"
-        for first, *rest in rows
+        for row in rows
     ]
     top = f"<thead><tr>{names}</tr></thead>" if head else ""
     body = f"{top}<tbody>{''.join(lines)}</tbody>"
-    return element("div", element("table", body, kind=kind), kind="scroll")
+    # What scrolls must be reachable by keyboard, and say what it is.
+    box = {"tabindex": "0", "role": "region", "aria-label": name} if name else {}
+    return element("div", element("table", body, kind=kind), kind="scroll", **box)
 
 
-def figure(drawing: str, title: str, caption: str) -> str:
+def figure(drawing: str, title: str, caption: str) -> Markup:
     """Frame a drawing with a title above and a caption below; both are escaped."""
     words = element("strong", escape(title)) + element("span", escape(caption))
     return element("figure", element("figcaption", words) + drawing)

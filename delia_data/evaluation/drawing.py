@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from delia_data._optional import require
 from delia_data.evaluation._html import escape, printable
+from delia_data.evaluation.palettes import LIGHT, STAND_INS, Palette
 from delia_data.files import atomic_path
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "Drawing",
     "Palette",
     "axes_in_style",
+    "figure_in_style",
     "markup",
     "plain_log_ticks",
+    "save_png",
     "short",
 ]
 
@@ -36,39 +39,6 @@ _WIDTH_INCHES: Final = 4.3
 _HEIGHT_INCHES: Final = 3.0
 _PNG_DPI: Final = 200
 
-
-@dataclass(frozen=True, slots=True)
-class Palette:
-    """Colours to draw with.
-
-    Attributes:
-        ink: Of text and what stands out.
-        muted: Of axes, and of what is there to compare with.
-        rule: Of the grid.
-        series: Of what is compared, six.
-        paper: Behind all; None for nothing.
-    """
-
-    ink: str
-    muted: str
-    rule: str
-    series: tuple[str, ...]
-    paper: str | None = None
-
-
-STAND_INS: Final = Palette(
-    "#010101", "#020202", "#030303", tuple(f"#0401{number:02x}" for number in range(1, 7))
-)
-"""Colours that `markup` replaces by the page's."""
-
-LIGHT: Final = Palette(
-    "#1c1f24",
-    "#667080",
-    "#e1e5ea",
-    ("#1f5fae", "#b5530b", "#2b7a4b", "#85429a", "#a92f44", "#636b14"),
-    "#ffffff",
-)
-"""The light page's own colours."""
 
 _PAGE_COLOURS: Final = {
     STAND_INS.ink: "var(--ink)",
@@ -86,21 +56,28 @@ class Drawing:
         name: Its name among the figures of a page.
         told: What a screen reader says.
         paint: Draws it: takes the figure, its axes and the colours.
+        height: In inches; drawings are 4.3 wide.
+        details: What a screen reader says when asked for more, such as the numbers.
     """
 
     name: str
     told: str
     paint: Callable[[Any, Any, Palette], None]
+    height: float = _HEIGHT_INCHES
+    details: str = ""
 
-    def svg(self) -> str:
+    def svg(self, name: str | None = None) -> str:
         """Draw it as markup for the inside of a page.
+
+        Args:
+            name: Its name among the figures of the page, where its own is taken.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        with axes_in_style(STAND_INS) as (figure, axes):
+        with axes_in_style(STAND_INS, self.height) as (figure, axes):
             self.paint(figure, axes, STAND_INS)
-            return markup(figure, self.name, self.told)
+            return markup(figure, name or self.name, self.told, self.details)
 
     def png(self, path: str | os.PathLike[str]) -> None:
         """Draw it as a PNG file, on white.
@@ -109,26 +86,43 @@ class Drawing:
             MissingExtraError: matplotlib is not installed.
             OutputError: The file cannot be written.
         """
-        with axes_in_style(LIGHT) as (figure, axes):
+        with axes_in_style(LIGHT, self.height) as (figure, axes):
             self.paint(figure, axes, LIGHT)
-            with atomic_path(path) as part:
-                nothing = {"Software": None}
-                figure.savefig(
-                    part, format="png", dpi=_PNG_DPI, facecolor=LIGHT.paper, metadata=nothing
-                )
+            save_png(figure, path)
 
 
 @contextmanager
-def axes_in_style(palette: Palette = STAND_INS) -> Iterator[tuple[Any, Any]]:
-    """Give a figure and its axes, in the report's style whatever the user's own settings are."""
+def figure_in_style(
+    palette: Palette = STAND_INS, width: float = _WIDTH_INCHES, height: float = _HEIGHT_INCHES
+) -> Iterator[Any]:
+    """Give a figure of a size in inches, in one style whatever the user's own settings are."""
     matplotlib = require("matplotlib", extra="train")
     figure_class = require("matplotlib.figure", extra="train").Figure
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_style(palette))
-        figure = figure_class(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), layout="constrained")
+        yield figure_class(figsize=(width, height), layout="constrained")
+
+
+@contextmanager
+def axes_in_style(
+    palette: Palette = STAND_INS, height: float = _HEIGHT_INCHES
+) -> Iterator[tuple[Any, Any]]:
+    """Give a figure as wide as a phone, and its axes."""
+    with figure_in_style(palette, height=height) as figure:
         yield figure, figure.add_subplot()
+
+
+def save_png(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write a figure as a PNG file, on white; equal figures give equal bytes.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with atomic_path(path) as part:
+        nothing = {"Software": None}
+        figure.savefig(part, format="png", dpi=_PNG_DPI, facecolor=LIGHT.paper, metadata=nothing)
 
 
 def plain_log_ticks(axis: Any) -> None:
@@ -139,26 +133,30 @@ def plain_log_ticks(axis: Any) -> None:
     axis.set_minor_locator(ticker.NullLocator())
 
 
-def markup(figure: Any, name: str, told: str) -> str:
+def markup(figure: Any, name: str, told: str, details: str = "") -> str:
     """Write a figure as markup for the inside of a page.
 
     Args:
         figure: What was drawn, in stand-in colours.
         name: Put before every id, since all figures share the page's ids.
         told: What a screen reader says.
+        details: What it says when asked for more.
     """
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    own = "".join(c if c.isalnum() and c.isascii() else "-" for c in name)
     drawn = file.getvalue()
     drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<style.*?</style>|<!--.*?-->", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r"<style.*?</style>|<!--.*?-->|<metadata.*?</metadata>", "", drawn, flags=re.S)
     drawn = re.sub(r"font-family: [^;]*; ", "", drawn)
-    drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawn)
+    drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}-", drawn)
     for stand_in, variable in _PAGE_COLOURS.items():
         drawn = drawn.replace(stand_in, variable)
     view = re.search(r'viewBox="[^"]*"', drawn)
-    opening = f'<svg role="img" aria-label="{escape(told)}" {view.group() if view else ""}>'
+    opening = f'<svg role="img" aria-labelledby="{own}-told" {view.group() if view else ""}>'
+    opening += f'<title id="{own}-told">{escape(told)}</title>'
+    opening += f"<desc>{escape(details)}</desc>" if details else ""
     return opening + drawn[drawn.index(">") + 1 :].strip()
 
 

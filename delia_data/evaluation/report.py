@@ -1,10 +1,10 @@
 """The report of a quickstart: one HTML file that shows what a run did, and needs no network.
 
     QuickstartReport ──▶ summary (words) ─┐
-                     ──▶ plots (SVG)     ─┼─▶ templates/report.html ──▶ report.html
+                     ──▶ plots (SVG)     ─┼─▶ page ──▶ report.html
                      ──▶ tables, answers ─┘
 
-Equal reports give equal bytes. The page loads nothing: its policy forbids it.
+Equal reports give equal bytes.
 """
 
 from __future__ import annotations
@@ -12,23 +12,37 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from string import Template
 from typing import Any, Final, Literal, TypedDict
 
 from delia_data.errors import InputError
 from delia_data.evaluation import plots
-from delia_data.evaluation._html import element, escape, figure, flatten, table
+from delia_data.evaluation._html import (
+    Markup,
+    details,
+    element,
+    escape,
+    figure,
+    flatten,
+    table,
+    text_block,
+)
 from delia_data.evaluation.formatted_text import FormattedTextScore, parse_answer, selectivity
+from delia_data.evaluation.page import Page, PageSection, Tile
 from delia_data.evaluation.representation import BlockDistances
 from delia_data.evaluation.summary import middle_block, number, points, summarise
-from delia_data.files import write_text
 from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = ["Accounting", "AnswerRow", "LossPoint", "QuickstartReport", "write_report"]
 
 _SHARES: Final = ("before_with", "before_without", "after_with", "after_without")
 _SHOWN_ANSWERS: Final = 4
+_FOOT: Final = (
+    "An answer is in the asked format when its earliest pair of curly braces, quotes mended where "
+    "needed, is read by Python’s json and has exactly the asked keys. Intervals of shares are "
+    "Wilson 95% intervals. Distances are means over the contexts, one number for each transformer "
+    "block; L2 depends on the model and is not comparable between models. Method: DELIA, arXiv "
+    "2408.10841."
+)
 
 
 class LossPoint(TypedDict):
@@ -125,45 +139,42 @@ def write_report(path: str | os.PathLike[str], report: QuickstartReport) -> None
         MissingExtraError: matplotlib is not installed.
         OutputError: The file cannot be written.
     """
-    template = resources.files("delia_data.evaluation") / "templates" / "report.html"
-    page = Template(template.read_text(encoding="utf-8")).substitute(
-        model=escape(report.model),
-        token=escape(report.token),
-        summary="".join(element("p", escape(sentence)) for sentence in summarise(report)),
-        headline=_headline(report),
-        figures=_figures(report),
-        distances=_distances(report),
-        answers=_answers(report),
-        rows=_counts(report.accounting["rows"], "No row was used."),
-        dropped=_counts(report.accounting["dropped"], "No row was dropped."),
-        timings=_timings(report.timings),
-        settings=table((), list(flatten(report.settings))),
-        versions=table((), list(report.versions.items())),
+    sections = (
+        PageSection("Figures", element("div", _figures(report), kind="figures")),
+        PageSection(
+            f"Distance from {report.token} to the keywords",
+            _distances(report),
+            "Hidden states at the token against those at the keyword in the same place of the "
+            "same contexts, before training → after.",
+        ),
+        PageSection("Answers", _answers(report)),
+        PageSection("Rows", _rows(report.accounting)),
+        PageSection("Settings", table((), list(flatten(report.settings)))),
+        PageSection("Time and versions", _time(report)),
     )
-    write_text(path, page)
+    lead = "".join(element("p", escape(sentence)) for sentence in summarise(report))
+    page = Page("DELIA quickstart", report.model, _headline(report), lead, sections, _FOOT)
+    page.write(path)
 
 
-def _headline(report: QuickstartReport) -> str:
+def _headline(report: QuickstartReport) -> list[Tile]:
     share = {name: f"{100 * p / n:.0f}%" for name, (p, n) in report.shares.items()}
-    tiles = [
-        (
-            f"In the format, {which} {report.token}",
-            share[f"before_{which}"],
-            share[f"after_{which}"],
-        )
-        for which in ("with", "without")
-    ]
     gaps = points(report.selectivity("before")), points(report.selectivity("after"))
-    tiles.append(("Selectivity, points", *gaps))
-    return "".join(
-        element("div", element("dt", escape(name)) + element("dd", _change(before, after)))
-        for name, before, after in tiles
-    )
+    return [
+        *(
+            Tile(
+                f"In the format, {which} {report.token}",
+                _change(share[f"before_{which}"], share[f"after_{which}"]),
+            )
+            for which in ("with", "without")
+        ),
+        Tile("Selectivity, points", _change(*gaps)),
+    ]
 
 
-def _change(before: str, after: str) -> str:
+def _change(before: str, after: str) -> Markup:
     old, arrow = element("span", escape(before), kind="old"), element("span", "→", kind="to")
-    return old + arrow + element("b", escape(after))
+    return Markup(old + arrow + element("b", escape(after)))
 
 
 def _figures(report: QuickstartReport) -> str:
@@ -209,8 +220,7 @@ def _answers(report: QuickstartReport) -> str:
         return element("p", "No answers were kept.")
     cards = [_card(row, report) for row in report.answers]
     shown, rest = cards[:_SHOWN_ANSWERS], cards[_SHOWN_ANSWERS:]
-    more = element("summary", f"{len(rest)} more") + "".join(rest)
-    return "".join(shown) + (element("details", more) if rest else "")
+    return "".join(shown) + (details(f"{len(rest)} more", "".join(rest)) if rest else "")
 
 
 def _card(row: AnswerRow, report: QuickstartReport) -> str:
@@ -221,9 +231,8 @@ def _card(row: AnswerRow, report: QuickstartReport) -> str:
             answer = str(answers[f"{when}_{which}"])
             label = escape(f"{when.capitalize()}, {which} {report.token}")
             head = element("h4", label + _mark(answer, report.keys))
-            text = element("pre", escape(answer) if answer.strip() else "(empty)")
-            cells.append(element("div", head + text))
-    question = element("h3", escape(row["question"]))
+            cells.append(element("div", head + text_block(answer)))
+    question = element("h3", escape(row["question"]), dir="auto")
     return element("article", question + element("div", "".join(cells), kind="four"))
 
 
@@ -242,6 +251,24 @@ def _counts(counts: Mapping[str, int], none: str) -> str:
     return table((), [*rows, ("total", f"{sum(counts.values()):,}")], kind="numbers total")
 
 
-def _timings(timings: Mapping[str, float]) -> str:
-    rows = [(name, f"{seconds:,.1f} s") for name, seconds in timings.items()]
-    return table((), [*rows, ("total", f"{sum(timings.values()):,.1f} s")], kind="numbers total")
+def _rows(accounting: Accounting) -> str:
+    parts = (
+        ("In the mixture, by source", _counts(accounting["rows"], "No row was used.")),
+        ("Dropped, by reason", _counts(accounting["dropped"], "No row was dropped.")),
+    )
+    return _side_by_side(parts)
+
+
+def _time(report: QuickstartReport) -> str:
+    rows = [(name, f"{seconds:,.1f} s") for name, seconds in report.timings.items()]
+    whole = [*rows, ("total", f"{sum(report.timings.values()):,.1f} s")]
+    parts = (
+        ("Time", table((), whole, kind="numbers total")),
+        ("Versions", table((), list(report.versions.items()))),
+    )
+    return _side_by_side(parts)
+
+
+def _side_by_side(parts: Sequence[tuple[str, str]]) -> str:
+    columns = (element("div", element("h3", escape(name)) + body) for name, body in parts)
+    return element("div", "".join(columns), kind="two")

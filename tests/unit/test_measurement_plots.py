@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from delia_data.evaluation.alignment import (
     Neighbour,
 )
 from delia_data.evaluation.bootstrap import Resampling
-from delia_data.evaluation.drawing import LIGHT, STAND_INS, Drawing
+from delia_data.evaluation.drawing import STAND_INS, Drawing
 from delia_data.evaluation.gradient_groups import buffering_of
 from delia_data.evaluation.gradient_plots import (
     cancelling_by_rows,
@@ -115,16 +114,6 @@ def test_a_file_is_the_same_for_the_same_numbers(name: str, tmp_path: Path) -> N
     assert content == (tmp_path / "b.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     assert b"Software" not in content
-
-
-def test_colours_of_files_are_those_of_the_light_page() -> None:
-    root = Path(__file__).parents[2] / "delia_data" / "evaluation" / "templates" / "report.html"
-    light = dict(re.findall(r"--(\w+): (#\w{6})", root.read_text(encoding="utf-8"))[::-1])
-    assert light["ink"] == LIGHT.ink
-    assert light["muted"] == LIGHT.muted
-    assert light["rule"] == LIGHT.rule
-    assert light["paper"] == LIGHT.paper
-    assert tuple(light[f"s{number}"] for number in range(1, 7)) == LIGHT.series
 
 
 def test_a_figure_names_all_that_it_shows() -> None:

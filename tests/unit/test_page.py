@@ -1,0 +1,152 @@
+"""The page of every report: whole, silent, escaped, in colours that all people tell apart."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from delia_data.evaluation._html import Markup, element, escape, table, text_block
+from delia_data.evaluation.page import Page, PageSection, Tile
+from delia_data.evaluation.palettes import DARK, LIGHT, Palette, style_variables
+
+EVIL = "</style><script>alert('1')</script>&\" onload=\"x\u202e"
+
+# What the three kinds of dichromats see of linear RGB (Machado, Oliveira and Fernandes 2009).
+EYES = {
+    "all cones": np.eye(3),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
+}
+
+
+def linear(colour: str) -> np.ndarray:
+    """Linear RGB of #rrggbb."""
+    value = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def oklab(rgb: np.ndarray) -> np.ndarray:
+    """Ottosson's perceptual space (2020), in which distances are about as large as they look."""
+    cones = np.cbrt(
+        np.clip(rgb, 0, 1)
+        @ np.array(
+            [
+                [0.4122214708, 0.5363325363, 0.0514459929],
+                [0.2119034982, 0.6806995451, 0.1073969566],
+                [0.0883024619, 0.2817188376, 0.6299787005],
+            ]
+        ).T
+    )
+    return (
+        cones
+        @ np.array(
+            [
+                [0.2104542553, 0.7936177850, -0.0040720468],
+                [1.9779984951, -2.4285922050, 0.4505937099],
+                [0.0259040371, 0.7827717662, -0.8086757660],
+            ]
+        ).T
+    )
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio as WCAG 2 has it."""
+    bright, dark = sorted(
+        (float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (one, other)), reverse=True
+    )
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("eyes", EYES)
+def test_series_are_told_apart(palette: Palette, eyes: str) -> None:
+    seen = [oklab(linear(colour) @ EYES[eyes].T) for colour in palette.series]
+    distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)]
+    assert min(distances) > 0.075
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def test_colours_stand_out(palette: Palette) -> None:
+    assert palette.paper and palette.panel and palette.good
+    for colour in palette.series:
+        assert contrast(colour, palette.paper) > 3
+    for words in (palette.ink, palette.muted, palette.good, palette.series[0]):
+        assert contrast(words, palette.paper) > 4.5, words
+        assert contrast(words, palette.panel) > 4.5, words
+
+
+def make_page(**changes: object) -> Page:
+    given: dict[str, object] = {
+        "over": "Report",
+        "title": "tiny",
+        "tiles": [Tile("Selectivity", escape("+0.9"), "of 10 rows")],
+        "lead": element("p", "In short."),
+        "sections": [PageSection("First", "<p>1</p>"), PageSection("Empty", "")],
+        "foot": "How to read it.",
+    }
+    return Page(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def test_it_has_both_palettes_and_loads_nothing() -> None:
+    text = make_page().html()
+
+    assert style_variables(LIGHT) in text
+    assert style_variables(DARK) in text
+    assert text.index(style_variables(LIGHT)) < text.index("prefers-color-scheme: dark")
+    assert "default-src 'none'" in text
+    assert not re.search(r"https?:|@import|<script|url\(", text)
+
+
+def test_sections_without_a_body_are_left_out() -> None:
+    text = make_page(contents=True).html()
+
+    assert '<a href="#first">First</a>' in text
+    assert '<section id="first">' in text
+    assert "Empty" not in text
+    assert "<nav" not in make_page().html()
+
+
+def test_words_are_escaped_and_markup_is_not() -> None:
+    text = make_page(
+        over=EVIL, title=EVIL, tiles=[Tile(EVIL, escape(EVIL), EVIL)], foot=EVIL
+    ).html()
+
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") == 8
+    assert escape(element("b", "x")) == "<b>x</b>"
+    assert escape(str(element("b", "x")) + "") == "&lt;b&gt;x&lt;/b&gt;"
+    assert isinstance(escape("x"), Markup)
+    assert element("a", "x", href='"><script>') == '<a href="&quot;&gt;&lt;script&gt;">x</a>'
+    assert element("pre", "x", kind="k", dir="auto") == '<pre class="k" dir="auto">x</pre>'
+    assert text_block("  ") == '<pre dir="auto">(empty)</pre>'
+
+
+def test_a_table_can_have_two_columns_of_heads() -> None:
+    text = table(("a", "b", "c"), [("<1>", "2", escape("3"))], heads=2, name="numbers")
+
+    assert text.count('<th scope="row">') == 2
+    assert text.count("<td>") == 1
+    assert "&lt;1&gt;" in text
+    assert 'tabindex="0" role="region" aria-label="numbers"' in text
