@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 from delia_data.errors import HubError, VersionError
 from delia_data.hub.card import make_card
 from delia_data.hub.client import Retry, login_token
-from delia_data.hub.pictures import Embed
 from delia_data.hub.publication import PICTURES, Draft, draft
 from delia_data.hub.remote import CARD, Remote, read_manifest_at
 from delia_data.hub.versions import Change, Version, changes, latest, next_version
 from delia_data.hub.workshop import Options, Workshop, check_licence
 from delia_data.manifest import FINISHED, MANIFEST, Manifest
+from delia_data.sampling.text_map import Embed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

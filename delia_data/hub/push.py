@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 from delia_data.errors import HubError, InputError, VersionError
 from delia_data.hub.client import Retry, client, is_passing, parse_name, translated
 from delia_data.hub.parts import read_parts
-from delia_data.hub.pictures import Embed
 from delia_data.hub.plan import Plan, Pushed, make_plan
 from delia_data.hub.remote import Remote, read_manifest_at, read_remote
 from delia_data.hub.versions import Version
 from delia_data.hub.workshop import Options, Workshop, check_licence, check_private
+from delia_data.sampling.text_map import Embed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

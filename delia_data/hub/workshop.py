@@ -17,12 +17,13 @@ from delia_data.errors import InputError
 from delia_data.hub.client import Retry
 from delia_data.hub.lean import write_lean
 from delia_data.hub.parts import CACHE, TASK, Part, cache_ids, check_mixture, mixed
-from delia_data.hub.pictures import Embed, can_draw, draw
+from delia_data.hub.pictures import can_draw, draw
 from delia_data.hub.publication import check_complete, outdated, parts_of_path
 from delia_data.hub.remote import Remote, fetch
 from delia_data.hub.scanning import check_secrets
 from delia_data.manifest import read_manifest
 from delia_data.mixing import config_name, read_task_rows
+from delia_data.sampling.text_map import Embed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

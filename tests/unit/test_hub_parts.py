@@ -14,12 +14,13 @@ import pytest
 from delia_data.errors import InputError, RatioError, SecretError, UnfinishedError
 from delia_data.hub.lean import expand, index_mixture, lean_rows, write_lean
 from delia_data.hub.parts import cache_ids, check_mixture, mixed, pair_shards, read_parts
-from delia_data.hub.pictures import _some_pairs, can_draw, draw, place_by_words
+from delia_data.hub.pictures import can_draw, draw, some_pairs
 from delia_data.hub.publication import draft, outdated, parts_of_path
 from delia_data.hub.scanning import check_secrets, texts_of
 from delia_data.manifest import Manifest, finish, read_manifest
 from delia_data.mixing import mix, read_task_rows, save_mixture
 from delia_data.records import Record, write_record
+from delia_data.sampling.text_map import place_by_words
 
 Make = Callable[..., Path]
 
@@ -258,9 +259,9 @@ class TestPictures:
 
     def test_large_caches_are_thinned_evenly(self, make_cache: Make) -> None:
         shards = pair_shards(make_cache(shards=(3000, 2500, 1501)))
-        queries = [record.query for record in _some_pairs(shards)]
+        queries = [record.query for record in some_pairs(shards)]
         assert queries == [f"Q {n}?" for n in range(0, 7001, 3)]
-        assert len(_some_pairs(pair_shards(make_cache("small", shards=(5, 4))))) == 9
+        assert len(some_pairs(pair_shards(make_cache("small", shards=(5, 4))))) == 9
 
     def test_what_is_not_given_is_not_drawn(self, make_task: Make) -> None:
         drawn = draw(read_parts([make_task()]), {}, embed=place_by_words)
