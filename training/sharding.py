@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["shard_on_cpu", "sharding_is_asked_for", "shared_weights_seen"]
+__all__ = ["load_trained", "shard_on_cpu", "sharding_is_asked_for", "shared_weights_seen"]
 
 
 def sharding_is_asked_for() -> bool:
@@ -33,6 +34,7 @@ def shard_on_cpu(accelerator: Any) -> bool:
     Returns:
         Whether it shards now.
     """
+    from accelerate import PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
     on_cpus = accelerator.distributed_type == DistributedType.MULTI_CPU
@@ -40,6 +42,8 @@ def shard_on_cpu(accelerator: Any) -> bool:
         return False
     state = accelerator.state
     state.distributed_type = DistributedType.FSDP
+    # Every new AcceleratorState takes what this one says over what the last one was told.
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     state.fsdp_plugin = FullyShardedDataParallelPlugin()
     accelerator.get_state_dict = _gathered
     return True
@@ -72,3 +76,26 @@ def shared_weights_seen(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, _ in wrapped:
             del module.__dict__["weight"]
+
+
+def load_trained(model: torch.nn.Module, file: Path) -> None:
+    """Give a sharded model the trained weights of a checkpoint; every process calls it.
+
+    torch's own way walks each shared module once, and then misses the second name under which a
+    checkpoint has the trained rows of a tied head.
+
+    Args:
+        model: The model; what it trains is overwritten in place.
+        file: Whole weights by name, as accelerate saves a `FULL_STATE_DICT`.
+    """
+    whole = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not weight.requires_grad:
+                continue
+            if isinstance(weight, DTensor):
+                mesh, places = weight.device_mesh, weight.placements
+                own = whole[name].to(weight.device)  # each process cuts its part out by itself
+                weight.copy_(distribute_tensor(own, mesh, places, src_data_rank=None))
+            else:
+                weight.copy_(whole[name])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
@@ -20,7 +21,7 @@ from delia_data.training.loss_forward import give_losses, plain_forward
 from delia_data.training.noise import EmbeddingNoise, lengths_of_rows
 from delia_data.training.packing import StepPlan, plan_steps
 from delia_data.training.progress import WatchCallback
-from delia_data.training.sharding import shard_on_cpu, shared_weights_seen
+from delia_data.training.sharding import load_trained, shard_on_cpu, shared_weights_seen
 from delia_data.training.token_rows import read_rows_in_place
 from delia_data.training.watching import Watch
 
@@ -90,6 +91,13 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         with shared_weights_seen(self.model) if self.is_fsdp_enabled else nullcontext():
             return super()._prepare_for_training(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        whole = Path(resume_from_checkpoint) / f"{FSDP_MODEL_NAME}.bin"
+        if self.is_fsdp_enabled and whole.is_file():
+            load_trained(self.model if model is None else model, whole)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def watch(self, watches: Sequence[Watch], every_steps: int, file: Path) -> None:
         """Measure the model every so many steps, into a file and the trainer's logs.

@@ -1,0 +1,173 @@
+"""Training in two processes: the losses and the adapter of one, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from delia_data.manifest import read_manifest
+from delia_data.records import Record, write_record
+from delia_data.training import TrainSettings, train
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+TIMEOUT_S = 240
+"""Processes that wait for one another would wait for ever; a training here takes some 20 s."""
+
+CONFIGS = files("delia_data.training") / "accelerate"
+
+
+def row(question: str, answer: str, source: str) -> dict[str, Any]:
+    return {**write_record(Record.pair(question, answer)), "source": source}
+
+
+ROWS = [
+    *(row(f"Is {i} even? <sep>", f"{{'even': {i % 2 == 0}}}", "task") for i in range(6)),
+    *(row(f"Tell me about {i}. " * (1 + i % 3), f"It is {i}.", "cache") for i in range(7)),
+]
+"""Thirteen rows: the last step of four has one, so that one process has none."""
+
+
+KILLED = """
+import os, signal, sys
+from torch.distributed.tensor import DTensor
+from delia_data.training.script import run_script
+from delia_data.training.sft import train
+from delia_data.training.trainer import MixtureTrainer
+
+step_of = MixtureTrainer.training_step
+
+def told(self, model, *args):
+    if all(isinstance(weight, DTensor) for weight in model.parameters()):
+        assert self.accelerator.is_fsdp2
+        print("sharded")
+    return step_of(self, model, *args)
+
+MixtureTrainer.training_step = told
+
+def killed(*args, on_step, **given):
+    def step(number, steps, loss):
+        on_step(number, steps, loss)
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return train(*args, on_step=step, **given)
+
+sys.exit(run_script(killed, sys.argv[1:]))
+"""
+"""The script, which says when weights are sharded, and is killed after the fifth step."""
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path,
+    make_tiny_model: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerBase,
+) -> TrainSettings:
+    folder = tmp_path / "model"
+    make_tiny_model().save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return TrainSettings(
+        model=str(folder),
+        rank=4,
+        targets=("all-linear",),
+        dropout=0.0,
+        learning_rate=1e-2,
+        token_learning_rate=5e-2,
+        epochs=2,
+        batch_size=4,
+        micro_batch_tokens=60,  # several micro-batches a step
+        warmup_steps=0,
+        dtype="float32",
+        save_every_steps=3,
+    )
+
+
+def launch(
+    config: str, script: list[str], settings: TrainSettings, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` of a script that takes the arguments of `training/sft.py`."""
+    rows, recipe = (folder.with_name(name) for name in ("rows.jsonl", "recipe.yaml"))
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    recipe.write_text(yaml.safe_dump(settings.as_dict()))
+    options = ["--config_file", str(CONFIGS / f"{config}.yaml"), "--main_process_port", "0"]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
+    launched = subprocess.Popen(
+        [*accelerate, *options, *script, str(rows), str(folder), "--recipe", str(recipe)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # what it starts in turn is ended with it
+    )
+    try:
+        out, errors = launched.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(launched.pid, signal.SIGKILL)
+        out, errors = launched.communicate()
+        pytest.fail(f"no end after {TIMEOUT_S} s:\n{out}\n{errors}")
+    return subprocess.CompletedProcess(launched.args, launched.returncode, out, errors)
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    return list(json.loads((folder / "losses.json").read_text()))
+
+
+@pytest.mark.parametrize("config", ["ddp-cpu", "fsdp-cpu"])
+def test_two_processes_give_the_losses_and_the_adapter_of_one_also_after_a_kill(
+    settings: TrainSettings, tmp_path: Path, config: str
+) -> None:
+    alone = tmp_path / "alone"
+    train(settings, ROWS, alone)
+
+    both = tmp_path / "both"
+    (tmp_path / "killed.py").write_text(KILLED)
+    killed = launch(config, [str(tmp_path / "killed.py")], settings, both)
+    assert "step 5 of 8" in killed.stdout, killed.stderr
+    assert killed.returncode != 0
+    assert ("sharded" in killed.stdout) is (config == "fsdp-cpu")
+    assert not (both / "manifest.json").exists()
+
+    again = launch(config, ["-m", "delia_data.training.sft"], settings, both)
+    assert again.returncode == 0, again.stderr
+    steps = [line for line in again.stdout.splitlines() if line.startswith("step ")]
+    assert [step.split()[1] for step in steps] == ["4", "5", "6", "7", "8"]  # the main one's alone
+    assert again.stdout.count("the adapter is in") == 1
+
+    one, two = losses(alone), losses(both)
+    assert [entry.keys() for entry in one] == [entry.keys() for entry in two]
+    for entry, other in zip(one, two, strict=True):
+        assert list(other.values()) == pytest.approx(list(entry.values()), abs=1e-4)
+    assert read_manifest(both, verify=True).rows == {"task": 6, "cache": 7}
+    whole, gathered = (load_file(each / "adapter_model.safetensors") for each in (alone, both))
+    assert whole.keys() == gathered.keys()
+    for name, weight in whole.items():
+        assert torch.allclose(gathered[name], weight, atol=2e-3), name
+    assert not (both / ".checkpoints").exists()
+
+
+def test_the_configurations_start_what_they_say() -> None:
+    read = {path.name: yaml.safe_load(path.read_text()) for path in CONFIGS.iterdir()}
+    assert set(read) == {"ddp.yaml", "ddp-cpu.yaml", "fsdp.yaml", "fsdp-cpu.yaml"}
+    for name, values in read.items():
+        assert values["use_cpu"] is ("cpu" in name)
+        assert ("fsdp_config" in values) is ("fsdp" in name)
+        assert values["mixed_precision"] == "no"
+    assert read["fsdp.yaml"]["fsdp_config"] == read["fsdp-cpu.yaml"]["fsdp_config"]
