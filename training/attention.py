@@ -67,7 +67,7 @@ def packed_attention_forward(
         values = varlen(q, k, v, *bounds, scale=scaling, window_size=window, enable_gqa=True)
         return values[None], None
     lengths = cu_seq_lens_q.diff().tolist()
-    parts = [states.split(lengths, dim=2) for states in (query, key, value)]
+    parts = [torch.split(states, lengths, dim=2) for states in (query, key, value)]
     rows = [
         sdpa_attention_forward(
             module,
@@ -119,7 +119,7 @@ def _fits_varlen(query: torch.Tensor, dropout: float) -> bool:
 
 
 @functools.cache
-def _varlen_attention() -> Callable[..., torch.Tensor] | None:
+def _varlen_attention() -> Callable[..., Any] | None:
     """That kernel, where this version of torch has it with grouped queries."""
     try:
         from torch.nn.attention.varlen import varlen_attn

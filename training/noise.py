@@ -25,10 +25,10 @@ def lengths_of_rows(batch: Mapping[str, Any]) -> torch.Tensor:
         Lengths that broadcast over `input_ids`: of shape (1, tokens), or (rows, 1).
     """
     if "cu_seq_lens_q" in batch:
-        lengths = batch["cu_seq_lens_q"].diff().long()
-        return lengths.repeat_interleave(lengths)[None]
-    lengths: torch.Tensor = batch["attention_mask"].sum(1, keepdim=True)
-    return lengths
+        packed: torch.Tensor = batch["cu_seq_lens_q"].diff().long()
+        return packed.repeat_interleave(packed)[None]
+    padded: torch.Tensor = batch["attention_mask"].sum(1, keepdim=True)
+    return padded
 
 
 class EmbeddingNoise:

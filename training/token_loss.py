@@ -40,7 +40,8 @@ def frozen_head_loss(
     Returns:
         The sum of the losses, and the loss of each position in float32, which has no gradient.
     """
-    total, losses = _FrozenHead.apply(hidden, weight, targets, row, row_id, bias)
+    apply: Any = _FrozenHead.apply
+    total, losses = apply(hidden, weight, targets, row, row_id, bias)
     return total, losses
 
 
@@ -56,8 +57,9 @@ def head_loss(
     def losses(states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         return cross_entropy(head(states).float(), ids, reduction="none")
 
-    vocabulary = int(head.weight.shape[0])  # type: ignore[arg-type]
-    blocks = list(_blocks(hidden, targets, vocabulary))
+    weight = head.weight
+    assert isinstance(weight, torch.Tensor)
+    blocks = list(_blocks(hidden, targets, len(weight)))
     if len(blocks) == 1:
         each = losses(hidden, targets)
     else:
@@ -68,7 +70,7 @@ def head_loss(
 
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
@@ -105,7 +107,9 @@ class _FrozenHead(torch.autograd.Function):
                 torch.mm(slopes, weight, out=to_hidden[part])
                 if own is not None:
                     to_hidden[part].addr_(column, own)
-        ctx.save_for_backward(to_hidden, None if row is None else to_row.to(row.dtype))
+        ctx.save_for_backward(
+            to_hidden, None if row is None or to_row is None else to_row.to(row.dtype)
+        )
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
@@ -126,4 +130,4 @@ def _blocks(hidden: torch.Tensor, targets: torch.Tensor, vocabulary: int) -> Any
     """Cut positions into blocks whose logits in float32 stay small."""
     size = _BLOCK_BYTES.get(hidden.device.type, _DEFAULT_BLOCK_BYTES)
     rows = max(1, size // (4 * vocabulary))
-    return zip(hidden.split(rows), targets.split(rows), strict=True)
+    return zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)

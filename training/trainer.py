@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         give_losses(causal)
         read_rows_in_place(causal)
         # transformers' own noise takes a packed sequence for one row.
-        alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
+        alpha, self.neftune_noise_alpha = self.args.neftune_noise_alpha, None
         embedding = causal.get_input_embeddings()
         self._noise = None if alpha is None else EmbeddingNoise(embedding, alpha)
         # The vocabulary grew by the token alone, whose row the adapter has: checkpoints need not
@@ -176,8 +176,9 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         Processes average their gradients, so that each takes its loss times their number.
         """
         is_task = inputs.pop("is_task", None)
-        noisy = self._noise is not None and model.training
-        noise = self._noise.rows(lengths_of_rows(inputs)) if noisy else nullcontext()
+        noise: AbstractContextManager[None] = nullcontext()
+        if self._noise is not None and model.training:
+            noise = self._noise.rows(lengths_of_rows(inputs))
         with noise, torch.autocast(self.args.device.type, torch.bfloat16, self._in_bfloat16):
             total, losses = model(**inputs, use_cache=False)
         labelled = inputs["labels"][:, 1:] != IGNORED
