@@ -30,6 +30,7 @@ from delia_data.engines.base import Sampling
 from delia_data.errors import RatioError
 from delia_data.evaluation import (
     BlockDistances,
+    LossPoint,
     ProbedRow,
     probe,
     read_probe,
@@ -262,7 +263,7 @@ class Chain:
                 self.recipe, rows, folder, on_step=lambda number, of, _: update(number, of)
             )
 
-    def losses(self) -> list[dict[str, float]]:
+    def losses(self) -> list[LossPoint]:
         """Loss of every training step."""
         return list(json.loads((self.out / "adapter" / LOSSES).read_text()))
 

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "ratio": "Find the smallest ratio that is about as good as the best, by a short series.",
     "measure": "Measure an adapter before and after training: representation, state space, "
     "gradients.",
+    "report": "Write one page on any runs: words, tables, figures, answers, settings.",
     "push": "Publish folders as one version: one commit, one tag; the same again changes nothing.",
     "pull": "Download a version as folders that `delia mix` and `delia train` take.",
     "diff": "Show which settings, rows and wordings differ.",

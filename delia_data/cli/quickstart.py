@@ -113,7 +113,7 @@ def _report(
                 **{f"while mixing: {reason}": n for reason, n in mixture.dropped.items()},
             },
         },
-        losses=[{"step": int(at["step"]), "loss": at["loss"]} for at in chain.losses()],
+        losses=chain.losses(),
         distances_before=before.distances,
         distances_after=after.distances,
         answers=[

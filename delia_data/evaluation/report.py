@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from delia_data.errors import InputError
 from delia_data.evaluation import plots
@@ -46,10 +46,12 @@ _FOOT: Final = (
 
 
 class LossPoint(TypedDict):
-    """The training loss at one optimiser step."""
+    """The training loss at one optimiser step, by source too where the step had such rows."""
 
     step: int
     loss: float
+    loss_task: NotRequired[float]
+    loss_pairs: NotRequired[float]
 
 
 class Accounting(TypedDict):
@@ -181,19 +183,19 @@ def _figures(report: QuickstartReport) -> str:
     before, after = report.distances_before, report.distances_after
     parts = [
         figure(
-            plots.share_bars(report.shares, report.token),
+            plots.share_bars(report.shares, report.token).svg(),
             "Answers in the asked format",
             "Lines are Wilson 95% intervals; the counts stand above them.",
         )
     ]
     if report.losses:
-        steps, losses = zip(*((p["step"], p["loss"]) for p in report.losses), strict=True)
-        drawn = plots.loss_curve(steps, losses)
-        parts.append(figure(drawn, "Training loss", "As logged, not smoothed."))
+        drawn = plots.loss_curve(report.losses).svg()
+        note = "By source, where it was logged. Dots are steps, lines their running means."
+        parts.append(figure(drawn, "Training loss", note))
     if before:
         note = "Dashed before training, full after. Lower is nearer to the keyword."
-        l2 = plots.block_curves(before, after, "l2")
-        cosine = plots.block_curves(before, after, "cosine")
+        l2 = plots.block_curves(before, after, "l2").svg()
+        cosine = plots.block_curves(before, after, "cosine").svg()
         parts.append(figure(l2, f"L2 distance from {report.token}", note))
         parts.append(figure(cosine, f"Cosine distance from {report.token}", note))
     return "".join(parts)

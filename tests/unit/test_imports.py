@@ -22,6 +22,7 @@ LAYERS = [
     {"builders", "filesystem", "training", "evaluation", "registration"},
     {"reproduction"},
     {"ratio"},
+    {"report"},
     {"cli", "__main__"},
 ]
 """Rooms from the bottom up: each may import its own layer and those before it."""

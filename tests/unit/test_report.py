@@ -177,18 +177,19 @@ def test_equal_reports_give_equal_bytes(tmp_path: Path) -> None:
 def test_figures_do_not_depend_on_the_users_style() -> None:
     import matplotlib as mpl
 
-    plain = loss_curve([1, 2], [2.0, 1.0])
+    points = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    plain = loss_curve(points).svg()
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "red"}):
-        assert loss_curve([1, 2], [2.0, 1.0]) == plain
+        assert loss_curve(points).svg() == plain
         assert mpl.rcParams["font.size"] == 30
 
 
 def test_figures_take_their_colours_from_the_page() -> None:
     drawings = [
-        loss_curve(range(100), [1.0] * 100),
-        share_bars(GAIN, "<sep>"),
-        block_curves([distances("json")], [distances("json")], "l2"),
-        block_curves([distances("模型")], [distances("模型")], "cosine"),
+        loss_curve([{"step": step, "loss": 1.0} for step in range(100)]).svg(),
+        share_bars(GAIN, "<sep>").svg(),
+        block_curves([distances("json")], [distances("json")], "l2").svg(),
+        block_curves([distances("模型")], [distances("模型")], "cosine").svg(),
     ]
 
     for drawing in drawings:
@@ -203,13 +204,30 @@ def test_figures_take_their_colours_from_the_page() -> None:
 
 @pytest.mark.parametrize("losses", [[], [math.nan], [math.inf, 1.0], [1.0, math.nan, 2.0]])
 def test_losses_that_are_no_numbers_are_drawn(losses: list[float]) -> None:
-    assert loss_curve(range(len(losses)), losses).startswith("<svg")
+    points = [{"step": step, "loss": loss} for step, loss in enumerate(losses)]
+    assert loss_curve(points).svg().startswith("<svg")
+
+
+def test_the_loss_is_drawn_by_source() -> None:
+    points = [
+        {"step": 1, "loss": 2.0, "loss_task": 3.0, "loss_pairs": 1.0},
+        {"step": 2, "loss": 1.5, "loss_pairs": 1.5},
+        {"step": 3, "loss": 1.0, "loss_task": 1.0},
+    ]
+    drawing = loss_curve(points)
+
+    assert (
+        drawing.details == "task rows: 3 at step 1, 1 at step 3; pairs: 1 at step 1, 1.5 at step 2"
+    )
+    assert "all rows" not in drawing.svg()
+    assert "all rows: 2 at step 1" in loss_curve([{"step": 1, "loss": 2.0}]).details
 
 
 def test_one_block_is_drawn_as_a_point() -> None:
     one = [distances("json", blocks=1)]
 
-    assert block_curves(one, one, "l2").count("<use") > block_curves([], one, "l2").count("<use")
+    both, after = (block_curves(before, one, "l2").svg() for before in (one, []))
+    assert both.count("<use") > after.count("<use")
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""`delia report`: one page on any runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delia_data.cli._console import console, messages, step
+from delia_data.cli._json import AsJson, show_json
+
+__all__ = ["command"]
+
+
+def command(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders that other commands left: a cache, task, mixture, adapter, evaluation, "
+            "measurements, ratio series, reproduction or quickstart.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    title: Annotated[
+        str | None, typer.Option(help="Its title; the runs' names if not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one page on any runs: words, tables, figures, answers, settings."""
+    from delia_data.report import make_report
+    from delia_data.report.report import check_place
+
+    check_place(out)
+    with step("reading", to=messages) as update:
+        report = make_report(
+            runs, title=title, on_chapter=lambda name, done, of: update(done, of, name.lower())
+        )
+    report.write(out)
+    if as_json:
+        show_json({"out": out, **report.as_dict()})
+        return
+    for sentence in report.told:
+        console.print(sentence, soft_wrap=True, markup=False)
+    console.print(f"\nEverything to look at: {out}", soft_wrap=True, markup=False)
