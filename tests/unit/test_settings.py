@@ -9,6 +9,7 @@ import yaml
 
 from delia_data.errors import InputError, SettingsError
 from delia_data.training import TrainSettings, read_recipe, recipe_names
+from delia_data.training.loading import resolve
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -121,10 +122,49 @@ def test_every_recipe_loads() -> None:
         assert isinstance(recipe.learning_rate, float)
 
 
-def test_the_papers_recipe() -> None:
-    paper = read_recipe("paper-llama2-7b")
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("paper-llama2-7b", "meta-llama/Llama-2-7b-chat-hf"),
+        ("paper-gemma-7b", "google/gemma-7b-it"),
+    ],
+)
+def test_the_papers_recipes(name: str, model: str) -> None:
+    paper = read_recipe(name)
+    assert paper.model == model
     assert (paper.rank, paper.learning_rate, paper.epochs) == (16, 2e-4, 1)
+    assert (paper.alpha, paper.dropout, paper.weight_decay) == (16, 0.05, 0.01)
     assert paper.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert paper.token_training == "lora", "on the input embedding, as in the paper's code"
+    assert (paper.schedule, paper.warmup_steps) == ("constant_with_warmup", 25)
+    assert paper.gradient_checkpointing is True
+    for rows, batch in [(1, 16), (255, 16), (256, 64), (52_100, 64)]:
+        assert resolve(replace(paper, device="cpu"), rows=rows).batch_size == batch
+
+
+def test_what_is_left_open_is_resolved_by_the_machine_and_the_rows() -> None:
+    resolved = resolve(TrainSettings(), rows=300)
+    assert (resolved.dtype, resolved.device, resolved.batch_size) == ("bfloat16", "cpu", 64)
+    assert (resolved.micro_batch_tokens, resolved.gradient_checkpointing) == (1024, False)
+    assert resolve(resolved, rows=5) == resolved, "once is enough"
+    given = TrainSettings(batch_size=3, micro_batch_tokens=7, dtype="float32")
+    kept = resolve(replace(given, gradient_checkpointing=True), rows=300)
+    assert kept == replace(given, gradient_checkpointing=True)
+    assert resolve(TrainSettings(packing=False), rows=1).micro_batch_tokens is None
+    assert resolve(TrainSettings(adaptation="full"), rows=1).dtype == "float32"
+    with pytest.raises(InputError, match="set CUDA_VISIBLE_DEVICES=1, and device to cuda"):
+        resolve(TrainSettings(device="cuda:1"), rows=1)
+
+
+def test_on_a_gpu_activations_are_computed_again_and_more_is_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    resolved = resolve(TrainSettings(device="auto"), rows=1)
+    assert (resolved.device, resolved.dtype) == ("cuda", "float32")
+    assert (resolved.micro_batch_tokens, resolved.gradient_checkpointing) == (16_384, True)
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml"])
