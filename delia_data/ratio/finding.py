@@ -36,7 +36,7 @@ from delia_data.ratio.ground import Ground, read_ground
 from delia_data.ratio.outcome import read_outcome
 from delia_data.ratio.result import RESULT, RatioResult
 from delia_data.ratio.settings import Choice, RatioSettings
-from delia_data.ratio.stage import Stage, run_stage, stages_of
+from delia_data.ratio.stage import Stage, check_stage, run_stage, stages_of
 from delia_data.training import TrainSettings
 from delia_data.training.loading import load_prepared_tokenizer
 from delia_data.training.own_words import OwnWordsWarning, foreign_writers
@@ -109,6 +109,8 @@ def find_ratio(
         warnings.warn(line, OwnWordsWarning, stacklevel=2)
     stages = stages_of(settings)
     with folder_lock(root):
+        for stage in stages:  # all of them before any is trained
+            check_stage(stage, root / _STAGES / stage.name, plan)
         write_json(root / _SERIES, plan)
         if not all(is_finished(root / _STAGES / stage.name) for stage in stages):
             (root / FINISHED).unlink(missing_ok=True)

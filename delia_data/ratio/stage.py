@@ -24,7 +24,15 @@ from delia_data.records import Record
 from delia_data.reproduction.task_loss import AnswerLoss, answer_losses
 from delia_data.training import TrainSettings, load_adapter, train
 
-__all__ = ["ADAPTER", "Stage", "StageLosses", "read_losses", "run_stage", "stages_of"]
+__all__ = [
+    "ADAPTER",
+    "Stage",
+    "StageLosses",
+    "check_stage",
+    "read_losses",
+    "run_stage",
+    "stages_of",
+]
 
 ADAPTER: Final = "adapter"
 _LOSSES: Final = "losses.json"
@@ -84,6 +92,18 @@ def stages_of(settings: RatioSettings) -> list[Stage]:
     ]
 
 
+def check_stage(stage: Stage, folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """Give the settings of a stage, if its folder is new or was begun with the same ones.
+
+    Raises:
+        SettingsError: It was begun with others.
+    """
+    begun = {**plan, **asdict(stage)}
+    if (folder / _STAGE).is_file():
+        check_same_settings(folder, json.loads((folder / _STAGE).read_text("utf-8")), begun)
+    return begun
+
+
 def run_stage(
     stage: Stage,
     ground: Ground,
@@ -109,9 +129,7 @@ def run_stage(
         SettingsError: The stage was begun with other settings.
         DeliaError: It cannot be trained; the folder stays for another try.
     """
-    begun = {**plan, **asdict(stage)}
-    if (folder / _STAGE).is_file():
-        check_same_settings(folder, json.loads((folder / _STAGE).read_text("utf-8")), begun)
+    begun = check_stage(stage, folder, plan)
     if is_finished(folder):
         return
     settings = replace(training, seed=stage.seed)
