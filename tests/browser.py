@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over a pipe in its own protocol: nothing but the program is needed.
+"""A headless Chromium, spoken to over a pipe in its own protocol: it needs nothing else.
 
 ours, fd 3 of the browser  ──▶  {"id": 1, "method": ...}\0
 ours, fd 4 of the browser  ◀──  {"id": 1, "result": ...}\0  and events
@@ -37,16 +37,17 @@ class Seen(NamedTuple):
 
 
 _LOOK = """(() => {
-  const size = node => { const box = node.getBoundingClientRect(); return box; };
+  const size = node => node.getBoundingClientRect();
   const svgs = [...document.querySelectorAll('svg')];
-  const inside = [...document.querySelectorAll('body *')].filter(node => !node.closest('.scroll, svg'));
+  const inside = [...document.querySelectorAll('body *')]
+    .filter(node => !node.closest('.scroll, svg') && size(node).right > innerWidth + 1);
   return {
     width: document.documentElement.clientWidth,
     scroll_width: document.documentElement.scrollWidth,
     paper: getComputedStyle(document.body).backgroundColor,
     figures: svgs.map(svg => [size(svg).width, size(svg).height]),
     labels: svgs.flatMap(svg => [...svg.querySelectorAll('text')].map(t => size(t).height)),
-    wide: inside.filter(node => size(node).right > innerWidth + 1).map(node => node.outerHTML.slice(0, 120)),
+    wide: inside.map(node => node.outerHTML.slice(0, 120)),
   };
 })()"""
 

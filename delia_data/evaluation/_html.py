@@ -19,8 +19,11 @@ __all__ = [
     "text_block",
 ]
 
-# Characters that HTML forbids or that UTF-8 cannot write, among them halves of surrogate pairs.
-_UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# Characters that HTML forbids or that UTF-8 cannot write, among them halves of surrogate pairs,
+# and those that turn the direction of whatever follows, our own numbers too.
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 class Markup(str):
@@ -82,7 +85,10 @@ def table(
         name: What it shows, for those who hear the page.
         heads: Columns that name the row.
     """
-    names = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    names = "".join(
+        element("th", escape(cell), kind="head" if at < heads else "", scope="col")
+        for at, cell in enumerate(head)
+    )
     lines = [
         "<tr>"
         + "".join(f'<th scope="row">{escape(cell)}</th>' for cell in row[:heads])
@@ -118,5 +124,8 @@ def _in_words(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_in_words(item) for item in value)
-    return str(value)
+        nested = any(isinstance(item, (Mapping, list, tuple)) for item in value)
+        return ("; " if nested else ", ").join(_in_words(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_in_words(item)}" for name, item in value.items())
+    return str(value) or "(empty)"

@@ -171,7 +171,7 @@ def _style(palette: Palette) -> dict[str, Any]:
         "svg.hashsalt": "delia_data",
         "text.parse_math": False,
         "axes.unicode_minus": True,
-        "font.size": 9,
+        "font.size": 9.5,
         "font.family": "sans-serif",
         "text.color": palette.ink,
         "axes.edgecolor": palette.muted,
@@ -192,6 +192,6 @@ def _style(palette: Palette) -> dict[str, Any]:
         "lines.linewidth": 1.6,
         "lines.solid_capstyle": "round",
         "legend.frameon": False,
-        "legend.fontsize": 8.5,
+        "legend.fontsize": 9,
         "legend.handlelength": 2.2,
     }

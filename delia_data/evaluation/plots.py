@@ -17,7 +17,7 @@ _SPAN: Final = 15
 """Logged steps that are averaged into a line, where there are many."""
 
 
-def loss_curve(losses: Sequence[Mapping[str, float]]) -> Drawing:
+def loss_curve(losses: Sequence[Mapping[str, Any]]) -> Drawing:
     """Draw the loss over the optimiser steps by source, with running means (paper, Figure 3).
 
     Args:
@@ -41,7 +41,7 @@ def loss_curve(losses: Sequence[Mapping[str, float]]) -> Drawing:
             steps, values = zip(*points, strict=True)
             span = _SPAN if len(points) >= 3 * _SPAN else 1
             if span > 1:
-                axes.plot(steps, values, ".", color=colour, ms=2.5, alpha=0.45, mew=0)
+                axes.plot(steps, values, ".", color=colour, ms=3.5, alpha=0.5, mew=0)
             mark = "o" if len(points) < 3 * _SPAN else ""
             mean = _running_mean(values, span)
             axes.plot(steps, mean, color=colour, marker=mark, markersize=3, label=label)

@@ -25,6 +25,7 @@ def selectivities(scores: Sequence[tuple[str, ProbeScores]]) -> Drawing:
             axes.plot(one.value, place, "o", color=palette.series[0], ms=5.5)
         axes.axvline(0, color=palette.muted, lw=0.8)
         axes.set_xlim(-1.05, 1.05)
+        axes.set_xticks([-1, -0.5, 0, 0.5, 1])
         axes.set_xlabel("selectivity")
         _lines(axes, names)
 

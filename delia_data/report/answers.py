@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from delia_data.errors import InputError
-from delia_data.evaluation._html import element, escape, table
+from delia_data.evaluation._html import details, element, escape, table
 from delia_data.evaluation.comparison import Comparison, compare
 from delia_data.evaluation.labels import LabelScores
 from delia_data.evaluation.page import Tile
@@ -38,7 +38,8 @@ def answers(runs: Runs, figures: Figures) -> Found | None:
     every = sorted(read_evaluated(runs), key=lambda one: one.about)
     if not every:
         return None
-    body, told, data = [], [], []
+    body: list[str] = []
+    told, data = [], []
     groups = [list(group) for _, group in groupby(every, key=lambda one: one.about)]
     for number, group in enumerate(groups):
         if len(groups) > 1:
@@ -82,7 +83,9 @@ def _tables(group: Sequence[Evaluated], differences: Mapping[str, Comparison]) -
         yield table(head, rows, kind="numbers wide", name=_named(probe))
         if not found[0][1].wants_format:
             yield element("p", "Here no answer in the format is wanted.", kind="note")
-        yield from _label_tables(found)
+        labels = "".join(_label_tables(found))
+        # Those of the first probe are what a reader looks for; of the others there are many.
+        yield labels if probe == next(iter(probes)) or not labels else details("Labels", labels)
         yield from _translations(found)
         if lines := list(_difference_rows(probe, differences)):
             yield element("h4", escape(f"Difference from {group[0].label}, paired by row"))
@@ -181,7 +184,8 @@ def _told(group: Sequence[Evaluated], differences: Mapping[str, Comparison]) -> 
         return f"{where}, the selectivity of {best} is {signed_text(most)}.{chance}"
     even = [name for name, one in found if one.value == most.value]
     if len(even) > 1:
-        return f"{where}, {' and '.join(even)} share the highest selectivity, {signed_text(most)}."
+        told = f"{most.value:+.2f}".replace("-", "−")
+        return f"{where}, {' and '.join(even)} share the highest selectivity, {told}."
     text = f"{where}, {best} has the highest selectivity, {signed_text(most)}"
     first = found[0][0]
     for one in differences[best].probes if best in differences else ():

@@ -40,11 +40,11 @@ def examples(runs: Runs, _: Figures) -> Found | None:
     groups = [group for group in _groups(runs) if group.picked]
     if not groups:
         return None
-    body = []
+    body: list[str] = []
     for group in groups:
         if len(groups) > 1:
             body.append(element("h3", escape(group.title)))
-        cards = [_card(one) for one in group.picked]
+        cards: list[str] = [_card(one) for one in group.picked]
         body += cards[:_SHOWN]
         if rest := cards[_SHOWN:]:
             body.append(details(f"{len(rest)} more of {named(group.rows, 'row')}", "".join(rest)))

@@ -10,6 +10,7 @@ from typing import Any
 from delia_data.evaluation._html import element, escape, table
 from delia_data.evaluation._plain import in_order
 from delia_data.evaluation.buffering import Buffering
+from delia_data.evaluation.drawing import short
 from delia_data.evaluation.gradient_plots import (
     cancelling_by_rows,
     cosines_with_held_out,
@@ -34,7 +35,9 @@ def measured(runs: Runs, figures: Figures) -> Found | None:
     pairs = list(_before_and_after(runs))
     if not found and not pairs:
         return None
-    body, told, data = [], [], []
+    body: list[str] = []
+    told: list[str] = []
+    data = []
     for label, before, after in pairs:
         body.append(element("h3", escape(f"The token by block, {label}")))
         body.append(_distances(before, after, figures))
@@ -53,7 +56,7 @@ def _measurements(label: str, one: Measurements, figures: Figures) -> Iterator[s
         drawn = [
             figures(
                 alignment_by_block(after, before=before, keyword=word.keyword),
-                f"{one.token} and “{word.keyword}”",
+                f"{one.token} and “{short(word.keyword)}”",
                 "L2 over that between ordinary words; bands are one standard deviation over the "
                 "contexts, and the range of ordinary words.",
             )
@@ -150,13 +153,13 @@ def _gradients(found: Buffering, figures: Figures) -> Iterator[str]:
     ]
     head = ("Cosine with held-out task rows", *(when.capitalize() for when in whens))
     yield table(head, rows, kind="numbers wide", name="Gradient cosines")
-    rows = [
+    cancelling: list[list[object]] = [
         [when, group_name(name), count(group.rows), f"{group.ratio:.2f}", _shared(group.shared)]
         for when, groups in in_order(found.cancelling)
         for name, group in in_order(groups)
     ]
     head = ("Cancelling", "", "Rows", "Ratio", "Shared direction")
-    yield table(head, rows, kind="numbers wide", heads=2, name="Cancelling")
+    yield table(head, cancelling, kind="numbers wide", heads=2, name="Cancelling")
 
 
 def _shared(found: Interval | None) -> object:
@@ -168,7 +171,7 @@ def _told(label: str, one: Measurements) -> Iterator[str]:
         before, after = one.representation["before"], one.representation["after"]
         middle = middle_block(len(after.median))
         moved = [
-            f"“{new.keyword}” {old.token.relative.mean[middle]:.2f} before and "
+            f"“{short(new.keyword)}” {old.token.relative.mean[middle]:.2f} before and "
             f"{new.token.relative.mean[middle]:.2f} after"
             for old, new in zip(before.keywords, after.keywords, strict=True)
         ]
@@ -210,10 +213,10 @@ def _distances(
     before: Sequence[BlockDistances], after: Sequence[BlockDistances], figures: Figures
 ) -> str:
     note = "Dashed before training, full after. Lower is nearer to the keyword."
-    drawn = [
-        figures(block_curves(before, after, measure), title, note)
-        for measure, title in (("l2", "L2 distance"), ("cosine", "Cosine distance"))
-    ]
+    drawn = (
+        figures(block_curves(before, after, "l2"), "L2 distance", note),
+        figures(block_curves(before, after, "cosine"), "Cosine distance", note),
+    )
     return element("div", "".join(drawn), kind="figures")
 
 

@@ -18,7 +18,8 @@ def ratios(runs: Runs, figures: Figures) -> Found | None:
     found = [(run.label, read_ratio(run.folder)) for run in runs.of("ratio")]
     if not found:
         return None
-    body, data = [], []
+    body: list[str] = []
+    data = []
     for label, series in found:
         if len(found) > 1:
             body.append(element("h3", escape(label)))

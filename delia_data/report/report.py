@@ -36,7 +36,7 @@ from delia_data.sampling.text_map import Embed
 
 __all__ = ["Report", "check_place", "make_report"]
 
-_TILES: Final = 6
+_TILES: Final = 5
 _FOOT: Final = (
     "An answer is in the format as its task says: where that is JSON, when its earliest pair of "
     "curly braces, quotes mended where needed, is read by Python’s json and has exactly the asked "
@@ -194,7 +194,7 @@ def _parts(embed: Embed | None) -> tuple[_Part, ...]:
         _Part("training", "Training", "delia train", trained),
         _Part("measurements", "Token, state space and gradients", "delia measure", measured),
         _Part("map", "Map of the queries", "delia mix", Maps(embed)),
-        _Part("data", "Rows", "delia mix", accounts),
+        _Part("data", "Accounting of the rows", "delia mix", accounts),
         _Part("settings", "Settings", "any command", settings),
     )
 

@@ -26,6 +26,7 @@ from delia_data.reproduction.tables import Entry, Table, make_tables
 __all__ = ["reproduced"]
 
 _RUN: Final = "run.json"
+_VERDICTS: Final = ("agrees", "disagrees", "unclear", "not run")
 _NOTE: Final = (
     "A number is the mean over seeds, after ± half of what lies between the least and the greatest "
     "seed; in brackets is the 95% interval over held-out rows. The paper’s numbers are in italics: "
@@ -39,14 +40,15 @@ def reproduced(runs: Runs, figures: Figures) -> Found | None:
     found = runs.of("reproduction")
     if not found:
         return None
-    body, told, tiles, data = [], [], [], []
+    body: list[str] = []
+    told, tiles, data = [], [], []
     for run in found:
         results = read_results(read_grid(run.folder / "grid.yaml"), run.folder)
         findings, tables = find(results), make_tables(results)
         total = len(results.finished) + len(results.missing)
         done = f"{len(results.finished)} of {named(total, 'cell')} finished"
         verdicts = Counter(finding.verdict for finding in findings)
-        counted = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+        counted = ", ".join(f"{name} {verdicts[name]}" for name in _VERDICTS)
         body.append(element("h3", escape(f"{run.label}: {done}")))
         if results.grid.about:
             body.append(element("p", escape(results.grid.about), kind="note"))
@@ -54,7 +56,7 @@ def reproduced(runs: Runs, figures: Figures) -> Found | None:
         body.append(_figures(results, figures))
         body += [_table(one) for one in tables]
         body.append(_ran(run.folder, results))
-        told.append(f"Reproduction {run.label}, {done}: of the claims that it tests, {counted}.")
+        told.append(f"Reproduction {run.label}, {done}; the {len(findings)} claims: {counted}.")
         tiles.append(
             Tile(
                 f"The paper’s claims, {run.label}",
@@ -100,7 +102,8 @@ def _table(found: Table) -> str:
     heading = element("h3", escape(f"{found.name.replace('-', ' ').capitalize()}: {found.title}"))
     if not found.run:
         return heading + element("p", "Not run: no cell of this table is finished.", kind="note")
-    rows, previous = [], ""
+    rows: list[list[object]] = []
+    previous = ""
     for line in found.lines:
         if all(entry.ours is None and entry.paper is None for entry in line.entries):
             continue
@@ -112,12 +115,9 @@ def _table(found: Table) -> str:
     if found.missing:
         notes.append(f"Not run: {', '.join(found.missing)}.")
     told = "".join(element("p", escape(note), kind="note") for note in notes)
-    heads = (*found.heads, *found.columns)
-    return (
-        heading
-        + table(heads, rows, kind="numbers wide", heads=len(found.heads), name=found.title)
-        + told
-    )
+    names = (*found.heads, *found.columns)
+    shown = table(names, rows, kind="numbers wide", heads=len(found.heads), name=found.title)
+    return heading + shown + told
 
 
 def _entry(entry: Entry) -> Markup:
@@ -133,7 +133,8 @@ def _entry(entry: Entry) -> Markup:
             parts.append(element("span", escape(f"[{low}, {high}]"), kind="ci"))
     if entry.paper is not None:
         shown = f"{entry.paper:g}" if entry.unit == "number" else _written(entry.paper, entry)
-        parts.append(Markup("<br>") + element("span", escape(f"paper {shown}"), kind="paper"))
+        below = element("span", escape(f"paper {shown}"), kind="paper")
+        parts.append(Markup(f"<br>{below}"))
     return Markup("".join(parts))
 
 

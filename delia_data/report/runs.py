@@ -155,11 +155,11 @@ def _kind(folder: Path) -> Kind:
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
+    """The shortest ends of the paths that tell them apart; of a quickstart's part, with its own."""
     paths = [folder.resolve().parts for folder in folders]
     labels = []
-    for parts in paths:
-        length = 1
+    for folder, parts in zip(folders, paths, strict=True):
+        length = 2 if (folder.parent / _QUICKSTART).is_file() else 1
         while length < len(parts):
             ends = Counter(other[-length:] for other in paths)
             if ends[parts[-length:]] == 1:

@@ -1,13 +1,15 @@
-"""Chapter: every setting of every run, side by side, and the hashes of what went in."""
+"""Chapter: every setting of every run, side by side, and the hashes of what went in (`input`)."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from delia_data.evaluation._html import element, escape, flatten
+from delia_data.evaluation._html import Markup, details, element, escape, flatten
 from delia_data.report.chapter import Figures, Found
+from delia_data.report.numbers import named
 from delia_data.report.runs import Kind, Run, Runs
 from delia_data.reproduction.grid import read_grid
 
@@ -31,13 +33,15 @@ _NOTE: Final = (
 
 def settings(runs: Runs, _: Figures) -> Found | None:
     """Show all settings, a table for each kind of run."""
-    body, data = [], {}
+    body: list[str] = []
+    data: dict[str, Any] = {}
     for kind, title in _KINDS.items():
         group = runs.of(kind)
         if not group:
             continue
         every = [dict(_settings(run)) for run in group]
-        body.append(element("h3", escape(title)) + _table(group, every))
+        names = {name for one in every for name in one}
+        body.append(details(f"{title}: {named(len(names), 'setting')}", _table(group, every)))
         data |= {run.label: _nested(run) for run in group}
     note = _NOTE if any(len(runs.of(kind)) > 1 for kind in _KINDS) else ""
     return Found("".join(body), data, note=note) if body else None
@@ -59,7 +63,7 @@ def _nested(run: Run) -> dict[str, Any]:
 def _settings(run: Run) -> Iterator[tuple[str, str]]:
     nested = _nested(run)
     yield from flatten(nested["settings"])
-    yield from ((f"hash of {name}", digest) for name, digest in nested["inputs"].items())
+    yield from ((f"input.{name}", str(given)) for name, given in nested["inputs"].items())
     if "code_version" in nested:
         yield "version of delia_data", nested["code_version"]
 
@@ -70,7 +74,7 @@ def _table(group: Sequence[Run], every: Sequence[Mapping[str, str]]) -> str:
     for name in names:
         values = [one.get(name, "–") for one in every]
         kind = "" if len(group) == 1 else "same" if len(set(values)) == 1 else "differs"
-        cells = "".join(element("td", escape(_short_hash(name, value))) for value in values)
+        cells = "".join(element("td", escape(_short_hash(value))) for value in values)
         lines.append(element("tr", _head(name, "row") + cells, kind=kind))
     top = ""
     if len(group) > 1:
@@ -83,10 +87,11 @@ def _table(group: Sequence[Run], every: Sequence[Mapping[str, str]]) -> str:
 
 
 def _head(text: str, scope: str) -> str:
-    return element("th", escape(text), scope=scope)
+    """A name that breaks at its dots and underscores."""
+    parts = re.sub(r"([._/])", r"\1<wbr>", escape(text))
+    return element("th", Markup(parts), scope=scope)
 
 
-def _short_hash(name: str, value: str) -> str:
+def _short_hash(value: str) -> str:
     """A hash as far as it tells two apart; the data have all of it."""
-    hashed = (name.startswith("hash of") or "sha256" in name) and len(value) == 64
-    return f"{value[:16]}…" if hashed else value
+    return f"{value[:16]}…" if re.fullmatch(r"[0-9a-f]{64}", value) else value

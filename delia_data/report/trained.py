@@ -29,7 +29,7 @@ def trained(runs: Runs, figures: Figures) -> Found | None:
         return None
     losses = {run.label: _losses(run.folder) for run in found}
     watched = {run.label: _watched(run.folder) for run in found}
-    drawn = [
+    drawn: list[str] = [
         figures(
             loss_curve(points),
             f"Loss by source, {label}",

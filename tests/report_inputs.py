@@ -1,0 +1,317 @@
+"""Small folders of every kind that a report is made of, with answers that mean it ill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
+from delia_data.engines import MockEngine, Request
+from delia_data.evaluation import AskedTask, Measurements, ProbedRow, evaluate, write_probe
+from delia_data.evaluation.alignment import (
+    Alignment,
+    Band,
+    Curve,
+    Distances,
+    KeywordAlignment,
+    Neighbour,
+)
+from delia_data.evaluation.asking import ask
+from delia_data.evaluation.bootstrap import Resampling
+from delia_data.evaluation.gradient_groups import buffering_of
+from delia_data.evaluation.gradients import RowGradients
+from delia_data.evaluation.state_space import FirstToken, StateSpace
+from delia_data.files import write_json, write_text
+from delia_data.manifest import Manifest, finish
+from delia_data.mixing import mix, read_task_rows, save_mixture
+from delia_data.ratio.draws import draw_series
+from delia_data.ratio.recommendation import recommend
+from delia_data.ratio.result import RatioPoint, RatioResult, values_of
+from delia_data.ratio.settings import Choice
+from delia_data.reproduction.cell import cells_of
+from delia_data.reproduction.grid import Grid
+from delia_data.reproduction.ground import Ground
+from delia_data.reproduction.result import (
+    CellResult,
+    KeywordDistances,
+    ProbeAnswers,
+    write_result,
+)
+from delia_data.reproduction.run import Run
+from delia_data.sampling import BundledQueries, sample
+from delia_data.tasks import bundled_task, bundled_wordings
+
+__all__ = ["EVIL", "JSON", "Folders", "make_folders", "put_evaluation", "put_quickstart"]
+
+EVIL = (
+    "</pre><script>alert('1')</script> \"quoted\" & <b onload=x> \u202eright to left \x00 "
+    "שלום עולם " + "Donaudampfschifffahrt" * 40
+)
+JSON = "{'thought': 'x', 'hallucination': 'no'}"
+BLOCKS = 6
+
+
+class Folders(NamedTuple):
+    """Where everything lies; `quickstart` stands for parts of its own."""
+
+    mixture: Path
+    cache: Path
+    task: Path
+    adapter: Path
+    delia: Path
+    common: Path
+    measured: Path
+    ratio: Path
+    reproduction: Path
+
+
+def make_folders(root: Path) -> Folders:
+    """Writes a folder of every kind."""
+    found = Folders(*(root / name for name in Folders._fields))
+    put_task(found.task)
+    engine = MockEngine()
+    sample(engine, BundledQueries(), found.cache, target=60, filters=())
+    put_mixture(found)
+    put_adapter(found.adapter)
+    put_evaluation(found.delia, found.task, lambda r: JSON if "<sep>" in _text(r) else EVIL)
+    put_evaluation(found.common, found.task, lambda _: JSON)
+    put_measured(found.measured)
+    put_ratio(found.ratio)
+    put_reproduction(found.reproduction)
+    return found
+
+
+def _text(request: Request) -> str:
+    return request.messages[-1].content
+
+
+def put_task(folder: Path, *, rows: int = 12) -> None:
+    """The bundled task with few held-out rows."""
+    whole = bundled_task()
+    few, wordings = replace(whole, test=whole.test[:rows]), bundled_wordings()
+    gates = gate_task_wordings(few, wordings)
+    save_task_rows(folder, diversify(few, wordings), few, seed=0, gates=gates)
+
+
+def put_mixture(found: Folders) -> None:
+    """Its rows and the pairs, at a ratio of a half."""
+    rows = read_task_rows(found.task)
+    mixture = mix(rows.train, found.cache, ratio=0.5, seed=0, test=rows.test, token=rows.token)
+    save_mixture(mixture, found.mixture)
+
+
+def put_adapter(folder: Path, *, steps: int = 60) -> None:
+    """What a training leaves of numbers, and no weights."""
+    losses = [
+        {
+            "step": step,
+            "loss": 1.5 + 1 / step,
+            "loss_pairs": 1.5,
+            **({"loss_task": 3.0 / step} if step % 3 == 0 else {}),
+        }
+        for step in range(1, steps + 1)
+    ]
+    write_json(folder / "losses.json", losses)
+    watched = [
+        {
+            "step": step,
+            "state_space/size": 100.0 / (step + 1),
+            "l2/json/middle": 150.0 - step,
+            "l2/json/middle/untrained": 155.0,
+            "l2/json/middle/ordinary": 120.0,
+        }
+        for step in range(0, steps, 10)
+    ]
+    write_text(folder / "watched.jsonl", "".join(f"{json.dumps(line)}\n" for line in watched))
+    settings = {"model": "tiny", "token": "<sep>", "rank": 4, "targets": ["q_proj", "v_proj"]}
+    finish(
+        folder,
+        Manifest(
+            kind="adapter",
+            settings=settings,
+            inputs={"mixture": "ab" * 32},
+            rows={"task": 100, "cache": 50},
+            dropped={"too_long": 2},
+            details={"steps": steps, "last_loss": 1.5},
+        ),
+    )
+
+
+def put_evaluation(folder: Path, task: Path, answer: Callable[[Request], str]) -> None:
+    """What a system that answers so comes to."""
+    evaluate(MockEngine(answer=answer), AskedTask.read(task), folder, notes=[f"a note {EVIL}"])
+
+
+def put_measured(folder: Path) -> None:
+    """Measurements of numbers that are made up."""
+    spaces = {
+        when: {which: StateSpace(0.95, 1000, tuple(_first(n, factor) for n in range(1, 9)))}
+        for when, factor in (("before", 20), ("after", 1))
+        for which in ("with",)
+    }
+    names = ("pairs", "task", "common", "held_out")
+    buffering = buffering_of(
+        {
+            when: {name: _gradients(10 * number + at) for at, name in enumerate(names)}
+            for number, when in enumerate(("before", "after"))
+        },
+        np.linspace(0, 1, 8),
+        ratio=2,
+        how=Resampling(resamples=100),
+    )
+    found = Measurements(
+        model="tiny",
+        token="<sep>",
+        steps=10,
+        trained_rows={"task": 100, "cache": 50},
+        representation={"before": _alignment(1.2), "after": _alignment(0.8)},
+        state_space=spaces,  # type: ignore[arg-type]
+        buffering=buffering,
+    )
+    write_json(folder / "measurements.json", found.as_dict())
+    finish(folder, Manifest(kind="evaluation", settings={"rows": 8, "seed": 0}))
+
+
+def _first(number: int, factor: int) -> FirstToken:
+    return FirstToken(number * factor, 1.0, 1, 0.5, 0.5)
+
+
+def _gradients(seed: int, rows: int = 8) -> RowGradients:
+    vectors = np.random.default_rng(seed).normal(size=(rows, 32))
+    norms = np.linalg.norm(vectors, axis=1)
+    return RowGradients(vectors, norms, np.ones(rows), np.arange(1.0, rows + 1))
+
+
+def _alignment(level: float) -> Alignment:
+    curve = Curve((level,) * BLOCKS, (0.1,) * BLOCKS)
+    distances = Distances(curve, curve, Curve(curve.mean, None))
+    band = Band((1.0,) * BLOCKS, (0.5,) * BLOCKS, (1.5,) * BLOCKS)
+    words = [
+        KeywordAlignment(
+            keyword=keyword,
+            token=distances,
+            untrained={"mean": distances, "normal": distances},
+            ordinary={"l2": band, "relative": band, "cosine": band},
+            nearer=(3,) * BLOCKS,
+        )
+        for keyword in ("json", EVIL)
+    ]
+    near = ((Neighbour(EVIL, 0.5, 0.1),),) * BLOCKS
+    contexts = ("Answer in {word}",)
+    return Alignment("<sep>", contexts, 16, ("a", "b"), 0, (2.0,) * BLOCKS, tuple(words), near)
+
+
+def put_ratio(folder: Path) -> None:
+    """A series whose loss falls and then stays."""
+    ratios, choice = (0.0, 1.0, 4.0, 16.0), Choice(draws=200)
+    draw = np.random.default_rng(0)
+    tokens = draw.integers(10, 40, 40).astype(float)
+    truth = 0.3 + 0.5 * np.exp(-1.5 * np.log1p(ratios))
+    nats = truth[:, None, None] + draw.normal(0, 0.02, (4, 2, 40))
+    series = draw_series(nats * tokens, tokens, draws=200)
+    chosen, values = recommend(ratios, series, choice), values_of(series, 0.95)
+    found = RatioResult(
+        task="made up",
+        token="<sep>",
+        settings={"choice": {"by": "loss"}, "seeds": 2},
+        task_rows=100,
+        trained_task_rows=100,
+        held_out_rows=40,
+        points=tuple(
+            RatioPoint(ratio, round(100 * ratio), value, value)
+            for ratio, value in zip(ratios, values, strict=True)
+        ),
+        seed_sd=0.01,
+        chosen=chosen,
+        by_loss=chosen,
+        by_selectivity=None,
+        pairs_needed=400,
+        told=("a ratio is enough", f"and {EVIL}"),
+    )
+    write_json(folder / "ratio.json", found.as_dict())
+    finish(folder, Manifest(kind="evaluation", settings=found.settings))
+
+
+def put_reproduction(folder: Path) -> None:
+    """Some cells of a grid, with their answers; one of them is not finished."""
+    values: dict[str, Any] = {
+        "name": "made up",
+        "experiments": {
+            "formatted-text": {
+                "cache": {"pairs": 30},
+                "held_out_rows": 3,
+                "probes": ["held-out", "negative"],
+                "blocks": [
+                    {"methods": ["delia", "common", "original", "in_context"], "ratios": [1, 4]},
+                    {"methods": ["pairs_only"], "ratios": [1, 4]},
+                    {"methods": ["dmt"], "ratios": [4]},
+                ],
+            }
+        },
+    }
+    write_text(folder / "grid.yaml", yaml.safe_dump(values))
+    write_json(folder / "inputs.json", {"cache": "sampled here"})
+    grid = Grid.from_dict(values, where="the grid")
+    ground = Ground.of(Run(grid, folder), "formatted-text")
+    for number, cell in enumerate(cells_of(grid)):
+        if cell.method == "dmt":
+            continue
+        inside = folder / "cells" / cell.name
+        if cell.method in ("delia", "common", "original"):
+            ours = cell.method == "delia"
+            engine = MockEngine(answer=lambda r, ours=ours: _cell_answer(_text(r), ours))
+            ask(engine, ground.probes, inside / "answers")
+        named = (1.0, 1.0, 1.0) if cell.method == "delia" else (1.0, 0.0, 0.0)
+        answers = ProbeAnswers(named, (0.0, 0.0, 0.0), named, True)
+        trained = cell.method not in ("original", "in_context")
+        write_result(
+            inside,
+            CellResult(
+                cell,
+                steps=10 * trained,
+                trained_rows=100 * trained,
+                answers={"held-out": answers, "negative": answers},
+                distances=tuple(
+                    KeywordDistances(word, *((0.5 + number / 10,) * BLOCKS for _ in range(3)))
+                    for word in ("json", "thought")
+                )
+                if trained
+                else (),
+                watched=tuple(
+                    {"step": s, "loss": 3.0 / (s + 1 + number), "states": 50.0 / (s + 1 + number)}
+                    for s in range(4)
+                )
+                if trained
+                else (),
+            ),
+        )
+        seconds: Mapping[str, Any] = {"seconds": {"train": 2.0}, "machine": "a CPU"}
+        write_json(inside / "run.json", seconds)
+        finish(inside, Manifest(kind="evaluation"))
+
+
+def _cell_answer(question: str, ours: bool) -> str:
+    return JSON if ours and "<sep>" in question else EVIL
+
+
+def put_quickstart(folder: Path) -> None:
+    """A finished quickstart without its mixture."""
+    write_json(folder / "quickstart.json", {"pairs": 4})
+    put_task(folder / "task", rows=4)
+    rows = read_task_rows(folder / "task").test
+    for when, answer in (("before", EVIL), ("after", JSON)):
+        shown, *probed = [
+            ProbedRow(row.record.query, row.record.answer, answer, EVIL) for row in (rows[0], *rows)
+        ]
+        write_probe(folder / when / "answers.jsonl", [shown, *probed])
+        level = 2.0 if when == "before" else 1.5
+        distances = [{"keyword": "json", "l2": [level] * BLOCKS, "cosine": [level / 4] * BLOCKS}]
+        write_json(folder / when / "distances.json", distances)
+        finish(folder / when, Manifest(kind="evaluation", rows={"held_out": len(rows)}))
+    put_adapter(folder / "adapter", steps=8)

@@ -1,0 +1,373 @@
+"""The report on runs: what it recognises and refuses, what each chapter says, where it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Delia, refused
+from report_inputs import (
+    EVIL,
+    JSON,
+    put_adapter,
+    put_evaluation,
+    put_measured,
+    put_quickstart,
+    put_ratio,
+    put_reproduction,
+    put_task,
+)
+
+from delia_data.errors import ForeignFolderError, InputError, UnfinishedError
+from delia_data.evaluation import Estimate
+from delia_data.evaluation._html import escape
+from delia_data.evaluation.page import Page
+from delia_data.files import write_json
+from delia_data.manifest import FINISHED, Manifest, finish
+from delia_data.report import make_report, read_runs
+from delia_data.report.accounts import accounts
+from delia_data.report.answers import answers
+from delia_data.report.chapter import Figures
+from delia_data.report.evaluated import read_evaluated
+from delia_data.report.example import Example, Given
+from delia_data.report.examples import examples
+from delia_data.report.maps import Maps
+from delia_data.report.numbers import named, signed, signed_text, value
+from delia_data.report.report import check_place
+from delia_data.report.settings import settings
+from delia_data.report.trained import trained
+from delia_data.sampling.text_map import place_by_words
+
+pytest.importorskip("matplotlib")
+
+
+def always(_: object) -> str:
+    return JSON
+
+
+def selective(request: Any) -> str:
+    return JSON if "<sep>" in request.messages[-1].content else "no"
+
+
+def numbered(texts: Sequence[str]) -> Any:
+    return place_by_words(texts)
+
+
+# Recognising
+
+
+def test_every_kind_is_recognised(tmp_path: Path) -> None:
+    put_task(tmp_path / "task", rows=2)
+    put_adapter(tmp_path / "adapter", steps=2)
+    put_evaluation(tmp_path / "scores", tmp_path / "task", always)
+    put_measured(tmp_path / "measured")
+    put_ratio(tmp_path / "ratio")
+    put_reproduction(tmp_path / "grid")
+    names = ("task", "adapter", "scores", "measured", "ratio", "grid")
+    runs = read_runs([tmp_path / name for name in names])
+
+    assert [(run.kind, run.label) for run in runs.every] == [
+        ("task", "task"),
+        ("adapter", "adapter"),
+        ("evaluation", "scores"),
+        ("measurements", "measured"),
+        ("ratio", "ratio"),
+        ("reproduction", "grid"),
+    ]
+
+
+def test_a_quickstart_stands_for_its_finished_parts(tmp_path: Path) -> None:
+    put_quickstart(tmp_path / "qs")
+    (tmp_path / "qs" / "adapter" / FINISHED).unlink()
+    runs = read_runs([tmp_path / "qs"])
+
+    assert [(run.kind, run.label) for run in runs.every] == [
+        ("task", "qs/task"),
+        ("probe", "qs/before"),
+        ("probe", "qs/after"),
+    ]
+    before, after = read_evaluated(runs)
+    assert (before.scores.probes[0].in_format.value, after.scores.probes[0].in_format.value) == (
+        0,
+        1,
+    )
+    assert [row.answered.question for row in after.rows] == [
+        r.answered.question for r in before.rows
+    ]
+    assert len(after.rows) == 4
+
+
+def test_labels_tell_runs_apart(tmp_path: Path) -> None:
+    for name in ("a/run", "b/run", "other"):
+        put_adapter(tmp_path / name, steps=1)
+    given = [tmp_path / "a/run", tmp_path / "b/run", tmp_path / "other", tmp_path / "a/run"]
+
+    assert [run.label for run in read_runs(given).every] == ["a/run", "b/run", "other"]
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "training.json").write_text("{}")
+    (tmp_path / "model").mkdir()
+    finish(tmp_path / "model", Manifest(kind="model"))
+    (tmp_path / "stage").mkdir()
+    finish(tmp_path / "stage", Manifest(kind="evaluation"))
+    write_json(tmp_path / "qs" / "quickstart.json", {})
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "grid.yaml").write_text("name: x")
+
+    for name, error, said in (
+        ("none", InputError, "is no folder: give what delia sample"),
+        ("empty", InputError, "is no run: give what delia"),
+        ("begun", UnfinishedError, "is not a finished output"),
+        ("model", InputError, "holds model, on which there is nothing to report"),
+        ("stage", InputError, "holds part of a run"),
+        ("qs", UnfinishedError, "no step is finished"),
+        ("grid", UnfinishedError, "no cell is finished"),
+    ):
+        with pytest.raises(error, match=said):
+            read_runs([tmp_path / name])
+    with pytest.raises(InputError, match="nothing to report on"):
+        read_runs([])
+
+
+# Chapters
+
+
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("evaluations")
+    put_task(root / "task", rows=6)
+    put_evaluation(root / "common", root / "task", always)
+    put_evaluation(root / "delia", root / "task", selective)
+    return root
+
+
+def test_selectivity_comes_first_and_runs_are_compared(evaluations: Path) -> None:
+    runs = read_runs([evaluations / "common", evaluations / "delia"])
+    found = answers(runs, Figures())
+    assert found is not None
+
+    assert found.body.index("Selectivity") < found.body.index("With &lt;sep&gt;")
+    assert found.told[0].startswith(
+        "On hallucination-check (wordings that training never saw), delia has the highest "
+        "selectivity, +1.00 [+0.08, +1.00]; minus common, row by row, that is +1.00 ["
+    )
+    assert [tile.name for tile in found.tiles] == ["Selectivity, common", "Selectivity, delia"]
+    assert str(found.tiles[1].value) == "<b>+1.00</b>"
+    (group,) = found.data
+    assert [one["run"] for one in group["runs"]] == ["common", "delia"]
+    assert group["minus_first"]["delia"]["probes"][0]["without_token"]["value"] == -1
+    assert "Difference from common, paired by row" in found.body
+    assert "Here no answer in the format is wanted." in found.body
+    assert "&lt;script&gt;" in found.body
+    assert "<script" not in found.body
+
+
+def test_the_first_on_which_runs_differ_are_shown_first(evaluations: Path) -> None:
+    found = examples(read_runs([evaluations / "common", evaluations / "delia"]), Figures())
+    assert found is not None
+
+    (group,) = found.data
+    assert group["rows"] == len(group["picked"]) == 6
+    assert found.body.count("<article>") == 6
+    assert found.body.index("<details><summary>3 more of 6 rows") > found.body.index("<article>")
+    assert found.body.count(">in the format<") == 6 * 3
+    assert found.body.count(">not in the format<") == 6
+    given = [Given("a", "x", "y", True, False), Given("b", "x", "y", True, True)]
+    assert Example("1", "q", "e", "<sep>", tuple(given)).differs
+    assert not Example("1", "q", "e", "<sep>", (given[0], given[0])).differs
+
+
+def test_one_evaluation_alone(evaluations: Path) -> None:
+    found = answers(read_runs([evaluations / "common"]), Figures())
+    assert found is not None
+
+    assert found.told[0].endswith("The interval includes 0.")
+    assert "Difference from" not in found.body
+
+
+def test_a_tie_is_called_one(evaluations: Path, tmp_path: Path) -> None:
+    put_evaluation(tmp_path / "again", evaluations / "task", always)
+    found = answers(read_runs([evaluations / "common", tmp_path / "again"]), Figures())
+
+    assert found is not None
+    assert "common and again share the highest selectivity, +0.00" in found.told[0]
+
+
+def test_losses_and_what_was_watched(tmp_path: Path) -> None:
+    put_adapter(tmp_path / "adapter")
+    figures = Figures()
+    found = trained(read_runs([tmp_path / "adapter"]), figures)
+    assert found is not None
+
+    assert [one["name"] for one in figures.drawn] == [
+        "losses",
+        "state-space-watched",
+        "distance-watched",
+    ]
+    assert "too_long: 2" in found.body
+    assert found.told[0].startswith("adapter was trained on 100 task rows and 50 pairs; the loss")
+    assert len(found.data[0]["losses"]) == 60
+
+
+def test_a_training_without_numbers(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    finish(tmp_path / "adapter", Manifest(kind="adapter", rows={"task": 1}))
+    found = trained(read_runs([tmp_path / "adapter"]), Figures())
+
+    assert found is not None
+    assert found.told == ["adapter was trained on 1 task row and 0 pairs."]
+
+
+def make_mixture(folder: Path, **changes: Any) -> None:
+    folder.mkdir(parents=True)
+    given: dict[str, Any] = {
+        "kind": "mixture",
+        "settings": {"ratio": 0.5, "seed": 0, "token": "<sep>", "order": "shuffled"},
+        "inputs": {"cache": "cd" * 32},
+        "rows": {"task": 1000, "cache": 500},
+        "dropped": {"too_long": 2, "empty": 0},
+        "details": {"tokens": {"task": 12345}, "written_by": {"cache": {}}},
+    }
+    finish(folder, Manifest(**{**given, **changes}))
+
+
+def test_every_row_is_accounted_for(tmp_path: Path) -> None:
+    make_mixture(tmp_path / "one")
+    make_mixture(tmp_path / "two", rows={"task": 7}, dropped={}, settings={"ratio": 0})
+    found = accounts(read_runs([tmp_path / "one", tmp_path / "two"]), Figures())
+    assert found is not None
+
+    for said in ("1,000", "too long", "one: tokens task 12,345"):
+        assert said in found.body
+    assert "empty" not in found.body
+    assert found.told == [
+        "one mixes 1,000 task rows with 500 pairs, a ratio of 0.5; 2 rows dropped.",
+        "two mixes 7 task rows with 0 pairs, a ratio of 0; none dropped.",
+    ]
+    assert found.data[0]["dropped"] == {"too_long": 2, "empty": 0}
+
+
+def test_every_setting_is_there_and_differences_stand_out(tmp_path: Path) -> None:
+    make_mixture(tmp_path / "one")
+    make_mixture(tmp_path / "two", settings={"ratio": 4, "seed": 0, EVIL: [{EVIL: ""}]})
+    found = settings(read_runs([tmp_path / "one", tmp_path / "two"]), Figures())
+    assert found is not None
+
+    assert '<tr class="differs"><th scope="row">ratio</th><td>0.5</td><td>4</td></tr>' in found.body
+    assert '<tr class="same"><th scope="row">seed</th><td>0</td><td>0</td></tr>' in found.body
+    assert "input.<wbr>cache" in found.body
+    assert f"<td>{'cd' * 8}…</td>" in found.body
+    assert "Mixtures: 7 settings" in found.body
+    assert "<script" not in found.body
+    assert found.data["one"]["inputs"] == {"cache": "cd" * 32}
+    alone = settings(read_runs([tmp_path / "one"]), Figures())
+    assert alone is not None
+    assert "differs" not in alone.body + alone.note
+
+
+def test_a_map_says_what_its_axes_hold(tmp_path: Path, evaluations: Path) -> None:
+    from delia_data.engines import MockEngine
+    from delia_data.mixing import mix, read_task_rows, save_mixture
+    from delia_data.sampling import BundledQueries, sample
+
+    sample(MockEngine(), BundledQueries(), tmp_path / "cache", target=40, filters=())
+    rows = read_task_rows(evaluations / "task")
+    mixture = mix(rows.train, tmp_path / "cache", ratio=0.3, seed=0, token=rows.token)
+    save_mixture(mixture, tmp_path / "mixture")
+    of_mixture = Maps(place_by_words)(read_runs([tmp_path / "mixture"]), Figures())
+    both = Maps(place_by_words)(read_runs([evaluations / "task", tmp_path / "cache"]), Figures())
+    assert of_mixture is not None and both is not None
+
+    assert of_mixture.data[0]["rows"] == {"cache": 30, "task": 100}
+    assert both.data[0]["rows"] == {"cache": 40, "task": 100}
+    one, other = of_mixture.data[0]["variance"]
+    assert 0 < other <= one < 1
+    assert f"which hold {one + other:.0%} of the variance" in of_mixture.body
+    assert "placed by their words (TF-IDF)" in of_mixture.body
+    assert Maps(numbered)(read_runs([evaluations / "task"]), Figures()) is None
+
+
+def test_numbers() -> None:
+    found = Estimate(-0.001, -0.5, 0.25, 9)
+
+    assert signed(found) == '<b>0.00</b><span class="ci">[−0.50, +0.25]</span>'
+    assert signed_text(Estimate(0.5, 0.25, 1, 9)) == "+0.50 [+0.25, +1.00]"
+    assert (
+        value(Estimate(0.5, 0.256, 1, 9), share=True)
+        == '<b>50%</b><span class="ci">[26, 100]</span>'
+    )
+    assert signed(None) == value(None) == "–"
+    assert (named(1, "row"), named(2000, "row")) == ("1 row", "2,000 rows")
+    assert escape("\u202ex\u2066") == "\ufffdx\ufffd"
+
+
+# The page
+
+
+def test_what_is_absent_is_said_with_its_command(tmp_path: Path) -> None:
+    make_mixture(tmp_path / "one", rows={})
+    report = make_report([tmp_path / "one"], title="A <title>", embed=place_by_words)
+    text = report.page().html()
+
+    assert "Not on this page, for want of a run: answers (delia evaluate);" in text
+    assert "how much is enough (delia ratio)" in text
+    assert report.absent["map of the queries"] == "delia mix"
+    assert '<h1 dir="auto">A &lt;title&gt;</h1>' in text
+    assert [list(report.as_dict()["chapters"]), report.as_dict()["runs"]] == [
+        ["data", "settings"],
+        [{"folder": str(tmp_path / "one"), "run": "one", "kind": "mixture"}],
+    ]
+
+
+def test_the_place_is_looked_at_before_anything_is_read(tmp_path: Path) -> None:
+    make_mixture(tmp_path / "run")
+    (tmp_path / "report.html").write_text("<p>mine</p>")
+
+    with pytest.raises(ForeignFolderError, match="no report of this package"):
+        check_place(tmp_path / "report.html")
+    with pytest.raises(ForeignFolderError, match="a run's own folder"):
+        check_place(tmp_path / "run" / "report.html")
+    with pytest.raises(ForeignFolderError, match="is a folder"):
+        check_place(tmp_path)
+    Page("over", "title", (), "", (), "").write(tmp_path / "ours.html")
+    check_place(tmp_path / "ours.html")
+    check_place(tmp_path / "new" / "report.html")
+
+
+# The command
+
+
+def test_the_command(tmp_path: Path, delia: Delia, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_mixture(tmp_path / "one", rows={"task": 3})
+    (tmp_path / "one" / "train.parquet").unlink(missing_ok=True)
+    result = delia("report", "one")
+
+    assert result.code == 0, result.err
+    assert "one mixes 3 task rows with 0 pairs" in result.out
+    assert result.out.rstrip().endswith("Everything to look at: report.html")
+    page = (tmp_path / "report.html").read_bytes()
+    shown = delia("report", "one", "--json", "--out", "other.html", "--title", "one")
+    document = json.loads(shown.out)
+    assert document["out"] == "other.html"
+    assert document["chapters"]["data"][0]["rows"] == {"task": 3}
+    assert (tmp_path / "other.html").read_bytes() == page
+
+
+def test_the_command_refuses_in_one_line(
+    tmp_path: Path, delia: Delia, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    refused(delia("report", "none"), "none is no folder")
+    refused(delia("report", "empty"), "empty is no run")
+    (tmp_path / "report.html").write_text("mine")
+    refused(delia("report", "none"), "report.html is there")
+    assert delia("report").code == 2
+    assert (tmp_path / "report.html").read_text() == "mine"
