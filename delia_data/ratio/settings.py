@@ -61,6 +61,8 @@ class RatioSettings:
                 problems.append(f"{name} {value} must be at least {least}")
         if problems:
             raise SettingsError(f"settings of the series: {'; '.join(problems)}")
+        # 4 and 4.0 are one ratio, and stand as one in what is written.
+        object.__setattr__(self, "ratios", tuple(map(float, self.ratios)))
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
