@@ -142,7 +142,7 @@ class Browser:
                 case "Log.entryAdded":
                     problems.append(params["entry"]["text"])
                 case "Runtime.exceptionThrown" | "Runtime.consoleAPICalled":
-                    problems.append(json.dumps(params)[:200])
+                    problems.append(json.dumps(params))
                 case "Network.requestWillBeSent":
                     url = params["request"]["url"]
                     if url != page.resolve().as_uri() and not url.startswith("data:"):
