@@ -114,13 +114,13 @@ def test_a_fault_would_be_seen(browser: Browser, tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
     bad.write_text(
         "<!doctype html><style>body{margin:0}</style><script>console.error('x'); y()</script>"
-        '<img src="none.png" style="width: 500px; height: 9px">'
+        '<img src="none.png" style="width: 900px; height: 9px">'
     )
-    seen = browser.look(bad, 390, "light")
+    seen = browser.look(bad, 700, "light")
 
     assert any("none.png" in problem for problem in seen.problems)
     assert any("ReferenceError" in problem for problem in seen.problems)
-    assert seen.scroll_width == 500
+    assert seen.scroll_width == 900
     assert len(seen.wide) == 1
 
 
