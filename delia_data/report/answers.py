@@ -15,7 +15,7 @@ from delia_data.evaluation.scores import ProbeScores
 from delia_data.report.answer_drawings import selectivities, shares_in_format
 from delia_data.report.chapter import Figures, Found
 from delia_data.report.evaluated import Evaluated, read_evaluated
-from delia_data.report.numbers import count, signed, signed_text, value
+from delia_data.report.numbers import count, signed, signed_number, signed_text, value
 from delia_data.report.runs import Runs
 
 __all__ = ["answers"]
@@ -91,7 +91,7 @@ def _tables(group: Sequence[Evaluated], differences: Mapping[str, Comparison]) -
             yield element("h4", escape(f"Difference from {group[0].label}, paired by row"))
             head = ["Run", "Selectivity", f"With {token}", "Without", "Rows"]
             yield table(head, lines, kind="numbers wide", name="Paired differences")
-    yield _notes(group)
+    yield _notes(group, differences)
 
 
 def _shares(probe: ProbeScores) -> list[object]:
@@ -156,8 +156,12 @@ def _difference_rows(probe: str, differences: Mapping[str, Comparison]) -> Itera
                 yield [name, *map(signed, shares), count(one.rows)]
 
 
-def _notes(group: Sequence[Evaluated]) -> str:
-    lines = []
+def _notes(group: Sequence[Evaluated], differences: Mapping[str, Comparison]) -> str:
+    lines = [
+        f"{name} minus {group[0].label}: {note}"
+        for name, comparison in differences.items()
+        for note in comparison.notes
+    ]
     for one in group:
         lines += [f"{one.label}: {note}" for note in one.scores.notes]
         for probe in one.scores.probes:
@@ -184,7 +188,7 @@ def _told(group: Sequence[Evaluated], differences: Mapping[str, Comparison]) -> 
         return f"{where}, the selectivity of {best} is {signed_text(most)}.{chance}"
     even = [name for name, one in found if one.value == most.value]
     if len(even) > 1:
-        told = f"{most.value:+.2f}".replace("-", "−")
+        told = signed_number(most.value)
         return f"{where}, {' and '.join(even)} share the highest selectivity, {told}."
     text = f"{where}, {best} has the highest selectivity, {signed_text(most)}"
     first = found[0][0]
@@ -198,9 +202,9 @@ def _told(group: Sequence[Evaluated], differences: Mapping[str, Comparison]) -> 
 
 def _tile(one: Evaluated) -> Tile:
     found = one.scores.probes[0]
-    interval = f"{found.selectivity.low:+.2f} to {found.selectivity.high:+.2f}"
-    number = element("b", escape(f"{found.selectivity.value:+.2f}".replace("-", "−")))
-    return Tile(f"Selectivity, {one.label}", number, interval.replace("-", "−"))
+    ends = (signed_number(end) for end in (found.selectivity.low, found.selectivity.high))
+    number = element("b", escape(signed_number(found.selectivity.value)))
+    return Tile(f"Selectivity, {one.label}", number, " to ".join(ends))
 
 
 def _data(group: Sequence[Evaluated], differences: Mapping[str, Comparison]) -> Any:

@@ -12,6 +12,7 @@ from delia_data.evaluation.evaluate import read_evaluation
 from delia_data.evaluation.outcomes import ScoredRow, read_answers
 from delia_data.evaluation.probe import read_probe
 from delia_data.evaluation.scores import Evaluation, score
+from delia_data.files import canonical_json
 from delia_data.manifest import is_finished
 from delia_data.mixing import read_task_rows
 from delia_data.report.runs import Run, Runs
@@ -38,7 +39,7 @@ class Evaluated:
     @property
     def about(self) -> tuple[str, str]:
         """Task and form of the answers: what two must share to be compared."""
-        return self.scores.task, repr(self.scores.form)
+        return self.scores.task, canonical_json(self.scores.form).decode()
 
 
 def read_evaluated(runs: Runs) -> list[Evaluated]:
@@ -69,7 +70,7 @@ def _probed(run: Run) -> Evaluated:
     answered = [
         AnsweredRow(
             probe=_PROBED,
-            id=row.record.id,
+            id=asked.record.id,
             question=answer.question,
             plain=row.plain or "",
             source=asked.record.query,

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from delia_data.evaluation._html import Markup, element, escape
 
-__all__ = ["Interval", "count", "named", "signed", "signed_text", "value"]
+__all__ = ["Interval", "count", "named", "signed", "signed_number", "signed_text", "value"]
 
 
 class Interval(Protocol):
@@ -32,12 +32,14 @@ def signed(found: Interval | None) -> Markup:
     """A difference, with its sign."""
     if found is None:
         return escape("–")
-    return _with_interval(_signed(found.value), f"{_signed(found.low)}, {_signed(found.high)}")
+    return _with_interval(
+        signed_number(found.value), f"{signed_number(found.low)}, {signed_number(found.high)}"
+    )
 
 
 def signed_text(found: Interval) -> str:
     """The same as text."""
-    return f"{_signed(found.value)} [{_signed(found.low)}, {_signed(found.high)}]"
+    return f"{signed_number(found.value)} [{signed_number(found.low)}, {signed_number(found.high)}]"
 
 
 def value(found: Interval | None, *, share: bool = False, digits: int = 2) -> Markup:
@@ -68,7 +70,7 @@ def _with_interval(number: str, interval: str) -> Markup:
     )
 
 
-def _signed(number: float) -> str:
-    """Two places; what rounds to nothing has no sign."""
+def signed_number(number: float) -> str:
+    """A difference in two places; what rounds to nothing has no sign."""
     rounded = round(number, 2) + 0.0
     return f"{'−' if rounded < 0 else '+' if rounded > 0 else ''}{abs(rounded):.2f}"

@@ -29,7 +29,7 @@ from delia_data.report.maps import Maps
 from delia_data.report.measured import measured
 from delia_data.report.ratios import ratios
 from delia_data.report.reproduced import reproduced
-from delia_data.report.runs import Runs, read_runs
+from delia_data.report.runs import Runs, labels_of, read_runs
 from delia_data.report.settings import settings
 from delia_data.report.trained import trained
 from delia_data.sampling.text_map import Embed
@@ -200,5 +200,5 @@ def _parts(embed: Embed | None) -> tuple[_Part, ...]:
 
 
 def _title(folders: Sequence[str | os.PathLike[str]]) -> str:
-    names = list(dict.fromkeys(Path(folder).resolve().name for folder in folders))
+    names = labels_of(list(dict.fromkeys(Path(folder) for folder in folders)))
     return ", ".join(names) if len(names) < 5 else f"{names[0]} and {len(names) - 1} more"

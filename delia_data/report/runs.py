@@ -26,7 +26,7 @@ from delia_data.manifest import MANIFEST, Manifest, is_finished, read_manifest
 from delia_data.ratio.result import RESULT as RATIO
 from delia_data.reproduction.results import CELLS
 
-__all__ = ["Kind", "Run", "Runs", "read_runs"]
+__all__ = ["Kind", "Run", "Runs", "labels_of", "read_runs"]
 
 Kind = Literal[
     "cache",
@@ -106,7 +106,7 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> Runs:
     if not folders:
         raise InputError(f"there is nothing to report on: {_GIVE}")
     found = dict.fromkeys(part for folder in folders for part in _recognised(Path(folder)))
-    labels = _labels([folder for folder, _ in found])
+    labels = labels_of([folder for folder, _ in found])
     return Runs(
         tuple(
             Run(folder, kind, label, None if kind == "reproduction" else read_manifest(folder))
@@ -154,7 +154,7 @@ def _kind(folder: Path) -> Kind:
     )
 
 
-def _labels(folders: Sequence[Path]) -> list[str]:
+def labels_of(folders: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart; of a quickstart's part, with its own."""
     paths = [folder.resolve().parts for folder in folders]
     labels = []

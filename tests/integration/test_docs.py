@@ -122,7 +122,18 @@ def test_every_command_option_and_exit_code_is_there(site: Path, pages: dict[Pat
 
 
 @pytest.mark.parametrize(
-    "room", ["tasks", "diversify", "engines", "sampling", "mixing", "hub", "training", "evaluation"]
+    "room",
+    [
+        "tasks",
+        "diversify",
+        "engines",
+        "sampling",
+        "mixing",
+        "hub",
+        "training",
+        "evaluation",
+        "report",
+    ],
 )
 def test_public_names_are_in_the_reference(pages: dict[Path, Page], room: str) -> None:
     module = import_module(f"delia_data.{room}")

@@ -28,6 +28,7 @@ LEFT_OUT = {  # half a minute of a real model; the README's block trains
 }
 SERVER, KEY, CLUSTER = "needs a server", "needs a key", "needs a cluster"
 TRAINERS = "takes a prepared model of 270 MB: tests/integration/test_other_trainers.py runs these"
+TRAINED = "takes a trained adapter: test_evaluate.py, test_measuring.py, test_report_page.py"
 OWN_TASK = ("tickets.csv", "wordings.txt")
 
 RULES = {
@@ -63,6 +64,11 @@ RULES = {
         "delia lint": Rule(skip=TRAINERS),
         "delia mix": Rule(skip=TRAINERS),
         "delia config": Rule(skip=TRAINERS),
+    },
+    "docs/guides/report.md": {
+        "delia report my-mix": Rule(["my-mix", "my-task", "my-cache"]),
+        "delia evaluate my-adapter": Rule(skip=TRAINED),
+        "from delia_data.report": Rule(["my-mix", "my-task"]),
     },
     "docs/guides/hub.md": {
         "delia push org/delia_mix my-task": Rule(["my-task", "my-cache"], hub=True),

@@ -196,7 +196,7 @@ def test_a_tie_is_called_one(evaluations: Path, tmp_path: Path) -> None:
     found = answers(read_runs([evaluations / "common", tmp_path / "again"]), Figures())
 
     assert found is not None
-    assert "common and again share the highest selectivity, +0.00" in found.told[0]
+    assert "common and again share the highest selectivity, 0.00." in found.told[0]
 
 
 def test_losses_and_what_was_watched(tmp_path: Path) -> None:
