@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["PEAK_FLOPS", "WAYS", "main"]
+__all__ = ["PEAK_FLOPS", "WAYS", "card_peak", "main", "model_flops"]
 
 WAYS: Final = {
     "delia_data": "delia train",
@@ -27,11 +27,23 @@ WAYS: Final = {
 }
 """What is compared, by the name that the command line takes."""
 
-PEAK_FLOPS: Final = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+PEAK_FLOPS: Final = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H200 NVL": 835e12,
+    "H100": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "A100": 312e12,
+    "A10": 125e12,
+    "A10G": 70e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+}
 """Dense bfloat16 peaks of cards, from their data sheets; the longest name that fits is taken."""
 
 _RANK: Final = 16
-_MICRO_BATCH_TOKENS: Final = {"cpu": 1_024, "cuda": 16_384}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +70,7 @@ def _train(given: argparse.Namespace) -> dict[str, Any]:
 
     from delia_data.models import quiet
     from delia_data.training.encoding import encode_rows
-    from delia_data.training.loading import load_prepared, load_prepared_tokenizer
+    from delia_data.training.loading import load_prepared, load_prepared_tokenizer, resolve
     from delia_data.training.settings import TrainSettings
     from delia_data.training.source import open_source
 
@@ -72,7 +84,9 @@ def _train(given: argparse.Namespace) -> dict[str, Any]:
         truncate=True,
         dtype=given.dtype,
         device=given.device,
+        micro_batch_tokens=given.micro_batch_tokens,
     )
+    settings = resolve(settings, rows=given.batch * given.steps)
     tokenizer = load_prepared_tokenizer(settings)
     rows = encode_rows(open_source(given.mixture), tokenizer, settings)
     count = min(len(rows.dataset), given.batch * given.steps)
@@ -87,11 +101,12 @@ def _train(given: argparse.Namespace) -> dict[str, Any]:
         _reset_peak(given.device)
         trainer.train()
         peak = _peak_mib(given.device)
+    card = torch.cuda.get_device_name() if given.device == "cuda" else None
     lengths = [len(ids) for ids in dataset["input_ids"]]
     labelled = [sum(label != -100 for label in labels) for labels in dataset["labels"]]
     begin = given.settle * given.batch
     tokens, answers = sum(lengths[begin:]), sum(labelled[begin:])
-    flops = _flops(base, lengths[begin:], answers)
+    flops = model_flops(base, lengths[begin:], answers)
     return {
         "tokens": tokens,
         "labelled": answers,
@@ -101,8 +116,8 @@ def _train(given: argparse.Namespace) -> dict[str, Any]:
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "peak_mib": peak,
         "flops": flops,
-        "peak_flops": _card_peak(given.device),
-        "card": torch.cuda.get_device_name() if given.device == "cuda" else None,
+        "peak_flops": card_peak(card) if card and given.dtype == "bfloat16" else None,
+        "card": card,
         "threads": torch.get_num_threads(),
     }
 
@@ -136,11 +151,9 @@ def _trainer(
     }
     common = {"model": model, "processing_class": tokenizer, "train_dataset": dataset}
     if given.way == "delia_data":
-        options |= {"bf16": False, "gradient_checkpointing": False}
-        tokens = given.micro_batch_tokens or _MICRO_BATCH_TOKENS[given.device]
-        return MixtureTrainer(
-            args=trl.SFTConfig(**options), peft_config=lora, micro_batch_tokens=tokens, **common
-        )
+        options |= {"bf16": False, "gradient_checkpointing": settings.gradient_checkpointing}
+        args, tokens = trl.SFTConfig(**options), settings.micro_batch_tokens
+        return MixtureTrainer(args=args, peft_config=lora, micro_batch_tokens=tokens, **common)
     if given.dtype == "float32":
         options["bf16"] = False
     if given.way == "trl-kept":
@@ -179,13 +192,16 @@ class _Clock:
         return Clock()
 
 
-def _flops(model: Any, lengths: Sequence[int], labelled: int) -> float:
+def model_flops(model: Any, lengths: Sequence[int], labelled: int) -> float:
     """What the model itself costs: weights forwards, their inputs' gradients, causal attention.
 
-    Frozen weights have no gradient of their own, which would be half as much again.
+    Frozen weights have no gradient of their own, which would be half as much again. The head
+    counts where there is a label.
     """
     config = model.config.get_text_config()
-    weights = model.num_parameters(exclude_embeddings=True)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    apart = {id(weight) for end in ends for weight in end.parameters()}
+    weights = sum(each.numel() for each in model.parameters() if id(each) not in apart)
     head = config.vocab_size * config.hidden_size
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     states = config.num_hidden_layers * config.num_attention_heads * width
@@ -200,10 +216,8 @@ def _padded(lengths: Sequence[int], batch: int) -> int:
     return sum(len(part) * max(part) for part in parts)
 
 
-def _card_peak(device: str) -> float | None:
-    import torch
-
-    name = torch.cuda.get_device_name() if device == "cuda" else ""
+def card_peak(name: str) -> float | None:
+    """What a card of this name does at most with bfloat16, where that is known."""
     fitting = sorted((card for card in PEAK_FLOPS if card in name), key=len)
     return PEAK_FLOPS[fitting[-1]] if fitting else None
 

@@ -1,17 +1,18 @@
 """How fast training is beside TRL's trainer, at which loss and in how much memory.
 
-    python -m benchmarks.training --cache PAIRS                # every case, into RESULTS.md
-    python -m benchmarks.training --cache PAIRS --case float32 --rounds 5
-    python -m benchmarks.training --cache PAIRS --steps 3      # a trial: printed, not written
-    python -m benchmarks.training --cache PAIRS --device cuda --batch 64
+    python -m benchmarks.training                  # every case, into RESULTS.md
+    python -m benchmarks.training --case float32 --rounds 5
+    python -m benchmarks.training --steps 3        # a trial: printed, not written
+    python -m benchmarks.training --cache PAIRS    # what delia sample wrote, or a file of rows
 
-The mixture is the bundled task at ratio 20, its 2,000 pairs drawn from PAIRS: what `delia sample`
-wrote, or any file of question and answer rows that are as long as answers are. Every training runs
-in a process of its own, on the first rows of the mixture, in its order; ways take turns, and ratios
-are of two runs of the same round. The first steps are not timed. Tokens are those of the rows,
-labelled or not; padding does not count.
+The mixture is the bundled task at ratio 20, its 2,000 pairs drawn from the bundled cache. Every
+training runs in a process of its own, on a GPU where there is one, on the first rows of the
+mixture, in its order; ways take turns, and ratios are of two runs of the same round. The first
+steps are not timed. Tokens are those of the rows, labelled or not; padding does not count. The
+share of the peak is that of the card's in bfloat16.
 
-    delia train                     packed, activations kept, logits where there are labels
+    delia train                     packed, logits where there are labels; activations are kept on
+                                    a CPU, and computed again on a GPU, as the library does
     SFTTrainer, defaults            padded to a batch's longest row, activations computed again
     SFTTrainer, activations kept    the same with `gradient_checkpointing=False`
 
@@ -33,9 +34,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from benchmarks._process import run_script
 from benchmarks._report import Spread, Target, now, replace_section, table, target_table
 from benchmarks._trained import WAYS
+from delia_data.errors import DeliaError
 
 __all__ = ["main"]
 
@@ -168,16 +172,17 @@ def _apart(ours: Run, theirs: Run) -> float:
     return max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
 
 
-def _mixture(cache: Path, work: Path) -> Path:
-    """Mix the bundled task at ratio 20 with pairs of a cache."""
+def _mixture(cache: Path | None, work: Path) -> Path:
+    """Mix the bundled task at ratio 20 with pairs of a cache, the bundled one if none is given."""
     from delia_data.diversify import diversify
     from delia_data.mixing import mix, save_mixture
+    from delia_data.sampling import bundled_cache_folder
     from delia_data.tasks import bundled_task, bundled_wordings
 
     task = bundled_task()
     rows = diversify(task, bundled_wordings(task.name), seed=0)
-    folder = work / "mixture"
-    save_mixture(mix(rows.train, cache, ratio=_RATIO, seed=0, token=task.token), folder)
+    folder, pairs = work / "mixture", cache or bundled_cache_folder()
+    save_mixture(mix(rows.train, pairs, ratio=_RATIO, seed=0, token=task.token), folder)
     return folder
 
 
@@ -202,10 +207,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--cache", type=Path, required=True, help="pairs: a cache folder or a file")
+    parser.add_argument("--cache", type=Path, help="pairs: a cache's folder or a file (bundled)")
     parser.add_argument("--case", choices=["all", "float32", "bfloat16"], default="all")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="name, folder or Hub id")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--batch", type=int, default=16, help="rows of a step (16)")
     parser.add_argument("--length", type=int, default=512, help="tokens of a row at most (512)")
@@ -216,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, help="folder for what is written on the way")
     parser.add_argument("--results", type=Path, help="file to write; for trials none by default")
     given = parser.parse_args(arguments)
+    if given.device == "auto":
+        given.device = "cuda" if torch.cuda.is_available() else "cpu"
     full = _STEPS[given.device]
     given.steps = given.steps or full
     if given.rounds < 1 or given.steps <= _SETTLE or not {_OURS, _DEFAULTS} <= set(given.ways):
@@ -227,7 +234,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ExitStack() as stack:
         work = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="train-")))
         work.mkdir(parents=True, exist_ok=True)
-        setting = Setting(_mixture(given.cache, work.resolve()), work.resolve(), given)
+        try:
+            mixture = _mixture(given.cache, work.resolve())
+        except DeliaError as error:
+            parser.error(str(error))
+        setting = Setting(mixture, work.resolve(), given)
         for dtype in ["float32", "bfloat16"] if given.case == "all" else [given.case]:
             title = _title(dtype, given.device)
             _say(title)

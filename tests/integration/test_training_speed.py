@@ -194,6 +194,30 @@ def test_a_step_holds_the_same_rows_however_they_are_packed(
             assert entry["loss"] == pytest.approx(float(whole.mean()), abs=1e-4)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_logits_are_computed_where_there_is_a_label_and_nowhere_else(
+    make_tiny_model: Make,
+    tiny_tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    packed: bool,
+) -> None:
+    computed: list[int] = []
+
+    def counted(states: torch.Tensor, *args: Any, **given: Any) -> Any:
+        computed.append(len(states))
+        return frozen_head_loss(states, *args, **given)
+
+    monkeypatch.setattr("delia_data.training.loss_forward.frozen_head_loss", counted)
+    rows = make_rows()
+    options = {"micro_batch_tokens": 1000} if packed else {}
+    model = make_tiny_model(vocabulary=VOCABULARY)
+    train(MixtureTrainer, model, tiny_tokenizer, tmp_path, rows=rows, **options)
+    labelled = [len(row["input_ids"]) - 3 for row in rows]
+    steps = [sum(labelled[begin : begin + 3]) for begin in (0, 3, 6)]
+    assert computed == steps * 2
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_never_crosses_from_one_row_to_another(
     make_tiny_model: Make, attention: str

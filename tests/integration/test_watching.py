@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from word_models import word_model, word_tokenizer
 
 from delia_data.errors import InputError, SettingsError
 from delia_data.models import load_model, load_tokenizer
 from delia_data.records import Record, write_record
 from delia_data.tokens import add_token
-from delia_data.training import TrainSettings, train
+from delia_data.training import TrainSettings, load_adapter, train
 from delia_data.training.alignment_watch import AlignmentWatch
 from delia_data.training.progress import WatchCallback
 from delia_data.training.watching import WATCHED, drop_after, read_watched
@@ -154,6 +155,38 @@ def test_what_cannot_be_watched_is_said(tmp_path: Path) -> None:
         read_watched(tmp_path)
     drop_after(tmp_path / "nothing.jsonl", 3)
     assert not (tmp_path / "nothing.jsonl").exists()
+
+
+def test_keywords_of_the_settings_are_watched_beside_two_controls(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    tokenizer = word_tokenizer()
+    model = tmp_path / "words"
+    word_model(tokenizer).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    rows = [
+        row("is it even ? <sep>", "{ even : yes }", "task"),
+        row("is it red ?", "so", "cache"),
+    ]
+    keywords = ("json", "thought")
+    over = {"model": str(model), "watch_keywords": keywords, "dtype": "float32", "epochs": 8}
+    watched = replace(settings, report_to=("tensorboard",), **over)
+    train(watched, rows * 2, tmp_path / "adapter")
+    first, *_, last = read_watched(tmp_path / "adapter")
+    assert (first["step"], last["step"]) == (0, 8)
+    names = {f"l2/{word}/{place}" for word in keywords for place in ("first", "middle", "last")}
+    assert names <= first.keys() == last.keys()
+    for name in names:  # nothing trains the two controls; the token's row is trained
+        assert first[name] == pytest.approx(first[f"{name}/untrained"], rel=0.02)
+        assert last[name] != pytest.approx(last[f"{name}/untrained"], rel=0.02)
+    again = AlignmentWatch("<sep>", keywords).measure(*load_adapter(tmp_path / "adapter"), 8)
+    assert {"step": 8, **again} == pytest.approx(last, rel=1e-3)
+    assert {f"{name}/ordinary" for name in names} <= again.keys()
+    (events,) = (tmp_path / "events").iterdir()
+    assert b"l2/json/middle/untrained" in events.read_bytes()
+    vocabulary = load_tokenizer(str(tmp_path / "adapter")).get_vocab()
+    assert len(vocabulary) == len(tokenizer) + 1, "the controls are not saved"
 
 
 def test_the_embedded_models_token_beside_its_controls() -> None:
