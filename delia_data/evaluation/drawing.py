@@ -9,6 +9,7 @@ are left out. Figures are drawn about as wide as a phone, so that their letters 
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import warnings
@@ -38,6 +39,12 @@ __all__ = [
 _WIDTH_INCHES: Final = 4.3
 _HEIGHT_INCHES: Final = 3.0
 _PNG_DPI: Final = 200
+_LOG_TICKS: Final = (
+    (2.2, (1.0,)),
+    (1.1, (1.0, 3.0)),
+    (0.0, (1.0, 2.0, 3.0, 5.0, 7.0)),
+)
+"""Where a logarithmic axis is labelled within a decade, by the decades that it reaches over."""
 
 
 _PAGE_COLOURS: Final = {
@@ -126,9 +133,19 @@ def save_png(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def plain_log_ticks(axis: Any) -> None:
-    """Label a logarithmic axis at 1, 2, 3, 5, 7, 10, ... in plain numbers."""
+    """Label a logarithmic axis in plain numbers, at 1, 2, 3, 5, 7, 10, ... or at fewer of them."""
     ticker = require("matplotlib.ticker", extra="train")
-    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+
+    class Thinned(ticker.LogLocator):  # type: ignore[misc]  # matplotlib has no types
+        """Labels that find room whatever the axis reaches over."""
+
+        def tick_values(self, vmin: float, vmax: float) -> Any:
+            decades = math.log10(vmax / vmin) if 0 < vmin < vmax else 1.0
+            subs = next((few for least, few in _LOG_TICKS if decades > least), (1.0,))
+            self.set_params(subs=subs)
+            return super().tick_values(vmin, vmax)
+
+    axis.set_major_locator(Thinned())
     axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axis.set_minor_locator(ticker.NullLocator())
 

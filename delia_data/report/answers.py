@@ -191,6 +191,14 @@ def _told(group: Sequence[Evaluated], differences: Mapping[str, Comparison]) -> 
         told = signed_number(most.value)
         return f"{where}, {' and '.join(even)} share the highest selectivity, {told}."
     text = f"{where}, {best} has the highest selectivity, {signed_text(most)}"
+    near = [name for name, one in found if name != best and one.high >= most.low]
+    if near:
+        reach = (
+            f"interval of {near[0]} reaches"
+            if len(near) == 1
+            else (f"intervals of {', '.join(near[:-1])} and {near[-1]} reach")
+        )
+        text += f" (the {reach} into its own)"
     first = found[0][0]
     for one in differences[best].probes if best in differences else ():
         if one.probe == probe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,18 @@ def test_gradients_that_shrink_with_similarity_are_found() -> None:
     assert change.plain.value == pytest.approx(-1)
     assert found.pairs[0].after == pytest.approx(found.pairs[0].before * np.e)
     assert found.projection_error == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shown"),
+    [
+        ((2, 5), {"1", "2", "3", "5"}),
+        ((1, 20), {"1", "3", "10", "30"}),
+        ((1, 900), {"1", "10", "100", "1,000"}),
+    ],
+)
+def test_labels_of_a_logarithmic_axis_find_room(sizes: tuple[int, int], shown: set[str]) -> None:
+    svg = state_space_sizes({"before": space(*sizes)}).svg()
+    labels = {text for text in re.findall(r">([\d,.]+)</text>", svg) if text}
+    assert labels <= shown
+    assert len(labels) > 2

@@ -155,7 +155,8 @@ def test_selectivity_comes_first_and_runs_are_compared(evaluations: Path) -> Non
     assert found.body.index("Selectivity") < found.body.index("With &lt;sep&gt;")
     assert found.told[0].startswith(
         "On hallucination-check (wordings that training never saw), delia has the highest "
-        "selectivity, +1.00 [+0.08, +1.00]; minus common, row by row, that is +1.00 ["
+        "selectivity, +1.00 [+0.08, +1.00] (the interval of common reaches into its own); minus "
+        "common, row by row, that is +1.00 ["
     )
     assert [tile.name for tile in found.tiles] == ["Selectivity, common", "Selectivity, delia"]
     assert str(found.tiles[1].value) == "<b>+1.00</b>"
