@@ -59,16 +59,14 @@ class Browser:
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
 
-        def hand_over() -> None:
-            # Numbers above those that are to be given, so that neither is overwritten.
-            one, other = os.dup(theirs_in), os.dup(theirs_out)
-            while min(one, other) < 5:
-                one, other = os.dup(one), os.dup(other)
-            os.dup2(one, 3)
-            os.dup2(other, 4)
-
         self._process = subprocess.Popen(
             [
+                "bash",
+                "-c",
+                'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"',
+                "browser",
+                str(theirs_in),
+                str(theirs_out),
                 program,
                 "--headless=new",
                 "--no-sandbox",
@@ -84,8 +82,7 @@ class Browser:
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=hand_over,
-            close_fds=False,
+            pass_fds=(theirs_in, theirs_out),
         )
         os.close(theirs_in)
         os.close(theirs_out)

@@ -57,13 +57,9 @@ def reproduced(runs: Runs, figures: Figures) -> Found | None:
         body += [_table(one) for one in tables]
         body.append(_ran(run.folder, results))
         told.append(f"Reproduction {run.label}, {done}; the {len(findings)} claims: {counted}.")
-        tiles.append(
-            Tile(
-                f"The paper’s claims, {run.label}",
-                element("b", escape(f"{verdicts['agrees']} of {len(findings)}")),
-                f"agree; {done}",
-            )
-        )
+        if tested := len(findings) - verdicts["not run"]:
+            number = element("b", escape(f"{verdicts['agrees']} of {tested}"))
+            tiles.append(Tile(f"Claims that agree, {run.label}", number, done))
         data.append(_data(run, results, findings, tables))
     return Found("".join(body), data, told, tiles, _NOTE)
 
