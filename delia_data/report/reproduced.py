@@ -149,10 +149,11 @@ def _ran(folder: Path, results: Results) -> str:
     runs = list(_records(folder, results))
     if not runs:
         return ""
-    hours = sum(sum(run["seconds"].values()) for run in runs) / 3600
+    minutes = sum(sum(run["seconds"].values()) for run in runs) / 60
+    work = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes"
     machines = Counter(str(run["machine"]) for run in runs)
     told = ", ".join(f"{named(count, 'cell')} on {machine}" for machine, count in machines.items())
-    return element("p", escape(f"{told}; {hours:.1f} hours of work in all."), kind="note")
+    return element("p", escape(f"{told}; {work} of work in all."), kind="note")
 
 
 def _records(folder: Path, results: Results) -> Iterator[dict[str, Any]]:
