@@ -136,7 +136,7 @@ def plain_log_ticks(axis: Any) -> None:
     """Label a logarithmic axis in plain numbers, at 1, 2, 3, 5, 7, 10, ... or at fewer of them."""
     ticker = require("matplotlib.ticker", extra="train")
 
-    class Thinned(ticker.LogLocator):  # type: ignore[misc]  # matplotlib has no types
+    class Thinned(ticker.LogLocator):  # type: ignore[name-defined]  # imported late
         """Labels that find room whatever the axis reaches over."""
 
         def tick_values(self, vmin: float, vmax: float) -> Any:
