@@ -85,6 +85,7 @@ release: $(READY)  ## Build sdist and wheel into dist, check them, try the wheel
 bench: $(READY) $(ENGINES)/.ready  ## Measure mixing and sampling beside others, into benchmarks/RESULTS.md (hours)
 	$(BIN)/python -m benchmarks.mixing
 	$(BIN)/python -m benchmarks.sampling --work .bench --vllm $(CURDIR)/$(ENGINES)/bin/python
+	$(BIN)/python -m benchmarks.training --work .bench/training
 
 format: $(READY)  ## Format the sources
 	$(BIN)/ruff check --fix $(SOURCES)

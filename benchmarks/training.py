@@ -7,9 +7,9 @@
 
 The mixture is the bundled task at ratio 20, its 2,000 pairs drawn from the bundled cache. Every
 training runs in a process of its own, on a GPU where there is one, on the first rows of the
-mixture, in its order; ways take turns, and ratios are of two runs of the same round. The first
-steps are not timed. Tokens are those of the rows, labelled or not; padding does not count. The
-share of the peak is that of the card's in bfloat16.
+mixture, in its order; ways take turns, and ratios are of two runs of the same round. With --work a
+section that was stopped goes on. The first steps are not timed. Tokens are those of the rows,
+labelled or not; padding does not count. The share of the peak is that of the card's in bfloat16.
 
     delia train                     packed, logits where there are labels; activations are kept on
                                     a CPU, and computed again on a GPU, as the library does
@@ -24,8 +24,10 @@ one here.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -69,19 +71,31 @@ class Setting:
     work: Path
     given: argparse.Namespace
 
-    def train(self, way: str, dtype: str) -> Run:
-        """Train one way in a process of its own."""
+    def train(self, way: str, dtype: str, number: int) -> Run:
+        """Train one way in a process of its own, unless this round of it was done before."""
         given = self.given
+        kept = self.runs / f"{dtype}-{number}-{way}.json"
         command = [sys.executable, "-m", "benchmarks._trained", str(self.mixture), way]
         for name in ("model", "device", "batch", "length", "steps"):
             command += [f"--{name}", str(getattr(given, name))]
         command += ["--dtype", dtype, "--settle", str(_SETTLE)]
         if given.micro_batch_tokens:
             command += ["--micro-batch-tokens", str(given.micro_batch_tokens)]
+        told = [*command, str(given.threads), str(given.cache)]
+        if kept.is_file() and (earlier := json.loads(kept.read_text()))["command"] == told:
+            return dict(earlier["run"])
         home = os.environ.get("DELIA_CACHE") or str(Path.home() / ".cache" / "delia_data")
         threads = {"OMP_NUM_THREADS": str(given.threads)} if given.threads else {}
         environment = {"DELIA_CACHE": home, **threads}
-        return run_script(command, environment=environment, work=self.work).printed
+        run = run_script(command, environment=environment, work=self.work).printed
+        self.runs.mkdir(exist_ok=True)
+        kept.write_text(json.dumps({"command": told, "run": run}))
+        return run
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs of a section that is not written yet."""
+        return self.work / "runs"
 
 
 def _case(setting: Setting, dtype: str) -> str:
@@ -153,7 +167,7 @@ def _alternate(setting: Setting, dtype: str) -> Rounds:
         begin = number % len(names)
         runs = {}
         for way in (*names[begin:], *names[:begin]):
-            run = runs[way] = setting.train(way, dtype)
+            run = runs[way] = setting.train(way, dtype, number)
             _say(
                 f"  round {number + 1} of {setting.given.rounds}, {WAYS[way]}: "
                 f"{run['tokens'] / run['seconds']:.0f} tokens/s, {run['peak_mib']:.0f} MiB"
@@ -218,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--micro-batch-tokens", type=int, help="packed at once (the library's)")
     parser.add_argument("--threads", type=int, help="threads on a CPU (torch's choice)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every way (3)")
-    parser.add_argument("--work", type=Path, help="folder for what is written on the way")
+    parser.add_argument("--work", type=Path, help="folder in which a stopped section goes on")
     parser.add_argument("--results", type=Path, help="file to write; for trials none by default")
     given = parser.parse_args(arguments)
     if given.device == "auto":
@@ -246,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"## {title}\n\n{body}\n", flush=True)
             if results is not None:
                 replace_section(results, title, body, _order(results))
+            shutil.rmtree(setting.runs)  # other code may be measured next
 
 
 if __name__ == "__main__":
