@@ -134,18 +134,17 @@ def save_png(figure: Any, path: str | os.PathLike[str]) -> None:
 
 def plain_log_ticks(axis: Any) -> None:
     """Label a logarithmic axis in plain numbers, at 1, 2, 3, 5, 7, 10, ... or at fewer of them."""
-    ticker = require("matplotlib.ticker", extra="train")
+    ticker: Any = require("matplotlib.ticker", extra="train")
 
-    class Thinned(ticker.LogLocator):  # type: ignore[name-defined]  # imported late
+    def tick_values(locator: Any, vmin: float, vmax: float) -> Any:
         """Labels that find room whatever the axis reaches over."""
+        decades = math.log10(vmax / vmin) if 0 < vmin < vmax else 1.0
+        subs = next((few for least, few in _LOG_TICKS if decades > least), (1.0,))
+        locator.set_params(subs=subs)
+        return ticker.LogLocator.tick_values(locator, vmin, vmax)
 
-        def tick_values(self, vmin: float, vmax: float) -> Any:
-            decades = math.log10(vmax / vmin) if 0 < vmin < vmax else 1.0
-            subs = next((few for least, few in _LOG_TICKS if decades > least), (1.0,))
-            self.set_params(subs=subs)
-            return super().tick_values(vmin, vmax)
-
-    axis.set_major_locator(Thinned())
+    thinned: Any = type("Thinned", (ticker.LogLocator,), {"tick_values": tick_values})
+    axis.set_major_locator(thinned())
     axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axis.set_minor_locator(ticker.NullLocator())
 
