@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ class Found:
         told: Sentences for the beginning of the page; text.
         tiles: Numbers for the beginning of the page.
         note: What a reader should know first; text.
+        absent: Parts of it for which there is no run, with the commands that make them.
     """
 
     body: str
@@ -32,6 +33,7 @@ class Found:
     told: Sequence[str] = ()
     tiles: Sequence[Tile] = ()
     note: str = ""
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from delia_data.evaluation._html import element, escape, table
 from delia_data.evaluation._plain import in_order
@@ -28,6 +28,13 @@ from delia_data.report.runs import Run, Runs
 
 __all__ = ["measured"]
 
+_PARTS: Final = {
+    "representation": ("the token beside controls", "delia measure"),
+    "state-space": ("state space", "delia measure"),
+    "buffering": ("gradients", "delia measure --cache"),
+}
+"""Parts of measurements, and what makes them."""
+
 
 def measured(runs: Runs, figures: Figures) -> Found | None:
     """Show measurements, and the distances of a quickstart."""
@@ -46,7 +53,12 @@ def measured(runs: Runs, figures: Figures) -> Found | None:
         body += _measurements(label, one, figures)
         told += _told(label, one)
         data.append({"run": label, **one.as_dict()})
-    return Found("".join(body), data, told)
+    absent = {
+        title: command
+        for name, (title, command) in _PARTS.items()
+        if not any(name in one.measured for _, one in found)
+    }
+    return Found("".join(body), data, told, absent=absent)
 
 
 def _measurements(label: str, one: Measurements, figures: Figures) -> Iterator[str]:

@@ -64,7 +64,7 @@ class Report:
         runs: What it is on.
         found: What each chapter found, by name, in the order of the page.
         figures: Names, titles and texts of what is drawn.
-        absent: Titles of chapters without runs, with the commands that make what they need.
+        absent: Chapters and parts without runs, with the commands that make what they need.
     """
 
     title: str
@@ -146,7 +146,8 @@ def make_report(
         MissingExtraError: matplotlib is not installed.
     """
     runs, figures, parts = read_runs(folders), Figures(), _parts(embed)
-    found, absent = {}, {}
+    found: dict[str, tuple[str, Found]] = {}
+    absent: dict[str, str] = {}
     for done, part in enumerate(parts):
         on_chapter(part.title, done, len(parts))
         made = part.make(runs, figures)
@@ -154,6 +155,7 @@ def make_report(
             absent[part.title.lower()] = part.command
         else:
             found[part.name] = (part.title, made)
+            absent.update(made.absent)
     on_chapter("", len(parts), len(parts))
     named = title if title is not None else _title(folders)
     return Report(named, runs, found, figures.drawn, absent)

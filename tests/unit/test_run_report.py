@@ -35,6 +35,7 @@ from delia_data.report.evaluated import read_evaluated
 from delia_data.report.example import Example, Given
 from delia_data.report.examples import examples
 from delia_data.report.maps import Maps
+from delia_data.report.measured import measured
 from delia_data.report.numbers import named, signed, signed_text, value
 from delia_data.report.report import check_place
 from delia_data.report.settings import settings
@@ -324,6 +325,19 @@ def test_what_is_absent_is_said_with_its_command(tmp_path: Path) -> None:
         ["data", "settings"],
         [{"folder": str(tmp_path / "one"), "run": "one", "kind": "mixture"}],
     ]
+
+
+def test_parts_of_measurements_can_be_absent(tmp_path: Path) -> None:
+    put_quickstart(tmp_path / "qs")
+    put_measured(tmp_path / "measured")
+    runs = [tmp_path / "qs" / "before", tmp_path / "qs" / "after"]
+    without = measured(read_runs(runs), Figures())
+    whole = measured(read_runs([tmp_path / "measured"]), Figures())
+    assert without is not None and whole is not None
+
+    assert without.absent["gradients"] == "delia measure --cache"
+    assert len(without.absent) == 3
+    assert whole.absent == {}
 
 
 def test_the_place_is_looked_at_before_anything_is_read(tmp_path: Path) -> None:
