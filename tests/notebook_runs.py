@@ -1,0 +1,63 @@
+"""Notebooks, run as a reader runs them: in `notebooks/`, with the rest of the tree beside it.
+
+python tests/notebook_runs.py notebooks/01_quickstart.ipynb    runs it, and keeps what it prints
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+__all__ = ["RESULTS", "ROOT", "keep", "run_notebook"]
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "reproduction" / "tiny"
+CELL_TIMEOUT_S = 1200
+
+
+def run_notebook(
+    path: Path, folder: Path, *, results: Path = RESULTS, claim: str = ""
+) -> nbformat.NotebookNode:
+    """Runs a notebook from top to bottom, and gives it with what it printed.
+
+    Args:
+        path: The notebook; it is not changed.
+        folder: An empty folder, in which the tree is laid out as a reader has it.
+        results: What stands in for the committed reproduction.
+        claim: Code of a last cell, which is not given back.
+    """
+    here, reproduction = folder / "notebooks", folder / "benchmarks" / "reproduction"
+    here.mkdir(parents=True)
+    reproduction.mkdir(parents=True)
+    (reproduction / "tiny").symlink_to(results)
+    (folder / "tests").symlink_to(ROOT / "tests")
+    run = nbformat.read(path, as_version=4)
+    run.cells.append(nbformat.v4.new_code_cell(claim))
+    resources = {"metadata": {"path": str(here)}}
+    NotebookClient(run, timeout=CELL_TIMEOUT_S, resources=resources).execute()
+    run.cells.pop()
+    return run
+
+
+def keep(path: Path, run: nbformat.NotebookNode) -> None:
+    """Writes a notebook that was run, without times, machines and warnings."""
+    run.metadata.language_info = {"name": "python"}
+    for cell in run.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            kept = [output for output in cell.outputs if output.get("name") != "stderr"]
+            if len(kept) > 1 and all(output.get("name") == "stdout" for output in kept):
+                kept[0].text = "".join(output.text for output in kept)
+                kept = kept[:1]
+            cell.outputs = kept
+    nbformat.write(run, path)
+
+
+if __name__ == "__main__":
+    for name in map(Path, sys.argv[1:]):
+        with tempfile.TemporaryDirectory() as folder:
+            keep(name, run_notebook(name, Path(folder)))
