@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ from delia_data.training.own_words import OwnWordsWarning, foreign_writers
 from delia_data.training.processes import held_by_main, is_main_process, wait_for_all
 from delia_data.training.recipe import as_recipe
 from delia_data.training.settings import TrainSettings
-from delia_data.training.source import Source, open_source
+from delia_data.training.source import Given, Source, open_source
 from delia_data.training.start import check_start, load_start
 from delia_data.training.watching import WATCHED, Watch
 
@@ -65,7 +65,7 @@ OnStep = Callable[[int, int, float], None]
 
 def train(
     settings: TrainSettings,
-    mixture: str | os.PathLike[str] | Source | Iterable[dict[str, Any]],
+    mixture: Given,
     folder: str | os.PathLike[str],
     *,
     on_step: OnStep = lambda step, steps, loss: None,
@@ -79,8 +79,9 @@ def train(
 
     Args:
         settings: The settings.
-        mixture: A mixture as `open_source` takes it, such as the folder that `delia mix` wrote; or
-            its rows: a row format's columns, and `source` (`"task"` or `"cache"`).
+        mixture: A mixture as `open_source` takes it, such as the folder that `delia mix` wrote or
+            what `mix` gives; or its rows: a row format's columns, and `source` (`"task"` or
+            `"cache"`).
         folder: Where the adapter, the tokenizer, the losses and the manifest go.
         on_step: Called after each step with its number, the number of steps, and the loss.
         on_resolved: Called before anything is loaded, with the settings as they were resolved.

@@ -24,10 +24,11 @@ import pyarrow.parquet as pq
 from delia_data.errors import InputError
 from delia_data.files import LOCK
 from delia_data.manifest import FINISHED, MANIFEST, Manifest, read_manifest
+from delia_data.mixing.mixture import Mixture
 from delia_data.models import quiet
 from delia_data.records import read_rows
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Given", "Source", "open_source"]
 
 # A Hub id, or one of the names that this package gives to datasets.
 _NAME: Final = re.compile(r"delia_(mix|task|cache)|[\w-][\w.-]*/[\w.-]+")
@@ -65,11 +66,16 @@ class Source:
         return dict(self.manifest.details.get("written_by", {})) if self.manifest else {}
 
 
-def open_source(given: str | os.PathLike[str] | Source | Iterable[dict[str, Any]]) -> Source:
+Given = str | os.PathLike[str] | Source | Mixture | Iterable[dict[str, Any]]
+"""What a training can be given; `open_source` opens it."""
+
+
+def open_source(given: Given) -> Source:
     """Open what a training is given.
 
     Args:
-        given: A path, a `delia://` address or a name that `load_dataset` knows; or rows.
+        given: A path, a `delia://` address or a name that `load_dataset` knows; what `mix` gives;
+            or rows.
 
     Raises:
         InputError: There is nothing there, it is no mixture, or it has no training rows.
@@ -77,6 +83,8 @@ def open_source(given: str | os.PathLike[str] | Source | Iterable[dict[str, Any]
     """
     if isinstance(given, Source):
         return given
+    if isinstance(given, Mixture):
+        return Source(datasets.Dataset(given.train), manifest=given.manifest)
     if not isinstance(given, str | os.PathLike):
         rows = given if isinstance(given, datasets.Dataset | list | tuple) else list(given)
         return Source(rows)

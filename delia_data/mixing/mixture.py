@@ -295,7 +295,8 @@ def _picked(
         raise RatioError(
             f"ratio {options.ratio:.15g} of {task_rows} task rows needs {wanted} pairs, and the "
             f"{name} holds {usable} usable ones: sample more, lower the ratio to "
-            f"{math.floor(1e4 * share) / 1e4:.15g}, or set on_short to 'all' or 'repeat'"
+            f"{math.floor(1e4 * share) / 1e4:.15g}, or set on_short (--on-short) to 'all' or "
+            "'repeat'"
         )
     if options.on_short == "all":
         wanted = min(wanted, usable)

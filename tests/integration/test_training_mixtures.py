@@ -129,7 +129,8 @@ def test_everything_that_a_mixture_can_be_is_trained_alike(
     rows = pq.read_table(mixture / "train.parquet").to_pylist()
     lines = "".join(json.dumps(write_record(read_record(row))) + "\n" for row in rows)
     (tmp_path / "rows.jsonl").write_text(lines)  # without a word on where each is from
-    given = [mixture, rows, mixture / "train.parquet", tmp_path / "rows.jsonl"]
+    mixed = mix(task_rows(4), pairs(12), ratio=2)
+    given = [mixture, rows, mixture / "train.parquet", tmp_path / "rows.jsonl", mixed]
     made = [train(settings, each, tmp_path / f"{i}") for i, each in enumerate(given)]
     assert all(each.rows == {"task": 4, "cache": 8} for each in made)
     assert len({json.dumps(each.inputs) for each in made}) == 1

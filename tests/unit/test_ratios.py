@@ -74,7 +74,7 @@ def test_a_short_cache_is_an_error_that_says_what_to_do() -> None:
         mix(task_rows(3), pairs(7), ratio=4)
     assert str(caught.value) == (
         "ratio 4 of 3 task rows needs 12 pairs, and the cache holds 7 usable ones: sample "
-        "more, lower the ratio to 2.3333, or set on_short to 'all' or 'repeat'"
+        "more, lower the ratio to 2.3333, or set on_short (--on-short) to 'all' or 'repeat'"
     )
 
 
