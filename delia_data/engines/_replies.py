@@ -58,7 +58,7 @@ def to_completion(request: Request, value: Any, prices: Prices | None) -> Comple
     """
     try:
         choice = value["choices"][0]
-        text = choice["message"].get("content") or ""
+        text = _whole(choice["message"].get("content") or "")
         reason = choice.get("finish_reason")
         usage = value.get("usage") or {}
         asked = int(usage.get("prompt_tokens") or 0)
@@ -72,6 +72,11 @@ def to_completion(request: Request, value: Any, prices: Prices | None) -> Comple
         return Completion(request.id, "", tokens, "error", FILTERED, asked, cost)
     finish: Finish = "length" if reason == "length" else "stop"
     return Completion(request.id, text.strip(), tokens, finish, None, asked, cost)
+
+
+def _whole(text: str) -> str:
+    """A text without halves of surrogate pairs, which JSON can spell and no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_refusal(
