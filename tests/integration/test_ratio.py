@@ -267,7 +267,7 @@ def test_a_warm_stage_goes_through_the_new_pairs_alone(inputs: Inputs, warm: Pat
 def test_a_warm_series_goes_on_at_its_end_alone(inputs: Inputs, warm: Path) -> None:
     settings = replace(SERIES, seeds=1, warm=True)
     again = {"task": inputs.task, "cache": inputs.cache, "folder": warm}
-    with pytest.raises(SettingsError, match="after was 0 and is now 1"):
+    with pytest.raises(SettingsError, match=r"after was 0\.0 and is now 1\.0"):
         find_ratio(
             **again,
             training=training_of(inputs),
