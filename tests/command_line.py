@@ -27,7 +27,7 @@ def spawn(folder: Path, *arguments: object) -> Result:
         text=True,
         cwd=folder,
         env=os.environ,
-        timeout=60,
+        timeout=300,
     )
     return Result(done.returncode, done.stdout, done.stderr)
 

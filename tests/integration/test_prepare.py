@@ -184,7 +184,7 @@ def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_begun_anew(
 ) -> None:
     base, out = make(), tmp_path / "out"
     command = [sys.executable, "-c", KILLED, str(base), str(out)]
-    done = subprocess.run(command, capture_output=True, timeout=120, env=os.environ)
+    done = subprocess.run(command, capture_output=True, timeout=600, env=os.environ)
     assert done.returncode == -signal.SIGKILL
     assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == []
     with pytest.raises(UnfinishedError):

@@ -47,13 +47,13 @@ def start(out: Path, seed: int = 0) -> subprocess.Popen[str]:
 
 def stop_when(process: subprocess.Popen[str], reached: Path, how: signal.Signals) -> None:
     """Wait until a path is there, then stop the process."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not reached.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(how)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     assert pairs
     sampled = [part.stat().st_mtime_ns for part in pairs]
     last = start(out)
-    printed, errors = last.communicate(timeout=900)
+    printed, errors = last.communicate(timeout=1800)
     assert last.returncode == 0, errors
     assert [part.stat().st_mtime_ns for part in pairs] == sampled
     return out, printed

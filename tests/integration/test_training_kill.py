@@ -68,7 +68,7 @@ def test_a_killed_training_goes_on_to_the_same_losses(launch: Launch, tmp_path: 
     assert process.stdout is not None
     assert any(line.startswith("step 13 ") for line in process.stdout)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert not is_finished(tmp_path / "broken")
     steps = finished(launch("broken"))
     assert 0 < len(steps) <= 30 - 9, "it began anew"
@@ -100,7 +100,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 def test_a_wrong_argument_is_one_line(launch: Launch, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("rnak: 4\n")
     process = launch("out")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert errors == "sft.py: mine.yaml: unknown key 'rnak', did you mean 'rank'?\n"
     assert not (tmp_path / "out").exists()
