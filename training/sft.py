@@ -115,13 +115,14 @@ def train(
     _check_token(source, settings.token)
     counts, rows_sha256 = count_rows(source, settings.token)
     settings = resolve(settings, rows=sum(counts.values()))
-    on_resolved(settings)
     inputs = {"mixture": rows_sha256}
     if start is not None:
         inputs["start"] = check_start(start, settings)
     begun = {} if start is None else {"start_sha256": inputs["start"]}
     plan = {**settings.as_dict(), "rows_sha256": rows_sha256, **begun}
-    if _is_done(root, plan):
+    done = _is_done(root, plan)
+    on_resolved(settings)
+    if done:
         return read_manifest(root)
     # All that can be wrong with what was given is found before anything is written.
     tokenizer = load_prepared_tokenizer(settings)
