@@ -56,31 +56,34 @@ def tiny_tokenizer(
     return make_tiny_tokenizer()
 
 
+def tiny_llama(
+    *, vocabulary: int = 261, tied: bool = True, positions: int = 512
+) -> PreTrainedModel:
+    """Makes a random Llama of two layers, width 32; equal calls give equal weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=positions,
+        tie_word_embeddings=tied,
+        eos_token_id=0,
+        pad_token_id=4,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
 @pytest.fixture
 def make_tiny_model() -> Callable[..., PreTrainedModel]:
-    """Makes a random Llama of two layers, width 32; equal calls give equal weights."""
-
-    def make(*, vocabulary: int = 261, tied: bool = True) -> PreTrainedModel:
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            tie_word_embeddings=tied,
-            eos_token_id=0,
-            pad_token_id=4,
-            bos_token_id=None,
-        )
-        return LlamaForCausalLM(config).eval()
-
-    return make
+    """Makes models by `tiny_llama`."""
+    return tiny_llama
 
 
 @pytest.fixture

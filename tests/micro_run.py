@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conftest import TEMPLATE
+from conftest import TEMPLATE, tiny_llama
 
 __all__ = ["METHODS", "micro_grid", "micro_model", "tables_of"]
 
@@ -14,9 +14,8 @@ METHODS = ["delia", "common", "original", "random_init", "controlled"]
 
 def micro_model(folder: Path) -> Path:
     """Makes a random Llama of two layers, and a tokenizer learnt from the bundled task."""
-    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from delia_data.tasks import bundled_task, bundled_wordings
 
@@ -41,21 +40,7 @@ def micro_model(folder: Path) -> Path:
         additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
     )
     fast.chat_template = TEMPLATE
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        eos_token_id=0,
-        pad_token_id=4,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_llama(vocabulary=len(fast), positions=2048).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
 

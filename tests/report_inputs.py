@@ -10,18 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from alignments import made_alignment
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
 from delia_data.evaluation import AskedTask, Measurements, ProbedRow, evaluate, write_probe
-from delia_data.evaluation.alignment import (
-    Alignment,
-    Band,
-    Curve,
-    Distances,
-    KeywordAlignment,
-    Neighbour,
-)
 from delia_data.evaluation.asking import ask
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.gradient_groups import buffering_of
@@ -170,7 +163,10 @@ def put_measured(folder: Path) -> None:
         token="<sep>",
         steps=10,
         trained_rows={"task": 100, "cache": 50},
-        representation={"before": _alignment(1.2), "after": _alignment(0.8)},
+        representation={
+            when: made_alignment(level, keywords=("json", EVIL), near=EVIL, blocks=BLOCKS)
+            for when, level in (("before", 1.2), ("after", 0.8))
+        },
         state_space=spaces,  # type: ignore[arg-type]
         buffering=buffering,
     )
@@ -186,25 +182,6 @@ def _gradients(seed: int, rows: int = 8) -> RowGradients:
     vectors = np.random.default_rng(seed).normal(size=(rows, 32))
     norms = np.linalg.norm(vectors, axis=1)
     return RowGradients(vectors, norms, np.ones(rows), np.arange(1.0, rows + 1))
-
-
-def _alignment(level: float) -> Alignment:
-    curve = Curve((level,) * BLOCKS, (0.1,) * BLOCKS)
-    distances = Distances(curve, curve, Curve(curve.mean, None))
-    band = Band((1.0,) * BLOCKS, (0.5,) * BLOCKS, (1.5,) * BLOCKS)
-    words = [
-        KeywordAlignment(
-            keyword=keyword,
-            token=distances,
-            untrained={"mean": distances, "normal": distances},
-            ordinary={"l2": band, "relative": band, "cosine": band},
-            nearer=(3,) * BLOCKS,
-        )
-        for keyword in ("json", EVIL)
-    ]
-    near = ((Neighbour(EVIL, 0.5, 0.1),),) * BLOCKS
-    contexts = ("Answer in {word}",)
-    return Alignment("<sep>", contexts, 16, ("a", "b"), 0, (2.0,) * BLOCKS, tuple(words), near)
 
 
 def put_ratio(folder: Path) -> None:

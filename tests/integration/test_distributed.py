@@ -10,16 +10,15 @@ import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from trained import row, tiny_settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.manifest import read_manifest
-from delia_data.records import Record, write_record
 from delia_data.training import TrainSettings, train
 
 pytestmark = [
@@ -33,10 +32,6 @@ TIMEOUT_S = 240
 """Processes that wait for one another would wait for ever; a training here takes some 20 s."""
 
 CONFIGS = files("delia_data.training") / "accelerate"
-
-
-def row(question: str, answer: str, source: str) -> dict[str, Any]:
-    return {**write_record(Record.pair(question, answer)), "source": source}
 
 
 ROWS = [
@@ -81,20 +76,11 @@ def settings(
     make_tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: PreTrainedTokenizerBase,
 ) -> TrainSettings:
-    folder = tmp_path / "model"
-    make_tiny_model().save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return TrainSettings(
-        model=str(folder),
-        rank=4,
-        targets=("all-linear",),
-        dropout=0.0,
-        learning_rate=1e-2,
-        token_learning_rate=5e-2,
-        epochs=2,
-        batch_size=4,
+    return tiny_settings(
+        tmp_path / "model",
+        make_tiny_model(),
+        tiny_tokenizer,
         micro_batch_tokens=60,  # several micro-batches a step
-        warmup_steps=0,
         dtype="float32",
         save_every_steps=3,
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from browser import Browser, find_chromium
 from command_line import Delia
+from pages import Page
 from report_inputs import EVIL, Folders, make_folders, put_quickstart
 
 from delia_data.evaluation.palettes import DARK, LIGHT
@@ -21,7 +21,6 @@ from delia_data.sampling.text_map import place_by_words
 pytestmark = pytest.mark.integration
 pytest.importorskip("matplotlib")
 
-VOID = {"meta", "link", "br", "wbr", "path", "use", "rect"}
 CHAPTERS = [
     *("answers", "reproduction", "ratio", "examples", "training", "measurements", "map", "data"),
     "settings",
@@ -61,35 +60,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
-class Elements(HTMLParser):
-    """Reads a page, and holds that every element is closed where it should be."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.names: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1400])
 def test_in_a_browser(
@@ -126,7 +96,7 @@ def test_a_fault_would_be_seen(browser: Browser, tmp_path: Path) -> None:
 
 def test_it_is_whole_and_loads_nothing(page: Path, report: Report) -> None:
     text = page.read_text(encoding="utf-8")
-    read = Elements(text)
+    read = Page(text)
 
     assert read.open == []
     ids = [value for name, value in read.attributes if name == "id"]
@@ -136,7 +106,7 @@ def test_it_is_whole_and_loads_nothing(page: Path, report: Report) -> None:
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
     assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
     assert not re.search(r"https?:|@import", text)
-    assert not {"script", "img", "iframe", "object", "embed", "form"} & set(read.names)
+    assert not {"script", "img", "iframe", "object", "embed", "form"} & set(read.count)
     assert not [name for name, _ in read.attributes if name.startswith("on")]
     assert text.count("<svg") == text.count('role="img"') == len(report.figures)
     assert text.count("<svg") == len(re.findall(r'<title id="f\d+-told">[^<]+</title>', text))

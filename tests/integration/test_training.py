@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from trained import ROWS, row, tiny_settings
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.errors import (
@@ -22,7 +23,7 @@ from delia_data.errors import (
 )
 from delia_data.files import folder_lock
 from delia_data.manifest import read_manifest
-from delia_data.records import Record, write_record
+from delia_data.records import Record
 from delia_data.tokens import add_token, encode
 from delia_data.training import TrainSettings, load_adapter, train
 
@@ -34,36 +35,13 @@ pytestmark = [
 ]
 
 
-def row(question: str, answer: str, source: str) -> dict[str, Any]:
-    return {**write_record(Record.pair(question, answer)), "source": source}
-
-
-ROWS = [
-    *(row(f"Is {i} even? <sep>", f"{{'even': {i % 2 == 0}}}", "task") for i in range(6)),
-    *(row(f"Tell me about {i}.", f"It is a number, {i}.", "cache") for i in range(6)),
-]
-
-
 @pytest.fixture
 def settings(
     tmp_path: Path,
     make_tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: PreTrainedTokenizerBase,
 ) -> TrainSettings:
-    folder = tmp_path / "model"
-    make_tiny_model().save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return TrainSettings(
-        model=str(folder),
-        rank=4,
-        targets=("all-linear",),
-        dropout=0.0,
-        learning_rate=1e-2,
-        token_learning_rate=5e-2,
-        epochs=2,
-        batch_size=4,
-        warmup_steps=0,
-    )
+    return tiny_settings(tmp_path / "model", make_tiny_model(), tiny_tokenizer)
 
 
 def losses(folder: Path) -> list[float]:

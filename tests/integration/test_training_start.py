@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trained import tiny_settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.errors import SettingsError, UnfinishedError
@@ -34,19 +35,8 @@ def settings(
     make_tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: PreTrainedTokenizerBase,
 ) -> TrainSettings:
-    folder = tmp_path / "model"
-    make_tiny_model().save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return TrainSettings(
-        model=str(folder),
-        rank=4,
-        targets=("all-linear",),
-        dropout=0.0,
-        learning_rate=1e-2,
-        token_learning_rate=5e-2,
-        batch_size=4,
-        warmup_steps=0,
-        dtype="float32",
+    return tiny_settings(
+        tmp_path / "model", make_tiny_model(), tiny_tokenizer, epochs=1, dtype="float32"
     )
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from trained import row, tiny_settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from word_models import word_model, word_tokenizer
 
 from delia_data.errors import InputError, SettingsError
 from delia_data.models import load_model, load_tokenizer
-from delia_data.records import Record, write_record
 from delia_data.tokens import add_token
 from delia_data.training import TrainSettings, load_adapter, train
 from delia_data.training.alignment_watch import AlignmentWatch
@@ -29,10 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
-
-
-def row(question: str, answer: str, source: str) -> dict[str, Any]:
-    return {**write_record(Record.pair(question, answer)), "source": source}
 
 
 ROWS = [
@@ -61,18 +57,11 @@ def settings(
     make_tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: PreTrainedTokenizerBase,
 ) -> TrainSettings:
-    folder = tmp_path / "model"
-    make_tiny_model().save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return TrainSettings(
-        model=str(folder),
-        rank=4,
-        targets=("all-linear",),
-        learning_rate=1e-2,
-        token_learning_rate=5e-2,
-        epochs=2,
-        batch_size=4,
-        warmup_steps=0,
+    return tiny_settings(
+        tmp_path / "model",
+        make_tiny_model(),
+        tiny_tokenizer,
+        dropout=0.05,
         save_every_steps=2,
         watch_every_steps=4,
         watch_keywords=("json",),

@@ -10,16 +10,9 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from alignments import made_alignment
 
 from delia_data.errors import InputError
-from delia_data.evaluation.alignment import (
-    Alignment,
-    Band,
-    Curve,
-    Distances,
-    KeywordAlignment,
-    Neighbour,
-)
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.drawing import STAND_INS, Drawing
 from delia_data.evaluation.gradient_groups import buffering_of
@@ -37,27 +30,6 @@ from delia_data.evaluation.measurement_plots import (
 from delia_data.evaluation.state_space import FirstToken, StateSpace
 
 pytest.importorskip("matplotlib")
-
-BLOCKS = 4
-
-
-def alignment(level: float = 1.0, *, keywords: tuple[str, ...] = ("json", "thought")) -> Alignment:
-    curve = Curve((level,) * BLOCKS, (0.1,) * BLOCKS)
-    distances = Distances(curve, curve, Curve(curve.mean, None))
-    band = Band((1.0,) * BLOCKS, (0.5,) * BLOCKS, (1.5,) * BLOCKS)
-    found = [
-        KeywordAlignment(
-            keyword=keyword,
-            token=distances,
-            untrained={"mean": distances, "normal": distances},
-            ordinary={"l2": band, "relative": band, "cosine": band},
-            nearer=(3,) * BLOCKS,
-        )
-        for keyword in keywords
-    ]
-    near = ((Neighbour("apple", 0.5, 0.1),),) * BLOCKS
-    contexts = ("Answer in {word}",)
-    return Alignment("<sep>", contexts, 16, ("a", "b"), 0, (2.0,) * BLOCKS, tuple(found), near)
 
 
 def space(*sizes: int) -> StateSpace:
@@ -84,8 +56,8 @@ def buffering() -> Any:
 
 
 DRAWINGS: dict[str, Callable[[], Drawing]] = {
-    "alignment": lambda: alignment_by_block(alignment(), before=alignment(2.0)),
-    "cosine": lambda: alignment_by_block(alignment(), measure="cosine", keyword="thought"),
+    "alignment": lambda: alignment_by_block(made_alignment(), before=made_alignment(2.0)),
+    "cosine": lambda: alignment_by_block(made_alignment(), measure="cosine", keyword="thought"),
     "state space": lambda: state_space_sizes({"before, with": space(90, 3), "after": space(1, 1)}),
     "watched": lambda: watched_state_space(
         {"delia": [{"step": s, "state_space/size": 100.0 / s} for s in (1, 2, 4)]}
@@ -118,7 +90,7 @@ def test_a_file_is_the_same_for_the_same_numbers(name: str, tmp_path: Path) -> N
 
 
 def test_a_figure_names_all_that_it_shows() -> None:
-    drawing = alignment_by_block(alignment(1.0), before=alignment(2.0), measure="l2")
+    drawing = alignment_by_block(made_alignment(1.0), before=made_alignment(2.0), measure="l2")
     svg = drawing.svg()
     for part in ("“json”", "2 ordinary words", "untrained token (mean)", "before", "after"):
         assert part in svg
@@ -128,7 +100,7 @@ def test_a_figure_names_all_that_it_shows() -> None:
 
 def test_what_was_not_measured_cannot_be_drawn() -> None:
     with pytest.raises(InputError, match="use one of json, thought"):
-        alignment_by_block(alignment(), keyword="apple")
+        alignment_by_block(made_alignment(), keyword="apple")
     with pytest.raises(InputError, match="no state space"):
         state_space_sizes({})
     with pytest.raises(InputError, match="common has watched state_space/size"):

@@ -6,12 +6,11 @@ import math
 import re
 import subprocess
 import sys
-from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Page
 
 from delia_data.errors import InputError
 from delia_data.evaluation import BlockDistances, QuickstartReport, write_report
@@ -21,7 +20,6 @@ from delia_data.evaluation.summary import summarise
 pytest.importorskip("matplotlib")
 
 EVIL = "<script>alert('1')</script>&\"$model \x00\ud800"
-VOID = {"meta", "link", "br", "path", "use", "rect"}
 GAIN = {
     "before_with": (1, 24),
     "before_without": (0, 24),
@@ -59,36 +57,6 @@ def make_report(**changes: Any) -> QuickstartReport:
         "keys": ("thought", "answer"),
     }
     return QuickstartReport(**{**given, **changes})
-
-
-class Page(HTMLParser):
-    """Reads a page, and holds that every element is closed where it should be."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.count: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.count[tag] += 1
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.count[tag] += 1
-        self.attributes += [(name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
 
 
 def write(tmp_path: Path, report: QuickstartReport) -> str:
