@@ -15,7 +15,6 @@ import argparse
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from delia_data.files import write_text
-from delia_data.hub.secrets import scan
+from delia_data.hub.secrets import kinds
 from delia_data.manifest import Manifest, finish, read_manifest
 from delia_data.sampling.cache_quality import cache_quality
 from delia_data.sampling.embeddings import Embedder
@@ -65,7 +64,7 @@ def pack(cache: Path, compare: Path | None, out: Path, *, about: str) -> Quality
         elif (cache / name).is_dir():
             shutil.copytree(cache / name, out / name)
     finish(out, _counted(manifest, out, {}))
-    quality = cache_quality(out, embed=Embedder.load(), compare=compare, language="en", scan=_kinds)
+    quality = cache_quality(out, embed=Embedder.load(), compare=compare, language="en", scan=kinds)
     write_text(out.with_suffix(".md"), _card(manifest, quality, about))
     finish(out, _counted(manifest, out, {"quality": asdict(quality)}))
     return quality
@@ -93,14 +92,10 @@ def missed(quality: Quality, size: int) -> list[str]:
     return [words for words, reached in checks.items() if not reached]
 
 
-def _kinds(text: str) -> Iterator[str]:
-    return (finding.kind for finding in scan([("", text)]))
-
-
 def _parted(pairs: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Pairs without anything found in them, and the others."""
     clean = [
-        not any(any(_kinds(message["content"])) for message in messages)
+        not any(any(kinds(message["content"])) for message in messages)
         for messages in pairs["messages"].to_pylist()
     ]
     mask = pa.array(clean)

@@ -42,6 +42,7 @@ from benchmarks._process import run_script
 from benchmarks._report import Spread, Target, now, replace_section, table, target_table
 from benchmarks._trained import WAYS
 from delia_data.errors import DeliaError
+from delia_data.files import cache_home
 
 __all__ = ["main"]
 
@@ -84,9 +85,8 @@ class Setting:
         told = [*command, str(given.threads), str(given.cache)]
         if kept.is_file() and (earlier := json.loads(kept.read_text()))["command"] == told:
             return dict(earlier["run"])
-        home = os.environ.get("DELIA_CACHE") or str(Path.home() / ".cache" / "delia_data")
         threads = {"OMP_NUM_THREADS": str(given.threads)} if given.threads else {}
-        environment = {"DELIA_CACHE": home, **threads}
+        environment = {"DELIA_CACHE": str(cache_home()), **threads}
         run = run_script(command, environment=environment, work=self.work).printed
         self.runs.mkdir(exist_ok=True)
         kept.write_text(json.dumps({"command": told, "run": run}))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from delia_data.errors import InputError
 from delia_data.evaluation.aligning import measure_alignment
 from delia_data.evaluation.alignment import Distances, KeywordAlignment
+from delia_data.evaluation.summary import first_middle_last
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,8 +68,8 @@ class AlignmentWatch:
         }
 
     def _numbers(self, found: KeywordAlignment) -> dict[str, float]:
-        blocks = len(found.nearer)
-        places = {"first": 0, "middle": blocks // 2, "last": blocks - 1}
+        blocks = first_middle_last(len(found.nearer))
+        places = dict(zip(("first", "middle", "last"), blocks, strict=True))
         numbers = {}
         for measure in _MEASURES:
             curves = {

@@ -19,7 +19,6 @@ from delia_data.files import LOCK, canonical_json, folder_lock
 from delia_data.manifest import (
     Manifest,
     check_folder_is_ours,
-    check_same_settings,
     finish,
     is_finished,
     read_manifest,
@@ -27,7 +26,7 @@ from delia_data.manifest import (
 from delia_data.models import quiet
 from delia_data.training.adapter import adapter_settings, load_adapter, open_adapter
 from delia_data.training.faults import in_one_line
-from delia_data.training.model_folder import model_folder, save_model
+from delia_data.training.model_folder import earlier_model, model_folder, save_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -63,7 +62,7 @@ def export_merged(adapter: str | os.PathLike[str], folder: str | os.PathLike[str
     _refuse_same_place(adapter, folder)
     with model_folder(folder) as root:
         if is_finished(root):
-            return _earlier(root, told)
+            return earlier_model(root, {**told.settings, **told.inputs})
         model, tokenizer = load_adapter(adapter)
         return save_model(root, model, tokenizer, told)
 
@@ -103,7 +102,7 @@ def export_parted(adapter: str | os.PathLike[str], folder: str | os.PathLike[str
     check_folder_is_ours(place, frozenset(known), sign=LOCK)
     with folder_lock(place), model_folder(root / _MODEL) as base:
         if is_finished(place) and is_finished(base):
-            return _earlier(place, told)
+            return earlier_model(place, {**told.settings, **told.inputs})
         trained, tokenizer = open_adapter(adapter)
         with in_one_line(place, lower="what else this machine runs"):
             _save_lora(trained, place)
@@ -126,14 +125,6 @@ def _weights_hash(trained: Manifest) -> str:
     """Hash of the trained weights: of the one file that holds them, or of all that do."""
     files = {name: sha for name, sha in trained.files.items() if name.endswith(".safetensors")}
     return hashlib.sha256(canonical_json(files)).hexdigest()
-
-
-def _earlier(root: Path, told: Manifest) -> Manifest:
-    earlier = read_manifest(root, verify=True)
-    check_same_settings(
-        root, {**earlier.settings, **earlier.inputs}, {**told.settings, **told.inputs}
-    )
-    return earlier
 
 
 def _refuse_same_place(adapter: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:

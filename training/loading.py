@@ -9,13 +9,21 @@ from delia_data._optional import require
 from delia_data.errors import InputError, SettingsError
 from delia_data.models import load_model, load_tokenizer, quiet, resolve_model
 from delia_data.tokens import add_token, add_token_to_tokenizer
-from delia_data.training.settings import PAPER_BATCH, PAPER_SMALL_BATCH, TrainSettings
+from delia_data.training.settings import TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["context_of", "load_prepared", "load_prepared_tokenizer", "lora_config", "resolve"]
+__all__ = [
+    "context_of",
+    "last_name",
+    "linear_names",
+    "load_prepared",
+    "load_prepared_tokenizer",
+    "lora_config",
+    "resolve",
+]
 
 _TOKENS_ON_CPU: Final = 1_024
 _TOKENS_ON_CUDA: Final = 16_384
@@ -54,14 +62,11 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
         low = settings.adaptation != "full" and (not cuda or torch.cuda.is_bf16_supported())
         dtype = "bfloat16" if low else "float32"
     checkpointing = settings.gradient_checkpointing
-    batch = settings.batch_size
-    if batch is None:
-        batch = PAPER_BATCH if rows >= PAPER_SMALL_BATCH[0] else PAPER_SMALL_BATCH[1]
     return replace(
         settings,
         device=device,
         dtype=dtype,
-        batch_size=batch,
+        batch_size=rows_a_step(rows, settings),
         micro_batch_tokens=_micro_batch_tokens(settings, cuda=cuda),
         gradient_checkpointing=cuda if checkpointing is None else checkpointing,
     )
@@ -178,7 +183,7 @@ def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) 
     """
     import peft
 
-    embedding = _last_name(model, model.get_input_embeddings())
+    embedding = last_name(model, model.get_input_embeddings())
     options: dict[str, Any] = {}
     targets: str | list[str] = _targets(settings, model)
     if settings.token_training == "row":
@@ -197,14 +202,7 @@ def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) 
 
 def _targets(settings: TrainSettings, model: PreTrainedModel) -> list[str]:
     """Names of the modules that get LoRA; `all-linear` is every linear one but the head."""
-    head = model.get_output_embeddings()
-    linear = sorted(
-        {
-            name.rsplit(".", 1)[-1]
-            for name, module in model.named_modules()
-            if type(module).__name__.startswith(("Linear", "Conv1D")) and module is not head
-        }
-    )
+    linear = sorted(linear_names(model))
     if settings.targets == ("all-linear",):
         return linear
     names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
@@ -233,7 +231,18 @@ def _untie(model: PreTrainedModel) -> None:
         config.tie_word_embeddings = False
 
 
-def _last_name(model: PreTrainedModel, wanted: Any) -> str:
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Last parts of the names of all linear modules but the head, in the model's order."""
+    head = model.get_output_embeddings()
+    names = (
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if type(module).__name__.startswith(("Linear", "Conv1D")) and module is not head
+    )
+    return list(dict.fromkeys(names))
+
+
+def last_name(model: PreTrainedModel, wanted: Any) -> str:
     """Last part of a module's name, as PEFT asks for it."""
     name: str = next(name for name, module in model.named_modules() if module is wanted)
     return name.rsplit(".", 1)[-1]

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.errors import OutputError
 from delia_data.files import LOCK, folder_lock
-from delia_data.manifest import FINISHED, MANIFEST, Manifest, check_folder_is_ours, finish
+from delia_data.manifest import (
+    FINISHED,
+    MANIFEST,
+    Manifest,
+    check_folder_is_ours,
+    check_same_settings,
+    finish,
+    read_manifest,
+)
 from delia_data.models import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["model_folder", "save_model"]
+__all__ = ["earlier_model", "model_folder", "save_model"]
 
 _PART: Final = ".part"
 _NAMES: Final = (
@@ -53,6 +61,21 @@ def model_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     check_folder_is_ours(root, frozenset(known), sign=LOCK)
     with folder_lock(root):
         yield root
+
+
+def earlier_model(root: Path, made: Mapping[str, Any]) -> Manifest:
+    """Give the finished model that lies there, if it was made alike.
+
+    Args:
+        root: The folder, as `model_folder` gives it.
+        made: Settings and inputs of the one that is to be made.
+
+    Raises:
+        SettingsError: It was made with others.
+    """
+    earlier = read_manifest(root, verify=True)
+    check_same_settings(root, {**earlier.settings, **earlier.inputs}, made)
+    return earlier
 
 
 def save_model(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from delia_data._optional import require
 from delia_data.errors import InputError
-from delia_data.manifest import Manifest, check_same_settings, is_finished, read_manifest
+from delia_data.manifest import Manifest, is_finished, read_manifest
 from delia_data.models import identify_files, load_model, load_tokenizer, quiet, resolve_model
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init, add_token, marked_template
-from delia_data.training.model_folder import model_folder, save_model
+from delia_data.training.model_folder import earlier_model, model_folder, save_model
 
 if TYPE_CHECKING:
     import torch
@@ -79,9 +79,7 @@ def prepare(
             "chat_template": origin["chat_template_sha256"],
         }
         if is_finished(root):
-            earlier = read_manifest(root, verify=True)
-            check_same_settings(root, {**earlier.settings, **earlier.inputs}, settings | inputs)
-            return earlier
+            return earlier_model(root, settings | inputs)
         loaded = load_model(model, dtype=_torch_dtype(model, dtype))
         ids = {
             token: add_token(

@@ -24,6 +24,7 @@ __all__ = [
     "Dtype",
     "TokenTraining",
     "TrainSettings",
+    "rows_a_step",
 ]
 
 Adaptation = Literal["lora", "qlora", "full"]
@@ -205,6 +206,12 @@ class TrainSettings:
     def as_dict(self) -> dict[str, Any]:
         """Give the settings as plain values, as a manifest and a YAML file hold them."""
         return {**asdict(self), **{name: list(getattr(self, name)) for name in _NAMES}}
+
+
+def rows_a_step(rows: int, settings: TrainSettings) -> int:
+    """Rows in a batch: as set, or the paper's 64, and 16 below 256 rows."""
+    few, small = PAPER_SMALL_BATCH
+    return settings.batch_size or (PAPER_BATCH if rows >= few else small)
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +23,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from delia_data.engines import Engine
 
-__all__ = ["Update", "console", "messages", "step", "with_parts"]
+__all__ = ["Update", "console", "messages", "step", "warnings_in_one_line", "with_parts"]
 
 console = Console(highlight=False)
 """Where results go."""
@@ -97,6 +98,23 @@ def _lines(title: str, shown_in: Console) -> Update:
         shown_in.print(f"{title}: {done:.0f} of {total:.0f}{left}{told}", soft_wrap=True)
 
     return update
+
+
+@contextmanager
+def warnings_in_one_line(category: type[Warning]) -> Iterator[None]:
+    """Print each warning in one line, with nothing of where in the code it arose.
+
+    Args:
+        category: Warnings that are shown every time, and not once alone.
+    """
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        messages.print(f"warning: {message}", style="bold red", markup=False, soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", category)
+        warnings.showwarning = show
+        yield
 
 
 def with_parts(engine: Engine, update: Callable[[float], None]) -> Callable[[float], None]:

@@ -15,7 +15,7 @@ from delia_data.evaluation.buffering import Buffering
 from delia_data.evaluation.gradient_plots import group_name
 from delia_data.evaluation.measurements import Measurements, When, Which
 from delia_data.evaluation.state_space import StateSpace
-from delia_data.evaluation.summary import middle_block
+from delia_data.evaluation.summary import first_middle_last, middle_block
 
 __all__ = ["tables"]
 
@@ -42,9 +42,8 @@ def _table(title: str, *columns: str) -> Table:
 
 def _representation(token: str, by: Mapping[When, Alignment]) -> Table:
     before, after = by["before"], by["after"]
-    middle = middle_block(len(after.median))
-    last = len(after.median) - 1
-    blocks = (0, middle, last)
+    blocks = first_middle_last(len(after.median))
+    middle = blocks[1]
     table = _table(
         f"L2 from {token} to a keyword, over the median between ordinary words",
         "",

@@ -8,9 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
+from delia_data.cli._completion import among
+from delia_data.training import recipe_names
 from delia_data.training.flags import setting_flags
 
-__all__ = ["with_setting_flags"]
+__all__ = ["Recipe", "with_setting_flags"]
+
+Recipe = Annotated[
+    str,
+    typer.Option(
+        help=f"A .yaml file, or one of {', '.join(recipe_names())}.",
+        autocompletion=among(recipe_names()),
+    ),
+]
+"""The option `--recipe`."""
 
 _PANEL = "Settings, over the recipe's"
 

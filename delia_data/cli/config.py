@@ -10,7 +10,8 @@ from rich.text import Text
 
 from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
-from delia_data.training import read_recipe, recipe_names
+from delia_data.cli._setting_flags import Recipe
+from delia_data.training import read_recipe
 from delia_data.training.exchange import TrainerName, write_config
 
 __all__ = ["command"]
@@ -21,9 +22,7 @@ def command(
     model: Annotated[Path, typer.Argument(help="Folder that delia prepare wrote.")],
     out: Annotated[Path, typer.Argument(help="Folder for the files; nothing is overwritten.")],
     trainer: Annotated[TrainerName, typer.Option("--for", help="The trainer.")],
-    recipe: Annotated[
-        str, typer.Option(help=f"A .yaml file, or one of {', '.join(recipe_names())}.")
-    ] = "paper-llama2-7b",
+    recipe: Recipe = "paper-llama2-7b",
     as_json: AsJson = False,
 ) -> None:
     """Write the files with which another trainer trains on a mixture."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -46,12 +45,9 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Measure a cache: what was kept, repetition, variety, coverage, language, secrets."""
-    from delia_data.hub.secrets import scan
+    from delia_data.hub.secrets import kinds
     from delia_data.sampling.cache_quality import cache_quality
     from delia_data.sampling.embeddings import LazyEmbedder
-
-    def kinds(text: str) -> Iterator[str]:
-        return (finding.kind for finding in scan([("", text)]))
 
     with step("measuring"):
         found = cache_quality(

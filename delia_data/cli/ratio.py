@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from delia_data.cli._completion import among
-from delia_data.cli._console import console, messages, step
+from delia_data.cli._console import console, messages, step, warnings_in_one_line
 from delia_data.cli._json import AsJson, show_json
-from delia_data.cli._setting_flags import with_setting_flags
+from delia_data.cli._setting_flags import Recipe, with_setting_flags
 from delia_data.errors import InputError
 from delia_data.ratio.settings import BY, RATIOS, Choice, RatioSettings
-from delia_data.training import recipe_names
 from delia_data.training.flags import settings_from
 from delia_data.training.own_words import OwnWordsWarning
 
@@ -38,9 +36,7 @@ def command(
     cache: Annotated[Path, typer.Argument(help="Cache folder, or a file of pairs.")],
     out: Annotated[Path, typer.Argument(help="Folder of the series; a rerun goes on there.")],
     *,
-    recipe: Annotated[
-        str, typer.Option(help=f"A .yaml file, or one of {', '.join(recipe_names())}.")
-    ] = "smollm2-135m-cpu",
+    recipe: Recipe = "smollm2-135m-cpu",
     ratios: Annotated[
         str,
         typer.Option(
@@ -121,9 +117,7 @@ def command(
     if show:
         _show(estimate_ratio(task, cache, out, training, settings=settings), as_json)
         return
-    with warnings.catch_warnings(), step("training", to=messages) as update:
-        warnings.simplefilter("always", OwnWordsWarning)
-        warnings.showwarning = _warn
+    with warnings_in_one_line(OwnWordsWarning), step("training", to=messages) as update:
         found = find_ratio(
             task,
             cache,
@@ -222,8 +216,3 @@ def _value(found: Value | None, *, interval: bool = False) -> str:
     if found is None:
         return ""
     return f"{found.value:.3f}" + (f" ±{(found.high - found.low) / 2:.3f}" if interval else "")
-
-
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning in one line, with nothing of where in the code it arose."""
-    messages.print(f"warning: {message}", style="bold red", markup=False, soft_wrap=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from delia_data.cli._completion import among
-from delia_data.cli._console import console, messages, step
+from delia_data.cli._console import console, messages, step, warnings_in_one_line
 from delia_data.cli._json import AsJson, show_json
-from delia_data.cli._setting_flags import with_setting_flags
+from delia_data.cli._setting_flags import Recipe, with_setting_flags
 from delia_data.manifest import Manifest
-from delia_data.training import TrainSettings, recipe_names, train
+from delia_data.training import TrainSettings, train
 from delia_data.training.flags import settings_from
 from delia_data.training.own_words import OwnWordsWarning
 from delia_data.training.recipe import as_recipe
@@ -28,13 +26,7 @@ def command(
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the adapter; a rerun goes on there.")],
     *,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help=f"A .yaml file, or one of {', '.join(recipe_names())}.",
-            autocompletion=among(recipe_names()),
-        ),
-    ] = "smollm2-135m-cpu",
+    recipe: Recipe = "smollm2-135m-cpu",
     as_json: AsJson = False,
     **given: Any,
 ) -> None:
@@ -43,9 +35,7 @@ def command(
     The settings as they were resolved lie beside the adapter as recipe.yaml, which --recipe takes.
     """
     settings = settings_from(recipe, given)
-    with warnings.catch_warnings(), step("training") as update:
-        warnings.simplefilter("always", OwnWordsWarning)
-        warnings.showwarning = _show
+    with warnings_in_one_line(OwnWordsWarning), step("training") as update:
         manifest = train(
             settings,
             mixture,
@@ -61,11 +51,6 @@ def command(
 
 def _show_settings(settings: TrainSettings) -> None:
     messages.print(as_recipe(settings).rstrip(), markup=False, soft_wrap=True)
-
-
-def _show(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning in one line, with nothing of where in the code it arose."""
-    messages.print(f"warning: {message}", style="bold red", markup=False, soft_wrap=True)
 
 
 def _told(manifest: Manifest, out: Path) -> str:

@@ -29,7 +29,7 @@ from delia_data.evaluation._html import (
 from delia_data.evaluation.formatted_text import FormattedTextScore, parse_answer, selectivity
 from delia_data.evaluation.page import Page, PageSection, Tile
 from delia_data.evaluation.representation import BlockDistances
-from delia_data.evaluation.summary import middle_block, number, points, summarise
+from delia_data.evaluation.summary import first_middle_last, number, points, summarise
 from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = ["Accounting", "AnswerRow", "LossPoint", "QuickstartReport", "write_report"]
@@ -210,7 +210,7 @@ def _distances(report: QuickstartReport) -> str:
             ("L2", before.l2, after.l2),
             ("cosine", before.cosine, after.cosine),
         ):
-            blocks = (0, middle_block(len(old)), len(old) - 1)
+            blocks = first_middle_last(len(old))
             values = [f"{number(old[i])} → {number(new[i])}" for i in blocks]
             rows.append([f"{before.keyword}, {name}", *values])
     head = ("Keyword", "First block", "Middle block", "Last block")

@@ -10,7 +10,7 @@ from delia_data.evaluation.formatted_text import interval
 if TYPE_CHECKING:
     from delia_data.evaluation.report import QuickstartReport
 
-__all__ = ["middle_block", "number", "points", "summarise"]
+__all__ = ["first_middle_last", "middle_block", "number", "points", "summarise"]
 
 
 def summarise(report: QuickstartReport) -> list[str]:
@@ -41,6 +41,11 @@ def points(share: float) -> str:
 def middle_block(blocks: int) -> int:
     """Index of the block that the paper's tables call the middle one."""
     return blocks // 2
+
+
+def first_middle_last(blocks: int) -> tuple[int, int, int]:
+    """Indices of the blocks that the paper's tables show."""
+    return 0, middle_block(blocks), blocks - 1
 
 
 def number(value: float) -> str:

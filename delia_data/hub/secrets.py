@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 
-__all__ = ["KINDS", "LOGIN", "Finding", "is_allowed", "report", "scan"]
+__all__ = ["KINDS", "LOGIN", "Finding", "is_allowed", "kinds", "report", "scan"]
 
 LOGIN: Final = "login-token"
 """The kind of a finding that is the login itself; it cannot be allowed."""
@@ -96,6 +96,11 @@ def scan(texts: Iterable[tuple[str, str]], *, login: str | None = None) -> Itera
                     continue
                 covered.append(value)
                 yield Finding(kind, where, value)
+
+
+def kinds(text: str) -> Iterator[str]:
+    """Give the kinds of what is found in one text."""
+    return (finding.kind for finding in scan([("", text)]))
 
 
 def is_allowed(finding: Finding, allow: Sequence[str]) -> bool:

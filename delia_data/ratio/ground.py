@@ -155,8 +155,7 @@ def read_ground(
             "cache": hashlib.sha256(canonical_json(sorted(p.id for p in pairs))).hexdigest(),
         },
     )
-    for seed in settings.all_seeds:
-        found.mixture(settings.ratios[-1], seed)
+    found.mixture(settings.ratios[-1], settings.seed)  # a seed picks pairs; as many fit for all
     counts = [round(ratio * len(found.task.train)) for ratio in settings.ratios]
     if len(set(counts)) < len(counts):
         told_counts = ", ".join(map(str, counts))

@@ -59,14 +59,12 @@ class Curves:
         chosen: Which of them each draw takes; shape (draws,).
         coefficients: Coefficients of the chosen one, one array a candidate; of the free one, the
             points.
-        chi_square: Weighted squared error of the chosen one; shape (draws,).
     """
 
     ratios: tuple[float, ...]
     candidates: tuple[_Candidate, ...]
     chosen: NDArray[np.int64]
     coefficients: tuple[Floats, ...]
-    chi_square: Floats
 
     def shape(self, draw: int = 0) -> Shape:
         """The shape that a draw takes."""
@@ -131,7 +129,7 @@ def fit_curves(ratios: Sequence[float], losses: Floats, covariance: Floats) -> C
         )
     whiten = np.linalg.inv(np.linalg.cholesky(covariance))
     candidates = tuple(_candidates(count))
-    coefficients, squares, scores = [], [], []
+    coefficients, scores = [], []
     for candidate in candidates:
         if candidate.shape == "free":
             values, square, allowed = y, np.zeros(len(y)), np.ones(len(y), dtype=bool)
@@ -142,11 +140,9 @@ def fit_curves(ratios: Sequence[float], losses: Floats, covariance: Floats) -> C
             square = (errors**2).sum(axis=1)
             allowed = _is_its_shape(candidate, values)
         coefficients.append(values)
-        squares.append(square)
         scores.append(np.where(allowed, square + _PENALTY * candidate.parameters, np.inf))
     chosen = np.argmin(np.stack(scores, axis=1), axis=1)
-    taken = np.stack(squares, axis=1)[np.arange(len(y)), chosen]
-    return Curves(tuple(map(float, ratios)), candidates, chosen, tuple(coefficients), taken)
+    return Curves(tuple(map(float, ratios)), candidates, chosen, tuple(coefficients))
 
 
 def _candidates(points: int) -> Iterator[_Candidate]:

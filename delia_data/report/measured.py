@@ -21,7 +21,7 @@ from delia_data.evaluation.measurement_plots import alignment_by_block, state_sp
 from delia_data.evaluation.measurements import Measurements, read_measurements
 from delia_data.evaluation.plots import block_curves
 from delia_data.evaluation.representation import BlockDistances
-from delia_data.evaluation.summary import middle_block
+from delia_data.evaluation.summary import first_middle_last, middle_block
 from delia_data.report.chapter import Figures, Found
 from delia_data.report.numbers import Interval, count, signed, value
 from delia_data.report.runs import Run, Runs
@@ -107,8 +107,8 @@ def _measurements(label: str, one: Measurements, figures: Figures) -> Iterator[s
 def _representation(one: Measurements) -> str:
     assert one.representation is not None
     before, after = one.representation["before"], one.representation["after"]
-    middle, last = middle_block(len(after.median)), len(after.median) - 1
-    blocks = (0, middle, last)
+    blocks = first_middle_last(len(after.median))
+    middle = blocks[1]
     rows: list[list[object]] = []
     for old, new in zip(before.keywords, after.keywords, strict=True):
         nearer = [f"{word.nearer[middle]} of {after.words}" for word in (old, new)]

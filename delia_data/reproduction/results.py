@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from delia_data.evaluation.summary import middle_block
 from delia_data.manifest import is_finished
 from delia_data.reproduction.cell import Cell, cells_of
 from delia_data.reproduction.grid import ExperimentName, Grid
@@ -15,14 +16,9 @@ from delia_data.reproduction.result import CellResult, read_result
 from delia_data.reproduction.seeds import Measured, over_rows, over_seeds
 from delia_data.training.baselines import baseline
 
-__all__ = ["CELLS", "Results", "first_middle_last", "read_results"]
+__all__ = ["CELLS", "Results", "read_results"]
 
 CELLS: Final = "cells"
-
-
-def first_middle_last(blocks: int) -> tuple[int, int, int]:
-    """Indices of the blocks that the paper's tables show."""
-    return 0, blocks // 2, blocks - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +123,7 @@ class Results:
             for known in result.distances:
                 if known.keyword == keyword:
                     numbers: tuple[float, ...] = getattr(known, measure)
-                    middle = first_middle_last(len(numbers))[1]
+                    middle = middle_block(len(numbers))
                     values.append(numbers[middle if block is None else block])
         return over_seeds(values) if values else None
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from delia_data.evaluation.summary import first_middle_last
 from delia_data.reproduction import paper
 from delia_data.reproduction.grid import ExperimentName
 from delia_data.reproduction.result import CellResult
-from delia_data.reproduction.results import Results, first_middle_last
+from delia_data.reproduction.results import Results
 from delia_data.reproduction.seeds import Measured, over_seeds
 from delia_data.training.baselines import BASELINES
 

@@ -18,7 +18,7 @@ from delia_data.engines import Engine
 from delia_data.mixing.sources import Pairs
 from delia_data.records import Message
 from delia_data.tasks import Task, Wording
-from delia_data.training.settings import PAPER_BATCH, PAPER_SMALL_BATCH, TrainSettings
+from delia_data.training.settings import TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +30,6 @@ __all__ = [
     "Prompt",
     "Training",
     "optimiser_steps",
-    "rows_a_step",
 ]
 
 
@@ -125,9 +124,3 @@ class Baseline:
 def optimiser_steps(rows: int, settings: TrainSettings) -> int:
     """Optimiser steps that a training of so many rows takes; the last batch may be smaller."""
     return math.ceil(settings.epochs * math.ceil(rows / rows_a_step(rows, settings)))
-
-
-def rows_a_step(rows: int, settings: TrainSettings) -> int:
-    """Rows in a batch: as set, or the paper's 64, and 16 below 256 rows."""
-    few, small = PAPER_SMALL_BATCH
-    return settings.batch_size or (PAPER_BATCH if rows >= few else small)

@@ -17,10 +17,9 @@ from delia_data.training.baselines.baseline import (
     Material,
     Training,
     optimiser_steps,
-    rows_a_step,
 )
 from delia_data.training.baselines.repetition import repeated
-from delia_data.training.settings import TrainSettings
+from delia_data.training.settings import TrainSettings, rows_a_step
 
 __all__ = ["NEFTUNE", "STEP_MATCHED", "as_long_as_delia", "delia_steps"]
 

@@ -27,7 +27,7 @@ def files(plan: ExchangePlan) -> dict[str, str]:
         "datasets": [
             {
                 "path": str(plan.rows),
-                "ds_type": "parquet" if plan.rows.suffix == ".parquet" else "json",
+                "ds_type": plan.loader,
                 "split": "train",
                 "type": "chat_template",
                 "field_messages": column,

@@ -64,6 +64,11 @@ class ExchangePlan:
         return self.batch // self.micro_batch
 
     @property
+    def loader(self) -> str:
+        """Name under which `load_dataset` reads the rows."""
+        return "parquet" if self.rows.suffix == ".parquet" else "json"
+
+    @property
     def trained(self) -> Path:
         """Where the trainer leaves its adapter."""
         return self.out / "trained"

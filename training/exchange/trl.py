@@ -17,7 +17,7 @@ FORMATS: Final[tuple[Format, ...]] = ("prompt_completion",)
 def files(plan: ExchangePlan) -> dict[str, str]:
     """The configuration, by its name."""
     settings = plan.settings
-    loader = "parquet" if plan.rows.suffix == ".parquet" else "json"
+    loader = plan.loader
     columns = ["prompt", "completion"]
     config: dict[str, Any] = {
         "model_name_or_path": str(plan.model),

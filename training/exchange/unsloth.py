@@ -98,7 +98,7 @@ def files(plan: ExchangePlan) -> dict[str, str]:
         adapter="" if full else _ADAPTER.format(lora=_keywords(lora, 4)),
         max_length=settings.max_length,
         refuse=cut if settings.truncate else refuse,
-        loader="parquet" if plan.rows.suffix == ".parquet" else "json",
+        loader=plan.loader,
         rows=str(plan.rows),
         arguments=_keywords(arguments, 8),
         trained=str(plan.trained),

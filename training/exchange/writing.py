@@ -18,7 +18,8 @@ from delia_data.records import Format, Record, read_record, write_record
 from delia_data.tokens import label
 from delia_data.training.exchange import axolotl, llama_factory, trl, unsloth
 from delia_data.training.exchange.plan import ExchangePlan, Exchanger
-from delia_data.training.settings import PAPER_BATCH, PAPER_SMALL_BATCH, TrainSettings
+from delia_data.training.loading import last_name, linear_names
+from delia_data.training.settings import TrainSettings, rows_a_step
 from delia_data.training.source import open_source
 
 if TYPE_CHECKING:
@@ -158,9 +159,7 @@ def _plan(
 ) -> ExchangePlan:
     embedding, linear = _modules(model)
     count = mixture.rows["task"] + mixture.rows["cache"]
-    batch = settings.batch_size
-    if batch is None:
-        batch = PAPER_BATCH if count >= PAPER_SMALL_BATCH[0] else PAPER_SMALL_BATCH[1]
+    batch = rows_a_step(count, settings)
     targets = linear if settings.targets == ("all-linear",) else settings.targets
     tokenizer = load_tokenizer(model)
     return ExchangePlan(
@@ -185,10 +184,7 @@ def _modules(model: Path) -> tuple[str, tuple[str, ...]]:
     with torch.device("meta"), quiet():
         config = transformers.AutoConfig.from_pretrained(model)
         bare = transformers.AutoModelForCausalLM.from_config(config)
-    embedding, head = bare.get_input_embeddings(), bare.get_output_embeddings()
-    named = {name.rsplit(".", 1)[-1]: module for name, module in bare.named_modules()}
-    linear = [name for name, m in named.items() if isinstance(m, torch.nn.Linear) and m is not head]
-    return next(name for name, m in named.items() if m is embedding), tuple(linear)
+    return last_name(bare, bare.get_input_embeddings()), tuple(linear_names(bare))
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
