@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,15 +40,44 @@ class Update(Protocol):
         ...
 
 
+class _Pace:
+    """The time left, were all to go on as fast as since the first look.
+
+    Steady where work comes in batches, and what an earlier run did counts for nothing. A count that
+    falls a little is a batch of which less is kept than was thought; one that falls by more than a
+    tenth is of other work, which begins there.
+    """
+
+    def __init__(self) -> None:
+        self._before, self._began = math.inf, 0.0
+        self._furthest = 0.0
+
+    def is_other_work(self, done: float, total: float) -> bool:
+        """Whether the next look is the first one, or the first of other work."""
+        return done < max(self._before, self._furthest - total / 10)
+
+    def left(self, done: float, total: float) -> float | None:
+        """Seconds, or None where they are not known."""
+        now = time.monotonic()
+        if self.is_other_work(done, total):
+            self._before, self._began, self._furthest = done, now, done
+        self._furthest = max(self._furthest, done)
+        if not self._before < done < total:
+            return None
+        return (now - self._began) * (total - done) / (done - self._before)
+
+
 class _TimeLeft(ProgressColumn):
-    """The time left, were all to go on as fast as so far: steady where work comes in batches."""
+    """The time left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pace = _Pace()
 
     def render(self, task: Task) -> Text:
         """Show it, or nothing where it is not known."""
-        if not task.total or not task.completed or task.elapsed is None or task.finished:
-            return Text("")
-        seconds = task.elapsed * (task.total - task.completed) / task.completed
-        return Text(f"{seconds // 60:.0f}:{seconds % 60:02.0f} left")
+        left = self._pace.left(task.completed, task.total) if task.total else None
+        return Text("" if left is None else f"{left // 60:.0f}:{left % 60:02.0f} left")
 
 
 @contextmanager
@@ -83,19 +113,21 @@ def step(title: str, *, to: Console | None = None) -> Iterator[Update]:
 
 
 def _lines(title: str, shown_in: Console) -> Update:
-    began = time.monotonic()
+    pace = _Pace()
     shown = 0
 
     def update(done: float, total: float, note: str = "") -> None:
         nonlocal shown
+        if pace.is_other_work(done, total):
+            shown = 0
+        left = pace.left(done, total)
         tenth = int(10 * done / total) if total else 10
-        if tenth == shown:
+        if tenth <= shown:
             return
         shown = tenth
-        elapsed = time.monotonic() - began
-        left = f", about {elapsed * (total - done) / done:.0f} s left" if 0 < done < total else ""
+        time_left = "" if left is None else f", about {left:.0f} s left"
         told = f"; {note}" if note else ""
-        shown_in.print(f"{title}: {done:.0f} of {total:.0f}{left}{told}", soft_wrap=True)
+        shown_in.print(f"{title}: {done:.0f} of {total:.0f}{time_left}{told}", soft_wrap=True)
 
     return update
 

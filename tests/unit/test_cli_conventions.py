@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -9,14 +10,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import Delia
+from rich.console import Console
 from typer.testing import CliRunner
 
-from delia_data.cli import _json, app
+from delia_data.cli import _console, _json, app
 from delia_data.cli._group import load_command
 from delia_data.cli.app import COMMANDS, EXIT_CODES
 
@@ -250,6 +253,35 @@ def test_no_color_means_no_colours(files: Path) -> None:
             int(n) for found in re.findall(r"\x1b\[([\d;]*)m", shown) for n in found.split(";") if n
         ]
         assert not [n for n in codes if 30 <= n <= 49 or 90 <= n <= 107], shown
+
+
+def told(counts: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of a step of 100 that is told of (seconds, count)."""
+    lines = io.StringIO()
+    with _console.step("work", to=Console(file=lines)) as update:
+        for now, done in counts:
+            monkeypatch.setattr(_console.time, "monotonic", partial(float, now))
+            update(done, 100)
+    return lines.getvalue().splitlines()
+
+
+def test_time_left_of_work_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier run did took no time of this one."""
+    assert told([(3, 60), (13, 70), (23, 80)], monkeypatch) == [
+        "work: 60 of 100",
+        "work: 70 of 100, about 30 s left",
+        "work: 80 of 100, about 20 s left",
+    ]
+
+
+def test_a_count_that_falls_a_little_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = told([(0, 0), (10, 20), (11, 19), (12, 20), (15, 30)], monkeypatch)
+    assert lines == ["work: 20 of 100, about 40 s left", "work: 30 of 100, about 35 s left"]
+
+
+def test_a_count_that_begins_again_is_of_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = told([(0, 0), (10, 100), (20, 0), (30, 50)], monkeypatch)
+    assert lines == ["work: 100 of 100", "work: 50 of 100, about 10 s left"]
 
 
 # Completion
