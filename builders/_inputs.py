@@ -14,6 +14,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from delia_data.bundled_cache import bundled_cache_folder, is_bundled
 from delia_data.errors import InputError, TokenError
 from delia_data.files import canonical_json
 from delia_data.hashes import known_sha256
@@ -64,9 +65,7 @@ def locate_cache(cache: Location | None) -> Location:
     Raises:
         InputError: The cache is not there, or none is bundled.
     """
-    if cache is None:
-        from delia_data.sampling.store import bundled_cache_folder
-
+    if cache is None or is_bundled(cache):
         return bundled_cache_folder()
     return _path("cache", cache)
 
@@ -87,7 +86,7 @@ def cache_sha256(cache: Location | None) -> str:
     Raises:
         InputError: The cache is not there or cannot be read.
     """
-    if cache is None:
+    if cache is None or is_bundled(cache):
         return _data_sha256("sampling", "cache")
     return _path_sha256(_path("cache", cache))
 

@@ -55,7 +55,8 @@ class DeliaMixConfig(DeliaConfig):
         ratio: Pairs for each task row. The configuration's name can say it too: `"ratio-4"`.
         task: A task folder, a JSON Lines or JSON file of task rows, or the name of a bundled
             task; None for the bundled one.
-        cache: A cache folder, or a JSON Lines or JSON file of pairs; None for the bundled one.
+        cache: A cache folder, or a JSON Lines or JSON file of pairs; None or `"bundled"` for the
+            bundled one.
         seed: Seed of selection and order, and of the bundled task's wordings.
         order: `"shuffled"` or `"interleaved"`.
         format: Row format: `"messages"`, `"prompt_completion"`, `"alpaca"` or `"sharegpt"`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from delia_data.sampling import (
     self_queries,
 )
 
-__all__ = ["BUNDLED", "SELF", "Job"]
+__all__ = ["BUNDLED", "SELF", "Job", "options_of"]
 
 BUNDLED: Final = "bundled"
 SELF: Final = "self"
@@ -153,3 +153,27 @@ class Job:
             "tpm": self.tpm,
         }
         return engine_options(named, self.engine_option)
+
+
+def options_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a cache was begun with, by their names; where its queries lie is not known.
+
+    Args:
+        plan: The plan of a cache.
+    """
+    filters = {each if isinstance(each, str) else each["filter"]: each for each in plan["filters"]}
+    near_duplicates = filters.get("duplicates", {}).get("threshold")
+    queries = plan["queries"]["source"]
+    return {
+        **plan["sampling"],
+        **plan["asking"],
+        "model": plan["model"]["name"],
+        "engine": plan["engine"],
+        "seed": plan["seed"],
+        "token": plan["token"],
+        "keep_truncated": "truncated" not in filters,
+        "keep_refusals": "refusal" not in filters,
+        "language": filters.get("language", {}).get("language"),
+        "near_duplicates": near_duplicates or 0.0,
+        **({"queries": queries} if queries in {BUNDLED, SELF} else {}),
+    }

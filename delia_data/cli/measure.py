@@ -27,7 +27,9 @@ def command(
     out: Annotated[Path, typer.Argument(help="Folder of the measurements; a rerun goes on there.")],
     cache: Annotated[
         Path | None,
-        typer.Option(help="Cache folder or file of pairs, for buffering.", rich_help_panel=_ROWS),
+        typer.Option(
+            help="Cache folder, file of pairs or bundled, for buffering.", rich_help_panel=_ROWS
+        ),
     ] = None,
     what: Annotated[
         str,

@@ -30,8 +30,8 @@ def command(
         list[str],
         typer.Argument(
             metavar="TASK CACHE OUT",
-            help="Task folder or file of task rows; cache folder, folder of shards, file, glob or "
-            "Hub id; folder of the mixture. OUT alone with --recipe.",
+            help="Task folder or file of task rows; cache folder, bundled, folder of shards, file, "
+            "glob or Hub id; folder of the mixture. OUT alone with --recipe.",
         ),
     ],
     recipe: Annotated[

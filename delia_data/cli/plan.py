@@ -18,8 +18,8 @@ from delia_data.sampling import PROBE_ROWS, Estimate, Forecast, forecast
 
 __all__ = ["command"]
 
-_WITHOUT: Final = ("keep_rejected", "extend", "stop_when_saturated")
-"""Options of `delia sample` that change nothing of what a run takes."""
+_WITHOUT: Final = ("context", "begin_from", "keep_rejected", "extend", "stop_when_saturated")
+"""What `delia sample` takes and a forecast has no need of."""
 
 
 def _command(

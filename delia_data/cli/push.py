@@ -27,7 +27,8 @@ __all__ = ["command"]
 def command(
     repo: Annotated[str, typer.Argument(help="Repository, such as org/name; made if not there.")],
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders of a task, a cache, mixtures, or of delia pull.")
+        list[Path],
+        typer.Argument(help="Folders of a task, a cache (or bundled), mixtures, or of delia pull."),
     ],
     ratio: Annotated[
         list[str] | None, typer.Option(help="Mix the task with the cache at this ratio; repeat it.")

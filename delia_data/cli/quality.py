@@ -31,7 +31,7 @@ _FIGURES: Final = {
 
 
 def command(
-    cache: Annotated[Path, typer.Argument(help="A finished cache folder.")],
+    cache: Annotated[Path, typer.Argument(help="A finished cache folder, or bundled.")],
     compare: Annotated[
         Path | None,
         typer.Option(help="Another cache, whose answers this one should cover as well as they do."),

@@ -33,7 +33,7 @@ _CHOICE = "The choice, which trains nothing anew"
 @with_setting_flags
 def command(
     task: Annotated[Path, typer.Argument(help="Task folder that delia diversify wrote.")],
-    cache: Annotated[Path, typer.Argument(help="Cache folder, or a file of pairs.")],
+    cache: Annotated[Path, typer.Argument(help="Cache folder, a file of pairs, or bundled.")],
     out: Annotated[Path, typer.Argument(help="Folder of the series; a rerun goes on there.")],
     *,
     recipe: Recipe = "smollm2-135m-cpu",

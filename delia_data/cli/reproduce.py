@@ -9,6 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from delia_data.bundled_cache import cache_path
 from delia_data.cli._completion import among
 from delia_data.cli._console import console, messages, step
 from delia_data.cli._json import AsJson, show_json
@@ -45,7 +46,9 @@ def command(
     ] = 1,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Cache to take the pairs from; by default each model writes its own."),
+        typer.Option(
+            help="Cache to take the pairs from, bundled or a folder; each model's own if not given."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -73,7 +76,7 @@ def command(
     run = Run(
         read_grid(grid),
         out,
-        cache=cache,
+        cache=cache_path(cache),
         data=data,
         dictionary=dictionary,
         device=device,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
 from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
 from delia_data.cli._console import console, step, with_parts
 from delia_data.cli._json import AsJson, show_json
-from delia_data.cli._sampling import BUNDLED, SELF, Job
+from delia_data.cli._sampling import BUNDLED, SELF, Job, options_of
+from delia_data.errors import InputError
 from delia_data.manifest import Manifest
 from delia_data.models import DEFAULT_MODEL
-from delia_data.sampling import Progress, sample
+from delia_data.sampling import Progress, read_plan, sample
 from delia_data.tokens import DEFAULT_TOKEN
 
 __all__ = ["command"]
@@ -34,8 +36,18 @@ _STOPPED = {
 
 
 def command(
+    context: typer.Context,
     out: Annotated[Path, typer.Argument(help="Folder of the cache; a rerun goes on there.")],
     target: Annotated[int, typer.Option(help="Pairs to keep; a higher one later on grows it.")],
+    begin_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Begin with the pairs of another cache, bundled or a folder, and with those of "
+            "its settings that are not given.",
+            autocompletion=among([BUNDLED_CACHE]),
+        ),
+    ] = None,
     queries: Annotated[
         str,
         typer.Option(
@@ -136,6 +148,8 @@ def command(
 ) -> None:
     """Sample pairs from the model itself into a cache."""
     given = dict(locals())  # all options under their own names
+    if begin_from is not None:
+        given |= _options_left_out(context, options_of(read_plan(begin_from)))
     job = Job(
         **{name: given[name] for name in Job.__dataclass_fields__ if name != "engine_option"},
         engine_option=engine_option or (),
@@ -162,14 +176,15 @@ def command(
             out,
             target=target,
             sampling=job.sampling,
-            seed=seed,
-            token=token,
+            seed=job.seed,
+            token=job.token,
             asking=job.asking,
             filters=job.filters(),
             limits=job.limits,
             saturation=saturation,
             keep_rejected=keep_rejected,
-            extend=extend,
+            begin_from=begin_from,
+            extend=extend or begin_from is not None,
             on_progress=show,
         )
     if as_json:
@@ -181,6 +196,22 @@ def command(
             console.print(f"fewer than the {target} asked for: {reason}", soft_wrap=True)
     if manifest.rows["kept"] < target:
         raise typer.Exit(FEWER)
+
+
+def _options_left_out(context: typer.Context, known: dict[str, Any]) -> dict[str, Any]:
+    """Those of the known options that the command line does not give.
+
+    Raises:
+        InputError: Queries are needed, and neither known nor given.
+    """
+    given = {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) and source.name != "DEFAULT"
+    }
+    if "queries" not in {*known, *given}:
+        raise InputError("the queries of that cache were rows: give them, or others (--queries)")
+    return {name: value for name, value in known.items() if name not in given}
 
 
 def _note(progress: Progress) -> str:

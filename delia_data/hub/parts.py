@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from delia_data.bundled_cache import cache_path
 from delia_data.errors import InputError
 from delia_data.files import file_sha256
 from delia_data.manifest import FINISHED, MANIFEST, Manifest, read_manifest
@@ -92,14 +93,15 @@ def lean_file(name: str) -> str:
 def read_parts(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Part]:
     """Read finished folders of any kind, and hash their files again.
 
-    A folder that `delia pull` wrote gives all its parts.
+    A folder that `delia pull` wrote gives all its parts; `"bundled"` is the cache that comes with
+    the package.
 
     Raises:
         UnfinishedError: A folder is not a finished output, or a file was changed since.
         InputError: It is of a kind that is not published, or two are of the same name.
     """
     parts: dict[str, Part] = {}
-    for part in _parts(Path(folder) for folder in folders):
+    for part in _parts(Path(cache_path(folder)) for folder in folders):
         if part.name in parts:
             raise InputError(
                 f"{parts[part.name].folder} and {part.folder} are both {part.name}: "

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack, cast
 import pyarrow as pa
 
 from delia_data._optional import require
+from delia_data.bundled_cache import cache_path
 from delia_data.errors import EngineError, InputError
 from delia_data.files import write_text
 from delia_data.manifest import Manifest, finish
@@ -101,7 +102,10 @@ def mix_on_ray(
     if shard_rows < 1:
         raise InputError(f"shard_rows is {shard_rows}: give a number of at least 1")
     given = cache if isinstance(cache, Mapping) else {"cache": cache}
-    caches = {name: _Cache(*shards_of(paths), folder=paths) for name, paths in given.items()}
+    caches = {
+        name: _Cache(*shards_of(paths), folder=paths)
+        for name, paths in ((name, cache_path(each)) for name, each in given.items())
+    }
     with connected(address):
         mixture = mix(
             task,

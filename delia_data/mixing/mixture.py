@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from delia_data.bundled_cache import BUNDLED, cache_path, is_bundled
 from delia_data.errors import FormatError, InputError, RatioError
 from delia_data.files import canonical_json
 from delia_data.manifest import Manifest
@@ -106,7 +107,8 @@ def mix(
             any row format; or several such, by name.
         cache: The pairs: records or rows, a `Dataset` or `IterableDataset`, a cache folder, a
             folder of shards, a file or glob (`.jsonl`, `.json`, `.parquet`, `.arrow`, `.csv`), or
-            a Hub id; or several such, by name.
+            a Hub id; or several such, by name. `"bundled"` is the cache that comes with the
+            package.
         ratio: Pairs for each task row; fractions work, 0 is the task alone.
         seed: Seed of selection and order.
         test: Held-out rows of the task; those of its folder when not given.
@@ -151,13 +153,13 @@ def mix(
     if all(rows.token for rows in tasks.values()):
         check_token(held_out, tokens, "held-out rows")
     spill = Spill()
-    caches = _named(cache, "cache")
+    caches = {name: cache_path(each) for name, each in _named(cache, "cache").items()}
     wanted = round(options.ratio * len(taken))
     shares = _shares(wanted, _weights("cache", caches, cache_weights))
     surveys = _surveys(caches, shares, spill.path, options, tokens, tasks, held_out)
     _check_turns(options.format, [row.record for _, row in taken], surveys)
     picked = [
-        _picked(found, name, share, options, len(taken))
+        _picked(found, name, share, options, len(taken), bundled=is_bundled(caches[name]))
         for (name, found), share in zip(surveys.items(), shares, strict=True)
     ]
     pairs = sum(count for _, count in picked)
@@ -286,17 +288,18 @@ def _shares(wanted: int, weights: Sequence[float]) -> list[int]:
 
 
 def _picked(
-    found: Survey, name: str, wanted: int, options: MixOptions, task_rows: int
+    found: Survey, name: str, wanted: int, options: MixOptions, task_rows: int, *, bundled: bool
 ) -> tuple[Picked, int]:
     """What is taken of a cache, and how many pairs that is."""
     usable = len(found.ranks)
     if wanted > usable and (options.on_short == "error" or not usable):
         share = usable / task_rows if wanted else 0.0
+        more = f"delia sample my-cache --from {BUNDLED} --target {math.ceil(1.01 * wanted)}"
         raise RatioError(
             f"ratio {options.ratio:.15g} of {task_rows} task rows needs {wanted} pairs, and the "
-            f"{name} holds {usable} usable ones: sample more, lower the ratio to "
-            f"{math.floor(1e4 * share) / 1e4:.15g}, or set on_short (--on-short) to 'all' or "
-            "'repeat'"
+            f"{name} holds {usable} usable ones: sample more{f' ({more})' if bundled else ''}, "
+            f"lower the ratio to {math.floor(1e4 * share) / 1e4:.15g}, or set on_short "
+            "(--on-short) to 'all' or 'repeat'"
         )
     if options.on_short == "all":
         wanted = min(wanted, usable)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from delia_data.bundled_cache import cache_path
 from delia_data.errors import InputError, RatioError
 from delia_data.files import canonical_json
 from delia_data.manifest import read_manifest
@@ -115,6 +116,7 @@ def read_ground(
             number of pairs.
         UnfinishedError: A folder has no finish marker.
     """
+    cache = cache_path(cache)
     root = Path(task)
     if not root.is_dir():
         raise InputError(f"{root} is no task folder: give what delia diversify wrote")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from delia_data.bundled_cache import bundled_cache_folder
 from delia_data.sampling.asking import Asking, Limits, query_id
 from delia_data.sampling.coverage import Saturation, coverage
 from delia_data.sampling.expand import expanded_queries
@@ -15,7 +16,7 @@ from delia_data.sampling.query_files import FileQueries
 from delia_data.sampling.query_list import QueryList
 from delia_data.sampling.rows import Sampled
 from delia_data.sampling.self_queries import self_queries
-from delia_data.sampling.store import PairStore, bundled_cache_folder, read_cache
+from delia_data.sampling.store import PairStore, read_cache, read_plan
 
 __all__ = [
     "PROBE_ROWS",
@@ -44,6 +45,7 @@ __all__ = [
     "measure_quality",
     "query_id",
     "read_cache",
+    "read_plan",
     "sample",
     "self_queries",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from delia_data.bundled_cache import cache_path
 from delia_data.errors import InputError
 from delia_data.manifest import read_manifest
 from delia_data.ranking import rank
@@ -30,7 +31,7 @@ def cache_quality(
     """Measure the pairs of a finished cache folder.
 
     Args:
-        folder: The cache.
+        folder: The cache; `"bundled"` is the one that comes with the package.
         embed: Turns texts into vectors of length 1 (`Embedder`); needed for similar pairs and
             for coverage.
         compare: Another cache, or a file of pairs, such as the same model's answers to Alpaca's
@@ -47,7 +48,7 @@ def cache_quality(
         UnfinishedError: It has no finish marker.
         MissingExtraError: A language is given, and the library for it is not installed.
     """
-    root = Path(folder)
+    root = Path(cache_path(folder))
     manifest = read_manifest(root)
     if manifest.kind != "cache":
         raise InputError(f"{root} holds a {manifest.kind}, not a cache: give a cache folder")

@@ -81,6 +81,7 @@ def sample(
     limits: Limits | None = None,
     saturation: Saturation | None = None,
     keep_rejected: bool = False,
+    begin_from: str | os.PathLike[str] | None = None,
     extend: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Manifest:
@@ -104,6 +105,8 @@ def sample(
         limits: What may be spent, and how much may fail.
         saturation: Where given, ends the run when new pairs say nothing new.
         keep_rejected: Write the texts of rejected pairs too, and not their reasons alone.
+        begin_from: A finished cache, with whose pairs a new one begins; `"bundled"` is the one that
+            comes with the package. The settings must be its own (`read_plan`).
         extend: Go on with other queries than those that the cache was begun with.
         on_progress: Called a few times a second, at the beginning and at the end.
 
@@ -135,7 +138,7 @@ def sample(
         "token": token,
     }
     spending = Spending(limits, engine.prices)
-    with PairStore.open(folder, plan, extend=extend) as store:
+    with PairStore.open(folder, plan, begin_from=begin_from, extend=extend) as store:
         if store.finished and store.kept >= target:
             return read_manifest(folder)
         if limits.dollars is not None and store.cost is None:

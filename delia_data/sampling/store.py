@@ -18,15 +18,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.parquet as pq
 
+from delia_data.bundled_cache import cache_path
 from delia_data.errors import DeliaError, InputError, OutputError
 from delia_data.files import LOCK, folder_lock, write_json
 from delia_data.manifest import (
@@ -45,7 +46,7 @@ from delia_data.sampling.journal import Journal, recover, shards
 from delia_data.sampling.keys import KeySet
 from delia_data.sampling.rows import Sampled
 
-__all__ = ["PairStore", "bundled_cache_folder", "read_cache", "row_key"]
+__all__ = ["PairStore", "read_cache", "read_plan", "row_key"]
 
 _PLAN: Final = "plan.json"
 _PAIRS: Final = "pairs-*.parquet"
@@ -88,18 +89,24 @@ class PairStore:
     @classmethod
     @contextmanager
     def open(
-        cls, folder: str | os.PathLike[str], plan: dict[str, Any], *, extend: bool = False
+        cls,
+        folder: str | os.PathLike[str],
+        plan: dict[str, Any],
+        *,
+        begin_from: str | os.PathLike[str] | None = None,
+        extend: bool = False,
     ) -> Iterator[PairStore]:
         """Open a folder to sample into, and go on with what is there.
 
         Args:
             folder: The cache folder; made where it is not there.
             plan: Every setting that a pair depends on; `"queries"` describes what is asked.
+            begin_from: A finished cache, with whose pairs a new one begins.
             extend: Go on with other queries than those that it was begun with.
 
         Raises:
             ForeignFolderError: The folder holds something else.
-            SettingsError: It was begun with another plan.
+            SettingsError: It, or what it begins with, was begun with another plan.
             LockedError: Another process samples into it.
             OutputError: What is there is damaged, or the disk is full or gone.
         """
@@ -107,7 +114,16 @@ class PairStore:
         names = {_PLAN, "queries"}.union(path.name for glob in _GLOBS for path in root.glob(glob))
         check_folder_is_ours(root, frozenset(names), sign=LOCK)
         with folder_lock(root):
-            _keep_plan(root, json.loads(json.dumps(plan)), extend)
+            plan = json.loads(json.dumps(plan))
+            if not (root / _PLAN).is_file():
+                if begin_from is not None:
+                    _copy(Path(cache_path(begin_from)), root, plan)
+                elif any(root.glob(_PAIRS)):
+                    raise OutputError(
+                        f"{root} holds pairs and no {_PLAN}: begin it again (--from), or sample "
+                        "into another folder"
+                    )
+            _keep_plan(root, plan, extend)
             store = cls(root, _settle_generations(root))
             store._read()
             store._journal = Journal(root, store._stem)
@@ -224,11 +240,14 @@ class PairStore:
 def read_cache(path: str | os.PathLike[str]) -> list[Record]:
     """Read the pairs of a cache folder, or of a JSON Lines or JSON file in any row format.
 
+    Args:
+        path: Where they lie; `"bundled"` is the cache that comes with the package.
+
     Raises:
         InputError: There is nothing there, or it cannot be read.
         UnfinishedError: The folder has no finish marker.
     """
-    source = Path(path)
+    source = Path(cache_path(path))
     if source.is_file():
         return list(read_records(source))
     if not source.exists():
@@ -243,19 +262,41 @@ def read_cache(path: str | os.PathLike[str]) -> list[Record]:
     ]
 
 
-def bundled_cache_folder() -> Path:
-    """Where the cache lies that comes with the package.
+def read_plan(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the settings that a finished cache was sampled with.
+
+    Args:
+        folder: The cache; `"bundled"` is the one that comes with the package.
 
     Raises:
-        InputError: This version carries none.
+        InputError: It is no cache that `sample` wrote.
+        UnfinishedError: It has no finish marker, or was changed since.
     """
-    with as_file(files("delia_data") / "sampling" / "data" / "cache") as folder:
-        if not is_finished(folder):
-            raise InputError(
-                "no cache comes with this version: sample one with delia sample, "
-                "and give its folder as cache="
-            )
-        return folder
+    root = Path(cache_path(folder))
+    manifest = read_manifest(root, verify=True)
+    if manifest.kind != "cache" or not (root / _PLAN).is_file():
+        raise InputError(f"{root} is no cache of delia sample: give a cache folder")
+    plan: dict[str, Any] = json.loads((root / _PLAN).read_text(encoding="utf-8"))
+    return plan
+
+
+def _copy(source: Path, root: Path, plan: dict[str, Any]) -> None:
+    """Begin with all that a finished cache holds; its plan, which is there last, says that it is.
+
+    Raises:
+        SettingsError: It was sampled with another plan.
+        OutputError: The disk is full or gone.
+    """
+    earlier = read_plan(source)
+    check_same_settings(source, _but_queries(earlier), _but_queries(plan))
+    try:
+        for name in read_manifest(source).files:
+            (root / name).parent.mkdir(exist_ok=True)
+            if name != _PLAN:
+                shutil.copyfile(source / name, root / name)
+    except OSError as error:
+        raise OutputError(f"{root} cannot be written: {error.strerror}") from error
+    write_json(root / _PLAN, earlier)
 
 
 def _keep_plan(root: Path, plan: dict[str, Any], extend: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from command_line import Delia, refused
+from command_line import Delia, names, refused
 from typer.testing import CliRunner
 
 from delia_data.cli import app
@@ -233,8 +233,78 @@ def test_a_plan_has_the_options_of_sample() -> None:
 
     only_sample = options("sample") - options("plan")
     assert {option for option in only_sample if not option.startswith("--no-")} == {
+        "--from",
         "--keep-rejected",
         "--extend",
         "--stop-when-saturated",
     }
     assert options("plan") - options("sample") == {"--probe-rows"}
+
+
+@pytest.fixture
+def grown_from(delia: Delia, tmp_path: Path) -> Path:
+    """A cache with settings of its own, over the bundled queries."""
+    settings = ["--system", "Be brief.", "--max-tokens", 60, "--top-p", 0.5, "--seed", 3]
+    settings += ["--keep-refusals", "--near-duplicates", 0, "--token", "<json>"]
+    done = delia("sample", tmp_path / "first", "--engine", "mock", "--target", 9, *settings)
+    assert done.code == 0, done.err
+    return tmp_path / "first"
+
+
+def test_a_cache_begins_with_another_one(delia: Delia, tmp_path: Path, grown_from: Path) -> None:
+    before = {path.name: path.read_bytes() for path in grown_from.iterdir()}
+    for target in (15, 15, 20):
+        done = delia("sample", tmp_path / "second", "--from", grown_from, "--target", target)
+        assert done.code == 0, done.err
+    first, second = read_cache(grown_from), read_cache(tmp_path / "second")
+    assert second[: len(first)] == first
+    assert len({pair.id for pair in second}) == 20
+    assert read_manifest(tmp_path / "second").settings == read_manifest(grown_from).settings
+    assert {path.name: path.read_bytes() for path in grown_from.iterdir()} == before
+
+
+def test_what_is_given_comes_before_the_settings_of_another_cache(
+    delia: Delia, tmp_path: Path, grown_from: Path, queries: Path
+) -> None:
+    given = ["sample", tmp_path / "second", "--from", grown_from, "--target", 20]
+    refused(delia(*given, "--top-p", 0.95), "top_p was 0.5 and is now 0.95")
+    assert names(tmp_path / "second") == {".lock"}
+    done = delia(*given, "--queries", queries)
+    assert done.code == 0, done.err
+    assert {pair.query for pair in read_cache(tmp_path / "second")[9:]} <= {
+        f"Tell me about {i}." for i in range(40)
+    }
+
+
+def test_a_copy_that_was_cut_off_is_made_again(
+    delia: Delia, tmp_path: Path, grown_from: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    given = ["sample", tmp_path / "second", "--target", 15]
+    with monkeypatch.context() as patch:
+        patch.setattr("delia_data.sampling.store.write_json", killed)
+        delia(*given, "--from", grown_from)
+    assert (tmp_path / "second" / "pairs-00000.parquet").exists()
+    refused(delia(*given, "--engine", "mock"), "holds pairs and no plan.json")
+    assert delia(*given, "--from", grown_from).code == 0
+    assert read_cache(tmp_path / "second")[:9] == read_cache(grown_from)
+
+
+def test_other_places_than_caches_to_begin_from(
+    delia: Delia, tmp_path: Path, grown_from: Path, queries: Path
+) -> None:
+    given = ["sample", tmp_path / "out", "--from", tmp_path / "none", "--target", 5]
+    refused(delia(*given), "not a finished output")
+    arguments = ["--queries", queries, "--engine", "mock", "--target", 5]
+    assert delia("sample", tmp_path / "rows", *arguments).code == 0
+    again = ["sample", tmp_path / "out", "--from", tmp_path / "rows", "--target", 7]
+    refused(delia(*again), "--queries")
+    assert not (tmp_path / "out").exists()
+    assert delia(*again, "--queries", queries).code == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    given = ["sample", tmp_path / "mine", "--from", grown_from, "--target", 12]
+    refused(delia(*given), "holds something else")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

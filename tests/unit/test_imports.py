@@ -14,7 +14,7 @@ import pytest
 LAYERS = [
     {"errors", "_version"},
     {"files", "_optional", "_batches", "_csv", "_after_import"},
-    {"ranking", "records", "manifest", "tokens", "hashes"},
+    {"ranking", "records", "manifest", "tokens", "hashes", "bundled_cache"},
     {"models"},
     {"engines", "mixing"},
     {"tasks"},
