@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks._inputs import Inputs
-from benchmarks.candidates import CANDIDATES, Candidate
+from benchmarks.candidates import CANDIDATES, OURS, Candidate
 
-__all__ = ["Measured", "Phase", "measure", "measure_warm"]
+__all__ = ["Measured", "Phase", "measure", "measure_headline", "measure_warm"]
 
 _ROOT: Final = Path(__file__).parents[1]
 _SAMPLE_S: Final = 0.02
@@ -96,14 +96,33 @@ def measure_warm(inputs: Inputs, work: Path, repeats: int) -> list[tuple[float, 
     return [(ours, parquet) for ours, parquet in found]
 
 
-def _in_process(order: dict[str, Any], work: Path) -> Any:
-    """Run this module on an order; all that it writes lies in a new folder of `work`."""
+def measure_headline(work: Path, ratio: int) -> tuple[float, float]:
+    """Seconds of `load_dataset("delia_mix", ratio=ratio)` after the imports, in two new processes.
+
+    Nothing is prepared for the first one, and all that the first one prepared for the second.
+
+    Raises:
+        RuntimeError: A load failed, or gave another number of rows than it should.
+    """
+    with tempfile.TemporaryDirectory(dir=work, prefix="home-") as home:
+        cold, warm = (_in_process({"headline": ratio}, work, home=home) for _ in range(2))
+    return cold, warm
+
+
+def _in_process(order: dict[str, Any], work: Path, *, home: str | None = None) -> Any:
+    """Run this module on an order; all that it writes lies in a new folder of `work`.
+
+    Args:
+        order: What to run.
+        work: Folder of folders.
+        home: Home of `datasets`, where it is to outlive the process.
+    """
     with tempfile.TemporaryDirectory(dir=work, prefix="run-") as folder:
         for name in ("tmp", "out"):
             (Path(folder) / name).mkdir()
         environment = {
             **os.environ,
-            "HF_HOME": f"{folder}/hf",
+            "HF_HOME": home or f"{folder}/hf",
             "XDG_CACHE_HOME": f"{folder}/cache",
             "TMPDIR": f"{folder}/tmp",
             "HF_HUB_OFFLINE": "1",
@@ -120,7 +139,7 @@ def _in_process(order: dict[str, Any], work: Path) -> Any:
     os.sync()  # what one wrote is on disk before the next starts
     if done.returncode:
         raise RuntimeError(
-            f"{order.get('candidate', 'warm')} failed ({done.returncode}):\n{done.stderr[-4000:]}"
+            f"{order.get('candidate', 'a load')} failed ({done.returncode}):\n{done.stderr[-4000:]}"
         )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -216,7 +235,24 @@ def _run_warm(inputs: Inputs, folder: Path, repeats: int) -> list[tuple[float, f
     return taken
 
 
+def _run_headline(ratio: int) -> float:
+    for module in OURS.modules:
+        importlib.import_module(module)
+    from datasets import load_dataset
+
+    began = time.perf_counter()
+    found = load_dataset("delia_mix", ratio=ratio)
+    taken = time.perf_counter() - began
+    rows = found["train"].num_rows
+    if rows != (1 + ratio) * found["test"].num_rows:  # as many held-out rows as training rows
+        raise RuntimeError(f"{rows} rows at ratio {ratio}")
+    return taken
+
+
 def _main(order: dict[str, Any], folder: Path) -> None:
+    if "headline" in order:
+        print(json.dumps(_run_headline(order["headline"])))
+        return
     inputs = Inputs(**order["inputs"])
     if "warm" in order:
         print(json.dumps(_run_warm(inputs, folder, order["warm"])))

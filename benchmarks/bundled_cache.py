@@ -12,9 +12,11 @@ The card, `cache.md` beside the folder, has the commands that made it.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -58,11 +60,13 @@ def pack(cache: Path, compare: Path | None, out: Path, *, about: str) -> Quality
         rejected = pa.concat_tables([_without_texts(rejected), _as_rejected(found, rejected)])
         for table, name in ((clean, file.name), (rejected, rejected_file.name)):
             pq.write_table(table, out / name, compression="zstd", compression_level=19)
-    for name in ("plan.json", "queries"):
-        if (cache / name).is_file():
-            shutil.copy2(cache / name, out / name)
-        elif (cache / name).is_dir():
-            shutil.copytree(cache / name, out / name)
+    for path in (cache / "plan.json", *sorted(cache.glob("queries/[!.]*"))):
+        target = out / path.relative_to(cache)
+        target.parent.mkdir(exist_ok=True)
+        if path.suffix == ".jsonl":
+            target.write_text("".join(_clean_lines(path)), encoding="utf-8")
+        else:
+            shutil.copyfile(path, target)
     finish(out, _counted(manifest, out, {}))
     quality = cache_quality(out, embed=Embedder.load(), compare=compare, language="en", scan=kinds)
     write_text(out.with_suffix(".md"), _card(manifest, quality, about))
@@ -72,13 +76,12 @@ def pack(cache: Path, compare: Path | None, out: Path, *, about: str) -> Quality
 
 def missed(quality: Quality, size: int) -> list[str]:
     """What a cache that comes with the package should reach, and this one does not."""
-    cut_off = quality.rejected.get("truncated", 0) / (
-        quality.pairs + sum(quality.rejected.values())
-    )
     covered = (quality.coverage or 0.0) / (quality.rival_coverage or 1.0)
     checks = {
         f"{quality.pairs:,} pairs, of 27,000": quality.pairs >= 27_000,
-        f"{cut_off:.1%} of the answers were cut off, at most 5%": cut_off <= 0.05,
+        f"{quality.cut_off_share or 0:.1%} of the answers are cut off, at most 5%": (
+            (quality.cut_off_share or 0) <= 0.05
+        ),
         f"{quality.near_duplicate_share:.1%} near duplicates, at most 2%": (
             quality.near_duplicate_share <= 0.02
         ),
@@ -100,6 +103,14 @@ def _parted(pairs: pa.Table) -> tuple[pa.Table, pa.Table]:
     ]
     mask = pa.array(clean)
     return pairs.filter(mask), pairs.filter(pa.compute.invert(mask))
+
+
+def _clean_lines(written: Path) -> Iterator[str]:
+    """Lines of what a model wrote as queries; a text in which something is found is emptied."""
+    with written.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            yield json.dumps({**row, "text": ""}) + "\n" if any(kinds(row["text"])) else line
 
 
 def _without_texts(rejected: pa.Table) -> pa.Table:
@@ -143,6 +154,7 @@ def _card(manifest: Manifest, quality: Quality, about: str) -> str:
     rows = [
         ("pairs", f"{quality.pairs:,}"),
         ("kept, of the rows asked", f"{quality.accepted_share or 1:.1%}"),
+        ("answers as long as the limit of tokens", f"{quality.cut_off_share or 0:.2%}"),
         ("near duplicates at a Jaccard similarity of 0.9", f"{quality.near_duplicate_share:.2%}"),
         ("pairs near an earlier one in meaning (cosine 0.9)", f"{quality.similar_share or 0:.2%}"),
         ("distinct-2", f"{quality.distinct_2 or 0:.3f}"),

@@ -6,7 +6,7 @@ instruction in which one new token stands for the output format, and mixtures of
     import delia_data                                 # registers the names with `datasets`
     from datasets import load_dataset
 
-    load_dataset("delia_mix", ratio=4, cache="my-cache")
+    load_dataset("delia_mix", ratio=260)                   # or task=..., cache=... of yours
 """
 
 from __future__ import annotations

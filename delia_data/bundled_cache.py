@@ -38,16 +38,18 @@ def cache_path(given: _Given) -> _Given | Path:
     Raises:
         InputError: The bundled cache is named, and this installation lacks it.
     """
-    if isinstance(given, str | os.PathLike) and os.fspath(given) == BUNDLED:
-        return bundled_cache_folder()
-    return given
+    return bundled_cache_folder() if _is_its_name(given) else given
 
 
 def is_bundled(given: object) -> bool:
     """Whether what was given as a cache is the bundled one, by its name or its path."""
-    if not isinstance(given, str | os.PathLike):
-        return False
-    return os.fspath(given) == BUNDLED or Path(given) == _folder()
+    return _is_its_name(given) or (
+        isinstance(given, str | os.PathLike) and Path(given) == _folder()
+    )
+
+
+def _is_its_name(given: object) -> bool:
+    return isinstance(given, str | os.PathLike) and os.fspath(given) == BUNDLED
 
 
 def _folder() -> Path:

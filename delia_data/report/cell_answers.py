@@ -39,13 +39,14 @@ def cell_examples(folder: Path) -> Iterator[tuple[str, list[Example]]]:
     run = Run(results.grid, folder)
     for name in results.grid.experiments:
         cells = [cell for m in _METHODS if (cell := _cell(results, name, m)) is not None]
+        if not cells:
+            continue
         try:
             ground = Ground.of(run, name)
         except DeliaError:
             continue
         rows = next(probe for probe in ground.probes if probe.name == "held-out").rows
-        if cells:
-            yield name, list(_examples(folder, ground, cells, rows))
+        yield name, list(_examples(folder, ground, cells, rows))
 
 
 def _cell(results: Results, experiment: str, method: str) -> Cell | None:

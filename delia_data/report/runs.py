@@ -87,11 +87,6 @@ class Runs:
         """Those of some kinds."""
         return [run for run in self.every if run.kind in kinds]
 
-    def beside(self, run: Run, kind: Kind) -> Run | None:
-        """The one of a kind in the same folder as another, such as a quickstart's task."""
-        found = (one for one in self.of(kind) if one.folder.parent == run.folder.parent)
-        return next(found, None)
-
 
 def read_runs(folders: Sequence[str | os.PathLike[str]]) -> Runs:
     """Recognise folders.

@@ -86,7 +86,8 @@ class Run:
 
     def cells(self) -> list[Cell]:
         """The cells that can be run with what was given, in their order."""
-        return [cell for cell in self.asked_for() if cell not in self.blocked()]
+        blocked = set(self.blocked())
+        return [cell for cell in self.asked_for() if cell not in blocked]
 
     def asked_for(self) -> list[Cell]:
         """The cells that are asked for, whatever they need."""

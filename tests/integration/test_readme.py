@@ -32,11 +32,11 @@ SERVER, KEY, CLUSTER = "needs a server", "needs a key", "needs a cluster"
 ADAPTER = "takes a trained adapter: test_evaluate.py, test_measuring.py, test_training_forms.py"
 PROCESSES = "takes GPUs: tests/integration/test_distributed.py launches two processes on CPUs"
 TRAINERS = "takes a prepared model of 270 MB: tests/integration/test_other_trainers.py runs these"
+HOURS = "hours of a real model: test_bundled_cache.py begins with that copy"
 OWN_TASK = ("tickets.csv", "wordings.txt")
 
 RULES = {
     "README.md": {
-        "import delia_data  # registers": Rule(["quickstart/cache"]),
         'load_dataset("./my-mix", "ratio-4")': Rule(
             ["my-mix", "my-cache"], {"/data/my-cache": "{folder}/my-cache"}
         ),
@@ -47,14 +47,16 @@ RULES = {
             }
         ),
     },
-    "docs/index.md": {"import delia_data  # registers": Rule(["my-cache"])},
     "docs/guides/own-task.md": {
         "delia task inspect tickets.csv": Rule(OWN_TASK),
         "delia diversify my-task --task tickets.csv": Rule(OWN_TASK),
         "delia sample my-cache --target 500": Rule(["my-task"], LEFT_OUT),
         "from delia_data import mix": Rule([*OWN_TASK, "my-cache"]),
     },
-    "docs/guides/sampling.md": {"from delia_data.engines import load_engine": Rule(instead=MOCK)},
+    "docs/guides/sampling.md": {
+        "from delia_data.engines import load_engine": Rule(instead=MOCK),
+        "delia sample larger": Rule(skip=HOURS),
+    },
     "docs/guides/training.md": {
         "delia train my-mix my-adapter": Rule(["my-task", "my-cache", "my-mix"]),
         "accelerate launch": Rule(skip=PROCESSES),

@@ -88,3 +88,12 @@ def test_packed_it_is_clean_and_a_cache_still(
     more = [*QUERIES, Query("And who else?", "explain")]
     sample(MockEngine(), more, out, target=41, filters=(), extend=True)
     assert read_manifest(out).rows == {"asked": 42, "kept": 41}
+
+
+def test_written_queries_are_packed_without_what_is_found_in_them(tmp_path: Path) -> None:
+    bundled = pytest.importorskip("benchmarks.bundled_cache")
+    plain = '{"number": 0, "text": "What is rain?"}\n'
+    telling = json.dumps({"number": 1, "text": f"Write to {ADDRESS}."}) + "\n"
+    (tmp_path / "written.jsonl").write_text(plain + telling)
+    lines = list(bundled._clean_lines(tmp_path / "written.jsonl"))
+    assert lines == [plain, '{"number": 1, "text": ""}\n']
