@@ -24,7 +24,7 @@ PACKAGES |= {"training": "delia_data/training"}
 NOT_IN_A_PACKAGE = {"README.md"}  # notes beside sources, which are not installed
 
 # The README's first line of use.
-HEADLINE = 'load_dataset("delia_mix", ratio=260)'
+HEADLINE = 'mixture = load_dataset("delia_mix", ratio=260)'
 HEADLINE_ROWS = 26_100
 
 
@@ -147,7 +147,8 @@ def try_wheel(wheel: Path) -> None:
         doctor = json.loads(use(str(work / "venv" / "bin" / "delia"), "doctor", "--json"))
         if not doctor["registered"] or None in doctor["packages"]["core"].values():
             raise ReleaseError(f"delia doctor is not content: {doctor}")
-        line = f"import delia_data; from datasets import load_dataset; print(len({HEADLINE}['train']))"
+        line = f"import delia_data; from datasets import load_dataset; {HEADLINE}"
+        line += "; print(mixture['train'].num_rows)"
         count = use(python, "-c", line).split()[-1]
         if count != str(HEADLINE_ROWS):
             raise ReleaseError(f"{HEADLINE} gives {count} rows, not {HEADLINE_ROWS}")
