@@ -6,9 +6,12 @@ environment, under the names that litellm's documentation gives for each provide
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from delia_data._optional import require
@@ -148,7 +151,8 @@ class _LitellmClient:
                 self.fixed["api_key"] = "none"
 
     async def open(self) -> None:
-        """Nothing to do: litellm makes its connections as it needs them."""
+        """Give the loop the threads that litellm prepares its calls in."""
+        asyncio.get_running_loop().set_default_executor(_Threads())
 
     async def ask(self, request: Request) -> Completion:
         """Try a request once."""
@@ -182,6 +186,29 @@ class _LitellmClient:
         await worker.clear_queue()
         await self.litellm.close_litellm_async_clients()
         self.litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads that leave no coroutine behind.
+
+    litellm has a thread make the coroutine of its call and then awaits it. A task that is
+    cancelled in between never does, and Python warns of each such coroutine.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run a call; what it returns too late for the task that asked for it is closed."""
+        future = super().submit(fn, *args, **kwargs)
+        if task := asyncio.current_task():
+            task.add_done_callback(lambda _: future.add_done_callback(_close_unawaited))
+        return future
+
+
+def _close_unawaited(future: Future[Any]) -> None:
+    if future.cancelled() or future.exception() is not None:
+        return
+    made = future.result()
+    if inspect.iscoroutine(made) and inspect.getcoroutinestate(made) == inspect.CORO_CREATED:
+        made.close()
 
 
 def _litellm() -> Any:

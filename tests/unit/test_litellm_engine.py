@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import sys
+import threading
+from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 
 from delia_data.engines import Prices, load_engine
 from delia_data.engines._litellm_errors import message_of, translated
-from delia_data.engines.litellm import _known_prices
+from delia_data.engines.litellm import _known_prices, _Threads
 from delia_data.errors import InputError, MissingExtraError
 
 
@@ -132,3 +136,42 @@ def test_a_price_of_zero_in_a_table_is_unknown(
 
 def test_a_model_that_is_in_no_table_has_no_price() -> None:
     assert _known_prices(SimpleNamespace(), "m") is None
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["in the thread", "not delivered yet"])
+def test_a_cancelled_call_leaves_no_coroutine_behind(finished: bool) -> None:
+    """As litellm does: a thread makes the coroutine of a call, and the task then awaits it."""
+    made: list[Coroutine[Any, Any, None]] = []
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def call() -> None:
+        pytest.fail("this call was cancelled")
+
+    def prepare() -> Coroutine[Any, Any, None]:
+        begun.set()
+        assert go_on.wait(60)
+        made.append(call())
+        return made[0]
+
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        await (await loop.run_in_executor(None, prepare))
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        threads = _Threads(1)
+        loop.set_default_executor(threads)
+        task = loop.create_task(ask())
+        await asyncio.sleep(0)
+        assert begun.wait(60)
+        if finished:
+            go_on.set()
+            threads.submit(ended.set)
+            assert ended.wait(60)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        go_on.set()
+        await loop.shutdown_default_executor()
+
+    asyncio.run(run())
+    assert [inspect.getcoroutinestate(each) for each in made] == [inspect.CORO_CLOSED]
