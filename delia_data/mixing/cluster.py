@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Final, Unpack, cast
 import pyarrow as pa
 
 from delia_data._optional import require
-from delia_data.bundled_cache import cache_path
 from delia_data.errors import EngineError, InputError
 from delia_data.files import write_text
 from delia_data.manifest import Manifest, finish
@@ -42,7 +41,7 @@ from delia_data.mixing.cluster_work import (
     write_shard,
 )
 from delia_data.mixing.folder import card, mixture_folder, with_tokens, write_rows
-from delia_data.mixing.mixture import mix
+from delia_data.mixing.mixture import mix, named_caches
 from delia_data.mixing.options import MixSettings, schema
 from delia_data.mixing.sources import shards_of
 from delia_data.mixing.survey import Hashes
@@ -101,11 +100,8 @@ def mix_on_ray(
     """
     if shard_rows < 1:
         raise InputError(f"shard_rows is {shard_rows}: give a number of at least 1")
-    given = cache if isinstance(cache, Mapping) else {"cache": cache}
-    caches = {
-        name: _Cache(*shards_of(paths), folder=paths)
-        for name, paths in ((name, cache_path(each)) for name, each in given.items())
-    }
+    given = named_caches(cache)
+    caches = {name: _Cache(*shards_of(paths), folder=paths) for name, paths in given.items()}
     with connected(address):
         mixture = mix(
             task,

@@ -153,7 +153,7 @@ def mix(
     if all(rows.token for rows in tasks.values()):
         check_token(held_out, tokens, "held-out rows")
     spill = Spill()
-    caches = {name: cache_path(each) for name, each in _named(cache, "cache").items()}
+    caches = named_caches(cache)
     wanted = round(options.ratio * len(taken))
     shares = _shares(wanted, _weights("cache", caches, cache_weights))
     surveys = _surveys(caches, shares, spill.path, options, tokens, tasks, held_out)
@@ -188,6 +188,11 @@ def mix(
         details={"written_by": written} if (written := writers_of(caches)) else {},
     )
     return Mixture(plan, _test_table(held_out, options), manifest, spill)
+
+
+def named_caches(given: Any) -> dict[str, Any]:
+    """The caches that were given, by name; the bundled one by its folder."""
+    return {name: cache_path(each) for name, each in _named(given, "cache").items()}
 
 
 def _named(given: Any, name: str) -> Mapping[str, Any]:
@@ -294,10 +299,10 @@ def _picked(
     usable = len(found.ranks)
     if wanted > usable and (options.on_short == "error" or not usable):
         share = usable / task_rows if wanted else 0.0
-        more = f"delia sample my-cache --from {BUNDLED} --target {math.ceil(1.01 * wanted)}"
+        grow = f" (delia sample my-cache --from {BUNDLED} --target {math.ceil(1.01 * wanted)})"
         raise RatioError(
             f"ratio {options.ratio:.15g} of {task_rows} task rows needs {wanted} pairs, and the "
-            f"{name} holds {usable} usable ones: sample more{f' ({more})' if bundled else ''}, "
+            f"{name} holds {usable} usable ones: sample more{grow if bundled else ''}, "
             f"lower the ratio to {math.floor(1e4 * share) / 1e4:.15g}, or set on_short "
             "(--on-short) to 'all' or 'repeat'"
         )

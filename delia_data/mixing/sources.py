@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 
 from delia_data._batches import batches
 from delia_data._csv import csv_rows
-from delia_data.bundled_cache import cache_path
 from delia_data.errors import FormatError, InputError
 from delia_data.manifest import FINISHED, MANIFEST, read_manifest
 from delia_data.mixing.engine import quote
@@ -222,7 +221,7 @@ def _arrow_batches(file: Path, groups: tuple[int, int] | None = None) -> Any:
 
 def _files(given: str | os.PathLike[str]) -> list[Path]:
     """The files behind a path: itself, those of a glob, or those of a folder, sorted."""
-    path = Path(cache_path(given))
+    path = Path(given)
     known = f"give a folder, or files that end in {', '.join(SUFFIXES)}"
     if path.is_dir():
         if any((path / name).exists() for name in _SIGNS):

@@ -272,12 +272,15 @@ def read_plan(folder: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: It is no cache that `sample` wrote.
         UnfinishedError: It has no finish marker, or was changed since.
     """
-    root = Path(cache_path(folder))
+    return _verified(Path(cache_path(folder)))[1]
+
+
+def _verified(root: Path) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest and the plan of a finished cache, its files hashed again."""
     manifest = read_manifest(root, verify=True)
     if manifest.kind != "cache" or not (root / _PLAN).is_file():
         raise InputError(f"{root} is no cache of delia sample: give a cache folder")
-    plan: dict[str, Any] = json.loads((root / _PLAN).read_text(encoding="utf-8"))
-    return plan
+    return manifest, json.loads((root / _PLAN).read_text(encoding="utf-8"))
 
 
 def _copy(source: Path, root: Path, plan: dict[str, Any]) -> None:
@@ -287,10 +290,10 @@ def _copy(source: Path, root: Path, plan: dict[str, Any]) -> None:
         SettingsError: It was sampled with another plan.
         OutputError: The disk is full or gone.
     """
-    earlier = read_plan(source)
+    manifest, earlier = _verified(source)
     check_same_settings(source, _but_queries(earlier), _but_queries(plan))
     try:
-        for name in read_manifest(source).files:
+        for name in manifest.files:
             (root / name).parent.mkdir(exist_ok=True)
             if name != _PLAN:
                 shutil.copyfile(source / name, root / name)

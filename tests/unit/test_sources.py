@@ -279,3 +279,12 @@ def test_tokens_are_counted_by_source(tiny_tokenizer: Any, tmp_path: Path) -> No
     expected = sum(len(row["messages"][-1]["content"].encode()) + 1 for row in answers)
     assert tokens["cache_answers"] == expected
     assert tokens["cache"] > tokens["cache_answers"]
+
+
+def test_a_folder_of_a_glob_is_itself_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bundled").mkdir()
+    jsonl(tmp_path / "bundled" / "rows.jsonl", ROWS)
+    monkeypatch.chdir(tmp_path)
+    assert mix(TASK, "*", ratio=5).manifest.inputs == EXPECTED.manifest.inputs
