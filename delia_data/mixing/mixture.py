@@ -36,7 +36,7 @@ from delia_data.ranking import rank
 from delia_data.records import Format, Record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["Mixture", "mix"]
+__all__ = ["Mixture", "mix", "named_caches"]
 
 
 class Mixture:
