@@ -43,7 +43,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One target of the issue, and the figure that was measured.
+    """One target, and the figure that was measured.
 
     Attributes:
         what: What is compared with what.
@@ -99,7 +99,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def replace_section(path: Path, title: str, body: str, order: Sequence[str]) -> None:
+def replace_section(path: Path, title: str, body: str, order: Sequence[str] = ()) -> None:
     """Write the section `## title` into the file, with a new header; other sections stay.
 
     Sections stand in the given order of titles, any others after them.

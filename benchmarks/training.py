@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -204,12 +203,6 @@ def _title(dtype: str, device: str) -> str:
     return f"Training: the bundled task at ratio {_RATIO}, {dtype}, {device}"
 
 
-def _order(results: Path) -> list[str]:
-    """Titles of sections: those of other benchmarks first."""
-    text = results.read_text(encoding="utf-8") if results.exists() else ""
-    return re.findall(r"^## (.+)$", text, re.MULTILINE)
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -259,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             body = _case(setting, dtype)
             print(f"## {title}\n\n{body}\n", flush=True)
             if results is not None:
-                replace_section(results, title, body, _order(results))
+                replace_section(results, title, body)
             shutil.rmtree(setting.runs)  # other code may be measured next
 
 

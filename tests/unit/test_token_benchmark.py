@@ -1,0 +1,30 @@
+"""The ways to train the token's row that the benchmark of distances compares."""
+
+from __future__ import annotations
+
+import pytest
+
+token_distance = pytest.importorskip("benchmarks.token_distance")
+
+
+def test_each_way_is_another_training_of_the_same_mixture() -> None:
+    grids = [token_distance._grid(way) for way in token_distance.WAYS.values()]
+    experiments = [grid.experiments["formatted-text"] for grid in grids]
+    assert len({experiment.blocks for experiment in experiments}) == 1
+    trained = [experiment.settings() for experiment in experiments]
+    ways = [(one.token_training, one.token_learning_rate, one.learning_rate) for one in trained]
+    assert ways == [
+        ("row", 2e-2, 2e-4),
+        ("row", 2e-3, 2e-4),
+        ("row", None, 2e-4),
+        ("lora", None, 2e-4),
+    ]
+    assert (
+        len(
+            {
+                str(one.as_dict() | {"token_training": "", "token_learning_rate": 0})
+                for one in trained
+            }
+        )
+        == 1
+    )
