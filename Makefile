@@ -82,10 +82,12 @@ release: $(READY)  ## Build sdist and wheel into dist, check them, try the wheel
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python .ci/release.py dist
 
-bench: $(READY) $(ENGINES)/.ready  ## Measure mixing and sampling beside others, into benchmarks/RESULTS.md (hours)
+bench: $(READY) $(ENGINES)/.ready  ## Measure mixing, sampling and training beside others, into benchmarks/RESULTS.md (hours)
 	$(BIN)/python -m benchmarks.mixing
 	$(BIN)/python -m benchmarks.sampling --work .bench --vllm $(CURDIR)/$(ENGINES)/bin/python
 	$(BIN)/python -m benchmarks.training --work .bench/training
+	$(BIN)/python -m benchmarks.token_distance place
+	$(BIN)/python -m benchmarks.token_distance training --work .bench/token
 
 format: $(READY)  ## Format the sources
 	$(BIN)/ruff check --fix $(SOURCES)

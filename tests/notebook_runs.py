@@ -12,28 +12,25 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-__all__ = ["RESULTS", "ROOT", "keep", "run_notebook"]
+__all__ = ["ROOT", "keep", "run_notebook"]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "reproduction" / "tiny"
 CELL_TIMEOUT_S = 1200
 
 
-def run_notebook(
-    path: Path, folder: Path, *, results: Path = RESULTS, claim: str = ""
-) -> nbformat.NotebookNode:
+def run_notebook(path: Path, folder: Path, *, claim: str = "") -> nbformat.NotebookNode:
     """Runs a notebook from top to bottom, and gives it with what it printed.
 
     Args:
         path: The notebook; it is not changed.
         folder: An empty folder, in which the tree is laid out as a reader has it.
-        results: What stands in for the committed reproduction.
         claim: Code of a last cell, which is not given back.
     """
     here, reproduction = folder / "notebooks", folder / "benchmarks" / "reproduction"
     here.mkdir(parents=True)
     reproduction.mkdir(parents=True)
-    (reproduction / "tiny").symlink_to(results)
+    (reproduction / "tiny").symlink_to(RESULTS)
     (folder / "tests").symlink_to(ROOT / "tests")
     run = nbformat.read(path, as_version=4)
     run.cells.append(nbformat.v4.new_code_cell(claim))

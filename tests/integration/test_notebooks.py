@@ -11,16 +11,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import torch
-from micro_run import micro_grid, micro_model
-from notebook_runs import RESULTS, ROOT, keep, run_notebook
+from notebook_runs import ROOT, keep, run_notebook
 
 from delia_data.models import embedded_gguf
-from delia_data.reproduction import Run, read_grid, reproduce
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 VARIES = "varies"
-OF_RESULTS = "03_does_it_work"
 
 CLAIMS = {
     "01_quickstart": (
@@ -31,7 +27,9 @@ CLAIMS = {
         "assert cache.rows['kept'] == 18 and _exit_code == 0\n"
         "assert plain['messages'] == checked['messages'] == mixture.train['messages'].to_pylist()"
     ),
-    OF_RESULTS: "assert results.finished and set(methods) >= {'delia', 'step_matched', 'common'}",
+    "03_does_it_work": (
+        "assert results.finished and set(methods) >= {'delia', 'step_matched', 'common'}"
+    ),
 }
 """What must hold at the end of a notebook, by its name; run there as a last cell."""
 
@@ -59,24 +57,6 @@ def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-@pytest.fixture
-def results(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The committed reproduction, or a small one of a random model where there is none yet."""
-    if RESULTS.is_dir() or request.node.callspec.params["path"].stem != OF_RESULTS:
-        return RESULTS
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model = micro_model(tmp_path / "model")
-    methods = ["delia", "step_matched", "common", "no_diverse", "original"]
-    blocks = [
-        {"methods": methods, "rows": [8], "ratios": [2]},
-        {"methods": ["delia"], "rows": [8], "ratios": [1], "seeds": [0, 1]},
-    ]
-    reproduce(Run(read_grid(micro_grid(tmp_path, model, blocks=blocks)), tmp_path / "run"))
-    torch.set_num_threads(threads)
-    return tmp_path / "run"
-
-
 def test_the_notebooks_are_there() -> None:
     assert {path.stem for path in NOTEBOOKS} == set(CLAIMS)
 
@@ -91,18 +71,14 @@ def test_a_notebook_is_small_and_names_no_machine(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_prints_what_it_shows(path: Path, results: Path, tmp_path: Path) -> None:
+def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path) -> None:
     kept = nbformat.read(path, as_version=4)
-    run = run_notebook(path, tmp_path / "tree", results=results, claim=CLAIMS[path.stem])
-    if results == RESULTS:
-        for ours, theirs in zip(code(run), code(kept), strict=True):
-            if VARIES in theirs.metadata.get("tags", ()):
-                assert bool(printed(ours)) == bool(printed(theirs)), theirs.source
-            else:
-                assert printed(ours) == printed(theirs), theirs.source
-    else:  # of other results nothing may be kept
-        assert not any(printed(cell) for cell in code(kept))
-        assert all(printed(cell) for cell in code(run))
+    run = run_notebook(path, tmp_path / "tree", claim=CLAIMS[path.stem])
+    for ours, theirs in zip(code(run), code(kept), strict=True):
+        if VARIES in theirs.metadata.get("tags", ()):
+            assert bool(printed(ours)) == bool(printed(theirs)), theirs.source
+        else:
+            assert printed(ours) == printed(theirs), theirs.source
     keep(tmp_path / "kept.ipynb", run)
     again = nbformat.read(tmp_path / "kept.ipynb", as_version=4)
     assert [printed(cell) for cell in code(again)] == [printed(cell) for cell in code(run)]

@@ -1,0 +1,48 @@
+"""The reproduction in `benchmarks/`: its report is what its cells say, and it names no machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from delia_data.reproduction import find, make_tables, read_grid, read_results
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduction" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, object]:
+    document: dict[str, object] = json.loads((FOLDER / "report.json").read_text(encoding="utf-8"))
+    return document
+
+
+def test_the_report_follows_from_the_cells(report: dict[str, object]) -> None:
+    results = read_results(read_grid(FOLDER / "grid.yaml"), FOLDER)
+    plain = json.loads(
+        json.dumps(
+            [
+                [asdict(each) for each in find(results)],
+                [asdict(each) for each in make_tables(results)],
+            ]
+        )
+    )
+    assert plain == [report["findings"], report["tables"]]
+    assert report["cells"] == {"finished": len(results.finished), "missing": len(results.missing)}
+
+
+def test_the_grid_is_the_scale(report: dict[str, object]) -> None:
+    assert (
+        read_grid(FOLDER / "grid.yaml").as_dict() == report["grid"] == read_grid("tiny").as_dict()
+    )
+
+
+def test_no_text_of_others_and_no_path_is_kept() -> None:
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.parent.name == "answers" and "-is" in str(path)]
+    for path in files:
+        if path.suffix != ".png":
+            text = path.read_text(encoding="utf-8")
+            assert not [sign for sign in ("/tmp/", "/home/", "/root/") if sign in text], path
