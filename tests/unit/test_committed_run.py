@@ -12,6 +12,16 @@ from delia_data.reproduction import find, make_tables, read_grid, read_results
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduction" / "tiny"
 
+IN_README = {
+    "DELIA": "delia",
+    "DELIA without the pairs": "no_diverse",
+    "DELIA without diversified wordings": "no_wordings",
+    "the task alone, for as many steps": "step_matched",
+    "the task alone": "common",
+    "examples in the prompt": "in_context",
+    "untrained": "original",
+}
+
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, object]:
@@ -46,3 +56,15 @@ def test_no_text_of_others_and_no_path_is_kept() -> None:
         if path.suffix != ".png":
             text = path.read_text(encoding="utf-8")
             assert not [sign for sign in ("/tmp/", "/home/", "/root/") if sign in text], path
+
+
+def test_the_readme_tells_what_the_run_says() -> None:
+    results = read_results(read_grid(FOLDER / "grid.yaml"), FOLDER)
+    lines = (FOLDER.parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+    for name, method in IN_README.items():
+        found = results.of("formatted-text", method)
+        shares, without = results.shares(found), results.shares(found, named=False)
+        assert shares and without and shares.low is not None and shares.high is not None
+        interval = f"{100 * shares.low:.0f} to {shares.high:.0%}"
+        figures = f"{shares.value:.0%} | {interval} | {without.value:.0%} | {len(shares.by_seed)}"
+        assert f"| {name} | {figures} |" in lines
