@@ -50,8 +50,8 @@ class Cell:
 def cells_of(grid: Grid, *, only: tuple[str, ...] = ()) -> list[Cell]:
     """Give a grid's cells in the order in which they are run, each once.
 
-    Blocks come in their order; within one, the first seed of everything comes before the second,
-    so that a run that is stopped early has every method.
+    Everything is run with its first seed before anything with its second, so that a run that is
+    stopped early has every method; otherwise experiments and blocks come in their order.
 
     Args:
         grid: The grid.
@@ -70,9 +70,10 @@ def cells_of(grid: Grid, *, only: tuple[str, ...] = ()) -> list[Cell]:
 
 
 def _all(grid: Grid) -> Iterator[Cell]:
-    for name, experiment in grid.experiments.items():
-        for block in experiment.blocks:
-            for seed in block.seeds:
+    blocks = [(name, block) for name, one in grid.experiments.items() for block in one.blocks]
+    for number in range(max((len(block.seeds) for _, block in blocks), default=0)):
+        for name, block in blocks:
+            for seed in block.seeds[number : number + 1]:
                 for rows in block.rows:
                     for ratio in block.ratios:
                         for method in block.methods:

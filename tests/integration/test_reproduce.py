@@ -22,6 +22,7 @@ from delia_data.errors import EngineError, InputError, LockedError, SettingsErro
 from delia_data.files import folder_lock
 from delia_data.manifest import read_manifest
 from delia_data.reproduction import Grid, Run, cells_of, read_grid, reproduce
+from delia_data.reproduction.grid import Seconds
 from delia_data.training.baselines import BASELINES
 
 pytestmark = [
@@ -196,11 +197,15 @@ def test_a_cell_that_fails_leaves_the_others(model: Path, tmp_path: Path) -> Non
 
 
 def test_another_grid_or_cache_is_refused(model: Path, tmp_path: Path) -> None:
-    grid = micro_grid(tmp_path, model, blocks=[{"methods": ["original"]}])
-    reproduce(Run(read_grid(grid), tmp_path / "out"))
+    grid = read_grid(micro_grid(tmp_path, model, blocks=[{"methods": ["original"]}]))
+    reproduce(Run(grid, tmp_path / "out"))
     other = read_grid(micro_grid(tmp_path, model, blocks=[{"methods": ["random_init"]}]))
     with pytest.raises(SettingsError, match="methods"):
         reproduce(Run(other, tmp_path / "out"))
+    told = grid.experiments["formatted-text"]
+    estimated = replace(told, seconds=Seconds(trained_row=9.0, evaluation=9.0, pair=9.0))
+    same = Grid("micro", {"formatted-text": estimated}, about="other words, other estimates")
+    assert reproduce(Run(same, tmp_path / "out"))["cells"] == {"finished": 1, "missing": 0}
     with pytest.raises(InputError, match="not there"):
         reproduce(Run(read_grid(tmp_path / "grid.yaml"), tmp_path / "new", cache=tmp_path / "none"))
     with pytest.raises(InputError, match="at least 1"):

@@ -168,7 +168,11 @@ def test_cells_leave_out_axes_that_change_nothing() -> None:
     ]
     assert names.count("formatted-text_original") == 1
     assert len(cells) == 8 + 4 + 3
-    assert [c.seed for c in cells[:8]] == [0] * 4 + [1] * 4
+
+
+def test_the_first_seed_of_everything_comes_first() -> None:
+    seeds = [cell.seed for cell in cells_of(Grid.from_dict(GRID))]
+    assert seeds == [0] * 4 + [0] * 2 + [None, 0] + [1] * 4 + [1] * 2 + [1]
 
 
 def test_cells_of_one_method() -> None:
