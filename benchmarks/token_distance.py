@@ -127,6 +127,7 @@ def training(work: Path, workers: int) -> str:
         "what is trained",
         "answers in the format, with the token",
         "without it",
+        "loss on held-out rows",
         *(f"{word}, middle block: L2 / ordinary words" for word in KEYWORDS),
         *(f"{word}, middle block: cosine distance" for word in KEYWORDS),
     ]
@@ -153,6 +154,8 @@ def _figures(run: Run) -> list[str]:
     found = results.of("formatted-text", "delia")
     shares = [results.shares(found), results.shares(found, named=False)]
     figures = [f"{share.value:.0%}" if share else "–" for share in shares]
+    loss = results.final(found, "loss")
+    figures.append(f"{loss.value:.3f}" if loss else "–")
     for measure in ("relative", "cosine"):
         for word in KEYWORDS:
             measured = results.distance(found, word, measure=measure)
