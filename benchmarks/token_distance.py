@@ -1,7 +1,7 @@
 """Why the token does not come near its keywords here, as it does in the paper's Table 1.
 
     python -m benchmarks.token_distance place                         # seconds; trains nothing
-    python -m benchmarks.token_distance training --work .bench/token  # half an hour on two cores
+    python -m benchmarks.token_distance training --work .bench/token  # a quarter of an hour
 
 `place`: distances of an untrained token to its keywords, where it stands inside a text and where
 it stands first. `training`: DELIA at ratio 1 with other ways to train the token's row, the paper's
@@ -17,9 +17,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from torch import set_num_threads
+import torch
 
 from benchmarks._report import now, replace_section, table
 from delia_data.bundled_cache import BUNDLED, cache_path
@@ -30,9 +30,6 @@ from delia_data.reproduction import read_grid, read_results, reproduce
 from delia_data.reproduction.grid import Block, Grid
 from delia_data.reproduction.run import Run
 from delia_data.tokens import DEFAULT_TOKEN, add_token
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["RESULTS", "main"]
 
@@ -74,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def place() -> str:
     """Norms of hidden states and distances, inside a text and at its very beginning."""
-    model, tokenizer = load_model(), load_tokenizer()
-    model = model.float()
+    model, tokenizer = load_model(dtype=torch.float32), load_tokenizer()
     add_token(model, tokenizer, init="normal")
 
     def states(word: str, contexts: Sequence[str]) -> torch.Tensor:
@@ -119,7 +115,7 @@ def training(work: Path, workers: int) -> str:
     ]
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=set_num_threads, initargs=(threads,)
+        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
         list(pool.map(reproduce, runs))
     lines = [[name, *_figures(run)] for name, run in zip(WAYS, runs, strict=True)]
