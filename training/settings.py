@@ -65,7 +65,7 @@ class TrainSettings:
         init: How its embedding begins.
         description: What it stands for, for `init="description"`.
         adaptation: What of the model is trained: `"lora"`, `"qlora"` (LoRA on weights kept in 4
-            bits; needs CUDA and bitsandbytes) or `"full"` (every weight).
+            bits; needs bitsandbytes) or `"full"` (every weight).
         token_training: How the token's row of the embedding is trained beside LoRA: `"row"` trains
             that row alone; `"lora"` adds LoRA to the input embedding, as the paper's code does.
         rank: Rank of LoRA.

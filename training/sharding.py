@@ -7,7 +7,6 @@ rest of accelerate, once it is told that the processes shard.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +16,9 @@ import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["load_trained", "shard_on_cpu", "sharding_is_asked_for", "shared_weights_seen"]
+from delia_data.training.processes import sharding_is_asked_for
 
-
-def sharding_is_asked_for() -> bool:
-    """Whether `accelerate launch` was given an FSDP configuration."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+__all__ = ["load_trained", "shard_on_cpu", "shared_weights_seen"]
 
 
 def shard_on_cpu(accelerator: Any) -> bool:

@@ -206,7 +206,7 @@ def test_a_models_own_pairs_are_known_whatever_type_it_wrote_them_in(
 
 
 def test_mixtures_that_do_not_fit_are_refused_and_nothing_is_left(
-    settings: TrainSettings, mixture: Path, tmp_path: Path
+    settings: TrainSettings, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
 
@@ -229,7 +229,9 @@ def test_mixtures_that_do_not_fit_are_refused_and_nothing_is_left(
     )
     refuse(InputError, "targets w_proj are no modules of .*all-linear takes", targets=("w_proj",))
     refuse(InputError, "torch finds no CUDA", device="cuda")
-    refuse(InputError, "computes in 4 bits on CUDA alone", adaptation="qlora")
+    with monkeypatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_FSDP", "true")
+        refuse(InputError, "FSDP shards it: launch with ddp.yaml", adaptation="qlora")
     cache = tmp_path / "cache"
     cache.mkdir()
     finish(cache, Manifest(kind="cache"))

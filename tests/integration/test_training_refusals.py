@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def place(
         (unknown_key, [], ["'lerning_rate', did you mean 'learning_rate'", "'ranks'"]),
         (nothing, ["--targets", "w_proj"], ["targets w_proj are no modules of"]),
         (nothing, ["--device", "cuda"], ["torch finds no CUDA; try --device cpu"]),
-        (nothing, ["--adaptation", "qlora"], ["computes in 4 bits on CUDA alone"]),
+        (nothing, ["--adaptation", "qlora"], ["bitsandbytes is not installed", "[qlora]"]),
         (nothing, ["--model", "nowhere/at-all"], ["nowhere/at-all"]),
     ],
 )
@@ -88,6 +89,7 @@ def test_what_cannot_be_trained_leaves_one_line_and_no_folder(
 ) -> None:
     if "cuda" in flags:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     spoil(place)
     given = ("train", place / "mixture", place / "out", "--recipe", place / "mine.yaml")
     result = delia(*given, *flags)
