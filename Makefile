@@ -8,7 +8,8 @@ READY := $(VENV)/.ready
 ENGINES := .venv-engines
 # litellm takes neither the newer huggingface_hub nor the newer openai of the other two.
 LITELLM := .venv-litellm
-# Other trainers, without their dependencies: what reads files of theirs needs hardly any.
+# Other trainers, without their dependencies: what reads files of theirs needs hardly any. And
+# services that take figures, with what .venv lacks of theirs.
 TRAINERS := build/trainers
 SOURCES := delia_data builders training tests benchmarks docs .ci/release.py
 # Wheel of this tree, unpacked: where mypy sees the package whole.
@@ -58,11 +59,14 @@ test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray
 
 $(TRAINERS)/.ready: $(READY)
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(TRAINERS) axolotl==0.19.0 llamafactory==0.9.5 \
-		addict==2.4.0 antlr4-python3-runtime==4.9.3 av==18.1.0 omegaconf==2.4.0
+		addict==2.4.0 antlr4-python3-runtime==4.9.3 av==18.1.0 omegaconf==2.4.0 \
+		trackio==0.43.0 gradio-client==2.7.2 brotli==1.2.1 httpcore==1.0.9 httpx==0.28.1 orjson==3.13.0 \
+		python-multipart==0.0.34 websockets==17.4 \
+		wandb==0.31.0 gitdb==4.0.12 gitpython==3.2.1 sentry-sdk==2.75.0 smmap==5.0.3
 	touch $@
 
-test-trainers: $(TRAINERS)/.ready  ## Let axolotl and LLaMA-Factory read the files that are written for them
-	PYTHONPATH=$(TRAINERS) $(BIN)/python -m pytest tests/engines/test_other_loaders.py
+test-trainers: $(TRAINERS)/.ready  ## Let axolotl and LLaMA-Factory read the files that are written for them, trackio and wandb take figures
+	PYTHONPATH=$(TRAINERS) $(BIN)/python -m pytest tests/engines/test_other_loaders.py tests/engines/test_trackers.py
 
 check: $(READY) docs  ## Lint, format, types, exported names, import directions, documentation
 	$(BIN)/ruff check $(SOURCES)

@@ -7,6 +7,7 @@ accelerate launch training/sft.py MIXTURE OUT ...
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from delia_data._optional import require
 from delia_data.errors import TokenError
-from delia_data.files import write_json, write_text
+from delia_data.files import canonical_json, write_json, write_text
 from delia_data.manifest import (
     Manifest,
     check_folder_is_ours,
@@ -239,6 +240,7 @@ def _run(
         save_steps=settings.save_every_steps,
         save_total_limit=1,
         report_to=list(settings.report_to) or "none",
+        run_name=_run_name(root, settings),
         disable_tqdm=True,
     )
     if config.n_gpu > 1:
@@ -274,6 +276,12 @@ def _run(
         for entry in logged
         if "loss" in entry
     ]
+
+
+def _run_name(root: Path, settings: TrainSettings) -> str:
+    """Under which services of `report_to` know this run, also where it goes on after a kill."""
+    told = canonical_json({"folder": str(root.resolve()), **settings.as_dict()})
+    return f"{root.resolve().name}-{hashlib.sha256(told).hexdigest()[:8]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

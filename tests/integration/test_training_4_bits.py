@@ -53,11 +53,15 @@ def sequences(tokenizer: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("token_training", ["row", "lora"])
+@pytest.mark.parametrize(
+    "form",
+    [{}, {"token_training": "lora"}, {"gradient_checkpointing": True}],
+    ids=["row", "lora", "checkpointing"],
+)
 def test_it_is_lora_on_what_4_bits_hold(
-    make_settings: MakeSettings, tmp_path: Path, tied: bool, token_training: str
+    make_settings: MakeSettings, tmp_path: Path, tied: bool, form: dict[str, Any]
 ) -> None:
-    settings = make_settings(tied=tied, token_training=token_training)
+    settings = make_settings(tied=tied, **form)
     train(settings, ROWS, tmp_path / "packed")
     tokenizer = load_prepared_tokenizer(settings)
     rounded = load_prepared(settings, tokenizer, whole=True)
