@@ -117,16 +117,12 @@ def _initialise_row(
     import torch
 
     with torch.no_grad():
-        existing = weight[:row].float()
-        if init == "description":
-            value = weight[torch.tensor(list(described), device=weight.device)].float().mean(0)
-        else:
-            value = existing.mean(0)
+        existing = weight[:row].float().cpu()  # the same row wherever the model is
+        value = existing[list(described)].mean(0) if init == "description" else existing.mean(0)
         if init == "normal":
             generator = torch.Generator().manual_seed(seed)
-            noise = torch.randn(value.shape, generator=generator).to(value.device)
-            value = value + existing.std(0) * noise
-        weight[row] = value.to(weight.dtype)
+            value += existing.std(0) * torch.randn(value.shape, generator=generator)
+        weight[row] = value.to(weight)
 
 
 def _added_here(tokenizer: PreTrainedTokenizerBase) -> list[str]:
