@@ -245,7 +245,8 @@ def test_a_server_that_goes_down_ends_the_run_after_what_it_answered() -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 7, 32])
 def test_the_server_never_sees_more_than_the_concurrency(concurrency: int) -> None:
-    _, server = answers(lambda _: answer(delay_s=0.002), 300, concurrency=concurrency)
+    slow, count = answer(delay_s=0.1), 12 * concurrency  # slow enough for all to meet there
+    _, server = answers(lambda _: slow, count, concurrency=concurrency)
     assert server.most_busy == concurrency
 
 
