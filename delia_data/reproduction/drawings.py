@@ -81,12 +81,12 @@ def paint_blocks(axes: Any, palette: Palette, series: BlockSeries, word: str) ->
         axes.fill_between(blocks, table.min(0), table.max(0), color=colour, alpha=0.15, lw=0)
     axes.set_xlabel("transformer block")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_ylim(bottom=0)
 
 
 def _blocks(series: BlockSeries, word: str, what: str) -> Drawing:
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
         paint_blocks(axes, palette, series, word)
+        axes.set_ylim(bottom=0)
         axes.set_ylabel("L2 / ordinary words")
         figure.legend(loc="outside upper left", ncols=1 if _long(series) else 2)
 

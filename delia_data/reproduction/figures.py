@@ -61,5 +61,6 @@ def _draw_blocks(results: Results, file: Path) -> bool:
             axes_row[0].set_ylabel("L2 / ordinary words")
             title = "DELIA, by task rows" if line else None
             axes_row[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title=title)
+        grid[0, 0].set_ylim(bottom=0)  # of all of them, when everything is in its place
         save_png(figure, file)
     return True

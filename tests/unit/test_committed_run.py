@@ -6,10 +6,12 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from delia_data.reproduction import Results, Run, find, make_tables, read_grid, read_results
+from delia_data.reproduction.figures import draw_figures
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduction" / "tiny"
 
@@ -46,6 +48,22 @@ def test_the_scale_goes_on_there(report: dict[str, object], tmp_path: Path) -> N
         shutil.copyfile(FOLDER / name, tmp_path / name)
     Run(read_grid("tiny"), tmp_path).begin()  # refuses another grid
     assert read_grid(FOLDER / "grid.yaml").as_dict() == report["grid"]
+
+
+def test_no_curve_leaves_its_panel(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, float]] = []
+
+    def look(figure: Any, file: Path) -> None:
+        for axes in figure.axes:
+            highest = max(max(line.get_ydata()) for line in axes.get_lines())
+            seen.append((highest, axes.get_ylim()[1]))
+
+    monkeypatch.setattr("delia_data.reproduction.figures.save_png", look)
+    draw_figures(results, tmp_path)
+    assert len(seen) == 4  # of Figure 2, which share an axis
+    assert all(highest <= top for highest, top in seen)
 
 
 def test_no_text_of_others_and_no_path_is_kept() -> None:
