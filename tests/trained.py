@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.records import Record, write_record
+from delia_data.tokens import render_ids
 from delia_data.training import TrainSettings
 
-__all__ = ["ROWS", "logits_of", "row", "seen_trainers", "tiny_settings"]
+__all__ = [
+    "ROWS",
+    "logits_of",
+    "losses",
+    "row",
+    "seen_trainers",
+    "sequences",
+    "stop_at",
+    "tiny_settings",
+]
 
 
 def row(question: str, answer: str, source: str) -> dict[str, Any]:
@@ -71,3 +82,26 @@ def logits_of(model: Any, ids: list[list[int]]) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = model(torch.tensor(ids)).logits.float()
     return logits
+
+
+def sequences(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Ids of three questions, of one length."""
+    turns = [[{"role": "user", "content": f"Is {i} even? <sep>"}] for i in (7, 8, 9)]
+    ids = [render_ids(tokenizer, each, generate=True) for each in turns]
+    assert len({len(each) for each in ids}) == 1
+    return ids
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of every step of a training."""
+    return [entry["loss"] for entry in json.loads((folder / "losses.json").read_text())]
+
+
+def stop_at(number: int) -> Callable[[int, int, float], None]:
+    """What `train` can be given as `on_step`, to be stopped by Ctrl-C at a step."""
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == number:
+            raise KeyboardInterrupt
+
+    return stop

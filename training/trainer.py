@@ -70,9 +70,10 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         causal = self._causal(self.model)
         # TRL turns what is trained beside weights in 4 bits into bfloat16, which is too coarse for
         # most steps: 0.1 and a step of 2e-4 are 0.1 again.
-        for weight in causal.parameters():
-            if weight.requires_grad and getattr(causal, "is_loaded_in_4bit", False):
-                weight.data = weight.data.float()
+        if getattr(causal, "is_loaded_in_4bit", False):
+            for weight in causal.parameters():
+                if weight.requires_grad:
+                    weight.data = weight.data.float()
         # LoRA's matrices are kept in float32 beside weights in bfloat16, and computed as these.
         self._in_bfloat16 = any(p.dtype == torch.bfloat16 for p in causal.parameters())
         plain_forward(causal)

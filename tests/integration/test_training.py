@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from trained import ROWS, row, tiny_settings
+from trained import ROWS, losses, row, stop_at, tiny_settings
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.errors import (
@@ -42,10 +41,6 @@ def settings(
     tiny_tokenizer: PreTrainedTokenizerBase,
 ) -> TrainSettings:
     return tiny_settings(tmp_path / "model", make_tiny_model(), tiny_tokenizer)
-
-
-def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in json.loads((folder / "losses.json").read_text())]
 
 
 def test_the_first_loss_is_that_of_the_answers_alone(
@@ -122,12 +117,8 @@ def test_a_stopped_run_goes_on_to_the_same_losses(settings: TrainSettings, tmp_p
     settings = replace(settings, save_every_steps=2)
     train(settings, ROWS, tmp_path / "unbroken")
 
-    def stop(step: int, steps: int, loss: float) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(settings, ROWS, tmp_path / "broken", on_step=stop)
+        train(settings, ROWS, tmp_path / "broken", on_step=stop_at(5))
     with pytest.raises(UnfinishedError):
         load_adapter(tmp_path / "broken")
     seen: list[int] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from trained import ROWS, logits_of, seen_trainers, tiny_settings
+from trained import ROWS, logits_of, losses, seen_trainers, sequences, stop_at, tiny_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from delia_data.errors import MissingExtraError
-from delia_data.tokens import render_ids
 from delia_data.training import TrainSettings, load_adapter, train
 from delia_data.training.export import export_merged, export_parted
 from delia_data.training.loading import load_prepared, load_prepared_tokenizer
@@ -41,15 +39,6 @@ def make_settings(
         return tiny_settings(tmp_path / f"model-{tied}", model, tiny_tokenizer, **given)
 
     return make
-
-
-def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in json.loads((folder / "losses.json").read_text())]
-
-
-def sequences(tokenizer: Any) -> list[list[int]]:
-    turns = [[{"role": "user", "content": f"Is {i} even? <sep>"}] for i in (7, 8, 9)]
-    return [render_ids(tokenizer, each, generate=True) for each in turns]
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -142,12 +131,8 @@ def test_a_stopped_run_goes_on_to_the_same_losses(
     settings = make_settings(save_every_steps=2)
     train(settings, ROWS, tmp_path / "unbroken")
 
-    def stop(step: int, steps: int, loss: float) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(settings, ROWS, tmp_path / "broken", on_step=stop)
+        train(settings, ROWS, tmp_path / "broken", on_step=stop_at(5))
     seen: list[int] = []
     train(settings, ROWS, tmp_path / "broken", on_step=lambda step, *_: seen.append(step))
     assert seen == [5, 6]

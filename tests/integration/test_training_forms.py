@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from command_line import Delia, refused
-from trained import ROWS, logits_of, seen_trainers, tiny_settings
+from trained import ROWS, logits_of, seen_trainers, sequences, tiny_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from delia_data.errors import ForeignFolderError, InputError, SettingsError, UnfinishedError
 from delia_data.manifest import read_manifest
-from delia_data.tokens import add_token, render_ids
+from delia_data.tokens import add_token
 from delia_data.training import TrainSettings, load_adapter, train
 from delia_data.training.export import export_merged, export_parted
 
@@ -50,13 +50,6 @@ def begun(settings: TrainSettings) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     add_token(model, tokenizer, init=settings.init, description=settings.description, seed=0)
     return model, tokenizer
-
-
-def sequences(tokenizer: Any) -> list[list[int]]:
-    turns = [[{"role": "user", "content": f"Is {i} even? <sep>"}] for i in (7, 8, 9)]
-    ids = [render_ids(tokenizer, each, generate=True) for each in turns]
-    assert len({len(each) for each in ids}) == 1
-    return ids
 
 
 @pytest.mark.parametrize("tied", [True, False])

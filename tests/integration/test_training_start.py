@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained import tiny_settings
+from trained import stop_at, tiny_settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.errors import SettingsError, UnfinishedError
@@ -64,12 +64,8 @@ def test_a_stopped_one_goes_on_and_another_start_is_refused(
     train(settings, ROWS, tmp_path / "first")
     train(settings, ROWS, tmp_path / "whole", start=tmp_path / "first")
 
-    def stop(step: int, steps: int, loss: float) -> None:
-        if step == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(settings, ROWS, tmp_path / "cut", start=tmp_path / "first", on_step=stop)
+        train(settings, ROWS, tmp_path / "cut", start=tmp_path / "first", on_step=stop_at(3))
     with pytest.raises(SettingsError, match="start_sha256"):
         train(settings, ROWS, tmp_path / "cut")
     train(settings, ROWS, tmp_path / "cut", start=tmp_path / "first")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trained import row, tiny_settings
+from trained import row, stop_at, tiny_settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from word_models import word_model, word_tokenizer
 
@@ -90,12 +90,8 @@ def test_a_run_that_goes_on_measures_no_step_twice(settings: TrainSettings, tmp_
     often = replace(settings, watch_every_steps=1)
     train(often, ROWS, tmp_path / "unbroken", watches=[RowNorm()])
 
-    def stop(step: int, steps: int, loss: float) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(often, ROWS, tmp_path / "broken", watches=[RowNorm()], on_step=stop)
+        train(often, ROWS, tmp_path / "broken", watches=[RowNorm()], on_step=stop_at(5))
     file = tmp_path / "broken" / WATCHED
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [
         0,
