@@ -27,8 +27,6 @@ from delia_data.builders._rows import RowsDataset
 from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.files import canonical_json
 
-__all__ = ["DeliaBuilder", "DeliaConfig"]
-
 # `datasets` patches the modules of builders, so that they can open URLs, which imports SciPy. It
 # leaves those alone that are patched already, and ours open none.
 _patched_for_streaming: Final = datasets.DownloadConfig()

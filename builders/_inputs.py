@@ -26,8 +26,6 @@ from delia_data.tasks import (
     read_task_rows,
 )
 
-__all__ = ["Location", "cache_sha256", "locate_cache", "read_task", "task_sha256"]
-
 Location = str | os.PathLike[str]
 
 

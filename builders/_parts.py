@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 from delia_data.mixing import PLACES, Plan
 from delia_data.mixing.sources import pairs_of
 
-__all__ = ["FilePart", "Part", "PlanPart", "TablePart", "tables"]
-
 # Enough for many workers and nodes to share evenly; the cut never changes rows or their order.
 _TABLE_PARTS: Final = 64
 # Fewer where every part that is read by itself reads the whole cache.

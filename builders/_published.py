@@ -20,8 +20,6 @@ from delia_data.records import Format
 if TYPE_CHECKING:
     from delia_data.hub import Published
 
-__all__ = ["check_alone", "find_published", "published_format", "published_parts"]
-
 _OF_THE_MIXTURE: Final = frozenset({"ratio", "repo", "revision", "format"})
 
 

@@ -12,8 +12,6 @@ from typing import Any, Final
 
 import datasets
 
-__all__ = ["RowsDataset"]
-
 _BATCH: Final = 1_000
 
 

@@ -14,8 +14,6 @@ from delia_data.builders._parts import FilePart, TablePart
 from delia_data.mixing import schema
 from delia_data.mixing.sources import pairs_of, shards_of
 
-__all__ = ["DeliaCache", "DeliaCacheConfig"]
-
 _SCHEMA: Final = pa.schema([schema("messages").field(name) for name in ("messages", "source_id")])
 
 _BYTES_IN_MEMORY: Final = 32 << 20

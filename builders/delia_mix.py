@@ -26,8 +26,6 @@ from delia_data.records import Format
 if TYPE_CHECKING:
     from delia_data.hub import Published
 
-__all__ = ["DeliaMix", "DeliaMixConfig"]
-
 _PREFIX: Final = "ratio-"
 _ROWS_IN_MEMORY: Final = 100_000
 _EXAMPLE: Final = 'such as ratio=4, or the name "ratio-4"'

@@ -17,8 +17,6 @@ from delia_data.mixing.task_rows import check_token
 from delia_data.records import write_record
 from delia_data.tasks import TaskRow
 
-__all__ = ["DeliaTask", "DeliaTaskConfig"]
-
 _SCHEMA: Final = pa.schema(
     [schema("messages").field(name) for name in ("messages", "wording_id", "source_id")]
 )

@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-__all__ = ["batches"]
-
 T = TypeVar("T")
 
 

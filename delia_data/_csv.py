@@ -8,9 +8,6 @@ from pathlib import Path
 
 from delia_data.errors import FormatError, InputError
 
-__all__ = ["csv_rows"]
-
-
 def csv_rows(file: Path) -> Iterator[tuple[str, dict[str, str | None]]]:
     """Read a CSV file with a header, one row after another.
 

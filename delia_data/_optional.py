@@ -8,9 +8,6 @@ from typing import Any
 
 from delia_data.errors import MissingExtraError
 
-__all__ = ["require"]
-
-
 def require(module: str, *, extra: str) -> Any:
     """Import an optional library.
 

@@ -10,8 +10,6 @@ from typing import Final, TypeVar
 from delia_data.errors import InputError
 from delia_data.manifest import is_finished
 
-__all__ = ["BUNDLED", "bundled_cache_folder", "cache_path", "is_bundled"]
-
 BUNDLED: Final = "bundled"
 """The name; it comes before a folder of that name."""
 

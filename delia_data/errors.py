@@ -22,25 +22,6 @@ do. The command line prints that line and exits with code 2.
 
 from __future__ import annotations
 
-__all__ = [
-    "DeliaError",
-    "EngineError",
-    "ForeignFolderError",
-    "FormatError",
-    "HubError",
-    "InputError",
-    "LockedError",
-    "MissingExtraError",
-    "OutputError",
-    "RatioError",
-    "SecretError",
-    "SettingsError",
-    "TokenError",
-    "UnfinishedError",
-    "VersionError",
-]
-
-
 class DeliaError(Exception):
     """Base of every error that this package raises on purpose."""
 

@@ -18,17 +18,6 @@ from typing import Any, Final
 
 from delia_data.errors import InputError, LockedError, OutputError
 
-__all__ = [
-    "LOCK",
-    "atomic_path",
-    "cache_home",
-    "canonical_json",
-    "file_sha256",
-    "folder_lock",
-    "write_json",
-    "write_text",
-]
-
 LOCK: Final = ".lock"
 
 

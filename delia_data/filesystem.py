@@ -49,8 +49,6 @@ from delia_data.errors import InputError, LockedError, OutputError, SettingsErro
 from delia_data.files import atomic_path, cache_home, file_sha256, folder_lock
 from delia_data.manifest import MANIFEST, Manifest, finish, is_finished, read_manifest
 
-__all__ = ["DeliaFileSystem", "NoSuchFileError"]
-
 _RESOLVED: Final = re.compile(r"sha256-([0-9a-f]{64})(/.*)?")
 _OPTION: Final = re.compile(r"(\w+)=(.*)", re.DOTALL)
 _QUERY: Final = re.compile(r"\?\w+=")

@@ -17,8 +17,6 @@ from typing import Final
 from delia_data.errors import InputError
 from delia_data.files import cache_home, file_sha256, write_json
 
-__all__ = ["known_sha256"]
-
 _WORTH_KEEPING_BYTES: Final = 4 << 20
 _SETTLED_S: Final = 2.0
 

@@ -22,17 +22,6 @@ from delia_data._version import __version__
 from delia_data.errors import ForeignFolderError, SettingsError, UnfinishedError
 from delia_data.files import file_sha256, write_json, write_text
 
-__all__ = [
-    "FINISHED",
-    "MANIFEST",
-    "Manifest",
-    "check_folder_is_ours",
-    "check_same_settings",
-    "finish",
-    "is_finished",
-    "read_manifest",
-]
-
 MANIFEST: Final = "manifest.json"
 FINISHED: Final = "FINISHED"
 

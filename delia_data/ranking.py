@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["rank", "row_seed"]
-
-
 def rank(seed: int, row_id: str, purpose: str = "order") -> int:
     """Place of a row in the keyed order.
 

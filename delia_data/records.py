@@ -24,20 +24,6 @@ import jsonlines
 
 from delia_data.errors import FormatError, InputError
 
-__all__ = [
-    "FORMATS",
-    "Format",
-    "Message",
-    "Record",
-    "check_format",
-    "content_id",
-    "detect_format",
-    "read_record",
-    "read_records",
-    "read_rows",
-    "write_record",
-]
-
 Format = Literal["messages", "prompt_completion", "alpaca", "sharegpt"]
 Role = Literal["system", "user", "assistant"]
 

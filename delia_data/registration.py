@@ -33,8 +33,6 @@ from datasets.data_files import DataFilesDict
 from delia_data._version import __version__
 from delia_data.errors import InputError
 
-__all__ = ["NAMES", "is_registered", "register"]
-
 NAMES: Final = ("delia_mix", "delia_cache", "delia_task")
 
 _REVISED: Final = "delia_mix"

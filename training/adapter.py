@@ -29,17 +29,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = [
-    "LOSSES",
-    "PLAN",
-    "RECIPE",
-    "TENSORBOARD",
-    "adapter_names",
-    "adapter_settings",
-    "load_adapter",
-    "open_adapter",
-]
-
 LOSSES: Final = "losses.json"
 PLAN: Final = "training.json"
 """What the training was begun with; a rerun with other settings or rows is refused."""

@@ -21,8 +21,6 @@ from delia_data.evaluation.summary import first_middle_last
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["AlignmentWatch"]
-
 _MEASURES: Final = ("l2", "relative", "cosine")
 
 

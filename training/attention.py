@@ -19,8 +19,6 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-__all__ = ["PACKED_ATTENTION", "packed_attention", "packed_attention_forward"]
-
 PACKED_ATTENTION: Final = "delia_packed_sdpa"
 
 

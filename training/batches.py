@@ -10,8 +10,6 @@ from torch.utils.data import Dataset
 
 from delia_data.training.packing import MicroBatches
 
-__all__ = ["IGNORED", "StepBatches", "pack_rows", "pad_rows"]
-
 IGNORED: Final = -100
 """Label of a token that the loss is not taken on."""
 

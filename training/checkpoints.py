@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CHECKPOINTS", "last_checkpoint"]
-
 CHECKPOINTS: Final = ".checkpoints"
 """Folder beside the adapter that holds them while the model trains."""
 

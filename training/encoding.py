@@ -23,8 +23,6 @@ from delia_data.training.source import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["NO_ANSWER", "EncodedRows", "count_rows", "encode_rows"]
-
 NO_ANSWER: Final = "no_answer_token_within_max_length"
 """Why a row is left out when rows are cut: nothing of its answer would be learned."""
 

@@ -31,8 +31,6 @@ from delia_data.training.model_folder import earlier_model, model_folder, save_m
 if TYPE_CHECKING:
     from peft import PeftModel
 
-__all__ = ["export_merged", "export_parted"]
-
 _MODEL: Final = "model"
 _ADAPTER: Final = "adapter"
 _ADAPTER_FILES: Final = ("adapter_*", "README.md")

@@ -9,8 +9,6 @@ from typing import Final
 
 from delia_data.errors import DeliaError, EngineError, InputError, MissingExtraError, OutputError
 
-__all__ = ["in_one_line"]
-
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_SAID: Final = ("no space left", "quota exceeded", "file too large")
 _CUT_SAID: Final = ("pytorchstreamwriter", "inline_container")

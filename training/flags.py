@@ -11,9 +11,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from delia_data.training.recipe import recipe_values
 from delia_data.training.settings import TrainSettings
 
-__all__ = ["SettingFlag", "setting_flags", "settings_from"]
-
-
 @dataclass(frozen=True, slots=True)
 class SettingFlag:
     """The flag of one setting.

@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = [
-    "context_of",
-    "last_name",
-    "linear_names",
-    "load_prepared",
-    "load_prepared_tokenizer",
-    "lora_config",
-    "resolve",
-]
-
 _TOKENS_ON_CPU: Final = 1_024
 _TOKENS_ON_CUDA: Final = 16_384
 

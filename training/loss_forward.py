@@ -15,8 +15,6 @@ from delia_data.training.batches import IGNORED
 from delia_data.training.token_loss import frozen_head_loss, head_loss
 from delia_data.training.token_rows import trained_head_row
 
-__all__ = ["give_losses", "plain_forward"]
-
 _SCALED_LOGITS: Final = (
     "final_logit_softcapping",
     "logit_scale",

@@ -29,8 +29,6 @@ from delia_data.models import quiet
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["earlier_model", "model_folder", "save_model"]
-
 _PART: Final = ".part"
 _NAMES: Final = (
     "config.json",

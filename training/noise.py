@@ -12,9 +12,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["EmbeddingNoise", "lengths_of_rows"]
-
-
 def lengths_of_rows(batch: Mapping[str, Any]) -> torch.Tensor:
     """Tokens of the row that each token of a micro-batch belongs to.
 

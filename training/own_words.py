@@ -11,8 +11,6 @@ from delia_data.training.prepare import prepared_from
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["OwnWordsWarning", "foreign_writers"]
-
 _DTYPES: Final = ("bfloat16", "float32", "float16")
 """Types in which a sampling engine may have held the weights; the default comes first."""
 

@@ -18,8 +18,6 @@ from itertools import pairwise
 
 from delia_data.errors import SettingsError
 
-__all__ = ["MicroBatches", "StepPlan", "plan_step", "plan_steps"]
-
 MicroBatches = list[list[int]]
 """Indices of rows, in the mixture's order, a list a micro-batch; one may be empty."""
 

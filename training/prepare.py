@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["DTYPES", "Dtype", "prepare", "prepared_from"]
-
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
 

@@ -13,16 +13,6 @@ from pathlib import Path
 
 from delia_data.files import folder_lock
 
-__all__ = [
-    "held_by_main",
-    "is_main_process",
-    "own_device",
-    "process_count",
-    "sharding_is_asked_for",
-    "wait_for_all",
-]
-
-
 def process_count() -> int:
     """Processes of this training; 1 where nothing launched several."""
     return int(os.environ.get("WORLD_SIZE") or 1)

@@ -12,9 +12,6 @@ from transformers import TrainerCallback
 from delia_data.errors import SettingsError
 from delia_data.training.watching import Watch, drop_after
 
-__all__ = ["StepCallback", "WatchCallback"]
-
-
 class StepCallback(TrainerCallback):  # type: ignore[misc]
     """Calls a function after each step with its number, the number of steps, and the loss."""
 

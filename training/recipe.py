@@ -12,9 +12,6 @@ import yaml
 from delia_data.errors import InputError, SettingsError
 from delia_data.training.settings import TrainSettings
 
-__all__ = ["as_recipe", "read_recipe", "recipe_names", "recipe_values"]
-
-
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = files("delia_data.training") / "recipes"

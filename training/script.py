@@ -16,8 +16,6 @@ from delia_data.training.own_words import OwnWordsWarning
 from delia_data.training.recipe import as_recipe, recipe_names
 from delia_data.training.settings import TrainSettings
 
-__all__ = ["run_script"]
-
 _RECIPE = "smollm2-135m-cpu"
 
 

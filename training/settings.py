@@ -13,20 +13,6 @@ from delia_data.errors import SettingsError
 from delia_data.models import DEFAULT_MODEL
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
 
-__all__ = [
-    "ADAPTATIONS",
-    "DTYPES",
-    "PAPER_BATCH",
-    "PAPER_SMALL_BATCH",
-    "SCHEDULES",
-    "TOKEN_TRAININGS",
-    "Adaptation",
-    "Dtype",
-    "TokenTraining",
-    "TrainSettings",
-    "rows_a_step",
-]
-
 Adaptation = Literal["lora", "qlora", "full"]
 TokenTraining = Literal["row", "lora"]
 Dtype = Literal["auto", "float32", "bfloat16"]

@@ -59,8 +59,6 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LOSSES", "load_adapter", "main", "train"]
-
 OnStep = Callable[[int, int, float], None]
 
 

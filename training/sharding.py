@@ -18,9 +18,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from delia_data.training.processes import sharding_is_asked_for
 
-__all__ = ["load_trained", "shard_on_cpu", "shared_weights_seen"]
-
-
 def shard_on_cpu(accelerator: Any) -> bool:
     """Let an accelerator shard over its CPU processes, where its launch asks for FSDP.
 

@@ -28,8 +28,6 @@ from delia_data.mixing.mixture import Mixture
 from delia_data.models import quiet
 from delia_data.records import read_rows
 
-__all__ = ["Given", "Source", "open_source"]
-
 # A Hub id, or one of the names that this package gives to datasets.
 _NAME: Final = re.compile(r"delia_(mix|task|cache)|[\w-][\w.-]*/[\w.-]+")
 _DELIA: Final = "delia://"

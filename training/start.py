@@ -11,8 +11,6 @@ from delia_data.files import file_sha256
 from delia_data.training.adapter import adapter_settings
 from delia_data.training.settings import TrainSettings
 
-__all__ = ["check_start", "load_start"]
-
 _WEIGHTS: Final = "adapter_model.safetensors"
 _SHARED: Final = (
     *("model", "token", "init", "description", "adaptation", "token_training"),

@@ -12,8 +12,6 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import cross_entropy
 
-__all__ = ["frozen_head_loss", "head_loss"]
-
 _BLOCK_BYTES: Final = {"cpu": 2**26}
 _DEFAULT_BLOCK_BYTES: Final = 2**30
 

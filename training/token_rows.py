@@ -14,9 +14,6 @@ from typing import Any
 import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 
-__all__ = ["TrainedRow", "read_rows_in_place", "trained_head_row"]
-
-
 @dataclass(frozen=True, slots=True)
 class TrainedRow:
     """The one trained row of a frozen head.

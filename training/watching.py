@@ -17,8 +17,6 @@ from delia_data.files import write_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["WATCHED", "Watch", "drop_after", "read_watched"]
-
 WATCHED: Final = "watched.jsonl"
 
 

@@ -59,8 +59,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-__all__ = ["SHOWN", "Chain", "ChainSettings", "Probed"]
-
 SHOWN: Final = Wording(
     text="{query}\nIs this answer right? Follow the <sep> format.",
     plain="{query}\nIs this answer right?",

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-__all__ = ["among"]
-
-
 def among(names: Iterable[str]) -> Callable[[str], list[str]]:
     """Offer some names; other values stay possible, and files are offered where no name fits.
 

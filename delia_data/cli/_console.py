@@ -24,8 +24,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from delia_data.engines import Engine
 
-__all__ = ["Update", "console", "messages", "step", "warnings_in_one_line", "with_parts"]
-
 console = Console(highlight=False)
 """Where results go."""
 messages = Console(highlight=False, stderr=True)

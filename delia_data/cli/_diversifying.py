@@ -35,8 +35,6 @@ from delia_data.tasks import Task, Wording, ready_wordings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["BUNDLED", "MODEL", "Diversified", "Diversifying"]
-
 BUNDLED: Final = "bundled"
 MODEL: Final = "model"
 _WORDINGS: Final = 40

@@ -13,19 +13,6 @@ from delia_data.engines import ENGINES
 from delia_data.errors import InputError
 from delia_data.models import DEFAULT_MODEL
 
-__all__ = [
-    "ApiBase",
-    "BatchSize",
-    "Concurrency",
-    "Device",
-    "EngineName",
-    "EngineOption",
-    "Model",
-    "Rpm",
-    "Tpm",
-    "engine_options",
-]
-
 _PANEL: Final = "Engine"
 
 EngineName = Annotated[

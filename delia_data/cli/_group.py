@@ -9,8 +9,6 @@ from typing import Any, ClassVar, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["CONTEXT", "LazyGroup", "load_command"]
-
 CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
 """Settings that every command shares."""
 

@@ -12,8 +12,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-__all__ = ["AsJson", "give_back_stdout", "plain", "show_json"]
-
 _aside: Final[list[tuple[Any, int | None]]] = []
 """The standard output while it is kept free: the stream, and a copy of its file descriptor."""
 

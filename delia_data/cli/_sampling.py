@@ -23,8 +23,6 @@ from delia_data.sampling import (
     self_queries,
 )
 
-__all__ = ["BUNDLED", "SELF", "Job", "options_of"]
-
 BUNDLED: Final = "bundled"
 SELF: Final = "self"
 _WRITTEN: Final = "queries"  # folder of written queries, inside the cache's

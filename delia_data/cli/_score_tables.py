@@ -18,9 +18,6 @@ from delia_data.evaluation import (
     ProbeScores,
 )
 
-__all__ = ["print_comparison", "print_evaluation"]
-
-
 def print_evaluation(found: Evaluation) -> None:
     """Print the shares of all probes, the labels of the first, and notes."""
     share = 100 * found.how.confidence

@@ -12,8 +12,6 @@ from delia_data.cli._completion import among
 from delia_data.training import recipe_names
 from delia_data.training.flags import setting_flags
 
-__all__ = ["Recipe", "with_setting_flags"]
-
 Recipe = Annotated[
     str,
     typer.Option(

@@ -15,8 +15,6 @@ from delia_data.tokens import INITS, add_token
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["open_system"]
-
 _SERVERS: Final = ("openai", "litellm")
 _ADAPTER: Final = ("adapter_config.json", "training.json")
 

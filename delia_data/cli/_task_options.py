@@ -16,31 +16,6 @@ from delia_data.records import FORMATS, check_format
 from delia_data.tasks import READY_TASKS, SCORINGS, Task, read_task, ready_task
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = [
-    "Answer",
-    "Avoid",
-    "Data",
-    "Format",
-    "FromLanguage",
-    "Instruction",
-    "InstructionColumn",
-    "Key",
-    "LastParagraph",
-    "Meaning",
-    "Name",
-    "Query",
-    "Reading",
-    "Request",
-    "Rows",
-    "Scoring",
-    "Seed",
-    "StandsFor",
-    "Test",
-    "TestShare",
-    "ToLanguage",
-    "Token",
-]
-
 _READING: Final = "How rows are read"
 _TELLING: Final = "What the task is"
 _READY: Final = "Ready tasks"

@@ -12,8 +12,6 @@ from delia_data.cli._group import CONTEXT, LazyGroup
 from delia_data.cli._json import give_back_stdout
 from delia_data.errors import DeliaError
 
-__all__ = ["COMMANDS", "EXIT_CODES", "app", "main"]
-
 COMMANDS: Final = {
     "quickstart": "Sample, diversify, mix, load, train and ask: the whole chain, in minutes on "
     "two cores.",

@@ -14,9 +14,6 @@ from delia_data.cli._setting_flags import Recipe
 from delia_data.training import read_recipe
 from delia_data.training.exchange import TrainerName, write_config
 
-__all__ = ["command"]
-
-
 def command(
     mixture: Annotated[Path, typer.Argument(help="Folder of a finished mixture.")],
     model: Annotated[Path, typer.Argument(help="Folder that delia prepare wrote.")],

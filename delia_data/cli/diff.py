@@ -10,8 +10,6 @@ from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
 from delia_data.hub import Difference, diff
 
-__all__ = ["command"]
-
 _SHOWN = 5
 
 

@@ -18,8 +18,6 @@ from delia_data.models import DEFAULT_MODEL
 from delia_data.tasks import BUNDLED_TASKS, READY_TASKS
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["command"]
-
 _WORDINGS = "Wordings"
 
 

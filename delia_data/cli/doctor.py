@@ -20,8 +20,6 @@ from delia_data.models import DEFAULT_MODEL, embedded_gguf
 from delia_data.registration import is_registered
 from delia_data.sampling.embeddings import weights_folder
 
-__all__ = ["Findings", "command"]
-
 _CORE: Final = "core"
 
 

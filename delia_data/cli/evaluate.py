@@ -17,8 +17,6 @@ from delia_data.cli._system import open_system
 from delia_data.evaluation import PROBES, AskedTask, evaluate, make_probes
 from delia_data.evaluation.translation import METRICS, load_metrics
 
-__all__ = ["command"]
-
 _CORPUS = ("chrf", "bleu")
 
 

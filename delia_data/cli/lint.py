@@ -25,8 +25,6 @@ from delia_data.tokens import (
 )
 from delia_data.training.source import Source, open_source
 
-__all__ = ["command", "mixture_rows"]
-
 _PROBLEMS_SHOWN = 20
 
 

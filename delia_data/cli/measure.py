@@ -14,8 +14,6 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._measured import tables
 from delia_data.evaluation.measurements import MEASURES, MeasureName, MeasureSettings
 
-__all__ = ["command"]
-
 _DEFAULT = MeasureSettings()
 _ROWS = "Which rows"
 _HOW = "How they are measured"

@@ -18,8 +18,6 @@ from delia_data.models import load_tokenizer
 from delia_data.records import FORMATS
 from delia_data.tasks import read_task_rows
 
-__all__ = ["command"]
-
 _ENGINES: Final = ("local", "ray")
 _RATIOS: Final = ("1", "4", "20", "65", "260", "520")  # some to complete
 _PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"

@@ -16,8 +16,6 @@ from delia_data.cli._sampling import Job
 from delia_data.errors import InputError
 from delia_data.sampling import PROBE_ROWS, Estimate, Forecast, forecast
 
-__all__ = ["command"]
-
 _WITHOUT: Final = ("context", "begin_from", "keep_rejected", "extend", "stop_when_saturated")
 """What `delia sample` takes and a forecast has no need of."""
 

@@ -12,9 +12,6 @@ from delia_data.cli._json import AsJson, plain, show_json
 from delia_data.hub import pull
 from delia_data.hub.client import parse_name
 
-__all__ = ["command"]
-
-
 def command(
     version: Annotated[str, typer.Argument(help="Such as org/name@v1.2.0; the newest without @.")],
     out: Annotated[

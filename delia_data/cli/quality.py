@@ -12,8 +12,6 @@ from delia_data.cli._console import console, step
 from delia_data.cli._json import AsJson, show_json
 from delia_data.sampling.quality import Quality
 
-__all__ = ["command"]
-
 _SHARES: Final = {
     "accepted_share": "kept, of the rows that were asked",
     "cut_off_share": "kept answers that fill all the tokens allowed",

@@ -30,8 +30,6 @@ from delia_data.files import folder_lock
 from delia_data.manifest import Manifest
 from delia_data.mixing import parse_ratio
 
-__all__ = ["command", "quickstart"]
-
 _LIBRARIES = ("datasets", "transformers", "torch", "peft", "trl")
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from delia_data.ratio.estimate import StageCost
     from delia_data.ratio.result import RatioResult, Value
 
-__all__ = ["command"]
-
 _SERIES = "The series"
 _CHOICE = "The choice, which trains nothing anew"
 

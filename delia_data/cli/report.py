@@ -10,9 +10,6 @@ import typer
 from delia_data.cli._console import console, messages, step
 from delia_data.cli._json import AsJson, show_json
 
-__all__ = ["command"]
-
-
 def command(
     runs: Annotated[
         list[Path],

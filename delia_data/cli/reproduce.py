@@ -18,9 +18,6 @@ from delia_data.errors import InputError
 if TYPE_CHECKING:
     from delia_data.reproduction.run import Run
 
-__all__ = ["command"]
-
-
 def command(
     places: Annotated[
         list[Path],

@@ -19,8 +19,6 @@ from delia_data.models import DEFAULT_MODEL
 from delia_data.sampling import Progress, read_plan, sample
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["command"]
-
 _QUERIES, _ASKING = "Queries", "Asking"
 _KEPT, _LIMITS = "What is kept", "Limits"
 

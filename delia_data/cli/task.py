@@ -14,8 +14,6 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["app", "inspect"]
-
 app = typer.Typer(name="task", help="Look at a task.", no_args_is_help=True)
 
 

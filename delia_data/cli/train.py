@@ -16,9 +16,6 @@ from delia_data.training.flags import settings_from
 from delia_data.training.own_words import OwnWordsWarning
 from delia_data.training.recipe import as_recipe
 
-__all__ = ["command"]
-
-
 @with_setting_flags
 def command(
     mixture: Annotated[

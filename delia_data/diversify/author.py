@@ -25,8 +25,6 @@ from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.leaks import words_of
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["KINDS", "Author"]
-
 _SYSTEM: Final = (
     "You reword requests. A reworded request asks for the same thing in other words, and names "
     "{token} {times}. {token} stands for the form of the reply, which is not described in any "

@@ -28,8 +28,6 @@ from delia_data.mixing import TaskRows
 from delia_data.tasks import Task, Wording
 from delia_data.tasks.scoring import scoring_name
 
-__all__ = ["UNDIVERSIFIED", "WRITTEN", "check_task_folder", "save_task_rows"]
-
 UNDIVERSIFIED: Final = "undiversified"
 WRITTEN: Final = "written"
 _ROWS: Final = ("train.jsonl", "test.jsonl")

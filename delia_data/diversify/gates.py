@@ -47,8 +47,6 @@ from delia_data.tokens import add_token_to_tokenizer, render_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["GateResult", "Gatekeeper", "gate_task_wordings"]
-
 _SHOWN: Final = 3  # rejected texts that are shown
 _SURE: Final = 0.6
 _RULED_OUT: Final = 0.01

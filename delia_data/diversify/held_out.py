@@ -11,8 +11,6 @@ from delia_data.errors import InputError
 from delia_data.ranking import rank
 from delia_data.tasks import Wording
 
-__all__ = ["HELD_OUT_SHARE", "set_aside"]
-
 HELD_OUT_SHARE: Final = 0.2
 
 

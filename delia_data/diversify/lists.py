@@ -18,8 +18,6 @@ from delia_data.errors import FormatError, InputError
 from delia_data.mixing.sources import rows_of
 from delia_data.tasks import QUERY_SLOT, Wording
 
-__all__ = ["read_wordings"]
-
 _PARAGRAPHS: Final = re.compile(r"\n[ \t]*\n\s*")
 _SPLITS: Final = ("train", "test")
 

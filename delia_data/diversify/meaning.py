@@ -27,8 +27,6 @@ from delia_data.diversify.sentences import is_format_talk, sentences_of
 from delia_data.sampling.embeddings import Vectors
 from delia_data.tasks import QUERY_SLOT, Task
 
-__all__ = ["HIGH", "LOW", "SAME", "STRICT", "Embed", "Meaning", "bare_text"]
-
 Embed = Callable[[Sequence[str]], Vectors]
 
 LOW: Final = 0.3

@@ -14,8 +14,6 @@ from typing import Final
 from delia_data.diversify.sentences import asks
 from delia_data.tasks import QUERY_SLOT
 
-__all__ = ["plain_form"]
-
 _SENTENCE: Final = re.compile(r"[^.?!\n]*(?:[.?!]+[)\"']*|\n|$)[ \t]*")
 _VERB: Final = (
     r"(?:reply|respond|answer|report|write|note|give|put|send|tell|use|state|say|return|submit"

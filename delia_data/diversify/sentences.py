@@ -8,8 +8,6 @@ from typing import Final
 from delia_data.sampling.words import words
 from delia_data.tasks import QUERY_SLOT
 
-__all__ = ["asks", "is_format_talk", "sentences_of"]
-
 _SENTENCE: Final = re.compile(r"[^.?!\n]*(?:[.?!]+[)\"']*|\n|$)[ \t]*")
 _REPLYING: Final = """
     a accepted an and answer as back be by come do else ever fill following for form format get give

@@ -17,8 +17,6 @@ import numpy as np
 
 from delia_data.sampling.embeddings import Vectors
 
-__all__ = ["Spread", "greedy_spread", "spread"]
-
 _SHOWN: Final = 10  # eigenvalues in a manifest
 
 

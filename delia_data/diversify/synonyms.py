@@ -10,9 +10,6 @@ import yaml
 
 from delia_data.ranking import rank
 
-__all__ = ["synonym_swaps"]
-
-
 def synonym_swaps(text: str, count: int, *, seed: int = 0) -> list[str]:
     """Different texts that come of one by swapping words for synonyms of them.
 

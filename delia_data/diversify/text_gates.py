@@ -15,21 +15,6 @@ from delia_data.sampling.words import words
 from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.scoring import json_object
 
-__all__ = [
-    "MAX_WORDS",
-    "MIN_WORDS",
-    "NEAR_COPY",
-    "Gate",
-    "answers_gate",
-    "copies_gate",
-    "is_near_copy",
-    "leaks_gate",
-    "marks_gate",
-    "own_words",
-    "shape_gate",
-    "written_gate",
-]
-
 Gate: TypeAlias = Callable[[Wording], str | None]
 
 MIN_WORDS: Final = 2

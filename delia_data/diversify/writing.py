@@ -22,8 +22,6 @@ from delia_data.engines.base import Engine, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.sampling.written import Written, WrittenTexts
 
-__all__ = ["WORDING_SAMPLING", "WordingRun", "write_wordings"]
-
 WORDING_SAMPLING: Final = Sampling(temperature=0.7, top_p=0.95, max_tokens=96)
 """How wordings are drawn."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["quick_attention"]
-
 _NAME: Final = "delia_data_grouped"
 
 

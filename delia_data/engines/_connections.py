@@ -18,8 +18,6 @@ from urllib.parse import quote, urlsplit
 
 from delia_data.engines._http import Broken, Reply, Unreachable, why
 
-__all__ = ["Connections"]
-
 _CONNECT_S: Final = 30.0
 _END: Final = b"\r\n\r\n"
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["Decoding", "Row", "can_decode"]
-
 # What a model's own settings may ask of `generate` that is not done here.
 _ALTERING: Final = {
     "repetition_penalty": 1.0,

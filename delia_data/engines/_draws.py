@@ -17,8 +17,6 @@ from delia_data.ranking import rank
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["draw", "pick"]
-
 # Nearly every nucleus lies within the first number of tokens, nearly every other within the second;
 # a row whose own does not is sorted whole.
 _FEW: Final = (64, 2048)

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Broken", "Poster", "Reply", "Unreachable", "why"]
-
-
 class Unreachable(Exception):  # noqa: N818 - it is handled, not reported
     """There is no connection to the server."""
 

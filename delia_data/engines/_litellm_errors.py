@@ -9,8 +9,6 @@ from typing import Any, Final
 from delia_data.engines._remote import Rejected
 from delia_data.engines._replies import FILTERED, one_line, refusal_of, retry_after_s
 
-__all__ = ["message_of", "translated"]
-
 _UNREACHED: Final = ("ConnectError", "ConnectTimeout", "ClientConnectorError")
 _SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS")
 _PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Exception)\b(?:: | - ))+")

@@ -7,9 +7,6 @@ from urllib.parse import urlsplit
 from delia_data.engines.base import Prices
 from delia_data.errors import InputError
 
-__all__ = ["check_address", "check_options", "given_prices"]
-
-
 def check_address(address: str) -> str:
     """Give an API's address without a slash at its end.
 

@@ -15,8 +15,6 @@ from typing import Final
 
 from delia_data.errors import InputError
 
-__all__ = ["Pace", "backoff_s"]
-
 _FIRST: Final = 8
 _SHRINK: Final = 0.7
 _GROW: Final = 0.5

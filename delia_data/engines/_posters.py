@@ -19,8 +19,6 @@ from delia_data.engines._http import Broken, Poster, Reply, Unreachable, why
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["poster"]
-
 _CONNECT_S: Final = 30.0
 
 

@@ -13,9 +13,6 @@ from delia_data.tokens import render_ids, render_user_ids
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-__all__ = ["completed", "end_ids", "failed", "load_end_ids", "prompt_ids"]
-
-
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> list[int]:
     """Put a request through the model's own chat template.
 

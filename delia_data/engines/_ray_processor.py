@@ -18,9 +18,6 @@ from delia_data.engines.base import Sampling
 from delia_data.errors import InputError
 from delia_data.models import resolve_model
 
-__all__ = ["RaySettings", "make_processor"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class RaySettings:
     """How a cluster is used.

@@ -27,8 +27,6 @@ from delia_data.engines._pace import Pace, backoff_s
 from delia_data.engines.base import Completion, Intake, Request, Sampling
 from delia_data.errors import EngineError, InputError
 
-__all__ = ["Client", "Rejected", "stream"]
-
 T = TypeVar("T")
 
 _LONGEST_WAIT_S: Final = 300.0

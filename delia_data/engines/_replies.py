@@ -12,17 +12,6 @@ from typing import Any, Final
 from delia_data.engines._remote import Rejected
 from delia_data.engines.base import Completion, Finish, Prices, Request
 
-__all__ = [
-    "FILTERED",
-    "one_line",
-    "public_name",
-    "read_answer",
-    "read_refusal",
-    "refusal_of",
-    "retry_after_s",
-    "to_completion",
-]
-
 FILTERED: Final = "the API's content filter stopped the answer"
 _GONE: Final = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance")
 _LONGEST: Final = 300

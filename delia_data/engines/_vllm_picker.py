@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
-__all__ = ["PICKER", "sampling_arguments", "too_long"]
-
 PICKER: Final = f"{__name__}:RowPicker"
 """What vLLM's `logits_processors` takes; the class is made when it is asked for."""
 

@@ -20,18 +20,6 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 from delia_data.errors import InputError
 from delia_data.records import Message
 
-__all__ = [
-    "FREE",
-    "Completion",
-    "Engine",
-    "Finish",
-    "Intake",
-    "Prices",
-    "Request",
-    "Sampling",
-    "Speaker",
-]
-
 Finish = Literal["stop", "length", "error"]
 Speaker = Literal["assistant", "user"]
 

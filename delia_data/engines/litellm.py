@@ -23,8 +23,6 @@ from delia_data.engines._replies import public_name, to_completion
 from delia_data.engines.base import Completion, Prices, Request, Sampling
 from delia_data.errors import InputError
 
-__all__ = ["LitellmEngine"]
-
 _SEED_BITS: Final = 31
 _LOGGING: Final = "litellm.litellm_core_utils.logging_worker"
 

@@ -10,8 +10,6 @@ from typing import Any
 from delia_data.engines.base import FREE, Completion, Finish, Intake, Prices, Request, Sampling
 from delia_data.ranking import rank
 
-__all__ = ["MockEngine"]
-
 _WORDS = [
     "river",
     "lamp",

@@ -21,8 +21,6 @@ from delia_data.engines._replies import public_name, read_answer, read_refusal
 from delia_data.engines.base import Completion, Prices, Request, Sampling
 from delia_data.errors import InputError
 
-__all__ = ["OpenAIEngine"]
-
 _OPENAI: Final = "https://api.openai.com/v1"
 _SEED_BITS: Final = 53
 

@@ -24,9 +24,6 @@ from delia_data.models import identify_files, load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["RayEngine"]
-
-
 class RayEngine:
     """Many vLLM engines on a cluster, fed window by window."""
 

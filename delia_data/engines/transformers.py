@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TransformersEngine"]
-
 _ADMITTED: Final = 8  # this part of the batch must be free before others are taken in
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from vllm import LLMEngine, RequestOutput
 
-__all__ = ["VllmEngine"]
-
 _CPU_CACHE_GIB: Final = 4.0
 
 

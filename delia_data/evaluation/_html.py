@@ -7,18 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = [
-    "Markup",
-    "details",
-    "element",
-    "escape",
-    "figure",
-    "flatten",
-    "printable",
-    "table",
-    "text_block",
-]
-
 # Characters that HTML forbids or that UTF-8 cannot write, among them halves of surrogate pairs,
 # and those that turn the direction of whatever follows, our own numbers too.
 _UNPRINTABLE: Final = re.compile(

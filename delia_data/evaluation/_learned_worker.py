@@ -11,8 +11,6 @@ import json
 import sys
 from typing import Any
 
-__all__ = ["CHECK", "SCORE", "main"]
-
 CHECK = "check"
 SCORE = "score"
 _BATCH = 16

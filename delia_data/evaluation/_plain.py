@@ -10,8 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError
 
-__all__ = ["from_plain", "in_order", "to_plain"]
-
 T = TypeVar("T")
 
 _ORDER: Final = (

@@ -17,8 +17,6 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["balanced_object", "mend_quotes"]
-
 # A backslash counts only before a quote or another backslash, so that "\{" is still a brace.
 _MARK: Final = re.compile(r"""\\[\\"']|["'{}]""")
 _ESCAPE_OR_QUOTE: Final = re.compile(r'\\[\s\S]|"')

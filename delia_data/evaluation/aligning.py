@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["measure_alignment"]
-
 _MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
 _L2, _, _COSINE = range(3)
 

@@ -20,16 +20,6 @@ from typing import Any, Literal
 
 from delia_data.evaluation._plain import from_plain, to_plain
 
-__all__ = [
-    "Alignment",
-    "Band",
-    "Curve",
-    "Distances",
-    "KeywordAlignment",
-    "Measure",
-    "Neighbour",
-]
-
 Measure = Literal["l2", "relative", "cosine"]
 
 

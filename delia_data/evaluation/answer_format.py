@@ -23,8 +23,6 @@ from delia_data.evaluation.formatted_text import parse_answer
 from delia_data.tasks import Scoring
 from delia_data.tasks.scoring import json_object, labels_of
 
-__all__ = ["WHOLE", "AnswerFormat", "FormatKind", "ReadAnswer", "plain_label"]
-
 FormatKind = Literal["json", "label", "line", "pattern", "check"]
 
 WHOLE: Final = "answer"

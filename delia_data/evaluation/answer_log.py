@@ -14,9 +14,6 @@ from typing import IO
 
 from delia_data.errors import OutputError
 
-__all__ = ["Answer", "AnswerLog"]
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One answer.

@@ -21,8 +21,6 @@ from delia_data.tasks import QUERY_SLOT, SCORINGS, Scoring, Task, TaskRow, TaskR
 from delia_data.tasks import read_task_rows as read_rows
 from delia_data.tasks.instruction import with_query
 
-__all__ = ["AskedTask", "HeldOutRow"]
-
 _WORDINGS: Final = "wordings.jsonl"
 
 

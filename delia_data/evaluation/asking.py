@@ -26,15 +26,6 @@ from delia_data.manifest import check_folder_is_ours, check_same_settings
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
 
-__all__ = [
-    "ANSWERS",
-    "ASKING",
-    "AnsweredRow",
-    "PromptBuilder",
-    "ask",
-    "ask_into",
-]
-
 ASKING: Final = "asking.json"
 ANSWERS: Final = "answers.jsonl"
 _FAILURES: Final = 16  # questions that may fail before nothing more is asked

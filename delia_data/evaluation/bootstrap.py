@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from delia_data.errors import InputError
 
-__all__ = ["Estimate", "Resampling", "Sums", "bootstrap", "bootstrap_mean"]
-
 Sums: TypeAlias = NDArray[np.float64]
 _CHUNK: Final = 4_000_000  # weights that are held at once
 

@@ -15,8 +15,6 @@ from delia_data.evaluation.bootstrap import Estimate, Resampling
 from delia_data.evaluation.buffering import Cancelling, SubsetRatio
 from delia_data.evaluation.gradients import RowGradients, check_gradients
 
-__all__ = ["cancelling"]
-
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
 _SUBSETS: Final = 200

@@ -24,9 +24,6 @@ from delia_data.evaluation.labels import macro_f1_difference
 from delia_data.evaluation.outcomes import RowOutcome, ScoredRow
 from delia_data.evaluation.translation import CorpusMetric
 
-__all__ = ["Comparison", "ProbeDifference", "compare"]
-
-
 @dataclass(frozen=True, slots=True)
 class ProbeDifference:
     """One probe of two systems: the first minus the second, on shared rows.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["UNTRAINED", "ordinary_words", "untrained_rows"]
-
 UNTRAINED: Final = ("mean", "normal")
 _SPACES: Final = frozenset({" ", "Ġ", "▁"})  # as tokenizers spell one
 _SHORTEST: Final = 3  # letters of a word; shorter ones are mostly pieces of others

@@ -12,8 +12,6 @@ from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Estimate, Resampling, Sums, bootstrap
 from delia_data.evaluation.buffering import Correlation
 
-__all__ = ["rank_correlation"]
-
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
 

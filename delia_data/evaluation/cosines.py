@@ -17,8 +17,6 @@ from delia_data.evaluation.bootstrap import Estimate, Resampling
 from delia_data.evaluation.buffering import Cosines
 from delia_data.evaluation.gradients import RowGradients, check_gradients
 
-__all__ = ["cosines"]
-
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
 _SUBSETS: Final = 200

@@ -23,19 +23,6 @@ from delia_data.evaluation._html import escape, printable
 from delia_data.evaluation.palettes import LIGHT, STAND_INS, Palette
 from delia_data.files import atomic_path
 
-__all__ = [
-    "LIGHT",
-    "STAND_INS",
-    "Drawing",
-    "Palette",
-    "axes_in_style",
-    "figure_in_style",
-    "markup",
-    "plain_log_ticks",
-    "save_png",
-    "short",
-]
-
 _WIDTH_INCHES: Final = 4.3
 _HEIGHT_INCHES: Final = 3.0
 _PNG_DPI: Final = 200

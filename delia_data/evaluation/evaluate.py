@@ -37,8 +37,6 @@ from delia_data.evaluation.translation import CorpusMetric
 from delia_data.files import LOCK, folder_lock, write_json
 from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish, read_manifest
 
-__all__ = ["EVALUATION", "ROWS", "compare_folders", "evaluate", "read_evaluation"]
-
 EVALUATION: Final = "evaluation.json"
 ROWS: Final = "rows.jsonl"
 

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["StateSpaceWatch", "first_characters", "measure_state_space"]
-
-
 def measure_state_space(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,

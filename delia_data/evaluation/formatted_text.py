@@ -19,16 +19,6 @@ from typing import Any, Final
 from delia_data.errors import InputError
 from delia_data.evaluation._quotes import balanced_object, mend_quotes
 
-__all__ = [
-    "FormattedTextScore",
-    "ParsedAnswer",
-    "earliest_object",
-    "interval",
-    "parse_answer",
-    "score_formatted_text",
-    "selectivity",
-]
-
 _Z95: Final = 1.959963984540054  # both tails of the normal distribution together hold 5%
 
 

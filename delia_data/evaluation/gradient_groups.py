@@ -17,8 +17,6 @@ from delia_data.evaluation.cosines import cosines
 from delia_data.evaluation.gradients import RowGradients, check_gradients
 from delia_data.evaluation.measurements import When
 
-__all__ = ["WHENS", "Groups", "buffering_of"]
-
 WHENS: Final[tuple[When, ...]] = get_args(When)
 Groups: TypeAlias = Mapping[str, RowGradients]
 

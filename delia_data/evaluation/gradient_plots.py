@@ -8,8 +8,6 @@ from delia_data.evaluation._plain import in_order
 from delia_data.evaluation.buffering import Buffering
 from delia_data.evaluation.drawing import Drawing, Palette, plain_log_ticks
 
-__all__ = ["cancelling_by_rows", "cosines_with_held_out", "group_name", "norms_by_similarity"]
-
 _DASHED: Final = (0, (3, 2))
 
 

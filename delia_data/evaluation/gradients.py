@@ -32,15 +32,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "RowGradients",
-    "at_start",
-    "check_gradients",
-    "lora_b_matrices",
-    "read_gradients",
-    "row_gradients",
-]
-
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
 _DELTAS: Final = (".lora_B.", ".lora_embedding_B.")

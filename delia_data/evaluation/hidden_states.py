@@ -23,17 +23,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "DEFAULT_CONTEXTS",
-    "WORD_SLOT",
-    "Located",
-    "backbone_of",
-    "check_contexts",
-    "evaluating",
-    "locate",
-    "states_at_last",
-]
-
 WORD_SLOT: Final = "{word}"
 DEFAULT_CONTEXTS: Final = (
     "Follow the {word} format",

@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Estimate, Resampling, Sums, bootstrap, bootstrap_mean
 
-__all__ = ["LabelScore", "LabelScores", "macro_f1_difference", "score_labels"]
-
 _SHARE: Final = (0.0, 1.0)
 
 

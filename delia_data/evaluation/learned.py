@@ -29,8 +29,6 @@ from delia_data.errors import EngineError, InputError, MissingExtraError
 from delia_data.evaluation import _learned_worker
 from delia_data.evaluation.bootstrap import Sums
 
-__all__ = ["LEARNED", "LearnedMetric"]
-
 LEARNED: Final = {"bleurt": "BLEURT", "comet": "COMET"}
 
 _PACKAGES: Final = {"bleurt": "bleurt-pytorch 'transformers<5'", "comet": "unbabel-comet"}

@@ -31,8 +31,6 @@ from delia_data.manifest import read_manifest
 from delia_data.records import Record
 from delia_data.sampling.coverage import Embed
 
-__all__ = ["MeasuredAdapter"]
-
 Tell = Callable[[int, int], None]
 
 

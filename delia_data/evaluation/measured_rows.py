@@ -16,8 +16,6 @@ from delia_data.sampling import read_cache
 from delia_data.tasks import TaskRow, TaskRows, read_task_rows
 from delia_data.tasks.instruction import with_query
 
-__all__ = ["MeasuredTask", "picked_pairs", "read_measured_task"]
-
 T = TypeVar("T")
 
 _UNDIVERSIFIED: Final = "undiversified"

@@ -17,8 +17,6 @@ from delia_data.evaluation.gradient_plots import (
 from delia_data.evaluation.measurement_plots import alignment_by_block, state_space_sizes
 from delia_data.evaluation.measurements import Measurements
 
-__all__ = ["FIGURES", "draw_measurements", "measurement_drawings"]
-
 FIGURES: Final = "figures"
 
 

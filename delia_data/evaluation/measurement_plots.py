@@ -11,12 +11,6 @@ from delia_data.evaluation.alignment import Alignment, Distances, KeywordAlignme
 from delia_data.evaluation.drawing import Drawing, Palette, plain_log_ticks, short
 from delia_data.evaluation.state_space import StateSpace
 
-__all__ = [
-    "alignment_by_block",
-    "state_space_sizes",
-    "watched_state_space",
-]
-
 _NAMES: Final[Mapping[Measure, str]] = {
     "l2": "L2 distance",
     "relative": "L2 over ordinary median",

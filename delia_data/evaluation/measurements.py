@@ -23,18 +23,6 @@ from delia_data.evaluation.buffering import Buffering
 from delia_data.evaluation.state_space import StateSpace
 from delia_data.manifest import read_manifest
 
-__all__ = [
-    "MEASUREMENTS",
-    "MEASURES",
-    "MeasureName",
-    "MeasureSettings",
-    "Measurements",
-    "When",
-    "Which",
-    "check_measures",
-    "read_measurements",
-]
-
 MEASUREMENTS: Final = "measurements.json"
 MeasureName = Literal["representation", "state-space", "buffering"]
 MEASURES: Final[tuple[MeasureName, ...]] = get_args(MeasureName)

@@ -45,8 +45,6 @@ from delia_data.manifest import (
 from delia_data.sampling.coverage import Embed
 from delia_data.sampling.embeddings import LazyEmbedder
 
-__all__ = ["measure"]
-
 OnProgress = Callable[[MeasureName, int, int], None]
 
 _PLAN: Final = "measuring.json"

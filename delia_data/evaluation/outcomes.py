@@ -19,9 +19,6 @@ from delia_data.evaluation.asked_task import AskedTask
 from delia_data.evaluation.asking import AnsweredRow
 from delia_data.files import atomic_path
 
-__all__ = ["RowOutcome", "ScoredRow", "read_answers", "read_scored_rows", "write_scored_rows"]
-
-
 @dataclass(frozen=True, slots=True)
 class RowOutcome:
     """What the answers of one row come to.

@@ -23,8 +23,6 @@ from delia_data.evaluation._html import Markup, element, escape
 from delia_data.evaluation.palettes import DARK, LIGHT, style_variables
 from delia_data.files import write_text
 
-__all__ = ["GENERATOR", "Page", "PageSection", "Tile"]
-
 GENERATOR: Final = "delia_data"
 """What a page of ours says that made it."""
 

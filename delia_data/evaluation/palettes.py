@@ -10,9 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["DARK", "LIGHT", "STAND_INS", "Palette", "style_variables"]
-
-
 @dataclass(frozen=True, slots=True)
 class Palette:
     """Colours to draw with.

@@ -10,8 +10,6 @@ from delia_data.evaluation.drawing import Drawing, Palette, short
 from delia_data.evaluation.formatted_text import interval
 from delia_data.evaluation.representation import BlockDistances
 
-__all__ = ["block_curves", "loss_curve", "share_bars"]
-
 _SOURCES: Final = {"loss_task": "task rows", "loss_pairs": "pairs", "loss": "all rows"}
 _SPAN: Final = 15
 """Logged steps that are averaged into a line, where there are many."""

@@ -17,9 +17,6 @@ from delia_data.mixing import TaskRow
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
 
-__all__ = ["ProbedRow", "probe", "read_probe", "write_probe"]
-
-
 @dataclass(frozen=True, slots=True)
 class ProbedRow:
     """One held-out row and what the model answered.

@@ -24,8 +24,6 @@ from delia_data.records import Message
 from delia_data.tasks import Wording
 from delia_data.tasks.instruction import with_query
 
-__all__ = ["BARE", "NEGATIVE", "PROBES", "Probe", "ProbeName", "ProbeRow", "make_probes"]
-
 ProbeName = Literal["held-out", "training", "bare", "negative"]
 PROBES: Final[tuple[ProbeName, ...]] = get_args(ProbeName)
 

@@ -27,8 +27,6 @@ from delia_data.ranking import row_seed
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Projection"]
-
 _BLOCK: Final = 1 << 20
 
 

@@ -32,8 +32,6 @@ from delia_data.evaluation.representation import BlockDistances
 from delia_data.evaluation.summary import first_middle_last, number, points, summarise
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["Accounting", "AnswerRow", "LossPoint", "QuickstartReport", "write_report"]
-
 _SHARES: Final = ("before_with", "before_without", "after_with", "after_without")
 _SHOWN_ANSWERS: Final = 4
 _FOOT: Final = (

@@ -33,16 +33,6 @@ if TYPE_CHECKING:
     from peft import PeftMixedModel, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = [
-    "DEFAULT_CONTEXTS",
-    "WORD_SLOT",
-    "BlockDistances",
-    "check_keywords",
-    "check_token",
-    "token_distances",
-]
-
-
 @dataclass(frozen=True, slots=True)
 class BlockDistances:
     """How far the token is from one keyword, block by block.

@@ -16,8 +16,6 @@ from delia_data.evaluation.labels import LabelScores, score_labels
 from delia_data.evaluation.outcomes import RowOutcome, ScoredRow
 from delia_data.evaluation.translation import CorpusMetric, score_corpus
 
-__all__ = ["Evaluation", "ProbeScores", "score"]
-
 _SHARE: Final = (0.0, 1.0)
 _DIFFERENCE: Final = (-1.0, 1.0)
 

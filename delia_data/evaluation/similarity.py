@@ -12,8 +12,6 @@ from delia_data.errors import InputError
 from delia_data.records import Record
 from delia_data.sampling.coverage import Embed
 
-__all__ = ["task_similarity"]
-
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
 

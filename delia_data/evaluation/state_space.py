@@ -27,8 +27,6 @@ from delia_data.evaluation._plain import from_plain, to_plain
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FirstToken", "StateSpace", "first_tokens"]
-
 _ROUNDING: Final = 1e-9  # of a sum of float64 probabilities
 
 

@@ -23,8 +23,6 @@ from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Estimate, Resampling, Sums, bootstrap
 from delia_data.evaluation.learned import LEARNED, LearnedMetric
 
-__all__ = ["METRICS", "CorpusMetric", "Sacrebleu", "load_metrics", "score_corpus"]
-
 _SACREBLEU: Final = {"chrf": "chrF", "bleu": "BLEU"}
 METRICS: Final = (*_SACREBLEU, *LEARNED)
 

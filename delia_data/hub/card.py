@@ -11,8 +11,6 @@ from delia_data.hub.parts import CACHE, TASK
 from delia_data.hub.sections import join_card, merge_cards
 from delia_data.manifest import Manifest
 
-__all__ = ["HEADINGS", "make_card", "size_of"]
-
 HEADINGS: Final = (
     "Mixtures",
     "Loading",

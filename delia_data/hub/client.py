@@ -22,17 +22,6 @@ from delia_data.errors import DeliaError, HubError, InputError, OutputError
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = [
-    "Retry",
-    "client",
-    "is_commit",
-    "is_passing",
-    "login_token",
-    "parse_name",
-    "resolve",
-    "translated",
-]
-
 T = TypeVar("T")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -25,8 +25,6 @@ from delia_data.mixing import TaskRow, read_task_rows
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["Difference", "RowChange", "SettingChange", "diff"]
-
 Keys = Sequence[str]
 
 

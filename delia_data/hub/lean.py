@@ -31,8 +31,6 @@ from delia_data.mixing.options import MESSAGES
 from delia_data.mixing.plan import convert
 from delia_data.records import write_record
 
-__all__ = ["expand", "index_mixture", "lean_rows", "write_lean"]
-
 _BATCH: Final = 10_000
 _NAME: Final = pa.dictionary(pa.int8(), pa.string())
 _INDEX: Final = pa.schema([("split", _NAME), ("source", _NAME), ("row", pa.int64())])

@@ -8,8 +8,6 @@ from typing import Any, Final
 from delia_data.hub.parts import CACHE
 from delia_data.manifest import Manifest
 
-__all__ = ["loading"]
-
 # What each row format is called by tools, and under which names its columns lie.
 _AXOLOTL: Final[dict[str, list[str]]] = {
     "messages": ["type: chat_template", "field_messages: messages", "roles_to_train: [assistant]"],

@@ -29,21 +29,6 @@ from delia_data.tokens import add_token_to_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "CACHE",
-    "LEAN",
-    "TASK",
-    "Form",
-    "Part",
-    "cache_ids",
-    "check_mixture",
-    "lean_file",
-    "mixed",
-    "pair_shards",
-    "read_parts",
-    "train_shards",
-]
-
 Form = Literal["plain", "lean"]
 CACHE: Final = "cache"
 TASK: Final = "task"

@@ -29,8 +29,6 @@ from delia_data.tokens import encode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["can_draw", "draw", "some_pairs"]
-
 _ROWS: Final = 500
 _BLUE, _ORANGE, _GREY = "#2a6fb0", "#d9822b", "#9a9a9a"
 _STYLE: Final = {

@@ -22,8 +22,6 @@ from delia_data.sampling.text_map import Embed
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["Plan", "PlannedFile", "Pushed", "make_plan"]
-
 State = Literal["new", "changed", "same", "deleted"]
 
 

@@ -19,8 +19,6 @@ from delia_data.hub.parts import CACHE, TASK, Part, lean_file
 from delia_data.manifest import Manifest
 from delia_data.mixing import read_task_rows
 
-__all__ = ["PICTURES", "Draft", "check_complete", "draft", "outdated", "parts_of_path"]
-
 PICTURES: Final = "pictures"
 
 

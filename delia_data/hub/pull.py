@@ -37,17 +37,6 @@ from delia_data.mixing import config_name
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = [
-    "Published",
-    "PublishedMixture",
-    "find_version",
-    "mixture_manifest",
-    "open_mixture",
-    "published_mixture",
-    "pull",
-    "snapshot",
-]
-
 _READING: Final = Retry(tries=5)
 """A reader waits for seconds, where one who publishes waits for a minute."""
 

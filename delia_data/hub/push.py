@@ -33,9 +33,6 @@ from delia_data.sampling.text_map import Embed
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["needs_licence", "push"]
-
-
 def push(
     folders: Iterable[str | os.PathLike[str]],
     repo: str,

@@ -20,16 +20,6 @@ from delia_data.manifest import FINISHED, MANIFEST, Manifest
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = [
-    "CARD",
-    "Remote",
-    "download",
-    "fetch",
-    "is_unreachable",
-    "read_manifest_at",
-    "read_remote",
-]
-
 CARD: Final = "README.md"
 _STRANGERS: Final = frozenset({".gitattributes", CARD})
 _AT_ONCE: Final = 4

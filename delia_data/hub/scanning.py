@@ -15,8 +15,6 @@ from delia_data.hub.parts import CACHE, TASK, Part
 from delia_data.hub.secrets import Finding, is_allowed, report, scan
 from delia_data.records import read_rows
 
-__all__ = ["check_secrets", "findings_of", "scan_text", "texts_of"]
-
 _BATCH: Final = 1_000
 
 

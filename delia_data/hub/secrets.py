@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 
-__all__ = ["KINDS", "LOGIN", "Finding", "is_allowed", "kinds", "report", "scan"]
-
 LOGIN: Final = "login-token"
 """The kind of a finding that is the login itself; it cannot be allowed."""
 

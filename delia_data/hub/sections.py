@@ -15,8 +15,6 @@ import yaml
 
 from delia_data.errors import FormatError
 
-__all__ = ["join_card", "merge_cards", "split_card"]
-
 _FRONT: Final = re.compile(r"\A---\r?\n(.*?)\r?\n?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _FENCE: Final = re.compile(r"\s{0,3}(```|~~~)")
 

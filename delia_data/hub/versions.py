@@ -17,8 +17,6 @@ from typing import Any, Final, Literal, cast, get_args
 from delia_data.errors import InputError, VersionError
 from delia_data.manifest import Manifest
 
-__all__ = ["BUMPS", "FIRST", "Bump", "Change", "Version", "changes", "latest", "next_version"]
-
 Bump = Literal["patch", "minor", "major"]
 BUMPS: Final[tuple[Bump, ...]] = get_args(Bump)
 _FORM: Final = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")

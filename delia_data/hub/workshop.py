@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Options", "Workshop", "check_licence", "check_private"]
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a push can be asked for.

@@ -50,8 +50,6 @@ from delia_data.mixing.task_rows import Rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["mix_on_ray"]
-
 _SHARD_ROWS: Final = 500_000
 _Paths = str | os.PathLike[str]
 

@@ -12,8 +12,6 @@ from typing import Final
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError
 
-__all__ = ["connected"]
-
 _ANSWER_S: Final = 10.0
 
 

@@ -34,18 +34,6 @@ from delia_data.mixing.survey import DoubtfulError, read_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "DOUBTFUL",
-    "STAGED",
-    "Job",
-    "Unit",
-    "count_pairs",
-    "look",
-    "raise_first",
-    "route",
-    "write_shard",
-]
-
 STAGED: Final = "shard-"
 DOUBTFUL: Final = "doubtful"
 _HALF: Final = 2**64

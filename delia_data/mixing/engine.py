@@ -23,17 +23,6 @@ from delia_data.files import LOCK
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = [
-    "ID_SQL",
-    "MEMORY_MIB",
-    "Spill",
-    "connect",
-    "names_sql",
-    "place_sql",
-    "quote",
-    "rank_sql",
-]
-
 MEMORY_MIB: Final = int(os.environ.get("DELIA_MIX_MEMORY_MIB", "1280"))
 """Memory of DuckDB; half as much again is taken by rows before they go to disk."""
 

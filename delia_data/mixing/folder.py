@@ -22,8 +22,6 @@ from delia_data.tokens import encode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["card", "counted", "mixture_folder", "save_mixture", "with_tokens", "write_rows"]
-
 _NAMES: Final = frozenset({"README.md", "train.parquet", "test.parquet"})
 _SHARDS: Final = "train-*-of-*.parquet"
 _GROUP: Final = 10_000

@@ -27,8 +27,6 @@ from delia_data.errors import OutputError
 from delia_data.mixing.engine import MEMORY_MIB
 from delia_data.mixing.options import MESSAGES
 
-__all__ = ["SLOTS", "Chunk", "Keeper", "Kept", "Keys", "gather", "keys_of"]
-
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 """Places of rows, of 128 bits: the higher and the lower 64 of each; shape (rows, 2)."""
 

@@ -36,9 +36,6 @@ from delia_data.ranking import rank
 from delia_data.records import Format, Record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["Mixture", "mix", "named_caches"]
-
-
 class Mixture:
     """A mixture: its accounting at once, its rows when they are asked for.
 

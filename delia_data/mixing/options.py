@@ -15,21 +15,6 @@ from delia_data.records import Format, check_format
 if TYPE_CHECKING:
     from delia_data.mixing.task_rows import TaskRow
 
-__all__ = [
-    "MESSAGES",
-    "ON_SHORT",
-    "ORDERS",
-    "SELECTS",
-    "MixOptions",
-    "MixSettings",
-    "OnShort",
-    "Order",
-    "Select",
-    "config_name",
-    "parse_ratio",
-    "schema",
-]
-
 Order = Literal["shuffled", "interleaved"]
 OnShort = Literal["error", "all", "repeat"]
 Select = Literal["uniform"]

@@ -22,8 +22,6 @@ from delia_data.mixing.survey import among
 from delia_data.ranking import rank
 from delia_data.records import Format, read_record, write_record
 
-__all__ = ["PLACES", "Picked", "Plan", "convert"]
-
 PLACES: Final = 2**128
 """Places of the order: a row stands at one of 0 to `PLACES` - 1."""
 

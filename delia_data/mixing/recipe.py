@@ -29,8 +29,6 @@ from delia_data.errors import InputError, SettingsError
 from delia_data.mixing.options import MixOptions
 from delia_data.mixing.task_rows import TaskRows, read_task_rows
 
-__all__ = ["MixRecipe", "Source", "read_mix_recipe"]
-
 _SETTINGS: Final = tuple(field.name for field in fields(MixOptions))
 _KEYS: Final = ("tasks", "caches", *_SETTINGS)
 

@@ -31,18 +31,6 @@ from delia_data.mixing.engine import quote
 from delia_data.mixing.options import MESSAGES
 from delia_data.records import Record, read_record, read_rows, write_record
 
-__all__ = [
-    "SUFFIXES",
-    "Pairs",
-    "Relation",
-    "open_fast",
-    "open_general",
-    "open_pairs",
-    "pairs_of",
-    "rows_of",
-    "shards_of",
-]
-
 Pairs: TypeAlias = (
     str
     | os.PathLike[str]

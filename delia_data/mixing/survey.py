@@ -24,17 +24,6 @@ from delia_data.mixing.sources import Pairs, Relation, open_general, open_pairs
 from delia_data.ranking import rank
 from delia_data.records import Record
 
-__all__ = [
-    "DoubtfulError",
-    "Elsewhere",
-    "Hashes",
-    "Survey",
-    "among",
-    "ngrams",
-    "read_rows",
-    "survey",
-]
-
 NGRAM_WORDS: Final = 13
 _WORD: Final = re.compile(r"\w+")
 _BATCH: Final = 40_000

@@ -24,9 +24,6 @@ from delia_data.mixing.sources import SUFFIXES, rows_of
 from delia_data.records import Record, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["Rows", "TaskRow", "TaskRows", "as_task_rows", "check_token", "read_task_rows"]
-
-
 @dataclass(frozen=True, slots=True)
 class TaskRow:
     """One row of the task in its wording.

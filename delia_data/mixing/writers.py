@@ -9,9 +9,6 @@ from typing import Any
 
 from delia_data.manifest import is_finished, read_manifest
 
-__all__ = ["writers_of"]
-
-
 def writers_of(caches: Mapping[str, Any]) -> dict[str, Any]:
     """Give the model that wrote each cache, by the cache's name.
 

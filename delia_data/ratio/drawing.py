@@ -10,9 +10,6 @@ import numpy as np
 from delia_data.evaluation.drawing import Drawing, Palette, short
 from delia_data.ratio.result import RatioResult, Value
 
-__all__ = ["ratio_curve", "ratio_losses"]
-
-
 def ratio_curve(found: RatioResult) -> Drawing:
     """Draw what the ratio was chosen by: the points, the fitted curve with its band, the choice."""
     chosen = found.chosen

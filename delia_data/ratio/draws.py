@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 
 from delia_data.errors import InputError
 
-__all__ = ["Series", "draw_series"]
-
 Floats: TypeAlias = NDArray[np.float64]
 
 

@@ -12,9 +12,6 @@ from delia_data.ratio.settings import RatioSettings
 from delia_data.ratio.stage import Stage, stages_of
 from delia_data.training import TrainSettings
 
-__all__ = ["StageCost", "estimate"]
-
-
 @dataclass(frozen=True, slots=True)
 class StageCost:
     """What one stage costs.

@@ -41,8 +41,6 @@ from delia_data.training import TrainSettings
 from delia_data.training.loading import load_prepared_tokenizer
 from delia_data.training.own_words import OwnWordsWarning, foreign_writers
 
-__all__ = ["estimate_ratio", "find_ratio"]
-
 _SERIES: Final = "series.json"
 _STAGES: Final = "stages"
 _CURVE: Final = "ratio.png"

@@ -29,8 +29,6 @@ from delia_data.tasks.instruction import with_query
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Ground", "read_ground"]
-
 _MEASURED: Final = 200  # rows whose tokens are counted for an estimate
 
 

@@ -19,9 +19,6 @@ from delia_data.ratio.words import sentences
 from delia_data.reproduction.task_loss import AnswerLoss
 from delia_data.training import TrainSettings
 
-__all__ = ["read_outcome"]
-
-
 def read_outcome(
     folder: Path,
     ground: Ground,

@@ -13,8 +13,6 @@ from delia_data.ratio.draws import Series
 from delia_data.ratio.settings import By, Choice
 from delia_data.ratio.shapes import Shape, fit_curves
 
-__all__ = ["SETTLED", "CurvePoint", "Recommendation", "Verdict", "recommend"]
-
 Verdict = Literal["settled", "flat", "falling", "noisy"]
 
 SETTLED: Final = 0.8

@@ -13,8 +13,6 @@ from delia_data.manifest import read_manifest
 from delia_data.ratio.draws import Series
 from delia_data.ratio.recommendation import Recommendation
 
-__all__ = ["RESULT", "RatioPoint", "RatioResult", "Value", "read_ratio", "values_of"]
-
 RESULT: Final = "ratio.json"
 
 

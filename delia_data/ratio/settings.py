@@ -8,8 +8,6 @@ from typing import Any, Final, Literal, get_args
 
 from delia_data.errors import SettingsError
 
-__all__ = ["BY", "RATIOS", "By", "Choice", "RatioSettings"]
-
 By = Literal["loss", "selectivity"]
 BY: Final[tuple[By, ...]] = get_args(By)
 

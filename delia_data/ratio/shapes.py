@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 
 from delia_data.errors import InputError
 
-__all__ = ["Curves", "Shape", "fit_curves"]
-
 Shape = Literal["flat", "line", "saturating", "u-shaped", "free"]
 Floats: TypeAlias = NDArray[np.float64]
 

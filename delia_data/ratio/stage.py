@@ -24,16 +24,6 @@ from delia_data.records import Record
 from delia_data.reproduction.task_loss import AnswerLoss, answer_losses
 from delia_data.training import TrainSettings, load_adapter, train
 
-__all__ = [
-    "ADAPTER",
-    "Stage",
-    "StageLosses",
-    "check_stage",
-    "read_losses",
-    "run_stage",
-    "stages_of",
-]
-
 ADAPTER: Final = "adapter"
 _LOSSES: Final = "losses.json"
 _STAGE: Final = "stage.json"

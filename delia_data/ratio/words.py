@@ -8,8 +8,6 @@ from typing import Final
 from delia_data.ratio.recommendation import SETTLED, Recommendation
 from delia_data.ratio.result import RatioResult
 
-__all__ = ["sentences", "verdict"]
-
 _NEXT: Final = 4  # a series goes on with about four times as many pairs
 
 

@@ -11,8 +11,6 @@ from delia_data.report.chapter import Figures, Found
 from delia_data.report.numbers import count, named
 from delia_data.report.runs import Run, Runs
 
-__all__ = ["accounts"]
-
 _DETAILS: Final = ("tokens", "prompt_tokens", "cost_usd", "wordings", "decontaminated")
 
 

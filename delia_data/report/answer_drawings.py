@@ -8,8 +8,6 @@ from typing import Any, Final
 from delia_data.evaluation.drawing import Drawing, Palette, short
 from delia_data.evaluation.scores import ProbeScores
 
-__all__ = ["selectivities", "shares_in_format"]
-
 _LINE: Final = 0.34
 """Inches for each run."""
 

@@ -18,8 +18,6 @@ from delia_data.report.evaluated import Evaluated, read_evaluated
 from delia_data.report.numbers import count, signed, signed_number, signed_text, value
 from delia_data.report.runs import Runs
 
-__all__ = ["answers"]
-
 _PROBES: Final[Mapping[str, str]] = {
     "held-out": "Wordings that training never saw",
     "training": "Wordings of the training",

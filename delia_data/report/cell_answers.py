@@ -19,8 +19,6 @@ from delia_data.reproduction.results import CELLS, Results, read_results
 from delia_data.reproduction.run import Run
 from delia_data.training.baselines import BASELINES
 
-__all__ = ["cell_examples"]
-
 _ANSWERS: Final = "answers"
 _METHODS: Final = ("delia", "step_matched", "common", "original")
 """Methods that stand side by side, those that were run."""

@@ -17,8 +17,6 @@ from delia_data.manifest import is_finished
 from delia_data.mixing import read_task_rows
 from delia_data.report.runs import Run, Runs
 
-__all__ = ["Evaluated", "read_evaluated"]
-
 _PROBED = "held-out"
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Example", "Given"]
-
-
 @dataclass(frozen=True, slots=True)
 class Given:
     """One run's answers to a question.

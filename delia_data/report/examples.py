@@ -16,8 +16,6 @@ from delia_data.report.example import Example, Given
 from delia_data.report.numbers import named
 from delia_data.report.runs import Runs
 
-__all__ = ["examples"]
-
 _SHOWN: Final = 3
 _PICKED: Final = 12
 _NOTE: Final = (

@@ -21,8 +21,6 @@ from delia_data.report.chapter import Figures, Found
 from delia_data.report.runs import Run, Runs
 from delia_data.sampling.text_map import Embed, TextMap, map_texts
 
-__all__ = ["Maps", "map_drawing"]
-
 _ROWS: Final = 250
 """Rows of each source that are drawn at most, by hash."""
 _READ: Final = 2_000

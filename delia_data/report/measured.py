@@ -26,8 +26,6 @@ from delia_data.report.chapter import Figures, Found
 from delia_data.report.numbers import Interval, count, signed, value
 from delia_data.report.runs import Run, Runs
 
-__all__ = ["measured"]
-
 _PARTS: Final = {
     "representation": ("the token beside controls", "delia measure"),
     "state-space": ("state space", "delia measure"),

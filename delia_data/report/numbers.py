@@ -6,9 +6,6 @@ from typing import Protocol
 
 from delia_data.evaluation._html import Markup, element, escape
 
-__all__ = ["Interval", "count", "named", "signed", "signed_number", "signed_text", "value"]
-
-
 class Interval(Protocol):
     """A number with its interval, such as `evaluation.Estimate`."""
 

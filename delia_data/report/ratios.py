@@ -10,9 +10,6 @@ from delia_data.report.chapter import Figures, Found
 from delia_data.report.numbers import count, value
 from delia_data.report.runs import Runs
 
-__all__ = ["ratios"]
-
-
 def ratios(runs: Runs, figures: Figures) -> Found | None:
     """Show series of ratios."""
     found = [(run.label, read_ratio(run.folder)) for run in runs.of("ratio")]

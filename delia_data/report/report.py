@@ -34,8 +34,6 @@ from delia_data.report.settings import settings
 from delia_data.report.trained import trained
 from delia_data.sampling.text_map import Embed
 
-__all__ = ["Report", "check_place", "make_report"]
-
 _TILES: Final = 5
 _FOOT: Final = (
     "An answer is in the format as its task says: where that is JSON, when its earliest pair of "

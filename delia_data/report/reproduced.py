@@ -23,8 +23,6 @@ from delia_data.reproduction.grid import read_grid
 from delia_data.reproduction.results import CELLS, Results, read_results
 from delia_data.reproduction.tables import Entry, Table, make_tables
 
-__all__ = ["reproduced"]
-
 _RUN: Final = "run.json"
 _VERDICTS: Final = ("agrees", "disagrees", "unclear", "not run")
 _NOTE: Final = (

@@ -26,8 +26,6 @@ from delia_data.manifest import MANIFEST, Manifest, is_finished, read_manifest
 from delia_data.ratio.result import RESULT as RATIO
 from delia_data.reproduction.results import CELLS
 
-__all__ = ["Kind", "Run", "Runs", "labels_of", "read_runs"]
-
 Kind = Literal[
     "cache",
     "task",

@@ -13,8 +13,6 @@ from delia_data.report.numbers import named
 from delia_data.report.runs import Kind, Run, Runs
 from delia_data.reproduction.grid import read_grid
 
-__all__ = ["settings"]
-
 _KINDS: Final[Mapping[Kind, str]] = {
     "mixture": "Mixtures",
     "adapter": "Trainings",

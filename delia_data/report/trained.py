@@ -17,8 +17,6 @@ from delia_data.report.runs import Run, Runs
 from delia_data.training.adapter import LOSSES
 from delia_data.training.watching import WATCHED, read_watched
 
-__all__ = ["trained"]
-
 _STATES: Final = "state_space/size"
 
 

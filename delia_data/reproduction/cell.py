@@ -10,9 +10,6 @@ from delia_data.errors import InputError
 from delia_data.reproduction.grid import ExperimentName, Grid
 from delia_data.training.baselines import baseline
 
-__all__ = ["Cell", "cells_of"]
-
-
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One method, run once.

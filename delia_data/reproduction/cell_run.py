@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
     from delia_data.engines import Engine
 
-__all__ = ["RUN", "run_cell"]
-
 RUN: Final = "run.json"
 _ADAPTER, _ANSWERS = "adapter", "answers"
 _LIBRARIES: Final = ("delia_data", "datasets", "peft", "torch", "transformers", "trl")

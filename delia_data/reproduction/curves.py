@@ -11,8 +11,6 @@ import numpy as np
 from delia_data.reproduction.result import CellResult
 from delia_data.reproduction.results import Results
 
-__all__ = ["POINTS", "Curve", "reduction_curves", "task_loss_curves"]
-
 _FORMATTED: Final = "formatted-text"
 POINTS: Final = 21
 """Points that a curve is read at, from the beginning to the end of the training."""

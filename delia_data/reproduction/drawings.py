@@ -13,8 +13,6 @@ from delia_data.reproduction.result import CellResult
 from delia_data.reproduction.results import Results
 from delia_data.training.baselines import BASELINES
 
-__all__ = ["BlockSeries", "block_drawings", "block_series", "curve_drawings", "paint_blocks"]
-
 BlockSeries = Sequence[tuple[str, Sequence[CellResult]]]
 """Results by a name that is shown, such as a method's."""
 

@@ -16,9 +16,6 @@ from delia_data.reproduction.result import read_result
 from delia_data.reproduction.run import Run
 from delia_data.training.baselines import baseline
 
-__all__ = ["Estimate", "estimate", "read_runs"]
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What is left of a run.

@@ -10,8 +10,6 @@ from delia_data.evaluation.drawing import LIGHT, figure_in_style, save_png
 from delia_data.reproduction.drawings import block_series, curve_drawings, paint_blocks
 from delia_data.reproduction.results import Results
 
-__all__ = ["FIGURES", "draw_figures"]
-
 FIGURES: Final = {
     "figure-2": "L2 distance from the token to its keywords in every block, relative to ordinary "
     "words: by method at the most task rows, and of DELIA by task rows",

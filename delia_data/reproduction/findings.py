@@ -13,8 +13,6 @@ from delia_data.reproduction.results import Results
 from delia_data.reproduction.seeds import Measured, over_seeds
 from delia_data.training.baselines import BASELINES
 
-__all__ = ["Finding", "find"]
-
 Verdict = Literal["agrees", "disagrees", "unclear", "not run"]
 _FORMATTED: Final = "formatted-text"
 _LEAST_CHANGE: Final = 0.01  # of the end of a curve; smaller ones are none

@@ -32,18 +32,6 @@ from delia_data.models import DEFAULT_MODEL
 from delia_data.training import TrainSettings, read_recipe
 from delia_data.training.baselines import BASELINES
 
-__all__ = [
-    "EXPERIMENTS",
-    "SCALES",
-    "Block",
-    "CacheSettings",
-    "Experiment",
-    "ExperimentName",
-    "Grid",
-    "Seconds",
-    "read_grid",
-]
-
 ExperimentName = Literal["formatted-text", "en-is", "is-en"]
 EXPERIMENTS: Final[tuple[ExperimentName, ...]] = get_args(ExperimentName)
 SCALES: Final = ("tiny", "small", "paper")

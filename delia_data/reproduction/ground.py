@@ -28,8 +28,6 @@ from delia_data.tokens import DEFAULT_TOKEN
 from delia_data.training.baselines import Material
 from delia_data.training.baselines.dictionary import read_dictionary
 
-__all__ = ["Ground", "sample_cache", "translation_wordings"]
-
 _LANGUAGES: Final[Mapping[str, str]] = {"en": "English", "is": "Icelandic"}
 _HELD_OUT_SHARE: Final = 0.3
 

@@ -9,14 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = [
-    "ABLATION",
-    "ACCURACY",
-    "BLEURT",
-    "DISTANCES",
-    "NOTES",
-]
-
 DISTANCES: Final[Mapping[str, Mapping[str, tuple[float, float, float]]]] = {
     "random_init": {"json": (382.5, 388.0, 203.5), "thought": (382.3, 388.1, 202.1)},
     "mean_embedding": {"json": (328.1, 333.8, 188.2), "thought": (327.9, 333.9, 186.9)},

@@ -18,8 +18,6 @@ from delia_data.reproduction.results import Results
 from delia_data.reproduction.seeds import Measured
 from delia_data.reproduction.tables import Entry, Table, make_tables
 
-__all__ = ["REPORT_FILES", "write_reproduction"]
-
 REPORT_FILES: Final = ("report.md", "report.json", "figures")
 
 

@@ -14,15 +14,6 @@ from delia_data.errors import FormatError
 from delia_data.files import write_json
 from delia_data.reproduction.cell import Cell
 
-__all__ = [
-    "RESULT",
-    "CellResult",
-    "KeywordDistances",
-    "ProbeAnswers",
-    "read_result",
-    "write_result",
-]
-
 RESULT: Final = "result.json"
 
 

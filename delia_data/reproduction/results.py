@@ -16,8 +16,6 @@ from delia_data.reproduction.result import CellResult, read_result
 from delia_data.reproduction.seeds import Measured, over_rows, over_seeds
 from delia_data.training.baselines import baseline
 
-__all__ = ["CELLS", "Results", "read_results"]
-
 CELLS: Final = "cells"
 
 

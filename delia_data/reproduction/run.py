@@ -27,8 +27,6 @@ from delia_data.reproduction.grid import CacheSettings, Experiment, Grid
 from delia_data.reproduction.report import REPORT_FILES
 from delia_data.reproduction.results import CELLS
 
-__all__ = ["Run"]
-
 _GRID: Final = "grid.yaml"
 _INPUTS: Final = "inputs.json"
 _CACHES: Final = "caches"

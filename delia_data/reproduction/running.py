@@ -16,8 +16,6 @@ from delia_data.reproduction.results import read_results
 from delia_data.reproduction.run import Run
 from delia_data.reproduction.workers import FAILED, failures, run_cells, start_workers
 
-__all__ = ["OnProgress", "reproduce"]
-
 OnProgress = Callable[[str, float, float], None]
 """Takes what is being done, how much of it is done, and how much there is."""
 

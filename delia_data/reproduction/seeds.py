@@ -16,8 +16,6 @@ import numpy as np
 from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Resampling, bootstrap_mean
 
-__all__ = ["Measured", "over_rows", "over_seeds"]
-
 _HOW = Resampling()
 
 

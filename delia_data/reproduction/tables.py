@@ -14,8 +14,6 @@ from delia_data.reproduction.results import Results
 from delia_data.reproduction.seeds import Measured, over_seeds
 from delia_data.training.baselines import BASELINES
 
-__all__ = ["Entry", "Line", "Table", "make_tables"]
-
 Unit = Literal["share", "number", "points"]
 _FORMATTED: Final = "formatted-text"
 _WAYS: Final[tuple[tuple[ExperimentName, str], ...]] = (

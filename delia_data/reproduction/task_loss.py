@@ -14,8 +14,6 @@ from delia_data.tokens import encode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LOSS", "AnswerLoss", "TaskLossWatch", "answer_loss", "answer_losses"]
-
 LOSS: Final = "held_out_loss"
 
 

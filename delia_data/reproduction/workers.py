@@ -30,8 +30,6 @@ from delia_data.reproduction.grid import ExperimentName
 from delia_data.reproduction.ground import Ground
 from delia_data.reproduction.run import Run
 
-__all__ = ["FAILED", "cores_to_use", "failures", "run_cells", "start_workers"]
-
 FAILED: Final = ".failed"
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _WAIT_S: Final = 1.0

@@ -22,8 +22,6 @@ from delia_data.sampling.keys import KeySet
 from delia_data.sampling.queries import Queries
 from delia_data.sampling.store import PairStore, row_key
 
-__all__ = ["Asked", "Asker"]
-
 _WATCHED = 32  # latest requests, of which more than half failing means a dead engine
 
 

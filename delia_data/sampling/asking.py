@@ -10,8 +10,6 @@ from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
 from delia_data.sampling.queries import Query
 
-__all__ = ["Asking", "Limits", "Spending", "query_id"]
-
 _TEMPLATE_TOKENS = 64
 """What a chat template adds to a prompt, generously."""
 

@@ -11,8 +11,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BloomFilter", "Keys", "mix"]
-
 Keys = npt.NDArray[np.uint64]  # shape (keys,)
 
 _BITS: Final = 40  # of a segment for each key that it is made for

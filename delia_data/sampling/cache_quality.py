@@ -17,9 +17,6 @@ from delia_data.sampling.coverage import Embed
 from delia_data.sampling.quality import Quality, Scan, measure_quality
 from delia_data.sampling.store import read_cache
 
-__all__ = ["cache_quality", "split_answers"]
-
-
 def cache_quality(
     folder: str | os.PathLike[str],
     *,

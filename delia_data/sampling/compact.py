@@ -23,8 +23,6 @@ from delia_data.records import Record, write_record
 from delia_data.sampling.journal import read_line, recover, shards
 from delia_data.sampling.rows import Sampled
 
-__all__ = ["compact", "pairs_file", "rejected_file"]
-
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 _GROUP: Final = 10_000

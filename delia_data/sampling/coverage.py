@@ -15,8 +15,6 @@ import numpy.typing as npt
 from delia_data.errors import InputError
 from delia_data.sampling.embeddings import LazyEmbedder, Vectors
 
-__all__ = ["Embed", "Saturation", "coverage", "nearest"]
-
 Embed = Callable[[Sequence[str]], Vectors]
 
 _BLOCK: Final = 256  # rows that are compared with all others at a time

@@ -28,8 +28,6 @@ from delia_data.errors import InputError
 from delia_data.sampling.bloom import BloomFilter, Keys, mix
 from delia_data.sampling.words import words
 
-__all__ = ["DEFAULT_THRESHOLD", "Duplicates", "compared", "jaccard"]
-
 DEFAULT_THRESHOLD: Final = 0.8
 _LONG: Final = 12  # words from which on an answer is compared by itself
 _SHINGLE: Final = 3  # words

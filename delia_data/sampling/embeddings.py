@@ -22,8 +22,6 @@ from delia_data.models import quiet
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["WIDTH", "Embedder", "LazyEmbedder", "Vectors", "weights_folder"]
-
 Vectors = npt.NDArray[np.float32]  # shape (texts, width)
 
 WIDTH: Final = 384

@@ -28,8 +28,6 @@ from delia_data.sampling.query_checks import MAX_WORDS
 from delia_data.sampling.written_queries import WrittenQueries
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["EXPAND_SAMPLING", "PROMPT", "expanded_queries"]
-
 EXPAND_SAMPLING: Final = Sampling(temperature=0.8, top_p=0.95, max_tokens=256)
 """How lists of queries are drawn."""
 

@@ -15,20 +15,6 @@ from delia_data.sampling.refusals import is_refusal
 from delia_data.sampling.words import words
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = [
-    "Described",
-    "Filter",
-    "Remembering",
-    "default_filters",
-    "echo",
-    "empty",
-    "failed",
-    "names",
-    "refusal",
-    "repetition",
-    "truncated",
-]
-
 # What may stand around a repeated query without being an answer to it.
 _FILLERS: Final = frozenset(
     words(

@@ -23,8 +23,6 @@ import jsonlines
 from delia_data.errors import OutputError
 from delia_data.sampling.rows import Sampled
 
-__all__ = ["Journal", "read_line", "recover", "shards"]
-
 _INTERVAL_S: Final = 0.2
 _SHARD_LINES: Final = 100_000
 _FIELDS: Final = tuple(field.name for field in fields(Sampled))

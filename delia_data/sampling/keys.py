@@ -12,8 +12,6 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["KeySet"]
-
 _RECENT: Final = 1 << 16
 
 

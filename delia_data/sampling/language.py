@@ -9,8 +9,6 @@ from delia_data._optional import require
 from delia_data.engines.base import Completion
 from delia_data.errors import InputError
 
-__all__ = ["Language", "load_detector"]
-
 Detector = Callable[[str], Mapping[str, float]]
 
 _SURE: Final = 0.6

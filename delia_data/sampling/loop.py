@@ -38,8 +38,6 @@ from delia_data.tokens import DEFAULT_TOKEN
 if TYPE_CHECKING:
     from delia_data.sampling.coverage import Saturation
 
-__all__ = ["Growing", "judged", "sample"]
-
 _PROGRESS_S: Final = 0.25
 _LEAST_SHARE: Final = 0.1  # of answers that are kept; lower ones are not believed
 

@@ -16,8 +16,6 @@ from typing import Final
 
 from delia_data.sampling.words import words
 
-__all__ = ["is_loop"]
-
 # One after the other, with no other word in between: period in words, and how often at least.
 _PERIODS: Final = {1: 5, 5: 4, 10: 3}
 _LONGEST: Final = 60  # words of a period at most

@@ -11,8 +11,6 @@ from typing import Final
 from delia_data.sampling.rows import Sampled
 from delia_data.sampling.words import words
 
-__all__ = ["Meter", "Progress", "distinct"]
-
 _BUCKET_S: Final = 1.0
 _DISTINCT_EVERY_S: Final = 5.0  # counting a window takes some 20 ms
 _DUPLICATES: Final = ("duplicate", "near_duplicate")

@@ -19,8 +19,6 @@ from typing import Final
 from delia_data.errors import InputError
 from delia_data.sampling.words import words
 
-__all__ = ["Novelty", "rouge_l"]
-
 _SHARED: Final = 3
 """Words looked up beyond those that must be; most of the texts found share fewer, and fall out."""
 _SLACK: Final = 1e-9

@@ -21,8 +21,6 @@ from delia_data.sampling.queries import Queries, Query
 from delia_data.sampling.query_list import QueryList
 from delia_data.sampling.rows import Sampled
 
-__all__ = ["PROBE_ROWS", "Estimate", "Forecast", "forecast"]
-
 PROBE_ROWS: Final = 50
 _RESAMPLES: Final = 2_000
 _LEVEL: Final = (2.5, 97.5)

@@ -18,8 +18,6 @@ from delia_data.sampling.embeddings import Vectors
 from delia_data.sampling.language import Language
 from delia_data.sampling.meter import distinct
 
-__all__ = ["Quality", "Scan", "measure_quality", "share_like_earlier"]
-
 Pair = tuple[str, str]  # query, answer
 Scan = Callable[[str], Iterable[str]]  # kinds of what a text should not hold, such as "email"
 

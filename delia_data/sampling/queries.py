@@ -31,8 +31,6 @@ from delia_data.errors import InputError
 from delia_data.files import canonical_json
 from delia_data.ranking import rank
 
-__all__ = ["BundledQueries", "Queries", "Query", "bundled_queries", "bundled_topics"]
-
 # One entry of a table: its columns. Most tables have a single one.
 _Entry = tuple[str, ...]
 _Streams = Mapping[str, Iterator[_Entry]]  # by table, without end

@@ -16,8 +16,6 @@ from delia_data.engines.base import Finish
 from delia_data.sampling.refusals import is_refusal
 from delia_data.sampling.words import words
 
-__all__ = ["MAX_WORDS", "MIN_WORDS", "QueryCheck", "fault_of", "query_checks"]
-
 QueryCheck: TypeAlias = Callable[[str], str | None]
 """Gives the reason to reject a query, or None."""
 

@@ -20,8 +20,6 @@ from delia_data.mixing.sources import Pairs, rows_of, shards_of
 from delia_data.sampling.queries import Query
 from delia_data.sampling.query_rows import read_query
 
-__all__ = ["FileQueries", "GivenQueries"]
-
 GivenQueries: TypeAlias = Pairs | Sequence[Query] | Sequence[str]
 """What queries can be given as: a path, glob, folder or Hub id, a dataset, or rows."""
 

@@ -10,9 +10,6 @@ from delia_data.errors import InputError
 from delia_data.files import canonical_json
 from delia_data.sampling.queries import Query
 
-__all__ = ["QueryList"]
-
-
 class QueryList:
     """A sequence of queries, as `Queries`."""
 

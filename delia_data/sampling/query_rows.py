@@ -21,8 +21,6 @@ from delia_data.errors import FormatError
 from delia_data.records import Message, Record, read_record
 from delia_data.sampling.queries import Query
 
-__all__ = ["read_query"]
-
 _COLUMNS: Final = ("query", "question", "messages", "conversations", "prompt", "instruction")
 _ANSWERS: Final = ("reference", "output", "completion", "answer", "response")
 _TURNS: Final = {"messages": ("role", "content"), "conversations": ("from", "value")}

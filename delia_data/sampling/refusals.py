@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["is_refusal"]
-
 _HEAD: Final = 300  # characters that are looked at
 
 _SORRY: Final = (

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Sampled"]
-
-
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """One finished request.

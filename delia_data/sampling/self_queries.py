@@ -30,8 +30,6 @@ from delia_data.sampling.words import words
 from delia_data.sampling.written_queries import WrittenQueries
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["LEADS", "SELF_SAMPLING", "STARTS", "self_queries"]
-
 SELF_SAMPLING: Final = Sampling(temperature=0.8, top_p=0.95, max_tokens=64)
 """How queries are drawn; decisions.md says why not at temperature 1."""
 

@@ -46,8 +46,6 @@ from delia_data.sampling.journal import Journal, recover, shards
 from delia_data.sampling.keys import KeySet
 from delia_data.sampling.rows import Sampled
 
-__all__ = ["PairStore", "read_cache", "read_plan", "row_key"]
-
 _PLAN: Final = "plan.json"
 _PAIRS: Final = "pairs-*.parquet"
 _GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl")

@@ -19,8 +19,6 @@ import numpy as np
 
 from delia_data.sampling.embeddings import Embedder, weights_folder
 
-__all__ = ["Embed", "TextMap", "can_embed", "map_texts", "place_by_words"]
-
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Gives texts as vectors, of the shape `(texts, dimensions)`."""
 

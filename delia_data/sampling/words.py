@@ -6,8 +6,6 @@ import re
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["words"]
-
 # Scripts that put no space between words: Thai to Tibetan, Burmese, Khmer, kana, Han.
 _UNSPACED: Final = (
     r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"

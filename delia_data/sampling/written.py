@@ -28,8 +28,6 @@ from delia_data.errors import OutputError
 from delia_data.files import LOCK, folder_lock, write_json
 from delia_data.manifest import check_folder_is_ours, check_same_settings
 
-__all__ = ["Written", "WrittenTexts"]
-
 _PLAN: Final = "plan.json"
 _LINES: Final = "written.jsonl"
 _DURABLE_S: Final = 0.5

@@ -35,8 +35,6 @@ from delia_data.sampling.query_checks import MAX_WORDS, MIN_WORDS, fault_of, que
 from delia_data.sampling.written import Written, WrittenTexts
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["Author", "WrittenQueries"]
-
 _ATTEMPTS: Final = 3
 _DEAD: Final = 32  # requests that fail one after the other where an engine is dead
 _LEAST_YIELD: Final = 0.1  # queries a request; lower ones are not believed when planning a wave

@@ -17,8 +17,6 @@ from delia_data.tasks.splits import limit
 from delia_data.tasks.task import Task, Wording
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["BUNDLED_TASKS", "bundled_task", "bundled_wordings"]
-
 BUNDLED_TASKS: Final = ("hallucination-check",)
 
 

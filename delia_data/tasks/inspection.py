@@ -12,8 +12,6 @@ from delia_data.tasks.leaks import words_of
 from delia_data.tasks.scoring import json_object, scoring_name
 from delia_data.tasks.task import Task
 
-__all__ = ["Inspection", "inspect_task"]
-
 _SHOWN: Final = 3  # rows
 
 

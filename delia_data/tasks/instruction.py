@@ -11,8 +11,6 @@ from typing import Final
 from delia_data.errors import FormatError, InputError
 from delia_data.records import Record
 
-__all__ = ["one_instruction", "split_last_paragraph", "with_query"]
-
 _PARAGRAPH: Final = re.compile(r"\n[ \t]*\n")
 _SHOWN: Final = 60  # characters of an instruction that an error shows
 

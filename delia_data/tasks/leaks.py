@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["leaking_words", "without_leaks", "words_of"]
-
 _WORDS_FOR_FORMATS: Final = """
     json jsonl yaml xml html csv tsv toml latex markdown table tables row rows column columns
     dict dictionary object objects key keys value values field fields attribute attributes

@@ -12,8 +12,6 @@ from delia_data.tasks.scoring import Scoring, check_scoring, json_object, labels
 from delia_data.tasks.task import QUERY_SLOT, Task, Wording
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["check_token_is_new", "common_wording", "make_task"]
-
 _NAMED: Final = 3  # rows that an error names
 
 

@@ -24,8 +24,6 @@ from delia_data.tasks.task import Task
 from delia_data.tasks.template import Template
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["read_task"]
-
 _NAMED: Final = 3  # rows that an error names
 
 

@@ -16,8 +16,6 @@ from delia_data.tasks.task import Task, Wording
 from delia_data.tasks.translation import translation_task
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["READY_TASKS", "halueval_task", "ready_task", "ready_wordings"]
-
 READY_TASKS: Final = (*BUNDLED_TASKS, "halueval", "translation")
 _COLUMNS: Final = ("user_query", "chatgpt_response", "hallucination")
 

@@ -11,18 +11,6 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from delia_data.errors import InputError
 
-__all__ = [
-    "SCORINGS",
-    "Scoring",
-    "ScoringName",
-    "check_scoring",
-    "chrf",
-    "exact",
-    "json_object",
-    "labels_of",
-    "scoring_name",
-]
-
 ScoringName = Literal["json", "exact", "translation"]
 Scoring: TypeAlias = ScoringName | Callable[[str, str], float]
 """`json`: the answer is an object with the task's keys; `exact`: it is the expected one, case,

@@ -13,8 +13,6 @@ from delia_data.tasks.leaks import leaking_words, without_leaks
 from delia_data.tasks.scoring import Scoring, labels_of, scoring_name
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["QUERY_SLOT", "Task", "Wording"]
-
 QUERY_SLOT: Final = "{query}"
 
 

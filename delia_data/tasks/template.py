@@ -9,9 +9,6 @@ from typing import Any
 
 from delia_data.errors import FormatError, InputError
 
-__all__ = ["Template"]
-
-
 class Template:
     """A text with the names of columns in braces, such as `"{title}: {body}"`.
 

@@ -21,8 +21,6 @@ from delia_data.tasks.splits import hold_out, limit
 from delia_data.tasks.task import Task
 from delia_data.tokens import DEFAULT_TOKEN
 
-__all__ = ["translation_task"]
-
 _NAMES: Final = {
     "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "cs": "Czech", "da": "Danish",
     "de": "German", "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian",

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DEFAULT_TOKEN", "INITS", "Init", "add_token", "add_token_to_tokenizer"]
-
 DEFAULT_TOKEN: Final = "<sep>"
 Init = Literal["mean", "normal", "description"]
 INITS: Final[tuple[Init, ...]] = get_args(Init)

@@ -13,15 +13,6 @@ from delia_data.records import Record
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "Encoded",
-    "encode",
-    "refusals_in_one_line",
-    "render_ids",
-    "render_user_ids",
-]
-
-
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A record as the model sees it.

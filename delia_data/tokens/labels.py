@@ -23,8 +23,6 @@ from delia_data.tokens.marks import marked_template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LOSSES", "Labelled", "Loss", "common_length", "label"]
-
 Loss = Literal["prompt-completion", "generation-marks"]
 LOSSES: Final[tuple[Loss, ...]] = get_args(Loss)
 

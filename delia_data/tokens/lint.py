@@ -21,9 +21,6 @@ from delia_data.tokens.row_checks import RowChecks
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LintExample", "LintProblem", "LintReport", "lint", "lint_rows"]
-
-
 @dataclass(frozen=True, slots=True)
 class LintProblem:
     """One row that training would get wrong.

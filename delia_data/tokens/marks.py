@@ -20,8 +20,6 @@ from delia_data.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["has_generation_marks", "marked_template"]
-
 _MARK: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _SAID: Final = {"user": " A question? \n", "assistant": "\nAn answer. ", "system": " Be brief.\n"}
 _CONVERSATIONS: Final = (

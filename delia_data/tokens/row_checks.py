@@ -29,8 +29,6 @@ from delia_data.tokens.labels import Labelled, Loss
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["RowChecks"]
-
 _SHOWN: Final = 60
 """Characters of a text in a reason."""
 

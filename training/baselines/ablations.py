@@ -23,18 +23,6 @@ from delia_data.tasks import Task, Wording
 from delia_data.training.baselines.baseline import Baseline, Material, Training
 from delia_data.training.settings import TrainSettings
 
-__all__ = [
-    "COMMON",
-    "DELIA",
-    "METHODS",
-    "NO_DIVERSE",
-    "NO_WORDINGS",
-    "PAIRS_ONLY",
-    "Method",
-    "mixed_rows",
-    "training_data",
-]
-
 Method = Literal["delia", "no_diverse", "no_wordings", "common"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 _WITH_RATIO: Final = frozenset[Literal["rows", "ratio", "seed"]]({"rows", "ratio", "seed"})

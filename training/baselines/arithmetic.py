@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["ArithmeticEngine", "Term", "combined"]
-
-
 @dataclass(frozen=True, slots=True)
 class Term:
     """One distribution of a formula.

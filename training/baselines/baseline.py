@@ -23,16 +23,6 @@ from delia_data.training.settings import TrainSettings, rows_a_step
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = [
-    "Baseline",
-    "EngineMaker",
-    "Material",
-    "Prompt",
-    "Training",
-    "optimiser_steps",
-]
-
-
 Prompt = Callable[[Sequence[Message], str], tuple[Message, ...]]
 """Makes the conversation that is asked of the one that a row asks, and of the row's bare query."""
 

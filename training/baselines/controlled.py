@@ -27,8 +27,6 @@ from delia_data.training.baselines.baseline import Baseline, Material
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["CONTROLLED", "explained"]
-
 _BIAS: Final = 0.5
 
 

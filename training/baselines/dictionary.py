@@ -17,8 +17,6 @@ from typing import Final
 from delia_data.errors import FormatError, InputError
 from delia_data.records import Record
 
-__all__ = ["learn_dictionary", "read_dictionary", "words"]
-
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _ROUNDS: Final = 8  # of expectation maximisation
 _LEAST: Final = 0.2  # probability of a translation that is kept

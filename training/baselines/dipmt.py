@@ -18,8 +18,6 @@ from delia_data.training.baselines.baseline import Baseline, Material, Prompt
 from delia_data.training.baselines.dictionary import learn_dictionary, words
 from delia_data.training.baselines.in_context import example_rows, shown_before
 
-__all__ = ["DIPMT", "with_entries"]
-
 _MOST: Final = 20  # entries in one prompt
 
 

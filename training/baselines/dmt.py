@@ -21,8 +21,6 @@ from delia_data.training.baselines.baseline import Baseline, Material, Training
 from delia_data.training.baselines.repetition import repeated, shuffled
 from delia_data.training.settings import TrainSettings
 
-__all__ = ["DMT", "dmt_stages"]
-
 _SHARE: Final = 0.1  # of the task rows that come again in the second stage
 
 

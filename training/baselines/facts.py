@@ -24,8 +24,6 @@ from delia_data.training.baselines.baseline import Baseline, Material, Training
 from delia_data.training.baselines.step_matched import as_long_as_delia
 from delia_data.training.settings import TrainSettings
 
-__all__ = ["FACT_BASED", "Fact", "atomic_facts", "fact_rows"]
-
 _CLAUSE: Final = re.compile(
     r",\s+(?:where|in which|with)\s+|;\s+|,?\s+and\s+(?=\w+\s+(?:is|are)\b)"
 )

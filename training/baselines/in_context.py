@@ -9,9 +9,6 @@ from delia_data.ranking import rank
 from delia_data.records import Message, Record
 from delia_data.training.baselines.baseline import Baseline, Material, Prompt
 
-__all__ = ["IN_CONTEXT", "example_rows", "shown_before"]
-
-
 def example_rows(material: Material) -> list[Record]:
     """The rows that are shown: the first in a keyed order, so that more add to fewer.
 

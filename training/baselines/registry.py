@@ -22,8 +22,6 @@ from delia_data.training.baselines.in_context import IN_CONTEXT
 from delia_data.training.baselines.step_matched import NEFTUNE, STEP_MATCHED
 from delia_data.training.baselines.untrained import MEAN_EMBEDDING, ORIGINAL, RANDOM_INIT
 
-__all__ = ["BASELINES", "baseline"]
-
 BASELINES: Final[dict[str, Baseline]] = {
     method.name: method
     for method in (

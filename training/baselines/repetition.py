@@ -8,9 +8,6 @@ from typing import Any
 from delia_data.errors import InputError
 from delia_data.ranking import rank
 
-__all__ = ["repeated", "shuffled"]
-
-
 def repeated(
     rows: Sequence[Mapping[str, Any]], count: int, *, seed: int = 0
 ) -> tuple[Mapping[str, Any], ...]:

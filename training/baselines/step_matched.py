@@ -21,8 +21,6 @@ from delia_data.training.baselines.baseline import (
 from delia_data.training.baselines.repetition import repeated
 from delia_data.training.settings import TrainSettings, rows_a_step
 
-__all__ = ["NEFTUNE", "STEP_MATCHED", "as_long_as_delia", "delia_steps"]
-
 _NOISE: Final = 5.0  # alpha of NEFTune, the smallest of those in its paper
 
 

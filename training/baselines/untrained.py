@@ -10,9 +10,6 @@ from dataclasses import replace
 from delia_data.training.baselines.baseline import Baseline, Material, Training
 from delia_data.training.settings import TrainSettings
 
-__all__ = ["MEAN_EMBEDDING", "ORIGINAL", "RANDOM_INIT"]
-
-
 def _original(_: Material, settings: TrainSettings) -> Training:
     return Training((), settings)
 

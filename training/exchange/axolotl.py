@@ -9,8 +9,6 @@ import yaml
 from delia_data.records import Format
 from delia_data.training.exchange.plan import ExchangePlan
 
-__all__ = ["FORMATS", "command", "files", "notes"]
-
 FORMATS: Final[tuple[Format, ...]] = ("messages", "sharegpt")
 _COLUMNS: Final[dict[Format, tuple[str, str, str]]] = {
     "messages": ("messages", "role", "content"),

@@ -11,8 +11,6 @@ from delia_data.errors import InputError
 from delia_data.records import Format
 from delia_data.training.exchange.plan import ExchangePlan
 
-__all__ = ["FORMATS", "command", "files", "notes"]
-
 FORMATS: Final[tuple[Format, ...]] = ("messages", "sharegpt", "alpaca")
 _DATASET: Final = "delia_mix"
 

@@ -9,8 +9,6 @@ from typing import Final, Protocol
 from delia_data.records import Format
 from delia_data.training.settings import TrainSettings
 
-__all__ = ["MICRO_BATCH", "ExchangePlan", "Exchanger"]
-
 MICRO_BATCH: Final = 8
 """Rows computed at once where the settings leave it open, or fewer if the batch is smaller."""
 

@@ -7,8 +7,6 @@ from typing import Any, Final
 from delia_data.records import Format
 from delia_data.training.exchange.plan import ExchangePlan
 
-__all__ = ["FORMATS", "command", "files", "notes"]
-
 FORMATS: Final[tuple[Format, ...]] = ("messages",)
 _CELL: Final = '''\
 # %% DELIA with Unsloth: paste into a notebook, or run as a script

@@ -25,8 +25,6 @@ from delia_data.training.source import open_source
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TRAINERS", "Exchanged", "TrainerName", "write_config"]
-
 TrainerName = Literal["axolotl", "llama-factory", "trl", "unsloth"]
 TRAINERS: Final[tuple[TrainerName, ...]] = get_args(TrainerName)
 _MODULES: Final[dict[TrainerName, Exchanger]] = {
