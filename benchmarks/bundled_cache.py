@@ -24,9 +24,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from delia_data.files import write_text
 from delia_data.hub.secrets import kinds
-from delia_data.manifest import Manifest, finish, read_manifest
+from delia_data.outputs import Manifest, finish, read_manifest, write_text
 from delia_data.sampling.cache_quality import cache_quality
 from delia_data.sampling.embeddings import Embedder
 from delia_data.sampling.quality import Quality

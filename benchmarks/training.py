@@ -41,7 +41,7 @@ from benchmarks._process import run_script
 from benchmarks._report import Spread, Target, now, replace_section, table, target_table
 from benchmarks._trained import WAYS
 from delia_data.errors import DeliaError
-from delia_data.files import cache_home
+from delia_data.outputs import cache_home
 
 __all__ = ["main"]
 

@@ -25,7 +25,7 @@ from delia_data.builders._inputs import cache_sha256, task_sha256
 from delia_data.builders._parts import Part, tables
 from delia_data.builders._rows import RowsDataset
 from delia_data.errors import InputError, SettingsError, TokenError
-from delia_data.files import canonical_json
+from delia_data.outputs import canonical_json
 
 # `datasets` patches the modules of builders, so that they can open URLs, which imports SciPy. It
 # leaves those alone that are patched already, and ours open none.

@@ -16,8 +16,7 @@ from typing import Any
 
 from delia_data.bundled_cache import bundled_cache_folder, is_bundled
 from delia_data.errors import InputError, TokenError
-from delia_data.files import canonical_json
-from delia_data.hashes import known_sha256
+from delia_data.outputs import canonical_json, known_sha256
 from delia_data.tasks import (
     BUNDLED_TASKS,
     TaskRows,

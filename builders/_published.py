@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from delia_data.builders._parts import TablePart
 from delia_data.errors import InputError, SettingsError
-from delia_data.manifest import Manifest
 from delia_data.mixing import schema
+from delia_data.outputs import Manifest
 from delia_data.records import Format
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from delia_data.builders._published import (
     published_parts,
 )
 from delia_data.errors import InputError, RatioError
-from delia_data.files import canonical_json
 from delia_data.mixing import Mixture, OnShort, Order, config_name, mix, parse_ratio, schema
+from delia_data.outputs import canonical_json
 from delia_data.records import Format
 
 if TYPE_CHECKING:

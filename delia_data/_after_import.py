@@ -9,6 +9,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+
 def after_import(name: str, action: Callable[[], None]) -> None:
     """Call a function once a library is there: now, or when somebody imports it.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from delia_data.errors import FormatError, InputError
 
+
 def csv_rows(file: Path) -> Iterator[tuple[str, dict[str, str | None]]]:
     """Read a CSV file with a header, one row after another.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from delia_data.errors import MissingExtraError
 
+
 def require(module: str, *, extra: str) -> Any:
     """Import an optional library.
 

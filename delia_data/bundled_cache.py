@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from delia_data.errors import InputError
-from delia_data.manifest import is_finished
+from delia_data.outputs import is_finished
 
 BUNDLED: Final = "bundled"
 """The name; it comes before a folder of that name."""

@@ -22,6 +22,7 @@ do. The command line prints that line and exits with code 2.
 
 from __future__ import annotations
 
+
 class DeliaError(Exception):
     """Base of every error that this package raises on purpose."""
 

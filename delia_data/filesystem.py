@@ -46,8 +46,17 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 
 from delia_data.builders.delia_mix import DeliaMix, DeliaMixConfig
 from delia_data.errors import InputError, LockedError, OutputError, SettingsError
-from delia_data.files import atomic_path, cache_home, file_sha256, folder_lock
-from delia_data.manifest import MANIFEST, Manifest, finish, is_finished, read_manifest
+from delia_data.outputs import (
+    MANIFEST,
+    Manifest,
+    atomic_path,
+    cache_home,
+    file_sha256,
+    finish,
+    folder_lock,
+    is_finished,
+    read_manifest,
+)
 
 _RESOLVED: Final = re.compile(r"sha256-([0-9a-f]{64})(/.*)?")
 _OPTION: Final = re.compile(r"(\w+)=(.*)", re.DOTALL)

@@ -22,8 +22,14 @@ import datasets
 
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError, MissingExtraError
-from delia_data.files import cache_home, canonical_json, file_sha256, folder_lock, write_json
-from delia_data.manifest import FINISHED
+from delia_data.outputs import (
+    FINISHED,
+    cache_home,
+    canonical_json,
+    file_sha256,
+    folder_lock,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch

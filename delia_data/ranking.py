@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
+
 def rank(seed: int, row_id: str, purpose: str = "order") -> int:
     """Place of a row in the keyed order.
 

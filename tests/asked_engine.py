@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from delia_data.engines import MockEngine, Prices, Request
-from delia_data.manifest import Manifest
+from delia_data.outputs import Manifest
 from delia_data.sampling import Query, Sampled, sample
 from delia_data.sampling.journal import recover
 

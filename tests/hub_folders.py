@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hub_server import HubServer
 
-from delia_data.manifest import Manifest, finish
 from delia_data.mixing import mix, read_task_rows, save_mixture
+from delia_data.outputs import Manifest, finish
 from delia_data.records import Record, write_record
 
 __all__ = [

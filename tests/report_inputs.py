@@ -20,9 +20,8 @@ from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.gradient_groups import buffering_of
 from delia_data.evaluation.gradients import RowGradients
 from delia_data.evaluation.state_space import FirstToken, StateSpace
-from delia_data.files import write_json, write_text
-from delia_data.manifest import Manifest, finish
 from delia_data.mixing import mix, read_task_rows, save_mixture
+from delia_data.outputs import Manifest, finish, write_json, write_text
 from delia_data.ratio.draws import draw_series
 from delia_data.ratio.recommendation import recommend
 from delia_data.ratio.result import RatioPoint, RatioResult, values_of

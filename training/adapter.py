@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 from delia_data._optional import require
 from delia_data.errors import InputError
-from delia_data.manifest import read_manifest
 from delia_data.models import load_model, load_tokenizer, quiet
+from delia_data.outputs import read_manifest
 from delia_data.training.loading import load_prepared, load_prepared_tokenizer
 from delia_data.training.settings import TrainSettings
 from delia_data.training.watching import WATCHED

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from delia_data.errors import InputError, TokenError
-from delia_data.files import canonical_json
+from delia_data.outputs import canonical_json
 from delia_data.records import Record, read_record
 from delia_data.tokens import label, lint_rows
 from delia_data.training.settings import TrainSettings

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.errors import InputError
-from delia_data.files import LOCK, canonical_json, folder_lock
-from delia_data.manifest import (
+from delia_data.models import quiet
+from delia_data.outputs import (
+    LOCK,
     Manifest,
+    canonical_json,
     check_folder_is_ours,
     finish,
+    folder_lock,
     is_finished,
     read_manifest,
 )
-from delia_data.models import quiet
 from delia_data.training.adapter import adapter_settings, load_adapter, open_adapter
 from delia_data.training.faults import in_one_line
 from delia_data.training.model_folder import earlier_model, model_folder, save_model

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from delia_data.training.recipe import recipe_values
 from delia_data.training.settings import TrainSettings
 
+
 @dataclass(frozen=True, slots=True)
 class SettingFlag:
     """The flag of one setting.

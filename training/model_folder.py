@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.errors import OutputError
-from delia_data.files import LOCK, folder_lock
-from delia_data.manifest import (
+from delia_data.models import quiet
+from delia_data.outputs import (
     FINISHED,
+    LOCK,
     MANIFEST,
     Manifest,
     check_folder_is_ours,
     check_same_settings,
     finish,
+    folder_lock,
     read_manifest,
 )
-from delia_data.models import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

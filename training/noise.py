@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+
 def lengths_of_rows(batch: Mapping[str, Any]) -> torch.Tensor:
     """Tokens of the row that each token of a micro-batch belongs to.
 

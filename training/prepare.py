@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from delia_data._optional import require
 from delia_data.errors import InputError
-from delia_data.manifest import Manifest, is_finished, read_manifest
 from delia_data.models import identify_files, load_model, load_tokenizer, quiet, resolve_model
+from delia_data.outputs import Manifest, is_finished, read_manifest
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init, add_token, marked_template
 from delia_data.training.model_folder import earlier_model, model_folder, save_model
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from delia_data.files import folder_lock
+from delia_data.outputs import folder_lock
+
 
 def process_count() -> int:
     """Processes of this training; 1 where nothing launched several."""

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from delia_data.errors import SettingsError
 from delia_data.training.watching import Watch, drop_after
 
+
 class StepCallback(TrainerCallback):  # type: ignore[misc]
     """Calls a function after each step with its number, the number of steps, and the loss."""
 

@@ -12,6 +12,7 @@ import yaml
 from delia_data.errors import InputError, SettingsError
 from delia_data.training.settings import TrainSettings
 
+
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = files("delia_data.training") / "recipes"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from delia_data.errors import DeliaError
-from delia_data.manifest import Manifest
+from delia_data.outputs import Manifest
 from delia_data.training.flags import setting_flags, settings_from
 from delia_data.training.own_words import OwnWordsWarning
 from delia_data.training.recipe import as_recipe, recipe_names

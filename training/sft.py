@@ -19,23 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 from delia_data._optional import require
 from delia_data.errors import TokenError
-from delia_data.files import canonical_json, write_json, write_text
-from delia_data.manifest import (
+from delia_data.models import quiet
+from delia_data.outputs import (
     Manifest,
+    canonical_json,
     check_folder_is_ours,
     check_same_settings,
     finish,
     is_finished,
     read_manifest,
+    write_json,
+    write_text,
 )
-from delia_data.models import quiet
 from delia_data.training.adapter import (
     LOSSES,
     PLAN,
     RECIPE,
     TENSORBOARD,
     adapter_names,
-    load_adapter,
 )
 from delia_data.training.checkpoints import CHECKPOINTS, last_checkpoint
 from delia_data.training.encoding import EncodedRows, count_rows, encode_rows

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from delia_data.training.processes import sharding_is_asked_for
 
+
 def shard_on_cpu(accelerator: Any) -> bool:
     """Let an accelerator shard over its CPU processes, where its launch asks for FSDP.
 

@@ -22,10 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from delia_data.errors import InputError
-from delia_data.files import LOCK
-from delia_data.manifest import FINISHED, MANIFEST, Manifest, read_manifest
 from delia_data.mixing.mixture import Mixture
 from delia_data.models import quiet
+from delia_data.outputs import FINISHED, LOCK, MANIFEST, Manifest, read_manifest
 from delia_data.records import read_rows
 
 # A Hub id, or one of the names that this package gives to datasets.

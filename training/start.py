@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from delia_data.errors import SettingsError
-from delia_data.files import file_sha256
+from delia_data.outputs import file_sha256
 from delia_data.training.adapter import adapter_settings
 from delia_data.training.settings import TrainSettings
 

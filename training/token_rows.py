@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 
+
 @dataclass(frozen=True, slots=True)
 class TrainedRow:
     """The one trained row of a frozen head.

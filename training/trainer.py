@@ -25,6 +25,7 @@ from delia_data.training.sharding import load_trained, shard_on_cpu, shared_weig
 from delia_data.training.token_rows import read_rows_in_place
 from delia_data.training.watching import Watch
 
+
 class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
     """`SFTTrainer` that takes the rows of a mixture in order and computes no padding.
 

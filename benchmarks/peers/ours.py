@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.peers._clock import Order, measure
 from delia_data.engines.openai import OpenAIEngine
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.sampling import Query, sample
 
 

@@ -37,23 +37,23 @@ from delia_data.evaluation import (
     token_distances,
     write_probe,
 )
-from delia_data.files import write_json
-from delia_data.manifest import (
+from delia_data.mixing import mix, parse_ratio, save_mixture
+from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer, quiet
+from delia_data.outputs import (
     Manifest,
     check_folder_is_ours,
     check_same_settings,
     finish,
     is_finished,
     read_manifest,
+    write_json,
 )
-from delia_data.mixing import mix, parse_ratio, save_mixture
-from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer, quiet
 from delia_data.sampling import BundledQueries, default_filters, sample
 from delia_data.tasks import Task, TaskRow, Wording, bundled_task, bundled_wordings, read_task_rows
 from delia_data.tokens import add_token
 from delia_data.training import load_adapter, read_recipe, train
+from delia_data.training.adapter import LOSSES
 from delia_data.training.settings import TrainSettings
-from delia_data.training.sft import LOSSES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+
 def among(names: Iterable[str]) -> Callable[[str], list[str]]:
     """Offer some names; other values stay possible, and files are offered where no name fits.
 

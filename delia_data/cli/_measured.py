@@ -17,6 +17,7 @@ from delia_data.evaluation.measurements import Measurements, When, Which
 from delia_data.evaluation.state_space import StateSpace
 from delia_data.evaluation.summary import first_middle_last, middle_block
 
+
 def tables(found: Measurements) -> Iterator[Table | Text]:
     """Make a few small tables of what was measured."""
     if found.representation:

@@ -18,6 +18,7 @@ from delia_data.evaluation import (
     ProbeScores,
 )
 
+
 def print_evaluation(found: Evaluation) -> None:
     """Print the shares of all probes, the labels of the first, and notes."""
     share = 100 * found.how.confidence

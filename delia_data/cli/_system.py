@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.engines import Engine, load_engine
 from delia_data.errors import InputError, TokenError
-from delia_data.manifest import MANIFEST, read_manifest
 from delia_data.models import load_model, load_tokenizer
+from delia_data.outputs import MANIFEST, read_manifest
 from delia_data.tokens import INITS, add_token
 
 if TYPE_CHECKING:

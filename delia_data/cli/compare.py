@@ -12,6 +12,7 @@ from delia_data.cli._score_tables import print_comparison
 from delia_data.evaluation import compare_folders
 from delia_data.evaluation.translation import METRICS, load_metrics
 
+
 def command(
     evaluation: Annotated[Path, typer.Argument(help="Folder that delia evaluate wrote.")],
     other: Annotated[Path, typer.Argument(help="Another one, which is taken off.")],

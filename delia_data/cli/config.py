@@ -14,6 +14,7 @@ from delia_data.cli._setting_flags import Recipe
 from delia_data.training import read_recipe
 from delia_data.training.exchange import TrainerName, write_config
 
+
 def command(
     mixture: Annotated[Path, typer.Argument(help="Folder of a finished mixture.")],
     model: Annotated[Path, typer.Argument(help="Folder that delia prepare wrote.")],

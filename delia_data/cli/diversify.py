@@ -13,8 +13,8 @@ from delia_data.cli._completion import among
 from delia_data.cli._console import console
 from delia_data.cli._diversifying import BUNDLED, MODEL, Diversified, Diversifying
 from delia_data.cli._json import AsJson, show_json
-from delia_data.manifest import read_manifest
 from delia_data.models import DEFAULT_MODEL
+from delia_data.outputs import read_manifest
 from delia_data.tasks import BUNDLED_TASKS, READY_TASKS
 from delia_data.tokens import DEFAULT_TOKEN
 

@@ -11,6 +11,7 @@ from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
 from delia_data.training.export import export_merged, export_parted
 
+
 def command(
     adapter: Annotated[Path, typer.Argument(help="Folder that delia train wrote.")],
     out: Annotated[Path, typer.Argument(help="Where to; the same again changes nothing.")],

@@ -12,8 +12,8 @@ from rich.text import Text
 from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
 from delia_data.errors import InputError, TokenError
-from delia_data.manifest import read_manifest
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
+from delia_data.outputs import read_manifest
 from delia_data.records import Record, read_record
 from delia_data.tokens import (
     DEFAULT_TOKEN,

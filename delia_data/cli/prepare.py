@@ -12,6 +12,7 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
 from delia_data.training.prepare import DTYPES, Dtype, prepare
 
+
 def command(
     model: Annotated[str, typer.Argument(help="Embedded model's name, folder or Hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; any script takes it as the model.")],

@@ -12,6 +12,7 @@ from delia_data.cli._json import AsJson, plain, show_json
 from delia_data.hub import pull
 from delia_data.hub.client import parse_name
 
+
 def command(
     version: Annotated[str, typer.Argument(help="Such as org/name@v1.2.0; the newest without @.")],
     out: Annotated[

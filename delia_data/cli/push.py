@@ -21,6 +21,7 @@ from delia_data.mixing import ORDERS, parse_ratio
 from delia_data.models import load_tokenizer
 from delia_data.records import FORMATS
 
+
 def command(
     repo: Annotated[str, typer.Argument(help="Repository, such as org/name; made if not there.")],
     folders: Annotated[

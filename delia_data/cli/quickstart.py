@@ -26,9 +26,8 @@ from delia_data.evaluation import (
     score_formatted_text,
     write_report,
 )
-from delia_data.files import folder_lock
-from delia_data.manifest import Manifest
 from delia_data.mixing import parse_ratio
+from delia_data.outputs import Manifest, folder_lock
 
 _LIBRARIES = ("datasets", "transformers", "torch", "peft", "trl")
 

@@ -10,6 +10,7 @@ import typer
 from delia_data.cli._console import console, messages, step
 from delia_data.cli._json import AsJson, show_json
 
+
 def command(
     runs: Annotated[
         list[Path],

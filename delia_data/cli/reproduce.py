@@ -18,6 +18,7 @@ from delia_data.errors import InputError
 if TYPE_CHECKING:
     from delia_data.reproduction.run import Run
 
+
 def command(
     places: Annotated[
         list[Path],
@@ -119,7 +120,7 @@ def _places(places: list[Path], scale: str | None) -> tuple[str | Path, Path]:
 
 def _show(run: Run, workers: int, as_json: bool) -> None:
     """Print the cells, and what is left to do."""
-    from delia_data.manifest import is_finished
+    from delia_data.outputs import is_finished
     from delia_data.reproduction.estimate import estimate
 
     blocked = set(run.blocked())

@@ -14,8 +14,8 @@ from delia_data.cli._console import console, step, with_parts
 from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._sampling import BUNDLED, SELF, Job, options_of
 from delia_data.errors import InputError
-from delia_data.manifest import Manifest
 from delia_data.models import DEFAULT_MODEL
+from delia_data.outputs import Manifest
 from delia_data.sampling import Progress, read_plan, sample
 from delia_data.tokens import DEFAULT_TOKEN
 

@@ -10,11 +10,12 @@ import typer
 from delia_data.cli._console import console, messages, step, warnings_in_one_line
 from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._setting_flags import Recipe, with_setting_flags
-from delia_data.manifest import Manifest
+from delia_data.outputs import Manifest
 from delia_data.training import TrainSettings, train
 from delia_data.training.flags import settings_from
 from delia_data.training.own_words import OwnWordsWarning
 from delia_data.training.recipe import as_recipe
+
 
 @with_setting_flags
 def command(

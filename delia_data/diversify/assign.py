@@ -14,6 +14,7 @@ from delia_data.tasks import Task, Wording
 from delia_data.tasks.instruction import with_query
 from delia_data.tasks.making import check_token_is_new
 
+
 def diversify(task: Task, wordings: Sequence[Wording], *, seed: int = 0) -> TaskRows:
     """Give every row of a task a wording that passes the gates that read it.
 

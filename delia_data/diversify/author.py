@@ -18,7 +18,7 @@ import yaml
 
 from delia_data.engines.base import Request
 from delia_data.errors import InputError
-from delia_data.files import canonical_json
+from delia_data.outputs import canonical_json
 from delia_data.ranking import rank, row_seed
 from delia_data.records import Message, content_id
 from delia_data.tasks import QUERY_SLOT, Task, Wording

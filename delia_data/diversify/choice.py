@@ -14,6 +14,7 @@ from delia_data.errors import InputError
 from delia_data.sampling.embeddings import Vectors
 from delia_data.tasks import Task, Wording
 
+
 @dataclass(frozen=True, slots=True)
 class Anisotropy:
     """The spread of wordings beside that of one sentence whose words were swapped.

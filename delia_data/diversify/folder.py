@@ -22,9 +22,16 @@ import jsonlines
 
 from delia_data.diversify.assign import undiversified
 from delia_data.diversify.gates import GateResult
-from delia_data.files import LOCK, atomic_path, folder_lock
-from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish
 from delia_data.mixing import TaskRows
+from delia_data.outputs import (
+    FINISHED,
+    LOCK,
+    Manifest,
+    atomic_path,
+    check_folder_is_ours,
+    finish,
+    folder_lock,
+)
 from delia_data.tasks import Task, Wording
 from delia_data.tasks.scoring import scoring_name
 

@@ -10,6 +10,7 @@ import yaml
 
 from delia_data.ranking import rank
 
+
 def synonym_swaps(text: str, count: int, *, seed: int = 0) -> list[str]:
     """Different texts that come of one by swapping words for synonyms of them.
 

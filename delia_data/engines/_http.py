@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+
 class Unreachable(Exception):  # noqa: N818 - it is handled, not reported
     """There is no connection to the server."""
 

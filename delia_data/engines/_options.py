@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from delia_data.engines.base import Prices
 from delia_data.errors import InputError
 
+
 def check_address(address: str) -> str:
     """Give an API's address without a slash at its end.
 

@@ -13,6 +13,7 @@ from delia_data.tokens import render_ids, render_user_ids
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> list[int]:
     """Put a request through the model's own chat template.
 

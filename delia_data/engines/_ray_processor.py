@@ -18,6 +18,7 @@ from delia_data.engines.base import Sampling
 from delia_data.errors import InputError
 from delia_data.models import resolve_model
 
+
 @dataclass(frozen=True, kw_only=True)
 class RaySettings:
     """How a cluster is used.

@@ -24,6 +24,7 @@ from delia_data.models import identify_files, load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
 class RayEngine:
     """Many vLLM engines on a cluster, fed window by window."""
 

@@ -14,6 +14,7 @@ from typing import IO
 
 from delia_data.errors import OutputError
 
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One answer.

@@ -10,6 +10,7 @@ from delia_data.evaluation.formatted_text import parse_answer
 from delia_data.records import Record
 from delia_data.tasks import Scoring, Task, chrf, exact
 
+
 def score_answers(task: Task, rows: Sequence[Record], answers: Sequence[str]) -> list[float]:
     """Score one answer for each row.
 

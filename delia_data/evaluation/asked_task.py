@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from delia_data.errors import FormatError, InputError
 from delia_data.evaluation.answer_format import AnswerFormat
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.records import Record
 from delia_data.tasks import QUERY_SLOT, SCORINGS, Scoring, Task, TaskRow, TaskRows, Wording
 from delia_data.tasks import read_task_rows as read_rows

@@ -21,8 +21,13 @@ from delia_data.engines.base import Completion, Engine, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.evaluation.answer_log import Answer, AnswerLog
 from delia_data.evaluation.probes import Probe, ProbeRow
-from delia_data.files import LOCK, folder_lock, write_json
-from delia_data.manifest import check_folder_is_ours, check_same_settings
+from delia_data.outputs import (
+    LOCK,
+    check_folder_is_ours,
+    check_same_settings,
+    folder_lock,
+    write_json,
+)
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
 

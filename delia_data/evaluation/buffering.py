@@ -20,6 +20,7 @@ from typing import Any
 from delia_data.evaluation._plain import from_plain, to_plain
 from delia_data.evaluation.bootstrap import Estimate
 
+
 @dataclass(frozen=True, slots=True)
 class SubsetRatio:
     """Norm of the mean over the mean of the norms, in random subsets of a group's rows.

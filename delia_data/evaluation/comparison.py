@@ -24,6 +24,7 @@ from delia_data.evaluation.labels import macro_f1_difference
 from delia_data.evaluation.outcomes import RowOutcome, ScoredRow
 from delia_data.evaluation.translation import CorpusMetric
 
+
 @dataclass(frozen=True, slots=True)
 class ProbeDifference:
     """One probe of two systems: the first minus the second, on shared rows.

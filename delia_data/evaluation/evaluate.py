@@ -34,8 +34,16 @@ from delia_data.evaluation.outcomes import (
 from delia_data.evaluation.probes import PROBES, make_probes
 from delia_data.evaluation.scores import Evaluation, score
 from delia_data.evaluation.translation import CorpusMetric
-from delia_data.files import LOCK, folder_lock, write_json
-from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish, read_manifest
+from delia_data.outputs import (
+    FINISHED,
+    LOCK,
+    Manifest,
+    check_folder_is_ours,
+    finish,
+    folder_lock,
+    read_manifest,
+    write_json,
+)
 
 EVALUATION: Final = "evaluation.json"
 ROWS: Final = "rows.jsonl"

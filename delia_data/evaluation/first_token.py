@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+
 def measure_state_space(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,

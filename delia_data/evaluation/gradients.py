@@ -24,7 +24,7 @@ import numpy.typing as npt
 from delia_data._optional import require
 from delia_data.errors import InputError
 from delia_data.evaluation.projection import Projection
-from delia_data.files import atomic_path
+from delia_data.outputs import atomic_path
 from delia_data.records import Record
 from delia_data.tokens import encode
 

@@ -27,7 +27,7 @@ from delia_data.evaluation.measurements import MeasureSettings, When, Which
 from delia_data.evaluation.projection import Projection
 from delia_data.evaluation.similarity import task_similarity
 from delia_data.evaluation.state_space import StateSpace
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.records import Record
 from delia_data.sampling.coverage import Embed
 

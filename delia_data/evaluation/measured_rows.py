@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from delia_data.errors import InputError
-from delia_data.manifest import is_finished, read_manifest
+from delia_data.outputs import is_finished, read_manifest
 from delia_data.ranking import rank
 from delia_data.records import Record
 from delia_data.sampling import read_cache

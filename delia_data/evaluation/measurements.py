@@ -21,7 +21,7 @@ from delia_data.evaluation._plain import from_plain, to_plain
 from delia_data.evaluation.alignment import Alignment
 from delia_data.evaluation.buffering import Buffering
 from delia_data.evaluation.state_space import StateSpace
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 
 MEASUREMENTS: Final = "measurements.json"
 MeasureName = Literal["representation", "state-space", "buffering"]

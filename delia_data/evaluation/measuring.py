@@ -31,16 +31,18 @@ from delia_data.evaluation.measurements import (
     check_measures,
     read_measurements,
 )
-from delia_data.files import file_sha256, folder_lock, write_json
-from delia_data.manifest import (
+from delia_data.outputs import (
     FINISHED,
     MANIFEST,
     Manifest,
     check_folder_is_ours,
     check_same_settings,
+    file_sha256,
     finish,
+    folder_lock,
     is_finished,
     read_manifest,
+    write_json,
 )
 from delia_data.sampling.coverage import Embed
 from delia_data.sampling.embeddings import LazyEmbedder

@@ -17,7 +17,8 @@ from delia_data.errors import FormatError
 from delia_data.evaluation.answers import score_texts
 from delia_data.evaluation.asked_task import AskedTask
 from delia_data.evaluation.asking import AnsweredRow
-from delia_data.files import atomic_path
+from delia_data.outputs import atomic_path
+
 
 @dataclass(frozen=True, slots=True)
 class RowOutcome:

@@ -20,8 +20,8 @@ from typing import Final
 
 from delia_data._version import __version__
 from delia_data.evaluation._html import Markup, element, escape
-from delia_data.evaluation.palettes import DARK, LIGHT, style_variables
-from delia_data.files import write_text
+from delia_data.evaluation.drawing import DARK, LIGHT, style_variables
+from delia_data.outputs import write_text
 
 GENERATOR: Final = "delia_data"
 """What a page of ours says that made it."""

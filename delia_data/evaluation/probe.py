@@ -12,10 +12,11 @@ import jsonlines
 
 from delia_data.engines.base import Engine, Request, Sampling
 from delia_data.errors import EngineError, InputError
-from delia_data.files import atomic_path
 from delia_data.mixing import TaskRow
+from delia_data.outputs import atomic_path
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
+
 
 @dataclass(frozen=True, slots=True)
 class ProbedRow:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from delia_data.errors import InputError, TokenError
 from delia_data.evaluation.hidden_states import (
     DEFAULT_CONTEXTS,
-    WORD_SLOT,
     check_contexts,
     evaluating,
     locate,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftMixedModel, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True, slots=True)
 class BlockDistances:

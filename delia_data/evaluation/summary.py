@@ -10,6 +10,7 @@ from delia_data.evaluation.formatted_text import interval
 if TYPE_CHECKING:
     from delia_data.evaluation.report import QuickstartReport
 
+
 def summarise(report: QuickstartReport) -> list[str]:
     """Say in a few sentences what the run shows; where it shows no gain, that is said.
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from delia_data.hub.loading import loading
 from delia_data.hub.parts import CACHE, TASK
 from delia_data.hub.sections import join_card, merge_cards
-from delia_data.manifest import Manifest
+from delia_data.outputs import Manifest
 
 HEADINGS: Final = (
     "Mixtures",

@@ -19,8 +19,8 @@ from delia_data.hub.client import Retry
 from delia_data.hub.lean import lean_rows
 from delia_data.hub.parts import CACHE, TASK, Part, cache_ids, lean_file, read_parts, train_shards
 from delia_data.hub.pull import find_version, mixture_manifest, snapshot
-from delia_data.manifest import Manifest
 from delia_data.mixing import TaskRow, read_task_rows
+from delia_data.outputs import Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

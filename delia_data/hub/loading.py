@@ -6,7 +6,7 @@ import json
 from typing import Any, Final
 
 from delia_data.hub.parts import CACHE
-from delia_data.manifest import Manifest
+from delia_data.outputs import Manifest
 
 # What each row format is called by tools, and under which names its columns lie.
 _AXOLOTL: Final[dict[str, list[str]]] = {

@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 
 from delia_data.bundled_cache import cache_path
 from delia_data.errors import InputError
-from delia_data.files import file_sha256
-from delia_data.manifest import FINISHED, MANIFEST, Manifest, read_manifest
 from delia_data.mixing import config_name, mix, read_task_rows, save_mixture
 from delia_data.mixing.task_rows import TaskRows
+from delia_data.outputs import FINISHED, MANIFEST, Manifest, file_sha256, read_manifest
 from delia_data.tokens import add_token_to_tokenizer
 
 if TYPE_CHECKING:

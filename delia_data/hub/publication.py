@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from delia_data.errors import InputError
-from delia_data.files import canonical_json
 from delia_data.hub.parts import CACHE, TASK, Part, lean_file
-from delia_data.manifest import Manifest
 from delia_data.mixing import read_task_rows
+from delia_data.outputs import Manifest, canonical_json
 
 PICTURES: Final = "pictures"
 

@@ -18,21 +18,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from delia_data.errors import RatioError
-from delia_data.files import LOCK, file_sha256, folder_lock, write_text
 from delia_data.hub.client import Retry, client, is_commit, parse_name, resolve, translated
 from delia_data.hub.lean import expand, lean_rows
 from delia_data.hub.parts import CACHE, LEAN, TASK, lean_file
 from delia_data.hub.publication import PICTURES, parts_of_path
 from delia_data.hub.remote import CARD, download, fetch, read_manifest_at
-from delia_data.manifest import (
+from delia_data.mixing import config_name
+from delia_data.outputs import (
     FINISHED,
+    LOCK,
     MANIFEST,
     Manifest,
     check_folder_is_ours,
+    file_sha256,
+    folder_lock,
     is_finished,
     read_manifest,
+    write_text,
 )
-from delia_data.mixing import config_name
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -33,6 +33,7 @@ from delia_data.sampling.text_map import Embed
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+
 def push(
     folders: Iterable[str | os.PathLike[str]],
     repo: str,

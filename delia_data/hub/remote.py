@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from delia_data.errors import ForeignFolderError, HubError, InputError
-from delia_data.files import file_sha256
-from delia_data.hashes import known_sha256
 from delia_data.hub.client import Retry, resolve
-from delia_data.manifest import FINISHED, MANIFEST, Manifest
+from delia_data.outputs import FINISHED, MANIFEST, Manifest, file_sha256, known_sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
 from delia_data.errors import InputError, VersionError
-from delia_data.manifest import Manifest
+from delia_data.outputs import Manifest
 
 Bump = Literal["patch", "minor", "major"]
 BUMPS: Final[tuple[Bump, ...]] = get_args(Bump)

@@ -21,13 +21,14 @@ from delia_data.hub.pictures import can_draw, draw
 from delia_data.hub.publication import check_complete, outdated, parts_of_path
 from delia_data.hub.remote import Remote, fetch
 from delia_data.hub.scanning import check_secrets
-from delia_data.manifest import read_manifest
 from delia_data.mixing import config_name, read_task_rows
+from delia_data.outputs import read_manifest
 from delia_data.sampling.text_map import Embed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from transformers import PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

@@ -26,8 +26,6 @@ import pyarrow as pa
 
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError
-from delia_data.files import write_text
-from delia_data.manifest import Manifest, finish
 from delia_data.mixing.cluster_connection import connected
 from delia_data.mixing.cluster_work import (
     DOUBTFUL,
@@ -46,6 +44,7 @@ from delia_data.mixing.options import MixSettings, schema
 from delia_data.mixing.sources import shards_of
 from delia_data.mixing.survey import Hashes
 from delia_data.mixing.task_rows import Rows
+from delia_data.outputs import Manifest, finish, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from delia_data.errors import DeliaError, OutputError
-from delia_data.files import LOCK
+from delia_data.outputs import LOCK
 
 if TYPE_CHECKING:
     import duckdb

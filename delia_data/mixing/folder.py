@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from delia_data.files import LOCK, atomic_path, folder_lock, write_text
-from delia_data.manifest import FINISHED, Manifest, check_folder_is_ours, finish
 from delia_data.mixing.mixture import Mixture
 from delia_data.mixing.options import config_name, schema
+from delia_data.outputs import (
+    FINISHED,
+    LOCK,
+    Manifest,
+    atomic_path,
+    check_folder_is_ours,
+    finish,
+    folder_lock,
+    write_text,
+)
 from delia_data.records import read_record
 from delia_data.tokens import encode
 

@@ -23,8 +23,6 @@ import pyarrow as pa
 
 from delia_data.bundled_cache import BUNDLED, cache_path, is_bundled
 from delia_data.errors import FormatError, InputError, RatioError
-from delia_data.files import canonical_json
-from delia_data.manifest import Manifest
 from delia_data.mixing.engine import Spill
 from delia_data.mixing.options import MESSAGES, MixOptions, OnShort, Order, Select, schema
 from delia_data.mixing.plan import Picked, Plan, convert
@@ -32,9 +30,11 @@ from delia_data.mixing.sources import Pairs
 from delia_data.mixing.survey import Survey, ngrams, survey
 from delia_data.mixing.task_rows import Rows, TaskRow, TaskRows, as_task_rows, check_token
 from delia_data.mixing.writers import writers_of
+from delia_data.outputs import Manifest, canonical_json
 from delia_data.ranking import rank
 from delia_data.records import Format, Record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
+
 
 class Mixture:
     """A mixture: its accounting at once, its rows when they are asked for.

@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 from delia_data._batches import batches
 from delia_data._csv import csv_rows
 from delia_data.errors import FormatError, InputError
-from delia_data.manifest import FINISHED, MANIFEST, read_manifest
 from delia_data.mixing.engine import quote
 from delia_data.mixing.options import MESSAGES
+from delia_data.outputs import FINISHED, MANIFEST, read_manifest
 from delia_data.records import Record, read_record, read_rows, write_record
 
 Pairs: TypeAlias = (

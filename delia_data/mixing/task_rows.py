@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from delia_data.errors import FormatError, InputError, TokenError
-from delia_data.files import canonical_json
-from delia_data.manifest import MANIFEST, read_manifest
 from delia_data.mixing.sources import SUFFIXES, rows_of
+from delia_data.outputs import MANIFEST, canonical_json, read_manifest
 from delia_data.records import Record, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
+
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from delia_data.manifest import is_finished, read_manifest
+from delia_data.outputs import is_finished, read_manifest
+
 
 def writers_of(caches: Mapping[str, Any]) -> dict[str, Any]:
     """Give the model that wrote each cache, by the cache's name.

@@ -10,6 +10,7 @@ import numpy as np
 from delia_data.evaluation.drawing import Drawing, Palette, short
 from delia_data.ratio.result import RatioResult, Value
 
+
 def ratio_curve(found: RatioResult) -> Drawing:
     """Draw what the ratio was chosen by: the points, the fitted curve with its band, the choice."""
     chosen = found.chosen

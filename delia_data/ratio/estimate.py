@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from delia_data.manifest import is_finished
+from delia_data.outputs import is_finished
 from delia_data.ratio.ground import Ground
 from delia_data.ratio.settings import RatioSettings
 from delia_data.ratio.stage import Stage, stages_of
 from delia_data.training import TrainSettings
+
 
 @dataclass(frozen=True, slots=True)
 class StageCost:

@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from delia_data.errors import InputError, SettingsError, TokenError
-from delia_data.files import folder_lock, write_json
-from delia_data.manifest import (
+from delia_data.outputs import (
     FINISHED,
     Manifest,
     check_folder_is_ours,
     check_same_settings,
     finish,
+    folder_lock,
     is_finished,
+    write_json,
 )
 from delia_data.ratio.drawing import ratio_curve, ratio_losses
 from delia_data.ratio.estimate import StageCost, estimate

@@ -19,6 +19,7 @@ from delia_data.ratio.words import sentences
 from delia_data.reproduction.task_loss import AnswerLoss
 from delia_data.training import TrainSettings
 
+
 def read_outcome(
     folder: Path,
     ground: Ground,

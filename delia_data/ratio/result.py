@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from delia_data.errors import InputError
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.ratio.draws import Series
 from delia_data.ratio.recommendation import Recommendation
 

@@ -16,8 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from delia_data.files import write_json
-from delia_data.manifest import Manifest, check_same_settings, finish, is_finished, read_manifest
+from delia_data.outputs import (
+    Manifest,
+    check_same_settings,
+    finish,
+    is_finished,
+    read_manifest,
+    write_json,
+)
 from delia_data.ratio.ground import Ground
 from delia_data.ratio.settings import RatioSettings
 from delia_data.records import Record

@@ -12,6 +12,7 @@ from delia_data.evaluation.drawing import Drawing
 from delia_data.evaluation.page import Tile
 from delia_data.report.runs import Runs
 
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a chapter has to say of some runs.

@@ -12,9 +12,8 @@ from delia_data.evaluation.evaluate import read_evaluation
 from delia_data.evaluation.outcomes import ScoredRow, read_answers
 from delia_data.evaluation.probe import read_probe
 from delia_data.evaluation.scores import Evaluation, score
-from delia_data.files import canonical_json
-from delia_data.manifest import is_finished
 from delia_data.mixing import read_task_rows
+from delia_data.outputs import canonical_json, is_finished
 from delia_data.report.runs import Run, Runs
 
 _PROBED = "held-out"

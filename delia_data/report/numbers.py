@@ -6,6 +6,7 @@ from typing import Protocol
 
 from delia_data.evaluation._html import Markup, element, escape
 
+
 class Interval(Protocol):
     """A number with its interval, such as `evaluation.Estimate`."""
 

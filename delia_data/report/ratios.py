@@ -10,6 +10,7 @@ from delia_data.report.chapter import Figures, Found
 from delia_data.report.numbers import count, value
 from delia_data.report.runs import Runs
 
+
 def ratios(runs: Runs, figures: Figures) -> Found | None:
     """Show series of ratios."""
     found = [(run.label, read_ratio(run.folder)) for run in runs.of("ratio")]

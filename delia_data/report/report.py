@@ -19,8 +19,7 @@ from delia_data._version import __version__
 from delia_data.errors import ForeignFolderError
 from delia_data.evaluation._html import element, escape
 from delia_data.evaluation.page import GENERATOR, Page, PageSection, Tile
-from delia_data.files import LOCK
-from delia_data.manifest import MANIFEST
+from delia_data.outputs import LOCK, MANIFEST
 from delia_data.report.accounts import accounts
 from delia_data.report.answers import answers
 from delia_data.report.chapter import Chapter, Figures, Found

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from delia_data.evaluation._html import Markup, element, escape, table
 from delia_data.evaluation.page import Tile
-from delia_data.manifest import is_finished
+from delia_data.outputs import is_finished
 from delia_data.report.chapter import Figures, Found
 from delia_data.report.numbers import named
 from delia_data.report.runs import Run, Runs

@@ -10,6 +10,7 @@ from delia_data.errors import InputError
 from delia_data.reproduction.grid import ExperimentName, Grid
 from delia_data.training.baselines import baseline
 
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One method, run once.

@@ -27,9 +27,8 @@ from delia_data.evaluation.aligning import measure_alignment
 from delia_data.evaluation.asking import ask
 from delia_data.evaluation.first_token import StateSpaceWatch
 from delia_data.evaluation.outcomes import read_answers
-from delia_data.files import file_sha256, write_json
-from delia_data.manifest import MANIFEST, Manifest, finish, read_manifest
 from delia_data.models import identify, load_model, load_tokenizer
+from delia_data.outputs import MANIFEST, Manifest, file_sha256, finish, read_manifest, write_json
 from delia_data.reproduction.cell import Cell
 from delia_data.reproduction.ground import Ground
 from delia_data.reproduction.result import (

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from delia_data.manifest import is_finished
+from delia_data.outputs import is_finished
 from delia_data.reproduction.cell import Cell
 from delia_data.reproduction.cell_run import RUN
 from delia_data.reproduction.grid import Experiment, Seconds
 from delia_data.reproduction.result import read_result
 from delia_data.reproduction.run import Run
 from delia_data.training.baselines import baseline
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:

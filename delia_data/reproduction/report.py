@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from delia_data._version import __version__
-from delia_data.files import write_json, write_text
+from delia_data.outputs import write_json, write_text
 from delia_data.reproduction.figures import FIGURES, draw_figures
 from delia_data.reproduction.findings import Finding, find
 from delia_data.reproduction.result import CellResult

@@ -11,7 +11,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError
-from delia_data.files import write_json
+from delia_data.outputs import write_json
 from delia_data.reproduction.cell import Cell
 
 RESULT: Final = "result.json"

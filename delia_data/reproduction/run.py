@@ -20,8 +20,16 @@ from typing import Any, Final
 import yaml
 
 from delia_data.errors import InputError
-from delia_data.files import canonical_json, file_sha256, write_json, write_text
-from delia_data.manifest import MANIFEST, check_folder_is_ours, check_same_settings, read_manifest
+from delia_data.outputs import (
+    MANIFEST,
+    canonical_json,
+    check_folder_is_ours,
+    check_same_settings,
+    file_sha256,
+    read_manifest,
+    write_json,
+    write_text,
+)
 from delia_data.reproduction.cell import Cell, cells_of
 from delia_data.reproduction.grid import CacheSettings, Experiment, Grid
 from delia_data.reproduction.report import REPORT_FILES

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from delia_data.errors import EngineError, InputError
-from delia_data.files import folder_lock
-from delia_data.manifest import is_finished
+from delia_data.outputs import folder_lock, is_finished
 from delia_data.reproduction.estimate import read_runs
 from delia_data.reproduction.ground import sample_cache
 from delia_data.reproduction.report import write_reproduction

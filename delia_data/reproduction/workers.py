@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from delia_data.errors import DeliaError, EngineError, LockedError
-from delia_data.files import folder_lock, write_text
-from delia_data.manifest import is_finished
+from delia_data.outputs import folder_lock, is_finished, write_text
 from delia_data.reproduction.cell import Cell
 from delia_data.reproduction.cell_run import run_cell
 from delia_data.reproduction.grid import ExperimentName

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 
 from delia_data.bundled_cache import cache_path
 from delia_data.errors import InputError
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.ranking import rank
 from delia_data.records import read_record
 from delia_data.sampling.coverage import Embed
 from delia_data.sampling.quality import Quality, Scan, measure_quality
 from delia_data.sampling.store import read_cache
+
 
 def cache_quality(
     folder: str | os.PathLike[str],

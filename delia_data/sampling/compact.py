@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from delia_data._batches import batches
-from delia_data.files import atomic_path
+from delia_data.outputs import atomic_path
 from delia_data.records import Record, write_record
 from delia_data.sampling.journal import read_line, recover, shards
 from delia_data.sampling.rows import Sampled

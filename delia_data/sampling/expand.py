@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from delia_data.engines.base import Engine, Request, Sampling
 from delia_data.errors import InputError
-from delia_data.files import canonical_json
+from delia_data.outputs import canonical_json
 from delia_data.ranking import rank, row_seed
 from delia_data.records import Message, content_id
 from delia_data.sampling.queries import Query

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from delia_data.engines.base import Completion, Engine, Sampling
 from delia_data.errors import EngineError, InputError
-from delia_data.manifest import Manifest, read_manifest
+from delia_data.outputs import Manifest, read_manifest
 from delia_data.sampling.asker import Asked, Asker
 from delia_data.sampling.asking import Asking, Limits, Spending
 from delia_data.sampling.filters import (

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import yaml
 
 from delia_data.errors import InputError
-from delia_data.files import canonical_json
+from delia_data.outputs import canonical_json
 from delia_data.ranking import rank
 
 # One entry of a table: its columns. Most tables have a single one.

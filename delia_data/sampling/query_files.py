@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from delia_data.errors import FormatError, InputError
-from delia_data.files import canonical_json
 from delia_data.mixing.sources import Pairs, rows_of, shards_of
+from delia_data.outputs import canonical_json
 from delia_data.sampling.queries import Query
 from delia_data.sampling.query_rows import read_query
 

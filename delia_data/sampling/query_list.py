@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from delia_data.errors import InputError
-from delia_data.files import canonical_json
+from delia_data.outputs import canonical_json
 from delia_data.sampling.queries import Query
+
 
 class QueryList:
     """A sequence of queries, as `Queries`."""

@@ -29,16 +29,18 @@ import pyarrow.parquet as pq
 
 from delia_data.bundled_cache import cache_path
 from delia_data.errors import DeliaError, InputError, OutputError
-from delia_data.files import LOCK, folder_lock, write_json
-from delia_data.manifest import (
+from delia_data.outputs import (
     FINISHED,
+    LOCK,
     MANIFEST,
     Manifest,
     check_folder_is_ours,
     check_same_settings,
     finish,
+    folder_lock,
     is_finished,
     read_manifest,
+    write_json,
 )
 from delia_data.records import Record, read_record, read_records
 from delia_data.sampling.compact import compact, pairs_file, rejected_file

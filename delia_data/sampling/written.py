@@ -25,8 +25,13 @@ import jsonlines
 
 from delia_data.engines.base import Completion, Finish
 from delia_data.errors import OutputError
-from delia_data.files import LOCK, folder_lock, write_json
-from delia_data.manifest import check_folder_is_ours, check_same_settings
+from delia_data.outputs import (
+    LOCK,
+    check_folder_is_ours,
+    check_same_settings,
+    folder_lock,
+    write_json,
+)
 
 _PLAN: Final = "plan.json"
 _LINES: Final = "written.jsonl"

@@ -8,6 +8,7 @@ from delia_data.errors import InputError
 from delia_data.ranking import rank
 from delia_data.records import Message, Record, content_id
 
+
 def limit(rows: Sequence[Record], most: int | None, seed: int) -> tuple[Record, ...]:
     """Take at most so many rows; those of a smaller number are among those of a larger one.
 

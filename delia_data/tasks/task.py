@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from delia_data.errors import InputError
-from delia_data.files import canonical_json
+from delia_data.outputs import canonical_json
 from delia_data.records import Record
 from delia_data.tasks.leaks import leaking_words, without_leaks
 from delia_data.tasks.scoring import Scoring, labels_of, scoring_name

@@ -9,6 +9,7 @@ from typing import Any
 
 from delia_data.errors import FormatError, InputError
 
+
 class Template:
     """A text with the names of columns in braces, such as `"{title}: {body}"`.
 

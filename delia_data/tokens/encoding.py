@@ -13,6 +13,7 @@ from delia_data.records import Record
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A record as the model sees it.

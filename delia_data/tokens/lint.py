@@ -21,6 +21,7 @@ from delia_data.tokens.row_checks import RowChecks
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
 @dataclass(frozen=True, slots=True)
 class LintProblem:
     """One row that training would get wrong.

@@ -30,10 +30,10 @@ from delia_data.errors import (
     RatioError,
     TokenError,
 )
-from delia_data.manifest import is_finished, read_manifest
 from delia_data.mixing import TaskRow, mix, save_mixture
 from delia_data.mixing.cluster import mix_on_ray
 from delia_data.mixing.cluster_connection import connected
+from delia_data.outputs import is_finished, read_manifest
 from delia_data.records import Record, write_record
 
 ray = pytest.importorskip("ray")

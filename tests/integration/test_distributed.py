@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from trained import row, tiny_settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.training import TrainSettings, train
 
 pytestmark = [

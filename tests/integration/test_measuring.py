@@ -29,8 +29,8 @@ from delia_data.evaluation.measurements import (
     read_measurements,
 )
 from delia_data.evaluation.measuring import measure
-from delia_data.manifest import is_finished, read_manifest
 from delia_data.models import load_model, load_tokenizer
+from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import embeddings
 from delia_data.tasks import read_task_rows
 from delia_data.tokens import add_token

@@ -30,9 +30,8 @@ from delia_data.errors import (
     TokenError,
     UnfinishedError,
 )
-from delia_data.files import folder_lock
-from delia_data.manifest import is_finished, read_manifest
 from delia_data.models import DEFAULT_MODEL, identify_files, load_model, load_tokenizer, quiet
+from delia_data.outputs import folder_lock, is_finished, read_manifest
 from delia_data.tokens import add_token, has_generation_marks, render_ids
 from delia_data.training.own_words import foreign_writers
 from delia_data.training.prepare import prepare, prepared_from

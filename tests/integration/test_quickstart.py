@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from delia_data.errors import ForeignFolderError, RatioError, SettingsError
-from delia_data.manifest import is_finished, read_manifest
 from delia_data.models import embedded_gguf
+from delia_data.outputs import is_finished, read_manifest
 
 pytestmark = [
     pytest.mark.integration,

@@ -25,8 +25,7 @@ from delia_data.errors import (
     SettingsError,
     TokenError,
 )
-from delia_data.files import folder_lock
-from delia_data.manifest import is_finished, read_manifest
+from delia_data.outputs import folder_lock, is_finished, read_manifest
 from delia_data.ratio import (
     Choice,
     RatioResult,

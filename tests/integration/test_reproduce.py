@@ -19,8 +19,7 @@ from command_line import Delia, refused
 from micro_run import METHODS, micro_grid, micro_model, tables_of
 
 from delia_data.errors import EngineError, InputError, LockedError, SettingsError
-from delia_data.files import folder_lock
-from delia_data.manifest import read_manifest
+from delia_data.outputs import folder_lock, read_manifest
 from delia_data.reproduction import Grid, Run, cells_of, read_grid, reproduce
 from delia_data.reproduction.grid import Seconds
 from delia_data.training.baselines import BASELINES

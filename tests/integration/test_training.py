@@ -20,8 +20,7 @@ from delia_data.errors import (
     TokenError,
     UnfinishedError,
 )
-from delia_data.files import folder_lock
-from delia_data.manifest import read_manifest
+from delia_data.outputs import folder_lock, read_manifest
 from delia_data.records import Record
 from delia_data.tokens import add_token, encode
 from delia_data.training import TrainSettings, load_adapter, train

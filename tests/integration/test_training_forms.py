@@ -15,7 +15,7 @@ from trained import ROWS, logits_of, seen_trainers, sequences, tiny_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from delia_data.errors import ForeignFolderError, InputError, SettingsError, UnfinishedError
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.tokens import add_token
 from delia_data.training import TrainSettings, load_adapter, train
 from delia_data.training.export import export_merged, export_parted

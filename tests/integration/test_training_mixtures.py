@@ -20,9 +20,9 @@ from trained import tiny_settings
 from transformers import PreTrainedModel
 
 from delia_data.errors import EngineError, InputError, TokenError, UnfinishedError
-from delia_data.manifest import Manifest, finish, read_manifest
 from delia_data.mixing import mix, save_mixture
 from delia_data.models import identify_files, load_tokenizer
+from delia_data.outputs import Manifest, finish, read_manifest
 from delia_data.records import read_record, write_record
 from delia_data.tokens import add_token_to_tokenizer, render_ids
 from delia_data.training import TrainSettings, read_recipe, train

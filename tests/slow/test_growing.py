@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.sampling import read_cache
 
 pytestmark = pytest.mark.slow

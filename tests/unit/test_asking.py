@@ -25,7 +25,7 @@ from delia_data.errors import (
 )
 from delia_data.evaluation import AskedTask, Probe, ask, make_probes
 from delia_data.evaluation.answer_log import Answer, AnswerLog
-from delia_data.files import folder_lock
+from delia_data.outputs import folder_lock
 from delia_data.records import Message
 from delia_data.tasks import bundled_task, bundled_wordings
 

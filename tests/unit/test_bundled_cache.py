@@ -15,8 +15,8 @@ from delia_data.diversify import diversify
 from delia_data.errors import InputError, RatioError
 from delia_data.hub.parts import read_parts
 from delia_data.hub.secrets import kinds
-from delia_data.manifest import read_manifest
 from delia_data.mixing import mix
+from delia_data.outputs import read_manifest
 from delia_data.records import Record
 from delia_data.sampling import bundled_queries, read_cache
 from delia_data.tasks import bundled_task, bundled_wordings

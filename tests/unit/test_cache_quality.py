@@ -11,7 +11,7 @@ from command_line import refused, spawn
 
 from delia_data.engines import MockEngine
 from delia_data.errors import InputError, UnfinishedError
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.sampling import Query, sample
 from delia_data.sampling.cache_quality import cache_quality, split_answers
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from delia_data import __version__
 from delia_data.cli import app
 from delia_data.cli.app import COMMANDS
-from delia_data.manifest import is_finished, read_manifest
 from delia_data.mixing import mix, save_mixture
+from delia_data.outputs import is_finished, read_manifest
 from delia_data.records import Record
 from delia_data.sampling import bundled_queries, read_cache
 from delia_data.tasks import TaskRow, read_task_rows

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from delia_data.cli import app
 from delia_data.engines import MockEngine
-from delia_data.manifest import is_finished, read_manifest
+from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import read_cache
 
 

@@ -10,8 +10,8 @@ from command_line import Delia, names, refused
 from wordings import bag_of_words
 
 from delia_data.engines import MockEngine, Request
-from delia_data.manifest import read_manifest
 from delia_data.mixing import read_task_rows
+from delia_data.outputs import read_manifest
 from delia_data.sampling.embeddings import Embedder
 
 ROWS = 'id,question,label\n1,"Is it, so?",yes\n2,Is it?,no\n3,Why?,no\n4,"Two\nlines?",yes\n'

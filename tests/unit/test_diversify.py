@@ -19,8 +19,8 @@ from delia_data.diversify import (
     undiversified,
 )
 from delia_data.errors import ForeignFolderError, InputError, TokenError
-from delia_data.manifest import is_finished, read_manifest
 from delia_data.mixing import mix
+from delia_data.outputs import is_finished, read_manifest
 from delia_data.records import Message, Record
 from delia_data.tasks import Task, TaskRow, Wording, read_task_rows
 

@@ -13,7 +13,7 @@ from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
 from delia_data.errors import InputError, SettingsError
 from delia_data.evaluation import AskedTask, compare_folders, evaluate, read_evaluation
-from delia_data.manifest import Manifest, finish, is_finished, read_manifest
+from delia_data.outputs import Manifest, finish, is_finished, read_manifest
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings, make_task
 

@@ -54,26 +54,25 @@ def test_the_walk_finds_every_room() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_module_says_what_it_exports(name: str) -> None:
-    """Each has an `__all__` of names that are there; public definitions are in it."""
+def test_only_packages_declare_exports(name: str) -> None:
+    """A package lists its public names, each of which exists; a module has no list."""
     module = importlib.import_module(name)
-    exported = set(module.__all__)
-    assert all(hasattr(module, public) for public in exported)
-    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
-    defined = {
-        node.name
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-    }
-    if module.__file__ and not module.__file__.endswith("__init__.py"):
-        assert defined <= exported
+    if str(module.__file__).endswith("__init__.py"):
+        assert all(hasattr(module, public) for public in getattr(module, "__all__", []))
+    else:
+        assert not hasattr(module, "__all__")
 
 
 @pytest.mark.parametrize("name", ["delia_data", *MODULES])
-def test_every_public_name_is_documented(name: str) -> None:
+def test_every_public_definition_is_documented(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__
-    for public in module.__all__:
-        value = getattr(module, public)
-        if callable(value) and getattr(value, "__module__", None) == name:
-            assert value.__doc__, f"{name}.{public} has no docstring"
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    undocumented = [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert undocumented == []

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delia_data.errors import InputError, LockedError, OutputError
-from delia_data.files import (
+from delia_data.outputs import (
     atomic_path,
     canonical_json,
     file_sha256,

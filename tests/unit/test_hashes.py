@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from delia_data import hashes
+from delia_data import outputs as hashes
 from delia_data.errors import InputError
-from delia_data.hashes import known_sha256
+from delia_data.outputs import known_sha256
 
 
 @pytest.fixture(autouse=True)

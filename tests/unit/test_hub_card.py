@@ -11,7 +11,7 @@ import yaml
 from delia_data.errors import FormatError
 from delia_data.hub.card import HEADINGS, make_card
 from delia_data.hub.sections import join_card, merge_cards, split_card
-from delia_data.manifest import Manifest
+from delia_data.outputs import Manifest
 
 MIXTURE: dict[str, Any] = {
     "form": "plain",

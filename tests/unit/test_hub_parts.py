@@ -17,8 +17,8 @@ from delia_data.hub.parts import cache_ids, check_mixture, mixed, pair_shards, r
 from delia_data.hub.pictures import can_draw, draw, some_pairs
 from delia_data.hub.publication import draft, outdated, parts_of_path
 from delia_data.hub.scanning import check_secrets, texts_of
-from delia_data.manifest import Manifest, finish, read_manifest
 from delia_data.mixing import mix, read_task_rows, save_mixture
+from delia_data.outputs import Manifest, finish, read_manifest
 from delia_data.records import Record, write_record
 from delia_data.sampling.text_map import place_by_words
 

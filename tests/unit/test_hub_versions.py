@@ -8,7 +8,7 @@ import pytest
 
 from delia_data.errors import InputError, VersionError
 from delia_data.hub.versions import FIRST, Version, changes, latest, next_version
-from delia_data.manifest import Manifest
+from delia_data.outputs import Manifest
 
 CACHE = {"settings": {"model": {"weights": "a"}}, "rows": {"kept": 100}}
 TASK = {"settings": {"token": "<sep>"}, "inputs": {"task": "plain"}}

@@ -13,8 +13,8 @@ import pytest
 
 LAYERS = [
     {"errors", "_version"},
-    {"files", "_optional", "_batches", "_csv", "_after_import"},
-    {"ranking", "records", "manifest", "tokens", "hashes", "bundled_cache"},
+    {"outputs", "_optional", "_batches", "_csv", "_after_import"},
+    {"ranking", "records", "tokens", "bundled_cache"},
     {"models"},
     {"engines", "mixing"},
     {"tasks"},

@@ -8,13 +8,13 @@ import pytest
 
 from delia_data import __version__
 from delia_data.errors import ForeignFolderError, SettingsError, UnfinishedError
-from delia_data.files import file_sha256
-from delia_data.manifest import (
+from delia_data.outputs import (
     FINISHED,
     MANIFEST,
     Manifest,
     check_folder_is_ours,
     check_same_settings,
+    file_sha256,
     finish,
     is_finished,
     read_manifest,

@@ -10,8 +10,8 @@ import pytest
 from command_line import Delia, names, refused
 
 from delia_data.cli import mix as mix_command
-from delia_data.manifest import read_manifest
 from delia_data.mixing import mix
+from delia_data.outputs import read_manifest
 from delia_data.tasks import read_task_rows
 
 RECIPE = """

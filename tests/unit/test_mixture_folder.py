@@ -18,13 +18,12 @@ from delia_data.errors import (
     ForeignFolderError,
     LockedError,
 )
-from delia_data.files import folder_lock
-from delia_data.manifest import is_finished, read_manifest
 from delia_data.mixing import (
     Mixture,
     mix,
     save_mixture,
 )
+from delia_data.outputs import folder_lock, is_finished, read_manifest
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from delia_data.diversify import diversify, gate_task_wordings, save_task_rows, 
 from delia_data.diversify.plain import plain_form
 from delia_data.errors import FormatError, InputError, UnfinishedError
 from delia_data.evaluation import PROBES, AskedTask, Probe, make_probes
-from delia_data.manifest import Manifest, finish, read_manifest
+from delia_data.outputs import Manifest, finish, read_manifest
 from delia_data.records import Message, Record
 from delia_data.tasks import Task, TaskRows, Wording, bundled_task, bundled_wordings, make_task
 

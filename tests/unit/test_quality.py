@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delia_data.errors import InputError
-from delia_data.files import canonical_json
+from delia_data.outputs import canonical_json
 from delia_data.sampling.coverage import coverage
 from delia_data.sampling.embeddings import Vectors
 from delia_data.sampling.quality import measure_quality, share_like_earlier

@@ -25,8 +25,7 @@ from delia_data.errors import ForeignFolderError, InputError, UnfinishedError
 from delia_data.evaluation import Estimate
 from delia_data.evaluation._html import escape
 from delia_data.evaluation.page import Page
-from delia_data.files import write_json
-from delia_data.manifest import FINISHED, Manifest, finish
+from delia_data.outputs import FINISHED, Manifest, finish, write_json
 from delia_data.report import make_report, read_runs
 from delia_data.report.accounts import accounts
 from delia_data.report.answers import answers

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError, LockedError, SettingsError
-from delia_data.files import folder_lock
-from delia_data.manifest import is_finished, read_manifest
+from delia_data.outputs import folder_lock, is_finished, read_manifest
 from delia_data.ranking import row_seed
 from delia_data.sampling import (
     Asking,

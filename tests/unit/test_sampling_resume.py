@@ -16,7 +16,7 @@ from asked_engine import QUERIES, Asked, lines, run, text_of, texts
 
 from delia_data.engines import MockEngine, Sampling
 from delia_data.errors import SettingsError
-from delia_data.manifest import is_finished, read_manifest
+from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import default_filters, read_cache, sample
 
 

@@ -19,7 +19,7 @@ from delia_data.errors import (
     SettingsError,
     UnfinishedError,
 )
-from delia_data.manifest import Manifest, finish, is_finished
+from delia_data.outputs import Manifest, finish, is_finished
 from delia_data.records import Record
 from delia_data.sampling import PairStore, Sampled, read_cache
 from delia_data.sampling import store as module

@@ -8,7 +8,7 @@ import pytest
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.errors import FormatError, InputError, TokenError, UnfinishedError
-from delia_data.manifest import Manifest, finish
+from delia_data.outputs import Manifest, finish
 from delia_data.records import Record
 from delia_data.tasks import (
     BUNDLED_TASKS,

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 from mixtures import pairs, task_rows
 
 from delia_data.engines.mock import MockEngine
-from delia_data.manifest import Manifest, finish
 from delia_data.mixing import mix
+from delia_data.outputs import Manifest, finish
 from delia_data.records import write_record
 from delia_data.sampling import Query, sample
 

@@ -22,7 +22,7 @@ from delia_data.errors import (
     OutputError,
     SettingsError,
 )
-from delia_data.files import folder_lock
+from delia_data.outputs import folder_lock
 from delia_data.ranking import rank
 from delia_data.sampling.asking import Limits, Spending
 from delia_data.sampling.queries import Query

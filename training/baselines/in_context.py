@@ -9,6 +9,7 @@ from delia_data.ranking import rank
 from delia_data.records import Message, Record
 from delia_data.training.baselines.baseline import Baseline, Material, Prompt
 
+
 def example_rows(material: Material) -> list[Record]:
     """The rows that are shown: the first in a keyed order, so that more add to fewer.
 

@@ -8,6 +8,7 @@ from typing import Any
 from delia_data.errors import InputError
 from delia_data.ranking import rank
 
+
 def repeated(
     rows: Sequence[Mapping[str, Any]], count: int, *, seed: int = 0
 ) -> tuple[Mapping[str, Any], ...]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from delia_data.training.baselines.baseline import Baseline, Material, Training
 from delia_data.training.settings import TrainSettings
 
+
 def _original(_: Material, settings: TrainSettings) -> Training:
     return Training((), settings)
 

@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 from delia_data._optional import require
 from delia_data.errors import ForeignFolderError, InputError, TokenError
-from delia_data.files import atomic_path, file_sha256, write_text
-from delia_data.manifest import Manifest, is_finished, read_manifest
 from delia_data.models import load_tokenizer, quiet
+from delia_data.outputs import (
+    Manifest,
+    atomic_path,
+    file_sha256,
+    is_finished,
+    read_manifest,
+    write_text,
+)
 from delia_data.records import Format, Record, read_record, write_record
 from delia_data.tokens import label
 from delia_data.training.exchange import axolotl, llama_factory, trl, unsloth

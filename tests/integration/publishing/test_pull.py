@@ -10,7 +10,7 @@ from hub_server import HubServer
 from hub_worker import ClientError, Worker
 
 from delia_data.cli.lint import mixture_rows
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,7 @@ from delia_data.errors import (
     TokenError,
     UnfinishedError,
 )
-from delia_data.manifest import Manifest, finish
+from delia_data.outputs import Manifest, finish
 from delia_data.records import Record, read_records
 from delia_data.tasks import Task, bundled_task, bundled_wordings, read_task_rows
 

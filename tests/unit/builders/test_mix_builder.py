@@ -20,8 +20,8 @@ from delia_data.errors import (
     TokenError,
     UnfinishedError,
 )
-from delia_data.manifest import Manifest, finish
 from delia_data.mixing import mix
+from delia_data.outputs import Manifest, finish
 from delia_data.records import read_records
 from delia_data.tasks import read_task_rows
 

@@ -21,7 +21,7 @@ from delia_data.errors import (
     UnfinishedError,
 )
 from delia_data.filesystem import DeliaFileSystem, NoSuchFileError
-from delia_data.manifest import read_manifest
+from delia_data.outputs import read_manifest
 
 
 class TestFreshness:
