@@ -1,9 +1,8 @@
-"""How figures are drawn: one style, as SVG for a page or as PNG for a folder.
+"""The colours of pages and figures, light and dark, that people who see few colours tell apart.
 
-For a page, matplotlib draws with stand-in colours, and each is replaced by a variable of the page's
-style sheet (`var(--s1)`), so that one drawing is right on a light and on a dark page. Text stays
-text. Equal numbers give equal markup: no dates, fixed ids, and the user's own matplotlib settings
-are left out. Figures are drawn about as wide as a phone, so that their letters stay readable there.
+The six series were searched for: under simulated protanopia, deuteranopia and tritanopia (Machado,
+Oliveira and Fernandes 2009) as well as without, no two are nearer than 0.075 in OKLab, and each has
+a contrast of at least 3 to its paper. Lines differ in their dashes too, where they are many.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any, Final
 from delia_data._optional import require
 from delia_data.evaluation._html import escape, printable
 from delia_data.outputs import atomic_path
+
 
 @dataclass(frozen=True, slots=True)
 class Palette:
@@ -82,7 +82,6 @@ def style_variables(palette: Palette) -> str:
         **{f"s{number}": colour for number, colour in enumerate(palette.series, start=1)},
     }
     return " ".join(f"--{name}: {colour};" for name, colour in named.items() if colour)
-
 
 
 _WIDTH_INCHES: Final = 4.3
@@ -259,3 +258,4 @@ def _style(palette: Palette) -> dict[str, Any]:
         "legend.frameon": False,
         "legend.fontsize": 9,
         "legend.handlelength": 2.2,
+    }
