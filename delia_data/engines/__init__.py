@@ -6,7 +6,15 @@ import inspect
 from importlib import import_module
 from typing import Any, Final
 
-from delia_data.engines.base import FREE, Completion, Engine, Intake, Prices, Request, Sampling
+from delia_data.engines.base import (
+    FREE,
+    Completion,
+    Engine,
+    Prices,
+    Request,
+    RequestStream,
+    Sampling,
+)
 from delia_data.engines.mock import MockEngine
 from delia_data.errors import InputError
 
@@ -15,10 +23,10 @@ __all__ = [
     "FREE",
     "Completion",
     "Engine",
-    "Intake",
     "MockEngine",
     "Prices",
     "Request",
+    "RequestStream",
     "Sampling",
     "load_engine",
 ]

@@ -21,8 +21,8 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> list[int
         InputError: The tokenizer has no chat template, or none that lets the user speak.
     """
     turns = [message.as_dict() for message in request.messages]
-    if request.speaker == "user":
-        return render_user_ids(tokenizer, turns, request.opening)
+    if request.role == "user":
+        return render_user_ids(tokenizer, turns, request.prefill)
     return render_ids(tokenizer, turns, generate=True)
 
 
@@ -53,7 +53,7 @@ def completed(
     prompt: int,
 ) -> Completion:
     """Make a completion of generated ids, the end mark included, and the prompt's length."""
-    text = request.opening + str(tokenizer.decode(list(generated), skip_special_tokens=True))
+    text = request.prefill + str(tokenizer.decode(list(generated), skip_special_tokens=True))
     return Completion(request.id, text.strip(), len(generated), finish, None, prompt)
 
 

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from delia_data.engines._pace import Pace, backoff_s
-from delia_data.engines.base import Completion, Intake, Request, Sampling
+from delia_data.engines.base import Completion, Request, RequestStream, Sampling
 from delia_data.errors import EngineError, InputError
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ def stream(
         EngineError: Nothing will be answered any more.
         InputError: A request asks for the user's turn.
     """
-    run = _Run(client, Intake(requests), sampling, pace, retries, new_loop())
+    run = _Run(client, RequestStream(requests), sampling, pace, retries, new_loop())
     try:
         yield from run.completions()
     finally:
@@ -117,7 +117,7 @@ class _Run:
     def __init__(
         self,
         client: Client,
-        intake: Intake,
+        intake: RequestStream,
         sampling: Sampling,
         pace: Pace,
         retries: int,
@@ -179,7 +179,7 @@ class _Run:
         await self.loop.shutdown_default_executor()
 
     def _accept(self, request: Request) -> None:
-        if request.speaker == "user":
+        if request.role == "user":
             raise InputError(
                 "an API writes the assistant's turns only, and the user's was asked for: "
                 "grow queries from seeds with --expand, or use a local engine"

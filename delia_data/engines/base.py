@@ -1,13 +1,12 @@
-"""What every engine is: requests in, completions out.
+"""The interface of every engine: requests in, completions out.
 
     requests ──▶ engine.generate(requests, sampling) ──▶ completions, in any order
        ▲                                                      │
-       └── the next one, or None: nothing before an answer ◀──┘
+       └── the next request, or None: wait for a completion ◀─┘
 
-An engine takes requests as it has room for them and gives a completion as soon as it has one, so
-that it is never idle while there is something to ask, and never holds more than it works on. The
-seed of a request belongs to its row alone (`ranking.row_seed`), so that rows are independent of
-each other whatever the batch.
+An engine takes a request when it has room for one and yields a completion as soon as it has one,
+so it never idles while requests are waiting and never holds more than it works on. Each request
+carries the seed of its row (`ranking.row_seed`), so rows do not depend on the batch they run in.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from delia_data.errors import InputError
 from delia_data.records import Message
 
 Finish = Literal["stop", "length", "error"]
-Speaker = Literal["assistant", "user"]
+Role = Literal["assistant", "user"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,33 +28,33 @@ class Request:
     """One prompt.
 
     Attributes:
-        id: Content id of the row that asks.
-        messages: The turns so far; none, or a system turn alone, where the user is to speak.
-        seed: Seed of this row's draws, below 2**63.
-        speaker: Whose turn the model writes: the assistant's, or the user's, for which the prompt
-            ends where the chat template lets the user speak.
-        opening: Text with which the user's turn begins; the model goes on from there, and the
-            completion's text has it too.
+        id: Content id of the row.
+        messages: The turns so far. When `role` is `"user"`: empty, or only a system turn.
+        seed: Random seed of the row, less than 2**63.
+        role: Role whose turn the model writes. For `"user"` the prompt ends where the chat template
+            starts the user's turn.
+        prefill: Beginning of the user's turn. The model continues it, and the completion's text
+            includes it.
     """
 
     id: str
     messages: tuple[Message, ...]
     seed: int
-    speaker: Speaker = "assistant"
-    opening: str = ""
+    role: Role = "assistant"
+    prefill: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How answers are drawn. The defaults are those of the paper's code.
+    """Sampling parameters. The defaults are those of the paper's code.
 
     Attributes:
-        temperature: 0 takes the likeliest token each time.
-        top_p: Smallest probability mass of the tokens that are drawn from, above 0, at most 1.
-        max_tokens: Tokens of an answer at most.
+        temperature: Sampling temperature; 0 is greedy decoding.
+        top_p: Probability mass of the tokens to sample from, greater than 0 and at most 1.
+        max_tokens: Maximum number of tokens in an answer.
 
     Raises:
-        InputError: A value is out of its bounds.
+        InputError: A value is out of range.
     """
 
     temperature: float = 0.7
@@ -64,27 +63,29 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
-            raise InputError(f"temperature {self.temperature} is out of bounds: give 0 or more")
+            raise InputError(f"temperature {self.temperature} is out of range: give 0 or more")
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p {self.top_p} is out of bounds: give more than 0, at most 1")
+            raise InputError(f"top_p {self.top_p} is out of range: give more than 0, at most 1")
         if self.max_tokens < 1:
-            raise InputError(f"max_tokens {self.max_tokens} is too few: give at least 1")
+            raise InputError(f"max_tokens {self.max_tokens} is too small: give at least 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What came of one request.
+    """The result of one request.
 
     Attributes:
         id: Id of the request.
-        text: The answer, special tokens stripped by the tokenizer; empty where it failed.
-        tokens: Tokens generated, the end mark included; 0 where a server does not tell.
-        finish: `"stop"` where the model ended by itself, `"length"` where it was cut off,
-            `"error"` where the request failed.
-        error: What went wrong, where something did.
-        prompt_tokens: Tokens of the prompt, where the engine tells; else 0.
-        cost: Dollars that it cost: 0.0 where nothing is charged, None where the price is not
-            known.
+        text: The answer without special tokens and without reasoning; empty if the request failed.
+        tokens: Number of generated tokens, including the end token and any reasoning; 0 if the
+            server does not report it.
+        finish: `"stop"` if the model ended the answer, `"length"` if the token limit cut it off,
+            `"error"` if the request failed.
+        error: Reason of the failure, if the request failed.
+        prompt_tokens: Number of tokens in the prompt; 0 if the engine does not report it.
+        cost: Cost in dollars: 0.0 if nothing is charged, None if the price is unknown.
+        reasoning: Whether the model reasoned before the answer. The reasoning is not in `text`.
+        final: Whether a failed request would fail again, so that a retry is useless.
     """
 
     id: str
@@ -94,15 +95,17 @@ class Completion:
     error: str | None = None
     prompt_tokens: int = 0
     cost: float | None = 0.0
+    reasoning: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What an engine charges, in dollars.
+    """Prices of an engine in dollars.
 
     Attributes:
-        prompt_token: For a token of a prompt.
-        completion_token: For a token that the model writes.
+        prompt_token: Price of one prompt token.
+        completion_token: Price of one generated token.
     """
 
     prompt_token: float
@@ -110,16 +113,16 @@ class Prices:
 
 
 FREE: Final = Prices(0.0, 0.0)
-"""The prices of an engine that computes here."""
+"""The prices of an engine that runs the model on this machine."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Whatever turns prompts into text.
+    """Anything that turns prompts into text.
 
     Attributes:
-        prices: What it charges; None where that is not known.
-        writes_users: Whether it takes requests whose speaker is the user.
+        prices: Prices of the engine; None if unknown.
+        writes_users: Whether the engine accepts requests with `role="user"`.
     """
 
     prices: Prices | None
@@ -131,47 +134,46 @@ class Engine(Protocol):
         """Answer every request exactly once, in any order.
 
         Args:
-            requests: What is asked; taken one by one, never more than the engine has room for.
-                None among them means that there is nothing to ask before a completion was
-                taken: the engine goes on with what it has, gives the next completion, and then
-                asks again. None never comes while the engine holds no request.
-            sampling: How answers are drawn.
+            requests: The requests. The engine takes them one by one, and never more than it has
+                room for. None means that no request is available before the next completion: the
+                engine works on what it has, yields a completion, and then asks again. None never
+                comes while the engine holds no request.
+            sampling: Sampling parameters.
 
         Yields:
-            A completion for each request. One that fails gives a completion whose `finish` is
-            `"error"`; it never ends the others.
+            One completion per request. A request that fails yields a completion whose `finish` is
+            `"error"`; the other requests continue.
 
         Raises:
-            EngineError: Nothing can be answered any more: the server is down, the key is wrong,
-                the quota is gone. What was finished before has been given.
+            EngineError: No request can be answered anymore, for example because the server is
+                down, the key is wrong, or the quota is used up. Finished completions were yielded.
         """
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What a manifest says of the engine: its name, and the model's identity."""
+        """Return the entries for a manifest: the engine's name and the model's identity."""
         ...
 
     def close(self) -> None:
-        """Let go of processes, connections and memory; the engine is not used afterwards."""
+        """Free processes, connections, and memory. The engine must not be used afterwards."""
         ...
 
 
-class Intake:
-    """The requests of one `generate`, as an engine takes them.
+class RequestStream:
+    """The requests of one `generate` call, as an engine takes them.
 
     Attributes:
-        ended: Whether there will never be another one.
+        ended: Whether all requests were taken.
     """
 
     def __init__(self, requests: Iterable[Request | None]) -> None:
-        """Begin to take requests."""
         self._requests = iter(requests)
         self.ended = False
 
-    def take(self, most: int) -> list[Request]:
-        """Take what can be asked now, and at most so many; fewer, or none, where there is less."""
+    def take(self, limit: int) -> list[Request]:
+        """Return the requests that are available now, at most `limit`."""
         taken: list[Request] = []
-        while len(taken) < most and not self.ended:
+        while len(taken) < limit and not self.ended:
             try:
                 request = next(self._requests)
             except StopIteration:

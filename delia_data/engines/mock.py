@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from delia_data.engines.base import FREE, Completion, Finish, Intake, Prices, Request, Sampling
+from delia_data.engines.base import (
+    FREE,
+    Completion,
+    Finish,
+    Prices,
+    Request,
+    RequestStream,
+    Sampling,
+)
 from delia_data.ranking import rank
 
 _WORDS = [
@@ -75,9 +83,9 @@ class MockEngine:
         self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Completion]:
         """Answer every request once; an answer is cut at `max_tokens` words."""
-        intake = Intake(requests)
-        while not intake.ended:
-            group = intake.take(self.shuffle)
+        stream = RequestStream(requests)
+        while not stream.ended:
+            group = stream.take(self.shuffle)
             for request in sorted(group, key=lambda r: rank(r.seed, r.id, "mock order")):
                 if self.stall_s:
                     time.sleep(self.stall_s)
@@ -94,7 +102,7 @@ class MockEngine:
         asked = sum(len(turn.content.split()) for turn in request.messages)
         if self.fail(request):
             return Completion(request.id, "", 0, "error", "the mock engine was told to fail", asked)
-        words = f"{request.opening}{self.answer(request)}".split(" ")
+        words = f"{request.prefill}{self.answer(request)}".split(" ")
         kept = words[: sampling.max_tokens]
         finish: Finish = "stop" if len(kept) == len(words) else "length"
         cost = None

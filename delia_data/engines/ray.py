@@ -17,7 +17,15 @@ from delia_data._optional import require
 from delia_data.engines._prompts import completed, failed, load_end_ids, prompt_ids
 from delia_data.engines._ray_processor import RaySettings, make_processor
 from delia_data.engines._vllm_picker import too_long
-from delia_data.engines.base import FREE, Completion, Finish, Intake, Prices, Request, Sampling
+from delia_data.engines.base import (
+    FREE,
+    Completion,
+    Finish,
+    Prices,
+    Request,
+    RequestStream,
+    Sampling,
+)
 from delia_data.mixing.cluster_connection import connected
 from delia_data.models import identify_files, load_tokenizer
 
@@ -96,11 +104,11 @@ class RayEngine:
         self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Completion]:
         """Answer every request once, window by window, each batch as it is finished."""
-        intake = Intake(requests)
+        stream = RequestStream(requests)
         with connected(self.settings.address):
-            while not intake.ended:
+            while not stream.ended:
                 asked: dict[int, tuple[Request, list[int]]] = {}
-                for number, request in enumerate(intake.take(self.settings.window)):
+                for number, request in enumerate(stream.take(self.settings.window)):
                     ids, most = prompt_ids(self.tokenizer, request), self.settings.max_model_len
                     if most is not None and len(ids) >= most:
                         yield failed(request, too_long(len(ids), most), len(ids))

@@ -11,7 +11,15 @@ from delia_data._optional import require
 from delia_data.engines._decoding import Decoding, Row, can_decode
 from delia_data.engines._draws import draw, pick
 from delia_data.engines._prompts import completed, end_ids, prompt_ids
-from delia_data.engines.base import FREE, Completion, Finish, Intake, Prices, Request, Sampling
+from delia_data.engines.base import (
+    FREE,
+    Completion,
+    Finish,
+    Prices,
+    Request,
+    RequestStream,
+    Sampling,
+)
 from delia_data.errors import EngineError, InputError
 from delia_data.models import identify, load_model, load_tokenizer
 
@@ -80,31 +88,31 @@ class TransformersEngine:
         self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Completion]:
         """Answer every request once, each as soon as it is finished where the model allows it."""
-        intake = Intake(requests)
+        stream = RequestStream(requests)
         if can_decode(self.model):
-            yield from self._generate_freely(intake, sampling)
+            yield from self._generate_freely(stream, sampling)
             return
-        while not intake.ended:
-            for batch in batches(self._window(intake), self.batch_size):
+        while not stream.ended:
+            for batch in batches(self._window(stream), self.batch_size):
                 yield from self._generate_batch(batch, sampling)
 
     def close(self) -> None:
         """Nothing is held but memory, which goes with the object."""
 
-    def _window(self, intake: Intake) -> list[Row]:
+    def _window(self, stream: RequestStream) -> list[Row]:
         """Take requests, and sort them by the lengths of their prompts."""
-        taken = intake.take(self.batch_size * self.window)
+        taken = stream.take(self.batch_size * self.window)
         rows = [Row(request, prompt_ids(self.tokenizer, request)) for request in taken]
         return sorted(rows, key=lambda row: len(row.prompt))
 
-    def _generate_freely(self, intake: Intake, sampling: Sampling) -> Iterator[Completion]:
+    def _generate_freely(self, stream: RequestStream, sampling: Sampling) -> Iterator[Completion]:
         """Generate with a batch whose rows come and go."""
         ends = end_ids(self.tokenizer, self.model.generation_config)
         pad = self.tokenizer.pad_token_id
         decoding = Decoding(self.model, sampling, ends=ends, pad=pad)
         waiting: list[Row] = []
         while True:
-            waiting = waiting or self._window(intake)
+            waiting = waiting or self._window(stream)
             free = self.batch_size - decoding.alive
             done: list[Row] = []
             with self._foreign_errors():
@@ -113,7 +121,7 @@ class TransformersEngine:
                     waiting = waiting[free:]
                 elif decoding.alive:
                     done = decoding.step()
-                elif intake.ended:
+                elif stream.ended:
                     return
             self.on_part(decoding.written / sampling.max_tokens)
             for row in done:

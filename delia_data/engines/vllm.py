@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from delia_data._optional import require
 from delia_data.engines._prompts import completed, failed, prompt_ids
 from delia_data.engines._vllm_picker import PICKER, sampling_arguments, too_long
-from delia_data.engines.base import FREE, Completion, Intake, Prices, Request, Sampling
+from delia_data.engines.base import FREE, Completion, Prices, Request, RequestStream, Sampling
 from delia_data.errors import DeliaError, EngineError, InputError
 from delia_data.models import identify_files, load_tokenizer, resolve_model
 
@@ -137,18 +137,18 @@ class VllmEngine:
         """Answer every request once, each as soon as it is finished."""
         if self._dead:
             raise EngineError(self._dead)
-        intake = Intake(requests)
+        stream = RequestStream(requests)
         running: dict[str, Request] = {}
         try:
             while True:
-                for request in intake.take(self.held - len(running)):
+                for request in stream.take(self.held - len(running)):
                     if refused := self._ask(request, sampling, running):
                         yield refused
                 if running:
                     for output in self._finished():
                         if (answered := running.pop(output.request_id, None)) is not None:
                             yield self._complete(answered, output)
-                elif intake.ended:
+                elif stream.ended:
                     return
         except EngineError as error:
             self._dead = str(error)

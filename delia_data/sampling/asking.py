@@ -132,7 +132,7 @@ class Spending:
         Returns:
             Tokens and dollars, for `settle`; None where a limit would be passed.
         """
-        texts = [turn.content for turn in request.messages] or [request.opening]
+        texts = [turn.content for turn in request.messages] or [request.prefill]
         prompt = sum(len(text.encode("utf-8", "replace")) + _TEMPLATE_TOKENS for text in texts)
         tokens = prompt + max_tokens
         prices, limits = self._prices, self._limits

@@ -158,8 +158,8 @@ class _User:
         lead, start, _ = self._opening(number)
         row_id = content_id([Message("user", f"self:{number}")])
         seed = row_seed(self.seed, row_id, "query")
-        opening = f"{lead} {start}".strip()
-        return Request(row_id, (), seed, speaker="user", opening=opening)
+        prefill = f"{lead} {start}".strip()
+        return Request(row_id, (), seed, role="user", prefill=prefill)
 
     def texts(self, number: int, text: str) -> list[str]:
         lead, _, topic = self._opening(number)

@@ -58,7 +58,7 @@ def render_ids(
 
 
 def render_user_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], opening: str = ""
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], prefill: str = ""
 ) -> list[int]:
     """Put turns through the chat template up to where the user's next turn begins.
 
@@ -68,7 +68,7 @@ def render_user_ids(
     Args:
         tokenizer: The tokenizer.
         messages: The turns before, none or a system turn.
-        opening: Text with which the user's turn begins.
+        prefill: Text with which the user's turn begins.
 
     Raises:
         InputError: The tokenizer has no chat template, or one that leaves out what the user says.
@@ -83,7 +83,7 @@ def render_user_ids(
             f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} does not hold the "
             "user's turn as it is: let another model write the queries, or give some"
         )
-    encoded: Any = tokenizer(before + opening, add_special_tokens=False)
+    encoded: Any = tokenizer(before + prefill, add_special_tokens=False)
     return [int(i) for i in encoded["input_ids"]]
 
 

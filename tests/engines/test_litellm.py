@@ -97,7 +97,7 @@ def test_it_is_an_engine_whose_manifest_names_no_machine() -> None:
     }
     assert not engine.writes_users
     with pytest.raises(InputError, match="--expand"):
-        list(engine.generate([Request("0", (), 0, speaker="user")], Sampling()))
+        list(engine.generate([Request("0", (), 0, role="user")], Sampling()))
 
 
 def test_a_server_of_one_s_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def test_the_model_can_write_the_queries_too(
     delia: Delia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(request: Any) -> str:
-        if request.speaker == "user":
+        if request.role == "user":
             return f"the river number {request.seed} and tell why it matters to people there?"
         return f"A short answer about {request.messages[-1].content}"
 
@@ -146,9 +146,9 @@ def test_the_model_can_write_the_queries_too(
     ("arguments", "fault"),
     [
         (["--target", "0"], "target 0 is too few pairs"),
-        (["--temperature=-1"], "temperature -1.0 is out of bounds"),
-        (["--top-p", "0"], "top_p 0.0 is out of bounds"),
-        (["--max-tokens", "0"], "max_tokens 0 is too few"),
+        (["--temperature=-1"], "temperature -1.0 is out of range"),
+        (["--top-p", "0"], "top_p 0.0 is out of range"),
+        (["--max-tokens", "0"], "max_tokens 0 is too small"),
         (["--engine", "gpt"], "engine 'gpt' is unknown: use one of transformers, "),
         (["--queries", "missing.jsonl"], "missing.jsonl"),
         (["--batch-size", "4"], "engine 'mock' has no option batch_size: it has none"),

@@ -32,7 +32,7 @@ def a_list(request: Request) -> str:
 
 def shown_in(request: Request) -> list[str]:
     """The queries that a prompt shows."""
-    assert request.speaker == "assistant" and len(request.messages) == 1
+    assert request.role == "assistant" and len(request.messages) == 1
     return re.findall(r"^\d+\. (.*)$", request.messages[0].content, re.M)
 
 

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from delia_data.engines import ENGINES, Intake, MockEngine, Prices, Request, Sampling, load_engine
+from delia_data.engines import (
+    ENGINES,
+    MockEngine,
+    Prices,
+    Request,
+    RequestStream,
+    Sampling,
+    load_engine,
+)
 from delia_data.errors import InputError
 from delia_data.ranking import row_seed
 from delia_data.records import Record
@@ -13,13 +21,13 @@ from delia_data.records import Record
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temperature": -0.1}, "temperature -0.1 is out of bounds"),
-        ({"temperature": float("nan")}, "temperature nan is out of bounds"),
-        ({"temperature": float("inf")}, "temperature inf is out of bounds"),
-        ({"top_p": 0}, "top_p 0 is out of bounds"),
-        ({"top_p": 1.01}, "top_p 1.01 is out of bounds"),
-        ({"top_p": float("nan")}, "top_p nan is out of bounds"),
-        ({"max_tokens": 0}, "max_tokens 0 is too few"),
+        ({"temperature": -0.1}, "temperature -0.1 is out of range"),
+        ({"temperature": float("nan")}, "temperature nan is out of range"),
+        ({"temperature": float("inf")}, "temperature inf is out of range"),
+        ({"top_p": 0}, "top_p 0 is out of range"),
+        ({"top_p": 1.01}, "top_p 1.01 is out of range"),
+        ({"top_p": float("nan")}, "top_p nan is out of range"),
+        ({"max_tokens": 0}, "max_tokens 0 is too small"),
     ],
 )
 def test_sampling_has_bounds(values: dict[str, float], message: str) -> None:
@@ -61,14 +69,14 @@ def test_the_mock_engine_counts_what_it_pretends_to_charge() -> None:
 
 
 def test_the_mock_engine_speaks_for_the_user() -> None:
-    request = Request("id", (), 7, speaker="user", opening="Explain ")
+    request = Request("id", (), 7, role="user", prefill="Explain ")
     (answer,) = MockEngine(answer=lambda _: "the rain.").generate([request], Sampling())
     assert answer.text == "Explain the rain."
 
 
 def test_none_among_requests_means_go_on_with_what_is_there() -> None:
     first, second, third = requests(3)
-    intake = Intake([first, second, None, third, None])
+    intake = RequestStream([first, second, None, third, None])
     assert intake.take(8) == [first, second]
     assert intake.take(8) == [third]
     assert not intake.ended
@@ -84,7 +92,7 @@ def test_requests_are_taken_as_there_is_room_for_them() -> None:
             taken.append(request)
             yield request
 
-    intake = Intake(stream())  # type: ignore[arg-type]
+    intake = RequestStream(stream())  # type: ignore[arg-type]
     assert intake.take(3) == taken[:3]
     assert intake.take(0) == []
     assert len(taken) == 3

@@ -314,7 +314,7 @@ def test_ctrl_c_arrives_and_closes_every_connection(caplog: pytest.LogCaptureFix
 
 def test_a_user_s_turn_names_the_way() -> None:
     def requests() -> Iterator[Request]:
-        yield Request("0", (), 0, speaker="user")
+        yield Request("0", (), 0, role="user")
 
     engine = OpenAIEngine("m", api_base="http://127.0.0.1:1/v1")
     assert not engine.writes_users

@@ -64,7 +64,7 @@ def test_what_is_not_known_is_not_told() -> None:
 
 def test_queries_that_a_model_writes_are_part_of_it(tmp_path: Path) -> None:
     def answer(request: Request) -> str:
-        if request.speaker == "user":
+        if request.role == "user":
             return f"the river number {request.seed} and tell why it matters to people there?"
         return "one two three"
 

@@ -271,7 +271,7 @@ def test_a_fault_of_ours_is_not_taken_for_a_row_s() -> None:
 
 def test_the_user_s_turn_is_refused() -> None:
     with pytest.raises(InputError, match="--expand"):
-        list(run(Api(), [Request("0", (), 0, speaker="user")]))
+        list(run(Api(), [Request("0", (), 0, role="user")]))
 
 
 def test_closing_early_cancels_what_is_out() -> None:

@@ -32,7 +32,7 @@ def test_the_user_is_asked_to_speak_and_nothing_else_is_said(tmp_path: Path) -> 
     engine = MockEngine()
     requests = requests_of(engine)
     self_queries(engine, tmp_path, topics=TOPICS).ensure(20)
-    assert {request.speaker for request in requests} == {"user"}
+    assert {request.role for request in requests} == {"user"}
     assert {request.messages for request in requests} == {()}
     assert len({request.id for request in requests}) == len(requests)
     assert len({request.seed for request in requests}) == len(requests)
@@ -44,14 +44,14 @@ def test_every_topic_has_its_turn_in_every_lap(tmp_path: Path) -> None:
     self_queries(engine, tmp_path, topics=TOPICS).ensure(60)
     leads = [lead.format(topic=topic) for topic in TOPICS for lead in LEADS]
     for request in requests:
-        assert request.opening.endswith(tuple(STARTS))
+        assert request.prefill.endswith(tuple(STARTS))
         assert (
-            request.opening.removesuffix(
-                max((start for start in STARTS if request.opening.endswith(start)), key=len)
+            request.prefill.removesuffix(
+                max((start for start in STARTS if request.prefill.endswith(start)), key=len)
             ).strip()
             in leads
         )
-    named = Counter(t for t in TOPICS for r in requests if t in r.opening)
+    named = Counter(t for t in TOPICS for r in requests if t in r.prefill)
     assert max(named.values()) - min(named.values()) <= 0.3 * len(requests) / len(TOPICS)
 
 
@@ -69,7 +69,7 @@ def test_number_i_depends_on_the_seed_and_on_i_alone(tmp_path: Path) -> None:
         runs.append(requests)
     assert runs[1][: len(runs[0])] == runs[0]
     assert not {request.seed for request in runs[0]} & {request.seed for request in runs[2]}
-    assert [r.opening for r in runs[0]] != [r.opening for r in runs[2][: len(runs[0])]]
+    assert [r.prefill for r in runs[0]] != [r.prefill for r in runs[2][: len(runs[0])]]
 
 
 def test_a_lead_goes_where_the_rest_names_the_topic(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_lead_goes_where_the_rest_names_the_topic(tmp_path: Path) -> None:
     engine = MockEngine(
         lambda request: (
             next(
-                (text for topic, text in rest.items() if topic in request.opening),
+                (text for topic, text in rest.items() if topic in request.prefill),
                 " old is the sun",
             )
             + f" {request.seed}?"
@@ -101,7 +101,7 @@ def test_magpie_as_published(tmp_path: Path) -> None:
     requests = requests_of(engine)
     queries = self_queries(engine, tmp_path, topics=(), starts=("",))
     assert queries.ensure(10) >= 10
-    assert {request.opening for request in requests} == {""}
+    assert {request.prefill for request in requests} == {""}
     assert {query.kind for query in queries} == {"self"}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from delia_data._batches import batches
-from delia_data.engines import FREE, Completion, Intake, Prices, Request, Sampling
+from delia_data.engines import FREE, Completion, Prices, Request, RequestStream, Sampling
 from delia_data.engines._draws import draw, pick
 from delia_data.engines._prompts import completed, end_ids
 from delia_data.engines.base import Finish
@@ -72,7 +72,7 @@ class ArithmeticEngine:
 
     Attributes:
         prices: What it charges: nothing.
-        writes_users: Whether it takes requests whose speaker is the user: no.
+        writes_users: Whether it takes requests with `role="user"`: no.
     """
 
     prices: Prices | None = FREE
@@ -117,9 +117,9 @@ class ArithmeticEngine:
         self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Completion]:
         """Answer every request once, a batch at a time."""
-        intake = Intake(requests)
-        while not intake.ended:
-            taken = intake.take(self.batch_size)
+        stream = RequestStream(requests)
+        while not stream.ended:
+            taken = stream.take(self.batch_size)
             for batch in batches(taken, self.batch_size):
                 yield from self._write([self._row(request) for request in batch], sampling)
 
