@@ -69,10 +69,9 @@ def _train(given: argparse.Namespace) -> dict[str, Any]:
     import transformers
 
     from delia_data.models import quiet
-    from delia_data.training.encoding import encode_rows
+    from delia_data.training.data import encode_rows, open_source
     from delia_data.training.loading import load_prepared, load_prepared_tokenizer, resolve
     from delia_data.training.settings import TrainSettings
-    from delia_data.training.source import open_source
 
     settings = TrainSettings(
         model=given.model,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from delia_data.training.adapter import load_adapter
-from delia_data.training.recipe import read_recipe, recipe_names
-from delia_data.training.settings import TrainSettings
+from delia_data.training.settings import TrainSettings, read_recipe, recipe_names
 
 if TYPE_CHECKING:
     from delia_data.training.sft import train

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from delia_data.training.recipe import recipe_values
-from delia_data.training.settings import TrainSettings
+from delia_data.training.settings import TrainSettings, recipe_values
 
 
 @dataclass(frozen=True, slots=True)

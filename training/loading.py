@@ -1,20 +1,136 @@
-"""The model to be trained: its device and types, the token added, and what of it is trained."""
+"""One training in several processes, as `accelerate launch` starts them.
+
+All of them read, encode and compute; the main one alone writes, holds the folder's lock, and
+leaves the manifest.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
-from delia_data.errors import InputError, SettingsError
+from delia_data.errors import (
+    DeliaError,
+    EngineError,
+    InputError,
+    MissingExtraError,
+    OutputError,
+    SettingsError,
+)
 from delia_data.models import load_model, load_tokenizer, loading, quiet, resolve_model
+from delia_data.outputs import folder_lock
 from delia_data.tokens import add_token, add_token_to_tokenizer
-from delia_data.training.processes import own_device, sharding_is_asked_for
 from delia_data.training.settings import TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def process_count() -> int:
+    """Processes of this training; 1 where nothing launched several."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes."""
+    return process_count() == 1 or int(os.environ.get("RANK") or 0) == 0
+
+
+def own_device(device: str) -> str:
+    """Where this process puts its model, of those that were launched together.
+
+    Each has a GPU of its own. One whose model is to be sharded leaves it on the CPU, from where
+    each GPU takes its part: it need not hold the whole one.
+
+    Args:
+        device: The device of the settings, `"cpu"` or `"cuda"`.
+    """
+    if process_count() == 1 or device != "cuda":
+        return device
+    return "cpu" if sharding_is_asked_for() else f"cuda:{int(os.environ.get('LOCAL_RANK') or 0)}"
+
+
+def sharding_is_asked_for() -> bool:
+    """Whether `accelerate launch` was given an FSDP configuration."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here; needs a trainer to have been made before."""
+    if process_count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+@contextmanager
+def held_by_main(folder: Path) -> Iterator[None]:
+    """Hold a folder in the main process; the others go by its lock.
+
+    Raises:
+        LockedError: Another training holds it.
+    """
+    if not is_main_process():
+        yield
+        return
+    with folder_lock(folder):
+        yield
+
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_SAID: Final = ("no space left", "quota exceeded", "file too large")
+_CUT_SAID: Final = ("pytorchstreamwriter", "inline_container")
+"""What torch says of a file that it could not write whole."""
+_MEMORY_SAID: Final = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+@contextmanager
+def in_one_line(where: object, *, lower: str) -> Iterator[None]:
+    """Turn what torch, transformers and peft raise for a full memory or disk into one line.
+
+    Args:
+        where: What is being written.
+        lower: What to lower so that less memory is needed.
+
+    Raises:
+        EngineError: Memory ran out.
+        OutputError: The disk is full.
+        InputError: A service of `report_to` is unknown.
+        MissingExtraError: A service of `report_to` is not installed.
+    """
+    try:
+        yield
+    except DeliaError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".lower()
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, MemoryError) or any(text in said for text in _MEMORY_SAID):
+            raise EngineError(
+                f"memory ran out: lower {lower}; the same command with that goes into a new folder"
+            ) from error
+        full = isinstance(error, OSError) and error.errno in _FULL
+        if full or any(text in said for text in _FULL_SAID + _CUT_SAID):
+            raise OutputError(
+                f"{where} cannot be written ({first}): free some space; the same command goes on"
+            ) from error
+        if isinstance(error, ValueError) and "is not supported, only" in said:
+            raise InputError(f"report_to: {first}") from error
+        if (
+            isinstance(error, RuntimeError | ImportError)
+            and "requires" in said
+            and "install" in said
+        ):
+            raise MissingExtraError(f"report_to: {first}") from error
+        raise
+
 
 _TOKENS_ON_CPU: Final = 1_024
 _TOKENS_ON_CUDA: Final = 16_384

@@ -11,10 +11,19 @@ and hardly anything is padding. The gradients of a step are summed, so that neit
 
 from __future__ import annotations
 
+import functools
 import heapq
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Final
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from delia_data.errors import SettingsError
 
@@ -122,3 +131,230 @@ def _by_length(rows: Sequence[int], lengths: Sequence[int], count: int) -> Micro
     ordered = sorted(rows, key=lambda row: (lengths[row], row))
     cuts = [len(ordered) * number // count for number in range(count + 1)]
     return [sorted(ordered[begin:end]) for begin, end in pairwise(cuts)]
+
+
+IGNORED: Final = -100
+"""Label of a token that the loss is not taken on."""
+
+Row = dict[str, Any]
+Tensors = dict[str, Any]
+
+
+def pack_rows(rows: Sequence[Row]) -> Tensors:
+    """Put rows one after another into one sequence without padding.
+
+        tokens        a0 a1 a2 | b0 b1 | c0 c1 c2
+        position_ids   0  1  2 |  0  1 |  0  1  2
+        cu_seq_lens    0         3       5          8
+
+    The first token of a row is predicted from nothing, so that it has no label.
+
+    Args:
+        rows: Each with `input_ids`, `labels` and `is_task`.
+
+    Returns:
+        `input_ids`, `labels`, `is_task` and `position_ids` of shape (1, tokens), and the boundaries
+        as flash attention's kernels take them: `cu_seq_lens_q`, `cu_seq_lens_k` (int32, of shape
+        (rows + 1,)), `max_length_q` and `max_length_k`.
+    """
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    bounds = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    labels = torch.tensor([label for row in rows for label in row["labels"]])
+    labels[bounds[:-1]] = IGNORED
+    longest, boundaries = int(lengths.max()), bounds.to(torch.int32)
+    return {
+        "input_ids": torch.tensor([i for row in rows for i in row["input_ids"]])[None],
+        "labels": labels[None],
+        "is_task": torch.tensor([row["is_task"] for row in rows]).repeat_interleave(lengths)[None],
+        "position_ids": torch.cat([torch.arange(int(length)) for length in lengths])[None],
+        "cu_seq_lens_q": boundaries,
+        "cu_seq_lens_k": boundaries,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def pad_rows(rows: Sequence[Row], pad_id: int) -> Tensors:
+    """Put rows under one another, each padded at its end.
+
+    Returns:
+        `input_ids`, `labels`, `is_task` and `attention_mask` of shape (rows, longest row).
+    """
+    longest = max(len(row["input_ids"]) for row in rows)
+
+    def padded(name: str, fill: int) -> torch.Tensor:
+        return torch.tensor([[*row[name], *[fill] * (longest - len(row[name]))] for row in rows])
+
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    labels = padded("labels", IGNORED)
+    labels[:, 0] = IGNORED
+    return {
+        "input_ids": padded("input_ids", pad_id),
+        "labels": labels,
+        "is_task": torch.tensor([row["is_task"] for row in rows])[:, None].expand(-1, longest),
+        "attention_mask": (torch.arange(longest)[None] < lengths[:, None]).long(),
+    }
+
+
+class StepBatches(Dataset):  # type: ignore[type-arg]
+    """What one process computes in each optimiser step.
+
+    An item has `micro_batches`, a list of tensors by name, and `labelled`, the number of labelled
+    tokens of the step over all processes, which the loss is divided by.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        steps: Sequence[Sequence[MicroBatches]],
+        labelled: Sequence[int],
+        *,
+        process: int = 0,
+        packed: bool,
+        pad_id: int,
+    ) -> None:
+        """Keep the rows and the plan.
+
+        Args:
+            rows: The tokenised rows; `rows[i]` has `input_ids`, `labels` and `is_task`.
+            steps: For each step, the micro-batches of each process.
+            labelled: Labelled tokens of each row.
+            process: Number of this process.
+            packed: Pack the rows of a micro-batch, rather than pad them.
+            pad_id: Id of the padding token.
+        """
+        self.rows = rows
+        self.steps = steps
+        self.labelled = labelled
+        self.process = process
+        self.packed = packed
+        self.pad_id = pad_id
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        """The micro-batches of this process in one step."""
+        shares = self.steps[step]
+        mine = [[self.rows[row] for row in part] for part in shares[self.process]]
+        labelled = sum(self.labelled[row] for share in shares for part in share for row in part)
+        return {
+            "micro_batches": [self._tensors(part or [self._nothing()]) for part in mine],
+            "labelled": labelled,
+        }
+
+    def _tensors(self, rows: list[Row]) -> Tensors:
+        return pack_rows(rows) if self.packed else pad_rows(rows, self.pad_id)
+
+    def _nothing(self) -> Row:
+        """Stands in where others have a micro-batch and this process none; nothing is labelled."""
+        return {"input_ids": [self.pad_id] * 2, "labels": [IGNORED] * 2, "is_task": False}
+
+
+PACKED_ATTENTION: Final = "delia_packed_sdpa"
+
+
+def packed_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    max_length_q: int,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each row of a packed sequence, as transformers calls it.
+
+    Args:
+        module: The attention module.
+        query: Of shape (1, heads, tokens, width).
+        key: Of shape (1, key heads, tokens, width).
+        value: As `key`.
+        attention_mask: Nothing; the rows' bounds say it all.
+        cu_seq_lens_q: Where each row begins, and the end, of shape (rows + 1,).
+        max_length_q: Tokens of the longest row.
+        dropout: Share of attention weights that are dropped.
+        scaling: What scores are multiplied by; None for 1 / sqrt(width).
+        sliding_window: Tokens that each one sees at most, itself among them; None for all.
+
+    Returns:
+        Values of shape (1, tokens, heads, width), and no weights.
+    """
+    assert attention_mask is None, (
+        "transformers makes no mask for an attention that it does not know"
+    )
+    varlen = _varlen_attention() if _fits_varlen(query, dropout) else None
+    if varlen is not None:
+        seen = -1 if sliding_window is None else sliding_window - 1
+        q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+        bounds = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
+        window = (seen, 0)
+        values = varlen(q, k, v, *bounds, scale=scaling, window_size=window, enable_gqa=True)
+        return values[None], None
+    lengths = cu_seq_lens_q.diff().tolist()
+    parts = [torch.split(states, lengths, dim=2) for states in (query, key, value)]
+    rows = [
+        sdpa_attention_forward(
+            module,
+            *row,
+            attention_mask=_window_mask(row[0], sliding_window),
+            dropout=dropout,
+            scaling=scaling,
+            is_causal=True,
+        )[0]
+        for row in zip(*parts, strict=True)
+    ]
+    return torch.cat(rows, dim=1), None
+
+
+@contextmanager
+def packed_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model attend within packed rows, for forward and backward passes inside the block.
+
+    Flash attention does so by itself, and so does a model with another attention than torch's: it
+    is told the rows' places, and makes a mask of them. Nothing changes for those.
+    """
+    config = model.config.get_text_config()
+    if config._attn_implementation != "sdpa" or not model._supports_attention_backend:
+        yield
+        return
+    AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
+    # Set here rather than by `set_attn_implementation`, which asks the Hub about unknown names.
+    config._attn_implementation = PACKED_ATTENTION
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
+
+
+def _window_mask(query: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
+    """Which tokens each one sees, of shape (1, 1, tokens, tokens); None where it is all before."""
+    length = query.shape[2]
+    if sliding_window is None or length <= sliding_window:
+        return None
+    place = torch.arange(length, device=query.device)
+    behind = place[:, None] - place[None]
+    return ((behind >= 0) & (behind < sliding_window))[None, None]
+
+
+def _fits_varlen(query: torch.Tensor, dropout: float) -> bool:
+    """Whether torch's own kernel for rows of different lengths can compute this."""
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and half and dropout == 0.0 and query.shape[-1] <= 256
+
+
+@functools.cache
+def _varlen_attention() -> Callable[..., Any] | None:
+    """That kernel, where this version of torch has it with grouped queries."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    named = inspect.signature(varlen_attn).parameters
+    known = {"scale", "window_size", "enable_gqa"} <= named.keys()
+    return varlen_attn if known else None

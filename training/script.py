@@ -11,10 +11,9 @@ from typing import Any
 
 from delia_data.errors import DeliaError
 from delia_data.outputs import Manifest
+from delia_data.training.data import OwnWordsWarning
 from delia_data.training.flags import setting_flags, settings_from
-from delia_data.training.own_words import OwnWordsWarning
-from delia_data.training.recipe import as_recipe, recipe_names
-from delia_data.training.settings import TrainSettings
+from delia_data.training.settings import TrainSettings, as_recipe, recipe_names
 
 _RECIPE = "smollm2-135m-cpu"
 

@@ -1,9 +1,4 @@
-"""Fine-tuning on a mixture: load, add the token, read, lint, train, save (paper, section 4).
-
-python training/sft.py MIXTURE OUT --recipe smollm2-135m-cpu --epochs 2
-python -m delia_data.training.sft MIXTURE OUT ...
-accelerate launch training/sft.py MIXTURE OUT ...
-"""
+"""Checkpoints from which a stopped training goes on."""
 
 from __future__ import annotations
 
@@ -15,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
 from delia_data.errors import TokenError
@@ -37,28 +32,59 @@ from delia_data.training.adapter import (
     RECIPE,
     TENSORBOARD,
     adapter_names,
+    check_start,
+    load_start,
 )
-from delia_data.training.checkpoints import CHECKPOINTS, last_checkpoint
-from delia_data.training.encoding import EncodedRows, count_rows, encode_rows
-from delia_data.training.faults import in_one_line
+from delia_data.training.data import (
+    EncodedRows,
+    Given,
+    OwnWordsWarning,
+    Source,
+    count_rows,
+    encode_rows,
+    foreign_writers,
+    open_source,
+)
 from delia_data.training.loading import (
     context_of,
+    held_by_main,
+    in_one_line,
+    is_main_process,
     load_prepared,
     load_prepared_tokenizer,
     lora_config,
     resolve,
+    wait_for_all,
 )
-from delia_data.training.own_words import OwnWordsWarning, foreign_writers
-from delia_data.training.processes import held_by_main, is_main_process, wait_for_all
-from delia_data.training.recipe import as_recipe
-from delia_data.training.settings import TrainSettings
-from delia_data.training.source import Given, Source, open_source
-from delia_data.training.start import check_start, load_start
+from delia_data.training.settings import TrainSettings, as_recipe
 from delia_data.training.watching import WATCHED, Watch
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CHECKPOINTS: Final = ".checkpoints"
+"""Folder beside the adapter that holds them while the model trains."""
+
+
+def last_checkpoint(root: Path) -> str | None:
+    """The newest whole checkpoint; one that a kill cut short has no trainer state yet."""
+    whole = [
+        state.parent
+        for state in (root / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
+        if _is_json(state)
+    ]
+    newest = max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    return None if newest is None else str(newest)
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
 
 OnStep = Callable[[int, int, float], None]
 
@@ -214,9 +240,8 @@ def _run(
     import trl
     from transformers.integrations import TensorBoardCallback
 
-    from delia_data.training.alignment_watch import AlignmentWatch
-    from delia_data.training.progress import StepCallback
-    from delia_data.training.trainer import MixtureTrainer
+    from delia_data.training.trainer import MixtureTrainer, StepCallback
+    from delia_data.training.watching import AlignmentWatch
 
     assert settings.batch_size is not None  # resolved
     micro = settings.micro_batch_size or settings.batch_size

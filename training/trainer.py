@@ -1,29 +1,236 @@
-"""TRL's trainer for mixtures: in order, packed, with logits only where there are labels."""
+"""Sharding over processes: on CPUs too, to try there what GPUs will do, and of shared weights.
+
+accelerate 1.15 shards on accelerators alone: with `use_cpu` it leaves an FSDP configuration aside
+without a word, and each process holds a whole model. torch itself shards on CPUs, and so does the
+rest of accelerate, once it is told that the processes shard.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils.constants import FSDP_MODEL_NAME
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from delia_data.errors import SettingsError
-from delia_data.training.attention import packed_attention
-from delia_data.training.batches import IGNORED, StepBatches
-from delia_data.training.loss_forward import give_losses, plain_forward
-from delia_data.training.noise import EmbeddingNoise, lengths_of_rows
-from delia_data.training.packing import StepPlan, plan_steps
-from delia_data.training.progress import WatchCallback
-from delia_data.training.sharding import load_trained, shard_on_cpu, shared_weights_seen
-from delia_data.training.token_rows import read_rows_in_place
-from delia_data.training.watching import Watch
+from delia_data.training.loading import sharding_is_asked_for
+from delia_data.training.loss import give_losses, plain_forward, read_rows_in_place
+from delia_data.training.packing import IGNORED, StepBatches, StepPlan, packed_attention, plan_steps
+from delia_data.training.watching import Watch, drop_after
+
+
+def shard_on_cpu(accelerator: Any) -> bool:
+    """Let an accelerator shard over its CPU processes, where its launch asks for FSDP.
+
+    Args:
+        accelerator: Accelerate's `Accelerator`, before it has prepared anything.
+
+    Returns:
+        Whether it shards now.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    on_cpus = accelerator.distributed_type == DistributedType.MULTI_CPU
+    if not (on_cpus and sharding_is_asked_for()):
+        return False
+    state = accelerator.state
+    state.distributed_type = DistributedType.FSDP
+    # Every new AcceleratorState takes what this one says over what the last one was told.
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    accelerator.get_state_dict = _gathered
+    return True
+
+
+def _gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All weights, whole, in every process; torch's own way leaves them sharded on CPUs."""
+    return {
+        name: weight.full_tensor().clone() if isinstance(weight, DTensor) else weight
+        for name, weight in model.state_dict().items()
+    }
+
+
+@contextmanager
+def shared_weights_seen(model: torch.nn.Module) -> Iterator[None]:
+    """Let it be seen that a head and an embedding are one weight, while a model is sharded.
+
+    Where PEFT trains rows of both, each gives a copy of the weight with its rows in place, and
+    accelerate, which compares the two, shards the one weight twice: torch refuses that.
+    """
+    wrapped = [
+        (module, layer.get_base_layer())
+        for module in model.modules()
+        if isinstance(layer := getattr(module, "token_adapter", None), TrainableTokensLayer)
+    ]
+    for module, base in wrapped:
+        module.__dict__["weight"] = base.weight
+    try:
+        yield
+    finally:
+        for module, _ in wrapped:
+            del module.__dict__["weight"]
+
+
+def load_trained(model: torch.nn.Module, file: Path) -> None:
+    """Give a sharded model the trained weights of a checkpoint; every process calls it.
+
+    torch's own way walks each shared module once, and then misses the second name under which a
+    checkpoint has the trained rows of a tied head.
+
+    Args:
+        model: The model; what it trains is overwritten in place.
+        file: Whole weights by name, as accelerate saves a `FULL_STATE_DICT`.
+    """
+    whole = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not weight.requires_grad:
+                continue
+            if isinstance(weight, DTensor):
+                mesh, places = weight.device_mesh, weight.placements
+                own = whole[name].to(weight.device)  # each process cuts its part out by itself
+                weight.copy_(distribute_tensor(own, mesh, places, src_data_rank=None))
+            else:
+                weight.copy_(whole[name])
+
+
+class StepCallback(TrainerCallback):  # type: ignore[misc]
+    """Calls a function after each step with its number, the number of steps, and the loss."""
+
+    def __init__(self, on_step: Callable[[int, int, float], None]) -> None:
+        """Keep the function to call."""
+        self.on_step = on_step
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """Pass the loss on."""
+        if logs and "loss" in logs:
+            self.on_step(state.global_step, state.max_steps, float(logs["loss"]))
+
+
+class WatchCallback(TrainerCallback):  # type: ignore[misc]
+    """Measures the model before the first step, every so many steps, and after the last one.
+
+    Each measurement is one line of `file`, and goes to the trainer's own logs. A run that goes
+    on from a checkpoint first drops the lines of the steps that it does again.
+    """
+
+    def __init__(
+        self,
+        watches: Sequence[Watch],
+        every_steps: int,
+        *,
+        file: Path,
+        log: Callable[[dict[str, float]], None] = lambda values: None,
+    ) -> None:
+        """Keep what to measure and where to.
+
+        Args:
+            watches: What is measured; their names must differ.
+            every_steps: Steps from one measurement to the next.
+            file: Where the lines go; the main process alone writes it.
+            log: Called with each measurement, such as the trainer's `log`.
+
+        Raises:
+            SettingsError: `every_steps` is less than 1.
+        """
+        if every_steps < 1:
+            raise SettingsError(f"every_steps {every_steps} must be at least 1")
+        self.watches = tuple(watches)
+        self.every_steps = every_steps
+        self.file = file
+        self.log = log
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Measure a model that has seen nothing yet, or go on after a checkpoint's lines."""
+        if state.is_world_process_zero:
+            drop_after(self.file, state.global_step if state.global_step else -1)
+        if not state.global_step:
+            self._measure(state, **given)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Measure where it is time to, and after the last step."""
+        step = state.global_step
+        if step % self.every_steps == 0 or step == state.max_steps:
+            # To log the values makes the trainer believe that the step's loss was logged too.
+            wanted = control.should_log
+            self._measure(state, **given)
+            control.should_log = wanted
+
+    def _measure(self, state: Any, *, model: Any, processing_class: Any, **_: Any) -> None:
+        values: dict[str, float] = {}
+        for watch in self.watches:
+            measured = watch.measure(model, processing_class, state.global_step)
+            if twice := sorted(values.keys() & measured.keys()):
+                raise SettingsError(f"two watches give {', '.join(twice)}: rename one")
+            values |= measured
+        if not values:
+            return
+        if state.is_world_process_zero:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+        self.log(values)
+
+
+def lengths_of_rows(batch: Mapping[str, Any]) -> torch.Tensor:
+    """Tokens of the row that each token of a micro-batch belongs to.
+
+    Args:
+        batch: Tensors as `pack_rows` or `pad_rows` give them.
+
+    Returns:
+        Lengths that broadcast over `input_ids`: of shape (1, tokens), or (rows, 1).
+    """
+    if "cu_seq_lens_q" in batch:
+        packed: torch.Tensor = batch["cu_seq_lens_q"].diff().long()
+        return packed.repeat_interleave(packed)[None]
+    padded: torch.Tensor = batch["attention_mask"].sum(1, keepdim=True)
+    return padded
+
+
+class EmbeddingNoise:
+    """Adds noise to what an embedding gives, inside `rows` and nowhere else."""
+
+    def __init__(self, embedding: torch.nn.Module, alpha: float) -> None:
+        """Hang on to an embedding.
+
+        Args:
+            embedding: The embedding; what it gives is of shape (rows, tokens, width).
+            alpha: Scale of the noise.
+        """
+        self.alpha = alpha
+        self._lengths: torch.Tensor | None = None
+        embedding.register_forward_hook(self._add)
+
+    @contextmanager
+    def rows(self, lengths: torch.Tensor) -> Iterator[None]:
+        """Add noise to rows of these lengths, as `lengths_of_rows` gives them."""
+        self._lengths = lengths
+        try:
+            yield
+        finally:
+            self._lengths = None
+
+    def _add(self, module: torch.nn.Module, given: Any, embedded: torch.Tensor) -> torch.Tensor:
+        if self._lengths is None:
+            return embedded
+        bound = self.alpha * (self._lengths * embedded.shape[-1]).float().rsqrt()[..., None]
+        noise = torch.empty_like(embedded).uniform_(-1, 1)
+        return embedded + noise * bound.to(embedded.dtype)
 
 
 class MixtureTrainer(SFTTrainer):  # type: ignore[misc]

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from delia_data.errors import InputError
 from delia_data.outputs import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from delia_data.evaluation.alignment import Distances, KeywordAlignment
 
 WATCHED: Final = "watched.jsonl"
 
@@ -79,3 +82,72 @@ def drop_after(file: Path, step: int) -> None:
         if values["step"] <= step:
             kept.append(line)
     write_text(file, "".join(f"{line}\n" for line in kept))
+
+
+_MEASURES: Final = ("l2", "relative", "cosine")
+
+
+class AlignmentWatch:
+    """Measures where the token stands (a `training.watching.Watch`), in three blocks.
+
+    The numbers of the first, the middle and the last block are given by name, as
+    `measure_alignment` has them: `l2`, `relative` (L2 over the median L2 between ordinary words)
+    and `cosine`.
+    """
+
+    def __init__(
+        self, token: str, keywords: Sequence[str], *, init: str = "mean", words: int = 16
+    ) -> None:
+        """Keep what is measured.
+
+        Args:
+            token: The special token.
+            keywords: Words to compare it with.
+            init: How the token began; `"normal"` takes a second token that began so, any other a
+                mean of all rows.
+            words: Ordinary words that are read; all are controls.
+
+        Raises:
+            InputError: There are no keywords.
+        """
+        if not keywords:
+            raise InputError("there are no keywords to watch: give at least one")
+        self.token = token
+        self.keywords = tuple(keywords)
+        self.untrained = "normal" if init == "normal" else "mean"
+        self.words = words
+
+    def measure(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, step: int
+    ) -> dict[str, float]:
+        """Measure the model as it is at a step."""
+        from delia_data.evaluation.aligning import measure_alignment
+
+        found = measure_alignment(
+            model, tokenizer, self.token, self.keywords, words=self.words, controls=self.words
+        )
+        return {
+            name: value for each in found.keywords for name, value in self._numbers(each).items()
+        }
+
+    def _numbers(self, found: KeywordAlignment) -> dict[str, float]:
+        from delia_data.evaluation.summary import first_middle_last
+
+        blocks = first_middle_last(len(found.nearer))
+        places = dict(zip(("first", "middle", "last"), blocks, strict=True))
+        numbers = {}
+        for measure in _MEASURES:
+            curves = {
+                "": _curve(found.token, measure),
+                "/untrained": _curve(found.untrained[self.untrained], measure),
+                "/ordinary": found.ordinary[measure].mean,
+            }
+            for place, block in places.items():
+                for ending, curve in curves.items():
+                    numbers[f"{measure}/{found.keyword}/{place}{ending}"] = curve[block]
+        return numbers
+
+
+def _curve(distances: Distances, measure: str) -> tuple[float, ...]:
+    mean: tuple[float, ...] = getattr(distances, measure).mean
+    return mean

@@ -9,7 +9,7 @@ import typer
 
 from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
-from delia_data.training.export import export_merged, export_parted
+from delia_data.training.adapter import export_merged, export_parted
 
 
 def command(

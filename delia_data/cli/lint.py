@@ -23,7 +23,7 @@ from delia_data.tokens import (
     add_token_to_tokenizer,
     lint_rows,
 )
-from delia_data.training.source import Source, open_source
+from delia_data.training.data import Source, open_source
 
 _PROBLEMS_SHOWN = 20
 

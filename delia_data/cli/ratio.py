@@ -17,8 +17,8 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._setting_flags import Recipe, with_setting_flags
 from delia_data.errors import InputError
 from delia_data.ratio.settings import BY, RATIOS, Choice, RatioSettings
+from delia_data.training.data import OwnWordsWarning
 from delia_data.training.flags import settings_from
-from delia_data.training.own_words import OwnWordsWarning
 
 if TYPE_CHECKING:
     from delia_data.ratio.estimate import StageCost

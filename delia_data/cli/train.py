@@ -12,9 +12,9 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._setting_flags import Recipe, with_setting_flags
 from delia_data.outputs import Manifest
 from delia_data.training import TrainSettings, train
+from delia_data.training.data import OwnWordsWarning
 from delia_data.training.flags import settings_from
-from delia_data.training.own_words import OwnWordsWarning
-from delia_data.training.recipe import as_recipe
+from delia_data.training.settings import as_recipe
 
 
 @with_setting_flags

@@ -39,8 +39,8 @@ from delia_data.ratio.result import RESULT, RatioResult
 from delia_data.ratio.settings import Choice, RatioSettings
 from delia_data.ratio.stage import Stage, check_stage, run_stage, stages_of
 from delia_data.training import TrainSettings
+from delia_data.training.data import OwnWordsWarning, foreign_writers
 from delia_data.training.loading import load_prepared_tokenizer
-from delia_data.training.own_words import OwnWordsWarning, foreign_writers
 
 _SERIES: Final = "series.json"
 _STAGES: Final = "stages"

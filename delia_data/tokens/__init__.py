@@ -13,8 +13,16 @@ from delia_data.tokens.adding import (
     add_token,
     add_token_to_tokenizer,
 )
-from delia_data.tokens.encoding import Encoded, encode, render_ids, render_user_ids
-from delia_data.tokens.labels import LOSSES, Labelled, Loss, label
+from delia_data.tokens.encoding import (
+    LOSSES,
+    Encoded,
+    Labelled,
+    Loss,
+    encode,
+    label,
+    render_ids,
+    render_user_ids,
+)
 from delia_data.tokens.lint import LintExample, LintProblem, LintReport, lint, lint_rows
 from delia_data.tokens.marks import has_generation_marks, marked_template
 

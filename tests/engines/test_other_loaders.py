@@ -24,9 +24,9 @@ from delia_data.records import Format, Record, read_record
 from delia_data.tasks import TaskRow
 from delia_data.tokens import label
 from delia_data.training import TrainSettings
+from delia_data.training.data import open_source
 from delia_data.training.exchange import TrainerName, write_config
 from delia_data.training.prepare import prepare
-from delia_data.training.source import open_source
 
 pytestmark = pytest.mark.engines
 MARKED = [name for name in FAMILIES if name != "llama-2-without-system"]

@@ -13,7 +13,7 @@ from trained import ROWS, logits_of, seen_trainers
 
 from delia_data.tokens import render_ids
 from delia_data.training import TrainSettings, train
-from delia_data.training.export import export_merged, export_parted
+from delia_data.training.adapter import export_merged, export_parted
 
 vllm = pytest.importorskip("vllm")
 pytestmark = [

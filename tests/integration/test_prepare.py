@@ -33,7 +33,7 @@ from delia_data.errors import (
 from delia_data.models import DEFAULT_MODEL, identify_files, load_model, load_tokenizer, quiet
 from delia_data.outputs import folder_lock, is_finished, read_manifest
 from delia_data.tokens import add_token, has_generation_marks, render_ids
-from delia_data.training.own_words import foreign_writers
+from delia_data.training.data import foreign_writers
 from delia_data.training.prepare import prepare, prepared_from
 
 pytestmark = pytest.mark.integration
@@ -42,7 +42,7 @@ Make = Callable[..., Path]
 KILLED = """
 import os, signal, sys
 from transformers import PreTrainedTokenizerFast
-from delia_data.training.own_words import foreign_writers
+from delia_data.training.data import foreign_writers
 from delia_data.training.prepare import prepare
 
 def die(*_, **__):

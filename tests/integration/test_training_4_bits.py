@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from delia_data.errors import MissingExtraError
 from delia_data.training import TrainSettings, load_adapter, train
-from delia_data.training.export import export_merged, export_parted
+from delia_data.training.adapter import export_merged, export_parted
 from delia_data.training.loading import load_prepared, load_prepared_tokenizer
 from delia_data.training.watching import read_watched
 

@@ -18,7 +18,7 @@ from delia_data.errors import ForeignFolderError, InputError, SettingsError, Unf
 from delia_data.outputs import read_manifest
 from delia_data.tokens import add_token
 from delia_data.training import TrainSettings, load_adapter, train
-from delia_data.training.export import export_merged, export_parted
+from delia_data.training.adapter import export_merged, export_parted
 
 pytestmark = [
     pytest.mark.integration,

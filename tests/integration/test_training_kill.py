@@ -17,7 +17,7 @@ from trained import ROWS, tiny_settings
 from transformers import PreTrainedModel
 
 from delia_data.outputs import is_finished, read_manifest
-from delia_data.training.recipe import as_recipe
+from delia_data.training.settings import as_recipe
 
 pytestmark = pytest.mark.integration
 

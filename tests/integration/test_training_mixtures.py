@@ -26,10 +26,9 @@ from delia_data.outputs import Manifest, finish, read_manifest
 from delia_data.records import read_record, write_record
 from delia_data.tokens import add_token_to_tokenizer, render_ids
 from delia_data.training import TrainSettings, read_recipe, train
-from delia_data.training.encoding import NO_ANSWER
-from delia_data.training.own_words import OwnWordsWarning, foreign_writers
+from delia_data.training.data import NO_ANSWER, OwnWordsWarning, foreign_writers
 from delia_data.training.prepare import prepare
-from delia_data.training.recipe import as_recipe
+from delia_data.training.settings import as_recipe
 
 pytestmark = [
     pytest.mark.integration,

@@ -23,13 +23,9 @@ from transformers import (
 )
 
 from delia_data.models import quiet
-from delia_data.training.attention import packed_attention
-from delia_data.training.batches import IGNORED, pack_rows, pad_rows
-from delia_data.training.loss_forward import give_losses
-from delia_data.training.noise import EmbeddingNoise, lengths_of_rows
-from delia_data.training.token_loss import frozen_head_loss, head_loss
-from delia_data.training.token_rows import read_rows_in_place
-from delia_data.training.trainer import MixtureTrainer
+from delia_data.training.loss import frozen_head_loss, give_losses, head_loss, read_rows_in_place
+from delia_data.training.packing import IGNORED, pack_rows, packed_attention, pad_rows
+from delia_data.training.trainer import EmbeddingNoise, MixtureTrainer, lengths_of_rows
 
 pytestmark = [
     pytest.mark.integration,
@@ -208,7 +204,7 @@ def test_logits_are_computed_where_there_is_a_label_and_nowhere_else(
         computed.append(len(states))
         return frozen_head_loss(states, *args, **given)
 
-    monkeypatch.setattr("delia_data.training.loss_forward.frozen_head_loss", counted)
+    monkeypatch.setattr("delia_data.training.loss.frozen_head_loss", counted)
     rows = make_rows()
     options = {"micro_batch_tokens": 1000} if packed else {}
     model = make_tiny_model(vocabulary=VOCABULARY)

@@ -19,9 +19,8 @@ from delia_data.errors import InputError, SettingsError
 from delia_data.models import load_model, load_tokenizer
 from delia_data.tokens import add_token
 from delia_data.training import TrainSettings, load_adapter, train
-from delia_data.training.alignment_watch import AlignmentWatch
-from delia_data.training.progress import WatchCallback
-from delia_data.training.watching import WATCHED, drop_after, read_watched
+from delia_data.training.trainer import WatchCallback
+from delia_data.training.watching import WATCHED, AlignmentWatch, drop_after, read_watched
 
 pytestmark = [
     pytest.mark.integration,

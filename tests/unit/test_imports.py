@@ -29,15 +29,9 @@ LAYERS = [
 
 HEAVY = {"torch", "transformers", "vllm", "litellm", "ray", "trl", "peft", "matplotlib"}
 ABOUT_HEAVY = {
-    "training/attention.py": {"torch", "transformers"},
-    "training/batches.py": {"torch"},
-    "training/loss_forward.py": {"torch"},
-    "training/noise.py": {"torch"},
-    "training/progress.py": {"transformers"},
-    "training/sharding.py": {"torch", "peft"},
-    "training/token_loss.py": {"torch"},
-    "training/token_rows.py": {"torch", "peft"},
-    "training/trainer.py": {"torch", "trl"},
+    "training/loss.py": {"torch", "peft"},
+    "training/packing.py": {"torch", "transformers"},
+    "training/trainer.py": {"torch", "transformers", "peft", "trl"},
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from delia_data.training.processes import own_device
+from delia_data.training.loading import own_device
 
 LAUNCHED = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "1"}
 

@@ -22,11 +22,11 @@ from delia_data.outputs import (
 )
 from delia_data.records import Format, Record, read_record, write_record
 from delia_data.tokens import label
+from delia_data.training.data import open_source
 from delia_data.training.exchange import axolotl, llama_factory, trl, unsloth
 from delia_data.training.exchange.plan import ExchangePlan, Exchanger
 from delia_data.training.loading import last_name, linear_names
 from delia_data.training.settings import TrainSettings, rows_a_step
-from delia_data.training.source import open_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
