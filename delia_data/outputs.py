@@ -1,4 +1,4 @@
-"""Output folders: atomic writes, locks, file hashes, the manifest and the finish marker.
+"""Output folders: atomic writes, locks, file hashes, append-only logs, manifest, finish marker.
 
     folder/
         train.parquet ...    the rows
@@ -17,13 +17,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
+import mmap
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -135,6 +139,181 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_SYNC_INTERVAL_S: Final = 0.2
+_Row = TypeVar("_Row")
+
+
+class JsonlLog(Generic[_Row]):
+    """An append-only JSON Lines file of dataclass rows, with one writer at a time.
+
+        append(rows) ──▶ one write            survives a kill of the process at once
+                          └──▶ one fsync      survives a crash of the machine within a second:
+                               for many       a thread syncs up to five times a second
+
+    A line without a line end was cut short by a kill: reading skips it, and the next append
+    removes it. The file is created by the first append.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path, row: type[_Row], *, if_damaged: str) -> None:
+        """Name a file without opening it.
+
+        Args:
+            path: The file; it does not have to exist.
+            row: Dataclass of the rows, with values that JSON can hold.
+            if_damaged: Ends the error about a damaged line: what happens after its removal.
+        """
+        self.path = path
+        self._row: Any = row
+        self._names = tuple(field.name for field in fields(self._row))
+        self._if_damaged = if_damaged
+        self._file: io.FileIO | None = None
+        self._error: OSError | None = None
+        self._dirty = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> JsonlLog[_Row]:
+        """Return the log itself."""
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Close the log; an exception from the block takes precedence over one from closing."""
+        with suppress(*([] if error is None else [OutputError])):
+            self.close()
+
+    def read(self, start: int = 0) -> Iterator[tuple[_Row, int, int]]:
+        """Read the complete lines.
+
+        Args:
+            start: Offset in bytes of the first line to read.
+
+        Yields:
+            Each row, with the offset and the length of its line in bytes.
+
+        Raises:
+            OutputError: A line is damaged; the message names its file and number.
+        """
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as lines:
+            lines.seek(start)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    return
+                yield self.parse(line, start), start, len(line)
+                start += len(line)
+
+    def parse(self, line: bytes, start: int) -> _Row:
+        """Decode the line at an offset.
+
+        Raises:
+            OutputError: The line is damaged.
+        """
+        try:
+            row: _Row = self._row(**json.loads(line.decode()))
+        except (ValueError, TypeError) as error:
+            with self.path.open("rb") as lines:
+                number = lines.read(start).count(b"\n") + 1
+            raise OutputError(
+                f"{self.path}:{number}: the line is damaged: remove it, {self._if_damaged}"
+            ) from error
+        return row
+
+    def append(self, *rows: _Row) -> int:
+        """Write rows; return the number of bytes written.
+
+        Raises:
+            OutputError: The disk is full or gone. Rows written before stay.
+        """
+        self._check()
+        content = "".join(
+            json.dumps(
+                {name: getattr(row, name) for name in self._names},
+                ensure_ascii=False,
+                separators=(",", ":"),
+            )
+            + "\n"
+            for row in rows
+        ).encode()
+        try:
+            file = self._opened()
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) or 0 :]
+        except OSError as error:
+            self._error = error
+            self._check()
+        self._dirty.set()
+        return len(content)
+
+    def sync(self) -> None:
+        """Return when everything that was written survives a crash of the machine.
+
+        Raises:
+            OutputError: The disk is full or gone.
+        """
+        if self._file is not None and self._error is None:
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                self._error = error
+        self._check()
+
+    def close(self) -> None:
+        """Sync and close the file; a later append opens it again.
+
+        Raises:
+            OutputError: The disk is full or gone.
+        """
+        if self._thread is not None:
+            self._closing.set()
+            self._dirty.set()
+            self._thread.join()
+            self._thread = None
+            self._closing.clear()
+        try:
+            self.sync()
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _opened(self) -> io.FileIO:
+        """Return the open file, which ends with a complete line."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered, so that a write error is raised here and not when the file is closed.
+            self._file = self.path.open("a+b", buffering=0)
+            size = self._file.seek(0, os.SEEK_END)
+            if size:
+                with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    end = content.rfind(b"\n") + 1
+                if end < size:
+                    self._file.truncate(end)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._sync_often, name="log", daemon=True)
+            self._thread.start()
+        return self._file
+
+    def _sync_often(self) -> None:
+        while not self._closing.is_set():
+            self._dirty.wait()
+            self._closing.wait(_SYNC_INTERVAL_S)
+            self._dirty.clear()
+            with suppress(OutputError):  # the next append, sync or close raises it
+                self.sync()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise OutputError(
+                f"{self.path} cannot be written: {self._error.strerror or self._error}; "
+                "what was written before is complete: free some space and run again"
+            ) from self._error
 
 
 _WORTH_KEEPING_BYTES: Final = 4 << 20

@@ -7,7 +7,7 @@ from typing import Any
 from delia_data.engines import MockEngine, Prices, Request
 from delia_data.outputs import Manifest
 from delia_data.sampling import Query, Sampled, sample
-from delia_data.sampling.journal import recover
+from delia_data.sampling.compact import journals
 
 QUERIES = [Query(f"Tell me about number {i}.", "explain") for i in range(100)]
 
@@ -51,7 +51,7 @@ def run(asked: Asked, folder: Path, **options: Any) -> Manifest:
 
 
 def lines(folder: Path) -> list[Sampled]:
-    return [row for row, *_ in recover(folder, "sampled-00000")]
+    return [row for log in journals(folder, 0) for row, *_ in log.read()]
 
 
 def texts(queries: Iterable[Query]) -> list[str]:

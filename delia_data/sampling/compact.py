@@ -11,16 +11,15 @@ from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from delia_data._batches import batches
-from delia_data.outputs import atomic_path
+from delia_data.outputs import JsonlLog, atomic_path
 from delia_data.records import Record, write_record
-from delia_data.sampling.journal import read_line, recover, shards
 from delia_data.sampling.rows import Sampled
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -55,24 +54,37 @@ def rejected_file(folder: Path, generation: int) -> Path:
     return folder / f"rejected-{generation:05}.parquet"
 
 
-def compact(folder: Path, stem: str, generation: int, *, keep_rejected: bool) -> None:
+def journals(folder: Path, generation: int) -> list[JsonlLog[Sampled]]:
+    """Return the logs of a generation in the order they were written; append to the last one.
+
+    Version 0.1.0 began a new log every 100,000 rows and in every run.
+    """
+    stem = f"sampled-{generation:05}-"
+    files = sorted(
+        folder.glob(f"{stem}*.jsonl"), key=lambda path: int(path.stem.removeprefix(stem))
+    )
+    hint = "and its query is asked again; or sample into another folder"
+    return [
+        JsonlLog(file, Sampled, if_damaged=hint) for file in files or [folder / f"{stem}000.jsonl"]
+    ]
+
+
+def compact(folder: Path, generation: int, *, keep_rejected: bool) -> None:
     """Write the journal of a generation as Parquet; the pairs come last, and make it done.
 
     Args:
         folder: The cache folder.
-        stem: What the names of the journal's shards begin with.
         generation: Number of the generation.
         keep_rejected: Write the texts of rejected rows too.
 
     Raises:
         OutputError: The disk is full or gone.
     """
-    places, order = _places(folder, stem)
+    logs = journals(folder, generation)
+    places, order = _places(logs)
     kept = places[order, 4] == 1
     with ExitStack() as stack:
-        opened = [os.open(shard, os.O_RDONLY) for shard in shards(folder, stem)]
-        for file in opened:
-            stack.callback(os.close, file)
+        opened = [(log, stack.enter_context(log.path.open("rb"))) for log in logs]
         rows = _rows(opened, places, order[~kept])
         _write(
             rejected_file(folder, generation),
@@ -86,17 +98,17 @@ def compact(folder: Path, stem: str, generation: int, *, keep_rejected: bool) ->
         )
 
 
-def _places(folder: Path, stem: str) -> tuple[_Numbers, _Numbers]:
-    """Where the lines are: number, shard, start, length, whether kept; and the order to read them.
+def _places(logs: list[JsonlLog[Sampled]]) -> tuple[_Numbers, _Numbers]:
+    """Where the lines are: number, log, start, length, whether kept; and the order to read them.
 
     Of a row that failed, and was asked again, only the latest line counts.
     """
-    numbers = {shard: number for number, shard in enumerate(shards(folder, stem))}
     places = array("q")
     latest: dict[str, int] = {}  # of rows that failed: the line that tells of it
     superseded = []
-    for count, (row, shard, start, length) in enumerate(recover(folder, stem)):
-        places.extend((row.number, numbers[shard], start, length, row.rejected is None))
+    lines = ((number, *line) for number, log in enumerate(logs) for line in log.read())
+    for count, (log_number, row, start, length) in enumerate(lines):
+        places.extend((row.number, log_number, start, length, row.rejected is None))
         if row.id in latest:
             superseded.append(latest.pop(row.id))
         if row.error is not None:
@@ -106,10 +118,13 @@ def _places(folder: Path, stem: str) -> tuple[_Numbers, _Numbers]:
     return table, order[~np.isin(order, superseded)] if superseded else order
 
 
-def _rows(opened: list[int], places: _Numbers, order: _Numbers) -> Iterator[Sampled]:
+def _rows(
+    opened: list[tuple[JsonlLog[Sampled], BinaryIO]], places: _Numbers, order: _Numbers
+) -> Iterator[Sampled]:
     for begin in range(0, len(order), _GROUP):
-        for _, shard, start, length, _ in places[order[begin : begin + _GROUP]].tolist():
-            yield read_line(opened[shard], start, length)
+        for _, number, start, length, _ in places[order[begin : begin + _GROUP]].tolist():
+            log, file = opened[number]
+            yield log.parse(os.pread(file.fileno(), length, start), start)
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:

@@ -21,18 +21,19 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.parquet as pq
 
 from delia_data.bundled_cache import cache_path
-from delia_data.errors import DeliaError, InputError, OutputError
+from delia_data.errors import InputError, OutputError
 from delia_data.outputs import (
     FINISHED,
     LOCK,
     MANIFEST,
+    JsonlLog,
     Manifest,
     check_folder_is_ours,
     check_same_settings,
@@ -43,8 +44,7 @@ from delia_data.outputs import (
     write_json,
 )
 from delia_data.records import Record, read_record, read_records
-from delia_data.sampling.compact import compact, pairs_file, rejected_file
-from delia_data.sampling.journal import Journal, recover, shards
+from delia_data.sampling.compact import compact, journals, pairs_file, rejected_file
 from delia_data.sampling.keys import KeySet
 from delia_data.sampling.rows import Sampled
 
@@ -84,7 +84,7 @@ class PairStore:
         self._failed: dict[int, str] = {}
         self._generation = generation
         self._sampled = 0  # rows of this generation
-        self._journal: Journal | None = None
+        self._journal: JsonlLog[Sampled] | None = None
 
     @classmethod
     @contextmanager
@@ -126,14 +126,9 @@ class PairStore:
             _keep_plan(root, plan, extend)
             store = cls(root, _settle_generations(root))
             store._read()
-            store._journal = Journal(root, store._stem)
-            try:
+            store._journal = journals(root, store._generation)[-1]
+            with store._journal:
                 yield store
-            except BaseException:
-                with suppress(DeliaError):  # the first error is the one to tell
-                    store._journal.close()
-                raise
-            store._journal.close()
 
     @property
     def failed(self) -> int:
@@ -152,7 +147,7 @@ class PairStore:
                 for row in batch.to_pylist():
                     record = read_record(row, "messages")
                     yield record.query, record.answer
-        for row, *_ in recover(self.folder, self._stem):
+        for row in self._logged():
             if row.rejected is None:
                 yield row.query, row.answer
 
@@ -168,7 +163,7 @@ class PairStore:
             OutputError: The disk is full or gone. What was on disk before stays.
         """
         assert self._journal is not None, "a store is written to while it is open"
-        self._journal.append(rows)
+        self._journal.append(*rows)
         for row in rows:
             self._count(row)
 
@@ -183,16 +178,17 @@ class PairStore:
             OutputError: The disk is full or gone.
         """
         assert self._journal is not None, "a store is finished while it is open"
-        self._journal.sync()
+        self._journal.close()
         if self._sampled:
-            compact(self.folder, self._stem, self._generation, keep_rejected=keep_rejected)
-        for shard in shards(self.folder, self._stem):
-            shard.unlink()
+            compact(self.folder, self._generation, keep_rejected=keep_rejected)
+        for log in journals(self.folder, self._generation):
+            log.path.unlink(missing_ok=True)
         return finish(self.folder, manifest)
 
-    @property
-    def _stem(self) -> str:
-        return f"sampled-{self._generation:05}"
+    def _logged(self) -> Iterator[Sampled]:
+        for log in journals(self.folder, self._generation):
+            for row, *_ in log.read():
+                yield row
 
     def _read(self) -> None:
         """Count what is there, and learn what was asked."""
@@ -206,7 +202,7 @@ class PairStore:
             )
             self.dropped.update(table["reason"].to_pylist())
             self._take_up(table)
-        for row, *_ in recover(self.folder, self._stem):
+        for row in self._logged():
             self._count(row)
 
     def _take_up(self, table: Any) -> None:
@@ -332,6 +328,6 @@ def _settle_generations(root: Path) -> int:
     """Give the number of the generation to write; what a kill left of the others goes."""
     generation = len(list(root.glob(_PAIRS)))
     for done in range(generation):
-        for shard in shards(root, f"sampled-{done:05}"):
-            shard.unlink()
+        for log in journals(root, done):
+            log.path.unlink(missing_ok=True)
     return generation

@@ -4,29 +4,24 @@
         plan.json        all that the texts depend on; a rerun with another one is refused
         written.jsonl    one completion a line, usable or not; append-only
 
-A line is written the moment its completion is there, so that it outlives a kill of the process, and
-made durable twice a second. A last line without its end is dropped. Whether a text is a query is
-worked out from these lines alone, in the order of their numbers, whenever they are read.
+Whether a text is a query is worked out from these lines alone, in the order of their numbers,
+whenever they are read.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jsonlines
-
 from delia_data.engines.base import Completion, Finish
-from delia_data.errors import OutputError
 from delia_data.outputs import (
     LOCK,
+    JsonlLog,
     check_folder_is_ours,
     check_same_settings,
     folder_lock,
@@ -35,7 +30,6 @@ from delia_data.outputs import (
 
 _PLAN: Final = "plan.json"
 _LINES: Final = "written.jsonl"
-_DURABLE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +79,10 @@ class WrittenTexts:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Point at a folder; nothing is read yet."""
         self._folder = Path(folder)
-        self._file: io.FileIO | None = None
+        self._log = JsonlLog(
+            self._folder / _LINES, Written, if_damaged="or write into another folder"
+        )
         self._read_bytes = 0
-        self._durable_at = 0.0
         self.by_number: dict[int, Written] = {}
 
     def read(self, plan: dict[str, Any]) -> None:
@@ -100,17 +95,9 @@ class WrittenTexts:
         if (self._folder / _PLAN).is_file():
             earlier = json.loads((self._folder / _PLAN).read_text(encoding="utf-8"))
             check_same_settings(self._folder, earlier, json.loads(json.dumps(plan)))
-        path = self._folder / _LINES
-        if not path.is_file():
-            return
-        with path.open("rb") as lines:
-            lines.seek(self._read_bytes)
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                row = _parsed(line, path)
-                self.by_number[row.number] = row
-                self._read_bytes += len(line)
+        for row, start, length in self._log.read(self._read_bytes):
+            self.by_number[row.number] = row
+            self._read_bytes = start + length
 
     @contextmanager
     def writing(self, plan: dict[str, Any]) -> Iterator[None]:
@@ -127,13 +114,8 @@ class WrittenTexts:
             self.read(plan)
             if not (self._folder / _PLAN).is_file():
                 write_json(self._folder / _PLAN, plan)
-            # Unbuffered: what cannot be written fails where it is written, not at closing.
-            with (self._folder / _LINES).open("ab", buffering=0) as self._file:
-                self._file.truncate(self._read_bytes)  # a line that a kill cut short goes
-                try:
-                    yield
-                finally:
-                    os.fsync(self._file.fileno())
+            with self._log:
+                yield
 
     def append(self, row: Written) -> None:
         """Write one line.
@@ -141,32 +123,5 @@ class WrittenTexts:
         Raises:
             OutputError: The disk is full or gone. What was written before stays.
         """
-        assert self._file is not None, "texts are appended while the folder is held"
-        buffer = io.BytesIO()
-        with jsonlines.Writer(buffer) as writer:
-            writer.write(asdict(row))
-        left = memoryview(buffer.getvalue())
-        try:
-            while left:
-                left = left[self._file.write(left) or 0 :]
-            if time.monotonic() - self._durable_at > _DURABLE_S:
-                os.fsync(self._file.fileno())
-                self._durable_at = time.monotonic()
-        except OSError as error:
-            raise OutputError(
-                f"{self._folder / _LINES} cannot be written: {error.strerror or error}; "
-                "what was written before is whole: free some space and run again"
-            ) from error
-        self._read_bytes += len(buffer.getvalue())
+        self._read_bytes += self._log.append(row)
         self.by_number[row.number] = row
-
-
-def _parsed(line: bytes, path: Path) -> Written:
-    try:
-        with jsonlines.Reader([line.decode("utf-8")]) as reader:
-            return Written(**reader.read(type=dict))
-    except (jsonlines.Error, TypeError, UnicodeDecodeError) as error:
-        raise OutputError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): remove the damaged line, "
-            "or write queries into another folder"
-        ) from error

@@ -19,7 +19,7 @@ from delia_data.errors import (
     SettingsError,
     UnfinishedError,
 )
-from delia_data.outputs import Manifest, finish, is_finished
+from delia_data.outputs import JsonlLog, Manifest, finish, is_finished
 from delia_data.records import Record
 from delia_data.sampling import PairStore, Sampled, read_cache
 from delia_data.sampling import store as module
@@ -39,12 +39,6 @@ FAILED = Sampled(6, "g7", "Hm?", "", 0, rejected="failed", error="no answer")
 def fill(folder: Path, rows: list[Sampled] = ROWS) -> None:
     with PairStore.open(folder, PLAN) as store:
         store.append(rows)
-
-
-def fill_full_disk(folder: Path, shard: Path) -> None:
-    with PairStore.open(folder, PLAN) as store:
-        shard.symlink_to("/dev/full")
-        store.append(ROWS[1:])
 
 
 def finished(folder: Path, rows: list[Sampled] = ROWS, **options: Any) -> Manifest:
@@ -98,7 +92,21 @@ def test_what_was_appended_is_known_again(tmp_path: Path) -> None:
     assert known(folder) == of_rows(ROWS[:3])
     fill(folder, ROWS[3:])
     assert known(folder) == of_rows(ROWS)
-    assert names(folder) == ["plan.json", "sampled-00000-000.jsonl", "sampled-00000-001.jsonl"]
+    assert names(folder) == ["plan.json", "sampled-00000-000.jsonl"]
+
+
+def test_logs_of_earlier_versions_are_read_in_order(tmp_path: Path) -> None:
+    """Version 0.1.0 began a new log in every run."""
+    fill(tmp_path, ROWS[:2])
+    (tmp_path / "sampled-00000-000.jsonl").rename(tmp_path / "sampled-00000-999.jsonl")
+    with JsonlLog(tmp_path / "sampled-00000-1000.jsonl", Sampled, if_damaged="") as log:
+        log.append(ROWS[2])
+    assert known(tmp_path) == of_rows(ROWS[:3])
+    fill(tmp_path, ROWS[3:])
+    assert names(tmp_path) == ["plan.json", "sampled-00000-1000.jsonl", "sampled-00000-999.jsonl"]
+    finished(tmp_path, MORE)
+    assert known(tmp_path) == of_rows(ROWS + MORE)
+    assert not list(tmp_path.glob("*.jsonl"))
 
 
 def test_an_unknown_price_makes_the_cost_unknown(tmp_path: Path) -> None:
@@ -234,11 +242,11 @@ def test_a_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     fill(tmp_path, ROWS[:1])
-    shard = tmp_path / "sampled-00000-001.jsonl"
-    message = r"001\.jsonl cannot be written: No space left"
-    with pytest.raises(OutputError, match=message):
-        fill_full_disk(tmp_path, shard)
-    shard.unlink()
+    log = tmp_path / "sampled-00000-001.jsonl"
+    log.symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"001\.jsonl cannot be written: No space left"):
+        fill(tmp_path, ROWS[1:])
+    log.unlink()
     assert known(tmp_path) == of_rows(ROWS[:1])
 
 

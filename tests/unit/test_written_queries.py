@@ -196,7 +196,7 @@ def test_a_damaged_line_is_told(tmp_path: Path) -> None:
     written(tmp_path).ensure(5)
     lines = tmp_path / "written.jsonl"
     lines.write_bytes(b"{]\n" + lines.read_bytes())
-    with pytest.raises(OutputError, match=r"written\.jsonl is damaged"):
+    with pytest.raises(OutputError, match=r"written\.jsonl:\d+: the line is damaged"):
         list(written(tmp_path))
 
 
@@ -308,7 +308,7 @@ def test_a_dead_engine_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
     queries = written(tmp_path, MockEngine(fail=lambda _: True), together=40)
     with pytest.raises(EngineError, match=r"32 requests .* one after the other .*told to fail"):
         queries.ensure(10)
-    assert (tmp_path / "written.jsonl").read_bytes() == b""
+    assert not (tmp_path / "written.jsonl").exists()
 
 
 def test_a_model_that_writes_no_queries(tmp_path: Path) -> None:
