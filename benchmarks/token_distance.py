@@ -23,7 +23,7 @@ import torch
 
 from benchmarks._report import now, replace_section, table
 from delia_data.bundled_cache import BUNDLED, cache_path
-from delia_data.evaluation.hidden_states import DEFAULT_CONTEXTS, WORD_SLOT, locate, states_at_last
+from delia_data.evaluation.representation import DEFAULT_CONTEXTS, WORD_SLOT, locate, states_at_last
 from delia_data.evaluation.summary import middle_block
 from delia_data.models import load_model, load_tokenizer
 from delia_data.reproduction import read_grid, read_results, reproduce

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delia_data.evaluation.alignment import (
+from delia_data.evaluation.representation import (
     Alignment,
     Band,
     Curve,

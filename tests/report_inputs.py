@@ -15,9 +15,9 @@ from alignments import made_alignment
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
 from delia_data.evaluation import AskedTask, Measurements, ProbedRow, evaluate, write_probe
-from delia_data.evaluation.asking import ask
 from delia_data.evaluation.bootstrap import Resampling
-from delia_data.evaluation.gradient_groups import buffering_of
+from delia_data.evaluation.buffering import buffering_of
+from delia_data.evaluation.generation import ask
 from delia_data.evaluation.gradients import RowGradients
 from delia_data.evaluation.state_space import FirstToken, StateSpace
 from delia_data.mixing import mix, read_task_rows, save_mixture

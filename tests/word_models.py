@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from delia_data.evaluation.hidden_states import DEFAULT_CONTEXTS
+from delia_data.evaluation.representation import DEFAULT_CONTEXTS
 
 __all__ = ["MARKS", "WORDS", "word_model", "word_tokenizer"]
 

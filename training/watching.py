@@ -18,7 +18,7 @@ from delia_data.outputs import write_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from delia_data.evaluation.alignment import Distances, KeywordAlignment
+    from delia_data.evaluation.representation import Distances, KeywordAlignment
 
 WATCHED: Final = "watched.jsonl"
 
@@ -121,7 +121,7 @@ class AlignmentWatch:
         self, model: Any, tokenizer: PreTrainedTokenizerBase, step: int
     ) -> dict[str, float]:
         """Measure the model as it is at a step."""
-        from delia_data.evaluation.aligning import measure_alignment
+        from delia_data.evaluation.representation import measure_alignment
 
         found = measure_alignment(
             model, tokenizer, self.token, self.keywords, words=self.words, controls=self.words

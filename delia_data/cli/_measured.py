@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from delia_data.evaluation._plain import in_order
-from delia_data.evaluation.alignment import Alignment
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.buffering import Buffering
-from delia_data.evaluation.gradient_plots import group_name
-from delia_data.evaluation.measurements import Measurements, When, Which
+from delia_data.evaluation.figures import group_name
+from delia_data.evaluation.measuring import Measurements, When, Which
+from delia_data.evaluation.representation import Alignment
 from delia_data.evaluation.state_space import StateSpace
 from delia_data.evaluation.summary import first_middle_last, middle_block
 

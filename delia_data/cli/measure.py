@@ -12,7 +12,7 @@ import typer
 from delia_data.cli._console import Update, console, messages, step
 from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._measured import tables
-from delia_data.evaluation.measurements import MEASURES, MeasureName, MeasureSettings
+from delia_data.evaluation.measuring import MEASURES, MeasureName, MeasureSettings
 
 _DEFAULT = MeasureSettings()
 _ROWS = "Which rows"

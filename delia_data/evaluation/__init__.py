@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from delia_data.evaluation.aligning import measure_alignment
-from delia_data.evaluation.alignment import Alignment
-from delia_data.evaluation.answer_format import AnswerFormat, ReadAnswer
-from delia_data.evaluation.asked_task import AskedTask
-from delia_data.evaluation.asking import AnsweredRow, PromptBuilder, ask
-from delia_data.evaluation.bootstrap import Estimate, Resampling
-from delia_data.evaluation.buffering import Buffering
-from delia_data.evaluation.comparison import Comparison, ProbeDifference, compare
-from delia_data.evaluation.evaluate import compare_folders, evaluate, read_evaluation
-from delia_data.evaluation.first_token import StateSpaceWatch, measure_state_space
-from delia_data.evaluation.formatted_text import (
+from delia_data.evaluation.answer_format import (
+    AnswerFormat,
     FormattedTextScore,
     ParsedAnswer,
+    ReadAnswer,
     earliest_object,
     interval,
     parse_answer,
     score_formatted_text,
     selectivity,
 )
-from delia_data.evaluation.labels import LabelScore, LabelScores
-from delia_data.evaluation.measurements import (
+from delia_data.evaluation.bootstrap import Estimate, Resampling
+from delia_data.evaluation.buffering import Buffering
+from delia_data.evaluation.comparison import Comparison, ProbeDifference, compare
+from delia_data.evaluation.evaluate import compare_folders, evaluate, read_evaluation
+from delia_data.evaluation.generation import AnsweredRow, PromptBuilder, ask
+from delia_data.evaluation.measuring import (
     MEASURES,
     Measurements,
     MeasureSettings,
+    measure,
     read_measurements,
 )
-from delia_data.evaluation.measuring import measure
-from delia_data.evaluation.outcomes import RowOutcome, ScoredRow, read_answers
 from delia_data.evaluation.probe import ProbedRow, probe, read_probe, write_probe
-from delia_data.evaluation.probes import PROBES, Probe, ProbeRow, make_probes
+from delia_data.evaluation.probes import PROBES, AskedTask, Probe, ProbeRow, make_probes
 from delia_data.evaluation.report import (
     Accounting,
     AnswerRow,
@@ -39,9 +34,23 @@ from delia_data.evaluation.report import (
     QuickstartReport,
     write_report,
 )
-from delia_data.evaluation.representation import BlockDistances, token_distances
-from delia_data.evaluation.scores import Evaluation, ProbeScores, score
-from delia_data.evaluation.state_space import StateSpace
+from delia_data.evaluation.representation import (
+    Alignment,
+    BlockDistances,
+    measure_alignment,
+    token_distances,
+)
+from delia_data.evaluation.scores import (
+    Evaluation,
+    LabelScore,
+    LabelScores,
+    ProbeScores,
+    RowOutcome,
+    ScoredRow,
+    read_answers,
+    score,
+)
+from delia_data.evaluation.state_space import StateSpace, StateSpaceWatch, measure_state_space
 
 __all__ = [
     "MEASURES",

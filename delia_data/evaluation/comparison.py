@@ -20,8 +20,7 @@ from delia_data.evaluation.bootstrap import (
     bootstrap,
     bootstrap_mean,
 )
-from delia_data.evaluation.labels import macro_f1_difference
-from delia_data.evaluation.outcomes import RowOutcome, ScoredRow
+from delia_data.evaluation.scores import RowOutcome, ScoredRow, macro_f1_difference
 from delia_data.evaluation.translation import CorpusMetric
 
 

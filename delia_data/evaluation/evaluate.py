@@ -21,18 +21,18 @@ from typing import Final
 
 from delia_data.engines.base import Engine
 from delia_data.errors import InputError
-from delia_data.evaluation.asked_task import AskedTask
-from delia_data.evaluation.asking import ANSWERS, ASKING, PromptBuilder, ask_into
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.comparison import Comparison, compare
-from delia_data.evaluation.outcomes import (
+from delia_data.evaluation.generation import ANSWERS, ASKING, PromptBuilder, ask_into
+from delia_data.evaluation.probes import PROBES, AskedTask, make_probes
+from delia_data.evaluation.scores import (
+    Evaluation,
     ScoredRow,
     read_answers,
     read_scored_rows,
+    score,
     write_scored_rows,
 )
-from delia_data.evaluation.probes import PROBES, make_probes
-from delia_data.evaluation.scores import Evaluation, score
 from delia_data.evaluation.translation import CorpusMetric
 from delia_data.outputs import (
     FINISHED,

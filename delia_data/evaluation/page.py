@@ -20,7 +20,7 @@ from typing import Final
 
 from delia_data._version import __version__
 from delia_data.evaluation._html import Markup, element, escape
-from delia_data.evaluation.drawing import DARK, LIGHT, style_variables
+from delia_data.evaluation.figures import DARK, LIGHT, style_variables
 from delia_data.outputs import write_text
 
 GENERATOR: Final = "delia_data"

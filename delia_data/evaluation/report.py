@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from delia_data.errors import InputError
-from delia_data.evaluation import plots
+from delia_data.evaluation import figures as plots
 from delia_data.evaluation._html import (
     Markup,
     details,
@@ -26,7 +26,7 @@ from delia_data.evaluation._html import (
     table,
     text_block,
 )
-from delia_data.evaluation.formatted_text import FormattedTextScore, parse_answer, selectivity
+from delia_data.evaluation.answer_format import FormattedTextScore, parse_answer, selectivity
 from delia_data.evaluation.page import Page, PageSection, Tile
 from delia_data.evaluation.representation import BlockDistances
 from delia_data.evaluation.summary import first_middle_last, number, points, summarise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from delia_data.evaluation.formatted_text import interval
+from delia_data.evaluation.answer_format import interval
 
 if TYPE_CHECKING:
     from delia_data.evaluation.report import QuickstartReport

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from delia_data.evaluation.drawing import Drawing, Palette, short
+from delia_data.evaluation.figures import Drawing, Palette, short
 from delia_data.ratio.result import RatioResult, Value
 
 

@@ -9,10 +9,9 @@ from typing import Any, Final
 from delia_data.errors import InputError
 from delia_data.evaluation._html import details, element, escape, table
 from delia_data.evaluation.comparison import Comparison, compare
-from delia_data.evaluation.labels import LabelScores
+from delia_data.evaluation.figures import selectivities, shares_in_format
 from delia_data.evaluation.page import Tile
-from delia_data.evaluation.scores import ProbeScores
-from delia_data.report.answer_drawings import selectivities, shares_in_format
+from delia_data.evaluation.scores import LabelScores, ProbeScores
 from delia_data.report.chapter import Figures, Found
 from delia_data.report.evaluated import Evaluated, read_evaluated
 from delia_data.report.numbers import count, signed, signed_number, signed_text, value

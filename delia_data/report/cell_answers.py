@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from delia_data.errors import DeliaError
-from delia_data.evaluation.answer_log import Answer, AnswerLog
-from delia_data.evaluation.asking import ANSWERS, PromptBuilder
+from delia_data.evaluation.generation import ANSWERS, Answer, AnswerLog, PromptBuilder
 from delia_data.evaluation.probes import ProbeRow
 from delia_data.records import content_id
 from delia_data.report.example import Example, Given

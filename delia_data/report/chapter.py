@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from delia_data.evaluation._html import Markup, figure
-from delia_data.evaluation.drawing import Drawing
+from delia_data.evaluation.figures import Drawing
 from delia_data.evaluation.page import Tile
 from delia_data.report.runs import Runs
 

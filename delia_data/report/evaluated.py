@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from delia_data.errors import InputError
-from delia_data.evaluation.asked_task import AskedTask
-from delia_data.evaluation.asking import AnsweredRow
 from delia_data.evaluation.evaluate import read_evaluation
-from delia_data.evaluation.outcomes import ScoredRow, read_answers
+from delia_data.evaluation.generation import AnsweredRow
 from delia_data.evaluation.probe import read_probe
-from delia_data.evaluation.scores import Evaluation, score
+from delia_data.evaluation.probes import AskedTask
+from delia_data.evaluation.scores import Evaluation, ScoredRow, read_answers, score
 from delia_data.mixing import read_task_rows
 from delia_data.outputs import canonical_json, is_finished
 from delia_data.report.runs import Run, Runs

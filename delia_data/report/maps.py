@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from delia_data.evaluation._html import element
-from delia_data.evaluation.drawing import Drawing, Palette
+from delia_data.evaluation.figures import Drawing, Palette
 from delia_data.hub.parts import pair_shards
 from delia_data.hub.pictures import some_pairs
 from delia_data.mixing import read_task_rows

@@ -10,16 +10,17 @@ from typing import Any, Final
 from delia_data.evaluation._html import element, escape, table
 from delia_data.evaluation._plain import in_order
 from delia_data.evaluation.buffering import Buffering
-from delia_data.evaluation.drawing import short
-from delia_data.evaluation.gradient_plots import (
+from delia_data.evaluation.figures import (
+    alignment_by_block,
+    block_curves,
     cancelling_by_rows,
     cosines_with_held_out,
     group_name,
     norms_by_similarity,
+    short,
+    state_space_sizes,
 )
-from delia_data.evaluation.measurement_plots import alignment_by_block, state_space_sizes
-from delia_data.evaluation.measurements import Measurements, read_measurements
-from delia_data.evaluation.plots import block_curves
+from delia_data.evaluation.measuring import Measurements, read_measurements
 from delia_data.evaluation.representation import BlockDistances
 from delia_data.evaluation.summary import first_middle_last, middle_block
 from delia_data.report.chapter import Figures, Found

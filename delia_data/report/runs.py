@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from delia_data.errors import InputError, UnfinishedError
 from delia_data.evaluation.evaluate import EVALUATION
-from delia_data.evaluation.measurements import MEASUREMENTS
+from delia_data.evaluation.measuring import MEASUREMENTS
 from delia_data.outputs import LOCK, MANIFEST, Manifest, is_finished, read_manifest
 from delia_data.ratio.result import RESULT as RATIO
 from delia_data.reproduction.results import CELLS

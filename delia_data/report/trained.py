@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from delia_data.evaluation._html import element, escape, table
-from delia_data.evaluation.drawing import Drawing, Palette, short
-from delia_data.evaluation.measurement_plots import watched_state_space
-from delia_data.evaluation.plots import loss_curve
+from delia_data.evaluation.figures import Drawing, Palette, loss_curve, short, watched_state_space
 from delia_data.report.chapter import Figures, Found
 from delia_data.report.numbers import count, named
 from delia_data.report.runs import Run, Runs

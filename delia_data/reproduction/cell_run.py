@@ -23,10 +23,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from delia_data.evaluation.aligning import measure_alignment
-from delia_data.evaluation.asking import ask
-from delia_data.evaluation.first_token import StateSpaceWatch
-from delia_data.evaluation.outcomes import read_answers
+from delia_data.evaluation.generation import ask
+from delia_data.evaluation.representation import measure_alignment
+from delia_data.evaluation.scores import read_answers
+from delia_data.evaluation.state_space import StateSpaceWatch
 from delia_data.models import identify, load_model, load_tokenizer
 from delia_data.outputs import MANIFEST, Manifest, file_sha256, finish, read_manifest, write_json
 from delia_data.reproduction.cell import Cell

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from delia_data.evaluation.drawing import Drawing, Palette, plain_log_ticks, short
+from delia_data.evaluation.figures import Drawing, Palette, plain_log_ticks, short
 from delia_data.reproduction.curves import Curve, reduction_curves, task_loss_curves
 from delia_data.reproduction.result import CellResult
 from delia_data.reproduction.results import Results

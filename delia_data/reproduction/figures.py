@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from delia_data.evaluation.drawing import LIGHT, figure_in_style, save_png
+from delia_data.evaluation.figures import LIGHT, figure_in_style, save_png
 from delia_data.reproduction.drawings import block_series, curve_drawings, paint_blocks
 from delia_data.reproduction.results import Results
 

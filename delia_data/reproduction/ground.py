@@ -14,8 +14,7 @@ import yaml
 from delia_data.diversify import diversify
 from delia_data.engines import Sampling, load_engine
 from delia_data.errors import InputError
-from delia_data.evaluation.asked_task import AskedTask
-from delia_data.evaluation.probes import Probe, make_probes
+from delia_data.evaluation.probes import AskedTask, Probe, make_probes
 from delia_data.mixing.sources import Pairs
 from delia_data.records import Message, Record
 from delia_data.reproduction.cell import Cell

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.errors import InputError
-from delia_data.evaluation.hidden_states import evaluating
+from delia_data.evaluation.representation import evaluating
 from delia_data.records import Record
 from delia_data.tokens import encode
 

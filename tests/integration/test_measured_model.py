@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from delia_data.evaluation.aligning import measure_alignment
-from delia_data.evaluation.controls import ordinary_words
-from delia_data.evaluation.first_token import measure_state_space
-from delia_data.evaluation.gradients import row_gradients
-from delia_data.evaluation.hidden_states import DEFAULT_CONTEXTS
-from delia_data.evaluation.projection import Projection
+from delia_data.evaluation.gradients import Projection, row_gradients
+from delia_data.evaluation.representation import DEFAULT_CONTEXTS, measure_alignment, ordinary_words
+from delia_data.evaluation.state_space import measure_state_space
 from delia_data.models import embedded_gguf, load_model, load_tokenizer
 from delia_data.records import Record
 from delia_data.tokens import add_token

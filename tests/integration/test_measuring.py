@@ -18,17 +18,17 @@ from command_line import Delia, refused
 from measured_inputs import Inputs, embed_letters, make_inputs
 
 from delia_data.errors import FormatError, InputError, SettingsError, UnfinishedError
-from delia_data.evaluation.aligning import measure_alignment
-from delia_data.evaluation.first_token import measure_state_space
-from delia_data.evaluation.measurement_plots import watched_state_space
-from delia_data.evaluation.measurements import (
+from delia_data.evaluation.figures import watched_state_space
+from delia_data.evaluation.measuring import (
     MEASURES,
     Measurements,
     MeasureSettings,
     check_measures,
+    measure,
     read_measurements,
 )
-from delia_data.evaluation.measuring import measure
+from delia_data.evaluation.representation import measure_alignment
+from delia_data.evaluation.state_space import measure_state_space
 from delia_data.models import load_model, load_tokenizer
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import embeddings
@@ -167,7 +167,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from measured_inputs import embed_letters
-from delia_data.evaluation.measurements import MEASURES, MeasureSettings
+from delia_data.evaluation.measuring import MEASURES, MeasureSettings
 from delia_data.evaluation.measuring import measure
 
 measure(sys.argv[2], sys.argv[3], sys.argv[5], cache=sys.argv[4], what=MEASURES,

@@ -13,7 +13,7 @@ from command_line import Delia
 from pages import Page
 from report_inputs import EVIL, Folders, make_folders, put_quickstart
 
-from delia_data.evaluation.drawing import DARK, LIGHT
+from delia_data.evaluation.figures import DARK, LIGHT
 from delia_data.report import Report, make_report
 from delia_data.sampling.embeddings import weights_folder
 from delia_data.sampling.text_map import place_by_words

@@ -11,11 +11,16 @@ import pytest
 from word_models import word_model, word_tokenizer
 
 from delia_data.errors import FormatError, InputError, TokenError
-from delia_data.evaluation.aligning import measure_alignment
-from delia_data.evaluation.alignment import Alignment
-from delia_data.evaluation.controls import ordinary_words, untrained_rows
-from delia_data.evaluation.hidden_states import DEFAULT_CONTEXTS, locate, states_at_last
-from delia_data.evaluation.representation import token_distances
+from delia_data.evaluation.representation import (
+    DEFAULT_CONTEXTS,
+    Alignment,
+    locate,
+    measure_alignment,
+    ordinary_words,
+    states_at_last,
+    token_distances,
+    untrained_rows,
+)
 from delia_data.tokens import add_token
 
 torch = pytest.importorskip("torch")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from delia_data.errors import InputError
-from delia_data.evaluation.answers import mean_score, score_answers
+from delia_data.evaluation.scores import mean_score, score_answers
 from delia_data.records import Record
 from delia_data.tasks import Scoring, bundled_task, make_task
 

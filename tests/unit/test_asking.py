@@ -24,7 +24,7 @@ from delia_data.errors import (
     SettingsError,
 )
 from delia_data.evaluation import AskedTask, Probe, ask, make_probes
-from delia_data.evaluation.answer_log import Answer, AnswerLog
+from delia_data.evaluation.generation import Answer, AnswerLog
 from delia_data.outputs import folder_lock
 from delia_data.records import Message
 from delia_data.tasks import bundled_task, bundled_wordings

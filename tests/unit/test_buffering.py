@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from delia_data.errors import FormatError, InputError
-from delia_data.evaluation.bootstrap import Resampling
-from delia_data.evaluation.buffering import Buffering, PairGradient
-from delia_data.evaluation.cancelling import cancelling
-from delia_data.evaluation.correlation import rank_correlation
-from delia_data.evaluation.cosines import cosines
+from delia_data.evaluation.bootstrap import Resampling, rank_correlation
+from delia_data.evaluation.buffering import (
+    Buffering,
+    PairGradient,
+    cancelling,
+    cosines,
+    task_similarity,
+)
 from delia_data.evaluation.gradients import RowGradients, read_gradients
-from delia_data.evaluation.similarity import task_similarity
 from delia_data.records import Record
 
 HOW = Resampling(resamples=400)

@@ -9,8 +9,7 @@ import pytest
 from word_models import word_model, word_tokenizer
 
 from delia_data.errors import InputError
-from delia_data.evaluation.gradients import at_start, lora_b_matrices, row_gradients
-from delia_data.evaluation.projection import Projection
+from delia_data.evaluation.gradients import Projection, at_start, lora_b_matrices, row_gradients
 from delia_data.records import Record
 from delia_data.tokens import add_token, encode
 

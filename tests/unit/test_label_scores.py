@@ -6,7 +6,7 @@ import pytest
 
 from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Estimate, Resampling
-from delia_data.evaluation.labels import macro_f1_difference, score_labels
+from delia_data.evaluation.scores import macro_f1_difference, score_labels
 
 HOW = Resampling(resamples=500)
 # expected   yes yes yes no  no  no  no  maybe

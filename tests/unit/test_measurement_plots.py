@@ -14,19 +14,18 @@ from alignments import made_alignment
 
 from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Resampling
-from delia_data.evaluation.drawing import STAND_INS, Drawing
-from delia_data.evaluation.gradient_groups import buffering_of
-from delia_data.evaluation.gradient_plots import (
+from delia_data.evaluation.buffering import buffering_of
+from delia_data.evaluation.figures import (
+    STAND_INS,
+    Drawing,
+    alignment_by_block,
     cancelling_by_rows,
     cosines_with_held_out,
     norms_by_similarity,
-)
-from delia_data.evaluation.gradients import RowGradients
-from delia_data.evaluation.measurement_plots import (
-    alignment_by_block,
     state_space_sizes,
     watched_state_space,
 )
+from delia_data.evaluation.gradients import RowGradients
 from delia_data.evaluation.state_space import FirstToken, StateSpace
 
 pytest.importorskip("matplotlib")

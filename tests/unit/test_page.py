@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from delia_data.evaluation._html import Markup, element, escape, table, text_block
-from delia_data.evaluation.drawing import DARK, LIGHT, Palette, style_variables
+from delia_data.evaluation.figures import DARK, LIGHT, Palette, style_variables
 from delia_data.evaluation.page import Page, PageSection, Tile
 
 EVIL = "</style><script>alert('1')</script>&\" onload=\"x\u202e"

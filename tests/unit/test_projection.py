@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from delia_data.errors import InputError
-from delia_data.evaluation import projection as module
-from delia_data.evaluation.projection import Projection
+from delia_data.evaluation import gradients as module
+from delia_data.evaluation.gradients import Projection
 
 torch = pytest.importorskip("torch")
 

@@ -14,7 +14,7 @@ from pages import Page
 
 from delia_data.errors import InputError
 from delia_data.evaluation import BlockDistances, QuickstartReport, write_report
-from delia_data.evaluation.plots import block_curves, loss_curve, share_bars
+from delia_data.evaluation.figures import block_curves, loss_curve, share_bars
 from delia_data.evaluation.summary import summarise
 
 pytest.importorskip("matplotlib")

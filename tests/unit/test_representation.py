@@ -9,7 +9,7 @@ import pytest
 
 from delia_data.errors import InputError, TokenError
 from delia_data.evaluation import BlockDistances, token_distances
-from delia_data.evaluation.hidden_states import DEFAULT_CONTEXTS, locate
+from delia_data.evaluation.representation import DEFAULT_CONTEXTS, locate
 from delia_data.tokens import add_token
 
 torch = pytest.importorskip("torch")

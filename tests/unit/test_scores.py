@@ -20,7 +20,7 @@ from delia_data.evaluation import (
     read_answers,
     score,
 )
-from delia_data.evaluation.outcomes import read_scored_rows, write_scored_rows
+from delia_data.evaluation.scores import read_scored_rows, write_scored_rows
 from delia_data.tasks import bundled_task, bundled_wordings
 
 TASK, WORDINGS = bundled_task(), bundled_wordings()

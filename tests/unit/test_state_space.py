@@ -10,12 +10,14 @@ import pytest
 from word_models import word_model, word_tokenizer
 
 from delia_data.errors import FormatError, InputError
-from delia_data.evaluation.first_token import (
+from delia_data.evaluation.state_space import (
+    FirstToken,
+    StateSpace,
     StateSpaceWatch,
     first_characters,
+    first_tokens,
     measure_state_space,
 )
-from delia_data.evaluation.state_space import FirstToken, StateSpace, first_tokens
 from delia_data.records import Record
 from delia_data.tokens import add_token, encode
 
