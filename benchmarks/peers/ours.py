@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from benchmarks.peers._clock import Order, measure
+from delia_data.engines import ApiOptions
 from delia_data.engines.openai import OpenAIEngine
 from delia_data.outputs import read_manifest
 from delia_data.sampling import Query, sample
 
 
 def _run(order: Order) -> None:
-    engine = OpenAIEngine("stand-in", api_base=order.url, concurrency=order.concurrency)
+    options = ApiOptions(api_base=order.url, concurrency=order.concurrency)
+    engine = OpenAIEngine("stand-in", options)
     queries = [Query(query, "plain") for query in order.queries]
     filters = () if "bare" in order.options else None
     sample(engine, queries, order.folder / "cache", target=len(queries), filters=filters)

@@ -1,11 +1,13 @@
-"""Engines: whatever turns prompts into text, behind one Protocol."""
+"""Engines turn prompts into text. They share one protocol, `Engine`."""
 
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from importlib import import_module
 from typing import Any, Final
 
+from delia_data.engines.api import ApiOptions
 from delia_data.engines.base import (
     FREE,
     Completion,
@@ -21,6 +23,7 @@ from delia_data.errors import InputError
 __all__ = [
     "ENGINES",
     "FREE",
+    "ApiOptions",
     "Completion",
     "Engine",
     "MockEngine",
@@ -47,24 +50,25 @@ def load_engine(name: str, *, model: str, **options: Any) -> Engine:
 
     Args:
         name: One of `ENGINES`.
-        model: The model's name, folder or Hub id; the mock engine needs none.
-        options: What the engine's own `load` takes beside the model, such as `device` and
-            `batch_size` of `transformers`.
+        model: The model's name, folder, or Hub id. The mock engine ignores it.
+        options: Options of the engine, such as `device` and `batch_size` of `transformers`, or the
+            fields of `ApiOptions` for `openai` and `litellm`.
 
     Raises:
-        InputError: There is no such engine, option or model.
+        InputError: The engine, an option, or the model does not exist.
         MissingExtraError: The engine's library is not installed.
     """
     if name not in _CLASSES:
         raise InputError(f"engine {name!r} is unknown: use one of {', '.join(ENGINES)}")
-    loader = getattr(import_module(f"delia_data.engines.{name}"), _CLASSES[name]).load
-    known = [
-        parameter for parameter in inspect.signature(loader).parameters if parameter != "model"
-    ]
+    engine = getattr(import_module(f"delia_data.engines.{name}"), _CLASSES[name])
+    if declared := getattr(engine, "Options", None):
+        known = [field.name for field in fields(declared)]
+    else:
+        known = [each for each in inspect.signature(engine.load).parameters if each != "model"]
     if unknown := sorted(set(options).difference(known)):
         raise InputError(
             f"engine {name!r} has no option {', '.join(unknown)}: "
             f"it has {', '.join(known) or 'none'}"
         )
-    engine: Engine = loader(model, **options)
-    return engine
+    loaded: Engine = engine.load(model, **options)
+    return loaded

@@ -12,6 +12,7 @@ carries the seed of its row (`ranking.row_seed`), so rows do not depend on the b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, runtime_checkable
@@ -21,6 +22,9 @@ from delia_data.records import Message
 
 Finish = Literal["stop", "length", "error"]
 Role = Literal["assistant", "user"]
+
+# A tag in quotes or backticks is mentioned, not used.
+_THINK_TAG: Final = re.compile(r"(?<![`'\"])<(/?)think>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +187,31 @@ class RequestStream:
                 break
             taken.append(request)
         return taken
+
+
+def strip_reasoning(text: str) -> tuple[str, bool]:
+    """Return an answer without its reasoning, and whether there was any.
+
+    `<think>...</think>` is removed, and so is everything before a closing tag without an opening
+    one, because chat templates may put the opening tag into the prompt. An answer that begins with
+    an opening tag and never closes it is reasoning only: the result is empty.
+
+    Args:
+        text: The answer as the model wrote it.
+    """
+    pieces: list[str] = []
+    position, opened = 0, None
+    for tag in _THINK_TAG.finditer(text):
+        closing = bool(tag[1])
+        if closing and opened is None:
+            pieces.clear()
+        elif not closing and opened is None:
+            pieces.append(text[position : tag.start()])
+            opened = tag.start()
+        if closing:
+            position, opened = tag.end(), None
+    if opened is None:
+        rest = text[position:]
+    else:
+        rest = text[opened:] if any(map(str.strip, pieces)) else ""
+    return "".join([*pieces, rest]), position > 0 or (opened is not None and not rest)

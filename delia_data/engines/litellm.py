@@ -1,7 +1,7 @@
-"""The engine over any API that litellm knows: `anthropic/...`, `gemini/...`, `azure/...`, ...
+"""The engine for any API that litellm knows: `anthropic/...`, `gemini/...`, `azure/...`, ...
 
-For servers that speak OpenAI's language the engine `openai` is much faster. Keys come from the
-environment, under the names that litellm's documentation gives for each provider.
+For OpenAI-compatible servers the engine `openai` is much faster. Keys come from the environment,
+under the names in litellm's documentation.
 """
 
 from __future__ import annotations
@@ -10,156 +10,109 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from delia_data._optional import require
-from delia_data.engines._litellm_errors import translated
-from delia_data.engines._options import check_address, check_options, given_prices
-from delia_data.engines._pace import Pace
-from delia_data.engines._remote import stream
-from delia_data.engines._replies import public_name, to_completion
+from delia_data.engines.api import ApiEngine, ApiOptions, Client
 from delia_data.engines.base import Completion, Prices, Request, Sampling
+from delia_data.engines.replies import (
+    CONTENT_FILTER,
+    Api,
+    RequestFailure,
+    classify_error,
+    read_retry_after,
+    redact,
+    to_completion,
+)
 from delia_data.errors import InputError
 
 _SEED_BITS: Final = 31
 _LOGGING: Final = "litellm.litellm_core_utils.logging_worker"
+_CONNECTION_ERRORS: Final = ("ConnectError", "ConnectTimeout", "ClientConnectorError")
+_PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Exception)\b(?:: | - ))+")
 
 
-class LitellmEngine:
-    """Asks through `litellm.acompletion`, one answer a request, many at a time.
+class LitellmEngine(ApiEngine):
+    """Asks through `litellm.acompletion`, one answer per request, many requests at a time.
 
-    litellm retries nothing and drops nothing here, but the seed where a provider takes none;
-    what a model refuses to be told (a temperature, say) is an error.
+    litellm retries nothing here. It drops no parameter except the seed of a provider that takes
+    none: a model that rejects a temperature, for example, raises an error.
     """
 
-    prices: Prices | None
-    writes_users = False
+    name = "litellm"
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        api_base: str | None = None,
-        concurrency: int = 64,
-        rpm: int | None = None,
-        tpm: int | None = None,
-        timeout_s: float = 600.0,
-        retries: int = 8,
-        prompt_price: float | None = None,
-        completion_price: float | None = None,
-    ) -> None:
-        """Settle what to ask; nothing is sent yet.
+    def __init__(self, model: str, options: ApiOptions | None = None) -> None:
+        """Prepare the engine. Nothing is sent.
 
         Args:
-            model: Provider and model, as litellm names them: `"anthropic/claude-sonnet-4-5"`.
-            api_base: Address of a server of one's own; the provider's where not given.
-            concurrency: Requests out at once at most.
-            rpm: Requests a minute at most.
-            tpm: Tokens a minute at most, prompts and answers.
-            timeout_s: Seconds to wait for an answer.
-            retries: Tries of a request after the first at most.
-            prompt_price: Dollars for a million tokens of prompts; litellm's own price of the
-                model where not given, and unknown where it has none.
-            completion_price: Dollars for a million tokens of answers.
+            model: Provider and model as litellm names them: `"anthropic/claude-sonnet-4-5"`.
+            options: Options of the API.
 
         Raises:
-            InputError: An option is out of its bounds, the provider is unknown, or its key is
-                not in the environment.
+            InputError: The provider is unknown, or its key is not in the environment.
             MissingExtraError: litellm is not installed.
         """
-        check_options(
-            timeout_s=timeout_s,
-            retries=retries,
-            prompt_price=prompt_price,
-            completion_price=completion_price,
-        )
-        self.model = model
-        self.api_base = None if api_base is None else check_address(api_base)
-        self.timeout_s = timeout_s
-        self.retries = retries
-        self.pace = Pace(concurrency, rpm=rpm, tpm=tpm)
+        options = options or ApiOptions()
         litellm = _litellm()
-        self.provider = _provider(litellm, model, api_base)
-        self.prices = given_prices(prompt_price, completion_price) or _known_prices(litellm, model)
+        provider = _provider(litellm, model, options.api_base)
+        prices = options.prices or _known_prices(litellm, model)
+        super().__init__(model, options, api=provider, prices=prices)
 
     @classmethod
-    def load(
-        cls,
-        model: str,
-        *,
-        api_base: str | None = None,
-        concurrency: int = 64,
-        rpm: int | None = None,
-        tpm: int | None = None,
-        timeout_s: float = 600.0,
-        retries: int = 8,
-        prompt_price: float | None = None,
-        completion_price: float | None = None,
-    ) -> LitellmEngine:
-        """Make one; the arguments are those of the class."""
-        return cls(
-            model,
-            api_base=api_base,
-            concurrency=concurrency,
-            rpm=rpm,
-            tpm=tpm,
-            timeout_s=timeout_s,
-            retries=retries,
-            prompt_price=prompt_price,
-            completion_price=completion_price,
-        )
+    def load(cls, model: str, **options: Any) -> LitellmEngine:
+        """Return an engine with the given fields of `ApiOptions`."""
+        return cls(model, ApiOptions(**options))
 
-    def generate(
-        self, requests: Iterable[Request | None], sampling: Sampling
-    ) -> Iterator[Completion]:
-        """Answer every request once, as many at a time as the API bears."""
-        client = _LitellmClient(self, sampling)
-        return stream(client, requests, sampling, pace=self.pace, retries=self.retries)
-
-    def describe(self) -> dict[str, Any]:
-        """Name the engine and the model; neither weights nor chat template can be hashed."""
-        return {"engine": "litellm", "api": self.provider, "model": public_name(self.model)}
-
-    def close(self) -> None:
-        """Nothing is held between calls of `generate`."""
+    def connect(self, sampling: Sampling) -> Client:
+        """Return a client for one `generate` call."""
+        return _Client(self, sampling)
 
 
-class _LitellmClient:
-    """Speaks through litellm within one event loop."""
+class _Client:
+    """Calls of litellm within one event loop."""
 
     def __init__(self, engine: LitellmEngine, sampling: Sampling) -> None:
         self.litellm = _litellm()
         self.engine = engine
+        options = engine.options
+        where = f"the server at {options.api_base}" if options.api_base else str(engine.api)
+        self.api = Api(where, engine.model, "the provider's key", engine.secrets)
+        self.max_tokens = sampling.max_tokens
         supported = self.litellm.get_supported_openai_params(engine.model) or []
-        self.takes_seed = "seed" in supported
+        self.send_seed = options.send_seed and "seed" in supported
         wanted = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
+            options.token_limit_field or "max_tokens": sampling.max_tokens,
         }
-        # 1 is what an API that cannot be told of a temperature or a top_p takes anyway.
+        # An API without the parameter temperature or top_p uses 1.
         self.fixed: dict[str, Any] = {
             name: value for name, value in wanted.items() if name in supported or value != 1
         }
-        if engine.api_base is not None:
-            self.fixed["api_base"] = engine.api_base
+        if options.extra_body:
+            self.fixed["extra_body"] = dict(options.extra_body)
+        if options.extra_headers:
+            self.fixed["extra_headers"] = dict(options.extra_headers)
+        if options.api_base is not None:
+            self.fixed["api_base"] = options.api_base
             if _missing_keys(self.litellm, engine.model):
                 self.fixed["api_key"] = "none"
 
     async def open(self) -> None:
-        """Give the loop the threads that litellm prepares its calls in."""
+        """Give the loop the threads in which litellm prepares its calls."""
         asyncio.get_running_loop().set_default_executor(_Threads())
 
     async def ask(self, request: Request) -> Completion:
-        """Try a request once."""
-        seed = {"seed": request.seed % 2**_SEED_BITS} if self.takes_seed else {}
+        """Send a request once."""
+        seed = {"seed": request.seed % 2**_SEED_BITS} if self.send_seed else {}
         try:
             answer = await self.litellm.acompletion(
                 model=self.engine.model,
                 messages=[message.as_dict() for message in request.messages],
-                timeout=self.engine.timeout_s,
+                timeout=self.engine.options.timeout_s,
                 num_retries=0,
                 max_retries=0,
                 drop_params=False,
@@ -167,18 +120,14 @@ class _LitellmClient:
                 **self.fixed,
             )
         except Exception as error:
-            raise translated(
-                self.litellm,
-                error,
-                model=self.engine.model,
-                provider=self.engine.provider,
-                api_base=self.engine.api_base,
-                timeout_s=self.engine.timeout_s,
+            raise translate_error(
+                self.litellm, error, self.api, self.engine.options.timeout_s
             ) from None
-        return to_completion(request, answer.model_dump(), self.engine.prices)
+        value = answer.model_dump()
+        return to_completion(value, request, self.max_tokens, self.api, self.engine.prices)
 
     async def close(self) -> None:
-        """End litellm's logging, and close and forget the connections that it keeps."""
+        """Stop litellm's logging, and close and forget the connections that it keeps."""
         worker = require(_LOGGING, extra="litellm").GLOBAL_LOGGING_WORKER
         await worker.stop()
         await worker.clear_queue()
@@ -186,15 +135,56 @@ class _LitellmClient:
         self.litellm.in_memory_llm_clients_cache.flush_cache()
 
 
-class _Threads(ThreadPoolExecutor):
-    """Threads that leave no coroutine behind.
+def translate_error(litellm: Any, error: Exception, api: Api, timeout_s: float) -> RequestFailure:
+    """Return what an exception of litellm means.
 
-    litellm has a thread make the coroutine of its call and then awaits it. A task that is
-    cancelled in between never does, and Python warns of each such coroutine.
+    Args:
+        litellm: The library.
+        error: The exception.
+        api: The API, for the error message.
+        timeout_s: Seconds that the request was allowed to take.
+    """
+    kinds = litellm.exceptions
+    message = redact(_PREFIX.sub("", str(getattr(error, "message", None) or error)), api)
+    if _is_connection_error(error):
+        reason = f"{api.name} cannot be reached; check that it is running, and the network"
+        return RequestFailure("unreachable", reason)
+    if isinstance(error, kinds.Timeout):
+        return RequestFailure("throttle", f"no answer within {timeout_s:g} s")
+    if isinstance(error, kinds.UnsupportedParamsError):
+        return RequestFailure("stop", f"{api.model} does not accept a parameter: {message}")
+    if isinstance(error, kinds.ContentPolicyViolationError):
+        return RequestFailure("row", CONTENT_FILTER)
+    status = getattr(error, "status_code", None)
+    if not isinstance(status, int):
+        kind = type(error).__name__
+        return RequestFailure("retry", f"litellm failed: {kind}: {message}")
+    body = getattr(error, "body", None)
+    code = str(body.get("code") or "") if isinstance(body, dict) else ""
+    headers = getattr(error, "litellm_response_headers", None) or {}
+    return classify_error(status, code, message, read_retry_after(headers), api)
+
+
+def _is_connection_error(error: BaseException | None) -> bool:
+    """Whether no connection was made, by whichever library litellm used."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if type(error).__name__ in _CONNECTION_ERRORS:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads that leave no coroutine unawaited.
+
+    litellm makes the coroutine of a call in a thread and then awaits it. A task that is cancelled
+    in between never awaits it, and Python warns about each such coroutine.
     """
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run a call; what it returns too late for the task that asked for it is closed."""
+        """Run a call, and close a coroutine that it returns after its task ended."""
         future = super().submit(fn, *args, **kwargs)
         if task := asyncio.current_task():
             task.add_done_callback(lambda _: future.add_done_callback(_close_unawaited))
@@ -204,13 +194,13 @@ class _Threads(ThreadPoolExecutor):
 def _close_unawaited(future: Future[Any]) -> None:
     if future.cancelled() or future.exception() is not None:
         return
-    made = future.result()
-    if inspect.iscoroutine(made) and inspect.getcoroutinestate(made) == inspect.CORO_CREATED:
-        made.close()
+    result = future.result()
+    if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
+        result.close()
 
 
 def _litellm() -> Any:
-    """Import litellm (seconds), told to fetch nothing, read no `.env` file and print nothing."""
+    """Import litellm (seconds), without downloads, `.env` files, and output."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     litellm = require("litellm", extra="litellm")
@@ -221,12 +211,12 @@ def _litellm() -> Any:
 
 
 def _provider(litellm: Any, model: str, api_base: str | None) -> str:
-    """The provider of a model, whose key is there."""
+    """Return the provider of a model, after checking that its key is set."""
     try:
         provider = str(litellm.get_llm_provider(model, api_base=api_base)[1])
     except litellm.exceptions.BadRequestError as error:
         raise InputError(
-            f"litellm knows no provider of model {model!r}: put one before its name, "
+            f"litellm does not know the provider of model {model!r}: put it before the name, "
             "as in openai/NAME or anthropic/NAME"
         ) from error
     if api_base is None and (missing := _missing_keys(litellm, model)):
@@ -237,16 +227,16 @@ def _provider(litellm: Any, model: str, api_base: str | None) -> str:
 
 
 def _missing_keys(litellm: Any, model: str) -> list[str]:
-    """Environment variables that hold the provider's key, where none is set."""
+    """Return the environment variables for the provider's key, if none of them is set."""
     missing: list[str] = litellm.validate_environment(model)["missing_keys"]
     return [name for name in missing if name.endswith("KEY")]
 
 
 def _known_prices(litellm: Any, model: str) -> Prices | None:
-    """What litellm's table says; 0 there may as well mean that nobody knows."""
+    """Return the prices in litellm's table, where 0 may mean unknown."""
     try:
         info = litellm.get_model_info(model)
-    except Exception:  # it raises bare ones
+    except Exception:  # litellm raises plain exceptions
         return None
     asked, written = info.get("input_cost_per_token"), info.get("output_cost_per_token")
     return Prices(asked, written) if asked and written else None

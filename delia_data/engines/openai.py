@@ -1,195 +1,169 @@
-"""The engine over any OpenAI-compatible server, spoken to directly.
+"""The engine for OpenAI-compatible servers, over aiohttp.
 
-The key comes from the environment (`OPENAI_API_KEY`) and goes nowhere but into the header; the
-address from `api_base`, else from `OPENAI_BASE_URL`, else it is OpenAI's own.
+The key comes from `OPENAI_API_KEY` and is sent only in the header. The address comes from the
+option `api_base`, else from `OPENAI_BASE_URL`, else it is OpenAI's.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from delia_data._optional import require
-from delia_data.engines._http import Broken, Unreachable
-from delia_data.engines._options import check_address, check_options, given_prices
-from delia_data.engines._pace import Pace
-from delia_data.engines._posters import poster
-from delia_data.engines._remote import Rejected, stream
-from delia_data.engines._replies import public_name, read_answer, read_refusal
-from delia_data.engines.base import Completion, Prices, Request, Sampling
+from delia_data.engines.api import ApiEngine, ApiOptions, Client, check_address
+from delia_data.engines.base import Completion, Request, Sampling
+from delia_data.engines.replies import (
+    Api,
+    RequestFailure,
+    read_completion,
+    read_failure,
+)
 from delia_data.errors import InputError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _OPENAI: Final = "https://api.openai.com/v1"
 _SEED_BITS: Final = 53
+_CONNECT_S: Final = 30.0
+_MAX_ANSWER_BYTES: Final = 64 * 2**20
 
 
-class OpenAIEngine:
-    """Asks `/chat/completions` for one answer a request, many at a time.
+class OpenAIEngine(ApiEngine):
+    """Posts to `/chat/completions`, one answer per request, many requests at a time.
 
-    The chat template is the server's, and nobody can tell which it is. A server may disregard
-    the seed; rows are independent of each other all the same.
+    The server applies its own chat template, so a manifest cannot name it. Rows are independent of
+    each other even if the server ignores the seed.
     """
 
-    prices: Prices | None
-    writes_users = False
+    name = "openai"
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        api_base: str | None = None,
-        concurrency: int = 64,
-        rpm: int | None = None,
-        tpm: int | None = None,
-        timeout_s: float = 600.0,
-        retries: int = 8,
-        prompt_price: float | None = None,
-        completion_price: float | None = None,
-    ) -> None:
-        """Settle what to ask; nothing is sent yet.
+    def __init__(self, model: str, options: ApiOptions | None = None) -> None:
+        """Prepare the engine. Nothing is sent.
 
         Args:
             model: The model's name, as the server knows it.
-            api_base: Address up to `/v1`.
-            concurrency: Requests out at once at most.
-            rpm: Requests a minute at most.
-            tpm: Tokens a minute at most, prompts and answers.
-            timeout_s: Seconds to wait for an answer.
-            retries: Tries of a request after the first at most.
-            prompt_price: Dollars for a million tokens of prompts; unknown where not given.
-            completion_price: Dollars for a million tokens of answers.
+            options: Options of the API.
 
         Raises:
-            InputError: An option is out of its bounds, the address is none, or OpenAI is to be
-                asked and there is no key.
+            InputError: The address is invalid, or OpenAI is the server and there is no key.
+            MissingExtraError: aiohttp is not installed.
         """
-        check_options(
-            timeout_s=timeout_s,
-            retries=retries,
-            prompt_price=prompt_price,
-            completion_price=completion_price,
-        )
-        self.model = model
-        self.api_base = check_address(api_base or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
-        self.timeout_s = timeout_s
-        self.retries = retries
-        self.prices = given_prices(prompt_price, completion_price)
-        self.pace = Pace(concurrency, rpm=rpm, tpm=tpm)
-        _key(self.api_base)
+        options = options or ApiOptions()
+        require("aiohttp", extra="openai")
+        address = options.api_base or os.environ.get("OPENAI_BASE_URL") or _OPENAI
+        self.api_base = check_address(address)
+        api = "api.openai.com" if self.api_base == _OPENAI else None
+        super().__init__(model, options, api=api, prices=options.prices)
+        _read_key(self.api_base)
 
     @classmethod
-    def load(
-        cls,
-        model: str,
-        *,
-        api_base: str | None = None,
-        concurrency: int = 64,
-        rpm: int | None = None,
-        tpm: int | None = None,
-        timeout_s: float = 600.0,
-        retries: int = 8,
-        prompt_price: float | None = None,
-        completion_price: float | None = None,
-    ) -> OpenAIEngine:
-        """Make one; the arguments are those of the class."""
-        require("aiohttp", extra="openai")
-        return cls(
-            model,
-            api_base=api_base,
-            concurrency=concurrency,
-            rpm=rpm,
-            tpm=tpm,
-            timeout_s=timeout_s,
-            retries=retries,
-            prompt_price=prompt_price,
-            completion_price=completion_price,
-        )
+    def load(cls, model: str, **options: Any) -> OpenAIEngine:
+        """Return an engine with the given fields of `ApiOptions`."""
+        return cls(model, ApiOptions(**options))
 
-    def generate(
-        self, requests: Iterable[Request | None], sampling: Sampling
-    ) -> Iterator[Completion]:
-        """Answer every request once, as many at a time as the server bears."""
-        client = _HttpClient(self, sampling)
-        return stream(client, requests, sampling, pace=self.pace, retries=self.retries)
-
-    def describe(self) -> dict[str, Any]:
-        """Name the engine and the model; neither weights nor chat template can be hashed."""
-        api = "api.openai.com" if self.api_base == _OPENAI else None
-        return {"engine": "openai", "api": api, "model": public_name(self.model)}
-
-    def close(self) -> None:
-        """Nothing is held between calls of `generate`."""
+    def connect(self, sampling: Sampling) -> Client:
+        """Return a client for one `generate` call."""
+        return _Client(self, sampling)
 
 
-class _HttpClient:
-    """Speaks to the server within one event loop."""
+class _Client:
+    """The connections to one server within one event loop."""
 
     def __init__(self, engine: OpenAIEngine, sampling: Sampling) -> None:
-        self.where = f"the server at {engine.api_base}"
-        self.model = engine.model
+        options, key = engine.options, _read_key(engine.api_base)
+        where = f"the server at {engine.api_base}"
+        self.api = Api(where, engine.model, "OPENAI_API_KEY", engine.secrets)
+        self.aiohttp = require("aiohttp", extra="openai")
+        self.url = f"{engine.api_base}/chat/completions"
+        self.headers = {
+            "Content-Type": "application/json",
+            **({"Authorization": f"Bearer {key}"} if key else {}),
+            **options.extra_headers,
+        }
         self.prices = engine.prices
-        self.timeout_s = engine.timeout_s
-        self.key = _key(engine.api_base)
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        self.poster = poster(f"{engine.api_base}/chat/completions", headers, engine.timeout_s)
-        # OpenAI's newer models refuse the old name, other servers may not know the new one.
-        limit = "max_completion_tokens" if engine.api_base == _OPENAI else "max_tokens"
+        self.timeout_s = options.timeout_s
+        self.send_seed = options.send_seed
+        self.max_tokens = sampling.max_tokens
+        # OpenAI's newer models reject the old name; other servers may not know the new one.
+        usual = "max_completion_tokens" if engine.api_base == _OPENAI else "max_tokens"
         self.fixed = {
             "model": engine.model,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            limit: sampling.max_tokens,
+            options.token_limit_field or usual: sampling.max_tokens,
+            **options.extra_body,
         }
+        self.session: aiohttp.ClientSession
 
     async def open(self) -> None:
-        """Get ready; nothing is sent."""
-        await self.poster.open()
+        """Open a session without connections."""
+        aiohttp = self.aiohttp
+        parts = urlsplit(self.url)
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self.headers,
+            timeout=aiohttp.ClientTimeout(
+                total=self.timeout_s, sock_connect=min(_CONNECT_S, self.timeout_s)
+            ),
+            proxy=None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme),
+        )
 
     async def ask(self, request: Request) -> Completion:
-        """Post one request, and read what comes."""
-        body = {
-            **self.fixed,
-            "messages": [message.as_dict() for message in request.messages],
-            "seed": request.seed % 2**_SEED_BITS,
-        }
-        try:
-            reply = await self.poster.post(json.dumps(body).encode())
-        except Unreachable as error:
-            reason = f"{self.where} cannot be reached: {error}; check that it runs"
-            raise Rejected("down", reason) from None
-        except TimeoutError:
-            raise Rejected("slow", f"no answer within {self.timeout_s:g} s") from None
-        except Broken as error:
-            raise Rejected("again", f"the connection broke: {error}") from None
-        if reply.status != 200:
-            raise read_refusal(
-                reply.status,
-                reply.headers,
-                reply.body,
-                where=self.where,
-                model=self.model,
-                key=self.key,
-                variable="OPENAI_API_KEY",
-            )
-        return read_answer(request, reply.body, self.prices)
+        """Post a request and read the answer."""
+        body = {**self.fixed, "messages": [message.as_dict() for message in request.messages]}
+        if self.send_seed:
+            body["seed"] = request.seed % 2**_SEED_BITS
+        status, headers, raw = await self._post(json.dumps(body).encode())
+        if status != 200:
+            raise read_failure(status, headers, raw, self.api)
+        return read_completion(raw, request, self.max_tokens, self.api, self.prices)
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self.poster.close()
+        """Close all connections."""
+        await self.session.close()
+
+    async def _post(self, body: bytes) -> tuple[int, Any, bytes]:
+        """Return the status, the headers, and the body of an answer."""
+        aiohttp, name = self.aiohttp, self.api.name
+        raw = bytearray()
+        try:
+            async with self.session.post(self.url, data=body, allow_redirects=False) as response:
+                async for chunk in response.content.iter_any():
+                    raw += chunk
+                    if len(raw) > _MAX_ANSWER_BYTES:
+                        raise RequestFailure("invalid", f"{name} sent more than 64 MiB")
+                return response.status, response.headers, bytes(raw)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise RequestFailure(
+                "unreachable",
+                f"{name} cannot be reached: {_explain(error)}; check that it is running",
+            ) from None
+        except TimeoutError:
+            raise RequestFailure("throttle", f"no answer within {self.timeout_s:g} s") from None
+        except aiohttp.ClientError as error:
+            raise RequestFailure("retry", f"the connection broke: {_explain(error)}") from None
 
 
-def _key(api_base: str) -> str:
-    """The key of the environment; empty where a server of one's own needs none."""
+def _explain(error: Exception) -> str:
+    """Return the operating system's words for an error, without addresses."""
+    number = getattr(error, "errno", None) or 0
+    text = os.strerror(number) if number > 0 else str(error) or type(error).__name__
+    return " ".join(text.split())[:200]
+
+
+def _read_key(api_base: str) -> str:
+    """Return the key from the environment; an empty string if a server needs none."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and api_base == _OPENAI:
         raise InputError(
-            "OPENAI_API_KEY is not set, and OpenAI asks for it: set it in the environment, "
-            "or give the address of another server as api_base"
+            "OPENAI_API_KEY is not set, and OpenAI needs a key: set it in the environment, or give "
+            "the address of another server as api_base"
         )
     if not key.isascii() or not key.isprintable():
-        raise InputError("OPENAI_API_KEY holds characters that no key has: set it again")
+        raise InputError("OPENAI_API_KEY has characters that keys do not have: set it again")
     return key

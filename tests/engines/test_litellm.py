@@ -14,7 +14,15 @@ import pytest
 from openai_server import Call, OpenAIServer, Reply, answer, drop, refusal
 from real_server import RealServer, serving
 
-from delia_data.engines import Completion, Engine, Prices, Request, Sampling, load_engine
+from delia_data.engines import (
+    ApiOptions,
+    Completion,
+    Engine,
+    Prices,
+    Request,
+    Sampling,
+    load_engine,
+)
 from delia_data.engines.litellm import LitellmEngine
 from delia_data.errors import EngineError, InputError
 from delia_data.records import Message
@@ -34,7 +42,7 @@ KEY = "sk-test-0123456789abcdef"
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("delia_data.engines._pace._BASE_S", 0.002)
+    monkeypatch.setattr("delia_data.engines.api._BACKOFF_S", 0.002)
 
 
 def asked(count: int) -> list[Request]:
@@ -42,7 +50,7 @@ def asked(count: int) -> list[Request]:
 
 
 def engine_for(server: OpenAIServer, **options: Any) -> LitellmEngine:
-    return LitellmEngine("openai/stand-in", **{"api_base": server.url, **options})
+    return LitellmEngine("openai/stand-in", ApiOptions(**{"api_base": server.url, **options}))
 
 
 def answers(
@@ -110,7 +118,9 @@ def test_prices_are_litellm_s_or_given_or_unknown() -> None:
     table = LitellmEngine("openai/gpt-4o").prices
     assert table is not None
     assert 0 < table.prompt_token < table.completion_token < 1e-3
-    given = LitellmEngine("openai/gpt-4o", prompt_price=1.0, completion_price=2.0).prices
+    given = LitellmEngine(
+        "openai/gpt-4o", ApiOptions(prompt_price=1.0, completion_price=2.0)
+    ).prices
     assert given == Prices(1e-6, 2e-6)
     assert LitellmEngine("openai/nobody-knows-it").prices is None
     assert LitellmEngine("ollama/llama3").prices is None
@@ -170,15 +180,15 @@ def test_a_bad_request_costs_its_row_alone() -> None:
     completions, server = answers(judge)
     (failed,) = [c for c in completions if c.finish == "error"]
     assert failed.id == "4"
-    assert failed.error == "the request was refused (HTTP 400): This is too long, ***"
+    assert failed.error == "the request was rejected (HTTP 400): This is too long, ***"
     assert server.count == 10
 
 
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (refusal(401, f"Incorrect API key provided: {KEY}"), "refuses the key"),
-        (refusal(403, "no"), "refuses the key"),
+        (refusal(401, f"Incorrect API key provided: {KEY}"), "rejects the key"),
+        (refusal(403, "no"), "rejects the key"),
         (refusal(404, "The model `stand-in` does not exist"), "has no model 'openai/stand-in'"),
         (refusal(429, "You exceeded your quota", code="insufficient_quota"), "quota"),
         (refusal(402, f"Pay first, owner of {KEY}"), "quota"),
@@ -206,8 +216,9 @@ def test_a_server_that_is_down_is_told_soon() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        engine = LitellmEngine("openai/m", ApiOptions(api_base=address))
         with pytest.raises(EngineError, match=f"{address} cannot be reached"):
-            list(LitellmEngine("openai/m", api_base=address).generate(asked(9), Sampling()))
+            list(engine.generate(asked(9), Sampling()))
 
 
 def test_the_server_never_sees_more_than_the_concurrency() -> None:
@@ -217,7 +228,7 @@ def test_the_server_never_sees_more_than_the_concurrency() -> None:
 
 def test_what_a_model_cannot_be_told_is_an_error_before_anything_is_sent() -> None:
     with OpenAIServer() as server:
-        engine = LitellmEngine("openai/o3-mini", api_base=server.url)
+        engine = LitellmEngine("openai/o3-mini", ApiOptions(api_base=server.url))
         with pytest.raises(EngineError, match="top_p"):
             list(engine.generate(asked(5), Sampling(temperature=1.0)))
         assert server.count == 0
@@ -227,7 +238,7 @@ def test_what_a_model_cannot_be_told_is_an_error_before_anything_is_sent() -> No
 
 
 def test_the_provider_and_its_key_must_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="litellm knows no provider of model 'stand-in'"):
+    with pytest.raises(InputError, match="litellm does not know the provider of model 'stand-in'"):
         LitellmEngine("stand-in")
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     with pytest.raises(InputError, match="set ANTHROPIC_API_KEY"):
@@ -285,7 +296,9 @@ def real() -> Iterator[RealServer]:
 
 
 def test_a_real_server_answers_behind_litellm(real: RealServer) -> None:
-    engine = LitellmEngine(f"openai/{real.model}", api_base=real.url, concurrency=2, retries=1)
+    engine = LitellmEngine(
+        f"openai/{real.model}", ApiOptions(api_base=real.url, concurrency=2, retries=1)
+    )
     sampling = Sampling(temperature=0.0, max_tokens=12)
     question = (Message("user", "What is the capital of France?"),)
     completions = list(engine.generate([Request(str(i), question, i) for i in range(3)], sampling))

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from delia_data.engines import Prices, load_engine
-from delia_data.engines._litellm_errors import message_of, translated
-from delia_data.engines.litellm import _known_prices, _Threads
+from delia_data.engines.litellm import _known_prices, _Threads, translate_error
+from delia_data.engines.replies import Api
 from delia_data.errors import InputError, MissingExtraError
 
 
@@ -48,12 +48,7 @@ KINDS = SimpleNamespace(
         ContentPolicyViolationError=FilteredError,
     )
 )
-ASKED: dict[str, Any] = {
-    "model": "acme/m",
-    "provider": "acme",
-    "api_base": None,
-    "timeout_s": 9.0,
-}
+API = Api("acme", "acme/m", "the provider's key", ("very-secret-1",))
 
 
 def test_without_litellm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,13 +62,11 @@ def test_without_litellm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"api_base": "http://me:hidden@host/v1"}, "password"),
         ({"concurrency": 0}, "concurrency"),
-        ({"completion_price": 1.0}, "belong together"),
+        ({"completion_price": 1.0}, "both or neither"),
         ({"api_key": "hidden"}, "no option api_key"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused_at_once(
-    options: dict[str, Any], said: str
-) -> None:
+def test_invalid_options_are_rejected_first(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         load_engine("litellm", model="openai/gpt-4o", **options)
     assert "hidden" not in str(caught.value)
@@ -82,42 +75,42 @@ def test_options_that_cannot_be_meant_are_refused_at_once(
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
-        (RefusedError(400), "row", "refused (HTTP 400): no"),
-        (RefusedError(401, "key sk-123"), "end", "acme refuses the key"),
-        (RefusedError(402), "end", "quota"),
-        (RefusedError(404), "end", "acme has no model 'acme/m'"),
-        (RefusedError(429), "slow", "asked too much"),
-        (RefusedError(429, body={"code": "insufficient_quota"}), "end", "quota"),
-        (RefusedError(500), "again", "failed (HTTP 500)"),
-        (RefusedError(503, headers={"retry-after": "7"}), "slow", "to wait 7 s"),
-        (RefusedError(None, "odd"), "again", "litellm failed: RefusedError: odd"),
-        (LateError(), "slow", "no answer within 9 s"),
-        (UnsupportedError("top_p"), "end", "acme/m does not take what it is asked with: top_p"),
+        (RefusedError(400), "row", "rejected (HTTP 400): no"),
+        (RefusedError(401, "key very-secret-1"), "stop", "acme rejects the key"),
+        (RefusedError(402), "stop", "quota"),
+        (RefusedError(404), "stop", "acme has no model 'acme/m'"),
+        (RefusedError(429), "throttle", "too many requests"),
+        (RefusedError(429, body={"code": "insufficient_quota"}), "stop", "quota"),
+        (RefusedError(500), "retry", "failed (HTTP 500)"),
+        (RefusedError(503, headers={"retry-after": "7"}), "throttle", "to wait 7 s"),
+        (RefusedError(None, "odd"), "retry", "litellm failed: RefusedError: odd"),
+        (LateError(), "throttle", "no answer within 9 s"),
+        (UnsupportedError("top_p"), "stop", "acme/m does not accept a parameter: top_p"),
         (FilteredError(), "row", "content filter"),
     ],
     ids=str,
 )
-def test_exceptions_of_litellm_are_told_apart(error: Exception, kind: str, said: str) -> None:
-    refusal = translated(KINDS, error, **ASKED)
+def test_exceptions_of_litellm_are_classified(error: Exception, kind: str, said: str) -> None:
+    refusal = translate_error(KINDS, error, API, 9.0)
     assert refusal.kind == kind
     assert said in refusal.reason
-    assert "sk-123" not in refusal.reason
+    assert "very-secret" not in refusal.reason
 
 
-def test_what_was_never_reached_is_found_behind_other_errors() -> None:
+def test_connection_error_is_found_behind_other_errors() -> None:
     class ConnectError(Exception):
         pass
 
     outer = RefusedError(500, "Connection error.")
     outer.__context__ = ValueError()
     outer.__context__.__cause__ = ConnectError()
-    assert translated(KINDS, outer, **ASKED).kind == "down"
+    assert translate_error(KINDS, outer, API, 9.0).kind == "unreachable"
 
 
-def test_messages_lose_prefixes_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACME_API_KEY", "very-secret-1")
+def test_messages_lose_prefixes_and_secrets() -> None:
     text = "litellm.RateLimitError: RateLimitError: OpenAIException - slow\ndown, very-secret-1"
-    assert message_of(RefusedError(429, text)) == "slow down, ***"
+    failure = translate_error(KINDS, RefusedError(429, text), API, 9.0)
+    assert failure.reason == "acme receives too many requests (HTTP 429): slow down, ***"
 
 
 @pytest.mark.parametrize(
@@ -128,18 +121,16 @@ def test_messages_lose_prefixes_and_secrets(monkeypatch: pytest.MonkeyPatch) -> 
         ({}, None),
     ],
 )
-def test_a_price_of_zero_in_a_table_is_unknown(
-    info: dict[str, float], prices: Prices | None
-) -> None:
+def test_price_of_zero_is_unknown(info: dict[str, float], prices: Prices | None) -> None:
     assert _known_prices(SimpleNamespace(get_model_info=lambda _: info), "m") == prices
 
 
-def test_a_model_that_is_in_no_table_has_no_price() -> None:
+def test_unknown_model_has_no_price() -> None:
     assert _known_prices(SimpleNamespace(), "m") is None
 
 
 @pytest.mark.parametrize("finished", [False, True], ids=["in the thread", "not delivered yet"])
-def test_a_cancelled_call_leaves_no_coroutine_behind(finished: bool) -> None:
+def test_cancelled_call_leaves_no_coroutine(finished: bool) -> None:
     """As litellm does: a thread makes the coroutine of a call, and the task then awaits it."""
     made: list[Coroutine[Any, Any, None]] = []
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()

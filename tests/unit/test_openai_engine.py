@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -13,12 +14,20 @@ from typing import Any
 import pytest
 from openai_server import Call, OpenAIServer, Reply, answer, drop, refusal
 
-from delia_data.engines import Completion, Engine, Prices, Request, Sampling, load_engine
+from delia_data.engines import (
+    ApiOptions,
+    Completion,
+    Engine,
+    Request,
+    Sampling,
+    load_engine,
+)
 from delia_data.engines.openai import OpenAIEngine
 from delia_data.errors import EngineError, InputError
 from delia_data.records import Message
 
 KEY = "sk-test-0123456789abcdef"
+NOWHERE = ApiOptions(api_base="http://127.0.0.1:1/v1")
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +35,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("delia_data.engines._pace._BASE_S", 0.002)
+    monkeypatch.setattr("delia_data.engines.api._BACKOFF_S", 0.002)
 
 
 def asked(count: int) -> list[Request]:
@@ -34,21 +43,25 @@ def asked(count: int) -> list[Request]:
 
 
 def engine_for(server: OpenAIServer, **options: Any) -> OpenAIEngine:
-    return OpenAIEngine("stand-in", **{"api_base": server.url, **options})
+    return OpenAIEngine("stand-in", ApiOptions(**{"api_base": server.url, **options}))
 
 
 def answers(
-    reply: Callable[[Call], Reply] | None, count: int = 20, **options: Any
+    reply: Callable[[Call], Reply] | None,
+    count: int = 20,
+    sampling: Sampling | None = None,
+    **options: Any,
 ) -> tuple[list[Completion], OpenAIServer]:
-    """What comes of so many requests to a server that replies so, ordered by id."""
+    """Send `count` requests to a server, and return the completions ordered by id."""
     with OpenAIServer(reply) as server:
-        completions = list(engine_for(server, **options).generate(asked(count), Sampling()))
+        engine = engine_for(server, **options)
+        completions = list(engine.generate(asked(count), sampling or Sampling()))
     assert sorted(int(c.id) for c in completions) == list(range(count))
     return sorted(completions, key=lambda c: int(c.id)), server
 
 
 def first_time(reply: Reply) -> Callable[[Call], Reply]:
-    """Replies so to each question's first call, then as usual."""
+    """Send `reply` for the first call of each question, then an answer."""
     seen: set[str] = set()
 
     def judge(call: Call) -> Reply:
@@ -60,11 +73,11 @@ def first_time(reply: Reply) -> Callable[[Call], Reply]:
     return judge
 
 
-def test_it_is_an_engine() -> None:
-    assert isinstance(OpenAIEngine("m", api_base="http://127.0.0.1:1/v1"), Engine)
+def test_protocol() -> None:
+    assert isinstance(OpenAIEngine("m", NOWHERE), Engine)
 
 
-def test_every_request_is_asked_once_with_all_that_belongs_to_it() -> None:
+def test_each_request_is_sent_once() -> None:
     completions, server = answers(lambda call: answer(f" re {call.question} "))
     assert [c.text for c in completions] == [f"re question {i}" for i in range(20)]
     assert len(server.calls) == 20
@@ -82,60 +95,23 @@ def test_every_request_is_asked_once_with_all_that_belongs_to_it() -> None:
     assert len({call.body["seed"] for call in server.calls}) == 20
 
 
-def test_without_a_key_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_no_header(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     _, server = answers(None, 1)
     assert "authorization" not in server.calls[0].headers
 
 
-def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with OpenAIServer() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/")
         (completion,) = load_engine("openai", model="m").generate(asked(1), Sampling())
     assert completion.tokens == 120
 
 
-def test_tokens_and_costs_are_the_server_s() -> None:
-    completions, _ = answers(lambda _: answer(words=7), 3, prompt_price=2.0, completion_price=10)
-    assert [(c.tokens, c.prompt_tokens) for c in completions] == [(7, 10)] * 3
-    assert completions[0].cost == pytest.approx((10 * 2 + 7 * 10) / 1e6)
-
-
-def test_without_prices_the_cost_is_unknown() -> None:
+def test_cost_is_unknown_without_prices() -> None:
     completions, _ = answers(None, 1)
     assert completions[0].cost is None
-    assert OpenAIEngine("m", api_base="http://127.0.0.1:1/v1").prices is None
-
-
-def test_prices_of_zero_are_known() -> None:
-    completions, _ = answers(None, 1, prompt_price=0, completion_price=0)
-    assert completions[0].cost == 0
-
-
-def test_without_usage_nothing_is_guessed() -> None:
-    completions, _ = answers(
-        lambda _: answer(words=7, usage=False), 1, prompt_price=1, completion_price=1
-    )
-    assert (completions[0].tokens, completions[0].prompt_tokens) == (0, 0)
-    assert completions[0].cost is None
-
-
-@pytest.mark.parametrize(
-    ("told", "finish"), [("stop", "stop"), ("length", "length"), ("eos", "stop")]
-)
-def test_why_an_answer_ended_is_told(told: str, finish: str) -> None:
-    completions, _ = answers(lambda _: answer("yes", finish=told), 1)
-    assert (completions[0].finish, completions[0].text) == (finish, "yes")
-
-
-def test_what_a_content_filter_stopped_is_an_error_that_cost() -> None:
-    completions, _ = answers(
-        lambda _: answer("ye", finish="content_filter"), 1, prompt_price=1, completion_price=1
-    )
-    (completion,) = completions
-    assert (completion.finish, completion.text, completion.tokens) == ("error", "", 1)
-    assert "content filter" in str(completion.error)
-    assert completion.cost
+    assert OpenAIEngine("m", NOWHERE).prices is None
 
 
 @pytest.mark.parametrize(
@@ -152,21 +128,22 @@ def test_what_a_content_filter_stopped_is_an_error_that_cost() -> None:
         Reply(body=b"[]"),
         Reply(body=b'{"choices": []}'),
         Reply(body=b'{"choices": [{"message": null}]}'),
+        Reply(body=b"<html><title>Starting</title></html>"),
     ],
     ids=lambda r: f"{r.status}-{r.dropped}-{r.body[-12:]!r}-{r.headers}",
 )
-def test_faults_that_pass_cost_nothing(fault: Reply) -> None:
+def test_transient_faults_lose_no_row(fault: Reply) -> None:
     completions, server = answers(first_time(fault))
     assert [c.text for c in completions] == [f"question {i}" for i in range(20)]
     assert server.count == 40
 
 
-def test_a_request_that_hangs_is_asked_again() -> None:
+def test_hanging_request_is_retried() -> None:
     completions, _ = answers(first_time(answer(delay_s=60)), 5, timeout_s=0.1)
     assert [c.text for c in completions] == [f"question {i}" for i in range(5)]
 
 
-def test_a_bad_request_costs_its_row_alone() -> None:
+def test_bad_request_fails_only_its_row() -> None:
     def judge(call: Call) -> Reply:
         if call.question == "question 4":
             return refusal(400, "This is too long.\nMuch too long.", code="context_length_exceeded")
@@ -175,38 +152,30 @@ def test_a_bad_request_costs_its_row_alone() -> None:
     completions, server = answers(judge)
     (failed,) = [c for c in completions if c.finish == "error"]
     assert failed.id == "4"
-    assert failed.error == "the request was refused (HTTP 400): This is too long. Much too long"
+    assert failed.error == "the request was rejected (HTTP 400): This is too long. Much too long"
     assert server.count == 20
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"<html>", b'"no"', b"{}", b'{"error": "no"}', b'{"detail": [{"loc": 1}]}']
-)
-def test_any_body_of_a_refusal_is_borne(body: bytes) -> None:
-    completions, _ = answers(lambda _: Reply(400, body), 2)
-    assert all(str(c.error).startswith("the request was refused (HTTP 400)") for c in completions)
-
-
-def test_retries_are_bounded() -> None:
+def test_retries_are_limited() -> None:
     completions, server = answers(lambda _: refusal(500, "broken"), 3, retries=2)
-    assert all(str(c.error).endswith("failed (HTTP 500): broken (3 tries)") for c in completions)
+    assert all(str(c.error).endswith("failed (HTTP 500): broken (3 attempts)") for c in completions)
     assert server.count == 9
 
 
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (refusal(401, f"Incorrect API key provided: {KEY}"), "refuses the key"),
-        (refusal(403, "no"), "refuses the key"),
+        (refusal(401, f"Incorrect API key provided: {KEY}"), "rejects the key"),
+        (refusal(403, "no"), "rejects the key"),
         (refusal(404, "The model `stand-in` does not exist"), "has no model 'stand-in'"),
         (refusal(400, "no such model", code="model_not_found"), "has no model 'stand-in'"),
         (refusal(429, "You exceeded your quota", code="insufficient_quota"), "quota"),
         (refusal(402, f"Pay first, owner of {KEY}"), "quota"),
-        (Reply(302, b"", {"location": "http://127.0.0.1:1/"}), "no such API"),
+        (Reply(302, b"", {"location": "http://127.0.0.1:1/"}), "not a chat completions API"),
     ],
     ids=lambda value: str(getattr(value, "status", "")),
 )
-def test_what_ends_everything_is_one_line_after_what_was_finished(
+def test_fatal_error_ends_the_run_with_one_line(
     fault: Reply, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -223,16 +192,16 @@ def test_what_ends_everything_is_one_line_after_what_was_finished(
         assert KEY not in place
 
 
-def test_a_server_that_is_down_is_told_soon() -> None:
+def test_unreachable_server_is_reported_soon() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        engine = OpenAIEngine("m", api_base=f"http://127.0.0.1:{port}/v1")
+        engine = OpenAIEngine("m", ApiOptions(api_base=f"http://127.0.0.1:{port}/v1"))
         with pytest.raises(EngineError, match=f"127.0.0.1:{port}/v1 cannot be reached: .*refused"):
             list(engine.generate(asked(100), Sampling()))
 
 
-def test_a_server_that_goes_down_ends_the_run_after_what_it_answered() -> None:
+def test_server_that_goes_down_ends_the_run() -> None:
     given: list[Completion] = []
     with OpenAIServer() as server:
         completions = engine_for(server, concurrency=4, retries=3).generate(asked(500), Sampling())
@@ -244,13 +213,13 @@ def test_a_server_that_goes_down_ends_the_run_after_what_it_answered() -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 7, 32])
-def test_the_server_never_sees_more_than_the_concurrency(concurrency: int) -> None:
+def test_concurrency_is_never_exceeded(concurrency: int) -> None:
     slow, count = answer(delay_s=0.1), 12 * concurrency  # slow enough for all to meet there
     _, server = answers(lambda _: slow, count, concurrency=concurrency)
     assert server.most_busy == concurrency
 
 
-def test_a_server_that_bears_eight_is_seldom_asked_more() -> None:
+def test_limit_adapts_to_the_server() -> None:
     def judge(call: Call) -> Reply:
         return refusal(429) if call.busy > 8 else answer(delay_s=0.005)
 
@@ -260,7 +229,7 @@ def test_a_server_that_bears_eight_is_seldom_asked_more() -> None:
     assert server.statuses[200] == 600
 
 
-def test_one_connection_serves_many_requests() -> None:
+def test_connections_are_reused() -> None:
     opened: set[int] = set()
 
     def judge(call: Call) -> Reply:
@@ -281,7 +250,7 @@ def gone(server: OpenAIServer) -> bool:
     return False
 
 
-def test_an_early_end_closes_every_connection(caplog: pytest.LogCaptureFixture) -> None:
+def test_closing_early_closes_all_connections(caplog: pytest.LogCaptureFixture) -> None:
     def judge(call: Call) -> Reply:
         return answer(delay_s=0.0 if call.number <= 5 else 60.0)
 
@@ -293,7 +262,7 @@ def test_an_early_end_closes_every_connection(caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
 
 
-def test_ctrl_c_arrives_and_closes_every_connection(caplog: pytest.LogCaptureFixture) -> None:
+def test_ctrl_c_closes_all_connections(caplog: pytest.LogCaptureFixture) -> None:
     def judge(call: Call) -> Reply:
         if call.number == 40:
             os.kill(os.getpid(), signal.SIGINT)
@@ -312,18 +281,18 @@ def test_ctrl_c_arrives_and_closes_every_connection(caplog: pytest.LogCaptureFix
     assert not caplog.records
 
 
-def test_a_user_s_turn_names_the_way() -> None:
+def test_request_for_the_user_turn_is_rejected() -> None:
     def requests() -> Iterator[Request]:
         yield Request("0", (), 0, role="user")
 
-    engine = OpenAIEngine("m", api_base="http://127.0.0.1:1/v1")
+    engine = OpenAIEngine("m", NOWHERE)
     assert not engine.writes_users
     with pytest.raises(InputError, match="--expand"):
         list(engine.generate(requests(), Sampling()))
 
 
-def test_a_manifest_names_the_model_and_no_machine() -> None:
-    engine = OpenAIEngine("/models/mine/smol", api_base="http://host.inside:8000/v1")
+def test_manifest_names_the_model_and_no_machine() -> None:
+    engine = OpenAIEngine("/models/mine/smol", ApiOptions(api_base="http://host.inside:8000/v1"))
     assert engine.describe() == {
         "engine": "openai",
         "api": None,
@@ -339,35 +308,118 @@ def test_openai_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
         OpenAIEngine("m")
 
 
-def test_a_broken_key_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret\nsecond")
     with pytest.raises(InputError, match="characters") as caught:
         OpenAIEngine("m")
     assert "second" not in str(caught.value)
 
 
+def test_options_change_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACME_SIGNATURE", "very-secret-1")
+    template = {"chat_template_kwargs": {"enable_thinking": False}}
+    options = {
+        "token_limit_field": "max_completion_tokens",
+        "send_seed": False,
+        "extra_body": template,
+        "extra_headers": {"x-signature": "${ACME_SIGNATURE}"},
+    }
+    with OpenAIServer() as server:
+        engine = load_engine("openai", model="m", api_base=server.url, **options)
+        list(engine.generate(asked(1), Sampling(max_tokens=200)))
+    (call,) = server.calls
+    assert call.headers["x-signature"] == "very-secret-1"
+    assert call.body == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "question 0"}],
+        "temperature": 0.7,
+        "top_p": 0.95,
+        "max_completion_tokens": 200,
+        **template,
+    }
+    assert engine.describe()["extra_body"] == template
+    assert "very-secret" not in f"{engine.describe()} {engine.options}"  # type: ignore[attr-defined]
+
+
+def test_unknown_options_are_rejected() -> None:
+    with pytest.raises(InputError, match="no option api_key: it has api_base, concurrency"):
+        load_engine("openai", model="m", api_key="x")
+
+
+def reply_with(**value: Any) -> Reply:
+    return Reply(body=json.dumps(value).encode())
+
+
+def message(content: Any, finish: str | None = "stop", **more: Any) -> Reply:
+    """Return a reply whose message has this content, with usage of 4 tokens."""
+    choice = {"message": {"content": content, **more}, "finish_reason": finish}
+    return reply_with(choices=[choice], usage={"prompt_tokens": 10, "completion_tokens": 4})
+
+
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("reply", "expected"),
     [
-        ({"api_base": "localhost:8000"}, "is no address"),
-        ({"api_base": "http://me:secret@host/v1"}, "password"),
-        ({"concurrency": 0}, "concurrency"),
-        ({"rpm": 0}, "rpm"),
-        ({"timeout_s": 0}, "timeout_s"),
-        ({"retries": -1}, "retries"),
-        ({"prompt_price": 1.0}, "belong together"),
-        ({"prompt_price": -1.0, "completion_price": 1.0}, "prompt_price"),
-        ({"api_key": "x"}, "no option api_key"),
+        (message("yes", "max_tokens"), Completion("0", "yes", 4, "length", None, 10, None)),
+        (message("yes", "end_turn"), Completion("0", "yes", 4, "stop", None, 10, None)),
+        (message("yes", None), Completion("0", "yes", 4, "stop", None, 10, None)),
+        (
+            message("<think>hm</think>\nyes"),
+            Completion("0", "yes", 4, "stop", None, 10, None, reasoning=True),
+        ),
+        (
+            message([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]),
+            Completion("0", "yes", 4, "stop", None, 10, None, reasoning=True),
+        ),
     ],
+    ids=["max_tokens", "end_turn", "no reason", "think", "parts"],
 )
-def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said) as caught:
-        load_engine("openai", model="m", **{"api_base": "http://127.0.0.1:1/v1", **options})
-    assert "secret" not in str(caught.value)
+def test_answers_of_other_servers(reply: Reply, expected: Completion) -> None:
+    assert answers(lambda _: reply, 1)[0] == [expected]
 
 
-def test_prices_are_for_a_token() -> None:
-    engine = load_engine(
-        "openai", model="m", prompt_price=2.5, completion_price=10.0, concurrency=3, tpm=1000
-    )
-    assert engine.prices == Prices(2.5e-6, 1e-5)
+@pytest.mark.parametrize(
+    ("reply", "error", "calls"),
+    [
+        (message("", "tool_calls"), "finish_reason 'tool_calls'", 1),
+        (message("ye", "error"), "finish_reason 'error'", 1),
+        (message(None, refusal="I will not."), "the model refused: I will not", 1),
+        (message([{"type": "image_url"}]), "a part of type 'image_url'", 1),
+        (reply_with(error={"message": "too long", "code": 400}), "too long", 1),
+        (reply_with(error={"message": "something odd"}), "something odd", 3),
+        (reply_with(choices=[]), "has no choices", 3),
+        (Reply(body=b"<html><title>Sign in</title></html>"), "an HTML page: Sign in", 3),
+    ],
+    ids=["tool calls", "error", "refusal", "image", "400", "odd", "no choices", "HTML"],
+)
+def test_unusable_answers_fail_their_row(reply: Reply, error: str, calls: int) -> None:
+    (completion,), server = answers(lambda _: reply, 1)
+    assert completion.finish == "error"
+    assert error in str(completion.error)
+    assert server.count == calls
+
+
+@pytest.mark.parametrize("code", [402, "insufficient_quota"])
+def test_payment_error_in_an_answer_ends_the_run(code: Any) -> None:
+    with (
+        OpenAIServer(lambda _: reply_with(error={"message": "top up", "code": code})) as server,
+        pytest.raises(EngineError, match=r"quota .* is used up .*: top up; raise it"),
+    ):
+        list(engine_for(server, concurrency=1).generate(asked(9), Sampling()))
+    assert server.count == 1
+
+
+def test_http_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with OpenAIServer() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        engine = OpenAIEngine("m", ApiOptions(api_base="http://elsewhere.invalid/v1"))
+        (completion,) = engine.generate(asked(1), Sampling())
+    assert completion.finish == "stop"
+    assert proxy.calls[0].path == "http://elsewhere.invalid/v1/chat/completions"
+
+
+def test_answer_of_unlimited_size_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delia_data.engines.openai._MAX_ANSWER_BYTES", 10_000)
+    (completion,), _ = answers(lambda _: answer("a" * 200_000), 1)
+    assert "more than" in str(completion.error)
