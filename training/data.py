@@ -1,11 +1,12 @@
-"""Where a training's rows come from: a mixture's folder, `delia://`, or what `datasets` loads.
+"""Rows to train on: opened, encoded and linted in one pass, and checked for who wrote the pairs.
 
-    out/mixture                          a folder that delia mix wrote, finished
+    out/mixture                          a finished folder that delia mix wrote
     delia://ratio-4/cache=out/cache      the same, made on first use
-    rows.jsonl, org/name, org/name:c     what load_dataset reads, c a configuration: the split train
+    rows.jsonl, org/name, org/name:c     anything load_dataset reads (c is a configuration); the
+                                         split train
 
-The first two say which token and whose words they hold. Of the third nothing is known: a row with
-the token in its prompt is a task row, any other a pair, unless a column `source` says so.
+The first two name their token and the models that wrote the pairs. The third does not: a row with
+the token in its prompt is a task row, any other row a pair, unless a column `source` tells.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import compress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,43 +25,48 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from delia_data.errors import InputError, TokenError
+from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.mixing.mixture import Mixture
 from delia_data.models import identify_files, quiet
 from delia_data.outputs import FINISHED, LOCK, MANIFEST, Manifest, canonical_json, read_manifest
 from delia_data.records import Record, read_record, read_rows
-from delia_data.tokens import label, lint_rows
+from delia_data.tokens import Linter
 from delia_data.training.prepare import prepared_from
 from delia_data.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# A Hub id, or one of the names that this package gives to datasets.
+# A Hub id, or one of the names that this package registers with datasets.
 _NAME: Final = re.compile(r"delia_(mix|task|cache)|[\w-][\w.-]*/[\w.-]+")
 _DELIA: Final = "delia://"
 _TRAIN: Final = "train.parquet"
 _FILES: Final = (".parquet", ".jsonl", ".ndjson", ".json")
+_IGNORED: Final = -100
+NO_ANSWER: Final = "no_answer_token_within_max_length"
+"""Reason to drop a row when rows are cut: nothing of its answer would be learned."""
+_DTYPES: Final = ("bfloat16", "float32", "float16")
+"""Types in which a sampling engine may have held the weights; the default comes first."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows to train on, and what is known of them.
+    """Rows to train on, with their mixture's manifest if there is one.
 
     Attributes:
-        rows: The training rows in their order, each in a row format's columns; it can be gone
-            through again and again.
-        name: What to call it in an error.
-        manifest: The mixture's manifest, where there is one.
+        rows: The training rows in their order, in the columns of a row format; can be iterated
+            over several times.
+        name: Name of the input in errors.
+        manifest: The mixture's manifest, if there is one.
     """
 
     rows: Iterable[dict[str, Any]]
     name: str = "the mixture"
-    manifest: Manifest | None = field(default=None)
+    manifest: Manifest | None = None
 
     @property
     def tokens(self) -> list[str] | None:
-        """The special tokens that the task rows name; None where it is not known."""
+        """The special tokens that the task rows name; None if the source does not tell."""
         if self.manifest is None:
             return None
         tokens = self.manifest.settings.get("token")
@@ -69,32 +74,55 @@ class Source:
 
     @property
     def written_by(self) -> dict[str, Any]:
-        """The models that wrote the pairs, by the cache's name, as far as is known."""
+        """The models that wrote the pairs, by the cache's name, as far as the source tells."""
         return dict(self.manifest.details.get("written_by", {})) if self.manifest else {}
+
+    def records(self, tokens: Sequence[str]) -> Iterator[tuple[Record, bool]]:
+        """Yield each row's record, with whether it is a task row.
+
+        Args:
+            tokens: Tokens by which a task row is recognized if it has no column `source`.
+
+        Raises:
+            FormatError: A row is in no known format.
+        """
+        for index, row in enumerate(self.rows):
+            try:
+                record = read_record(row)
+            except FormatError as error:
+                raise FormatError(f"{self.place(index)}: {error}") from error
+            if row.get("source") in ("task", "cache"):
+                yield record, row["source"] == "task"
+            else:
+                prompt = "".join(message.content for message in record.prompt)
+                yield record, any(token in prompt for token in tokens)
+
+    def place(self, index: int) -> str:
+        """Return the file and number of a row, for errors; -1 stands for the tokenizer."""
+        return f"{self.name}, row {index}" if index >= 0 else "the tokenizer"
 
 
 Given = str | os.PathLike[str] | Source | Mixture | Iterable[dict[str, Any]]
-"""What a training can be given; `open_source` opens it."""
+"""Every input of a training; `open_source` opens it."""
 
 
 def open_source(given: Given) -> Source:
-    """Open what a training is given.
+    """Open the rows of a training.
 
     Args:
-        given: A path, a `delia://` address or a name that `load_dataset` knows; what `mix` gives;
-            or rows.
+        given: A path, a `delia://` address, or a name that `load_dataset` knows; a mixture that
+            `mix` returned; or rows.
 
     Raises:
-        InputError: There is nothing there, it is no mixture, or it has no training rows.
-        UnfinishedError: It is a folder of ours without its finish marker.
+        InputError: The input does not exist, is no mixture, or has no training rows.
+        UnfinishedError: It is a folder of this package without its finish marker.
     """
     if isinstance(given, Source):
         return given
     if isinstance(given, Mixture):
         return Source(datasets.Dataset(given.train), manifest=given.manifest)
     if not isinstance(given, str | os.PathLike):
-        rows = given if isinstance(given, datasets.Dataset | list | tuple) else list(given)
-        return Source(rows)
+        return Source(given if isinstance(given, datasets.Dataset | list | tuple) else list(given))
     name = os.fspath(given)
     if name.startswith(_DELIA):
         return _open_folder(_made(name), name)
@@ -113,7 +141,7 @@ def _open_folder(folder: Path, name: str) -> Source:
 
 
 def _made(address: str) -> Path:
-    """The folder of a mixture that an address names; it is made where it is not there."""
+    """Return the folder of the mixture that an address names; make it if needed."""
     from delia_data.filesystem import DeliaFileSystem
 
     whole = address if address.endswith(".parquet") else f"{address.rstrip('/')}/{_TRAIN}"
@@ -122,7 +150,7 @@ def _made(address: str) -> Path:
 
 
 def _load(name: str) -> Source:
-    """What `load_dataset` makes of a name, with nothing known of where it comes from."""
+    """Open a file, folder or dataset without a manifest."""
     file = Path(name)
     if file.is_file():
         if file.suffix not in _FILES:
@@ -138,14 +166,14 @@ def _load(name: str) -> Source:
     path, _, configuration = name.partition(":")
     if not _NAME.fullmatch(path):
         raise InputError(
-            f"{name} is not there: give the folder that delia mix wrote, delia://ratio-4, a file "
+            f"{name} does not exist: give the folder that delia mix wrote, delia://ratio-4, a file "
             "of rows, or a dataset's id such as org/name"
         )
     return Source(_read(path, name, **({"name": configuration} if configuration else {})), name)
 
 
 def _tables(files: Sequence[Path], name: str) -> datasets.Dataset:
-    """Rows of Parquet files, one file after another."""
+    """Read Parquet files, one after another."""
     try:
         return datasets.Dataset(pa.concat_tables([pq.read_table(file) for file in files]))
     except (OSError, pa.ArrowException) as error:
@@ -153,7 +181,7 @@ def _tables(files: Sequence[Path], name: str) -> datasets.Dataset:
 
 
 def _read(path: str, name: str, **options: Any) -> datasets.Dataset:
-    """Load the split `train`; whatever `datasets` raises becomes one line."""
+    """Load the split `train`; an error of `datasets` becomes one line."""
     try:
         with quiet():
             rows = datasets.load_dataset(path, split="train", **options)
@@ -170,20 +198,14 @@ def _read(path: str, name: str, **options: Any) -> datasets.Dataset:
     return rows
 
 
-NO_ANSWER: Final = "no_answer_token_within_max_length"
-"""Why a row is left out when rows are cut: nothing of its answer would be learned."""
-
-_IGNORED: Final = -100
-
-
 @dataclass(frozen=True)
 class EncodedRows:
-    """The tokenised rows of a training, in the order in which they are trained on.
+    """The tokenized rows of a training, in the order in which they are trained on.
 
     Attributes:
-        dataset: Columns `input_ids` and `labels` (-100 where there is no loss), lists of equal
+        dataset: Columns `input_ids` and `labels` (-100 where no loss is taken), lists of equal
             length, and `is_task`.
-        cut: Rows that were cut to the most tokens that are kept.
+        cut: Rows that were cut to the limit.
         dropped: Rows that were left out, by reason.
     """
 
@@ -201,7 +223,7 @@ def count_rows(source: Source, token: str) -> tuple[dict[str, int], str]:
     """
     counts = {"task": 0, "cache": 0}
     digest = hashlib.sha256()
-    for record, is_task in _records(source, token):
+    for record, is_task in source.records([token]):
         counts["task" if is_task else "cache"] += 1
         digest.update(canonical_json([record.id, is_task]))
     if not any(counts.values()):
@@ -216,176 +238,121 @@ def encode_rows(
     *,
     context: int | None = None,
 ) -> EncodedRows:
-    """Put every row through the chat template, and prove that the token and answers are whole.
+    """Put every row through the chat template once, and lint the very ids that are trained on.
 
     Args:
         source: The rows.
         tokenizer: The tokenizer, with the token added.
-        settings: What says the token, the most tokens of a row, and whether to cut longer ones.
-        context: Positions that the model has, where that is known.
+        settings: The token, the most tokens of a row, and whether to cut longer rows.
+        context: Positions that the model has, if known.
 
     Raises:
-        InputError: There is no chat template, or one that refuses a row's turns; or rows are longer
-            than what is kept, and are not to be cut.
-        TokenError: The lint found rows of which training would learn something wrong.
+        InputError: There is no chat template; or rows are longer than the limit, and are not to
+            be cut.
+        TokenError: The lint found rows from which training would learn something wrong.
     """
     limit, named = settings.max_length, "max_length"
     if context is not None and context < limit:
         limit, named = context, "the model's context"
-    ids, masks, is_task = _Lists(), _Lists(), list[bool]()
-    kept, longest, cut, dropped = list[bool](), 0, 0, Counter[str]()
-    for record, of_task in _records(source, settings.token):
-        labelled = label(tokenizer, record)
-        longest = max(longest, len(labelled.ids))
-        short = labelled.cut(limit)
-        cut += len(short.ids) < len(labelled.ids)
-        whole = any(short.mask) or not any(labelled.mask)  # what the lint is to find stays in
-        kept.append(whole)
-        if not whole:
+    linter = Linter(tokenizer, tokens=(settings.token,), max_length=limit)
+    ids: list[np.ndarray[Any, np.dtype[np.int32]]] = []
+    labels: list[np.ndarray[Any, np.dtype[np.int32]]] = []
+    are_task: list[bool] = []
+    count, cut, dropped = 0, 0, Counter[str]()
+    for count, (record, is_task) in enumerate(source.records([settings.token]), start=1):
+        row = linter.encode(count - 1, record, is_task)
+        if row is None:
+            continue
+        kept = row.cut(limit)
+        cut += len(kept.ids) < len(row.ids)
+        if any(row.mask) and not any(kept.mask):
             dropped[NO_ANSWER] += 1
             continue
-        ids.append(short.ids)
-        masks.append(short.mask)
-        is_task.append(of_task)
+        linter.check(count - 1, record, is_task, row)
+        ids.append(np.asarray(kept.ids, dtype=np.int32))
+        labels.append(np.where(kept.mask, ids[-1], np.int32(_IGNORED)))
+        are_task.append(is_task)
+    report = linter.report()
     if cut and not settings.truncate:
         raise InputError(
-            f"{cut} of {len(kept)} rows are longer than {named} of {limit} tokens (the longest has "
-            f"{longest}): raise max_length, choose a model with a longer context, or cut them with "
-            "truncate (--truncate)"
+            f"{source.name}: {cut} of {count} rows are longer than {named} of {limit} tokens (the "
+            f"longest has {report.longest}): raise max_length, choose a model with a longer "
+            "context, or cut them with truncate (--truncate)"
         )
-    if not is_task:
-        raise InputError(
-            f"of none of the {len(kept)} rows an answer token is left within {named} of {limit} "
-            "tokens: raise max_length"
-        )
-    _refuse_unsound(source, tokenizer, settings.token, limit, kept)
-    return EncodedRows(_dataset(ids, masks, is_task), cut, dict(dropped))
-
-
-def _records(source: Source, token: str) -> Iterator[tuple[Record, bool]]:
-    """Each row's record, and whether it is a task row."""
-    for row in source.rows:
-        record, said = read_record(row), row.get("source")
-        if said in ("task", "cache"):
-            yield record, said == "task"
-        else:
-            yield record, any(token in message.content for message in record.prompt)
-
-
-def _refuse_unsound(
-    source: Source,
-    tokenizer: PreTrainedTokenizerBase,
-    token: str,
-    limit: int,
-    kept: list[bool],
-) -> None:
-    """Lint the rows that are kept.
-
-    Raises:
-        TokenError: There are problems; the message has their number and the first.
-    """
-    rows = compress(_records(source, token), kept)
-    problems = lint_rows(rows, tokenizer, tokens=(token,), max_length=limit).problems
-    if problems:
-        first = problems[0]
+    if report.problems:
+        first = report.problems[0]
         raise TokenError(
-            f"{len(problems)} problems in {len(kept)} rows, the first in row {first.row}: "
-            f"{first.reason}; delia lint lists them"
+            f"{len(report.problems)} problems in {count} rows, the first in "
+            f"{source.place(first.row)}: {first.reason}; delia lint lists them"
         )
-
-
-class _Lists:
-    """Lists of numbers, one after another in one array."""
-
-    def __init__(self) -> None:
-        self.values: list[np.ndarray[Any, np.dtype[np.int32]]] = []
-
-    def append(self, values: tuple[int, ...] | tuple[bool, ...]) -> None:
-        self.values.append(np.asarray(values, dtype=np.int32))
-
-    @property
-    def flat(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        return np.concatenate(self.values)
-
-    @property
-    def offsets(self) -> pa.Array:
-        lengths = [0, *map(len, self.values)]
-        return pa.array(np.cumsum(lengths), pa.int32())
-
-
-def _dataset(ids: _Lists, masks: _Lists, is_task: list[bool]) -> datasets.Dataset:
-    labels = np.where(masks.flat == 1, ids.flat, _IGNORED)
+    if not ids:
+        raise InputError(
+            f"{source.name}: no answer token of any of the {count} rows is within {named} of "
+            f"{limit} tokens: raise max_length"
+        )
+    offsets = pa.array(np.cumsum([0, *map(len, ids)]), pa.int32())
     columns = {
-        "input_ids": pa.ListArray.from_arrays(ids.offsets, pa.array(ids.flat)),
-        "labels": pa.ListArray.from_arrays(ids.offsets, pa.array(labels)),
-        "is_task": pa.array(is_task),
+        "input_ids": pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(ids))),
+        "labels": pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(labels))),
+        "is_task": pa.array(are_task),
     }
-    return datasets.Dataset(pa.table(columns))
+    return EncodedRows(datasets.Dataset(pa.table(columns)), cut, dict(dropped))
 
 
-_DTYPES: Final = ("bfloat16", "float32", "float16")
-"""Types in which a sampling engine may have held the weights; the default comes first."""
-
-
-class OwnWordsWarning(UserWarning):
+class ProvenanceWarning(UserWarning):
     """Pairs were written by another model than the one that is trained on them."""
 
 
-def foreign_writers(
+def mismatched_sources(
     written_by: Mapping[str, Any], model: str, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """Say of each cache that another model wrote it, and how that is known.
+    """Compare the models that wrote the pairs with the model to be trained.
+
+    Only the model's own words buffer (paper, section 3). A model behind an API can be compared by
+    name alone.
 
     Args:
-        written_by: What the mixture says of its writers, by the cache's name.
+        written_by: The mixture's record of the models, by the cache's name.
         model: The model to be trained: the embedded model's name, a folder, or a Hub id.
         tokenizer: Its tokenizer.
 
     Returns:
-        A line for each cache that another model wrote, or one with another chat template. Of a
-        model behind an API nothing but its name can be compared.
+        A line for each cache that another model wrote, or that was sampled through another chat
+        template.
     """
     if not written_by:
         return []
-    own = _Own(model, tokenizer)
-    return [line for cache, writer in written_by.items() for line in _foreign(cache, writer, own)]
+    known: list[dict[str, str]] = []
 
-
-class _Own:
-    """The model to be trained; its weights are hashed when something is compared with them."""
-
-    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.known: list[dict[str, str]] = []
-
-    def identities(self) -> Iterator[dict[str, str]]:
-        """Identities in one type after another; of a prepared model, what it was before."""
-        if (origin := prepared_from(self.model)) is not None:
+    def identities() -> Iterator[dict[str, str]]:
+        """Yield the model's identity in one type after another; weights are hashed when needed."""
+        if (origin := prepared_from(model)) is not None:
             yield origin
             return
         for number, dtype in enumerate(_DTYPES):
-            if number == len(self.known):
-                self.known.append(identify_files(self.model, self.tokenizer, dtype=dtype))
-            yield self.known[number]
+            if number == len(known):
+                known.append(identify_files(model, tokenizer, dtype=dtype))
+            yield known[number]
+
+    own = next(identities())
+    lines = []
+    for cache, writer in written_by.items():
+        name = writer if isinstance(writer, str) else str(writer.get("name"))
+        line = f"the {cache}'s pairs were written by {name}, and {own['name']} is trained on them"
+        advice = "they are not its own words, and buffer nothing: sample pairs from the model"
+        if isinstance(writer, str) or "weights_sha256" not in writer:
+            if _last_part(name) != _last_part(own["name"]):
+                lines.append(f"{line}: {advice}")
+        elif all(writer["weights_sha256"] != each["weights_sha256"] for each in identities()):
+            lines.append(f"{line} (weights {writer['weights_sha256'][:12]} there): {advice}")
+        elif writer.get("chat_template_sha256") != own["chat_template_sha256"]:
+            lines.append(
+                f"the {cache}'s pairs were sampled through another chat template than that of "
+                f"{own['name']}: sample them again, or train with the template they were sampled "
+                "with"
+            )
+    return lines
 
 
-def _foreign(cache: str, writer: Any, own: _Own) -> Iterator[str]:
-    name = writer if isinstance(writer, str) else str(writer.get("name"))
-    first = next(own.identities())
-    told = f"the {cache}'s pairs were written by {name}, and {first['name']} is trained on them"
-    advice = "they are not its own words, and buffer nothing: sample pairs from the trained model"
-    if isinstance(writer, str) or "weights_sha256" not in writer:
-        if _last(name) != _last(first["name"]):
-            yield f"{told}: {advice}"
-        return
-    if all(writer["weights_sha256"] != own["weights_sha256"] for own in own.identities()):
-        yield f"{told} (weights {writer['weights_sha256'][:12]} there): {advice}"
-    elif writer.get("chat_template_sha256") != first["chat_template_sha256"]:
-        yield (
-            f"the {cache}'s pairs were sampled through another chat template than that of "
-            f"{first['name']}: sample them again, or train with the template they were sampled with"
-        )
-
-
-def _last(name: str) -> str:
+def _last_part(name: str) -> str:
     return name.rstrip("/").rsplit("/", 1)[-1].casefold()

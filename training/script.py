@@ -11,7 +11,7 @@ from typing import Any
 
 from delia_data.errors import DeliaError
 from delia_data.outputs import Manifest
-from delia_data.training.data import OwnWordsWarning
+from delia_data.training.data import ProvenanceWarning
 from delia_data.training.flags import setting_flags, settings_from
 from delia_data.training.settings import TrainSettings, as_recipe, recipe_names
 
@@ -40,7 +40,7 @@ def run_script(train: Callable[..., Manifest], arguments: Sequence[str]) -> int:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", OwnWordsWarning)
+            warnings.simplefilter("always", ProvenanceWarning)
             settings = settings_from(recipe, given)
             manifest = train(settings, mixture, out, on_step=step, on_resolved=resolved)
     except DeliaError as error:

@@ -38,11 +38,11 @@ from delia_data.training.adapter import (
 from delia_data.training.data import (
     EncodedRows,
     Given,
-    OwnWordsWarning,
+    ProvenanceWarning,
     Source,
     count_rows,
     encode_rows,
-    foreign_writers,
+    mismatched_sources,
     open_source,
 )
 from delia_data.training.loading import (
@@ -132,7 +132,7 @@ def train(
         MissingExtraError: TRL or PEFT is not installed.
 
     Warns:
-        OwnWordsWarning: The pairs were written by another model.
+        ProvenanceWarning: The pairs were written by another model.
     """
     require("trl", extra="train")
     require("peft", extra="train")
@@ -153,9 +153,9 @@ def train(
     # All that can be wrong with what was given is found before anything is written.
     tokenizer = load_prepared_tokenizer(settings)
     rows = encode_rows(source, tokenizer, settings, context=context_of(settings.model))
-    foreign = foreign_writers(source.written_by, settings.model, tokenizer)
+    foreign = mismatched_sources(source.written_by, settings.model, tokenizer)
     for line in foreign:
-        warnings.warn(line, OwnWordsWarning, stacklevel=2)
+        warnings.warn(line, ProvenanceWarning, stacklevel=2)
     with in_one_line(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
         model = load_prepared(settings, tokenizer)
     token_id = int(tokenizer.convert_tokens_to_ids(settings.token))

@@ -1,10 +1,9 @@
-"""`delia lint`: is the token whole in every row, and is the loss on the answers alone?"""
+"""`delia lint`: prove that the token is whole and the loss on the answers alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -13,8 +12,6 @@ from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
 from delia_data.errors import InputError, TokenError
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
-from delia_data.outputs import read_manifest
-from delia_data.records import Record, read_record
 from delia_data.tokens import (
     DEFAULT_TOKEN,
     LOSSES,
@@ -38,35 +35,38 @@ def command(
     loss: Annotated[
         Loss,
         typer.Option(
-            help="How training tells the answers from the rest: the prompt by itself, or the "
-            "chat template's {% generation %} marks."
+            help="How training finds the answers: by the prompt alone, or by the chat template's "
+            "{% generation %} marks."
         ),
     ] = LOSSES[0],
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that training keeps of a row; all by default.")
+        int | None, typer.Option(min=1, help="Maximum tokens per row; no limit by default.")
     ] = None,
     truncate: Annotated[
-        bool, typer.Option("--truncate", help="Rows longer than that are shortened, not refused.")
+        bool, typer.Option("--truncate", help="Cut longer rows instead of refusing them.")
     ] = False,
     token: Annotated[
         list[str] | None,
-        typer.Option(help="The special token, for rows that do not say theirs; repeatable."),
+        typer.Option(help="Special token of rows without a manifest; repeatable."),
     ] = None,
     show: Annotated[
-        int, typer.Option(min=0, help="Task rows and pairs to show, labelled parts in [[ ]].")
+        int,
+        typer.Option(
+            min=0, help="Number of task rows and of pairs to show, labeled parts in [[ ]]."
+        ),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Prove on tokenised rows that the token is whole and the loss on the answers alone."""
+    """Prove on tokenized rows that the token is whole and the loss on the answers alone."""
     if truncate and max_length is None:
-        raise InputError("--truncate shortens rows to --max-length tokens: give that too")
+        raise InputError("--truncate cuts rows to --max-length tokens: give --max-length too")
     tokenizer = load_tokenizer(model)
     source = open_source(mixture)
     tokens = _tokens(source, token)
     for each in tokens:
         add_token_to_tokenizer(tokenizer, each)
     report = lint_rows(
-        _records(source, tokens),
+        source.records(tokens),
         tokenizer,
         tokens=tokens,
         max_length=max_length,
@@ -77,14 +77,16 @@ def command(
     if as_json:
         show_json({"special_tokens": tokens, "loss": loss, **report.as_dict()})
     else:
-        _print(report, tokens, max_length)
+        _print(report, source, tokens, max_length)
     if report.problems:
         rows = sum(report.rows.values())
-        raise TokenError(f"{mixture}: {len(report.problems)} problems in {rows} rows: mend them")
+        raise TokenError(
+            f"{mixture}: {len(report.problems)} problems in {rows} rows: correct the rows"
+        )
 
 
 def _tokens(source: Source, given: Sequence[str] | None) -> list[str]:
-    """The tokens that task rows name: those of the mixture's manifest, where it has one."""
+    """Return the tokens that task rows name: the manifest's if there is one, else those given."""
     known = source.tokens
     if known is None:
         return list(given or [DEFAULT_TOKEN])
@@ -96,15 +98,9 @@ def _tokens(source: Source, given: Sequence[str] | None) -> list[str]:
     return known
 
 
-def _records(source: Source, tokens: Sequence[str]) -> Iterator[tuple[Record, bool]]:
-    """Records, each with whether it is a task row: told by its token where nothing else does."""
-    for row in source.rows:
-        record = read_record(row)
-        named = any(token in turn.content for turn in record.prompt for token in tokens)
-        yield record, row["source"] == "task" if row.get("source") else named
-
-
-def _print(report: LintReport, tokens: Sequence[str], max_length: int | None) -> None:
+def _print(
+    report: LintReport, source: Source, tokens: Sequence[str], max_length: int | None
+) -> None:
     for example in report.examples:
         console.print(Text(f"row {example.row}, {_NAMES[example.source]}:", style="bold"))
         shown = Text()
@@ -112,15 +108,14 @@ def _print(report: LintReport, tokens: Sequence[str], max_length: int | None) ->
             shown.append(f"[[{text}]]" if labelled else text, style="green" if labelled else "")
         console.print(shown, soft_wrap=True)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
-        where = f"row {problem.row}" if problem.row >= 0 else "tokenizer"
-        console.print(Text(f"{where}: {problem.reason}"), soft_wrap=True)
+        console.print(Text(f"{source.place(problem.row)}: {problem.reason}"), soft_wrap=True)
     left = len(report.problems) - _PROBLEMS_SHOWN
     if left > 0:
         console.print(f"... and {left} more; --json has them all", soft_wrap=True)
-    for source, rows in report.rows.items():
-        kept, counted = report.tokens.get(source, 0), report.labelled.get(source, 0)
+    for kind, rows in report.rows.items():
+        kept, labeled = report.tokens.get(kind, 0), report.labelled.get(kind, 0)
         console.print(
-            f"{rows} {_NAMES[source]}{'s' * (rows != 1)}: {kept} tokens, the loss on {counted}",
+            f"{rows} {_NAMES[kind]}{'s' * (rows != 1)}: {kept} tokens, the loss on {labeled}",
             soft_wrap=True,
         )
     cut = f"; rows of more than {max_length}: {report.cut}" if report.cut else ""
@@ -129,20 +124,9 @@ def _print(report: LintReport, tokens: Sequence[str], max_length: int | None) ->
         whole = f"{', '.join(tokens)} whole in every one, " if tokens else ""
         rows = sum(report.rows.values())
         console.print(
-            f"{rows} rows: {whole}the labelled tokens are the answers and their ends",
+            f"{rows} rows: {whole}the labeled tokens are the answers and their ends",
             soft_wrap=True,
         )
 
 
 _NAMES = {"task": "task row", "cache": "pair"}
-
-
-def mixture_rows(folder: Path) -> list[dict[str, Any]]:
-    """Read the training rows of a finished mixture.
-
-    Raises:
-        InputError: The folder holds something else.
-        UnfinishedError: It has no finish marker.
-    """
-    read_manifest(folder)
-    return [dict(row) for row in open_source(folder).rows]

@@ -17,7 +17,7 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._setting_flags import Recipe, with_setting_flags
 from delia_data.errors import InputError
 from delia_data.ratio.settings import BY, RATIOS, Choice, RatioSettings
-from delia_data.training.data import OwnWordsWarning
+from delia_data.training.data import ProvenanceWarning
 from delia_data.training.flags import settings_from
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def command(
     if show:
         _show(estimate_ratio(task, cache, out, training, settings=settings), as_json)
         return
-    with warnings_in_one_line(OwnWordsWarning), step("training", to=messages) as update:
+    with warnings_in_one_line(ProvenanceWarning), step("training", to=messages) as update:
         found = find_ratio(
             task,
             cache,

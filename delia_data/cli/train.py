@@ -12,7 +12,7 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._setting_flags import Recipe, with_setting_flags
 from delia_data.outputs import Manifest
 from delia_data.training import TrainSettings, train
-from delia_data.training.data import OwnWordsWarning
+from delia_data.training.data import ProvenanceWarning
 from delia_data.training.flags import settings_from
 from delia_data.training.settings import as_recipe
 
@@ -33,7 +33,7 @@ def command(
     The settings as they were resolved lie beside the adapter as recipe.yaml, which --recipe takes.
     """
     settings = settings_from(recipe, given)
-    with warnings_in_one_line(OwnWordsWarning), step("training") as update:
+    with warnings_in_one_line(ProvenanceWarning), step("training") as update:
         manifest = train(
             settings,
             mixture,

@@ -39,7 +39,7 @@ from delia_data.ratio.result import RESULT, RatioResult
 from delia_data.ratio.settings import Choice, RatioSettings
 from delia_data.ratio.stage import Stage, check_stage, run_stage, stages_of
 from delia_data.training import TrainSettings
-from delia_data.training.data import OwnWordsWarning, foreign_writers
+from delia_data.training.data import ProvenanceWarning, mismatched_sources
 from delia_data.training.loading import load_prepared_tokenizer
 
 _SERIES: Final = "series.json"
@@ -94,7 +94,7 @@ def find_ratio(
         MissingExtraError: TRL, PEFT or matplotlib is not installed.
 
     Warns:
-        OwnWordsWarning: The pairs were written by another model.
+        ProvenanceWarning: The pairs were written by another model.
     """
     settings, choice, root = settings or RatioSettings(), choice or Choice(), Path(folder)
     ground, plan = _checked(task, cache, root, training, settings)
@@ -104,8 +104,8 @@ def find_ratio(
             "choose by loss, or diversify the task again"
         )
     tokenizer = load_prepared_tokenizer(training)
-    for line in foreign_writers(ground.written_by, training.model, tokenizer):
-        warnings.warn(line, OwnWordsWarning, stacklevel=2)
+    for line in mismatched_sources(ground.written_by, training.model, tokenizer):
+        warnings.warn(line, ProvenanceWarning, stacklevel=2)
     stages = stages_of(settings)
     with folder_lock(root):
         for stage in stages:  # all of them before any is trained

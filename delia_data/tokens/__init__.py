@@ -15,33 +15,29 @@ from delia_data.tokens.adding import (
 )
 from delia_data.tokens.encoding import (
     LOSSES,
-    Encoded,
-    Labelled,
+    EncodedRow,
     Loss,
     encode,
-    label,
     render_ids,
     render_user_ids,
 )
-from delia_data.tokens.lint import LintExample, LintProblem, LintReport, lint, lint_rows
+from delia_data.tokens.lint import Linter, LintProblem, LintReport, lint, lint_rows
 from delia_data.tokens.marks import has_generation_marks, marked_template
 
 __all__ = [
     "DEFAULT_TOKEN",
     "INITS",
     "LOSSES",
-    "Encoded",
+    "EncodedRow",
     "Init",
-    "Labelled",
-    "LintExample",
     "LintProblem",
     "LintReport",
+    "Linter",
     "Loss",
     "add_token",
     "add_token_to_tokenizer",
     "encode",
     "has_generation_marks",
-    "label",
     "lint",
     "lint_rows",
     "marked_template",

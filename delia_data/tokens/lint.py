@@ -1,6 +1,7 @@
-"""The checks of one row: is the token whole, is the loss on the answer, would it be asked so?
+"""Proof on the tokenized rows: the token is whole, and the loss is on the answers alone.
 
-By name:
+Each row is checked as training will compute it: the ids that training uses are the ids that are
+checked, and the labeled tokens are decoded back and compared with the answer. The checks:
 
     too-long             the row has more tokens than training keeps
     token-missing        a task row does not name its token
@@ -8,16 +9,19 @@ By name:
     token-cut            truncation leaves fewer of it
     pair-names-token     a pair names it
     turns-refused        the chat template refuses the turns, such as a system turn
-    turn-lost            the chat template leaves out or changes what a turn says
+    turn-lost            the chat template leaves out or changes the text of a turn
+    special-in-turn      the text of a prompt turn holds a control token, such as <|im_end|>
     prompt-differs       the model is asked with other tokens than those it was trained on
     two-beginnings       the row begins with the beginning-of-sequence token twice
-    nothing-labelled     no token is labelled, or none is left after truncation
-    answer-differs       the labelled tokens are not those of the answer
-    end-not-labelled     the answer's end-of-turn token is not labelled: nothing teaches to stop
+    nothing-labelled     no token is labeled, or none is left after truncation
+    answer-differs       the labeled tokens are not those of the answer
+    end-not-labelled     the answer's end-of-turn token is not labeled: nothing teaches to stop
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,144 +31,14 @@ from typing import TYPE_CHECKING, Any, Final
 from delia_data.errors import InputError
 from delia_data.records import Record
 from delia_data.tokens.adding import DEFAULT_TOKEN
-from delia_data.tokens.encoding import Labelled, Loss, label, refusals_in_one_line
+from delia_data.tokens.encoding import EncodedRow, Loss, encode, render_text
 from delia_data.tokens.marks import marked_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SHOWN: Final = 60
-"""Characters of a text in a reason."""
-
-
-class RowChecks:
-    """The checks of one row, for a tokenizer and settings."""
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        ids: dict[str, int],
-        max_length: int | None,
-        truncate: bool,
-        loss: Loss,
-    ) -> None:
-        """Take what the checks depend on.
-
-        Args:
-            tokenizer: The tokenizer, with the tokens added.
-            ids: The special tokens and their ids.
-            max_length: Tokens that training keeps of a row; all when not given.
-            truncate: Whether a longer row is shortened; otherwise it is a problem.
-            loss: How training tells the answer's tokens from the others.
-        """
-        self.tokenizer, self.ids, self.loss = tokenizer, ids, loss
-        self.max_length, self.truncate = max_length, truncate
-        own = set(ids.values())
-        added = tokenizer.added_tokens_decoder
-        marks = {i for i, token in added.items() if token.special} | {*tokenizer.all_special_ids}
-        self.special, self.added = marks - own, {*added} - own
-
-    def problems(
-        self, record: Record, is_task: bool, labelled: Labelled
-    ) -> Iterator[tuple[str, str]]:
-        """Each problem of a row: the check's name, and the reason."""
-        kept = labelled.cut(self.max_length)
-        if len(kept.ids) < len(labelled.ids) and not self.truncate:
-            yield "too-long", f"it has {len(labelled.ids)} tokens, more than {self.max_length}"
-        yield from self._token(record, labelled, kept) if is_task else self._pair(record, labelled)
-        yield from self._prompt(record, labelled)
-        yield from self._answers(record, labelled)
-        if any(labelled.mask) and not any(kept.mask):
-            yield "nothing-labelled", f"no answer token is left within {self.max_length} tokens"
-
-    def _token(
-        self, record: Record, labelled: Labelled, kept: Labelled
-    ) -> Iterator[tuple[str, str]]:
-        text = "".join(message.content for message in record.messages)
-        asked = "".join(message.content for message in record.prompt)
-        if self.ids and not any(token in asked for token in self.ids):
-            yield "token-missing", f"a task row does not name {' or '.join(self.ids)}"
-        for token, token_id in self.ids.items():
-            named, whole = text.count(token), labelled.ids.count(token_id)
-            left = kept.ids.count(token_id)
-            told = f"{token} is named {named} times, and {{}} are left after"
-            if whole != named:
-                yield "token-lost", told.format(whole) + " the chat template and the tokenizer"
-            elif left != named:
-                yield "token-cut", told.format(left) + " truncation"
-
-    def _pair(self, record: Record, labelled: Labelled) -> Iterator[tuple[str, str]]:
-        text = "".join(message.content for message in record.messages)
-        for token, token_id in self.ids.items():
-            if token in text or token_id in labelled.ids:
-                yield "pair-names-token", f"a pair names {token}"
-
-    def _prompt(self, record: Record, labelled: Labelled) -> Iterator[tuple[str, str]]:
-        turns = [message.as_dict() for message in record.messages]
-        with refusals_in_one_line(self.tokenizer, turns):
-            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
-        for message in record.prompt:
-            if message.content.strip() not in text:
-                said = f"{message.content.strip()[:_SHOWN]!r}"
-                yield "turn-lost", f"the chat template leaves out or changes {said}"
-        bos = self.tokenizer.bos_token_id
-        if bos is not None and labelled.ids[:2] == (bos, bos):
-            yield "two-beginnings", f"it begins with {self.tokenizer.bos_token} twice"
-        shared = labelled.shared
-        if shared < len(labelled.prompt_ids):
-            asked = self._text(labelled.prompt_ids[max(0, shared - 3) :])
-            trained = self._text(labelled.ids[max(0, shared - 3) : len(labelled.prompt_ids) + 3])
-            yield (
-                "prompt-differs",
-                f"the model is asked with {asked[:_SHOWN]!r}, and trained on {trained[:_SHOWN]!r}: "
-                "tokens merge where the answer begins, or the chat template writes the prompt "
-                "differently when an answer follows",
-            )
-
-    def _answers(self, record: Record, labelled: Labelled) -> Iterator[tuple[str, str]]:
-        spoken = [m.content for m in record.messages if m.role == "assistant"]
-        expected = spoken if self.loss == "generation-marks" else spoken[-1:]
-        if not labelled.spans:
-            yield "nothing-labelled", "no token is labelled"
-            return
-        if len(labelled.spans) != len(expected):
-            yield (
-                "answer-differs",
-                f"{len(labelled.spans)} stretches of tokens are labelled, and the row has "
-                f"{len(expected)} answers",
-            )
-            return
-        for (begin, end), answer in zip(labelled.spans, expected, strict=True):
-            span = labelled.ids[begin:end]
-            closing = self._closing(span)
-            body = self._text(span[:closing]).strip()
-            if body != answer.strip():
-                yield (
-                    "answer-differs",
-                    f"the answer's tokens do not decode back to the answer: {body[:_SHOWN]!r} "
-                    f"instead of {answer.strip()[:_SHOWN]!r}",
-                )
-            elif closing is None:
-                yield "end-not-labelled", "the answer's end-of-turn token is not labelled"
-
-    def _closing(self, span: Sequence[int]) -> int | None:
-        """Place of the end-of-turn token: the first special one, else the first added one."""
-        for ends in (self.special, self.added):
-            for place, token_id in enumerate(span):
-                if token_id in ends:
-                    return place
-        return None
-
-    def parts(self, kept: Labelled) -> tuple[tuple[str, bool], ...]:
-        """A row's text in pieces, each with whether the loss is taken on it."""
-        edges = sorted({0, len(kept.ids), *(edge for span in kept.spans for edge in span)})
-        return tuple(
-            (self._text(kept.ids[begin:end]), kept.mask[begin]) for begin, end in pairwise(edges)
-        )
-
-    def _text(self, ids: Sequence[int]) -> str:
-        decoded: str = self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-        return decoded
+_EXCERPT: Final = 60
+"""Characters of a text that a reason quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +46,9 @@ class LintProblem:
     """One row that training would get wrong.
 
     Attributes:
-        row: Index of the row; -1 where it is the tokenizer that is wrong.
-        reason: What is wrong, in words.
-        check: Name of the check that found it, as `delia_data.tokens.lint` lists them.
+        row: Index of the row; -1 for a problem of the tokenizer.
+        reason: The problem, in words.
+        check: Name of the check, as in this module's docstring.
     """
 
     row: int
@@ -199,16 +73,16 @@ class LintExample:
 
 @dataclass(frozen=True, slots=True)
 class LintReport:
-    """What a lint counted and found.
+    """Counts and problems of the rows that were checked.
 
     Attributes:
         rows: Rows by source (`"task"`, `"cache"`).
         tokens: Tokens that training keeps, by source.
-        labelled: Those of them that the loss is taken on, by source.
+        labelled: Tokens that the loss is taken on, by source.
         longest: Tokens of the longest row, before truncation.
         cut: Rows that truncation shortens.
-        problems: What is wrong, in the order of the rows.
-        examples: The first task rows and the first pairs, as many as were asked for.
+        problems: The problems, in the order of the rows.
+        examples: The first task rows and the first pairs.
     """
 
     rows: dict[str, int]
@@ -220,9 +94,9 @@ class LintReport:
     examples: tuple[LintExample, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the report as plain values; problems are counted by check as well."""
-        found = Counter(problem.check for problem in self.problems)
-        return {**asdict(self), "problems_by_check": dict(sorted(found.items()))}
+        """Return the report as plain values, with the problems counted by check."""
+        by_check = Counter(problem.check for problem in self.problems)
+        return {**asdict(self), "problems_by_check": dict(sorted(by_check.items()))}
 
 
 def lint(
@@ -233,20 +107,20 @@ def lint(
     max_length: int | None = None,
     loss: Loss = "prompt-completion",
 ) -> list[LintProblem]:
-    """Prove that the token is whole and the loss on the answers alone (design, invariant 8).
+    """Prove that the token is whole and the loss on the answers alone.
 
-    Rows that truncation shortens are sound as long as the token and some of the answer are left;
+    Rows that truncation shortens pass as long as the token and some of the answer are left;
     `lint_rows` counts them, and can refuse them.
 
     Args:
         rows: Records, each with whether it is a task row (else it is a pair).
         tokenizer: The tokenizer, with the token added.
         token: The special token.
-        max_length: Tokens that training keeps of a row; all when not given.
-        loss: How training tells the answer's tokens from the others.
+        max_length: Tokens that training keeps of a row; None for all.
+        loss: How training finds the answer's tokens.
 
     Returns:
-        The problems found, in the order of the rows; none means that the data is sound.
+        The problems, in the order of the rows; an empty list proves that the data is sound.
 
     Raises:
         InputError: There is no chat template, or it has no generation marks and `loss` needs them.
@@ -265,59 +139,239 @@ def lint_rows(
     loss: Loss = "prompt-completion",
     examples: int = 0,
 ) -> LintReport:
-    """Lint rows, and count what training will compute.
+    """Lint rows, and count the tokens that training will compute.
 
     Args:
         rows: Records, each with whether it is a task row (else it is a pair).
         tokenizer: The tokenizer, with the tokens added.
-        tokens: The special tokens; every task row must name one of them, where there are any.
-        max_length: Tokens that training keeps of a row; all when not given.
-        truncate: Whether a longer row is shortened; otherwise it is a problem.
-        loss: How training tells the answer's tokens from the others.
-        examples: How many task rows, and how many pairs, are shown.
+        tokens: The special tokens; if there are any, every task row must name one of them.
+        max_length: Tokens that training keeps of a row; None for all.
+        truncate: Shorten longer rows; otherwise each is a problem.
+        loss: How training finds the answer's tokens.
+        examples: Number of task rows, and of pairs, to return as examples.
 
     Raises:
         InputError: There is no chat template, or it has no generation marks and `loss` needs them.
     """
-    template = marked_template(tokenizer) if loss == "generation-marks" else None
-    ids = {token: tokenizer.encode(token, add_special_tokens=False) for token in tokens}
-    split = [
-        LintProblem(-1, f"{token} is {len(of)} ids: add it to the tokenizer first", "token-lost")
-        for token, of in ids.items()
-        if len(of) != 1
-    ]
-    row_lint = RowChecks(
-        tokenizer, {t: of[0] for t, of in ids.items() if len(of) == 1}, max_length, truncate, loss
+    linter = Linter(
+        tokenizer,
+        tokens=tokens,
+        max_length=max_length,
+        truncate=truncate,
+        loss=loss,
+        examples=examples,
     )
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("rows", "tokens", "labelled")}
-    longest = cut = 0
-    problems, shown = list(split), list[LintExample]()
-    for index, (record, is_task) in enumerate(rows if not split else ()):
-        source = "task" if is_task else "cache"
-        counts["rows"][source] += 1
-        try:
-            labelled = label(tokenizer, record, loss, template=template)
-        except InputError as error:
-            if not tokenizer.chat_template:
-                raise
-            problems.append(LintProblem(index, str(error), "turns-refused"))
-            continue
-        problems += [
-            LintProblem(index, reason, check)
-            for check, reason in row_lint.problems(record, is_task, labelled)
+    for index, (record, is_task) in enumerate(rows if not linter.problems else ()):
+        row = linter.encode(index, record, is_task)
+        if row is not None:
+            linter.check(index, record, is_task, row)
+    return linter.report()
+
+
+class Linter:
+    """Encodes rows and checks them one by one; the caller keeps the encoded rows it wants.
+
+    Attributes:
+        problems: The problems so far; after construction, those of the tokenizer.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        tokens: Sequence[str] = (DEFAULT_TOKEN,),
+        max_length: int | None = None,
+        truncate: bool = True,
+        loss: Loss = "prompt-completion",
+        examples: int = 0,
+    ) -> None:
+        """Prepare the checks; arguments as for `lint_rows`."""
+        self._tokenizer, self._loss = tokenizer, loss
+        self._max_length, self._truncate, self._shown = max_length, truncate, examples
+        self._template = marked_template(tokenizer) if loss == "generation-marks" else None
+        ids = {token: tokenizer.encode(token, add_special_tokens=False) for token in tokens}
+        self.problems = [
+            LintProblem(-1, f"{t} is {len(of)} ids: add it to the tokenizer first", "token-lost")
+            for t, of in ids.items()
+            if len(of) != 1
         ]
-        kept = labelled.cut(max_length)
-        counts["tokens"][source] += len(kept.ids)
-        counts["labelled"][source] += sum(kept.mask)
-        longest, cut = max(longest, len(labelled.ids)), cut + (len(kept.ids) < len(labelled.ids))
-        if counts["rows"][source] <= examples:
-            shown.append(LintExample(index, source, row_lint.parts(kept)))
-    return LintReport(
-        rows=dict(sorted(counts["rows"].items())),
-        tokens=dict(sorted(counts["tokens"].items())),
-        labelled=dict(sorted(counts["labelled"].items())),
-        longest=longest,
-        cut=cut,
-        problems=tuple(problems),
-        examples=tuple(shown),
-    )
+        self._ids = {token: of[0] for token, of in ids.items() if len(of) == 1}
+        own, added = set(self._ids.values()), tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special} | {*tokenizer.all_special_ids}
+        self._special, self._added = special - own, {*added} - own
+        texts = sorted(map(str, tokenizer.convert_ids_to_tokens(sorted(self._special))), key=len)
+        self._special_text = re.compile("|".join(map(re.escape, reversed(texts))) or r"(?!)")
+        self._rows, self._tokens, self._labelled = Counter[str](), Counter[str](), Counter[str]()
+        self._longest = self._cut = 0
+        self._examples: list[LintExample] = []
+
+    def encode(self, index: int, record: Record, is_task: bool) -> EncodedRow | None:
+        """Encode and count a row; return None, and note a problem, if the template refuses it.
+
+        Raises:
+            InputError: There is no chat template.
+        """
+        self._rows["task" if is_task else "cache"] += 1
+        try:
+            row = encode(
+                self._tokenizer, record, self._loss, template=self._template, check_prompt=False
+            )
+        except InputError as error:
+            if not self._tokenizer.chat_template:
+                raise
+            self.problems.append(LintProblem(index, str(error), "turns-refused"))
+            return None
+        self._longest = max(self._longest, len(row.ids))
+        return row
+
+    def check(self, index: int, record: Record, is_task: bool, row: EncodedRow) -> None:
+        """Check a row that `encode` returned, and count the tokens that training keeps of it."""
+        self.problems += [
+            LintProblem(index, reason, check)
+            for check, reason in self._problems(record, is_task, row)
+        ]
+        kept, source = row.cut(self._max_length), "task" if is_task else "cache"
+        self._tokens[source] += len(kept.ids)
+        self._labelled[source] += sum(kept.mask)
+        self._cut += len(kept.ids) < len(row.ids)
+        if sum(example.source == source for example in self._examples) < self._shown:
+            edges = sorted({0, len(kept.ids), *(edge for span in kept.spans for edge in span)})
+            parts = ((self._text(kept.ids[i:j]), kept.mask[i]) for i, j in pairwise(edges))
+            self._examples.append(LintExample(index, source, tuple(parts)))
+
+    def report(self) -> LintReport:
+        """Return the counts and problems of all rows so far."""
+        return LintReport(
+            rows=dict(sorted(self._rows.items())),
+            tokens=dict(sorted(self._tokens.items())),
+            labelled=dict(sorted(self._labelled.items())),
+            longest=self._longest,
+            cut=self._cut,
+            problems=tuple(self.problems),
+            examples=tuple(self._examples),
+        )
+
+    def _problems(
+        self, record: Record, is_task: bool, row: EncodedRow
+    ) -> Iterator[tuple[str, str]]:
+        """Yield the check's name and the reason of each problem of a row."""
+        kept = row.cut(self._max_length)
+        if len(kept.ids) < len(row.ids) and not self._truncate:
+            yield "too-long", f"it has {len(row.ids)} tokens, more than {self._max_length}"
+        yield from self._token_problems(record, is_task, row, kept)
+        yield from self._prompt_problems(record, row)
+        yield from self._answer_problems(record, row)
+        if any(row.mask) and not any(kept.mask):
+            yield "nothing-labelled", f"no answer token is left within {self._max_length} tokens"
+
+    def _token_problems(
+        self, record: Record, is_task: bool, row: EncodedRow, kept: EncodedRow
+    ) -> Iterator[tuple[str, str]]:
+        text = "".join(message.content for message in record.messages)
+        prompt = "".join(message.content for message in record.prompt)
+        if is_task and self._ids and not any(token in prompt for token in self._ids):
+            yield "token-missing", f"a task row does not name {' or '.join(self._ids)}"
+        for token, token_id in self._ids.items():
+            named, whole, left = (
+                text.count(token),
+                row.ids.count(token_id),
+                kept.ids.count(token_id),
+            )
+            if not is_task:
+                if named or whole:
+                    yield "pair-names-token", f"a pair names {token}"
+            elif whole != named:
+                yield (
+                    "token-lost",
+                    f"{token} is named {named} times, and {whole} are left after the chat template "
+                    "and the tokenizer",
+                )
+            elif left != named:
+                yield (
+                    "token-cut",
+                    f"{token} is named {named} times, and {left} are left after truncation",
+                )
+
+    def _prompt_problems(self, record: Record, row: EncodedRow) -> Iterator[tuple[str, str]]:
+        rendered = self._text(row.ids)
+        for message in record.prompt:
+            content = message.content.strip()
+            if content not in rendered:
+                # A tokenizer may normalize the text; the template's own text settles it.
+                rendered = render_text(self._tokenizer, [m.as_dict() for m in record.messages])
+            if content not in rendered:
+                yield "turn-lost", f"the chat template leaves out or changes {content[:_EXCERPT]!r}"
+            if special := self._special_in(content):
+                yield (
+                    "special-in-turn",
+                    f"the {message.role} turn holds the control token {special}, which the model "
+                    "would read as one: remove it from the text, or drop the row",
+                )
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and row.ids[:2] == [bos, bos]:
+            yield "two-beginnings", f"it begins with {self._tokenizer.bos_token} twice"
+        shared = row.shared
+        if shared < len(row.prompt_ids):
+            begin = max(0, shared - 3)
+            asked = self._text(row.prompt_ids[begin:])
+            trained = self._text(row.ids[begin : len(row.prompt_ids) + 3])
+            yield (
+                "prompt-differs",
+                f"the model is asked with {asked[:_EXCERPT]!r}, and trained on "
+                f"{trained[:_EXCERPT]!r}: tokens merge where the answer begins, or the chat "
+                "template writes the prompt differently when an answer follows",
+            )
+
+    def _special_in(self, content: str) -> str | None:
+        """Return the first text in a turn that the tokenizer reads as a control token."""
+        match = self._special_text.search(content)
+        if match is None:
+            return None
+        ids = self._tokenizer.encode(content, add_special_tokens=False)
+        return match[0] if self._special.intersection(ids) else None
+
+    def _answer_problems(self, record: Record, row: EncodedRow) -> Iterator[tuple[str, str]]:
+        answers = [m.content for m in record.messages if m.role == "assistant"]
+        expected = answers if self._loss == "generation-marks" else answers[-1:]
+        spans = row.spans
+        if not spans:
+            yield "nothing-labelled", "no token is labeled"
+            return
+        if len(spans) != len(expected):
+            yield (
+                "answer-differs",
+                f"{len(spans)} stretches of tokens are labeled, and the row has "
+                f"{len(expected)} answers",
+            )
+            return
+        for (begin, end), answer in zip(spans, expected, strict=True):
+            span = row.ids[begin:end]
+            end_of_turn = self._end_of_turn(span)
+            body = self._text(span[:end_of_turn]).strip()
+            if body != answer.strip() and self._normal(body) != self._normal(answer):
+                yield (
+                    "answer-differs",
+                    f"the answer's tokens do not decode back to the answer: {body[:_EXCERPT]!r} "
+                    f"instead of {answer.strip()[:_EXCERPT]!r}",
+                )
+            elif end_of_turn is None:
+                yield "end-not-labelled", "the answer's end-of-turn token is not labeled"
+
+    def _end_of_turn(self, span: Sequence[int]) -> int | None:
+        """Return the index of the end-of-turn token: the first special id, else the first added."""
+        for ends in (self._special, self._added):
+            for index, token_id in enumerate(span):
+                if token_id in ends:
+                    return index
+        return None
+
+    def _normal(self, text: str) -> str:
+        """Return a text as the tokenizer normalizes it, such as to NFC."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:  # a tokenizer in Python does not tell how it normalizes
+            return unicodedata.normalize("NFKC", text.strip())
+        normalizer = backend.normalizer
+        return text.strip() if normalizer is None else str(normalizer.normalize_str(text.strip()))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))

@@ -26,7 +26,7 @@ from delia_data.mixing import mix, save_mixture
 from delia_data.models import DEFAULT_MODEL, quiet
 from delia_data.records import Format, read_record, read_records
 from delia_data.tasks import read_task_rows
-from delia_data.tokens import label
+from delia_data.tokens import encode
 from delia_data.training import TrainSettings
 from delia_data.training.exchange import write_config
 from delia_data.training.prepare import prepare
@@ -131,7 +131,7 @@ def first_loss(model: Path, rows: list[dict[str, Any]]) -> float:
     tokenizer = AutoTokenizer.from_pretrained(model)
     total, count = 0.0, 0
     for row in rows[:BATCH]:
-        labelled = label(tokenizer, read_record(row))
+        labelled = encode(tokenizer, read_record(row))
         ids = torch.tensor([labelled.ids])
         with torch.no_grad():
             logits = loaded(ids).logits[0, :-1].log_softmax(-1)

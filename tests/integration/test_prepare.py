@@ -33,7 +33,7 @@ from delia_data.errors import (
 from delia_data.models import DEFAULT_MODEL, identify_files, load_model, load_tokenizer, quiet
 from delia_data.outputs import folder_lock, is_finished, read_manifest
 from delia_data.tokens import add_token, has_generation_marks, render_ids
-from delia_data.training.data import foreign_writers
+from delia_data.training.data import mismatched_sources
 from delia_data.training.prepare import prepare, prepared_from
 
 pytestmark = pytest.mark.integration
@@ -42,7 +42,7 @@ Make = Callable[..., Path]
 KILLED = """
 import os, signal, sys
 from transformers import PreTrainedTokenizerFast
-from delia_data.training.data import foreign_writers
+from delia_data.training.data import mismatched_sources
 from delia_data.training.prepare import prepare
 
 def die(*_, **__):
@@ -244,9 +244,9 @@ def test_it_is_still_the_model_that_wrote_the_pairs(make: Make, tmp_path: Path) 
     writer = identify_files(base, load_tokenizer(base))
     assert prepared_from(tmp_path / "out") == writer
     tokenizer = load_tokenizer(tmp_path / "out")
-    assert foreign_writers({"cache": writer}, str(tmp_path / "out"), tokenizer) == []
+    assert mismatched_sources({"cache": writer}, str(tmp_path / "out"), tokenizer) == []
     other = {**writer, "weights_sha256": "0" * 64}
-    assert len(foreign_writers({"cache": other}, str(tmp_path / "out"), tokenizer)) == 1
+    assert len(mismatched_sources({"cache": other}, str(tmp_path / "out"), tokenizer)) == 1
 
 
 def test_the_command(delia: Delia, make: Make, tmp_path: Path) -> None:

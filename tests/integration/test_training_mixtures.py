@@ -26,7 +26,7 @@ from delia_data.outputs import Manifest, finish, read_manifest
 from delia_data.records import read_record, write_record
 from delia_data.tokens import add_token_to_tokenizer, render_ids
 from delia_data.training import TrainSettings, read_recipe, train
-from delia_data.training.data import NO_ANSWER, OwnWordsWarning, foreign_writers
+from delia_data.training.data import NO_ANSWER, ProvenanceWarning, mismatched_sources
 from delia_data.training.prepare import prepare
 from delia_data.training.settings import as_recipe
 
@@ -177,7 +177,7 @@ def test_pairs_of_another_model_are_warned_of(
     ]
     for number, (writer, told) in enumerate(cases):
         folder = saved(tmp_path / f"mixture-{number}", writer=writer)
-        with pytest.warns(OwnWordsWarning, match=told):
+        with pytest.warns(ProvenanceWarning, match=told):
             made = train(settings, folder, tmp_path / f"{number}")
         assert told in made.details["foreign_words"][0]
     (tmp_path / "mine.yaml").write_text(as_recipe(settings))
@@ -195,13 +195,13 @@ def test_a_models_own_pairs_are_known_whatever_type_it_wrote_them_in(
         identify_files(settings.model, tokenizer, dtype=dtype) for dtype in ("bfloat16", "float32")
     ]
     for writer in (*own, {"name": "Model"}, "some/model"):
-        assert foreign_writers({"cache": writer}, settings.model, tokenizer) == []
+        assert mismatched_sources({"cache": writer}, settings.model, tokenizer) == []
     folder = saved(tmp_path / "mixture", writer=own[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("error", OwnWordsWarning)
+        warnings.simplefilter("error", ProvenanceWarning)
         assert "foreign_words" not in train(settings, folder, tmp_path / "a").details
     prepare(settings.model, tmp_path / "prepared")
-    assert foreign_writers({"cache": own[0]}, str(tmp_path / "prepared"), tokenizer) == []
+    assert mismatched_sources({"cache": own[0]}, str(tmp_path / "prepared"), tokenizer) == []
 
 
 def test_mixtures_that_do_not_fit_are_refused_and_nothing_is_left(

@@ -10,11 +10,11 @@ from delia_data.errors import InputError
 from delia_data.records import Message, Record
 from delia_data.tokens import (
     LOSSES,
-    Labelled,
+    EncodedRow,
     Loss,
     add_token_to_tokenizer,
+    encode,
     has_generation_marks,
-    label,
     lint,
     marked_template,
 )
@@ -44,11 +44,11 @@ REFUSE_SYSTEM = {"gemma", "llama-2-without-system"}
 MARKED = [name for name in FAMILIES if name != "llama-2-without-system"]
 
 
-def texts(tokenizer: PreTrainedTokenizerBase, labelled: Labelled) -> list[str]:
+def texts(tokenizer: PreTrainedTokenizerBase, row: EncodedRow) -> list[str]:
     """The text of each run of labelled tokens."""
     return [
-        tokenizer.decode(list(labelled.ids[begin:end]), clean_up_tokenization_spaces=False)
-        for begin, end in labelled.spans
+        tokenizer.decode(list(row.ids[begin:end]), clean_up_tokenization_spaces=False)
+        for begin, end in row.spans
     ]
 
 
@@ -62,9 +62,9 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
 @pytest.mark.parametrize("record", [TASK, PAIR], ids=["task", "pair"])
 def test_the_prompt_by_itself_leaves_the_answer_and_its_end(name: str, record: Record) -> None:
     tokenizer = tokenizer_of(name)
-    labelled = label(tokenizer, record)
-    assert [text.lstrip(" ") for text in texts(tokenizer, labelled)] == [record.answer + ENDS[name]]
-    assert labelled.shared == len(labelled.prompt_ids)
+    row = encode(tokenizer, record)
+    assert [text.lstrip(" ") for text in texts(tokenizer, row)] == [record.answer + ENDS[name]]
+    assert row.shared == len(row.prompt_ids)
 
 
 @pytest.mark.parametrize("name", MARKED)
@@ -72,7 +72,7 @@ def test_the_prompt_by_itself_leaves_the_answer_and_its_end(name: str, record: R
 def test_generation_marks_leave_every_answer_and_its_end(name: str, record: Record) -> None:
     tokenizer = tokenizer_of(name)
     answers = [m.content for m in record.messages if m.role == "assistant"]
-    found = texts(tokenizer, label(tokenizer, record, "generation-marks"))
+    found = texts(tokenizer, encode(tokenizer, record, "generation-marks"))
     assert [text.lstrip(" \n") for text in found] == [text + ENDS[name] for text in answers]
 
 
@@ -95,7 +95,7 @@ def test_a_format_without_a_system_turn_says_so_in_one_line(name: str, loss: Los
     (problem,) = lint([(SYSTEM, False)], tokenizer, loss=loss)
     assert problem.check == "turns-refused"
     assert "refuses turns of system, user" in problem.reason
-    assert "put what the system turn says into the user's" in problem.reason
+    assert "move the system turn's text into the user turn" in problem.reason
     assert "\n" not in problem.reason
 
 
@@ -132,12 +132,12 @@ def test_a_template_that_writes_otherwise_is_not_taken_for_a_known_one() -> None
 
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(InputError, match="use one of prompt-completion, generation-marks"):
-        label(family("smollm2"), PAIR, "everything")  # type: ignore[arg-type]
+        encode(family("smollm2"), PAIR, "everything")  # type: ignore[arg-type]
 
 
 def test_spans_by_hand() -> None:
-    mask = (False, True, True, False, True)
-    assert Labelled((1, 2, 3, 4, 5), mask, ()).spans == [(1, 3), (4, 5)]
-    assert Labelled((1, 2, 3, 4, 5), mask, ()).cut(2) == Labelled((1, 2), (False, True), ())
-    assert Labelled((), (), ()).spans == []
-    assert Labelled((1, 2, 3), (False,) * 3, (1, 2, 9)).shared == 2
+    row = EncodedRow([1, 2, 3, 4, 5], [False, True, True, False, True], [])
+    assert row.spans == [(1, 3), (4, 5)]
+    assert row.cut(2) == EncodedRow([1, 2], [False, True], [])
+    assert EncodedRow([], [], []).spans == []
+    assert EncodedRow([1, 2, 3], [False] * 3, [1, 2, 9]).shared == 2

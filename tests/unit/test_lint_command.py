@@ -41,7 +41,7 @@ def test_a_sound_mixture(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
         "1 pair: 15 tokens, the loss on 7",
         "1 task row: 25 tokens, the loss on 10",
         "longest row: 25 tokens",
-        "2 rows: <sep> whole in every one, the labelled tokens are the answers and their ends",
+        "2 rows: <sep> whole in every one, the labeled tokens are the answers and their ends",
     ]
 
 
@@ -55,14 +55,14 @@ def test_rows_are_shown_with_what_is_labelled(delia: Delia, tmp_path: Path, toke
 def test_rows_that_are_too_long(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
     mixture = save(tmp_path, "a question <sep>")
     result = delia("lint", mixture, "--max-length", 8)
-    refused(result, "problems in 2 rows: mend them")
+    refused(result, "problems in 2 rows: correct the rows")
     assert "<sep> is named 1 times, and 0 are left after truncation" in result.out
     assert "rows of more than 8: 2" in result.out
     refused(delia("lint", mixture, "--max-length", 20), "1 problems in 2 rows")
     kept = delia("lint", mixture, "--max-length", 20, "--truncate")
     assert kept.code == 0
     assert "1 task row: 20 tokens, the loss on 5" in kept.out
-    refused(delia("lint", mixture, "--truncate"), "give that too")
+    refused(delia("lint", mixture, "--truncate"), "give --max-length too")
 
 
 def test_json(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
@@ -92,7 +92,7 @@ def test_generation_marks(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
 def test_a_mixture_without_a_token(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
     result = delia("lint", save(tmp_path, "a question", token=None))
     assert result.code == 0
-    assert "2 rows: the labelled tokens are the answers and their ends" in result.out
+    assert "2 rows: the labeled tokens are the answers and their ends" in result.out
 
 
 def test_rows_that_nobody_mixed(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:

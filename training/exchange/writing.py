@@ -21,7 +21,7 @@ from delia_data.outputs import (
     write_text,
 )
 from delia_data.records import Format, Record, read_record, write_record
-from delia_data.tokens import label
+from delia_data.tokens import encode
 from delia_data.training.data import open_source
 from delia_data.training.exchange import axolotl, llama_factory, trl, unsloth
 from delia_data.training.exchange.plan import ExchangePlan, Exchanger
@@ -193,8 +193,8 @@ def _modules(model: Path) -> tuple[str, tuple[str, ...]]:
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     """The token with which the chat template ends an answer."""
-    labelled = label(tokenizer, Record.pair("Who?", "Nobody."))
-    answer = [i for i, wanted in zip(labelled.ids, labelled.mask, strict=True) if wanted]
+    row = encode(tokenizer, Record.pair("Who?", "Nobody."), check_prompt=False)
+    answer = [i for i, wanted in zip(row.ids, row.mask, strict=True) if wanted]
     added = tokenizer.added_tokens_decoder
     ends = [str(added[i].content) for i in answer if i in added]
     if not ends:
@@ -214,7 +214,11 @@ def _family(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
     try:
-        label(tokenizer, Record.pair("Who?", "Nobody.", system="Be brief."))
+        encode(
+            tokenizer,
+            Record.pair("Who?", "Nobody.", system="Be brief."),
+            check_prompt=False,
+        )
     except InputError:
         return False
     return True

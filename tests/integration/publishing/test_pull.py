@@ -9,8 +9,8 @@ from hub_folders import WRITER
 from hub_server import HubServer
 from hub_worker import ClientError, Worker
 
-from delia_data.cli.lint import mixture_rows
 from delia_data.outputs import read_manifest
+from delia_data.training.data import open_source
 
 pytestmark = pytest.mark.integration
 
@@ -35,7 +35,9 @@ def test_a_pull_gives_back_what_was_pushed(
     assert done["code"] == 0, done["err"]
     published = (root / "ratio-3" / "train.parquet").read_bytes()
     assert (tmp_path / "mixed" / "train.parquet").read_bytes() == published
-    assert len(mixture_rows(root / "ratio-3")) == 24  # what delia lint and delia train read
+    assert (
+        len(list(open_source(root / "ratio-3").rows)) == 24
+    )  # what delia lint and delia train read
 
     done = client("pull", None, name=repo, folder=root)  # the newer one, over it
     assert done["version"] == "1.1.0"
