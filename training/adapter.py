@@ -32,7 +32,7 @@ from delia_data.outputs import (
     is_finished,
     read_manifest,
 )
-from delia_data.training.loading import in_one_line, load_prepared, load_prepared_tokenizer
+from delia_data.training.loading import load_prepared, load_prepared_tokenizer, training_errors
 from delia_data.training.prepare import earlier_model, model_folder, save_model
 from delia_data.training.settings import TrainSettings
 from delia_data.training.watching import WATCHED
@@ -254,7 +254,7 @@ def export_parted(adapter: str | os.PathLike[str], folder: str | os.PathLike[str
         if is_finished(place) and is_finished(base):
             return earlier_model(place, {**told.settings, **told.inputs})
         trained, tokenizer = open_adapter(adapter)
-        with in_one_line(place, lower="what else this machine runs"):
+        with training_errors(place, lower="what else this machine runs"):
             _save_lora(trained, place)
         save_model(base, _with_row(trained), tokenizer, told)
         return finish(place, told.model_copy(update={"kind": "adapter"}))

@@ -1,8 +1,4 @@
-"""One training in several processes, as `accelerate launch` starts them.
-
-All of them read, encode and compute; the main one alone writes, holds the folder's lock, and
-leaves the manifest.
-"""
+"""The model to train: device and dtype, the token, LoRA, and the processes that share it."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
@@ -24,7 +19,6 @@ from delia_data.errors import (
     SettingsError,
 )
 from delia_data.models import load_model, load_tokenizer, loading, quiet, resolve_model
-from delia_data.outputs import folder_lock
 from delia_data.tokens import add_token, add_token_to_tokenizer
 from delia_data.training.settings import TrainSettings, rows_a_step
 
@@ -32,115 +26,21 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-def process_count() -> int:
-    """Processes of this training; 1 where nothing launched several."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes."""
-    return process_count() == 1 or int(os.environ.get("RANK") or 0) == 0
-
-
-def own_device(device: str) -> str:
-    """Where this process puts its model, of those that were launched together.
-
-    Each has a GPU of its own. One whose model is to be sharded leaves it on the CPU, from where
-    each GPU takes its part: it need not hold the whole one.
-
-    Args:
-        device: The device of the settings, `"cpu"` or `"cuda"`.
-    """
-    if process_count() == 1 or device != "cuda":
-        return device
-    return "cpu" if sharding_is_asked_for() else f"cuda:{int(os.environ.get('LOCAL_RANK') or 0)}"
-
-
-def sharding_is_asked_for() -> bool:
-    """Whether `accelerate launch` was given an FSDP configuration."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-
-
-def wait_for_all() -> None:
-    """Go on when every process has come here; needs a trainer to have been made before."""
-    if process_count() > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
-
-
-@contextmanager
-def held_by_main(folder: Path) -> Iterator[None]:
-    """Hold a folder in the main process; the others go by its lock.
-
-    Raises:
-        LockedError: Another training holds it.
-    """
-    if not is_main_process():
-        yield
-        return
-    with folder_lock(folder):
-        yield
-
-
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_SAID: Final = ("no space left", "quota exceeded", "file too large")
-_CUT_SAID: Final = ("pytorchstreamwriter", "inline_container")
-"""What torch says of a file that it could not write whole."""
-_MEMORY_SAID: Final = ("out of memory", "can't allocate memory", "cannot allocate memory")
-
-
-@contextmanager
-def in_one_line(where: object, *, lower: str) -> Iterator[None]:
-    """Turn what torch, transformers and peft raise for a full memory or disk into one line.
-
-    Args:
-        where: What is being written.
-        lower: What to lower so that less memory is needed.
-
-    Raises:
-        EngineError: Memory ran out.
-        OutputError: The disk is full.
-        InputError: A service of `report_to` is unknown.
-        MissingExtraError: A service of `report_to` is not installed.
-    """
-    try:
-        yield
-    except DeliaError:
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}".lower()
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, MemoryError) or any(text in said for text in _MEMORY_SAID):
-            raise EngineError(
-                f"memory ran out: lower {lower}; the same command with that goes into a new folder"
-            ) from error
-        full = isinstance(error, OSError) and error.errno in _FULL
-        if full or any(text in said for text in _FULL_SAID + _CUT_SAID):
-            raise OutputError(
-                f"{where} cannot be written ({first}): free some space; the same command goes on"
-            ) from error
-        if isinstance(error, ValueError) and "is not supported, only" in said:
-            raise InputError(f"report_to: {first}") from error
-        if (
-            isinstance(error, RuntimeError | ImportError)
-            and "requires" in said
-            and "install" in said
-        ):
-            raise MissingExtraError(f"report_to: {first}") from error
-        raise
-
-
 _TOKENS_ON_CPU: Final = 1_024
 _TOKENS_ON_CUDA: Final = 16_384
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_TEXTS: Final = (
+    *("no space left", "quota exceeded", "file too large"),
+    *("pytorchstreamwriter", "inline_container"),  # torch, of a file that it could not complete
+)
+_MEMORY_TEXTS: Final = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
-    """Replace every `auto` and None by what it comes to on this machine, for so many rows.
+    """Replace every `auto` and None by its value on this machine, for this number of rows.
 
     Raises:
-        InputError: The device is not there, or cannot do what is asked.
+        InputError: The device is not available, or does not support the settings.
         MissingExtraError: bitsandbytes is needed and not installed.
     """
     torch = require("torch", extra="train")
@@ -158,35 +58,30 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
         raise InputError(f"device {device!r} cannot be used: torch finds no CUDA; try --device cpu")
     if settings.adaptation == "qlora":
         require("bitsandbytes", extra="qlora")
-        if sharding_is_asked_for():
+        if is_sharded():
             raise InputError(
-                "adaptation 'qlora' keeps a whole model in every process, and FSDP shards it: "
+                "adaptation 'qlora' keeps a whole model in every process, but FSDP shards it: "
                 "launch with ddp.yaml, or use adaptation 'lora'"
             )
     dtype = settings.dtype
     if dtype == "auto":
-        # Steps of a whole model's weights are smaller than bfloat16 can tell.
+        # Steps of a whole model's weights are smaller than the resolution of bfloat16.
         low = settings.adaptation != "full" and (not cuda or torch.cuda.is_bf16_supported())
         dtype = "bfloat16" if low else "float32"
+    tokens = settings.micro_batch_tokens or (_TOKENS_ON_CUDA if cuda else _TOKENS_ON_CPU)
     checkpointing = settings.gradient_checkpointing
     return replace(
         settings,
         device=device,
         dtype=dtype,
         batch_size=rows_a_step(rows, settings),
-        micro_batch_tokens=_micro_batch_tokens(settings, cuda=cuda),
+        micro_batch_tokens=tokens if settings.packing else None,
         gradient_checkpointing=cuda if checkpointing is None else checkpointing,
     )
 
 
-def _micro_batch_tokens(settings: TrainSettings, *, cuda: bool) -> int | None:
-    if not settings.packing:
-        return None
-    return settings.micro_batch_tokens or (_TOKENS_ON_CUDA if cuda else _TOKENS_ON_CPU)
-
-
 def context_of(model: str) -> int | None:
-    """Positions that a model has, from its configuration; None where it does not say."""
+    """Return the positions that a model has, from its configuration; None if it does not say."""
     transformers = require("transformers", extra="train")
     config = transformers.AutoConfig.from_pretrained(resolve_model(model))
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -217,16 +112,16 @@ def load_prepared(
     device: str | None = None,
     whole: bool = False,
 ) -> PreTrainedModel:
-    """Load the model as training begins with it: the token's row is there, and initialised.
+    """Load the model as training begins with it, with the token's row initialized.
 
-    The row is initialised on the CPU wherever the model goes, so that an adapter finds the same
-    one again.
+    The row is initialized on the CPU for every device, so that loading an adapter finds the same
+    row again.
 
     Args:
         settings: Resolved settings.
         tokenizer: The tokenizer with the token.
-        device: Where to put it; where this process trains when not given.
-        whole: Give weights of QLoRA as plain ones, with the values that 4 bits hold.
+        device: Device of the model; None for the device on which this process trains.
+        whole: Turn QLoRA's weights into plain ones, with the values that 4 bits hold.
 
     Raises:
         InputError: There is no such model or device.
@@ -250,7 +145,10 @@ def load_prepared(
     if settings.token_training == "lora":
         _untie(model)
     if in_4_bits:
-        return _whole(model) if whole else model
+        if whole:
+            with quiet():
+                model = model.dequantize()
+        return model
     try:
         moved: PreTrainedModel = model.to(place)
     except (RuntimeError, AssertionError) as error:
@@ -262,7 +160,7 @@ def load_prepared(
 
 
 def _load_in_4_bits(settings: TrainSettings, device: str) -> PreTrainedModel:
-    """Load the model in 4-bit NormalFloat, computed in the settings' type (arXiv 2305.14314)."""
+    """Load the model in 4-bit NormalFloat, computing in the settings' dtype (arXiv 2305.14314)."""
     import torch
     import transformers
 
@@ -284,22 +182,15 @@ def _load_in_4_bits(settings: TrainSettings, device: str) -> PreTrainedModel:
             use_safetensors=True,
         )
     for module in model.modules():
-        # On CPUs bitsandbytes 0.50 lays weights out for inference as soon as a model in evaluation
-        # mode is asked; what passes through those has no gradient from then on.
+        # On CPUs bitsandbytes 0.50 rearranges weights for inference at the first call in
+        # evaluation mode; they pass no gradient from then on.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
 
 
-def _whole(model: PreTrainedModel) -> PreTrainedModel:
-    """Give a model in 4 bits plain weights again, which are the ones that it computes with."""
-    with quiet():
-        plain: PreTrainedModel = model.dequantize()
-    return plain
-
-
 def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) -> LoraConfig:
-    """What PEFT is to train: LoRA on the targets, and the token's row in one of the two ways.
+    """Configure PEFT: LoRA on the targets, and the token's row in one of the two ways.
 
     Args:
         settings: The settings.
@@ -307,7 +198,7 @@ def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) 
         token_id: The token's id.
 
     Raises:
-        SettingsError: A target is the name of no module.
+        SettingsError: A target names no module.
     """
     import peft
 
@@ -329,7 +220,7 @@ def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) 
 
 
 def _targets(settings: TrainSettings, model: PreTrainedModel) -> list[str]:
-    """Names of the modules that get LoRA; `all-linear` is every linear one but the head."""
+    """Return the names of the modules that get LoRA; `all-linear` is all linear but the head."""
     linear = sorted(linear_names(model))
     if settings.targets == ("all-linear",):
         return linear
@@ -337,17 +228,17 @@ def _targets(settings: TrainSettings, model: PreTrainedModel) -> list[str]:
     unknown = [target for target in settings.targets if target.rsplit(".", 1)[-1] not in names]
     if unknown:
         raise SettingsError(
-            f"targets {', '.join(unknown)} are no modules of {settings.model!r}: "
+            f"targets {', '.join(unknown)} are not modules of {settings.model!r}: "
             f"its linear ones are {', '.join(linear)}, and all-linear takes all of them"
         )
     return list(settings.targets)
 
 
 def _untie(model: PreTrainedModel) -> None:
-    """Give a tied head weights of its own, equal to the embedding's.
+    """Give a tied head its own copy of the embedding's weights.
 
-    LoRA on the embedding leaves the head as it is, as in the paper's code; merged into a weight
-    that both have, it would change the head too.
+    LoRA on the embedding leaves the head unchanged, as in the paper's code; merged into a shared
+    weight, it would change the head too.
     """
     import torch
 
@@ -360,7 +251,7 @@ def _untie(model: PreTrainedModel) -> None:
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
-    """Last parts of the names of all linear modules but the head, in the model's order."""
+    """Return the last name parts of all linear modules but the head, in the model's order."""
     head = model.get_output_embeddings()
     names = (
         name.rsplit(".", 1)[-1]
@@ -371,6 +262,81 @@ def linear_names(model: PreTrainedModel) -> list[str]:
 
 
 def last_name(model: PreTrainedModel, wanted: Any) -> str:
-    """Last part of a module's name, as PEFT asks for it."""
+    """Return the last part of a module's name, as PEFT needs it."""
     name: str = next(name for name, module in model.named_modules() if module is wanted)
     return name.rsplit(".", 1)[-1]
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes: one of those that `accelerate launch` started does."""
+    return _process_count() == 1 or int(os.environ.get("RANK") or 0) == 0
+
+
+def own_device(device: str) -> str:
+    """Return the device on which this process puts its model.
+
+    Each process has a GPU of its own. If the model is to be sharded, it starts on the CPU, from
+    where each GPU takes its part: no GPU need hold all of it.
+
+    Args:
+        device: The device of the settings, `"cpu"` or `"cuda"`.
+    """
+    if _process_count() == 1 or device != "cuda":
+        return device
+    return "cpu" if is_sharded() else f"cuda:{int(os.environ.get('LOCAL_RANK') or 0)}"
+
+
+def is_sharded() -> bool:
+    """Return whether `accelerate launch` was given an FSDP configuration."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def wait_for_all() -> None:
+    """Wait until every process calls this; a trainer must have been made before."""
+    if _process_count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def _process_count() -> int:
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+@contextmanager
+def training_errors(where: object, *, lower: str) -> Iterator[None]:
+    """Translate the errors of torch, transformers and PEFT for a full memory or disk.
+
+    Args:
+        where: Folder that is being written.
+        lower: Settings to lower so that less memory is needed.
+
+    Raises:
+        EngineError: Out of memory.
+        OutputError: The disk is full.
+        InputError: A tracker of `report_to` is unknown.
+        MissingExtraError: A tracker of `report_to` is not installed.
+    """
+    try:
+        yield
+    except DeliaError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".lower()
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, MemoryError) or any(each in text for each in _MEMORY_TEXTS):
+            raise EngineError(
+                f"out of memory: lower {lower}, and rerun with a new output folder"
+            ) from error
+        full = isinstance(error, OSError) and error.errno in _FULL
+        if full or any(each in text for each in _FULL_TEXTS):
+            raise OutputError(
+                f"{where} cannot be written ({first}): free some space, and rerun the same command "
+                "to resume"
+            ) from error
+        if isinstance(error, ValueError) and "is not supported, only" in text:
+            raise InputError(f"report_to: {first}") from error
+        missing = isinstance(error, RuntimeError | ImportError)
+        if missing and "requires" in text and "install" in text:
+            raise MissingExtraError(f"report_to: {first}") from error
+        raise

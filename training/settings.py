@@ -1,238 +1,276 @@
-"""Settings of a training run: frozen data, checked as a whole."""
+"""Settings of a training run, and recipes: the same settings as YAML.
+
+The flags of `delia train`, the keys of a recipe and the settings in a manifest are the fields of
+`TrainSettings`; bounds and descriptions are written next to each field.
+"""
 
 from __future__ import annotations
 
 import difflib
-import math
+import functools
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from delia_data.errors import InputError, SettingsError
 from delia_data.models import DEFAULT_MODEL
-from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
-
-Adaptation = Literal["lora", "qlora", "full"]
-TokenTraining = Literal["row", "lora"]
-Dtype = Literal["auto", "float32", "bfloat16"]
-
-ADAPTATIONS: Final[tuple[Adaptation, ...]] = get_args(Adaptation)
-TOKEN_TRAININGS: Final[tuple[TokenTraining, ...]] = get_args(TokenTraining)
-DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
-SCHEDULES: Final = ("constant_with_warmup", "linear", "cosine")
+from delia_data.tokens import DEFAULT_TOKEN, Init
 
 PAPER_BATCH: Final = 64
-"""Rows a step in the paper's experiments."""
+"""Rows per step in the paper's experiments."""
 PAPER_SMALL_BATCH: Final = (256, 16)
-"""Below so many rows the paper takes so many a step."""
+"""With fewer rows than the first number, the paper takes the second number of rows per step."""
 
-_CHOICES: Final[dict[str, tuple[str, ...]]] = {
-    "init": INITS,
-    "adaptation": ADAPTATIONS,
-    "token_training": TOKEN_TRAININGS,
-    "dtype": DTYPES,
-    "schedule": SCHEDULES,
-}
-_NAMES: Final = ("targets", "watch_keywords", "report_to")
-_POSITIVE: Final = (
-    *("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length"),
-    *("neftune_alpha", "save_every_steps", "watch_every_steps", "micro_batch_tokens"),
-)
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
+
+
+def _about(description: str, **bounds: Any) -> Any:
+    """Describe a field, with bounds as pydantic names them; numbers must be finite."""
+    return Field(description=description, **bounds)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """Settings of fine-tuning on a mixture.
 
-    Attributes:
-        model: The embedded model's name, a folder, or a Hub id.
-        token: The special token.
-        init: How its embedding begins.
-        description: What it stands for, for `init="description"`.
-        adaptation: What of the model is trained: `"lora"`, `"qlora"` (LoRA on weights kept in 4
-            bits; needs bitsandbytes) or `"full"` (every weight).
-        token_training: How the token's row of the embedding is trained beside LoRA: `"row"` trains
-            that row alone; `"lora"` adds LoRA to the input embedding, as the paper's code does.
-        rank: Rank of LoRA.
-        alpha: Scale of LoRA; updates are multiplied by `alpha / rank`.
-        dropout: Dropout of LoRA, between 0 and 1.
-        targets: Names of the modules that get LoRA, or `("all-linear",)`.
-        learning_rate: Of the LoRA matrices.
-        token_learning_rate: Of the token's own embedding row; None takes `learning_rate`.
-        epochs: Times that the mixture is gone through.
-        batch_size: Rows a step. None takes the paper's: 64, or 16 for mixtures of fewer than 256
-            rows.
-        micro_batch_size: Rows computed at once at most, a divisor of `batch_size`; None takes all.
-        micro_batch_tokens: Tokens packed into one sequence at most; None takes 1,024 on a CPU and
-            16,384 on a GPU.
-        schedule: `"constant_with_warmup"`, `"linear"` or `"cosine"`.
-        warmup_steps: Steps until the full learning rate.
-        weight_decay: Of the LoRA matrices.
-        max_length: Tokens of a row at most.
-        truncate: Cut rows that are longer, and count them; else they are refused.
-        packing: Compute the rows of a micro-batch as one sequence without padding; attention never
-            crosses from one row to another. Else rows are padded, together with those of like
-            length. A step holds the same rows either way.
-        gradient_checkpointing: Compute activations again instead of keeping them: less memory, more
-            time. None does so on a GPU alone.
-        neftune_alpha: Scale of noise on the input embeddings (Jain et al. 2023); None for none.
-        dtype: What the weights are computed in; `"auto"` is bfloat16, where the device has it.
-        save_every_steps: Steps between two checkpoints, from which a stopped run goes on.
-        watch_every_steps: Steps between two measurements of the token's distance to
-            `watch_keywords`; None for none.
-        watch_keywords: Words that the token is expected to come near to, such as `"json"`.
-        report_to: Names of services that get the figures of every step, such as `"tensorboard"`.
-        seed: Seed of the new row, LoRA's initialisation and dropout.
-        device: Where to train: `"cpu"`, `"cuda"`, or `"auto"` for a GPU where there is one.
-
     Raises:
-        SettingsError: Values are out of their bounds; the message names all of them.
+        SettingsError: Values have the wrong type or are out of bounds; the message names all.
     """
 
-    model: str = DEFAULT_MODEL
-    token: str = DEFAULT_TOKEN
-    init: Init = "mean"
-    description: str | None = None
-    adaptation: Adaptation = "lora"
-    token_training: TokenTraining = "row"
-    rank: int = 16
-    alpha: int = 16
-    dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    learning_rate: float = 2e-4
-    token_learning_rate: float | None = None
-    epochs: float = 1.0
-    batch_size: int | None = None
-    micro_batch_size: int | None = None
-    micro_batch_tokens: int | None = None
-    schedule: str = "constant_with_warmup"
-    warmup_steps: int = 25
-    weight_decay: float = 0.01
-    max_length: int = 1024
-    truncate: bool = False
-    packing: bool = True
-    gradient_checkpointing: bool | None = None
-    neftune_alpha: float | None = None
-    dtype: Dtype = "auto"
-    save_every_steps: int = 10
-    watch_every_steps: int | None = None
-    watch_keywords: tuple[str, ...] = ()
-    report_to: tuple[str, ...] = ()
-    seed: int = 0
-    device: str = "cpu"
+    model: Annotated[str, _about("Embedded model's name, folder, or Hub id.")] = DEFAULT_MODEL
+    token: Annotated[str, _about("Special token.")] = DEFAULT_TOKEN
+    init: Annotated[
+        Init,
+        _about("Initial embedding row of the token: mean of all rows, random, or description."),
+    ] = "mean"
+    description: Annotated[
+        str | None, _about("Meaning of the token in words, for init 'description'.")
+    ] = None
+    adaptation: Annotated[
+        Literal["lora", "qlora", "full"],
+        _about(
+            "Weights to train: LoRA, LoRA on weights kept in 4 bits (needs bitsandbytes), or all."
+        ),
+    ] = "lora"
+    token_training: Annotated[
+        Literal["row", "lora"],
+        _about(
+            "How to train the token's embedding: that row alone, or LoRA on the input embedding "
+            "as in the paper's code."
+        ),
+    ] = "row"
+    rank: Annotated[int, _about("Rank of LoRA.", gt=0)] = 16
+    alpha: Annotated[
+        int, _about("Scale of LoRA; updates are multiplied by alpha / rank.", gt=0)
+    ] = 16
+    dropout: Annotated[
+        float, _about("Dropout of LoRA, from 0 to below 1.", ge=0, lt=1, allow_inf_nan=False)
+    ] = 0.05
+    targets: Annotated[
+        Names, _about("Names of the modules that get LoRA, or all-linear.", min_length=1)
+    ] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    learning_rate: Annotated[
+        float, _about("Learning rate of the LoRA weights.", gt=0, allow_inf_nan=False)
+    ] = 2e-4
+    token_learning_rate: Annotated[
+        float | None,
+        _about(
+            "Learning rate of the token's embedding row; by default learning_rate.",
+            ge=0,
+            allow_inf_nan=False,
+        ),
+    ] = None
+    epochs: Annotated[
+        float, _about("Number of passes over the mixture.", gt=0, allow_inf_nan=False)
+    ] = 1.0
+    batch_size: Annotated[
+        int | None,
+        _about(
+            "Rows per optimizer step, over all processes; by default the paper's: 64, or 16 for "
+            "mixtures of fewer than 256 rows.",
+            gt=0,
+        ),
+    ] = None
+    micro_batch_size: Annotated[
+        int | None,
+        _about(
+            "Maximum rows to compute at once, a divisor of batch_size; by default all of them.",
+            gt=0,
+        ),
+    ] = None
+    micro_batch_tokens: Annotated[
+        int | None,
+        _about(
+            "Maximum tokens to pack into one sequence; by default 1,024 on a CPU and 16,384 on a "
+            "GPU.",
+            gt=0,
+        ),
+    ] = None
+    schedule: Annotated[
+        Literal["constant_with_warmup", "linear", "cosine"], _about("Learning rate schedule.")
+    ] = "constant_with_warmup"
+    warmup_steps: Annotated[int, _about("Steps until the full learning rate.", ge=0)] = 25
+    weight_decay: Annotated[
+        float, _about("Weight decay of the LoRA weights.", ge=0, allow_inf_nan=False)
+    ] = 0.01
+    max_length: Annotated[int, _about("Maximum tokens per row.", gt=0)] = 1024
+    truncate: Annotated[bool, _about("Cut and count longer rows instead of refusing them.")] = False
+    packing: Annotated[
+        bool,
+        _about(
+            "Compute the rows of a micro-batch as one sequence without padding; attention never "
+            "crosses rows. Otherwise rows of similar length are padded. A step holds the same "
+            "rows either way."
+        ),
+    ] = True
+    gradient_checkpointing: Annotated[
+        bool | None,
+        _about("Recompute activations to save memory; by default on a GPU only."),
+    ] = None
+    neftune_alpha: Annotated[
+        float | None,
+        _about(
+            "Scale of noise on the input embeddings (NEFTune); by default no noise.",
+            gt=0,
+            allow_inf_nan=False,
+        ),
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        _about("Type of the weights; auto is bfloat16 if the device has it."),
+    ] = "auto"
+    save_every_steps: Annotated[
+        int, _about("Steps between two checkpoints, from which a stopped run resumes.", gt=0)
+    ] = 10
+    watch_every_steps: Annotated[
+        int | None,
+        _about(
+            "Steps between two measurements of the token's distance to watch_keywords; by default "
+            "none.",
+            gt=0,
+        ),
+    ] = None
+    watch_keywords: Annotated[
+        Names, _about("Words that the token is expected to approach, such as json.")
+    ] = ()
+    report_to: Annotated[
+        Names, _about("Experiment trackers that receive the metrics, such as tensorboard.")
+    ] = ()
+    seed: Annotated[
+        int, _about("Seed of the new row, of LoRA's initialization and of dropout.")
+    ] = 0
+    device: Annotated[str, _about("Device: cpu, cuda, or auto for a GPU if available.")] = "cpu"
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} {getattr(self, name)!r} must be more than 0"
-            for name in _POSITIVE
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf
-        ]
-        problems += [
-            f"{name} {getattr(self, name)!r} must be one of {', '.join(known)}"
-            for name, known in _CHOICES.items()
-            if getattr(self, name) not in known
-        ]
-        rows, micro = self.batch_size or PAPER_BATCH, self.micro_batch_size
-        if micro is not None and (micro < 1 or rows % micro):
-            problems.append(f"micro_batch_size {micro!r} must divide batch_size {rows!r}")
-        if self.token_learning_rate is not None and not self.token_learning_rate >= 0:
-            problems.append(f"token_learning_rate {self.token_learning_rate!r} must be 0 or more")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout {self.dropout!r} must be from 0 up to below 1")
-        if self.warmup_steps < 0 or self.weight_decay < 0:
-            problems.append("warmup_steps and weight_decay must be 0 or more")
-        if not self.targets:
-            problems.append("targets must name at least one module, or all-linear")
-        problems += self._contradictions()
-        if problems:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values, problems = _validate(values)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if problems := problems or self._contradictions():
             raise SettingsError(f"training settings: {'; '.join(problems)}")
 
     def _contradictions(self) -> list[str]:
-        """Settings of which one makes another do nothing, or something else."""
-        found = []
+        """Return the pairs of settings of which one disables or changes the other."""
+        problems = []
+        rows, micro = self.batch_size or PAPER_BATCH, self.micro_batch_size
+        if micro is not None and rows % micro:
+            problems.append(f"micro_batch_size {micro!r} must divide batch_size {rows!r}")
         described = bool((self.description or "").strip())
         if (self.init == "description") != described:
-            found.append("init 'description' and a description go together: give both or neither")
+            problems.append("init 'description' requires a description, and the reverse: set both")
         if self.adaptation == "full" and self.token_learning_rate is not None:
-            found.append("token_learning_rate is for LoRA: with adaptation 'full' leave it out")
+            problems.append("token_learning_rate is for LoRA: with adaptation 'full' leave it out")
         if self.adaptation == "full" and self.token_training != "row":
-            found.append("token_training is for LoRA: with adaptation 'full' leave it out")
+            problems.append("token_training is for LoRA: with adaptation 'full' leave it out")
         if not self.packing and self.micro_batch_tokens is not None:
-            found.append("micro_batch_tokens is for packing: leave it out, or set packing")
+            problems.append("micro_batch_tokens is for packing: leave it out, or set packing")
         if (self.watch_every_steps is None) == bool(self.watch_keywords):
-            found.append("watch_every_steps and watch_keywords go together: give both or neither")
-        return found
+            problems.append("watch_every_steps and watch_keywords require each other: set both")
+        return problems
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], *, where: str = "settings") -> TrainSettings:
-        """Make settings of plain values; unknown keys and wrong types are reported all at once.
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "settings") -> TrainSettings:
+        """Make settings of plain values, such as those of a YAML file.
+
+        Args:
+            values: Values by setting.
+            where: Name of their source, for errors.
 
         Raises:
-            SettingsError: A key is unknown, or a value has the wrong type or is out of bounds.
+            SettingsError: A key is unknown, or a value has the wrong type or is out of bounds;
+                the message names all.
         """
         known = [field.name for field in fields(cls)]
-        wrong = [_unknown(key, known) for key in values if key not in known]
-        plain = {key: value for key, value in values.items() if key in known}
-        for name in _NAMES:
-            if isinstance(plain.get(name), str):
-                plain[name] = (plain[name],)
-        types = get_type_hints(cls)
-        for name, value in plain.items():
-            try:
-                # YAML 1.1 reads 2e-4 as text; a number is made of it here.
-                plain[name] = TypeAdapter(types[name]).validate_python(value)
-            except ValidationError as error:
-                problem = error.errors()[0]["msg"]
-                wrong.append(f"{name} {value!r} is wrong: {problem}")
-        if wrong:
-            raise SettingsError(f"{where}: {'; '.join(wrong)}")
-        return cls(**plain)
+        unknown = [_unknown(key, known) for key in values if key not in known]
+        valid, problems = _validate({key: values[key] for key in values if key in known})
+        if unknown or problems:
+            raise SettingsError(f"{where}: {'; '.join(unknown + problems)}")
+        return cls(**valid)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the settings as plain values, as a manifest and a YAML file hold them."""
-        return {**asdict(self), **{name: list(getattr(self, name)) for name in _NAMES}}
+        """Return the settings as plain values, as a manifest and a YAML file hold them."""
+        plain = asdict(self).items()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain}
 
 
-def rows_a_step(rows: int, settings: TrainSettings) -> int:
-    """Rows in a batch: as set, or the paper's 64, and 16 below 256 rows."""
-    few, small = PAPER_SMALL_BATCH
-    return settings.batch_size or (PAPER_BATCH if rows >= few else small)
+@functools.cache
+def _validators() -> dict[str, TypeAdapter[Any]]:
+    hints = get_type_hints(TrainSettings, include_extras=True)
+    return {name: TypeAdapter(hint) for name, hint in hints.items()}
 
 
-def _unknown(key: str, known: list[str]) -> str:
+def _validate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return values converted to their fields' types, and a line for each that cannot be."""
+    valid, problems = {}, []
+    for name, value in values.items():
+        try:
+            # YAML 1.1 reads 2e-4 as text; pydantic makes a number of it.
+            valid[name] = _validators()[name].validate_python(value)
+        except ValidationError as error:
+            problems.append(f"{name} {value!r} is wrong: {error.errors()[0]['msg']}")
+    return valid, problems
+
+
+def _unknown(key: Any, known: list[str]) -> str:
     near = difflib.get_close_matches(str(key), known, n=1)
     return f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
 
 
+def rows_a_step(rows: int, settings: TrainSettings) -> int:
+    """Return the rows per step: as set, or the paper's 64, and 16 below 256 rows."""
+    few, small = PAPER_SMALL_BATCH
+    return settings.batch_size or (PAPER_BATCH if rows >= few else small)
+
+
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the bundled recipes."""
     folder = files("delia_data.training") / "recipes"
     return sorted(
         f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
     )
 
 
-def read_recipe(recipe: str | os.PathLike[str]) -> TrainSettings:
+def read_recipe(
+    recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
+) -> TrainSettings:
     """Read a recipe: the name of a bundled one, or a YAML file.
+
+    Args:
+        recipe: Name or path.
+        overrides: Values by setting that replace the recipe's.
 
     Raises:
         InputError: There is no such recipe.
         SettingsError: It is not a YAML mapping, a key is unknown, or a value is wrong.
-    """
-    return TrainSettings.from_dict(recipe_values(recipe), where=str(recipe))
-
-
-def recipe_values(recipe: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the values that a recipe writes down, as they stand there.
-
-    Raises:
-        InputError: There is no such recipe.
-        SettingsError: It is not a YAML mapping.
     """
     path = Path(recipe)
     if path.suffix in {".yaml", ".yml"}:
@@ -241,7 +279,7 @@ def recipe_values(recipe: str | os.PathLike[str]) -> dict[str, Any]:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
         except UnicodeDecodeError as error:
-            raise SettingsError(f"{path} is not UTF-8 text: write it anew as UTF-8") from error
+            raise SettingsError(f"{path} is not UTF-8 text: save it as UTF-8") from error
     elif str(recipe) in recipe_names():
         bundled = files("delia_data.training") / "recipes" / f"{recipe}.yaml"
         text = bundled.read_text(encoding="utf-8")
@@ -256,9 +294,10 @@ def recipe_values(recipe: str | os.PathLike[str]) -> dict[str, Any]:
         raise SettingsError(f"{recipe} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{recipe} must hold a mapping of settings")
-    return values
+    where = f"{recipe} with {', '.join(sorted(overrides))}" if overrides else str(recipe)
+    return TrainSettings.from_dict({**values, **(overrides or {})}, where=where)
 
 
 def as_recipe(settings: TrainSettings) -> str:
-    """Word settings as a recipe that gives them back."""
+    """Return settings as the YAML text of a recipe."""
     return yaml.safe_dump(settings.as_dict(), sort_keys=False, allow_unicode=True)

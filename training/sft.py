@@ -1,4 +1,4 @@
-"""Checkpoints from which a stopped training goes on."""
+"""Fine-tuning on a mixture: open, encode and lint, load, train, save (paper, section 4)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,7 @@ from delia_data.outputs import (
     check_folder_is_ours,
     check_same_settings,
     finish,
+    folder_lock,
     is_finished,
     read_manifest,
     write_json,
@@ -47,13 +48,12 @@ from delia_data.training.data import (
 )
 from delia_data.training.loading import (
     context_of,
-    held_by_main,
-    in_one_line,
     is_main_process,
     load_prepared,
     load_prepared_tokenizer,
     lora_config,
     resolve,
+    training_errors,
     wait_for_all,
 )
 from delia_data.training.settings import TrainSettings, as_recipe
@@ -64,26 +64,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CHECKPOINTS: Final = ".checkpoints"
-"""Folder beside the adapter that holds them while the model trains."""
-
-
-def last_checkpoint(root: Path) -> str | None:
-    """The newest whole checkpoint; one that a kill cut short has no trainer state yet."""
-    whole = [
-        state.parent
-        for state in (root / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
-        if _is_json(state)
-    ]
-    newest = max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
-    return None if newest is None else str(newest)
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+"""Folder in the adapter's folder that holds checkpoints while the model trains."""
 
 
 OnStep = Callable[[int, int, float], None]
@@ -101,33 +82,33 @@ def train(
 ) -> Manifest:
     """Train a model and the token's embedding row on a mixture, in the mixture's order.
 
-    A killed run goes on from its last checkpoint when it is called again.
+    Calling it again after a kill resumes from the last checkpoint.
 
     Args:
         settings: The settings.
-        mixture: A mixture as `open_source` takes it, such as the folder that `delia mix` wrote or
-            what `mix` gives; or its rows: a row format's columns, and `source` (`"task"` or
-            `"cache"`).
-        folder: Where the adapter, the tokenizer, the losses and the manifest go.
+        mixture: The folder that `delia mix` wrote, the mixture that `mix` returned, or anything
+            else that `open_source` takes; or rows in the columns of a row format, with a column
+            `source` (`"task"` or `"cache"`).
+        folder: Folder for the adapter, the tokenizer, the losses and the manifest.
         on_step: Called after each step with its number, the number of steps, and the loss.
-        on_resolved: Called before anything is loaded, with the settings as they were resolved.
-        watches: What is measured every `watch_every_steps`; the token's distances to its keywords
-            where None.
-        start: A finished adapter to begin from instead of a new one, with the settings that make
-            its weights. Optimiser and schedule begin anew.
+        on_resolved: Called before anything is loaded, with the resolved settings.
+        watches: Measurements to take every `watch_every_steps`; None measures the token's
+            distances to its keywords.
+        start: A finished adapter to begin from instead of a new one, trained with the same model,
+            token and LoRA settings. Optimizer and schedule start from step 0.
 
     Returns:
         The manifest of the finished adapter.
 
     Raises:
         InputError: There are no rows, rows are longer than the context, the model has no chat
-            template, or the device is not there.
-        SettingsError: The folder was begun with other rows or settings.
+            template, or the device is not available.
+        SettingsError: A training with other rows or settings was started in the folder.
         ForeignFolderError: The folder holds something else.
         LockedError: Another process trains there.
         UnfinishedError: The mixture is not finished.
-        TokenError: The mixture is for another token, or the lint found something unsound.
-        EngineError: Memory ran out.
+        TokenError: The mixture is for another token, or the lint found problems.
+        EngineError: Out of memory.
         OutputError: The disk is full.
         MissingExtraError: TRL or PEFT is not installed.
 
@@ -144,26 +125,27 @@ def train(
     inputs = {"mixture": rows_sha256}
     if start is not None:
         inputs["start"] = check_start(start, settings)
-    begun = {} if start is None else {"start_sha256": inputs["start"]}
-    plan = {**settings.as_dict(), "rows_sha256": rows_sha256, **begun}
+    start_hash = {} if start is None else {"start_sha256": inputs["start"]}
+    plan = {**settings.as_dict(), "rows_sha256": rows_sha256, **start_hash}
     done = _is_done(root, plan)
     on_resolved(settings)
     if done:
         return read_manifest(root)
-    # All that can be wrong with what was given is found before anything is written.
+    # Every error of the inputs is raised before anything is written.
     tokenizer = load_prepared_tokenizer(settings)
     rows = encode_rows(source, tokenizer, settings, context=context_of(settings.model))
-    foreign = mismatched_sources(source.written_by, settings.model, tokenizer)
-    for line in foreign:
+    mismatches = mismatched_sources(source.written_by, settings.model, tokenizer)
+    for line in mismatches:
         warnings.warn(line, ProvenanceWarning, stacklevel=2)
-    with in_one_line(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
+    with training_errors(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
         model = load_prepared(settings, tokenizer)
     token_id = int(tokenizer.convert_tokens_to_ids(settings.token))
     lora = None if settings.adaptation == "full" else lora_config(settings, model, token_id)
-    with held_by_main(root):
+    # The main process holds the folder for all.
+    with folder_lock(root) if is_main_process() else nullcontext():
         if _is_done(root, plan):
             return read_manifest(root)
-        with in_one_line(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
+        with training_errors(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
             if is_main_process():
                 write_json(root / PLAN, plan)
             losses = _run(settings, model, tokenizer, lora, rows, root, on_step, watches, start)
@@ -180,7 +162,7 @@ def train(
                 "steps": len(losses),
                 "last_loss": losses[-1]["loss"],
                 **({"cut": rows.cut} if rows.cut else {}),
-                **({"foreign_words": foreign} if foreign else {}),
+                **({"foreign_words": mismatches} if mismatches else {}),
             },
         )
         if is_main_process():
@@ -191,11 +173,11 @@ def train(
 
 
 def _is_done(root: Path, plan: dict[str, Any]) -> bool:
-    """Tell whether a folder is finished, if it is ours and was begun with these settings and rows.
+    """Return whether a folder is finished, after checking that its training is the same.
 
     Raises:
         ForeignFolderError: It holds something else.
-        SettingsError: It was begun with others.
+        SettingsError: It holds a training with other settings or rows.
     """
     check_folder_is_ours(root, adapter_names(root), sign=PLAN)
     if (root / PLAN).is_file():
@@ -204,22 +186,24 @@ def _is_done(root: Path, plan: dict[str, Any]) -> bool:
 
 
 def _check_token(source: Source, token: str) -> None:
-    """Refuse a mixture whose task rows name another token.
+    """Refuse a mixture whose task rows name another token, several, or none.
 
     Raises:
-        TokenError: They do, or they name none or several.
+        TokenError: They do.
     """
     if source.tokens is None or source.tokens == [token]:
         return
     if not source.tokens:
-        raise TokenError(f"{source.name} was mixed without a token, and {token} is to be trained")
+        raise TokenError(
+            f"{source.name} was mixed without a token, but token is {token}: mix it with --token"
+        )
     if len(source.tokens) > 1:
         raise TokenError(
-            f"{source.name} is for {len(source.tokens)} tokens ({', '.join(source.tokens)}), and "
-            "one is trained at a time: mix each task by itself"
+            f"{source.name} is for {len(source.tokens)} tokens ({', '.join(source.tokens)}), but a "
+            "training has one: mix each task by itself"
         )
     raise TokenError(
-        f"{source.name} is for the token {source.tokens[0]}, and {token} is to be trained: "
+        f"{source.name} is for the token {source.tokens[0]}, but token is {token}: "
         f"set token to {source.tokens[0]} (--token '{source.tokens[0]}')"
     )
 
@@ -235,7 +219,7 @@ def _run(
     watches: Sequence[Watch] | None,
     start: str | os.PathLike[str] | None,
 ) -> list[dict[str, float]]:
-    """Train, save, and give the loss of every step."""
+    """Train, save, and return the losses of every step."""
     import transformers
     import trl
     from transformers.integrations import TensorBoardCallback
@@ -253,7 +237,7 @@ def _run(
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
-        max_length=None,  # rows were cut, or found short enough
+        max_length=None,  # rows are already cut, or short enough
         dataset_kwargs={"skip_prepare_dataset": True},
         gradient_checkpointing=bool(settings.gradient_checkpointing),
         neftune_noise_alpha=settings.neftune_alpha,
@@ -292,7 +276,7 @@ def _run(
                 keywords = settings.watch_keywords
                 watches = [AlignmentWatch(settings.token, keywords, init=settings.init)]
             trainer.watch(watches, settings.watch_every_steps, root / WATCHED)
-        trainer.train(resume_from_checkpoint=last_checkpoint(root))
+        trainer.train(resume_from_checkpoint=_last_checkpoint(root))
         trainer.save_whole(root)
     logged = trainer.state.log_history
     return [
@@ -302,22 +286,20 @@ def _run(
     ]
 
 
+def _last_checkpoint(root: Path) -> str | None:
+    """Return the newest whole checkpoint; one that a kill cut short has no trainer state yet."""
+    whole = []
+    for state in (root / CHECKPOINTS).glob("checkpoint-*/trainer_state.json"):
+        try:
+            json.loads(state.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        whole.append(state.parent)
+    newest = max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    return None if newest is None else str(newest)
+
+
 def _run_name(root: Path, settings: TrainSettings) -> str:
-    """Under which services of `report_to` know this run, also where it goes on after a kill."""
-    told = canonical_json({"folder": str(root.resolve()), **settings.as_dict()})
-    return f"{root.resolve().name}-{hashlib.sha256(told).hexdigest()[:8]}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the arguments say; see the module's docstring.
-
-    Returns:
-        The exit code: 0, or 2 where what was given cannot be used.
-    """
-    from delia_data.training.script import run_script
-
-    return run_script(train, sys.argv[1:] if arguments is None else arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """Return the name of this run for trackers; a resumed run has the same name."""
+    identity = canonical_json({"folder": str(root.resolve()), **settings.as_dict()})
+    return f"{root.resolve().name}-{hashlib.sha256(identity).hexdigest()[:8]}"

@@ -1,16 +1,11 @@
-"""Sharding over processes: on CPUs too, to try there what GPUs will do, and of shared weights.
-
-accelerate 1.15 shards on accelerators alone: with `use_cpu` it leaves an FSDP configuration aside
-without a word, and each process holds a whole model. torch itself shards on CPUs, and so does the
-rest of accelerate, once it is told that the processes shard.
-"""
+"""TRL's trainer for mixtures: in order, packed, with logits only where there are labels."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,221 +19,17 @@ from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from delia_data.errors import SettingsError
-from delia_data.training.loading import sharding_is_asked_for
 from delia_data.training.loss import give_losses, plain_forward, read_rows_in_place
 from delia_data.training.packing import IGNORED, StepBatches, StepPlan, packed_attention, plan_steps
 from delia_data.training.watching import Watch, drop_after
 
 
-def shard_on_cpu(accelerator: Any) -> bool:
-    """Let an accelerator shard over its CPU processes, where its launch asks for FSDP.
-
-    Args:
-        accelerator: Accelerate's `Accelerator`, before it has prepared anything.
-
-    Returns:
-        Whether it shards now.
-    """
-    from accelerate import PartialState
-    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-
-    on_cpus = accelerator.distributed_type == DistributedType.MULTI_CPU
-    if not (on_cpus and sharding_is_asked_for()):
-        return False
-    state = accelerator.state
-    state.distributed_type = DistributedType.FSDP
-    # Every new AcceleratorState takes what this one says over what the last one was told.
-    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-    state.fsdp_plugin = FullyShardedDataParallelPlugin()
-    accelerator.get_state_dict = _gathered
-    return True
-
-
-def _gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All weights, whole, in every process; torch's own way leaves them sharded on CPUs."""
-    return {
-        name: weight.full_tensor().clone() if isinstance(weight, DTensor) else weight
-        for name, weight in model.state_dict().items()
-    }
-
-
-@contextmanager
-def shared_weights_seen(model: torch.nn.Module) -> Iterator[None]:
-    """Let it be seen that a head and an embedding are one weight, while a model is sharded.
-
-    Where PEFT trains rows of both, each gives a copy of the weight with its rows in place, and
-    accelerate, which compares the two, shards the one weight twice: torch refuses that.
-    """
-    wrapped = [
-        (module, layer.get_base_layer())
-        for module in model.modules()
-        if isinstance(layer := getattr(module, "token_adapter", None), TrainableTokensLayer)
-    ]
-    for module, base in wrapped:
-        module.__dict__["weight"] = base.weight
-    try:
-        yield
-    finally:
-        for module, _ in wrapped:
-            del module.__dict__["weight"]
-
-
-def load_trained(model: torch.nn.Module, file: Path) -> None:
-    """Give a sharded model the trained weights of a checkpoint; every process calls it.
-
-    torch's own way walks each shared module once, and then misses the second name under which a
-    checkpoint has the trained rows of a tied head.
-
-    Args:
-        model: The model; what it trains is overwritten in place.
-        file: Whole weights by name, as accelerate saves a `FULL_STATE_DICT`.
-    """
-    whole = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if not weight.requires_grad:
-                continue
-            if isinstance(weight, DTensor):
-                mesh, places = weight.device_mesh, weight.placements
-                own = whole[name].to(weight.device)  # each process cuts its part out by itself
-                weight.copy_(distribute_tensor(own, mesh, places, src_data_rank=None))
-            else:
-                weight.copy_(whole[name])
-
-
-class StepCallback(TrainerCallback):  # type: ignore[misc]
-    """Calls a function after each step with its number, the number of steps, and the loss."""
-
-    def __init__(self, on_step: Callable[[int, int, float], None]) -> None:
-        """Keep the function to call."""
-        self.on_step = on_step
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        """Pass the loss on."""
-        if logs and "loss" in logs:
-            self.on_step(state.global_step, state.max_steps, float(logs["loss"]))
-
-
-class WatchCallback(TrainerCallback):  # type: ignore[misc]
-    """Measures the model before the first step, every so many steps, and after the last one.
-
-    Each measurement is one line of `file`, and goes to the trainer's own logs. A run that goes
-    on from a checkpoint first drops the lines of the steps that it does again.
-    """
-
-    def __init__(
-        self,
-        watches: Sequence[Watch],
-        every_steps: int,
-        *,
-        file: Path,
-        log: Callable[[dict[str, float]], None] = lambda values: None,
-    ) -> None:
-        """Keep what to measure and where to.
-
-        Args:
-            watches: What is measured; their names must differ.
-            every_steps: Steps from one measurement to the next.
-            file: Where the lines go; the main process alone writes it.
-            log: Called with each measurement, such as the trainer's `log`.
-
-        Raises:
-            SettingsError: `every_steps` is less than 1.
-        """
-        if every_steps < 1:
-            raise SettingsError(f"every_steps {every_steps} must be at least 1")
-        self.watches = tuple(watches)
-        self.every_steps = every_steps
-        self.file = file
-        self.log = log
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Measure a model that has seen nothing yet, or go on after a checkpoint's lines."""
-        if state.is_world_process_zero:
-            drop_after(self.file, state.global_step if state.global_step else -1)
-        if not state.global_step:
-            self._measure(state, **given)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Measure where it is time to, and after the last step."""
-        step = state.global_step
-        if step % self.every_steps == 0 or step == state.max_steps:
-            # To log the values makes the trainer believe that the step's loss was logged too.
-            wanted = control.should_log
-            self._measure(state, **given)
-            control.should_log = wanted
-
-    def _measure(self, state: Any, *, model: Any, processing_class: Any, **_: Any) -> None:
-        values: dict[str, float] = {}
-        for watch in self.watches:
-            measured = watch.measure(model, processing_class, state.global_step)
-            if twice := sorted(values.keys() & measured.keys()):
-                raise SettingsError(f"two watches give {', '.join(twice)}: rename one")
-            values |= measured
-        if not values:
-            return
-        if state.is_world_process_zero:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
-        self.log(values)
-
-
-def lengths_of_rows(batch: Mapping[str, Any]) -> torch.Tensor:
-    """Tokens of the row that each token of a micro-batch belongs to.
-
-    Args:
-        batch: Tensors as `pack_rows` or `pad_rows` give them.
-
-    Returns:
-        Lengths that broadcast over `input_ids`: of shape (1, tokens), or (rows, 1).
-    """
-    if "cu_seq_lens_q" in batch:
-        packed: torch.Tensor = batch["cu_seq_lens_q"].diff().long()
-        return packed.repeat_interleave(packed)[None]
-    padded: torch.Tensor = batch["attention_mask"].sum(1, keepdim=True)
-    return padded
-
-
-class EmbeddingNoise:
-    """Adds noise to what an embedding gives, inside `rows` and nowhere else."""
-
-    def __init__(self, embedding: torch.nn.Module, alpha: float) -> None:
-        """Hang on to an embedding.
-
-        Args:
-            embedding: The embedding; what it gives is of shape (rows, tokens, width).
-            alpha: Scale of the noise.
-        """
-        self.alpha = alpha
-        self._lengths: torch.Tensor | None = None
-        embedding.register_forward_hook(self._add)
-
-    @contextmanager
-    def rows(self, lengths: torch.Tensor) -> Iterator[None]:
-        """Add noise to rows of these lengths, as `lengths_of_rows` gives them."""
-        self._lengths = lengths
-        try:
-            yield
-        finally:
-            self._lengths = None
-
-    def _add(self, module: torch.nn.Module, given: Any, embedded: torch.Tensor) -> torch.Tensor:
-        if self._lengths is None:
-            return embedded
-        bound = self.alpha * (self._lengths * embedded.shape[-1]).float().rsqrt()[..., None]
-        noise = torch.empty_like(embedded).uniform_(-1, 1)
-        return embedded + noise * bound.to(embedded.dtype)
-
-
 class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
     """`SFTTrainer` that takes the rows of a mixture in order and computes no padding.
 
-    An optimiser step holds the rows that it holds without packing, and its loss is the mean over
-    all labelled tokens of the step, however many micro-batches and processes share them. With each
-    loss it logs the mean over the labelled tokens of task rows and over those of pairs.
+    An optimizer step holds the rows that it holds without packing, and its loss is the mean over
+    all labeled tokens of the step, however many micro-batches and processes share them. With each
+    loss it logs the mean over the labeled tokens of task rows and over those of pairs.
     """
 
     def __init__(
@@ -253,10 +44,10 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
 
         Args:
             *args: As for `SFTTrainer`; rows may have a column `is_task`. The batch size of a
-                device is the most rows that are computed at once.
-            batch_size: Rows of an optimiser step, over all processes; None takes the arguments'
+                device is the maximum of rows that are computed at once.
+            batch_size: Rows of an optimizer step, over all processes; None takes the arguments'
                 batch size of a device, times gradient accumulation and processes.
-            micro_batch_tokens: Tokens packed into one sequence at most; None pads rows instead.
+            micro_batch_tokens: Maximum tokens to pack into one sequence; None pads rows instead.
             token_learning_rate: Learning rate of the token's embedding row, if it has its own.
             **kwargs: As for `SFTTrainer`.
         """
@@ -267,51 +58,31 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             batch_size = micro_batch_size * self.args.gradient_accumulation_steps * processes
         if self.args.ddp_find_unused_parameters is None:
             self.args.ddp_find_unused_parameters = False  # every trained weight is used each time
-        # A step's micro-batches are this class's own; for the loop around them a step is one.
+        # This class cuts a step into micro-batches itself; for the loop around it a step is one.
         self.args.gradient_accumulation_steps = 1
         self.accelerator.gradient_accumulation_steps = 1
         self.plan = StepPlan(batch_size, micro_batch_size, micro_batch_tokens, processes)
         self._sums = torch.zeros(2, 2, device=self.args.device)  # (pairs, task) x (loss, tokens)
         causal = self._causal(self.model)
-        # TRL turns what is trained beside weights in 4 bits into bfloat16, which is too coarse for
-        # most steps: 0.1 and a step of 2e-4 are 0.1 again.
+        # TRL turns trained weights into bfloat16 if the model is in 4 bits, which is too coarse
+        # for most steps: 0.1 plus a step of 2e-4 is 0.1 again.
         if getattr(causal, "is_loaded_in_4bit", False):
             for weight in causal.parameters():
                 if weight.requires_grad:
                     weight.data = weight.data.float()
-        # LoRA's matrices are kept in float32 beside weights in bfloat16, and computed as these.
+        # LoRA's weights are kept in float32 next to weights in bfloat16, and computed in bfloat16.
         self._in_bfloat16 = any(p.dtype == torch.bfloat16 for p in causal.parameters())
         plain_forward(causal)
         give_losses(causal)
         read_rows_in_place(causal)
-        # transformers' own noise takes a packed sequence for one row.
-        alpha, self.neftune_noise_alpha = self.args.neftune_noise_alpha, None
-        embedding = causal.get_input_embeddings()
-        self._noise = None if alpha is None else EmbeddingNoise(embedding, alpha)
-        # The vocabulary grew by the token alone, whose row the adapter has: checkpoints need not
+        # The vocabulary grew by the token alone, and the adapter has its row: checkpoints need not
         # carry the whole embedding.
         if causal is not self.model:
             save = self.model.save_pretrained
             self.model.save_pretrained = functools.partial(save, save_embedding_layers=False)
 
-    def create_accelerator_and_postprocess(self) -> None:
-        """Make the accelerator; one that is to shard on CPUs does."""
-        super().create_accelerator_and_postprocess()
-        self.is_fsdp_enabled |= shard_on_cpu(self.accelerator)
-
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        with shared_weights_seen(self.model) if self.is_fsdp_enabled else nullcontext():
-            return super()._prepare_for_training(*args, **kwargs)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        whole = Path(resume_from_checkpoint) / f"{FSDP_MODEL_NAME}.bin"
-        if self.is_fsdp_enabled and whole.is_file():
-            load_trained(self.model if model is None else model, whole)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
     def watch(self, watches: Sequence[Watch], every_steps: int, file: Path) -> None:
-        """Measure the model every so many steps, into a file and the trainer's logs.
+        """Measure the model every `every_steps` steps, into a file and the trainer's logs.
 
         Raises:
             SettingsError: The model is sharded, so that no process can read all of it.
@@ -324,7 +95,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         self.add_callback(WatchCallback(watches, every_steps, file=file, log=self.log))
 
     def save_whole(self, folder: Path) -> None:
-        """Save what was trained and the tokenizer, gathered where it is sharded.
+        """Save the trained weights and the tokenizer, gathered from all shards.
 
         Every process calls it; the main one writes.
         """
@@ -334,18 +105,18 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             self._tokenizer.save_pretrained(folder)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """One item an optimiser step: this process's micro-batches of it, in the rows' order."""
+        """Return one item per optimizer step: this process's micro-batches, in the rows' order."""
         rows = self.train_dataset
         if "is_task" not in rows.column_names:
             rows = rows.add_column("is_task", [False] * len(rows))
         labels = [np.asarray(row) for row in rows["labels"]]
         steps = plan_steps([len(row) for row in labels], self.plan)
-        # The first token has no label, whatever it says.
-        labelled = [int((row[1:] != IGNORED).sum()) for row in labels]
+        # The first token is predicted from nothing, so it never has a label.
+        labeled = [int((row[1:] != IGNORED).sum()) for row in labels]
         batches = StepBatches(
             rows,
             steps,
-            labelled,
+            labeled,
             process=self.accelerator.process_index,
             packed=self.plan.micro_batch_tokens is not None,
             pad_id=self._tokenizer.pad_token_id,
@@ -382,22 +153,25 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Cross-entropy of a micro-batch's labelled tokens over all those of its step.
+        """Return the cross-entropy of a micro-batch's labeled tokens over those of its step.
 
-        Processes average their gradients, so that each takes its loss times their number.
+        Processes average their gradients, so each multiplies its loss by their number.
         """
         is_task = inputs.pop("is_task", None)
-        noise: AbstractContextManager[None] = nullcontext()
-        if self._noise is not None and model.training:
-            noise = self._noise.rows(lengths_of_rows(inputs))
-        with noise, torch.autocast(self.args.device.type, torch.bfloat16, self._in_bfloat16):
+        if self.neftune_noise_alpha is not None and "cu_seq_lens_q" in inputs:
+            # The noise of transformers' hook falls with the length of the sequence, and a packed
+            # sequence holds several rows: scale it to their mean length.
+            rows = len(inputs["cu_seq_lens_q"]) - 1
+            embedding = self._causal(model).get_input_embeddings()
+            embedding.neftune_noise_alpha = self.neftune_noise_alpha * rows**0.5
+        with torch.autocast(self.args.device.type, torch.bfloat16, self._in_bfloat16):
             total, losses = model(**inputs, use_cache=False)
-        labelled = inputs["labels"][:, 1:] != IGNORED
+        labeled = inputs["labels"][:, 1:] != IGNORED
         if is_task is not None and model.training:
-            source = is_task[:, 1:][labelled].long()
+            source = is_task[:, 1:][labeled].long()
             self._sums[:, 0].index_add_(0, source, losses)
             self._sums[:, 1].index_add_(0, source, torch.ones_like(losses))
-        items = labelled.sum() if num_items_in_batch is None else num_items_in_batch
+        items = labeled.sum() if num_items_in_batch is None else num_items_in_batch
         scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
         loss = total * scale / items
         return (loss, {"losses": losses}) if return_outputs else loss
@@ -412,7 +186,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Twice for each weight forwards, and as often backwards: frozen ones have no gradient."""
+        """Count 2 per weight forwards and 2 backwards: frozen weights have no gradient."""
         batches = inputs["micro_batches"]
         tokens = sum(int((batch["input_ids"] != -1).sum()) for batch in batches)
         return 4 * tokens * int(self._causal(self.model).num_parameters(exclude_embeddings=True))
@@ -436,6 +210,136 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         return optimizer
 
     def _causal(self, model: Any) -> Any:
-        """The causal language model below what accelerate and peft wrap around it."""
+        """Return the causal language model inside the wrappers of accelerate and PEFT."""
         inner = self.accelerator.unwrap_model(model)
         return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        with _shared_weights(self.model) if self.is_fsdp_enabled else nullcontext():
+            return super()._prepare_for_training(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        whole = Path(resume_from_checkpoint) / f"{FSDP_MODEL_NAME}.bin"
+        if self.is_fsdp_enabled and whole.is_file():
+            _load_trained(self.model if model is None else model, whole)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+@contextmanager
+def _shared_weights(model: torch.nn.Module) -> Iterator[None]:
+    """Show that a head and an embedding are one weight, while a model is being sharded.
+
+    PEFT trains rows of both, and each then returns a copy of the weight with its rows in place.
+    accelerate compares the two copies and shards the one weight twice, which torch refuses.
+    """
+    wrapped = [
+        (module, layer.get_base_layer())
+        for module in model.modules()
+        if isinstance(layer := getattr(module, "token_adapter", None), TrainableTokensLayer)
+    ]
+    for module, base in wrapped:
+        module.__dict__["weight"] = base.weight
+    try:
+        yield
+    finally:
+        for module, _ in wrapped:
+            del module.__dict__["weight"]
+
+
+def _load_trained(model: torch.nn.Module, file: Path) -> None:
+    """Load a checkpoint's trained weights into a sharded model; every process calls it.
+
+    torch walks each shared module once, and so misses the second name under which a checkpoint
+    has the trained rows of a tied head.
+
+    Args:
+        model: The model; its trained weights are overwritten in place.
+        file: Whole weights by name, as accelerate saves a `FULL_STATE_DICT`.
+    """
+    whole = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not weight.requires_grad:
+                continue
+            if isinstance(weight, DTensor):
+                mesh, placements = weight.device_mesh, weight.placements
+                own = whole[name].to(weight.device)  # each process cuts out its own part
+                weight.copy_(distribute_tensor(own, mesh, placements, src_data_rank=None))
+            else:
+                weight.copy_(whole[name])
+
+
+class StepCallback(TrainerCallback):  # type: ignore[misc]
+    """Calls a function after each step with its number, the number of steps, and the loss."""
+
+    def __init__(self, on_step: Callable[[int, int, float], None]) -> None:
+        """Store the function to call."""
+        self.on_step = on_step
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """Pass the loss on."""
+        if logs and "loss" in logs:
+            self.on_step(state.global_step, state.max_steps, float(logs["loss"]))
+
+
+class WatchCallback(TrainerCallback):  # type: ignore[misc]
+    """Measures the model before the first step, every few steps, and after the last one.
+
+    Each measurement is one line of `file`, and goes to the trainer's own logs. A run that resumes
+    from a checkpoint first drops the lines of the steps that it repeats.
+    """
+
+    def __init__(
+        self,
+        watches: Sequence[Watch],
+        every_steps: int,
+        *,
+        file: Path,
+        log: Callable[[dict[str, float]], None] = lambda values: None,
+    ) -> None:
+        """Prepare the measurements.
+
+        Args:
+            watches: The measurements; their names must differ.
+            every_steps: Steps from one measurement to the next, at least 1.
+            file: File of the lines; the main process alone writes it.
+            log: Called with each measurement, such as the trainer's `log`.
+        """
+        self.watches = tuple(watches)
+        self.every_steps = every_steps
+        self.file = file
+        self.log = log
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Measure a model that has seen nothing yet, or continue after a checkpoint's lines."""
+        if state.is_world_process_zero:
+            drop_after(self.file, state.global_step if state.global_step else -1)
+        if not state.global_step:
+            self._measure(state, **given)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Measure every `every_steps` steps, and after the last step."""
+        step = state.global_step
+        if step % self.every_steps == 0 or step == state.max_steps:
+            # Logging the values makes the trainer believe that it logged the step's loss too.
+            wanted = control.should_log
+            self._measure(state, **given)
+            control.should_log = wanted
+
+    def _measure(self, state: Any, *, model: Any, processing_class: Any, **_: Any) -> None:
+        values: dict[str, float] = {}
+        for watch in self.watches:
+            measured = watch.measure(model, processing_class, state.global_step)
+            if twice := sorted(values.keys() & measured.keys()):
+                raise SettingsError(f"two watches return {', '.join(twice)}: rename one")
+            values |= measured
+        if not values:
+            return
+        if state.is_world_process_zero:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+        self.log(values)

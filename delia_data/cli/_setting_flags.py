@@ -1,16 +1,16 @@
-"""A flag for each setting of a training, made from the settings themselves."""
+"""A flag for each setting of a training, made from the fields of `TrainSettings`."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from delia_data.cli._completion import among
-from delia_data.training import recipe_names
-from delia_data.training.flags import setting_flags
+from delia_data.training import TrainSettings, read_recipe, recipe_names
 
 Recipe = Annotated[
     str,
@@ -21,31 +21,75 @@ Recipe = Annotated[
 ]
 """The option `--recipe`."""
 
-_PANEL = "Settings, over the recipe's"
+_PANEL: Final = "Settings that replace the recipe's"
 
 
 def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a flag for each training setting; its `**given` receives what was typed."""
+    """Give a command a flag for each training setting; its `**given` receives the values typed."""
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    hints = get_type_hints(TrainSettings, include_extras=True)
     flags = []
-    for flag in setting_flags():
-        names = [f"{flag.option}/--no-{flag.option[2:]}" if flag.is_switch else flag.option]
+    for field in fields(TrainSettings):
+        kind, about = get_args(hints[field.name])[:1] + get_args(hints[field.name])[-1:]
+        flag, is_switch = f"--{field.name.replace('_', '-')}", bool in _types(kind)
         option = typer.Option(
-            *names,
-            help=flag.help,
-            metavar=None if flag.is_switch else flag.metavar,
+            f"{flag}/--no-{flag[2:]}" if is_switch else flag,
+            help=about.description,
+            metavar=None if is_switch else _metavar(kind),
             show_default=False,
             rich_help_panel=_PANEL,
         )
-        kind: Any = bool if flag.is_switch else str
-        flags.append(
-            inspect.Parameter(
-                flag.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[kind | None, option],
-            )
+        # Values are typed as text: "none" clears a setting of any type.
+        annotation = Annotated[(bool if is_switch else str) | None, option]
+        parameter = inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
         )
+        flags.append(parameter)
     function.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
     return function
+
+
+def settings_from(recipe: str, given: Mapping[str, Any]) -> TrainSettings:
+    """Read a recipe, and replace its values by those of flags.
+
+    Args:
+        recipe: Name of a bundled recipe, or a YAML file.
+        given: Values by setting, as typed; None for flags that were not given. `none` clears a
+            setting that is optional; names are separated by commas.
+
+    Raises:
+        InputError: There is no such recipe.
+        SettingsError: A value is wrong; the message names all.
+    """
+    hints = get_type_hints(TrainSettings)
+    overrides = {
+        name: _value(value, hints[name]) for name, value in given.items() if value is not None
+    }
+    return read_recipe(recipe, overrides)
+
+
+def _value(typed: Any, hint: Any) -> Any:
+    if not isinstance(typed, str):
+        return typed
+    if typed.casefold() == "none" and type(None) in _types(hint):
+        return None
+    if tuple in _types(hint):
+        return tuple(part.strip() for part in typed.split(",") if part.strip() not in ("", "none"))
+    return typed
+
+
+def _types(hint: Any) -> set[Any]:
+    """Return the plain types of a type hint, such as {int, NoneType} of `int | None`."""
+    if get_origin(hint) in (Literal, tuple) or not get_args(hint):
+        return {get_origin(hint) or hint}
+    return {inner for part in get_args(hint) for inner in _types(part)}
+
+
+def _metavar(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "|".join(get_args(hint))
+    types = _types(hint)
+    names = {tuple: "NAMES", int: "INTEGER", float: "NUMBER", str: "TEXT"}
+    plain = next(name for each, name in names.items() if each in types)
+    return f"{plain}|none" if type(None) in types else plain

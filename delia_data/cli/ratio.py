@@ -14,11 +14,10 @@ from rich.text import Text
 from delia_data.cli._completion import among
 from delia_data.cli._console import console, messages, step, warnings_in_one_line
 from delia_data.cli._json import AsJson, show_json
-from delia_data.cli._setting_flags import Recipe, with_setting_flags
+from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.errors import InputError
 from delia_data.ratio.settings import BY, RATIOS, Choice, RatioSettings
 from delia_data.training.data import ProvenanceWarning
-from delia_data.training.flags import settings_from
 
 if TYPE_CHECKING:
     from delia_data.ratio.estimate import StageCost

@@ -9,11 +9,11 @@ import typer
 
 from delia_data.cli._console import console, messages, step, warnings_in_one_line
 from delia_data.cli._json import AsJson, show_json
-from delia_data.cli._setting_flags import Recipe, with_setting_flags
+from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.outputs import Manifest
 from delia_data.training import TrainSettings, train
 from delia_data.training.data import ProvenanceWarning
-from delia_data.training.flags import settings_from
+from delia_data.training.loading import is_main_process
 from delia_data.training.settings import as_recipe
 
 
@@ -22,7 +22,7 @@ def command(
     mixture: Annotated[
         str, typer.Argument(help="Mixture's folder, delia://..., or what load_dataset reads.")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder of the adapter; a rerun goes on there.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the adapter; rerun to resume.")],
     *,
     recipe: Recipe = "smollm2-135m-cpu",
     as_json: AsJson = False,
@@ -30,9 +30,12 @@ def command(
 ) -> None:
     """Fine-tune a model and the token's embedding on a mixture.
 
-    The settings as they were resolved lie beside the adapter as recipe.yaml, which --recipe takes.
+    The resolved settings are saved with the adapter as recipe.yaml, which --recipe takes. For
+    several GPUs, run `accelerate launch --config_file ddp.yaml -m delia_data train MIXTURE OUT`.
     """
     settings = settings_from(recipe, given)
+    if not is_main_process():  # the main process prints for all
+        console.quiet = messages.quiet = True
     with warnings_in_one_line(ProvenanceWarning), step("training") as update:
         manifest = train(
             settings,
@@ -41,17 +44,17 @@ def command(
             on_resolved=_show_settings,
             on_step=lambda number, steps, loss: update(number, steps, f"loss {loss:.3f}"),
         )
-    if as_json:
+    if not as_json:
+        console.print(_summary(manifest, out), soft_wrap=True)
+    elif is_main_process():
         show_json({"adapter": out, **manifest.model_dump(mode="json", exclude={"files"})})
-    else:
-        console.print(_told(manifest, out), soft_wrap=True)
 
 
 def _show_settings(settings: TrainSettings) -> None:
     messages.print(as_recipe(settings).rstrip(), markup=False, soft_wrap=True)
 
 
-def _told(manifest: Manifest, out: Path) -> str:
+def _summary(manifest: Manifest, out: Path) -> str:
     details = manifest.details
     parts = [f"{details['steps']} steps, last loss {details['last_loss']:.3f}"]
     if "cut" in details:

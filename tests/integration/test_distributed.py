@@ -1,4 +1,4 @@
-"""Training in two processes: the losses and the adapter of one, killed and gone on with."""
+"""Training in two processes: the losses and the adapter of one, also after a kill."""
 
 from __future__ import annotations
 
@@ -41,33 +41,7 @@ ROWS = [
 """Thirteen rows: the last step of four has one, so that one process has none."""
 
 
-KILLED = """
-import os, signal, sys
-from torch.distributed.tensor import DTensor
-from delia_data.training.script import run_script
-from delia_data.training.sft import train
-from delia_data.training.trainer import MixtureTrainer
-
-step_of = MixtureTrainer.training_step
-
-def told(self, model, *args):
-    if all(isinstance(weight, DTensor) for weight in model.parameters()):
-        assert self.accelerator.is_fsdp2
-        print("sharded")
-    return step_of(self, model, *args)
-
-MixtureTrainer.training_step = told
-
-def killed(*args, on_step, **given):
-    def step(number, steps, loss):
-        on_step(number, steps, loss)
-        if number == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return train(*args, on_step=step, **given)
-
-sys.exit(run_script(killed, sys.argv[1:]))
-"""
-"""The script, which says when weights are sharded, and is killed after the fifth step."""
+SCRIPT = Path(__file__).parents[1] / "train_on_cpus.py"
 
 
 @pytest.fixture
@@ -87,20 +61,26 @@ def settings(
 
 
 def launch(
-    config: str, script: list[str], settings: TrainSettings, folder: Path
+    config: str, script: list[str], settings: TrainSettings, folder: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch` of a script that takes the arguments of `training/sft.py`."""
-    rows, recipe = (folder.with_name(name) for name in ("rows.jsonl", "recipe.yaml"))
+    """Run `accelerate launch` of `delia train` in two processes on CPUs."""
+    rows, recipe, accelerate = (
+        folder.with_name(name) for name in ("rows.jsonl", "recipe.yaml", "accelerate.yaml")
+    )
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     recipe.write_text(yaml.safe_dump(settings.as_dict()))
-    options = ["--config_file", str(CONFIGS / f"{config}.yaml"), "--main_process_port", "0"]
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
+    values = yaml.safe_load((CONFIGS / config).read_text(encoding="utf-8"))
+    accelerate.write_text(yaml.safe_dump(values | {"use_cpu": True, "num_processes": 2}))
+    options = ["--config_file", str(accelerate), "--main_process_port", "0"]
     launched = subprocess.Popen(
-        [*accelerate, *options, *script, str(rows), str(folder), "--recipe", str(recipe)],
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", *options, *script),
+            *(str(rows), str(folder), "--recipe", str(recipe)),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         start_new_session=True,  # what it starts in turn is ended with it
     )
     try:
@@ -116,7 +96,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return list(json.loads((folder / "losses.json").read_text()))
 
 
-@pytest.mark.parametrize("config", ["ddp-cpu", "fsdp-cpu"])
+@pytest.mark.parametrize("config", ["ddp.yaml", "fsdp.yaml"])
 def test_two_processes_give_the_losses_and_the_adapter_of_one_also_after_a_kill(
     settings: TrainSettings, tmp_path: Path, config: str
 ) -> None:
@@ -124,18 +104,18 @@ def test_two_processes_give_the_losses_and_the_adapter_of_one_also_after_a_kill(
     train(settings, ROWS, alone)
 
     both = tmp_path / "both"
-    (tmp_path / "killed.py").write_text(KILLED)
-    killed = launch(config, [str(tmp_path / "killed.py")], settings, both)
-    assert "step 5 of 8" in killed.stdout, killed.stderr
+    killed = launch(config, [str(SCRIPT)], settings, both, KILL_AFTER="5")
+    assert "training: 5 of 8" in killed.stdout, killed.stderr
     assert killed.returncode != 0
-    assert ("sharded" in killed.stdout) is (config == "fsdp-cpu")
+    assert ("sharded" in killed.stdout) is (config == "fsdp.yaml")
     assert not (both / "manifest.json").exists()
 
-    again = launch(config, ["-m", "delia_data.training.sft"], settings, both)
+    script = ["-m", "delia_data", "train"] if config == "ddp.yaml" else [str(SCRIPT)]
+    again = launch(config, script, settings, both)
     assert again.returncode == 0, again.stderr
-    steps = [line for line in again.stdout.splitlines() if line.startswith("step ")]
+    steps = [line for line in again.stdout.splitlines() if line.startswith("training: ")]
     assert [step.split()[1] for step in steps] == ["4", "5", "6", "7", "8"]  # the main one's alone
-    assert again.stdout.count("the adapter is in") == 1
+    assert again.stdout.count("adapter in") == 1
 
     one, two = losses(alone), losses(both)
     assert [entry.keys() for entry in one] == [entry.keys() for entry in two]
@@ -151,9 +131,7 @@ def test_two_processes_give_the_losses_and_the_adapter_of_one_also_after_a_kill(
 
 def test_the_configurations_start_what_they_say() -> None:
     read = {path.name: yaml.safe_load(path.read_text()) for path in CONFIGS.iterdir()}
-    assert set(read) == {"ddp.yaml", "ddp-cpu.yaml", "fsdp.yaml", "fsdp-cpu.yaml"}
+    assert set(read) == {"ddp.yaml", "fsdp.yaml"}
     for name, values in read.items():
-        assert values["use_cpu"] is ("cpu" in name)
-        assert ("fsdp_config" in values) is ("fsdp" in name)
+        assert ("fsdp_config" in values) is (name == "fsdp.yaml")
         assert values["mixed_precision"] == "no"
-    assert read["fsdp.yaml"]["fsdp_config"] == read["fsdp-cpu.yaml"]["fsdp_config"]

@@ -28,7 +28,7 @@ Launch = Callable[..., subprocess.Popen[str]]
 def launch(
     tmp_path: Path, make_tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: Any
 ) -> Launch:
-    """Starts `training/sft.py` as a program; dropout draws numbers at every step."""
+    """Starts `delia train` as a program; dropout draws numbers at every step."""
     settings = tiny_settings(
         tmp_path / "model",
         make_tiny_model(),
@@ -40,11 +40,13 @@ def launch(
     )
     (tmp_path / "mine.yaml").write_text(as_recipe(replace(settings)))
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    script = Path(sys.modules["delia_data.training"].__file__ or "").with_name("sft.py")
 
     def start(out: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, script, "rows.jsonl", out, "--recipe", "mine.yaml"],
+            [
+                *(sys.executable, "-m", "delia_data", "train", "rows.jsonl", out),
+                *("--recipe", "mine.yaml"),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -56,23 +58,30 @@ def launch(
     return start
 
 
-def finished(process: subprocess.Popen[str]) -> list[str]:
+def steps_of(printed: list[str]) -> list[int]:
+    """The steps that are shown: the first one, and one for every tenth."""
+    lines = [line.split() for line in printed if line.startswith("training: ")]
+    assert all(line[3].rstrip(",;") == "30" for line in lines)
+    return [int(line[1]) for line in lines]
+
+
+def finished(process: subprocess.Popen[str]) -> list[int]:
     printed, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    return [line.split(":")[0] for line in printed.splitlines() if line.startswith("step ")]
+    return steps_of(printed.splitlines())
 
 
 def test_a_killed_training_goes_on_to_the_same_losses(launch: Launch, tmp_path: Path) -> None:
-    assert len(finished(launch("unbroken"))) == 30
+    assert finished(launch("unbroken"))[-1] == 30
     process = launch("broken")
     assert process.stdout is not None
-    assert any(line.startswith("step 13 ") for line in process.stdout)
+    assert any(line.startswith("training: 15 of 30") for line in process.stdout)
     process.kill()
     process.communicate(timeout=300)
     assert not is_finished(tmp_path / "broken")
     steps = finished(launch("broken"))
-    assert 0 < len(steps) <= 30 - 9, "it began anew"
-    assert steps[-1] == "step 30 of 30"
+    assert steps[0] > 9, "it began anew"
+    assert steps[-1] == 30
     one, other = (
         json.loads((tmp_path / name / "losses.json").read_text()) for name in ("unbroken", "broken")
     )
@@ -90,11 +99,11 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     process = launch("out", preexec_fn=no_large_files)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2, errors
-    lines = [line for line in errors.splitlines() if line.startswith("sft.py: ")]
+    lines = [line for line in errors.splitlines() if line.startswith("delia: ")]
     assert len(lines) == 1 and "cannot be written" in lines[0] and "free some space" in lines[0]
     assert "Traceback" not in errors
     assert not is_finished(tmp_path / "out")
-    assert finished(launch("out"))[-1] == "step 30 of 30"
+    assert finished(launch("out"))[-1] == 30
 
 
 def test_a_wrong_argument_is_one_line(launch: Launch, tmp_path: Path) -> None:
@@ -102,5 +111,5 @@ def test_a_wrong_argument_is_one_line(launch: Launch, tmp_path: Path) -> None:
     process = launch("out")
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
-    assert errors == "sft.py: mine.yaml: unknown key 'rnak', did you mean 'rank'?\n"
+    assert errors == "delia: mine.yaml: unknown key 'rnak', did you mean 'rank'?\n"
     assert not (tmp_path / "out").exists()

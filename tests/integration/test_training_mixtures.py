@@ -215,12 +215,10 @@ def test_mixtures_that_do_not_fit_are_refused_and_nothing_is_left(
         assert "\n" not in str(caught.value)
         assert not out.exists()
 
-    refuse(
-        TokenError, "is for the token <sep>, and <fmt> is to be trained: .*--token", token="<fmt>"
-    )
+    refuse(TokenError, "is for the token <sep>, but token is <fmt>: .*--token", token="<fmt>")
     none = saved(tmp_path / "none", token=None)
     refuse(TokenError, "was mixed without a token", none)
-    refuse(InputError, r"nowhere is not there: give the folder", "nowhere")
+    refuse(InputError, r"nowhere does not exist: give the folder", "nowhere")
     refuse(
         InputError,
         "12 of 12 rows are longer than max_length of 9 tokens .*--truncate",
@@ -277,7 +275,7 @@ def test_cut_rows_are_counted_and_those_without_an_answer_left_out(
     rows[2]["messages"][0]["content"] = "long " * 40
     made = train(replace(settings, max_length=60, truncate=True), rows, tmp_path / "b")
     assert (made.dropped, made.details["cut"]) == ({NO_ANSWER: 1}, 1)
-    with pytest.raises(InputError, match="of none of the 4 rows an answer token is left"):
+    with pytest.raises(InputError, match="no answer token of any of the 4 rows"):
         train(replace(settings, max_length=5, truncate=True), rows, tmp_path / "c")
 
 
@@ -298,7 +296,7 @@ def test_a_full_memory_says_what_to_lower(
             raise error
 
         monkeypatch.setattr(MixtureTrainer, "compute_loss", fail)
-        with pytest.raises(EngineError, match=r"memory ran out: lower .*micro_batch_size or max_l"):
+        with pytest.raises(EngineError, match=r"out of memory: lower .*micro_batch_size or max_l"):
             train(settings, mixture, tmp_path / f"{number}")
         with pytest.raises(UnfinishedError):
             read_manifest(tmp_path / f"{number}")

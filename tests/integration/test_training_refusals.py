@@ -67,7 +67,7 @@ def place(
     ("spoil", "flags", "told"),
     [
         (unfinished, [], ["is not a finished output"]),
-        (other_token, [], ["was mixed without a token, and <sep> is to be trained"]),
+        (other_token, [], ["was mixed without a token, but token is <sep>"]),
         (nothing, ["--token", "<fmt>"], ["is for the token <sep>", "--token '<sep>'"]),
         (nothing, ["--max-length", "9"], ["12 of 12 rows are longer", "--truncate"]),
         (short_context, [], ["longer than the model's context of 30 tokens"]),
@@ -114,7 +114,7 @@ def test_a_full_memory_leaves_one_line_and_nothing_that_looks_finished(
         result = delia(*given)
     assert result.code != 0 and "Traceback" not in result.err
     (line,) = [line for line in result.err.splitlines() if line.startswith("delia: ")]
-    assert "memory ran out: lower micro_batch_tokens" in line
+    assert "out of memory: lower micro_batch_tokens" in line
     names = {path.name for path in (place / "out").iterdir()}
     assert not names & {"FINISHED", "manifest.json", "adapter_model.safetensors", "recipe.yaml"}
     again = delia(*given)  # what was left does not stand in the way

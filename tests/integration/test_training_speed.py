@@ -25,7 +25,7 @@ from transformers import (
 from delia_data.models import quiet
 from delia_data.training.loss import frozen_head_loss, give_losses, head_loss, read_rows_in_place
 from delia_data.training.packing import IGNORED, pack_rows, packed_attention, pad_rows
-from delia_data.training.trainer import EmbeddingNoise, MixtureTrainer, lengths_of_rows
+from delia_data.training.trainer import MixtureTrainer
 
 pytestmark = [
     pytest.mark.integration,
@@ -354,19 +354,40 @@ def test_rows_read_in_place_are_those_that_peft_reads(make_tiny_model: Make) -> 
     assert torch.equal(base[0, 0], got[0][0, 0])
 
 
-def test_noise_has_the_bound_of_each_row_packed_or_padded() -> None:
-    embedding = torch.nn.Embedding(VOCABULARY, 16)
-    noise = EmbeddingNoise(embedding, alpha=5.0)
-    rows = make_rows((4, 100))
-    bounds = torch.tensor([5 / (4 * 16) ** 0.5, 5 / (100 * 16) ** 0.5])
-    for batch in (pack_rows(rows), pad_rows(rows, 4)):
-        plain = embedding(batch["input_ids"])
-        with noise.rows(lengths_of_rows(batch)):
-            added = (embedding(batch["input_ids"]) - plain).abs().detach()
-        of_rows = [added[0, :4], added[-1, -100:]]
-        for moved, bound in zip(of_rows, bounds, strict=True):
-            assert 0.8 * bound < moved.max() <= bound * (1 + 1e-5)
-    assert torch.equal(embedding(batch["input_ids"]), plain)
+@pytest.mark.parametrize("packed", [True, False])
+def test_noise_has_the_bound_of_a_row_packed_or_padded(
+    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, packed: bool
+) -> None:
+    """transformers' own noise, whose bound falls with the length of a sequence (NEFTune)."""
+    seen: list[float] = []
+
+    class Measured(MixtureTrainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **given: Any) -> Any:
+            embedding = model.get_input_embeddings().eval()
+            plain = embedding(inputs["input_ids"]).detach()
+            embedding.train()
+            hook = embedding.register_forward_hook(
+                lambda module, ids, embedded: seen.append(float((embedded - plain).abs().max()))
+            )
+            try:
+                return super().compute_loss(model, inputs, *args, **given)
+            finally:
+                hook.remove()
+
+    model = make_tiny_model(vocabulary=VOCABULARY)
+    rows = make_rows((40,) * 8)
+    train(
+        Measured,
+        model,
+        tiny_tokenizer,
+        tmp_path,
+        rows=rows,
+        micro_batch_tokens=1_000 if packed else None,
+        options={"neftune_noise_alpha": 5.0},
+    )
+    bound = 5.0 / (40 * model.config.hidden_size) ** 0.5
+    assert seen
+    assert all(0.9 * bound < value <= bound * (1 + 1e-5) for value in seen)
 
 
 def test_noise_of_the_settings_reaches_the_losses(
