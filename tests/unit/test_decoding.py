@@ -1,4 +1,4 @@
-"""Rows that come and go are answered as if each were alone."""
+"""Continuous batching: each row is answered as if it were alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Pre
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from delia_data.engines import Completion, Request, Sampling
-from delia_data.engines._attention import _attend, quick_attention
-from delia_data.engines._decoding import Decoding, Row, can_decode
+from delia_data.engines.decoding import Batch, Row, _attend, fast_attention, is_supported
 from delia_data.engines.transformers import TransformersEngine
 from delia_data.records import Message
 
@@ -29,24 +28,24 @@ def rows(count: int) -> list[Row]:
 def decoded(
     model: PreTrainedModel, asked: list[Row], sampling: Sampling, size: int
 ) -> dict[str, list[int]]:
-    """Decode with a batch of a size, taking a row in as soon as one is done."""
-    decoding = Decoding(model, sampling, ends=ENDS, pad=4)
+    """Decode with a batch of a given size, admitting a row as soon as one is finished."""
+    batch = Batch(model, sampling, ends=ENDS, pad=4)
     waiting, answers = list(asked), {}
-    while waiting or decoding.alive:
-        free = size - decoding.alive
+    while waiting or batch.active:
+        free = size - batch.active
         if waiting and free:
-            done, waiting = decoding.admit(waiting[:free]), waiting[free:]
+            done, waiting = batch.admit(waiting[:free]), waiting[free:]
         else:
-            done = decoding.step()
-        assert decoding.alive <= size
+            done = batch.step()
+        assert batch.active <= size
         for row in done:
             assert row.finish == ("stop" if row.answer[-1] in ENDS else "length")
             answers[row.request.id] = row.answer
-    assert decoding.written == 0
+    assert batch.tokens == 0
     return answers
 
 
-def test_likeliest_tokens_are_those_of_generate(
+def test_greedy_decoding_equals_generate(
     make_tiny_model: Callable[..., PreTrainedModel],
 ) -> None:
     model, asked = make_tiny_model(), rows(23)
@@ -63,7 +62,7 @@ def test_likeliest_tokens_are_those_of_generate(
         assert found[row.request.id] == output[0, len(row.prompt) :].tolist()
 
 
-def test_draws_do_not_depend_on_who_else_is_there(
+def test_sampling_does_not_depend_on_the_batch(
     make_tiny_model: Callable[..., PreTrainedModel],
 ) -> None:
     model, sampling = make_tiny_model(), Sampling(temperature=1.0, top_p=0.95, max_tokens=12)
@@ -72,8 +71,8 @@ def test_draws_do_not_depend_on_who_else_is_there(
     assert len({len(answer) for answer in alone.values()}) > 5
 
 
-def test_who_is_done_makes_room(make_tiny_model: Callable[..., PreTrainedModel]) -> None:
-    """As many rows are computed as there are tokens, and an eighth at most on top."""
+def test_finished_rows_make_room(make_tiny_model: Callable[..., PreTrainedModel]) -> None:
+    """At most an eighth more rows are computed than there are tokens."""
     model, computed = make_tiny_model(), 0
     forward = model.model.forward
 
@@ -88,7 +87,7 @@ def test_who_is_done_makes_room(make_tiny_model: Callable[..., PreTrainedModel])
     assert tokens <= computed <= 1.2 * tokens
 
 
-def test_both_ways_of_the_engine_answer_alike(
+def test_both_ways_to_generate_give_equal_answers(
     make_tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: PreTrainedTokenizerBase,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,14 +100,14 @@ def test_both_ways_of_the_engine_answer_alike(
         return sorted(found, key=lambda completion: completion.id)
 
     freely = answered()
-    monkeypatch.setattr("delia_data.engines.transformers.can_decode", lambda _: False)
+    monkeypatch.setattr("delia_data.engines.transformers.is_supported", lambda _: False)
     assert freely == answered()
 
 
-def test_an_answer_comes_as_soon_as_it_is_done(
+def test_answers_are_yielded_as_soon_as_finished(
     make_tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Where a completion must come before the next request, the engine does not wait for one."""
+    """The engine yields a completion when the next request depends on it."""
     given: list[str] = []
 
     def requests() -> Iterator[Request | None]:
@@ -123,13 +122,13 @@ def test_an_answer_comes_as_soon_as_it_is_done(
     assert sorted(given) == [str(i) for i in range(10)]
 
 
-def test_models_that_ask_for_more_are_left_to_generate(
+def test_models_with_special_settings_use_generate(
     make_tiny_model: Callable[..., PreTrainedModel],
 ) -> None:
     model = make_tiny_model()
-    assert can_decode(model)
+    assert is_supported(model)
     model.generation_config.repetition_penalty = 1.1
-    assert not can_decode(model)
+    assert not is_supported(model)
     sliding = MistralConfig(
         vocab_size=50,
         hidden_size=8,
@@ -139,13 +138,13 @@ def test_models_that_ask_for_more_are_left_to_generate(
         num_key_value_heads=1,
         sliding_window=4,
     )
-    assert not can_decode(MistralForCausalLM(sliding))
+    assert not is_supported(MistralForCausalLM(sliding))
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_attention_is_pytorchs(masked: bool, tokens: int, kind: torch.dtype) -> None:
+def test_fast_attention_equals_pytorch(masked: bool, tokens: int, kind: torch.dtype) -> None:
     torch.manual_seed(0)
     query = torch.randn(2, 6, tokens, 8).to(kind)
     key, value = torch.randn(2, 2, 2, 5, 8).to(kind)
@@ -163,6 +162,6 @@ def test_the_models_own_attention_is_put_back(
     make_tiny_model: Callable[..., PreTrainedModel],
 ) -> None:
     model = make_tiny_model()
-    with quick_attention(model):
+    with fast_attention(model):
         assert model.config._attn_implementation != "sdpa"
     assert model.config._attn_implementation == "sdpa"

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.engines import Engine, MockEngine, Request, Sampling, load_engine
-from delia_data.engines.transformers import TransformersEngine, _RowPicker
+from delia_data.engines.transformers import TransformersEngine, _RowSampler
 from delia_data.errors import InputError
 from delia_data.records import Message
 
@@ -31,7 +31,7 @@ def make_engine(
 Make = Callable[..., TransformersEngine]
 
 
-def test_both_are_engines(make_engine: Make) -> None:
+def test_protocol(make_engine: Make) -> None:
     assert isinstance(make_engine(), Engine)
     assert isinstance(MockEngine(), Engine)
 
@@ -43,7 +43,7 @@ def test_every_request_is_answered_once(make_engine: Make) -> None:
     assert all(1 <= c.tokens <= 4 and c.finish in ("stop", "length") for c in completions)
 
 
-def test_a_row_draws_the_same_in_any_batch(make_engine: Make) -> None:
+def test_rows_do_not_depend_on_the_batch(make_engine: Make) -> None:
     """In float32 the tiny model computes alike in every batch, so the draws decide."""
     sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=6)
     alone, together = (
@@ -54,7 +54,7 @@ def test_a_row_draws_the_same_in_any_batch(make_engine: Make) -> None:
     assert len(set(alone.values())) > 6
 
 
-def test_another_seed_draws_another_answer(make_engine: Make) -> None:
+def test_seeds_give_different_answers(make_engine: Make) -> None:
     sampling = Sampling(temperature=1.0, max_tokens=8)
     message = (Message("user", "why"),)
     texts = {
@@ -72,10 +72,10 @@ def test_temperature_zero_needs_no_seed(make_engine: Make) -> None:
     assert one.text == other.text
 
 
-def test_the_picker_draws_from_the_distribution() -> None:
+def test_row_sampler_follows_the_distribution() -> None:
     """20,000 draws of three tokens, top-p cutting the fourth off."""
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).repeat(20_000, 1)
-    picker = _RowPicker(range(20_000), 0, Sampling(temperature=1.0, top_p=0.95))
+    picker = _RowSampler(range(20_000), 0, Sampling(temperature=1.0, top_p=0.95))
     picked = picker(torch.zeros(20_000, 1, dtype=torch.long), logits).argmax(-1).tolist()
     counts = Counter(picked)
     assert set(counts) == {0, 1, 2}
@@ -83,9 +83,9 @@ def test_the_picker_draws_from_the_distribution() -> None:
         assert abs(counts[token] / 20_000 - share) < 0.015
 
 
-def test_the_picker_draws_anew_at_each_position() -> None:
+def test_row_sampler_uses_a_new_number_per_position() -> None:
     logits = torch.zeros(1, 50)
-    picker = _RowPicker([7], 0, Sampling(temperature=1.0))
+    picker = _RowSampler([7], 0, Sampling(temperature=1.0))
     picked = {
         int(picker(torch.zeros(1, step, dtype=torch.long), logits).argmax()) for step in range(40)
     }

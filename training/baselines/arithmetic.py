@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from delia_data._batches import batches
 from delia_data.engines import FREE, Completion, Prices, Request, RequestStream, Sampling
-from delia_data.engines._draws import draw, pick
-from delia_data.engines._prompts import completed, end_ids
 from delia_data.engines.base import Finish
+from delia_data.engines.local import (
+    decode_completion,
+    end_token_ids,
+    sample_tokens,
+    uniform_number,
+)
 from delia_data.errors import InputError
 from delia_data.models import identify
 from delia_data.records import Message
@@ -148,7 +152,7 @@ class ArithmeticEngine:
         place = {"device": self.model.device}
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], **place)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], **place)
-        ends = end_ids(self.tokenizer, self.model.generation_config)
+        ends = end_token_ids(self.tokenizer, self.model.generation_config)
         cache: Any = None
         with torch.inference_mode():
             while True:
@@ -175,8 +179,8 @@ class ArithmeticEngine:
         if sampling.temperature == 0:
             picked = scores.argmax(-1, keepdim=True)
         else:
-            draws = [draw(row.request.seed, len(row.answer)) for row in rows]
-            picked = pick(scores, draws, sampling.temperature, sampling.top_p)
+            draws = [uniform_number(row.request.seed, len(row.answer)) for row in rows]
+            picked = sample_tokens(scores, draws, sampling.temperature, sampling.top_p)
         for row, token in zip(rows, picked.squeeze(1).tolist(), strict=True):
             if row.finish is not None:
                 continue
@@ -190,4 +194,4 @@ class ArithmeticEngine:
     def _completion(self, row: _Row) -> Completion:
         assert row.finish is not None
         asked = sum(map(len, row.prompts))
-        return completed(row.request, self.tokenizer, row.answer, row.finish, asked)
+        return decode_completion(row.request, self.tokenizer, row.answer, row.finish, asked)

@@ -1,0 +1,141 @@
+"""The common part of engines that run the model here: prompts, token sampling, answers.
+
+Tokens are sampled by inverse transform, each with a number of the row's own:
+
+    cumulative probabilities, most likely tokens first:   0 ──────┬────┬──┬─ top_p ─ 1
+    the row's number, scaled to the mass up to top_p:              ▲ selects the first token
+
+The number depends only on the row's seed and the token's position in the answer, so a row gets the
+same tokens in every batch, after a preemption, and in every engine that samples here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from delia_data._optional import require
+from delia_data.engines.base import Completion, Finish, Request
+from delia_data.models import resolve_model
+from delia_data.ranking import rank
+from delia_data.tokens import render_ids, render_user_ids
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+# Nearly every nucleus fits into the first number of tokens, nearly every other into the second.
+# Only rows with a larger one are sorted completely.
+_TOP_K: Final = (64, 2048)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, request: Request) -> list[int]:
+    """Return the token ids of a request in the model's own chat template.
+
+    Raises:
+        InputError: The tokenizer has no chat template, or no place in it for the user's turn.
+    """
+    turns = [message.as_dict() for message in request.messages]
+    if request.role == "user":
+        return render_user_ids(tokenizer, turns, request.prefill)
+    return render_ids(tokenizer, turns, generate=True)
+
+
+def end_token_ids(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> set[int]:
+    """Return the ids of the tokens that end an answer."""
+    configured = config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return {int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None}
+
+
+def load_end_token_ids(name: str, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids of the tokens that end an answer, without loading the model."""
+    transformers = require("transformers", extra="local")
+    source = resolve_model(name)
+    try:
+        config = transformers.GenerationConfig.from_pretrained(source)
+    except OSError:
+        model_config = transformers.AutoConfig.from_pretrained(source)
+        config = transformers.GenerationConfig.from_model_config(model_config)
+    return end_token_ids(tokenizer, config)
+
+
+def uniform_number(seed: int, position: int) -> float:
+    """Return the number in [0, 1) with which a row samples the token at a position."""
+    return rank(seed, str(position), "token") / 2**128
+
+
+def sample_tokens(
+    logits: torch.Tensor, numbers: Sequence[float], temperature: float, top_p: float
+) -> torch.Tensor:
+    """Sample one token per row: temperature, then top-p, then inverse transform.
+
+    Args:
+        logits: Logits of shape (rows, vocabulary).
+        numbers: One number in [0, 1) per row.
+        temperature: Sampling temperature, greater than 0.
+        top_p: Probability mass of the tokens to sample from.
+
+    Returns:
+        Token ids of shape (rows, 1). Each depends only on its own row.
+    """
+    import torch
+
+    scaled = logits.float() / temperature
+    total = scaled.logsumexp(dim=-1, keepdim=True)
+    uniform = torch.tensor(numbers, device=logits.device, dtype=torch.float32).unsqueeze(1)
+    sampled = torch.empty_like(uniform, dtype=torch.long)
+    left = torch.arange(len(scaled), device=logits.device)
+    for k in _TOP_K:
+        if k >= scaled.shape[-1]:
+            break
+        values, tokens = scaled[left].topk(k, dim=-1)
+        probabilities = (values - total[left]).exp()
+        sampled[left] = _inverse_transform(probabilities, tokens, uniform[left], top_p)
+        left = left[probabilities.sum(dim=-1) < top_p]
+        if not len(left):
+            return sampled
+    values, tokens = scaled[left].sort(dim=-1, descending=True, stable=True)
+    probabilities = (values - total[left]).exp()
+    sampled[left] = _inverse_transform(probabilities, tokens, uniform[left], top_p)
+    return sampled
+
+
+def _inverse_transform(
+    probabilities: torch.Tensor, tokens: torch.Tensor, uniform: torch.Tensor, top_p: float
+) -> torch.Tensor:
+    """Return the tokens that numbers select among probabilities in descending order."""
+    import torch
+
+    cumulative = probabilities.cumsum(dim=-1)
+    nucleus = (cumulative - probabilities < top_p).sum(dim=-1, keepdim=True)
+    mass = cumulative.gather(1, nucleus - 1)
+    index = torch.searchsorted(cumulative, uniform * mass, right=True).clamp(max=nucleus - 1)
+    return tokens.gather(1, index)
+
+
+def decode_completion(
+    request: Request,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    finish: Finish,
+    prompt_tokens: int,
+) -> Completion:
+    """Return the completion for generated ids, which include the end token."""
+    text = request.prefill + str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    return Completion(request.id, text.strip(), len(ids), finish, None, prompt_tokens)
+
+
+def failed_completion(request: Request, error: str, prompt_tokens: int = 0) -> Completion:
+    """Return the completion of a request that failed, with the first line of the error."""
+    line = next((text.strip() for text in error.splitlines() if text.strip()), "no reason given")
+    return Completion(request.id, "", 0, "error", line, prompt_tokens)
+
+
+def prompt_too_long(request: Request, tokens: int, limit: int) -> Completion:
+    """Return the completion of a request whose prompt leaves no room for an answer."""
+    error = (
+        f"the prompt has {tokens} tokens, and prompt and answer together may have {limit}: raise "
+        "max_model_len, or leave the row out"
+    )
+    return Completion(request.id, "", 0, "error", error, tokens, final=True)
