@@ -18,16 +18,19 @@ class LazyGroup(TyperGroup):
 
     lazy: ClassVar[Mapping[str, str]] = {}
     """Help in one line, by command; `delia_data.cli.NAME` has the command."""
+    earlier: ClassVar[Mapping[str, str]] = {}
+    """The same for commands that the help does not list."""
 
     def __init__(self, **attributes: Any) -> None:
         """Put a mark for each command in front of those that were registered."""
         super().__init__(**attributes)
         marks = {name: TyperCommand(name, help=line) for name, line in self.lazy.items()}
+        marks |= {n: TyperCommand(n, help=line, hidden=True) for n, line in self.earlier.items()}
         self.commands = {**marks, **self.commands}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Import the command that is asked for, and say which one it is."""
-        if args and args[0] in self.lazy:
+        if args and args[0] in {*self.lazy, *self.earlier}:
             self.commands[args[0]] = load_command(args[0])
         return super().resolve_command(ctx, args)
 

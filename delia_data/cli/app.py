@@ -20,11 +20,11 @@ COMMANDS: Final = {
     "quality": "Measure a cache: what was kept, repetition, variety, coverage, language, secrets.",
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
     "mix": "Mix tasks with pairs of caches, and write that with its manifest.",
-    "lint": "Prove on tokenised rows that the token is whole and the loss on the answers alone.",
+    "lint": "Prove on tokenized rows that the token is whole and the loss on the answers alone.",
     "prepare": "Add the token to a model, and write that as a folder for any training script.",
-    "config": "Write the files with which another trainer trains on a mixture.",
     "train": "Fine-tune a model and the token's embedding on a mixture.",
-    "export": "Write a trained adapter so that any engine serves it: merged, or as plain LoRA.",
+    "export": "Write an adapter so that any engine serves it, or a mixture's files for another "
+    "trainer.",
     "evaluate": "Evaluate a model on held-out rows, with the token and without it.",
     "compare": "Show how far two evaluations of one task differ, with paired intervals.",
     "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare it with the paper's "
@@ -42,6 +42,11 @@ COMMANDS: Final = {
 """The commands, each with the first line of its help. `cli/NAME.py` has it as `command` (or as
 `app`, if it has commands of its own), and is imported when it runs."""
 
+EARLIER: Final = {
+    "config": "Write another trainer's files; use `delia export MIXTURE OUT --for NAME`.",
+}
+"""Earlier names of commands; they stay for one release and are not listed in the help."""
+
 EXIT_CODES: Final = {
     0: "done",
     1: "a fault of ours, with its traceback",
@@ -53,6 +58,7 @@ EXIT_CODES: Final = {
 
 class _Commands(LazyGroup):
     lazy = COMMANDS
+    earlier = EARLIER
 
 
 app = typer.Typer(

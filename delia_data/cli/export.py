@@ -1,4 +1,4 @@
-"""`delia export`: a trained adapter for engines that refuse adapters with embeddings."""
+"""`delia export`: an adapter for engines, or a mixture for another trainer."""
 
 from __future__ import annotations
 
@@ -6,30 +6,69 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._setting_flags import Recipe
+from delia_data.errors import InputError
+from delia_data.training import read_recipe
 from delia_data.training.adapter import export_merged, export_parted
+from delia_data.training.exporters import TrainerName, write_trainer_files
+
+_RECIPE = "paper-llama2-7b"
 
 
 def command(
-    adapter: Annotated[Path, typer.Argument(help="Folder that delia train wrote.")],
-    out: Annotated[Path, typer.Argument(help="Where to; the same again changes nothing.")],
+    source: Annotated[
+        Path, typer.Argument(help="Adapter's folder; with --for, a finished mixture's folder.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
     merged: Annotated[
         bool,
         typer.Option(
             "--merged",
             help="Merge the adapter into its model: OUT is one model folder. Otherwise OUT/model "
-            "is the model with the token's trained row, and OUT/adapter LoRA alone for it.",
+            "is the model with the token's trained row, and OUT/adapter is plain LoRA for it.",
         ),
     ] = False,
+    trainer: Annotated[
+        TrainerName | None,
+        typer.Option("--for", help="Write the configuration files of this trainer."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="With --for: folder that delia prepare wrote.")
+    ] = None,
+    recipe: Recipe = _RECIPE,
     as_json: AsJson = False,
 ) -> None:
-    """Write a trained adapter so that any engine serves it: merged, or as plain LoRA."""
-    manifest = (export_merged if merged else export_parted)(adapter, out)
-    places = {"model": out} if merged else {"model": out / "model", "adapter": out / "adapter"}
-    if as_json:
-        show_json({**places, **manifest.model_dump(mode="json")})
+    """Write an adapter so that any engine serves it, or a mixture's files for another trainer."""
+    if trainer is not None:
+        if model is None or merged:
+            raise InputError("--for needs --model, the folder of delia prepare, and no --merged")
+        export_for(trainer, source, model, out, recipe=recipe, as_json=as_json)
         return
-    told = "; ".join(f"{name} in {place}" for name, place in places.items())
-    console.print(f"{told}: {manifest.settings['token']} is in its vocabulary", soft_wrap=True)
+    if model is not None:
+        raise InputError("--model is for --for, the files of another trainer: leave it out")
+    manifest = (export_merged if merged else export_parted)(source, out)
+    folders = {"model": out} if merged else {"model": out / "model", "adapter": out / "adapter"}
+    if as_json:
+        show_json({**folders, **manifest.model_dump(mode="json")})
+        return
+    written = "; ".join(f"{name} in {folder}" for name, folder in folders.items())
+    console.print(f"{written}: {manifest.settings['token']} is in its vocabulary", soft_wrap=True)
+
+
+def export_for(
+    trainer: TrainerName, mixture: Path, model: Path, out: Path, *, recipe: str, as_json: bool
+) -> None:
+    """Write the configuration files of another trainer, and print the command that takes them."""
+    written = write_trainer_files(trainer, mixture, model, out, settings=read_recipe(recipe))
+    if as_json:
+        show_json(written)
+        return
+    for file in written.files:
+        console.print(Text(str(file)), soft_wrap=True)
+    for note in written.notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
+    console.print(Text(written.command), soft_wrap=True)

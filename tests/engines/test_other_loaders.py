@@ -25,7 +25,7 @@ from delia_data.tasks import TaskRow
 from delia_data.tokens import encode
 from delia_data.training import TrainSettings
 from delia_data.training.data import open_source
-from delia_data.training.exchange import TrainerName, write_config
+from delia_data.training.exporters import TrainerName, write_trainer_files
 from delia_data.training.prepare import prepare
 
 pytestmark = pytest.mark.engines
@@ -92,7 +92,7 @@ def ask(place: Path, make_tiny_model: Callable[..., Any]) -> Callable[..., tuple
         save_mixture(mix(task, pairs, ratio=3, format=format), place / "mix")
         settings = TrainSettings(batch_size=4, max_length=256, device="cpu")
         folders = (place / "mix", place / "model", place / "out")
-        written = write_config(trainer, *folders, settings=settings)
+        written = write_trainer_files(trainer, *folders, settings=settings)
         done = subprocess.run(
             [sys.executable, "-c", script, str(written.files[-1])],
             capture_output=True,

@@ -28,7 +28,7 @@ from delia_data.records import Format, read_record, read_records
 from delia_data.tasks import read_task_rows
 from delia_data.tokens import encode
 from delia_data.training import TrainSettings
-from delia_data.training.exchange import write_config
+from delia_data.training.exporters import write_trainer_files
 from delia_data.training.prepare import prepare
 
 BIN = Path(sys.executable).parent
@@ -240,7 +240,7 @@ def test_trl_sft_with_a_generated_configuration(
     """As it stands, with nothing but the number of steps beside it; rows are written anew."""
     model, folder = tiny(), mixture("messages")
     settings = TrainSettings(batch_size=BATCH, max_length=256, learning_rate=1e-2, warmup_steps=0)
-    written = write_config("trl", folder, model, place / "config", settings=settings)
+    written = write_trainer_files("trl", folder, model, place / "config", settings=settings)
     program, *command = written.command.split()
     run(BIN / program, *command, "--max_steps", "2")
     logged = place / "config" / "trained" / "checkpoint-2" / "trainer_state.json"
@@ -288,7 +288,7 @@ def test_the_cell_for_unsloth(
     """The cell itself, with TRL and PEFT in the place of Unsloth, which needs a GPU."""
     model, folder = tiny(), mixture("messages")
     settings = TrainSettings(batch_size=BATCH, max_length=256, learning_rate=1e-2, warmup_steps=0)
-    written = write_config("unsloth", folder, model, place / "config", settings=settings)
+    written = write_trainer_files("unsloth", folder, model, place / "config", settings=settings)
     losses = printed_losses(run(sys.executable, "-c", UNSLOTH, written.files[0]))
     assert len(losses) == 2
     assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)

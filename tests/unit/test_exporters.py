@@ -1,4 +1,4 @@
-"""Files for other trainers: their keys, and what the settings come to in each.
+"""Files for other trainers: their keys, and the values of the settings in each.
 
 The keys are checked against the names that the packages know, taken from their own classes and
 written down in `trainer_keys.json`; `tests/engines/test_other_loaders.py` asks the packages.
@@ -25,12 +25,13 @@ from delia_data.models import quiet
 from delia_data.records import Format, Record, read_records
 from delia_data.tasks import TaskRow
 from delia_data.training import TrainSettings, read_recipe
-from delia_data.training.exchange import TRAINERS, Exchanged, TrainerName, write_config
+from delia_data.training.exporters import TRAINERS, TrainerFiles, TrainerName, write_trainer_files
 from delia_data.training.prepare import prepare
 
 KEYS: dict[str, dict[str, str]] = json.loads(
     (Path(__file__).parents[1] / "trainer_keys.json").read_text("utf-8")
 )
+Write = Callable[..., TrainerFiles]
 SETTINGS = TrainSettings(batch_size=4, max_length=200, epochs=2, seed=5, warmup_steps=1)
 TASK = [TaskRow(Record.pair("As <sep>: is it so?", "{'so': 'yes'}"))]
 PAIRS = [Record.pair(f"Question {i}?", f"Answer {i}.") for i in range(4)]
@@ -80,9 +81,7 @@ def mixture(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def write(
-    model: Callable[..., Path], mixture: Callable[..., Path], tmp_path: Path
-) -> Callable[..., Exchanged]:
+def write(model: Callable[..., Path], mixture: Callable[..., Path], tmp_path: Path) -> Write:
     """Writes the files of a trainer."""
 
     def write(
@@ -91,14 +90,14 @@ def write(
         *,
         format: Format = "messages",
         name: str | None = None,
-    ) -> Exchanged:
+    ) -> TrainerFiles:
         folder = tmp_path / f"{trainer}-{format}"
-        return write_config(trainer, mixture(format), model(name), folder, settings=settings)
+        return write_trainer_files(trainer, mixture(format), model(name), folder, settings=settings)
 
     return write
 
 
-def read(written: Exchanged, name: str) -> Any:
+def read(written: TrainerFiles, name: str) -> Any:
     """A file of what was written: YAML, which JSON is too."""
     (file,) = (file for file in written.files if file.name == name)
     return yaml.safe_load(file.read_text("utf-8"))
@@ -120,12 +119,12 @@ WAYS = [
 
 @pytest.mark.parametrize("settings", WAYS, ids=range(len(WAYS)))
 class TestKeys:
-    def test_axolotl(self, write: Callable[..., Exchanged], settings: TrainSettings) -> None:
+    def test_axolotl(self, write: Write, settings: TrainSettings) -> None:
         config = read(write("axolotl", settings), "axolotl.yaml")
         assert unknown(config, "axolotl 0.19.0", "config") == set()
         assert unknown(config["datasets"][0], "axolotl 0.19.0", "dataset") == set()
 
-    def test_llama_factory(self, write: Callable[..., Exchanged], settings: TrainSettings) -> None:
+    def test_llama_factory(self, write: Write, settings: TrainSettings) -> None:
         written = write("llama-factory", settings)
         package = "llamafactory 0.9.5"
         assert unknown(read(written, "llama_factory.yaml"), package, "arguments") == set()
@@ -136,7 +135,7 @@ class TestKeys:
         assert rows["formatting"] in KEYS[package]["formatting"].split()
         assert Path(rows["file_name"]).suffix[1:] in KEYS[package]["file endings"].split()
 
-    def test_unsloth(self, write: Callable[..., Exchanged], settings: TrainSettings) -> None:
+    def test_unsloth(self, write: Write, settings: TrainSettings) -> None:
         trl = pytest.importorskip("trl")
         (file,) = write("unsloth", settings).files
         tree = ast.parse(file.read_text("utf-8"))
@@ -154,7 +153,7 @@ class TestKeys:
             assert calls[name] <= known[name]
 
 
-def test_what_the_settings_come_to_in_axolotl(write: Callable[..., Exchanged]) -> None:
+def test_what_the_settings_come_to_in_axolotl(write: Write) -> None:
     written = write("axolotl")
     config = read(written, "axolotl.yaml")
     assert config["peft_trainable_token_indices"] == {"embed_tokens": [261]}
@@ -174,7 +173,7 @@ def test_a_path_that_axolotl_takes_for_the_name_of_a_model(
     prompt = tmp_path / "prompts"
     shutil.copytree(model(), prompt)
     told = [
-        write_config("axolotl", mixture(), folder, tmp_path / name, settings=settings).notes
+        write_trainer_files("axolotl", mixture(), folder, tmp_path / name, settings=settings).notes
         for name, folder, settings in [
             ("a", model(), SETTINGS),
             ("b", prompt, SETTINGS),
@@ -185,14 +184,14 @@ def test_a_path_that_axolotl_takes_for_the_name_of_a_model(
     assert "for an MPT" in told[1][0]
 
 
-def test_an_end_of_turn_that_is_not_the_end_of_sequence(write: Callable[..., Exchanged]) -> None:
+def test_an_end_of_turn_that_is_not_the_end_of_sequence(write: Write) -> None:
     pytest.importorskip("trl")
     config = read(write("axolotl", name="gemma"), "axolotl.yaml")
     assert config["eot_tokens"] == ["<end_of_turn>"]
     assert config["datasets"][0]["train_on_eot"] == "turn"
 
 
-def test_what_the_settings_come_to_in_llama_factory(write: Callable[..., Exchanged]) -> None:
+def test_what_the_settings_come_to_in_llama_factory(write: Write) -> None:
     written = write("llama-factory", replace(SETTINGS, targets=("all-linear",)))
     config = read(written, "llama_factory.yaml")
     linear = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
@@ -205,9 +204,7 @@ def test_what_the_settings_come_to_in_llama_factory(write: Callable[..., Exchang
 
 
 @pytest.mark.parametrize(("name", "format"), [("gemma", "gemma"), ("llama-2", "llama2")])
-def test_formats_that_llama_factory_knows_by_name(
-    write: Callable[..., Exchanged], name: str, format: str
-) -> None:
+def test_formats_that_llama_factory_knows_by_name(write: Write, name: str, format: str) -> None:
     pytest.importorskip("trl")
     assert read(write("llama-factory", name=name), "llama_factory.yaml")["template"] == format
 
@@ -217,14 +214,14 @@ def test_a_format_that_llama_factory_cannot_read(
 ) -> None:
     folder = model("smollm2", template=LLAMA2_WITHOUT_SYSTEM.replace("INST", "ASK"))
     with pytest.raises(InputError, match="only where it has system turns"):
-        write_config("llama-factory", mixture(), folder, tmp_path / "out", settings=SETTINGS)
+        write_trainer_files("llama-factory", mixture(), folder, tmp_path / "out", settings=SETTINGS)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("format", ["messages", "prompt_completion", "alpaca", "sharegpt"])
 def test_rows_that_the_trainer_cannot_read_are_written_anew(
-    write: Callable[..., Exchanged], trainer: TrainerName, format: Format, tmp_path: Path
+    write: Write, trainer: TrainerName, format: Format, tmp_path: Path
 ) -> None:
     readable = {
         "axolotl": {"messages", "sharegpt"},
@@ -240,7 +237,7 @@ def test_rows_that_the_trainer_cannot_read_are_written_anew(
         assert found == sorted(record.id for record in [TASK[0].record, *PAIRS])
 
 
-def test_the_order_of_rows_written_anew(write: Callable[..., Exchanged]) -> None:
+def test_the_order_of_rows_written_anew(write: Write) -> None:
     import pyarrow.parquet as pq
 
     kept = write("axolotl").rows
@@ -249,7 +246,7 @@ def test_the_order_of_rows_written_anew(write: Callable[..., Exchanged]) -> None
     assert [record.answer for record in read_records(anew)] == wanted
 
 
-def test_batches(write: Callable[..., Exchanged]) -> None:
+def test_batches(write: Write) -> None:
     """Sixteen where there are few rows; the rows computed at once divide the batch."""
     found = []
     for trainer, settings in [
@@ -264,9 +261,7 @@ def test_batches(write: Callable[..., Exchanged]) -> None:
 
 
 class TestRefused:
-    def test_nothing_is_overwritten(
-        self, write: Callable[..., Exchanged], mixture: Any, model: Any
-    ) -> None:
+    def test_nothing_is_overwritten(self, write: Write, mixture: Any, model: Any) -> None:
         first = write("trl")
         before = {file: file.read_bytes() for file in (*first.files, first.rows)}
         assert write_again(first, mixture("messages"), model()) == first
@@ -285,32 +280,35 @@ class TestRefused:
     ) -> None:
         folder, rows, out = model(), mixture(), tmp_path / "out"
         with pytest.raises(InputError, match="run delia prepare"):
-            write_config("trl", rows, made / "base-None-True", out, settings=SETTINGS)
+            write_trainer_files("trl", rows, made / "base-None-True", out, settings=SETTINGS)
         with pytest.raises(InputError, match="is unknown: use one of axolotl"):
-            write_config("other", rows, folder, out, settings=SETTINGS)  # type: ignore[arg-type]
+            write_trainer_files("other", rows, folder, out, settings=SETTINGS)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="holds a model, not a mixture"):
-            write_config("trl", folder, folder, out, settings=SETTINGS)
+            write_trainer_files("trl", folder, folder, out, settings=SETTINGS)
         with pytest.raises(TokenError, match="was prepared without <json>"):
-            write_config("trl", mixture(token="<json>"), folder, out, settings=SETTINGS)
+            write_trainer_files("trl", mixture(token="<json>"), folder, out, settings=SETTINGS)
         (rows / "FINISHED").unlink()
         with pytest.raises(UnfinishedError):
-            write_config("trl", rows, folder, out, settings=SETTINGS)
+            write_trainer_files("trl", rows, folder, out, settings=SETTINGS)
         assert not out.exists()
 
     def test_the_command(self, delia: Delia, model: Any, mixture: Any, tmp_path: Path) -> None:
         folder, rows, out = model(), mixture(), tmp_path / "out"
-        given = ["config", rows, folder, out, "--for", "llama-factory"]
-        told = delia(*given)
-        assert told.code == 0
-        assert told.out.splitlines()[0] == str(out / "dataset_info.json")
-        assert told.out.splitlines()[-1] == f"llamafactory-cli train {out}/llama_factory.yaml"
+        given = ["export", rows, out, "--for", "llama-factory", "--model", folder]
+        written = delia(*given)
+        assert written.code == 0
+        assert written.out.splitlines()[0] == str(out / "dataset_info.json")
+        assert written.out.splitlines()[-1] == f"llamafactory-cli train {out}/llama_factory.yaml"
         again = json.loads(delia(*given, "--json").out)
         assert again["rows"] == str(rows / "train.parquet")
+        assert delia("config", rows, folder, out, "--for", "llama-factory").out == written.out
         refused(delia(*given, "--recipe", "smollm2-135m-cpu"), "holds something else")
-        refused(delia("config", rows, rows, out, "--for", "trl"), "is not a prepared model")
-        assert delia("config", rows, folder, out, "--for", "nothing").code == 2
+        refused(delia(*given[:-1], rows), "is not a prepared model")
+        refused(delia(*given[:-2]), "--for needs --model")
+        refused(delia("export", rows, out, "--model", folder), "--model is for --for")
+        assert delia("export", rows, out, "--for", "nothing", "--model", folder).code == 2
 
 
-def write_again(first: Exchanged, mixture: Path, model: Path, **changed: Any) -> Exchanged:
+def write_again(first: TrainerFiles, mixture: Path, model: Path, **changed: Any) -> TrainerFiles:
     settings = replace(SETTINGS, **changed)
-    return write_config("trl", mixture, model, first.files[0].parent, settings=settings)
+    return write_trainer_files("trl", mixture, model, first.files[0].parent, settings=settings)
