@@ -500,7 +500,7 @@ def _unsloth_files(inputs: ExportInputs) -> dict[str, str]:
     template = files("delia_data.training") / "templates" / "unsloth_cell.template"
     cell = Template(template.read_text(encoding="utf-8")).substitute(
         loading=_keywords(loading, 4),
-        adapter="" if settings.adaptation == "full" else wrap,
+        adapter="" if settings.adaptation == "full" else adapter,
         max_length=settings.max_length,
         too_long=f"whole = whole[:{settings.max_length}]" if settings.truncate else refuse,
         loader=repr(inputs.loader),
