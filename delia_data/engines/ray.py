@@ -18,14 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from delia_data._optional import require
-from delia_data.engines.base import (
-    FREE,
-    Completion,
-    Prices,
-    Request,
-    RequestStream,
-    Sampling,
-)
+from delia_data.engines.base import FREE, Completion, Prices, Request, RequestStream, Sampling
 from delia_data.engines.local import (
     decode_completion,
     encode_prompt,

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._batches import batches
 from delia_data._optional import require
-from delia_data.engines.base import (
-    FREE,
-    Completion,
-    Prices,
-    Request,
-    RequestStream,
-    Sampling,
-)
+from delia_data.engines.base import FREE, Completion, Prices, Request, RequestStream, Sampling
 from delia_data.engines.decoding import Batch, Row, is_supported
 from delia_data.engines.local import (
     decode_completion,

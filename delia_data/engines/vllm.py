@@ -20,14 +20,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
-from delia_data.engines.base import (
-    FREE,
-    Completion,
-    Prices,
-    Request,
-    RequestStream,
-    Sampling,
-)
+from delia_data.engines.base import FREE, Completion, Prices, Request, RequestStream, Sampling
 from delia_data.engines.local import (
     decode_completion,
     encode_prompt,

@@ -14,14 +14,8 @@ from typing import Any
 import pytest
 from openai_server import Call, OpenAIServer, Reply, answer, drop, refusal
 
-from delia_data.engines import (
-    ApiOptions,
-    Completion,
-    Engine,
-    Request,
-    Sampling,
-    load_engine,
-)
+from delia_data.cli._engine_options import engine_options
+from delia_data.engines import ApiOptions, Completion, Engine, Request, Sampling, load_engine
 from delia_data.engines.openai import OpenAIEngine
 from delia_data.errors import EngineError, InputError
 from delia_data.records import Message
@@ -318,12 +312,13 @@ def test_invalid_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_change_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACME_SIGNATURE", "very-secret-1")
     template = {"chat_template_kwargs": {"enable_thinking": False}}
-    options = {
-        "token_limit_field": "max_completion_tokens",
-        "send_seed": False,
-        "extra_body": template,
-        "extra_headers": {"x-signature": "${ACME_SIGNATURE}"},
-    }
+    given = [
+        "token_limit_field=max_completion_tokens",
+        "send-seed=false",
+        f"extra_body={json.dumps(template)}",
+        'extra_headers={"x-signature": "${ACME_SIGNATURE}"}',
+    ]
+    options = engine_options({"rpm": None}, given)
     with OpenAIServer() as server:
         engine = load_engine("openai", model="m", api_base=server.url, **options)
         list(engine.generate(asked(1), Sampling(max_tokens=200)))
@@ -339,6 +334,12 @@ def test_options_change_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert engine.describe()["extra_body"] == template
     assert "very-secret" not in f"{engine.describe()} {engine.options}"  # type: ignore[attr-defined]
+
+
+def test_option_that_is_not_yaml_is_not_shown() -> None:
+    with pytest.raises(InputError, match=r"--engine-option extra_headers: .* nor JSON") as caught:
+        engine_options({}, ['extra_headers={"x-signature": "secret'])
+    assert "secret" not in str(caught.value)
 
 
 def test_unknown_options_are_rejected() -> None:

@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 from delia_data._batches import batches
 from delia_data.engines import FREE, Completion, Prices, Request, RequestStream, Sampling
 from delia_data.engines.base import Finish
-from delia_data.engines.local import (
-    decode_completion,
-    end_token_ids,
-    sample_tokens,
-    uniform_number,
-)
+from delia_data.engines.local import decode_completion, end_token_ids, sample_tokens, uniform_number
 from delia_data.errors import InputError
 from delia_data.models import identify
 from delia_data.records import Message
