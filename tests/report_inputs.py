@@ -14,10 +14,10 @@ from alignments import made_alignment
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
-from delia_data.evaluation import AskedTask, Measurements, ProbedRow, evaluate, write_probe
+from delia_data.evaluation import EvalTask, Measurements, ProbedRow, evaluate, write_probe
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.buffering import buffering_of
-from delia_data.evaluation.generation import ask
+from delia_data.evaluation.generation import generate_answers
 from delia_data.evaluation.gradients import RowGradients
 from delia_data.evaluation.state_space import FirstToken, StateSpace
 from delia_data.mixing import mix, read_task_rows, save_mixture
@@ -137,7 +137,7 @@ def put_adapter(folder: Path, *, steps: int = 60) -> None:
 
 def put_evaluation(folder: Path, task: Path, answer: Callable[[Request], str]) -> None:
     """What a system that answers so comes to."""
-    evaluate(MockEngine(answer=answer), AskedTask.read(task), folder, notes=[f"a note {EVIL}"])
+    evaluate(MockEngine(answer=answer), EvalTask.read(task), folder, notes=[f"a note {EVIL}"])
 
 
 def put_measured(folder: Path) -> None:
@@ -242,7 +242,7 @@ def put_reproduction(folder: Path) -> None:
         if cell.method in ("delia", "common", "original"):
             ours = cell.method == "delia"
             engine = MockEngine(answer=lambda r, ours=ours: _cell_answer(_text(r), ours))
-            ask(engine, ground.probes, inside / "answers")
+            generate_answers(engine, ground.probes, inside / "answers")
         named = (1.0, 1.0, 1.0) if cell.method == "delia" else (1.0, 0.0, 0.0)
         answers = ProbeAnswers(named, (0.0, 0.0, 0.0), named, True)
         trained = cell.method not in ("original", "in_context")

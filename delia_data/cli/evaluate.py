@@ -14,7 +14,7 @@ from delia_data.cli._console import console, messages, step
 from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._score_tables import print_evaluation
 from delia_data.cli._system import open_system
-from delia_data.evaluation import PROBES, AskedTask, evaluate, make_probes
+from delia_data.evaluation import PROBES, EvalTask, evaluate, make_probes
 from delia_data.evaluation.translation import METRICS, load_metrics
 
 _CORPUS = ("chrf", "bleu")
@@ -70,7 +70,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on held-out rows, with the token and without it."""
-    asked = AskedTask.read(task, rule=pattern)
+    asked = EvalTask.read(task, rule=pattern)
     metrics = load_metrics(_CORPUS if _wants_corpus(asked, metric) else metric or ())
     make_probes(asked, probe or PROBES, rows=rows, seed=seed)  # before a model is loaded
     named = {
@@ -103,5 +103,5 @@ def command(
     console.print(f"\nevery answer is in {out}", soft_wrap=True)
 
 
-def _wants_corpus(task: AskedTask, metric: list[str] | None) -> bool:
+def _wants_corpus(task: EvalTask, metric: list[str] | None) -> bool:
     return metric is None and task.scoring == "translation"

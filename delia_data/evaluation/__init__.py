@@ -17,7 +17,7 @@ from delia_data.evaluation.bootstrap import Estimate, Resampling
 from delia_data.evaluation.buffering import Buffering
 from delia_data.evaluation.comparison import Comparison, ProbeDifference, compare
 from delia_data.evaluation.evaluate import compare_folders, evaluate, read_evaluation
-from delia_data.evaluation.generation import AnsweredRow, PromptBuilder, ask
+from delia_data.evaluation.generation import AnsweredRow, PromptBuilder, generate_answers
 from delia_data.evaluation.measuring import (
     MEASURES,
     Measurements,
@@ -26,7 +26,7 @@ from delia_data.evaluation.measuring import (
     read_measurements,
 )
 from delia_data.evaluation.probe import ProbedRow, probe, read_probe, write_probe
-from delia_data.evaluation.probes import PROBES, AskedTask, Probe, ProbeRow, make_probes
+from delia_data.evaluation.probes import PROBES, EvalTask, Probe, ProbeRow, make_probes
 from delia_data.evaluation.report import (
     Accounting,
     AnswerRow,
@@ -47,7 +47,7 @@ from delia_data.evaluation.scores import (
     ProbeScores,
     RowOutcome,
     ScoredRow,
-    read_answers,
+    grade_answers,
     score,
 )
 from delia_data.evaluation.state_space import StateSpace, StateSpaceWatch, measure_state_space
@@ -60,11 +60,11 @@ __all__ = [
     "AnswerFormat",
     "AnswerRow",
     "AnsweredRow",
-    "AskedTask",
     "BlockDistances",
     "Buffering",
     "Comparison",
     "Estimate",
+    "EvalTask",
     "Evaluation",
     "FormattedTextScore",
     "LabelScore",
@@ -86,11 +86,12 @@ __all__ = [
     "ScoredRow",
     "StateSpace",
     "StateSpaceWatch",
-    "ask",
     "compare",
     "compare_folders",
     "earliest_object",
     "evaluate",
+    "generate_answers",
+    "grade_answers",
     "interval",
     "make_probes",
     "measure",
@@ -98,7 +99,6 @@ __all__ = [
     "measure_state_space",
     "parse_answer",
     "probe",
-    "read_answers",
     "read_evaluation",
     "read_measurements",
     "read_probe",

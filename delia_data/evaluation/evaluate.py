@@ -23,12 +23,17 @@ from delia_data.engines.base import Engine
 from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.comparison import Comparison, compare
-from delia_data.evaluation.generation import ANSWERS, ASKING, PromptBuilder, ask_into
-from delia_data.evaluation.probes import PROBES, AskedTask, make_probes
+from delia_data.evaluation.generation import (
+    ANSWERS,
+    ASKING,
+    PromptBuilder,
+    generate_answers_unlocked,
+)
+from delia_data.evaluation.probes import PROBES, EvalTask, make_probes
 from delia_data.evaluation.scores import (
     Evaluation,
     ScoredRow,
-    read_answers,
+    grade_answers,
     read_scored_rows,
     score,
     write_scored_rows,
@@ -51,7 +56,7 @@ ROWS: Final = "rows.jsonl"
 
 def evaluate(
     engine: Engine,
-    task: AskedTask,
+    task: EvalTask,
     folder: str | os.PathLike[str],
     *,
     probes: Sequence[str] = PROBES,
@@ -96,7 +101,7 @@ def evaluate(
     put = make_probes(task, probes, rows=rows, seed=seed)
     check_folder_is_ours(root, frozenset({ASKING, ANSWERS, ROWS, EVALUATION}), sign=LOCK)
     with folder_lock(root):
-        answered = ask_into(
+        answered = generate_answers_unlocked(
             engine,
             put,
             root,
@@ -106,7 +111,7 @@ def evaluate(
             on_progress=on_progress,
         )
         system = json.loads((root / ASKING).read_text(encoding="utf-8"))
-        scored = read_answers(task, answered)
+        scored = grade_answers(task, answered)
         told = {"": notes, **{probe.name: probe.notes for probe in put}}
         found = score(scored, task, system=system, how=how, metrics=metrics, notes=told)
         (root / FINISHED).unlink(missing_ok=True)

@@ -159,7 +159,7 @@ class AnsweredRow:
     wants_format: bool = True
 
 
-def ask(
+def generate_answers(
     engine: Engine,
     probes: Sequence[Probe],
     folder: str | os.PathLike[str],
@@ -194,7 +194,7 @@ def ask(
     root = Path(folder)
     check_folder_is_ours(root, frozenset({ASKING, ANSWERS}), sign=LOCK)
     with folder_lock(root):
-        return ask_into(
+        return generate_answers_unlocked(
             engine,
             probes,
             root,
@@ -205,7 +205,7 @@ def ask(
         )
 
 
-def ask_into(
+def generate_answers_unlocked(
     engine: Engine,
     probes: Sequence[Probe],
     root: Path,
@@ -215,7 +215,7 @@ def ask_into(
     prompts: str,
     on_progress: Callable[[int, int], None],
 ) -> list[AnsweredRow]:
-    """What `ask` does, in a folder that is held already."""
+    """Do what `generate_answers` does, in a folder that is held already."""
     settings = {
         "system": engine.describe(),
         "prompts": prompts,

@@ -40,7 +40,7 @@ class HeldOutRow:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedTask:
+class EvalTask:
     """A task as it is asked about.
 
     Attributes:
@@ -76,7 +76,7 @@ class AskedTask:
         wordings: Sequence[Wording],
         *,
         rule: str | Callable[[str], bool] | None = None,
-    ) -> AskedTask:
+    ) -> EvalTask:
         """Take a task and its rows in their wordings.
 
         Args:
@@ -119,7 +119,7 @@ class AskedTask:
         *,
         rule: str | Callable[[str], bool] | None = None,
         scoring: Scoring | None = None,
-    ) -> AskedTask:
+    ) -> EvalTask:
         """Read a task folder.
 
         Args:
@@ -234,7 +234,7 @@ class Probe:
 
 
 def make_probes(
-    task: AskedTask,
+    task: EvalTask,
     names: Sequence[str] = PROBES,
     *,
     rows: int | None = None,
@@ -276,7 +276,7 @@ def make_probes(
     return tuple(makers[name]() for name in dict.fromkeys(names))
 
 
-def _chosen(task: AskedTask, seed: int) -> Iterator[HeldOutRow]:
+def _chosen(task: EvalTask, seed: int) -> Iterator[HeldOutRow]:
     """The held-out rows in their keyed order; equal ones once."""
     unique = {row.record.id: row for row in task.held_out}
     for row_id in sorted(unique, key=lambda one: rank(seed, one, "evaluated rows")):
@@ -288,7 +288,7 @@ def _held_out(row: HeldOutRow) -> ProbeRow:
     return _row(row, row.worded.record.query, _plain(row), row.worded.wording_id)
 
 
-def _training(task: AskedTask, rows: Sequence[HeldOutRow], seed: int) -> Probe:
+def _training(task: EvalTask, rows: Sequence[HeldOutRow], seed: int) -> Probe:
     """Deal the training wordings that have a plain form out to the rows."""
     trained = [wording for wording in task.wordings if wording.split == "train"]
     plains = {w.id: w.plain or plain_form(w.text, task.token) for w in trained}

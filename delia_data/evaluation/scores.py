@@ -19,7 +19,7 @@ from delia_data.errors import FormatError, InputError
 from delia_data.evaluation.answer_format import parse_answer
 from delia_data.evaluation.bootstrap import Estimate, Resampling, Sums, bootstrap, bootstrap_mean
 from delia_data.evaluation.generation import AnsweredRow
-from delia_data.evaluation.probes import AskedTask
+from delia_data.evaluation.probes import EvalTask
 from delia_data.evaluation.translation import CorpusMetric, score_corpus
 from delia_data.outputs import atomic_path
 from delia_data.records import Record
@@ -129,7 +129,7 @@ class ScoredRow:
     outcome: RowOutcome
 
 
-def read_answers(task: AskedTask, rows: Sequence[AnsweredRow]) -> list[ScoredRow]:
+def grade_answers(task: EvalTask, rows: Sequence[AnsweredRow]) -> list[ScoredRow]:
     """Read the answers of rows as the task says.
 
     Raises:
@@ -171,7 +171,7 @@ def read_scored_rows(path: str | os.PathLike[str]) -> list[ScoredRow]:
     return rows
 
 
-def _outcome(task: AskedTask, row: AnsweredRow, score: float | None) -> RowOutcome:
+def _outcome(task: EvalTask, row: AnsweredRow, score: float | None) -> RowOutcome:
     named, bare = task.form.read(row.with_token), task.form.read(row.without_token)
     known = task.form.read(row.expected)
     answered = {} if named is None else named.labels
@@ -467,7 +467,7 @@ class Evaluation:
 
 def score(
     rows: Sequence[ScoredRow],
-    task: AskedTask,
+    task: EvalTask,
     *,
     system: Mapping[str, Any] | None = None,
     how: Resampling | None = None,
@@ -477,7 +477,7 @@ def score(
     """Score rows whose answers were read.
 
     Args:
-        rows: What was asked and answered, probe by probe (`read_answers`).
+        rows: What was asked and answered, probe by probe (`grade_answers`).
         task: The task.
         system: What answered, for the record.
         how: How intervals are made.
@@ -511,7 +511,7 @@ def score(
 def _score_probe(
     name: str,
     rows: Sequence[ScoredRow],
-    task: AskedTask,
+    task: EvalTask,
     how: Resampling,
     metrics: Sequence[CorpusMetric],
     notes: tuple[str, ...],

@@ -9,8 +9,8 @@ from delia_data.errors import InputError
 from delia_data.evaluation.evaluate import read_evaluation
 from delia_data.evaluation.generation import AnsweredRow
 from delia_data.evaluation.probe import read_probe
-from delia_data.evaluation.probes import AskedTask
-from delia_data.evaluation.scores import Evaluation, ScoredRow, read_answers, score
+from delia_data.evaluation.probes import EvalTask
+from delia_data.evaluation.scores import Evaluation, ScoredRow, grade_answers, score
 from delia_data.mixing import read_task_rows
 from delia_data.outputs import canonical_json, is_finished
 from delia_data.report.runs import Run, Runs
@@ -60,7 +60,7 @@ def _probed(run: Run) -> Evaluated:
             f"{run.folder} holds answers of a quickstart, and its task is not beside it: give the "
             "quickstart's folder"
         )
-    task, held_out = AskedTask.read(folder), read_task_rows(folder).test
+    task, held_out = EvalTask.read(folder), read_task_rows(folder).test
     # The first row is the one that the quickstart prints, asked once more.
     _, *answers = read_probe(run.folder / "answers.jsonl")
     answered = [
@@ -76,5 +76,5 @@ def _probed(run: Run) -> Evaluated:
         )
         for row, asked, answer in zip(held_out, task.held_out, answers, strict=True)
     ]
-    scored = read_answers(task, answered)
+    scored = grade_answers(task, answered)
     return Evaluated(run.label, score(scored, task), scored)

@@ -23,9 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from delia_data.evaluation.generation import ask
+from delia_data.evaluation.generation import generate_answers
 from delia_data.evaluation.representation import measure_alignment
-from delia_data.evaluation.scores import read_answers
+from delia_data.evaluation.scores import grade_answers
 from delia_data.evaluation.state_space import StateSpaceWatch
 from delia_data.models import identify, load_model, load_tokenizer
 from delia_data.outputs import MANIFEST, Manifest, file_sha256, finish, read_manifest, write_json
@@ -182,7 +182,7 @@ def _ask(
     if method.engine is not None:
         engine = method.engine(model, tokenizer, material, max(1, size // 2))
     build = None if method.prompt is None else method.prompt(material)
-    rows = ask(
+    rows = generate_answers(
         engine,
         ground.probes,
         folder,
@@ -190,7 +190,7 @@ def _ask(
         build=build,
         prompts="" if build is None else method.name,
     )
-    read = read_answers(ground.asked, rows)
+    read = grade_answers(ground.asked, rows)
     found = {}
     for probe in ground.probes:
         of_probe = [one.outcome for one in read if one.answered.probe == probe.name]

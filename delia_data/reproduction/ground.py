@@ -14,7 +14,7 @@ import yaml
 from delia_data.diversify import diversify
 from delia_data.engines import Sampling, load_engine
 from delia_data.errors import InputError
-from delia_data.evaluation.probes import AskedTask, Probe, make_probes
+from delia_data.evaluation.probes import EvalTask, Probe, make_probes
 from delia_data.mixing.sources import Pairs
 from delia_data.records import Message, Record
 from delia_data.reproduction.cell import Cell
@@ -48,7 +48,7 @@ class Ground:
     experiment: Experiment
     task: Task
     wordings: tuple[Wording, ...]
-    asked: AskedTask
+    asked: EvalTask
     probes: tuple[Probe, ...]
     pairs: Pairs
     dictionary: Mapping[str, Sequence[str]] | None
@@ -63,7 +63,7 @@ class Ground:
         experiment = run.grid.experiments[name]
         task, wordings = _task(run, name)
         rows = diversify(task, wordings, seed=0)
-        asked = AskedTask.of(task, rows, wordings)
+        asked = EvalTask.of(task, rows, wordings)
         probes = make_probes(asked, experiment.probes, rows=experiment.held_out_rows)
         dictionary = None
         if run.dictionary is not None and name != "formatted-text":

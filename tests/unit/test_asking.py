@@ -23,14 +23,14 @@ from delia_data.errors import (
     OutputError,
     SettingsError,
 )
-from delia_data.evaluation import AskedTask, Probe, ask, make_probes
+from delia_data.evaluation import EvalTask, Probe, generate_answers, make_probes
 from delia_data.evaluation.generation import Answer, AnswerLog
 from delia_data.outputs import folder_lock
 from delia_data.records import Message
 from delia_data.tasks import bundled_task, bundled_wordings
 
 TASK, WORDINGS = bundled_task(), bundled_wordings()
-ASKED = AskedTask.of(TASK, diversify(TASK, WORDINGS), WORDINGS)
+ASKED = EvalTask.of(TASK, diversify(TASK, WORDINGS), WORDINGS)
 JSON = "{'thought': 'x', 'hallucination': 'no'}"
 
 
@@ -53,7 +53,7 @@ class Counting(MockEngine):
 def test_every_question_is_asked_once_and_answered_in_its_place(tmp_path: Path) -> None:
     engine = Counting(shuffle=8)
     told: list[tuple[int, int]] = []
-    rows = ask(engine, probes(), tmp_path, on_progress=lambda *each: told.append(each))
+    rows = generate_answers(engine, probes(), tmp_path, on_progress=lambda *each: told.append(each))
     # the plain questions of held-out and negative are the same
     assert len(engine.asked) == len(set(engine.asked)) == 5 * (2 + 2 + 1)
     assert told[0] == (0, 25)
@@ -69,18 +69,18 @@ def test_every_question_is_asked_once_and_answered_in_its_place(tmp_path: Path) 
 
 
 def test_a_rerun_asks_nothing_and_more_rows_ask_only_for_new_ones(tmp_path: Path) -> None:
-    first = ask(Counting(), probes(3, "held-out"), tmp_path)
+    first = generate_answers(Counting(), probes(3, "held-out"), tmp_path)
     again = Counting()
-    assert ask(again, probes(3, "held-out"), tmp_path) == first
+    assert generate_answers(again, probes(3, "held-out"), tmp_path) == first
     assert not again.asked
     more = Counting()
-    rows = ask(more, probes(5), tmp_path)
+    rows = generate_answers(more, probes(5), tmp_path)
     assert rows[:3] == first
     assert len(more.asked) == 25 - 6
 
 
 def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
-    rows = ask(Counting(), probes(2, "bare"), tmp_path, max_tokens=3)
+    rows = generate_answers(Counting(), probes(2, "bare"), tmp_path, max_tokens=3)
     assert all(row.with_cut and row.without_cut for row in rows)
     assert rows[0].with_token == "{'thought': 'x', 'hallucination':"
 
@@ -88,9 +88,9 @@ def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
 def test_failures_leave_what_was_answered(tmp_path: Path) -> None:
     fails = Counting(fail=lambda request: "negative" in request.id or request.id[0] in "0123")
     with pytest.raises(EngineError, match=r"questions failed, the last one because of the mock"):
-        ask(fails, probes(), tmp_path)
+        generate_answers(fails, probes(), tmp_path)
     rest = Counting()
-    rows = ask(rest, probes(), tmp_path)
+    rows = generate_answers(rest, probes(), tmp_path)
     assert len(rest.asked) + len(fails.asked) == 25
     assert not set(rest.asked) & set(fails.asked)
     assert len(rows) == 15
@@ -104,7 +104,7 @@ def test_a_dead_engine_is_not_asked_for_ever(tmp_path: Path) -> None:
         return True
 
     with pytest.raises(EngineError, match="16 questions failed"):
-        ask(Counting(fail=fail), probes(20), tmp_path)
+        generate_answers(Counting(fail=fail), probes(20), tmp_path)
     assert len(asked) == 16
 
 
@@ -116,27 +116,27 @@ def test_prompts_are_built(tmp_path: Path) -> None:
         return (*shown, *prompt)
 
     engine = Counting()
-    rows = ask(engine, probes(2, "bare"), tmp_path, build=build, prompts="shown")
+    rows = generate_answers(engine, probes(2, "bare"), tmp_path, build=build, prompts="shown")
     assert all("Like this" not in row.question for row in rows)
     assert json.loads((tmp_path / "asking.json").read_text())["prompts"] == "shown"
     with pytest.raises(SettingsError, match="prompts was 'shown' and is now ''"):
-        ask(engine, probes(2, "bare"), tmp_path)
+        generate_answers(engine, probes(2, "bare"), tmp_path)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    ask(Counting(), probes(2, "bare"), tmp_path)
+    generate_answers(Counting(), probes(2, "bare"), tmp_path)
     with pytest.raises(SettingsError, match="max_tokens was 96 and is now 8"):
-        ask(Counting(), probes(2, "bare"), tmp_path, max_tokens=8)
+        generate_answers(Counting(), probes(2, "bare"), tmp_path, max_tokens=8)
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows"):
-        ask(Counting(), [Probe("empty", ())], tmp_path / "new")
+        generate_answers(Counting(), [Probe("empty", ())], tmp_path / "new")
     with folder_lock(tmp_path / "held"), pytest.raises(LockedError):
-        ask(Counting(), probes(), tmp_path / "held")
+        generate_answers(Counting(), probes(), tmp_path / "held")
     (tmp_path / "answers.jsonl").write_text("somebody's")
     with pytest.raises(ForeignFolderError, match=r"answers\.jsonl"):
-        ask(Counting(), probes(), tmp_path)
+        generate_answers(Counting(), probes(), tmp_path)
 
 
 def test_a_line_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from unit.test_asking import Counting, probes
-from delia_data.evaluation import ask
-ask(Counting(stall_s=0.02), probes(), sys.argv[1])
+from delia_data.evaluation import generate_answers
+generate_answers(Counting(stall_s=0.02), probes(), sys.argv[1])
 """
 
 
@@ -190,6 +190,6 @@ def test_a_kill_takes_nothing_that_was_answered(
     done = [json.loads(line)["id"] for line in log.read_bytes().splitlines() if line[-1:] == b"}"]
     assert 5 <= len(done) < 25
     engine = Counting()
-    rows = ask(engine, probes(), tmp_path / "out")
+    rows = generate_answers(engine, probes(), tmp_path / "out")
     assert len(engine.asked) == 25 - len(done)
-    assert rows == ask(Counting(), probes(), tmp_path / "unbroken")
+    assert rows == generate_answers(Counting(), probes(), tmp_path / "unbroken")

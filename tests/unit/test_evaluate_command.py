@@ -12,7 +12,7 @@ from command_line import Delia, refused
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
 from delia_data.errors import InputError, SettingsError
-from delia_data.evaluation import AskedTask, compare_folders, evaluate, read_evaluation
+from delia_data.evaluation import EvalTask, compare_folders, evaluate, read_evaluation
 from delia_data.outputs import Manifest, finish, is_finished, read_manifest
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings, make_task
@@ -43,7 +43,7 @@ def leaky(request: Request) -> str:
 
 def run(out: Path, task: Path, answer: object = selective, **settings: object) -> None:
     engine = MockEngine(answer=answer)  # type: ignore[arg-type]
-    evaluate(engine, AskedTask.read(task), out, **settings)  # type: ignore[arg-type]
+    evaluate(engine, EvalTask.read(task), out, **settings)  # type: ignore[arg-type]
 
 
 def test_a_folder_with_all_that_was_measured(tmp_path: Path, task: Path) -> None:
@@ -102,7 +102,7 @@ def test_what_is_no_evaluation(tmp_path: Path, task: Path) -> None:
         Wording("Judge it as <sep>: {query}"),
         Wording("{query}\nWhat of it, in <sep>?", split="test", plain="{query}\nWhat of it?"),
     ]
-    asked = AskedTask.of(other, diversify(other, wordings), wordings)
+    asked = EvalTask.of(other, diversify(other, wordings), wordings)
     evaluate(MockEngine(), asked, tmp_path / "other", probes=["bare"])
     with pytest.raises(InputError, match="compare two evaluations of one task"):
         compare_folders(tmp_path / "delia", tmp_path / "other")
@@ -117,7 +117,7 @@ def test_tasks_whose_answers_are_labels(tmp_path: Path) -> None:
         Wording("Judge it as <sep>: {query}"),
         Wording("{query}\nWhat of it, in <sep>?", split="test", plain="{query}\nWhat of it?"),
     ]
-    asked = AskedTask.of(task, diversify(task, wordings), wordings)
+    asked = EvalTask.of(task, diversify(task, wordings), wordings)
 
     def answer(request: Request) -> str:
         return "good" if "<sep>" in request.messages[-1].content else "I like it, it is good"
@@ -257,4 +257,4 @@ def test_another_model_is_not_mixed_in(tmp_path: Path, task: Path) -> None:
             return {"engine": "mock", "model": {"name": "other"}}
 
     with pytest.raises(SettingsError, match=r"model\.name was 'mock' and is now 'other'"):
-        evaluate(Other(), AskedTask.read(task), tmp_path)
+        evaluate(Other(), EvalTask.read(task), tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows, undiversified
 from delia_data.diversify.plain import plain_form
 from delia_data.errors import FormatError, InputError, UnfinishedError
-from delia_data.evaluation import PROBES, AskedTask, Probe, make_probes
+from delia_data.evaluation import PROBES, EvalTask, Probe, make_probes
 from delia_data.outputs import Manifest, finish, read_manifest
 from delia_data.records import Message, Record
 from delia_data.tasks import Task, TaskRows, Wording, bundled_task, bundled_wordings, make_task
@@ -20,8 +20,8 @@ TASK = bundled_task()
 WORDINGS = bundled_wordings()
 
 
-def asked(task: Task = TASK, wordings: list[Wording] = WORDINGS) -> AskedTask:
-    return AskedTask.of(task, diversify(task, wordings), wordings)
+def asked(task: Task = TASK, wordings: list[Wording] = WORDINGS) -> EvalTask:
+    return EvalTask.of(task, diversify(task, wordings), wordings)
 
 
 def save(folder: Path, task: Task = TASK, wordings: list[Wording] = WORDINGS) -> Path:
@@ -115,14 +115,14 @@ def test_earlier_turns_stay() -> None:
         train=(),
         test=tuple(replace(row, record=replace(row.record)) for row in undiversified(task).test),
     )
-    for probe in make_probes(AskedTask.of(task, rows_worded, wordings), seed=1):
+    for probe in make_probes(EvalTask.of(task, rows_worded, wordings), seed=1):
         for row in probe.rows:
             assert list(row.prompt[:3]) == turns == list(row.plain[:3])
             assert row.query.startswith("Question")
 
 
 def test_a_folder_gives_what_the_task_gives(tmp_path: Path) -> None:
-    read = AskedTask.read(save(tmp_path / "task"))
+    read = EvalTask.read(save(tmp_path / "task"))
     made = asked()
     used = {row.worded.wording_id for row in read.held_out}
     assert read.held_out == made.held_out
@@ -134,8 +134,8 @@ def test_a_folder_gives_what_the_task_gives(tmp_path: Path) -> None:
 
 def test_a_function_that_scores_is_not_in_a_folder(tmp_path: Path) -> None:
     folder = save(tmp_path / "task", replace(TASK, scoring=lambda answer, expected: 0.5))
-    assert AskedTask.read(folder).scoring is None
-    known = AskedTask.read(folder, scoring=lambda answer, expected: 0.5)
+    assert EvalTask.read(folder).scoring is None
+    known = EvalTask.read(folder, scoring=lambda answer, expected: 0.5)
     assert callable(known.scoring)
 
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no held-out rows"):
         asked(replace(TASK, test=()))
     with pytest.raises(InputError, match="are not the 99 of task"):
-        AskedTask.of(replace(TASK, test=TASK.test[1:]), diversify(TASK, WORDINGS), WORDINGS)
+        EvalTask.of(replace(TASK, test=TASK.test[1:]), diversify(TASK, WORDINGS), WORDINGS)
     plainless = [w for w in WORDINGS if w.split == "train" and not plain_form(w.text, "<sep>")]
     bare = replace(task, wordings=tuple(plainless))
     with pytest.raises(InputError, match="none of 26 training wordings has a form without <sep>"):
@@ -163,16 +163,16 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
 def test_folders_that_are_none(tmp_path: Path) -> None:
     folder = save(tmp_path / "task")
     with pytest.raises(InputError, match=r"has no wordings.jsonl"):
-        AskedTask.read(folder / "undiversified")
+        EvalTask.read(folder / "undiversified")
     with pytest.raises(InputError, match="nothing is no folder"):
-        AskedTask.read(tmp_path / "nothing")
+        EvalTask.read(tmp_path / "nothing")
     (tmp_path / "begun").mkdir()
     with pytest.raises(UnfinishedError):
-        AskedTask.read(tmp_path / "begun")
+        EvalTask.read(tmp_path / "begun")
     rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
     rows[0]["messages"][0]["content"] = "Something else <sep>"
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     manifest = read_manifest(folder)
     finish(folder, Manifest(**{**manifest.model_dump(), "files": {}}))
     with pytest.raises(FormatError, match=f"{rows[0]['wording_id']}: diversify the task again"):
-        AskedTask.read(folder)
+        EvalTask.read(folder)

@@ -12,19 +12,19 @@ from delia_data.diversify import diversify
 from delia_data.errors import FormatError, InputError
 from delia_data.evaluation import (
     AnsweredRow,
-    AskedTask,
+    EvalTask,
     Evaluation,
     Resampling,
     ScoredRow,
     compare,
-    read_answers,
+    grade_answers,
     score,
 )
 from delia_data.evaluation.scores import read_scored_rows, write_scored_rows
 from delia_data.tasks import bundled_task, bundled_wordings
 
 TASK, WORDINGS = bundled_task(), bundled_wordings()
-ASKED = AskedTask.of(TASK, diversify(TASK, WORDINGS), WORDINGS)
+ASKED = EvalTask.of(TASK, diversify(TASK, WORDINGS), WORDINGS)
 YES, NO = (f'{{"thought": "x", "hallucination": "{label}"}}' for label in ("yes", "no"))
 MENDED = "{'thought': 'x', 'hallucination': 'no'}"
 HOW = Resampling(resamples=500)
@@ -47,7 +47,7 @@ ROWS = [
 
 
 def scored(rows: list[AnsweredRow] = ROWS) -> list[ScoredRow]:
-    return read_answers(ASKED, rows)
+    return grade_answers(ASKED, rows)
 
 
 def test_by_hand() -> None:
@@ -74,7 +74,7 @@ def test_by_hand() -> None:
 def test_the_interval_of_selectivity_is_paired() -> None:
     """Both answers of a row are in the format, or neither: the difference does not vary."""
     rows = [row(i, NO, *([NO, NO] if i % 2 else ["no", "no"])) for i in range(40)]
-    (probe,) = score(read_answers(ASKED, rows), ASKED, how=HOW).probes
+    (probe,) = score(grade_answers(ASKED, rows), ASKED, how=HOW).probes
     assert probe.in_format.high - probe.in_format.low > 0.2
     unseen = 1 - 0.025 ** (1 / 40)
     assert (probe.selectivity.low, probe.selectivity.high) == pytest.approx((-unseen, unseen))
@@ -83,7 +83,7 @@ def test_the_interval_of_selectivity_is_paired() -> None:
 def test_probes_stay_apart_and_notes_are_told() -> None:
     rows = [*ROWS, *(replace(r, probe="negative", wants_format=False) for r in ROWS[:2])]
     notes = {"": ["of all"], "negative": ["of one"]}
-    found = score(read_answers(ASKED, rows), ASKED, system={"engine": "x"}, notes=notes)
+    found = score(grade_answers(ASKED, rows), ASKED, system={"engine": "x"}, notes=notes)
     assert [probe.probe for probe in found.probes] == ["held-out", "negative"]
     assert found.notes == ("of all",)
     assert found.probe("negative").notes == ("of one",)
@@ -95,9 +95,9 @@ def test_probes_stay_apart_and_notes_are_told() -> None:
 
 def test_a_scoring_function_counts_where_it_is_known() -> None:
     by_length = replace(ASKED, scoring=lambda answer, expected: min(1, len(answer) / 100))
-    assert score(read_answers(by_length, ROWS), by_length, how=HOW).probes[0].score is not None
+    assert score(grade_answers(by_length, ROWS), by_length, how=HOW).probes[0].score is not None
     unknown = replace(ASKED, scoring=None)
-    assert score(read_answers(unknown, ROWS), unknown, how=HOW).probes[0].score is None
+    assert score(grade_answers(unknown, ROWS), unknown, how=HOW).probes[0].score is None
 
 
 def test_through_json_and_back() -> None:
@@ -165,4 +165,4 @@ def test_what_cannot_be() -> None:
     with pytest.raises(InputError, match="no rows in common, of 5 and 5"):
         compare(scored(), scored([replace(r, probe="bare") for r in ROWS]))
     with pytest.raises(InputError, match=r"gave 2\.0 for answer 0"):
-        read_answers(replace(ASKED, scoring=lambda *_: 2.0), ROWS)
+        grade_answers(replace(ASKED, scoring=lambda *_: 2.0), ROWS)

@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 
 from delia_data.errors import InputError
-from delia_data.evaluation import AnsweredRow, AskedTask, Resampling, compare, read_answers, score
+from delia_data.evaluation import AnsweredRow, EvalTask, Resampling, compare, grade_answers, score
 from delia_data.evaluation.answer_format import AnswerFormat
 from delia_data.evaluation.translation import load_metrics, score_corpus
 
@@ -58,7 +58,7 @@ def test_a_resample_is_a_corpus_of_its_own() -> None:
         assert found == pytest.approx(whole)
 
 
-def scored(answers: list[str]) -> tuple[AskedTask, list[AnsweredRow]]:
+def scored(answers: list[str]) -> tuple[EvalTask, list[AnsweredRow]]:
     rows = [
         AnsweredRow(
             "bare", f"{i:032x}", "q <sep>", "q", source, expected, answer, f"Hér:\n{answer}"
@@ -68,19 +68,19 @@ def scored(answers: list[str]) -> tuple[AskedTask, list[AnsweredRow]]:
         )
     ]
     form = AnswerFormat.of(REFERENCES, keys=(), scoring="translation")
-    task = AskedTask("t", "<sep>", form, ("any",), (), "translation", "")  # type: ignore[arg-type]
+    task = EvalTask("t", "<sep>", form, ("any",), (), "translation", "")  # type: ignore[arg-type]
     return task, rows
 
 
 def test_in_an_evaluation_and_in_a_comparison() -> None:
     metrics = load_metrics(["chrf", "bleu"])
     task, rows = scored(ANSWERS)
-    ours = read_answers(task, rows)
+    ours = grade_answers(task, rows)
     (probe,) = score(ours, task, how=HOW, metrics=metrics).probes
     assert list(probe.translation) == ["chrF", "BLEU"]
     assert probe.selectivity.value == 1  # a line with the token, two without
     assert probe.score is not None
-    perfect = read_answers(*scored(REFERENCES))
+    perfect = grade_answers(*scored(REFERENCES))
     (found,) = compare(perfect, ours, HOW, metrics=metrics).probes
     assert found.translation["chrF"].value == pytest.approx(100 - probe.translation["chrF"].value)
     assert found.translation["BLEU"].value == pytest.approx(100 - probe.translation["BLEU"].value)
