@@ -8,15 +8,11 @@ from typing import Any, Final
 import datasets
 import pyarrow as pa
 
-from delia_data.builders._common import DeliaBuilder, DeliaConfig
-from delia_data.builders._inputs import Location, locate_cache
-from delia_data.builders._parts import FilePart, TablePart
+from delia_data.builders._base import DeliaBuilder, DeliaConfig, Location, locate_cache
 from delia_data.mixing import schema
-from delia_data.mixing.sources import pairs_of, shards_of
+from delia_data.mixing.store import open_cache
 
 _SCHEMA: Final = pa.schema([schema("messages").field(name) for name in ("messages", "source_id")])
-
-_BYTES_IN_MEMORY: Final = 32 << 20
 
 
 @dataclass
@@ -40,8 +36,8 @@ class DeliaCache(DeliaBuilder):
         return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(_SCHEMA))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        files, _ = shards_of(locate_cache(self.config.cache))
-        if sum(file.stat().st_size for file in files) > _BYTES_IN_MEMORY:
-            return self._splits({"train": FilePart.cut(files)})
-        pairs = pa.concat_tables(table for file in files for table in pairs_of(file))
-        return self._splits({"train": TablePart.cut(pairs.cast(_SCHEMA))})
+        rows = open_cache(locate_cache(self.config.cache))
+        if rows.path is None:
+            whole = pa.Table.from_batches(rows.with_source_ids(0, rows.num_rows), _SCHEMA)
+            return self._splits({"train": whole})
+        return self._splits({"train": rows})

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import datasets
+import pyarrow as pa
 
 from delia_data._version import __version__
-from delia_data.builders._common import DeliaBuilder, DeliaConfig
-from delia_data.builders._inputs import Location, locate_cache, read_task
-from delia_data.builders._parts import PlanPart, TablePart
-from delia_data.builders._published import (
-    check_alone,
-    find_published,
-    published_format,
-    published_parts,
-)
-from delia_data.errors import InputError, RatioError
-from delia_data.mixing import Mixture, OnShort, Order, config_name, mix, parse_ratio, schema
+from delia_data.builders._base import DeliaBuilder, DeliaConfig, Location, locate_cache, read_task
+from delia_data.errors import InputError, RatioError, SettingsError
+from delia_data.mixing import OnShort, Order, config_name, mix, parse_ratio, schema
 from delia_data.outputs import canonical_json
 from delia_data.records import Format
 
@@ -27,7 +21,7 @@ if TYPE_CHECKING:
     from delia_data.hub import Published
 
 _PREFIX: Final = "ratio-"
-_ROWS_IN_MEMORY: Final = 100_000
+_PUBLISHED_SETTINGS: Final = frozenset({"ratio", "repo", "revision", "format"})
 _EXAMPLE: Final = 'such as ratio=4, or the name "ratio-4"'
 
 
@@ -86,8 +80,29 @@ class DeliaMixConfig(DeliaConfig):
         self.ratio = _ratio(str(self.name), self.ratio)
         self.name: str = config_name(self.ratio)
         super().__post_init__()
-        check_alone(self)
+        self._check_repo()
         self.published: Published | None = None
+
+    def _check_repo(self) -> None:
+        """Refuse settings that a published mixture has already, and a revision without one."""
+        if self.repo is None:
+            if self.revision is not None:
+                raise InputError(
+                    f"delia_mix has no revisions of its own ({self.revision!r} was given): "
+                    "leave revision= out, or name a published repository as repo="
+                )
+            return
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        given = ", ".join(
+            name
+            for name, value in self.settings().items()
+            if name not in _PUBLISHED_SETTINGS and value != defaults[name]
+        )
+        if given:
+            raise SettingsError(
+                f"{self.repo} has its own {given}: leave {given} out, or delia pull it and mix "
+                "its task and cache"
+            )
 
     def sha256(self) -> str:
         """Hash all that the rows depend on; of what is published, the commit, which is asked for.
@@ -100,8 +115,13 @@ class DeliaMixConfig(DeliaConfig):
         if self.repo is None:
             return super().sha256()
         if self.published is None:
-            self.published = find_published(self.repo, self.revision)
-            self.format = published_format(self.published, float(self.ratio or 0))
+            from delia_data.hub import find_version, published_mixture  # imports for a while
+
+            # The newest commit is asked for: without the Hub there is an error, never an old one.
+            revision = "" if self.revision is None else f"@{self.revision}"
+            self.published = find_version(f"{self.repo}{revision}")
+            manifest = published_mixture(self.published, float(self.ratio or 0))
+            self.format = manifest.settings["format"]
         content = [__version__, self.repo, self.published.commit, self.name]
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
@@ -123,9 +143,16 @@ class DeliaMix(DeliaBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config = self.config
         if config.published is not None:
-            manifest, splits = published_parts(config.published, config.ratio)
-            self.info.description = manifest.model_dump_json()
-            return self._splits(splits)
+            from delia_data.hub import open_mixture
+
+            published = open_mixture(config.published, config.ratio)
+            self.info.description = published.manifest.model_dump_json()
+            return self._splits(
+                {
+                    split: pa.Table.from_batches(published.batches(split), schema(config.format))
+                    for split in published.splits
+                }
+            )
         task = read_task(config.task, token=config.token, seed=config.seed)
         alone = config.ratio == 0 and config.cache is None
         mixture = mix(
@@ -140,16 +167,5 @@ class DeliaMix(DeliaBuilder):
             token=task.token or None,
         )
         self.info.description = mixture.manifest.model_dump_json()
-        self._spill = mixture.spill  # lives as long as the rows are being read
-        parts = {"train": _parts(mixture)}
-        if mixture.test is not None:
-            parts["test"] = [TablePart(mixture.test)]
-        return self._splits(parts)
-
-
-def _parts(mixture: Mixture) -> list[TablePart] | list[PlanPart]:
-    """Cut the training rows into parts that workers and nodes can share."""
-    rows = mixture.manifest.rows["task"] + mixture.manifest.rows["cache"]
-    if rows <= _ROWS_IN_MEMORY:
-        return TablePart.cut(mixture.train)
-    return PlanPart.cut(mixture.plan)
+        test = {} if mixture.test is None else {"test": mixture.test}
+        return self._splits({"train": mixture, **test})

@@ -9,9 +9,7 @@ from typing import Any, Final
 import datasets
 import pyarrow as pa
 
-from delia_data.builders._common import DeliaBuilder, DeliaConfig
-from delia_data.builders._inputs import Location, read_task
-from delia_data.builders._parts import TablePart
+from delia_data.builders._base import DeliaBuilder, DeliaConfig, Location, read_task
 from delia_data.mixing import schema
 from delia_data.mixing.task_rows import check_token
 from delia_data.records import write_record
@@ -52,7 +50,7 @@ class DeliaTask(DeliaBuilder):
         task = read_task(config.task, token=config.token, seed=config.seed)
         check_token(task.train, [config.token] if config.token else [])
         splits = {"train": task.train} | ({"test": task.test} if task.test else {})
-        return self._splits({name: TablePart.cut(_table(rows)) for name, rows in splits.items()})
+        return self._splits({name: _table(rows) for name, rows in splits.items()})
 
 
 def _table(rows: Sequence[TaskRow]) -> pa.Table:

@@ -11,8 +11,8 @@ from delia_data.cli._completion import among
 from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
 from delia_data.errors import InputError
-from delia_data.mixing import ON_SHORT, ORDERS, SELECTS, config_name, mix, save_mixture
-from delia_data.mixing.cluster import mix_on_ray
+from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
+from delia_data.mixing.ray import mix_on_ray
 from delia_data.mixing.recipe import read_mix_recipe
 from delia_data.models import load_tokenizer
 from delia_data.records import FORMATS
@@ -54,13 +54,6 @@ def command(
         typer.Option(
             help=f"Where the cache is too small: one of {', '.join(ON_SHORT)} ({ON_SHORT[0]}).",
             autocompletion=among(ON_SHORT),
-        ),
-    ] = None,
-    select: Annotated[
-        str | None,
-        typer.Option(
-            help=f"How pairs are chosen: one of {', '.join(SELECTS)} ({SELECTS[0]}).",
-            autocompletion=among(SELECTS),
         ),
     ] = None,
     format: Annotated[
@@ -108,7 +101,6 @@ def command(
         "seed": seed,
         "order": order,
         "on_short": on_short,
-        "select": select,
         "format": format,
         "decontaminate": decontaminate,
     }

@@ -28,7 +28,7 @@ from delia_data.engines.local import (
 )
 from delia_data.engines.vllm import ROW_SAMPLER, sampling_arguments
 from delia_data.errors import InputError
-from delia_data.mixing.cluster_connection import connected
+from delia_data.mixing.ray import connected
 from delia_data.models import identify_files, load_tokenizer, resolve_model
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from delia_data.errors import InputError
 from delia_data.hub.parts import Part, cache_ids, lean_file, pair_shards, train_shards
 from delia_data.mixing import read_task_rows, schema
 from delia_data.mixing.folder import card, mixture_folder, write_rows
+from delia_data.mixing.mixture import convert
 from delia_data.mixing.options import MESSAGES
-from delia_data.mixing.plan import convert
 from delia_data.outputs import Manifest, atomic_path, finish, write_text
 from delia_data.records import write_record
 

@@ -144,7 +144,7 @@ def mixed(
             f"{config_name(settings['ratio'])} was mixed with {', '.join(unknown)}, and cannot be "
             "mixed again here: give its folder as well"
         )
-    asked = {key: value for key, value in settings.items() if key != "token"}
+    asked = {k: v for k, v in settings.items() if k not in {"select", "token"}}
     if tokenizer is not None and rows.token:
         add_token_to_tokenizer(tokenizer, rows.token)  # it counts as one
     mixture = mix(rows.train, cache.folder, test=rows.test, token=rows.token or None, **asked)

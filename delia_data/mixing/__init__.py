@@ -7,32 +7,25 @@ from delia_data.mixing.mixture import Mixture, mix
 from delia_data.mixing.options import (
     ON_SHORT,
     ORDERS,
-    SELECTS,
     MixOptions,
     OnShort,
     Order,
-    Select,
     config_name,
     parse_ratio,
     schema,
 )
-from delia_data.mixing.plan import PLACES, Plan
 from delia_data.mixing.sources import Pairs
 from delia_data.mixing.task_rows import Rows, TaskRow, TaskRows, read_task_rows
 
 __all__ = [
     "ON_SHORT",
     "ORDERS",
-    "PLACES",
-    "SELECTS",
     "MixOptions",
     "Mixture",
     "OnShort",
     "Order",
     "Pairs",
-    "Plan",
     "Rows",
-    "Select",
     "TaskRow",
     "TaskRows",
     "config_name",

@@ -61,7 +61,7 @@ def save_mixture(
         LockedError: Another process writes there.
         OutputError: It cannot be written.
     """
-    columns = schema(mixture.plan.options.format)
+    columns = schema(mixture.format)
     with mixture_folder(folder) as root:
         splits = {"train": "train.parquet"}
         counts: Counter[str] = Counter()

@@ -4,76 +4,116 @@
                                              ├──▶ keyed order ──▶ mixture
     cache ──▶ keyed rank ──▶ ratio x rows ───┘
 
-A mixture is a pure function of the rows' contents and the settings: which pairs are taken and
-where each row stands follow from a hash of the row's content id and the seed.
+A mixture is a pure function of the rows' contents and the settings. It is held as row numbers in
+their order; the rows themselves are read when they are asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from delia_data.bundled_cache import BUNDLED, cache_path, is_bundled
 from delia_data.errors import FormatError, InputError, RatioError
-from delia_data.mixing.engine import Spill
-from delia_data.mixing.options import MESSAGES, MixOptions, OnShort, Order, Select, schema
-from delia_data.mixing.plan import Picked, Plan, convert
+from delia_data.mixing.options import MESSAGES, MixOptions, OnShort, Order, schema
+from delia_data.mixing.selection import (
+    Usable,
+    interleave,
+    rank_keys,
+    sort_keys,
+    usable_pairs,
+)
 from delia_data.mixing.sources import Pairs
-from delia_data.mixing.survey import Survey, ngrams, survey
-from delia_data.mixing.task_rows import Rows, TaskRow, TaskRows, as_task_rows, check_token
-from delia_data.mixing.writers import writers_of
-from delia_data.outputs import Manifest, canonical_json
+from delia_data.mixing.store import (
+    SCHEMA,
+    CacheRows,
+    Numbers,
+    binary_ids,
+    hex_of,
+    hex_texts,
+    ngrams,
+    open_cache,
+    take_in_windows,
+)
+from delia_data.mixing.task_rows import Rows, TaskRow, as_task_rows, check_token
+from delia_data.outputs import Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import rank
-from delia_data.records import Format, Record, write_record
+from delia_data.records import Format, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
+_BATCH = 10_000
 
+
+@dataclass(frozen=True, eq=False)
 class Mixture:
-    """A mixture: its accounting at once, its rows when they are asked for.
+    """A mixture: its manifest, and its rows when they are asked for.
+
+    A copy for another process holds row numbers, and reads the rows where this one does.
 
     Attributes:
-        plan: What the training rows follow from; it can be sent to another process.
-        test: Held-out task rows as a table, pairs are never among them; None where there are none.
-        manifest: What it was made from, and the accounting.
-        spill: Temporary files that the plan reads; they go with the last reference to them.
+        manifest: Inputs with hashes, settings, row counts and drops.
+        test: Held-out task rows, none of them pairs; None when the task has none.
+        format: Row format of the training rows.
+        task: Training rows of the task, columns `messages` and `id`.
+        wordings: Wording id of each of them; null for a task without wordings.
+        caches: The caches.
+        rows: Row numbers in the mixture's order, counted through the task and then the caches.
     """
 
-    def __init__(
-        self, plan: Plan, test: pa.Table | None, manifest: Manifest, spill: Spill | None = None
-    ) -> None:
-        """Keep what `mix` found.
+    manifest: Manifest
+    test: pa.Table | None
+    format: Format
+    task: pa.RecordBatch = field(repr=False)
+    wordings: pa.StringArray = field(repr=False)
+    caches: tuple[CacheRows, ...] = field(repr=False)
+    rows: Numbers = field(repr=False)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of training rows."""
+        return len(self.rows)
+
+    def batches(self, begin: int = 0, end: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the training rows in their order; memory stays bounded.
 
         Args:
-            plan: What the training rows follow from.
-            test: Held-out rows.
-            manifest: The accounting.
-            spill: Temporary files that the plan reads.
-        """
-        self.plan = plan
-        self.test = test
-        self.manifest = manifest
-        self.spill = spill
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Give the training rows in their order, a batch at a time; memory stays bounded.
+            begin: Position of the first row.
+            end: Position after the last row; all that follow by default.
 
         Raises:
             FormatError: The format cannot hold a row.
         """
-        return self.plan.stream()
+        batches = [self.task, *(batch for cache in self.caches for batch in cache.batches)]
+        for numbers, window in take_in_windows(batches, self.rows[begin:end]):
+            of_cache = numbers >= self.task.num_rows
+            columns = {
+                "messages": window["messages"],
+                "source": pa.array(["task", "cache"]).take(pa.array(of_cache.astype(np.int8))),
+                "source_id": hex_texts(window["id"]),
+                "wording_id": self.wordings.take(pa.array(numbers, mask=of_cache)),
+            }
+            whole = pa.RecordBatch.from_pydict(columns)
+            for start in range(0, whole.num_rows, _BATCH):
+                yield convert(whole.slice(start, _BATCH), self.format)
 
     @cached_property
     def train(self) -> pa.Table:
         """The training rows as one table in memory."""
-        return pa.Table.from_batches(self.batches(), schema(self.plan.options.format))
+        return pa.Table.from_batches(self.batches(), schema(self.format))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def mix(
@@ -85,7 +125,6 @@ def mix(
     test: Sequence[TaskRow] | None = None,
     order: Order = "shuffled",
     on_short: OnShort = "error",
-    select: Select = "uniform",
     format: Format = "messages",
     token: str | None = DEFAULT_TOKEN,
     task_weights: Mapping[str, float] | None = None,
@@ -113,7 +152,6 @@ def mix(
             Algorithm 1 writes it.
         on_short: What to do where the cache is too small: `"error"`, take `"all"` that there
             are, or `"repeat"` the cache.
-        select: How pairs are chosen: `"uniform"`, every pair alike.
         format: Row format of the result.
         token: The special token of tasks that do not say their own, as task folders do; None for
             a task that has none. Every task row must name its token, a held-out one too.
@@ -132,7 +170,7 @@ def mix(
         InputError: There are no task rows, an input cannot be read, or a choice is unknown.
         FormatError: A row is in no known format, or the format is unknown or cannot hold a row.
     """
-    options = MixOptions(ratio, seed, order, on_short, select, format, decontaminate)
+    options = MixOptions(ratio, seed, order, on_short, format, decontaminate)
     tasks = {name: as_task_rows(given, token) for name, given in _named(task, "task").items()}
     held_out = [row for rows in tasks.values() for row in rows.test] if test is None else [*test]
     known = {row.record.id for row in held_out}
@@ -149,18 +187,29 @@ def mix(
     tokens = tuple(sorted({rows.token for rows in tasks.values() if rows.token}))
     if all(rows.token for rows in tasks.values()):
         check_token(held_out, tokens, "held-out rows")
-    spill = Spill()
     caches = named_caches(cache)
+    stored = {name: open_cache(given) for name, given in caches.items()}
     wanted = round(options.ratio * len(taken))
     shares = _shares(wanted, _weights("cache", caches, cache_weights))
-    surveys = _surveys(caches, shares, spill.path, options, tokens, tasks, held_out)
-    _check_turns(options.format, [row.record for _, row in taken], surveys)
-    picked = [
-        _picked(found, name, share, options, len(taken), bundled=is_bundled(caches[name]))
-        for (name, found), share in zip(surveys.items(), shares, strict=True)
+    task_rows = [row for rows in tasks.values() for row in rows.train]
+    usable: dict[str, Usable] = {}
+    for name, opened in stored.items():
+        usable[name] = usable_pairs(
+            opened,
+            seed=seed,
+            tokens=tokens,
+            task_ids={row.record.id for row in (*task_rows, *held_out)},
+            test_ngrams=ngrams(_texts(held_out)) if decontaminate else frozenset(),
+            earlier=[other.ids for other in usable.values()],
+        )
+    if options.format == "alpaca":
+        _check_turns([row for _, row in taken], stored)
+    counts = [
+        _count(len(pairs.rows), name, share, options, len(taken), bundled=is_bundled(caches[name]))
+        for (name, pairs), share in zip(usable.items(), shares, strict=True)
     ]
-    pairs = sum(count for _, count in picked)
-    plan = Plan(options, tokens, _task_table(taken), tuple(cache for cache, _ in picked), pairs)
+    dropped = sum((pairs.dropped for pairs in usable.values()), Counter[str]())
+    dropped["task_row_is_held_out"] = len(task_rows) - sum(map(len, train))
     manifest = Manifest(
         kind="mixture",
         settings={
@@ -169,7 +218,7 @@ def mix(
             "order": order,
             "on_short": on_short,
             "format": format,
-            "select": select,
+            "select": "uniform",
             "token": tokens[0] if len(tokens) == 1 else list(tokens) or None,
             **({"decontaminate": True} if decontaminate else {}),
             **({"task_weights": dict(task_weights)} if task_weights else {}),
@@ -178,13 +227,22 @@ def mix(
         inputs={
             **_hashes("task", {n: _rows_hash(r.train) for n, r in tasks.items()}),
             "test": _rows_hash(held_out),
-            **_hashes("cache", {name: found.content for name, found in surveys.items()}),
+            **_hashes("cache", {name: pairs.sha256 for name, pairs in usable.items()}),
         },
-        rows={"task": len(taken), "cache": pairs, "test": len(held_out)},
-        dropped=dict(sorted(_dropped(tasks, train, surveys).items())),
+        rows={"task": len(taken), "cache": sum(counts), "test": len(held_out)},
+        dropped=dict(sorted((+dropped).items())),
         details={"written_by": written} if (written := writers_of(caches)) else {},
     )
-    return Mixture(plan, _test_table(held_out, options), manifest, spill)
+    batch, wordings = _task_batch([row for _, row in taken])
+    return Mixture(
+        manifest,
+        _test_table(held_out, options),
+        options.format,
+        batch,
+        wordings,
+        tuple(stored.values()),
+        _in_order(options, taken, stored, usable, counts),
+    )
 
 
 def named_caches(given: Any) -> dict[str, Any]:
@@ -227,57 +285,16 @@ def _times(rows: Sequence[TaskRow], weight: float, seed: int) -> list[tuple[int,
     return [*again, *((whole, row) for row in ranked[:rest])]
 
 
-def _check_turns(format: Format, task: Sequence[Record], surveys: Mapping[str, Survey]) -> None:
-    """Refuse a format that has columns for one question and its answer alone."""
-    if format != "alpaca":
-        return
-    longer = [name for name, found in surveys.items() if found.longer]
-    if any(len(record.messages) != 2 for record in task):
+def _check_turns(task: Sequence[TaskRow], caches: Mapping[str, CacheRows]) -> None:
+    """Refuse rows that the format `alpaca` has no columns for."""
+    longer = [name for name, cache in caches.items() if cache.has_longer_rows]
+    if any(len(row.record.messages) != 2 for row in task):
         longer.append("task")
     if longer:
         raise FormatError(
-            f"the {' and the '.join(longer)} has system turns or earlier ones, for which a mixture "
-            "in the format 'alpaca' has no column: use format 'messages'"
+            f"the {' and the '.join(longer)} has system turns or earlier turns, for which a "
+            "mixture in the format 'alpaca' has no column: use format 'messages'"
         )
-
-
-def _dropped(
-    tasks: Mapping[str, TaskRows],
-    train: Sequence[Sequence[TaskRow]],
-    surveys: Mapping[str, Survey],
-) -> Counter[str]:
-    """Rows that are not in the mixture, by reason."""
-    dropped = sum((found.dropped for found in surveys.values()), Counter[str]())
-    held_out = sum(len(rows.train) for rows in tasks.values()) - sum(map(len, train))
-    return dropped + Counter({"task_row_is_held_out": held_out})
-
-
-def _surveys(
-    caches: Mapping[str, Pairs],
-    shares: Sequence[int],
-    spill: Path,
-    options: MixOptions,
-    tokens: tuple[str, ...],
-    tasks: Mapping[str, Any],
-    held_out: Sequence[TaskRow],
-) -> dict[str, Survey]:
-    records = [row.record for rows in tasks.values() for row in rows.train]
-    records += [row.record for row in held_out]
-    of_test = [turn.content for row in held_out for turn in row.record.messages]
-    surveys: dict[str, Survey] = {}
-    for number, ((name, given), share) in enumerate(zip(caches.items(), shares, strict=True)):
-        surveys[name] = survey(
-            given,
-            f"cache_{number}",
-            spill,
-            seed=options.seed,
-            tokens=tokens,
-            task=records,
-            wanted=share,
-            ngrams_of_test=ngrams(of_test) if options.decontaminate else frozenset(),
-            earlier=tuple(surveys.values()),
-        )
-    return surveys
 
 
 def _shares(wanted: int, weights: Sequence[float]) -> list[int]:
@@ -289,53 +306,123 @@ def _shares(wanted: int, weights: Sequence[float]) -> list[int]:
     return [high - low for low, high in pairwise(bounds)]
 
 
-def _picked(
-    found: Survey, name: str, wanted: int, options: MixOptions, task_rows: int, *, bundled: bool
-) -> tuple[Picked, int]:
-    """What is taken of a cache, and how many pairs that is."""
-    usable = len(found.ranks)
-    if wanted > usable and (options.on_short == "error" or not usable):
-        share = usable / task_rows if wanted else 0.0
+def _count(
+    usable: int, name: str, wanted: int, options: MixOptions, task_rows: int, *, bundled: bool
+) -> int:
+    """Return how many pairs are taken from a cache."""
+    if wanted <= usable:
+        return wanted
+    if options.on_short == "error" or not usable:
         grow = f" (delia sample my-cache --from {BUNDLED} --target {math.ceil(1.01 * wanted)})"
         raise RatioError(
             f"ratio {options.ratio:.15g} of {task_rows} task rows needs {wanted} pairs, and the "
             f"{name} holds {usable} usable ones: sample more{grow if bundled else ''}, "
-            f"lower the ratio to {math.floor(1e4 * share) / 1e4:.15g}, or set on_short "
-            "(--on-short) to 'all' or 'repeat'"
+            f"lower the ratio to {math.floor(1e4 * usable / task_rows) / 1e4:.15g}, or set "
+            "on_short (--on-short) to 'all' or 'repeat'"
         )
-    if options.on_short == "all":
-        wanted = min(wanted, usable)
-    whole, rest = divmod(wanted, usable) if usable else (0, 0)
-    counts = [usable] * whole + ([rest] if rest else [])
-    thresholds = tuple(found.threshold(count) for count in counts)
-    kept = [found.kept] if found.kept and counts else []
-    kept += [found.kept.again(options.seed, i) for i in range(1, len(counts)) if found.kept]
-    return Picked(thresholds, found.excluded, found.repeated, tuple(kept)), wanted
+    return usable if options.on_short == "all" else wanted
 
 
-def _task_table(rows: Sequence[tuple[int, TaskRow]]) -> pa.Table:
-    return pa.table(
-        {
-            "messages": pa.array([write_record(r.record)["messages"] for _, r in rows], MESSAGES),
-            "id": [row.record.id for _, row in rows],
-            "wording_id": pa.array([row.wording_id for _, row in rows], pa.string()),
-            "repetition": pa.array([number for number, _ in rows], pa.int64()),
-        }
-    )
+def _in_order(
+    options: MixOptions,
+    task: Sequence[tuple[int, TaskRow]],
+    caches: Mapping[str, CacheRows],
+    usable: Mapping[str, Usable],
+    counts: Sequence[int],
+) -> Numbers:
+    """Return the row numbers of the mixture, counted through the task and then the caches."""
+    places = [rank(options.seed, f"{number}:task:{_row_key(row)}") for number, row in task]
+    task_keys = np.array([(p >> 64, p & (2**64 - 1)) for p in places], np.uint64)
+    numbers, keys, start = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)], len(task)
+    for cache, pairs, count in zip(caches.values(), usable.values(), counts, strict=True):
+        for repetition in range(-(-count // max(len(pairs.rows), 1))):
+            taken = slice(0, count - repetition * len(pairs.rows))
+            numbers.append(start + pairs.rows[taken])
+            ids = hex_of(pairs.ids[taken])
+            keys.append(rank_keys(options.seed, f"order:{repetition}:cache:", ids))
+        start += len(cache.ids)
+    pair_numbers, pair_keys = np.concatenate(numbers), np.concatenate(keys)
+    if options.order == "shuffled":
+        together = np.concatenate([np.arange(len(task)), pair_numbers])
+        return together[sort_keys(np.concatenate([task_keys, pair_keys]))]
+    of_task, of_pairs = interleave(len(task), len(pair_numbers))
+    rows = np.empty(len(task) + len(pair_numbers), np.int64)
+    rows[of_task] = sort_keys(task_keys)
+    rows[of_pairs] = pair_numbers[sort_keys(pair_keys)]
+    return rows
+
+
+def _task_batch(rows: Sequence[TaskRow]) -> tuple[pa.RecordBatch, pa.StringArray]:
+    """Return messages and ids of task rows, and their wording ids."""
+    messages = pa.array([write_record(row.record)["messages"] for row in rows], MESSAGES)
+    ids = binary_ids(bytes.fromhex("".join(row.record.id for row in rows)))
+    wordings = pa.array([row.wording_id for row in rows], pa.string())
+    return pa.RecordBatch.from_arrays([messages, ids], schema=SCHEMA), wordings
 
 
 def _test_table(rows: Sequence[TaskRow], options: MixOptions) -> pa.Table | None:
     if not rows:
         return None
     placed = sorted(rows, key=lambda row: (rank(options.seed, _row_key(row)), _row_key(row)))
+    batch, wordings = _task_batch(placed)
     columns = {
-        "messages": pa.array([write_record(row.record)["messages"] for row in placed], MESSAGES),
+        "messages": batch["messages"],
         "source": ["task"] * len(placed),
-        "source_id": [row.record.id for row in placed],
-        "wording_id": pa.array([row.wording_id for row in placed], pa.string()),
+        "source_id": hex_texts(batch["id"]),
+        "wording_id": wordings,
     }
-    batch = pa.RecordBatch.from_pydict(columns)
-    return pa.Table.from_batches([convert(batch, options.format)])
+    return pa.Table.from_batches([convert(pa.RecordBatch.from_pydict(columns), options.format)])
+
+
+def convert(batch: pa.RecordBatch, format: Format) -> pa.RecordBatch:
+    """Return a batch with `messages` in the columns of a row format.
+
+    Raises:
+        FormatError: The format cannot hold a row.
+    """
+    columns = schema(format)
+    origin = [batch[name] for name in ("source", "source_id", "wording_id")]
+    if format == "messages":
+        return pa.RecordBatch.from_arrays(
+            [batch["messages"].cast(MESSAGES), *origin], schema=columns
+        )
+    own = columns.names[: -len(origin)]
+    values: dict[str, list[Any]] = {name: [] for name in own}
+    for messages in batch["messages"].to_pylist():
+        row = write_record(read_record({"messages": messages}, "messages"), format)
+        if extra := sorted(set(row).difference(own)):
+            raise FormatError(
+                f"a row has {' and '.join(extra)}, for which a mixture in the format {format!r} "
+                "has no column: use format 'messages'"
+            )
+        for name in own:
+            values[name].append(row[name])
+    arrays = [pa.array(values[name], columns.field(name).type) for name in own]
+    return pa.RecordBatch.from_arrays([*arrays, *origin], schema=columns)
+
+
+def writers_of(caches: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model that wrote each cache, by the cache's name, as its manifest says.
+
+    Args:
+        caches: The caches as `mix` takes them, by name. Rows in memory, files and Hub ids have no
+            manifest, and are left out.
+
+    Returns:
+        What the engine reported about its model when it sampled: `name`, `weights_sha256` and
+        `chat_template_sha256`, or a name alone for a model behind an API.
+    """
+    written = {}
+    for name, given in caches.items():
+        if isinstance(given, str | os.PathLike) and is_finished(Path(given)):
+            model = read_manifest(given).settings.get("model")
+            if model:
+                written[name] = model
+    return written
+
+
+def _texts(rows: Sequence[TaskRow]) -> Iterator[str]:
+    return (turn.content for row in rows for turn in row.record.messages)
 
 
 def _row_key(row: TaskRow) -> str:

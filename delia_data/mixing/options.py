@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import pyarrow as pa
 
@@ -13,14 +12,12 @@ from delia_data.errors import InputError, RatioError
 from delia_data.records import Format, check_format
 
 if TYPE_CHECKING:
-    from delia_data.mixing.task_rows import TaskRow
+    pass
 
 Order = Literal["shuffled", "interleaved"]
 OnShort = Literal["error", "all", "repeat"]
-Select = Literal["uniform"]
 ORDERS: Final[tuple[Order, ...]] = get_args(Order)
 ON_SHORT: Final[tuple[OnShort, ...]] = get_args(OnShort)
-SELECTS: Final[tuple[Select, ...]] = get_args(Select)
 
 MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _COLUMNS: Final[dict[Format, list[tuple[str, pa.DataType]]]] = {
@@ -49,7 +46,6 @@ class MixOptions:
             Algorithm 1 writes it.
         on_short: What to do where the cache is too small: `"error"`, take `"all"` that there
             are, or `"repeat"` the cache.
-        select: How pairs are chosen: `"uniform"`, every pair alike.
         format: Row format of the result.
         decontaminate: Drop pairs that share 13 words in a row with a held-out row.
 
@@ -62,33 +58,16 @@ class MixOptions:
     seed: int = 0
     order: Order = "shuffled"
     on_short: OnShort = "error"
-    select: Select = "uniform"
     format: Format = "messages"
     decontaminate: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", parse_ratio(self.ratio))
         check_format(self.format)
-        for name, known in (("order", ORDERS), ("on_short", ON_SHORT), ("select", SELECTS)):
+        for name, known in (("order", ORDERS), ("on_short", ON_SHORT)):
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"{name} {value!r} is unknown: use one of {', '.join(known)}")
-
-
-class MixSettings(TypedDict, total=False):
-    """The keywords of `mix`, for those who pass them on; `mix` says what they mean."""
-
-    ratio: Required[float]
-    seed: int
-    test: Sequence[TaskRow] | None
-    order: Order
-    on_short: OnShort
-    select: Select
-    format: Format
-    token: str | None
-    task_weights: Mapping[str, float] | None
-    cache_weights: Mapping[str, float] | None
-    decontaminate: bool
 
 
 def schema(format: Format) -> pa.Schema:

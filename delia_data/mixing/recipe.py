@@ -7,7 +7,7 @@
       own: {path: my-cache, weight: 3}
       other: shards/*.parquet             # a path alone has the weight 1
     ratio: 4
-    order: interleaved                    # seed, on_short, select, format, decontaminate as well
+    order: interleaved                    # seed, on_short, format, decontaminate as well
 
 A weight is a number: a task's is a multiple of its rows, a cache's its share of the pairs. Paths
 start from the working folder, as on the command line.
@@ -99,6 +99,8 @@ def read_mix_recipe(path: str | os.PathLike[str]) -> MixRecipe:
         raise SettingsError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path} must hold a mapping of {', '.join(_KEYS)}")
+    if values.get("select") == "uniform":  # a key of version 0.1.0, with this value alone
+        del values["select"]
     problems = [*_unknown(values, _KEYS)]
     problems += [fault for kind in ("tasks", "caches") for fault in _faults(kind, values.get(kind))]
     settings = {key: values[key] for key in _SETTINGS if key in values}

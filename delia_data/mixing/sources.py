@@ -15,7 +15,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 from delia_data._batches import batches
 from delia_data._csv import csv_rows
 from delia_data.errors import FormatError, InputError
-from delia_data.mixing.engine import quote
 from delia_data.mixing.options import MESSAGES
 from delia_data.outputs import FINISHED, MANIFEST, read_manifest
 from delia_data.records import Record, read_record, read_rows, write_record
@@ -47,48 +46,64 @@ _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _SIGNS: Final = (MANIFEST, FINISHED, "plan.json")  # a folder of ours, be it finished or not
 _BATCH: Final = 10_000
 _MESSAGES_SQL: Final = "STRUCT(role VARCHAR, content VARCHAR)[]"
+_VALID: Final = (
+    "messages IS NOT NULL AND len(messages) > 0 AND messages[-1].role = 'assistant' "
+    "AND len(list_filter(messages, lambda m: m.role = 'user')) > 0 "
+    "AND len(list_filter(messages, lambda m: m.role NOT IN ('system', 'user', 'assistant') "
+    "OR m.content IS NULL OR NOT regexp_matches(m.content, '[^\\s\\pZ\\pC]'))) = 0"
+)
 _CAST: Final = f"messages::{_MESSAGES_SQL} AS messages"
 
 
-@dataclass(frozen=True)
-class Relation:
-    """Something that DuckDB reads.
-
-    Attributes:
-        sql: SQL of a query or table with one column, `messages`.
-        tables: Arrow tables that the SQL names.
-        fast: Whether the rows were left as they lie, not yet checked.
-    """
-
-    sql: str
-    tables: dict[str, pa.Table] = field(default_factory=dict)
-    fast: bool = False
+class DoubtfulError(Exception):
+    """A row that only the general way can judge."""
 
 
-def open_pairs(given: Pairs, name: str, spill: Path) -> Relation:
-    """Make a relation of what was given as a cache.
-
-    Args:
-        given: The pairs: records or rows, a dataset, a path, a glob, a folder, or a Hub id.
-        name: A name for tables, unlike that of any other cache.
-        spill: Folder for temporary files, which must outlive the relation.
+def fast_batches(given: Any) -> Iterator[pa.RecordBatch]:
+    """Yield `messages` as they lie in a dataset or in files.
 
     Raises:
-        InputError: There is nothing there, or it cannot be read.
-        FormatError: A row is in no known format, or has no answer.
-        UnfinishedError: It is a folder of ours without its finish marker.
+        DoubtfulError: There is no fast way, or a row must be judged by the general one.
+        InputError: There is nothing there.
     """
-    if isinstance(given, datasets.Dataset) and _has_messages(given.features):
-        if given._indices is None:
-            table = given.data.table.select(["messages"])
-            return Relation(f"(SELECT {_CAST} FROM {name})", {name: table}, fast=True)
+    if isinstance(given, datasets.Dataset):
+        if not _has_messages(given.features) or given._indices is not None:
+            raise DoubtfulError
+        name, tables = "given", {"given": given.data.table.select(["messages"])}
+        relation = f"(SELECT {_CAST} FROM given)"
     elif isinstance(given, str | os.PathLike) and not _is_hub_id(given):
         files = _files(given)
-        if _readable_as_it_lies(files):
-            return open_fast(files)
-    elif isinstance(given, list | tuple) and all(isinstance(row, Record) for row in given):
-        return Relation(name, {name: _table(given)})
-    return open_general(given, name, spill)
+        if not _readable_as_it_lies(files):
+            raise DoubtfulError
+        relation, tables = _scan(files), {}
+    else:
+        raise DoubtfulError
+    import duckdb  # here, as importing it takes a while that `import delia_data` need not
+
+    with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
+        for name, table in tables.items():
+            connection.register(name, table)
+        with suppress(duckdb.InvalidInputException):  # raised in a notebook without ipywidgets
+            connection.execute("SET enable_progress_bar = false")
+        sql = f"SELECT messages, {_VALID} AS valid FROM {relation}"
+        try:
+            for batch in connection.sql(sql).to_arrow_reader(_BATCH):
+                if not all(batch["valid"].to_pylist()):
+                    raise DoubtfulError
+                if batch.num_rows:
+                    yield batch.select(["messages"])
+        except (duckdb.Error, OSError) as error:  # an Arrow reader passes errors on as OSError
+            raise DoubtfulError from error
+
+
+def general_batches(given: Any) -> Iterator[pa.RecordBatch]:
+    """Yield `messages` row by row, whatever the format.
+
+    Raises:
+        InputError: The message names the place of the first bad row.
+    """
+    for group in batches(_checked(rows_of(given)), _BATCH):
+        yield from _table(group).combine_chunks().to_batches()
 
 
 def shards_of(given: str | os.PathLike[str]) -> tuple[list[Path], bool]:
@@ -103,40 +118,6 @@ def shards_of(given: str | os.PathLike[str]) -> tuple[list[Path], bool]:
     """
     files = _files(given)
     return files, _readable_as_it_lies(files)
-
-
-def open_fast(files: Sequence[Path]) -> Relation:
-    """Make a relation of files as they lie, not yet checked."""
-    return Relation(_scan(files), fast=True)
-
-
-def open_general(given: Pairs, name: str, spill: Path) -> Relation:
-    """Make a relation by reading row by row, whatever the format.
-
-    Raises:
-        InputError: As `open_pairs`; the message names the place of the first bad row.
-    """
-    target = spill / f"{name}.parquet"
-    with pq.ParquetWriter(target, pa.schema([("messages", MESSAGES)])) as writer:
-        for group in batches(_checked(rows_of(given)), _BATCH):
-            writer.write_table(_table(group))
-    return Relation(f"read_parquet({quote(str(target))})")
-
-
-def pairs_of(file: Path, groups: tuple[int, int] | None = None) -> Iterator[pa.Table]:
-    """Read the pairs of a file row by row, some at a time: `messages` and `source_id`.
-
-    Args:
-        file: A file, as `shards_of` gives them.
-        groups: The row groups to read of a Parquet file, from one up to another; None for all.
-
-    Raises:
-        InputError: The file cannot be read.
-        FormatError: A row is in no known format, or has no answer.
-    """
-    for group in batches(_checked(_rows_of_file(file, groups)), _BATCH):
-        ids = pa.array([record.id for record in group])
-        yield _table(group).append_column("source_id", ids)
 
 
 def rows_of(given: Any, *, split: str = "train") -> Iterator[tuple[str, Any]]:
@@ -289,6 +270,11 @@ def _scan(files: Sequence[Path]) -> str:
         f"read_json([{names}], format = 'newline_delimited', "
         f"columns = {{messages: {quote(_MESSAGES_SQL)}}})"
     )
+
+
+def quote(text: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _table(records: Iterable[Record]) -> pa.Table:

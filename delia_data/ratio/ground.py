@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from delia_data.bundled_cache import cache_path
 from delia_data.errors import InputError, RatioError
 from delia_data.mixing import Mixture, TaskRows, mix
-from delia_data.mixing.writers import writers_of
+from delia_data.mixing.mixture import writers_of
 from delia_data.outputs import canonical_json, read_manifest
 from delia_data.ranking import rank
 from delia_data.ratio.settings import RatioSettings

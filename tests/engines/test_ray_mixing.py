@@ -31,8 +31,7 @@ from delia_data.errors import (
     TokenError,
 )
 from delia_data.mixing import TaskRow, mix, save_mixture
-from delia_data.mixing.cluster import mix_on_ray
-from delia_data.mixing.cluster_connection import connected
+from delia_data.mixing.ray import connected, mix_on_ray
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.records import Record, write_record
 

@@ -74,10 +74,13 @@ def test_options_come_before_the_recipe(delia: Delia, place: Path) -> None:
     assert (settings["ratio"], settings["seed"], settings["order"]) == (1, 0, "interleaved")
 
 
-def test_select_is_an_option(delia: Delia, place: Path) -> None:
-    arguments = ["mix", "halu.jsonl", "own.jsonl", "out", "--ratio", 1]
-    assert delia(*arguments, "--select", "uniform").code == 0
-    refused(delia(*arguments, "--select", "best"), "select 'best' is unknown: use one of uniform")
+def test_a_recipe_of_an_earlier_version_may_say_how_pairs_are_selected(
+    delia: Delia, place: Path
+) -> None:
+    recipe = Path("mix.yaml").read_text("utf-8")
+    Path("mix.yaml").write_text(f"{recipe}\nselect: uniform\n", "utf-8")
+    assert delia("mix", "--recipe", "mix.yaml", "out", "--ratio", 1).code == 0
+    assert read_manifest("out").settings["select"] == "uniform"
 
 
 def test_tokens_are_counted(

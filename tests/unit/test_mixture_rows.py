@@ -67,7 +67,7 @@ def test_an_unknown_format() -> None:
 )
 def test_alpaca_loses_no_turn(before: tuple[Message, ...]) -> None:
     pair = Record((*before, *Record.pair("query", "answer").messages))
-    with pytest.raises(FormatError, match=r"the cache has system turns or earlier ones"):
+    with pytest.raises(FormatError, match=r"the cache has system turns or earlier turns"):
         mix(TASK, [pair], ratio=0.1, format="alpaca")
     assert mix(TASK, [pair], ratio=0.1).train.num_rows == 11
 

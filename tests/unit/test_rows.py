@@ -14,7 +14,7 @@ import pytest
 from datasets import load_dataset
 
 import delia_data  # noqa: F401  (registers delia_mix)
-from delia_data.builders._rows import RowsDataset
+from delia_data.builders._base import RowsDataset
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 from delia_data.engines import MockEngine
 from delia_data.errors import FormatError, InputError, RatioError, UnfinishedError
 from delia_data.mixing import TaskRow, TaskRows, mix, save_mixture
-from delia_data.mixing import sources as sources_module
 from delia_data.records import FORMATS, Record, write_record
 from delia_data.sampling import Query, sample
 
@@ -109,7 +108,7 @@ def test_messages_are_read_as_they_lie(
     def never(*_: Any) -> None:
         raise AssertionError("read row by row")
 
-    monkeypatch.setattr(sources_module, "open_general", never)
+    monkeypatch.setattr("delia_data.mixing.store.general_batches", never)
     assert mix(TASK, MADE[kind](tmp_path), ratio=5).train.num_rows == 60
 
 
@@ -156,7 +155,7 @@ def test_a_bad_line_far_into_a_file_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DuckDB comes upon it when the first rows are read already."""
-    monkeypatch.setattr("delia_data.mixing.survey._BATCH", 1_000)
+    monkeypatch.setattr("delia_data.mixing.sources._BATCH", 1_000)
     (tmp_path / "a.jsonl").write_text(GOOD * 30_000 + "not json\n")
     with pytest.raises(FormatError, match=r"a\.jsonl:30001: the line is not a JSON object"):
         mix(TASK, tmp_path / "a.jsonl", ratio=0.1)

@@ -79,18 +79,20 @@ class TestCacheAndTask:
         finish(folder, Manifest(kind="cache"))
         assert load("delia_cache", cache=folder, split="train").to_list() == rows.to_list()
 
-    def test_a_large_one_is_read_file_by_file(
+    def test_a_large_one_is_read_from_the_cache_home(
         self, load: Load, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         expected = load("delia_cache", cache=cache, split="train")
         expected.to_parquet(tmp_path / "pairs.parquet", batch_size=7)
-        monkeypatch.setattr("delia_data.builders.delia_cache._BYTES_IN_MEMORY", 0)
+        monkeypatch.setattr("delia_data.mixing.store._STORED_BYTES", 0)
+        monkeypatch.setenv("DELIA_CACHE", str(tmp_path / "home"))
         for given in (cache, tmp_path / "pairs.parquet"):
             settings = {"cache": given, "split": "train"}
             stored = load("delia_cache", download_mode="force_redownload", **settings)
             streamed = load("delia_cache", streaming=True, **settings)
             assert stored.to_list() == list(streamed) == expected.to_list()
-            assert streamed.num_shards == (1 if given == cache else -(-PAIRS // 7))
+            assert streamed.num_shards == PAIRS
+        assert len(list((tmp_path / "home" / "sources").iterdir())) == 2
 
     def test_a_task_folder_is_no_cache(self, load: Load, task_folder: Path) -> None:
         with pytest.raises(InputError, match="holds a task, not a cache"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from datasets import (
 )
 from datasets.distributed import split_dataset_by_node
 
-from delia_data.builders import _common
+from delia_data.builders import _base
 from delia_data.errors import (
     InputError,
 )
@@ -101,7 +102,7 @@ class TestFreshness:
             return found
 
         before = config_id()
-        monkeypatch.setattr(_common, "__version__", "99.0")
+        monkeypatch.setattr(_base, "__version__", "99.0")
         assert config_id() != before
 
     def test_given_features_are_in_the_id(self, load: Load, cache: Path, tmp_path: Path) -> None:
@@ -211,12 +212,15 @@ class TestWaysToLoad:
         assert not any(file.is_file() for file in (tmp_path / "hf" / "delia_mix").rglob("*"))
 
 
-class TestLarge:
-    """A mixture that is not held in memory: its rows follow from a plan, part by part."""
+class TestStored:
+    """A mixture whose cache is read from the Arrow file in the cache home."""
 
     @pytest.fixture(autouse=True)
-    def planned(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("delia_data.builders.delia_mix._ROWS_IN_MEMORY", 0)
+    def stored(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+        monkeypatch.setattr("delia_data.mixing.store._STORED_BYTES", 0)
+        monkeypatch.setenv("DELIA_CACHE", str(tmp_path / "home"))
+        yield
+        assert list((tmp_path / "home" / "sources").glob("*/rows.arrow"))
 
     @pytest.fixture(params=["messages", "alpaca"])
     def pairs(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
@@ -236,7 +240,7 @@ class TestLarge:
     def test_a_stream(self, load: Load, task: Path, pairs: Path, order: Any) -> None:
         settings = {"ratio": 50, "task": task, "cache": pairs, "order": order, "split": "train"}
         stream = load("delia_mix", streaming=True, **settings)
-        assert stream.num_shards == (16 if order == "shuffled" else 1)
+        assert stream.num_shards == 64
         whole = list(stream)
         assert whole == load("delia_mix", **settings).to_list()
         parts = [list(split_dataset_by_node(stream, rank, 4)) for rank in range(4)]

@@ -1,0 +1,346 @@
+"""What the three builders share: settings that are checked, inputs and their hash, and shards.
+
+A dataset is prepared once for each configuration id, which carries the hash of every setting,
+of the bytes of every input and of the version of this package. The hash of an input depends on
+its bytes alone, not on its place, so that a changed source is never served from an old copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import glob
+import hashlib
+import inspect
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets.builder import Key
+
+from delia_data._version import __version__
+from delia_data.bundled_cache import bundled_cache_folder, is_bundled
+from delia_data.errors import InputError, SettingsError, TokenError
+from delia_data.mixing import Mixture
+from delia_data.mixing.store import CacheRows
+from delia_data.outputs import canonical_json, known_sha256
+from delia_data.tasks import (
+    BUNDLED_TASKS,
+    TaskRows,
+    bundled_task,
+    bundled_wordings,
+    read_task_rows,
+)
+
+Location = str | os.PathLike[str]
+RowSource: TypeAlias = pa.Table | CacheRows | Mixture
+"""What the rows of a split are read from."""
+
+# `datasets` patches the modules of builders, so that they can open URLs, which imports SciPy. It
+# leaves those alone that are patched already, and ours open none.
+_patched_for_streaming: Final = datasets.DownloadConfig()
+
+# Enough for many workers and nodes to share evenly; the cut never changes rows or their order.
+_SHARDS: Final = 64
+_ROWS_AT_ONCE: Final = 1_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows of a split, from one position up to another: a share for a worker or a node."""
+
+    source: RowSource
+    begin: int
+    end: int
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield the rows."""
+        if isinstance(self.source, pa.Table):
+            yield self.source.slice(self.begin, self.end - self.begin)
+        elif isinstance(self.source, Mixture):
+            yield from map(_table, self.source.batches(self.begin, self.end))
+        else:
+            yield from map(_table, self.source.with_source_ids(self.begin, self.end))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self.source, pa.Table):  # a copy: a slice would carry the whole table
+            rows = self.source.take(pa.array(np.arange(self.begin, self.end)))
+            return Shard, (rows, 0, self.end - self.begin)
+        return Shard, (self.source, self.begin, self.end)
+
+
+def cut(source: RowSource) -> list[Shard]:
+    """Cut rows into shards of nearly equal size, in order."""
+    count = max(1, min(_SHARDS, source.num_rows))
+    bounds = [number * source.num_rows // count for number in range(count + 1)]
+    return [Shard(source, begin, end) for begin, end in pairwise(bounds)]
+
+
+def _table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
+
+
+def _joined(shards: Iterable[Shard]) -> list[Shard]:
+    """Join neighbors, so that they are read together."""
+    joined: list[Shard] = []
+    for shard in shards:
+        if joined and joined[-1].source is shard.source and joined[-1].end == shard.begin:
+            joined[-1] = dataclasses.replace(joined[-1], end=shard.end)
+        else:
+            joined.append(shard)
+    return joined
+
+
+@dataclass
+class DeliaConfig(datasets.BuilderConfig):  # type: ignore[misc]
+    """Settings of a builder; those of its own come as keyword arguments of `load_dataset`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settings = self.settings()
+        if "seed" in settings:
+            self.seed = _seed(settings["seed"])
+        if str(settings.get("token")).startswith("hf_"):
+            raise TokenError(
+                "token= is the task's special token here, and what was given looks like a Hub "
+                "access token: leave it out, nothing is downloaded"
+            )
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """Names of the builder's own settings."""
+        shared = {field.name for field in dataclasses.fields(datasets.BuilderConfig)}
+        return tuple(field.name for field in dataclasses.fields(cls) if field.name not in shared)
+
+    def settings(self) -> dict[str, Any]:
+        """The builder's own settings and their values."""
+        return {key: getattr(self, key) for key in self.keys()}
+
+    def sha256(self) -> str:
+        """Hash all that the rows depend on; reads the bytes of the inputs.
+
+        Raises:
+            InputError: An input is not there or cannot be read.
+        """
+        hashes: dict[str, Callable[[Any], str]] = {"task": task_sha256, "cache": cache_sha256}
+        content = {
+            key: hashes[key](value) if key in hashes else repr(value)
+            for key, value in self.settings().items()
+        }
+        return hashlib.sha256(canonical_json([__version__, content])).hexdigest()
+
+
+class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
+    """Base of the builders: each names its own settings, columns and splits."""
+
+    token: str | bool | None
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        vars(sys.modules[cls.__module__])["_patched_for_streaming"] = _patched_for_streaming
+
+    def _create_builder_config(
+        self,
+        config_name: str | None = None,
+        custom_features: datasets.Features | None = None,
+        config_id: str | None = None,
+        **given: Any,
+    ) -> tuple[DeliaConfig, str]:
+        if not given.get("data_files"):
+            given.pop("data_files", None)
+        known = self.BUILDER_CONFIG_CLASS.keys()
+        _check_keys(self.name, given, known)
+        if config_name not in (None, "default") and not self.BUILDER_CONFIGS:
+            raise InputError(
+                f"{self.name} has no configuration {config_name!r}: leave the name out, "
+                f"and give {known[0]}="
+            )
+        # load_dataset takes `token` as the Hub's and keeps it from the settings. Here it is the
+        # special token, and nothing is ever sent to the Hub.
+        if "token" in known and isinstance(self.token, str):
+            given["token"] = self.token
+        self.token = None
+        config: DeliaConfig = self.BUILDER_CONFIG_CLASS(name=config_name or "default", **given)
+        self._sha256 = config.sha256()
+        return config, config_id or config.create_config_id(
+            {"sha256": self._sha256}, custom_features=custom_features
+        )
+
+    def _splits(
+        self, splits: Mapping[str, pa.Table | CacheRows | Mixture]
+    ) -> list[datasets.SplitGenerator]:
+        """Return the splits of inputs that were just read.
+
+        Raises:
+            InputError: An input changed since the configuration id was made of its bytes.
+        """
+        if self.config.sha256() != self._sha256:
+            raise InputError(f"an input of {self.name} changed while it was read: load it again")
+        return [
+            datasets.SplitGenerator(name=name, gen_kwargs={"shards": cut(source)})
+            for name, source in splits.items()
+        ]
+
+    def _as_dataset(self, *arguments: Any, **named: Any) -> datasets.Dataset:
+        return RowsDataset.of(super()._as_dataset(*arguments, **named))
+
+    def _generate_tables(self, shards: list[Shard]) -> Iterator[tuple[Key, pa.Table]]:
+        tables = (table for shard in _joined(shards) for table in shard.tables())
+        for index, table in enumerate(tables):
+            yield Key(index, 0), table
+
+
+def _check_keys(builder: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    unknown = [key for key in given if key not in known]
+    if not unknown:
+        return
+    candidates = [*known, *inspect.signature(datasets.load_dataset).parameters]
+    nearest = {key: difflib.get_close_matches(key, candidates, n=1) for key in unknown}
+    named = [f"{k!r}" + (f" (did you mean {n[0]!r}?)" if n else "") for k, n in nearest.items()]
+    raise SettingsError(f"{builder} does not know {', '.join(named)}: it takes {', '.join(known)}")
+
+
+def _seed(value: Any) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise InputError(f"seed {value!r} is not a whole number: give one such as 0")
+
+
+def read_task(task: Location | None, *, token: str | None = None, seed: int = 0) -> TaskRows:
+    """Read the rows of a task, each in its wording.
+
+    Args:
+        task: A task folder, a JSON Lines or JSON file, or the name of a bundled task, which
+            comes before a folder of that name; None for the bundled one.
+        token: The special token, `""` for a task that has none; None for the task's own, which
+            is `<sep>` for a file.
+        seed: Seed of the bundled task's wordings; other tasks are worded already.
+
+    Raises:
+        InputError: The task is not there or cannot be read.
+        TokenError: The task has another token than the one given.
+    """
+    name = _bundled_name(task)
+    if name is not None:
+        from delia_data.diversify import diversify  # not before, as it takes a while
+
+        rows = diversify(bundled_task(name), bundled_wordings(name), seed=seed)
+    else:
+        return read_task_rows(_path("task", task), token=token)
+    if token is not None and token != rows.token:
+        raise TokenError(
+            f"the task's token is {rows.token!r}, and {token!r} was given: leave the token out"
+        )
+    return rows
+
+
+def locate_cache(cache: Location | None) -> Location:
+    """Where the pairs lie: what was given, where there is something.
+
+    Raises:
+        InputError: The cache is not there, or none is bundled.
+    """
+    if cache is None or is_bundled(cache):
+        return bundled_cache_folder()
+    return _path("cache", cache)
+
+
+def task_sha256(task: Location | None) -> str:
+    """Hash the bytes that `read_task` reads.
+
+    Raises:
+        InputError: The task is not there or cannot be read.
+    """
+    name = _bundled_name(task)
+    return _path_sha256(_path("task", task)) if name is None else _data_sha256("tasks", name)
+
+
+def cache_sha256(cache: Location | None) -> str:
+    """Hash the bytes of a cache.
+
+    Raises:
+        InputError: The cache is not there or cannot be read.
+    """
+    if cache is None or is_bundled(cache):
+        return _data_sha256("sampling", "cache")
+    return _path_sha256(_path("cache", cache))
+
+
+def _bundled_name(task: Location | None) -> str | None:
+    if task is None:
+        return BUNDLED_TASKS[0]
+    return task if isinstance(task, str) and task in BUNDLED_TASKS else None
+
+
+def _path(kind: str, given: Any) -> Path:
+    names = f", or a bundled one ({', '.join(BUNDLED_TASKS)})" if kind == "task" else ""
+    known = f"give a {kind} folder, or a file such as {kind}.jsonl{names}"
+    if not isinstance(given, str | os.PathLike):
+        raise InputError(f"{kind}={given!r} is not a path: {known}")
+    path = Path(given)
+    if not path.exists() and not glob.glob(str(path), recursive=True):
+        raise InputError(f"{kind} {os.fspath(given)!r} is not there: {known}")
+    return path
+
+
+def _data_sha256(part: str, name: str) -> str:
+    """Hash all the data that one part of the package carries."""
+    with as_file(files("delia_data") / part / "data") as folder:
+        return hashlib.sha256(f"{name}:{_path_sha256(folder)}".encode()).hexdigest()
+
+
+def _path_sha256(path: Path) -> str:
+    """Hash a file, or the files of a glob or a folder by their names; hidden ones are left out."""
+    if path.is_file():
+        content = [[path.suffix, known_sha256(path)]]
+    elif not path.exists():
+        found = sorted(glob.glob(str(path), recursive=True))
+        content = [[Path(name).name, _path_sha256(Path(name))] for name in found]
+    else:
+        inside = [(file.relative_to(path).as_posix(), file) for file in path.rglob("[!.]*")]
+        content = [[name, known_sha256(file)] for name, file in sorted(inside) if file.is_file()]
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+class RowsDataset(datasets.Dataset):  # type: ignore[misc]
+    """A `Dataset` that yields its rows one by one as quickly as in batches.
+
+    `Dataset.__iter__` of `datasets` 5.2 slices its table once for each row and formats the slice:
+    10 µs a row before any value is read. Here a thousand rows become Python at once. The rows are
+    the same, whatever has a format or an order of rows is left to `datasets`, and everything made
+    from it is an ordinary `Dataset` again.
+    """
+
+    @classmethod
+    def of(cls, dataset: datasets.Dataset) -> RowsDataset:
+        """The same dataset, with quicker rows."""
+        return cls(
+            dataset.data,
+            info=dataset.info,
+            split=dataset.split,
+            fingerprint=dataset._fingerprint,
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Give the rows."""
+        form = self.format
+        plain = form["type"] is None and form["columns"] == self.column_names
+        if self._indices is not None or not plain:
+            yield from super().__iter__()
+            return
+        for batch in self.iter(_ROWS_AT_ONCE):
+            names = list(batch)
+            for values in zip(*batch.values(), strict=True):
+                yield dict(zip(names, values, strict=True))

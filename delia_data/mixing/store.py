@@ -1,0 +1,382 @@
+"""The rows of a cache and their content ids, read once and taken in any order.
+
+    file, folder ──▶ batches of messages + ids ──▶ Arrow file in the cache home, memory-mapped
+    rows         ──▶ batches of messages + ids ──▶ memory; an unnamed temporary file when large
+
+The Arrow file is named by the hash of the input's bytes. A second ratio of the same cache maps
+that file: it parses nothing, hashes no text, and reads only the rows that it takes. Memory holds
+some bytes for each row and the rows of one window; the rest are pages of a mapped file, which the
+system can drop at any time. So the size of a cache is limited by the disk.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import json
+import mmap
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from delia_data._version import __version__
+from delia_data.errors import InputError, OutputError
+from delia_data.mixing.options import MESSAGES
+from delia_data.mixing.sources import (
+    DoubtfulError,
+    _files,
+    _is_hub_id,
+    fast_batches,
+    general_batches,
+)
+from delia_data.outputs import cache_home, canonical_json, known_sha256
+
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
+"""Row numbers, counted from 0 through all batches; shape (rows,)."""
+
+SCHEMA: Final = pa.schema([("messages", MESSAGES), ("id", pa.binary(16))])
+
+_STORED_BYTES: Final = 1 << 20  # rows of a file that take less are as quick to read again
+_IN_MEMORY_BYTES: Final = 256 << 20
+_WINDOW_BYTES: Final = 256 << 20
+_NGRAM_WORDS: Final = 13
+_UNUSED_S: Final = 30 * 86_400
+_ABANDONED_S: Final = 86_400
+_ROWS: Final = "rows.arrow"
+_DROPPED: Final = "dropped.json"
+_PART: Final = ".part"
+
+
+@dataclass(frozen=True, eq=False)
+class CacheRows:
+    """The rows of a cache with their ids, in the order of the input.
+
+    Attributes:
+        batches: Columns `messages` and `id`; the id is the content id in binary, 16 bytes.
+        dropped: Rows of the input that are not here, by reason.
+        path: The Arrow file that holds the rows; None for rows in memory.
+        unnamed: Whether the rows are in a temporary file that only this process can read.
+    """
+
+    batches: tuple[pa.RecordBatch, ...] = field(repr=False)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    path: Path | None = None
+    unnamed: bool = False
+
+    @cached_property
+    def ids(self) -> pa.FixedSizeBinaryArray:
+        """Content ids in binary; shape (rows,)."""
+        return pa.concat_arrays([batch["id"] for batch in self.batches] or [_NO_IDS])
+
+    @property
+    def has_longer_rows(self) -> bool:
+        """Whether a row has more than a question and its answer."""
+        longest = (pc.max(pc.list_value_length(batch["messages"])) for batch in self.batches)
+        return any((length.as_py() or 0) > 2 for length in longest)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return sum(batch.num_rows for batch in self.batches)
+
+    def with_source_ids(self, begin: int, end: int) -> Iterator[pa.RecordBatch]:
+        """Yield `messages` and `source_id` of the rows from one position up to another."""
+        for batch in self.batches:
+            first = min(max(begin, 0), batch.num_rows)
+            some = batch.slice(first, max(end - first, 0))
+            if some.num_rows:
+                columns = {"messages": some["messages"], "source_id": hex_texts(some["id"])}
+                yield pa.RecordBatch.from_pydict(columns)
+            begin, end = begin - batch.num_rows, end - batch.num_rows
+
+    def rows_with_token(self, tokens: Sequence[str]) -> Numbers:
+        """Return the rows in which a turn contains one of the tokens, ascending.
+
+        The answer is saved next to the Arrow file: it is the only question about a cache, other
+        than its ids, that takes a search through all text.
+        """
+        if self.path is None:
+            return self._search(tokens)
+        name = hashlib.sha256(canonical_json(list(tokens))).hexdigest()[:32]
+        saved = self.path.with_name(f"token-{name}.npy")
+        with suppress(OSError, ValueError, EOFError):
+            rows: Numbers = np.load(saved)
+            return rows
+        rows = self._search(tokens)
+        with suppress(OSError):
+            part = saved.with_name(f".{os.getpid()}-{saved.name}")
+            np.save(part, rows)
+            part.replace(saved)
+        return rows
+
+    def rows_with_ngram(self, runs: frozenset[tuple[str, ...]]) -> Numbers:
+        """Return the rows in which a turn contains one of the runs of words, ascending."""
+        rows = (row["messages"] for batch in self.batches for row in batch.to_pylist())
+        hits = [
+            number
+            for number, messages in enumerate(rows)
+            if not runs.isdisjoint(ngrams(message["content"] for message in messages))
+        ]
+        return np.array(hits, np.int64)
+
+    def _search(self, tokens: Sequence[str]) -> Numbers:
+        rows, start = [np.empty(0, np.int64)], 0
+        for batch in self.batches:
+            contents = batch["messages"].flatten().field("content")
+            text = _text_of(contents)
+            named = [token for token in tokens if token.encode() in text]  # most often none
+            for token in named:
+                turns = pc.indices_nonzero(pc.match_substring(contents, token))
+                parents = pc.list_parent_indices(batch["messages"]).take(turns)
+                rows.append(parents.to_numpy().astype(np.int64) + start)
+            start += batch.num_rows
+        return np.unique(np.concatenate(rows))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.unnamed:
+            raise OutputError(
+                f"{cache_home()} cannot be written, and other processes need the rows of the "
+                "cache there: set DELIA_CACHE to a folder that can be written, or use one process"
+            )
+        if self.path is None:
+            return CacheRows, (self.batches, self.dropped)
+        return _map, (self.path,)
+
+
+_WORD: Final = re.compile(r"\w+")
+_NO_IDS: Final = pa.array([], pa.binary(16))
+
+
+def open_cache(given: Any) -> CacheRows:
+    """Return the rows of a cache, whatever it is given as.
+
+    Args:
+        given: As `mix` takes it, or rows that are open.
+
+    Raises:
+        InputError: The cache cannot be read.
+        FormatError: A row is wrong.
+        OutputError: The disk is full.
+    """
+    if hasattr(given, "rows_with_token"):
+        opened: CacheRows = given
+        return opened
+    files = cache_files(given)
+    try:
+        return store_rows(fast_batches(given), {}, files)
+    except DoubtfulError:
+        return store_rows(general_batches(given), {}, files)
+
+
+def cache_files(given: Any) -> list[Path]:
+    """Return the files behind a path; none for rows in memory and Hub ids."""
+    path = isinstance(given, str | os.PathLike) and not _is_hub_id(given)
+    return _files(given) if path else []
+
+
+def store_rows(
+    batches: Iterable[pa.RecordBatch], dropped: Mapping[str, int], files: Sequence[Path] = ()
+) -> CacheRows:
+    """Return the rows of a source with their ids, from the cache home when they are there.
+
+    Args:
+        batches: Valid rows, column `messages`; not read when the cache home has them.
+        dropped: Rows that the reader drops, by reason; complete when `batches` is exhausted.
+        files: The files that the rows come from, or none.
+
+    Raises:
+        OutputError: The disk is full.
+    """
+    home = cache_home() / "sources"
+    key = _key(files)
+    if files:
+        with suppress(OSError, ValueError):  # not there, or cut off by a crash of the machine
+            stored = _map(home / key / _ROWS)
+            os.utime(home / key / _ROWS)
+            return stored
+    rows, first, size = map(_with_ids, batches), [], 0
+    for batch in rows:
+        first.append(batch)
+        size += batch.nbytes
+        if size > (_STORED_BYTES if files else _IN_MEMORY_BYTES):
+            break
+    else:
+        return CacheRows(tuple(first), dict(dropped))
+    with _new_file(home / key if files else None) as file:
+        _write(file, chain(first, rows))
+        if not isinstance(file.name, str):
+            buffer = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return CacheRows(_batches_of(pa.ipc.open_file(buffer)), dict(dropped), unnamed=True)
+        if _key(files) != key:
+            raise InputError(f"{files[0].parent} changed while it was read: run the command again")
+        (home / key / _DROPPED).write_text(json.dumps(dict(dropped)), "utf-8")
+        Path(file.name).replace(home / key / _ROWS)
+    _remove_old(home)
+    return _map(home / key / _ROWS)
+
+
+@contextmanager
+def _new_file(folder: Path | None) -> Iterator[IO[bytes]]:
+    """Open a new file in a folder, or one without a name when there is no folder to write to.
+
+    Nothing is flushed to disk: after a crash of the machine the end of the file is missing,
+    without which it cannot be opened, and it is written again.
+    """
+    file: IO[bytes]
+    with ExitStack() as stack:
+        try:
+            if folder is None:
+                raise OSError
+            folder.mkdir(parents=True, exist_ok=True)
+            file = tempfile.NamedTemporaryFile(dir=folder, suffix=_PART, delete=False)  # noqa: SIM115
+            stack.callback(Path(file.name).unlink, missing_ok=True)
+        except OSError:
+            file = tempfile.TemporaryFile()  # noqa: SIM115  (no name: it ends with the process)
+        yield stack.enter_context(file)
+
+
+def _key(files: Sequence[Path]) -> str:
+    """Name of the rows of files: a hash of their order, kinds and bytes."""
+    content = [[file.name, known_sha256(file)] for file in files]
+    return hashlib.sha256(canonical_json([__version__, content])).hexdigest()
+
+
+def _map(path: Path) -> CacheRows:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    dropped = json.loads(path.with_name(_DROPPED).read_text("utf-8"))
+    return CacheRows(_batches_of(reader), dropped, path)
+
+
+def _batches_of(reader: pa.RecordBatchFileReader) -> tuple[pa.RecordBatch, ...]:
+    return tuple(reader.get_batch(number) for number in range(reader.num_record_batches))
+
+
+def _write(file: IO[bytes], batches: Iterable[pa.RecordBatch]) -> None:
+    try:
+        with pa.ipc.new_file(file, SCHEMA) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        file.flush()
+    except OSError as error:
+        raise OutputError(
+            f"the rows of the cache cannot be written ({error}): free some space, or set "
+            "DELIA_CACHE and TMPDIR to folders on a larger disk"
+        ) from error
+
+
+def _remove_old(home: Path) -> None:
+    """Remove rows that no mixture has used for 30 days, and files of killed processes."""
+    for path in (*home.glob(f"*/{_ROWS}"), *home.glob(f"*/*{_PART}")):
+        with suppress(OSError):
+            age = time.time() - path.stat().st_mtime
+            if path.name == _ROWS and age > _UNUSED_S:
+                shutil.rmtree(path.parent)
+            elif path.name != _ROWS and age > _ABANDONED_S:
+                path.unlink()
+
+
+def _with_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
+    messages = batch["messages"]
+    if messages.type != MESSAGES:
+        messages = messages.cast(MESSAGES)
+    return pa.RecordBatch.from_arrays([messages, content_ids(messages)], schema=SCHEMA)
+
+
+def content_ids(messages: pa.ListArray) -> pa.FixedSizeBinaryArray:
+    """Return `records.content_id` of every row, in binary."""
+    turns = messages.flatten()
+    roles, contents = (turns.field(name).cast(pa.binary()) for name in ("role", "content"))
+    spelled = [
+        b"%b:%d:%b" % (role, len(content), content)
+        for role, content in zip(roles.to_pylist(), contents.to_pylist(), strict=True)
+    ]
+    ends = np.cumsum([0, *pc.list_value_length(messages).to_pylist()]).tolist()
+    digests = b"".join(
+        hashlib.md5(b"".join(spelled[low:high]), usedforsecurity=False).digest()
+        for low, high in pairwise(ends)
+    )
+    return binary_ids(digests)
+
+
+def binary_ids(content: bytes) -> pa.FixedSizeBinaryArray:
+    """Return ids of 16 bytes each, one after another, as an Arrow array."""
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(16), len(content) // 16, [None, pa.py_buffer(content)]
+    )
+
+
+def hex_of(ids: pa.FixedSizeBinaryArray) -> bytes:
+    """Return ids as 32 hexadecimal digits each, one after another."""
+    content = ids.buffers()[1]
+    return binascii.hexlify(content.slice(16 * ids.offset, 16 * len(ids)) if content else b"")
+
+
+def hex_texts(ids: pa.FixedSizeBinaryArray) -> pa.StringArray:
+    """Return ids as texts of 32 hexadecimal digits."""
+    offsets = np.arange(0, 32 * len(ids) + 1, 32, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(hex_of(ids)))
+
+
+def take_in_windows(
+    batches: Sequence[pa.RecordBatch], numbers: Numbers
+) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
+    """Take rows in the order of their numbers, as many at a time as a window of memory holds.
+
+    Every window reads its rows in the order of the file, so that rows that are not in the page
+    cache are read in one sweep.
+
+    Args:
+        batches: Batches of one schema, at least one.
+        numbers: Row numbers, counted through all batches.
+
+    Yields:
+        The numbers of some rows, and those rows in one batch.
+    """
+    starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+    size = sum(batch.nbytes for batch in batches) / max(int(starts[-1]), 1)
+    window = max(1_000, int(_WINDOW_BYTES / max(size, 1)))
+    for begin in range(0, len(numbers), window):
+        some = numbers[begin : begin + window]
+        by_number = np.argsort(some)
+        ends = np.searchsorted(some[by_number], starts)
+        parts = [
+            batch.take(pa.array(some[by_number[low:high]] - start))
+            for batch, start, (low, high) in zip(batches, starts[:-1], pairwise(ends), strict=True)
+            if high > low
+        ]
+        back = np.empty(len(some), np.int64)
+        back[by_number] = np.arange(len(some))
+        yield some, pa.concat_batches(parts).take(pa.array(back))
+
+
+def ngrams(texts: Iterable[str]) -> frozenset[tuple[str, ...]]:
+    """Return the runs of 13 words in texts, without case and punctuation."""
+    runs = set()
+    for text in texts:
+        words = _WORD.findall(text.casefold())
+        runs |= {tuple(words[i : i + _NGRAM_WORDS]) for i in range(len(words) - _NGRAM_WORDS + 1)}
+    return frozenset(runs)
+
+
+def _text_of(contents: pa.StringArray) -> bytes:
+    """Return the text of all values, one after another."""
+    _, offsets, values = contents.buffers()
+    if values is None or not len(contents):
+        return b""
+    ends = np.frombuffer(offsets, np.int32)
+    low, high = int(ends[contents.offset]), int(ends[contents.offset + len(contents)])
+    text: bytes = values.slice(low, high - low).to_pybytes()
+    return text
