@@ -26,9 +26,8 @@ import pyarrow.parquet as pq
 
 from delia_data.hub.secrets import kinds
 from delia_data.outputs import Manifest, finish, read_manifest, write_text
-from delia_data.sampling.cache_quality import cache_quality
 from delia_data.sampling.embeddings import Embedder
-from delia_data.sampling.quality import Quality
+from delia_data.sampling.quality import Quality, measure_quality
 
 __all__ = ["main", "missed", "pack"]
 
@@ -67,7 +66,9 @@ def pack(cache: Path, compare: Path | None, out: Path, *, about: str) -> Quality
         else:
             shutil.copyfile(path, target)
     finish(out, _counted(manifest, out, {}))
-    quality = cache_quality(out, embed=Embedder.load(), compare=compare, language="en", scan=kinds)
+    quality = measure_quality(
+        out, embed=Embedder.load(), compare=compare, language="en", scan=kinds
+    )
     write_text(out.with_suffix(".md"), _card(manifest, quality, about))
     finish(out, _counted(manifest, out, {"quality": asdict(quality)}))
     return quality

@@ -26,11 +26,10 @@ import numpy as np
 from delia_data.engines.base import Completion
 from delia_data.errors import FormatError
 from delia_data.records import Record, read_record, read_rows
-from delia_data.sampling.coverage import Saturation, coverage
-from delia_data.sampling.embeddings import Embedder, Vectors
+from delia_data.sampling.embeddings import Embedder, Saturation, Vectors, coverage
 from delia_data.sampling.filters import Filter, default_filters
-from delia_data.sampling.meter import Meter
-from delia_data.sampling.rows import Sampled
+from delia_data.sampling.progress import ProgressMeter
+from delia_data.sampling.store import Counts, SampledRow
 
 __all__ = ["main"]
 
@@ -89,7 +88,8 @@ def rejects(files: Sequence[str], language: str | None, examples: int) -> None:
 
 def cost(rows: int) -> None:
     """Print what a row costs the filters and the meter, and the memory that they hold."""
-    checks, meter = default_filters(), Meter()
+    checks, counts = default_filters(), Counts()
+    meter = ProgressMeter(counts)
     spent: dict[str, float] = defaultdict(float)
     reasons: Counter[str | None] = Counter()
     before = _resident_mib()
@@ -97,7 +97,9 @@ def cost(rows: int) -> None:
         reason = _first(checks, f"Query {number}", answer, spent)
         reasons[reason] += 1
         begun = time.process_time()
-        meter.add([Sampled(number, "id", "q", answer, 120, rejected=reason)])
+        row = SampledRow(number, "id", "q", answer, 120, rejected=reason)
+        counts.add(row)
+        meter.add(row)
         spent["meter"] += time.process_time() - begun
         if number % (rows // _STEPS) == 0:
             each = ", ".join(

@@ -6,8 +6,8 @@ from typing import Any
 
 from delia_data.engines import MockEngine, Prices, Request
 from delia_data.outputs import Manifest
-from delia_data.sampling import Query, Sampled, sample
-from delia_data.sampling.compact import journals
+from delia_data.sampling import Query, sample
+from delia_data.sampling.store import SampledRow, _logs
 
 QUERIES = [Query(f"Tell me about number {i}.", "explain") for i in range(100)]
 
@@ -50,8 +50,8 @@ def run(asked: Asked, folder: Path, **options: Any) -> Manifest:
     return sample(asked.engine, folder=folder, **given)
 
 
-def lines(folder: Path) -> list[Sampled]:
-    return [row for log in journals(folder, 0) for row, *_ in log.read()]
+def lines(folder: Path) -> list[SampledRow]:
+    return [row for log in _logs(folder, 0) for row, *_ in log.read()]
 
 
 def texts(queries: Iterable[Query]) -> list[str]:

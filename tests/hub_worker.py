@@ -91,7 +91,7 @@ class Worker:
 
 def _push(folders: list[str], repo: str, dry_run: bool = False, **options: Any) -> Any:
     from delia_data.hub import Options, Retry, push
-    from delia_data.sampling.text_map import place_by_words
+    from delia_data.sampling.embeddings import place_by_words
 
     options["ratios"] = tuple(options.get("ratios", ()))
     chosen = Options(**{"pictures": False, **options})

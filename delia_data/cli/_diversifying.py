@@ -175,7 +175,7 @@ class Diversifying:
     def _keeper(self, task: Task, embed: Embed | None, author: Author | None = None) -> Gatekeeper:
         detect = None
         if author is not None and not self.any_language:
-            from delia_data.sampling.language import load_detector
+            from delia_data.sampling.filters import load_detector
 
             detect = load_detector()
         return Gatekeeper(

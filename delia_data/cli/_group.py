@@ -20,6 +20,8 @@ class LazyGroup(TyperGroup):
     """Help in one line, by command; `delia_data.cli.NAME` has the command."""
     earlier: ClassVar[Mapping[str, str]] = {}
     """The same for commands that the help does not list."""
+    aliases: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Arguments that an earlier name of a command stands for; help does not list them."""
 
     def __init__(self, **attributes: Any) -> None:
         """Put a mark for each command in front of those that were registered."""
@@ -30,6 +32,8 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Import the command that is asked for, and say which one it is."""
+        if args and args[0] in self.aliases:
+            args = [*self.aliases[args[0]], *args[1:]]
         if args and args[0] in {*self.lazy, *self.earlier}:
             self.commands[args[0]] = load_command(args[0])
         return super().resolve_command(ctx, args)

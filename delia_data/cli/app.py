@@ -15,7 +15,6 @@ from delia_data.errors import DeliaError
 COMMANDS: Final = {
     "quickstart": "Sample, diversify, mix, load, train and ask: the whole chain, in minutes on "
     "two cores.",
-    "plan": "Tell the tokens, hours and dollars of a run, from a few of its rows; nothing is kept.",
     "sample": "Sample pairs from the model itself into a cache.",
     "quality": "Measure a cache: what was kept, repetition, variety, coverage, language, secrets.",
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
@@ -47,6 +46,9 @@ EARLIER: Final = {
 }
 """Earlier names of commands; they stay for one release and are not listed in the help."""
 
+ALIASES: Final = {"plan": ("sample", "--estimate")}
+"""Earlier names of commands with the arguments they stand for; they stay for one release."""
+
 EXIT_CODES: Final = {
     0: "done",
     1: "a fault of ours, with its traceback",
@@ -59,6 +61,7 @@ EXIT_CODES: Final = {
 class _Commands(LazyGroup):
     lazy = COMMANDS
     earlier = EARLIER
+    aliases = ALIASES
 
 
 app = typer.Typer(

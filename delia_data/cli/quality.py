@@ -10,7 +10,7 @@ from rich.table import Table
 
 from delia_data.cli._console import console, step
 from delia_data.cli._json import AsJson, show_json
-from delia_data.sampling.quality import Quality
+from delia_data.sampling.quality import Quality, measure_quality
 
 _SHARES: Final = {
     "accepted_share": "kept, of the rows that were asked",
@@ -44,11 +44,10 @@ def command(
 ) -> None:
     """Measure a cache: what was kept, repetition, variety, coverage, language, secrets."""
     from delia_data.hub.secrets import kinds
-    from delia_data.sampling.cache_quality import cache_quality
     from delia_data.sampling.embeddings import LazyEmbedder
 
     with step("measuring"):
-        found = cache_quality(
+        quality = measure_quality(
             cache,
             embed=LazyEmbedder() if embed else None,
             compare=compare,
@@ -56,28 +55,28 @@ def command(
             scan=kinds,
         )
     if as_json:
-        show_json(found)
+        show_json(quality)
     else:
-        console.print(_table(found))
+        console.print(_table(quality))
 
 
-def _table(found: Quality) -> Table:
+def _table(quality: Quality) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
-    table.add_row(f"{found.pairs:,}", "pairs")
-    shown: dict[str, Any] = {name: getattr(found, name) for name in (*_SHARES, *_FIGURES)}
+    table.add_row(f"{quality.pairs:,}", "pairs")
+    shown: dict[str, Any] = {name: getattr(quality, name) for name in (*_SHARES, *_FIGURES)}
     for name, words in _SHARES.items():
         if shown[name] is not None:
             table.add_row(f"{100 * shown[name]:.1f} %", words)
     for name, words in _FIGURES.items():
         if shown[name] is not None:
             table.add_row(f"{shown[name]:.3g}", words)
-    for reason, count in found.rejected.items():
+    for reason, count in quality.rejected.items():
         table.add_row(f"{count:,}", f"rejected: {reason}")
-    if found.found is not None:
-        for kind, count in found.found.items():
+    if quality.found is not None:
+        for kind, count in quality.found.items():
             table.add_row(f"{count:,}", f"pairs with: {kind}")
-        if not found.found:
+        if not quality.found:
             table.add_row("0", "pairs with a secret or an e-mail address")
     return table

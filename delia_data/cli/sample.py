@@ -1,31 +1,47 @@
-"""`delia sample`: a cache of pairs in the model's own words."""
+"""`delia sample`: sample a cache from the model itself, or estimate what that takes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from rich.table import Table
 
 from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
 from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
 from delia_data.cli._console import console, step, with_parts
 from delia_data.cli._json import AsJson, show_json
-from delia_data.cli._sampling import BUNDLED, SELF, Job, options_of
+from delia_data.engines import Sampling, load_engine
 from delia_data.errors import InputError
 from delia_data.models import DEFAULT_MODEL
 from delia_data.outputs import Manifest
-from delia_data.sampling import Progress, read_plan, sample
+from delia_data.sampling import (
+    Interval,
+    Limits,
+    Progress,
+    PromptOptions,
+    RunEstimate,
+    default_filters,
+    estimate,
+    load_queries,
+    read_plan,
+    sample,
+)
+from delia_data.sampling.estimates import PROBE_ROWS
+from delia_data.sampling.generated_queries import BUNDLED, SELF, check_query_options
 from delia_data.tokens import DEFAULT_TOKEN
 
-_QUERIES, _ASKING = "Queries", "Asking"
-_KEPT, _LIMITS = "What is kept", "Limits"
+_QUERIES, _PROMPTS = "Queries", "Prompts and sampling"
+_FILTERS, _LIMITS = "Filters", "Limits"
 
-FEWER = 3
-"""Exit code of a cache that is finished, and holds fewer pairs than were asked for."""
+FEWER: Final = 3
+"""Exit code of a finished cache with fewer pairs than the target."""
 
-_STOPPED = {
+_STOPPED: Final = {
     "queries": "the queries ran out: give more with --extend, or let the model write them "
     "(--queries self)",
     "budget": "the budget is spent: give a higher one to go on",
@@ -33,24 +49,42 @@ _STOPPED = {
 }
 
 
+def _inherit(context: typer.Context, begin_from: str | None) -> str | None:
+    """Make the settings of another cache the defaults of the options."""
+    if begin_from is not None:
+        context.default_map = {**(context.default_map or {}), **_options_of(read_plan(begin_from))}
+    return begin_from
+
+
 def command(
-    context: typer.Context,
-    out: Annotated[Path, typer.Argument(help="Folder of the cache; a rerun goes on there.")],
-    target: Annotated[int, typer.Option(help="Pairs to keep; a higher one later on grows it.")],
+    out: Annotated[Path, typer.Argument(help="Cache folder. A rerun resumes.")],
+    target: Annotated[int, typer.Option(help="Number of pairs to accept. Raise it to grow.")],
     begin_from: Annotated[
         str | None,
         typer.Option(
             "--from",
-            help="Begin with the pairs of another cache, bundled or a folder, and with those of "
-            "its settings that are not given.",
+            help="Start with the pairs and the settings of another cache: bundled or a folder. "
+            "Other options override its settings.",
             autocompletion=among([BUNDLED_CACHE]),
+            callback=_inherit,
+            is_eager=True,
         ),
     ] = None,
+    estimate_only: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Estimate the tokens, hours and dollars of the run from a few rows, and exit.",
+        ),
+    ] = False,
+    probe_rows: Annotated[
+        int, typer.Option(help="Number of rows that --estimate requests.")
+    ] = PROBE_ROWS,
     queries: Annotated[
         str,
         typer.Option(
-            help="bundled; self: the model writes them; or a file, glob, folder or Hub id of "
-            "queries, in any row format.",
+            help="bundled; self (the model writes them); or a file, glob, folder or Hub id of "
+            "queries in any row format.",
             autocompletion=among([BUNDLED, SELF]),
             rich_help_panel=_QUERIES,
         ),
@@ -58,9 +92,17 @@ def command(
     expand: Annotated[
         int | None,
         typer.Option(
-            help="Let the model grow so many queries from those given.", rich_help_panel=_QUERIES
+            help="Number of queries that the model generates from those given.",
+            rich_help_panel=_QUERIES,
         ),
     ] = None,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            help="Continue a cache with other queries than it was started with.",
+            rich_help_panel=_QUERIES,
+        ),
+    ] = False,
     model: by.Model = DEFAULT_MODEL,
     engine: by.EngineName = "transformers",
     device: by.Device = None,
@@ -71,149 +113,205 @@ def command(
     tpm: by.Tpm = None,
     engine_option: by.EngineOption = None,
     temperature: Annotated[
-        float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_ASKING)
+        float,
+        typer.Option(help="Sampling temperature; 0 is greedy decoding.", rich_help_panel=_PROMPTS),
     ] = 0.7,
     top_p: Annotated[
-        float, typer.Option(help="Probability mass that is drawn from.", rich_help_panel=_ASKING)
+        float,
+        typer.Option(
+            help="Probability mass of the tokens to sample from.", rich_help_panel=_PROMPTS
+        ),
     ] = 0.95,
     max_tokens: Annotated[
-        int, typer.Option(help="Tokens of an answer at most.", rich_help_panel=_ASKING)
+        int,
+        typer.Option(help="Maximum number of tokens of an answer.", rich_help_panel=_PROMPTS),
     ] = 512,
     system: Annotated[
-        str | None, typer.Option(help="System prompt.", rich_help_panel=_ASKING)
+        str | None, typer.Option(help="System prompt.", rich_help_panel=_PROMPTS)
     ] = None,
     exemplar: Annotated[
         bool,
         typer.Option(
-            help="Show the query's known answer first, as the paper's code does.",
-            rich_help_panel=_ASKING,
+            help="Show the query's reference answer first, as the paper's code does.",
+            rich_help_panel=_PROMPTS,
         ),
     ] = False,
     answers_per_query: Annotated[
-        int, typer.Option(help="Answers to draw for each query.", rich_help_panel=_ASKING)
+        int,
+        typer.Option(help="Number of answers to sample per query.", rich_help_panel=_PROMPTS),
     ] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the run.", rich_help_panel=_PROMPTS)] = 0,
     keep_truncated: Annotated[
         bool,
-        typer.Option(help="Keep answers that were cut off at --max-tokens.", rich_help_panel=_KEPT),
+        typer.Option(help="Accept answers cut off at --max-tokens.", rich_help_panel=_FILTERS),
     ] = False,
     keep_refusals: Annotated[
-        bool, typer.Option(help="Keep answers that decline.", rich_help_panel=_KEPT)
+        bool, typer.Option(help="Accept answers that decline.", rich_help_panel=_FILTERS)
     ] = False,
     language: Annotated[
         str | None,
         typer.Option(
-            help="Keep answers in this language alone, such as en.", rich_help_panel=_KEPT
+            help="Accept answers in this language only, such as en.", rich_help_panel=_FILTERS
         ),
     ] = None,
     near_duplicates: Annotated[
         float,
         typer.Option(
-            help="Similarity from which a pair is one too many; 0 for exact ones.",
-            rich_help_panel=_KEPT,
+            help="Similarity from which a pair is a near duplicate; 0 for exact ones only.",
+            rich_help_panel=_FILTERS,
         ),
     ] = 0.8,
+    token: Annotated[
+        str,
+        typer.Option(help="Special token, which no pair may contain.", rich_help_panel=_FILTERS),
+    ] = DEFAULT_TOKEN,
+    keep_rejected: Annotated[
+        bool,
+        typer.Option(help="Write the texts of rejected pairs too.", rich_help_panel=_FILTERS),
+    ] = False,
     budget_usd: Annotated[
         float | None,
-        typer.Option(help="Dollars that the whole cache may cost.", rich_help_panel=_LIMITS),
+        typer.Option(help="Maximum cost of the whole cache in dollars.", rich_help_panel=_LIMITS),
     ] = None,
     budget_tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens that may be read and written for it.", rich_help_panel=_LIMITS),
+        typer.Option(
+            help="Maximum number of prompt and generated tokens of the whole cache.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = None,
     max_failures: Annotated[
-        int, typer.Option(help="Rows that may fail for good.", rich_help_panel=_LIMITS)
+        int,
+        typer.Option(help="Number of failed rows to tolerate.", rich_help_panel=_LIMITS),
     ] = 100,
     retries: Annotated[
-        int, typer.Option(help="Times that a failed row is asked again.", rich_help_panel=_LIMITS)
+        int,
+        typer.Option(help="Number of retries of a failed row.", rich_help_panel=_LIMITS),
     ] = 1,
-    token: Annotated[
-        str, typer.Option(help="Special token; no pair may name it.", rich_help_panel=_KEPT)
-    ] = (DEFAULT_TOKEN),
-    seed: Annotated[int, typer.Option(help="Seed of the run.", rich_help_panel=_ASKING)] = 0,
-    keep_rejected: Annotated[
-        bool, typer.Option(help="Keep the texts of rejected pairs as well.", rich_help_panel=_KEPT)
-    ] = False,
-    extend: Annotated[
-        bool,
-        typer.Option(
-            help="Go on with other queries than it was begun with.", rich_help_panel=_QUERIES
-        ),
-    ] = False,
     stop_when_saturated: Annotated[
-        bool, typer.Option(help="Stop when new pairs say nothing new.", rich_help_panel=_LIMITS)
+        bool,
+        typer.Option(help="Stop when new pairs add nothing new.", rich_help_panel=_LIMITS),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Sample pairs from the model itself into a cache."""
-    given = dict(locals())  # all options under their own names
-    if begin_from is not None:
-        given |= _options_left_out(context, options_of(read_plan(begin_from)))
-    job = Job(
-        **{name: given[name] for name in Job.__dataclass_fields__ if name != "engine_option"},
-        engine_option=engine_option or (),
+    if probe_rows < 1:
+        raise InputError(f"--probe-rows {probe_rows} is too few: give at least 1")
+    if not queries:
+        raise InputError("the queries of that cache were rows: give them, or others (--queries)")
+    sampling = Sampling(temperature, top_p, max_tokens)
+    prompts = PromptOptions(system, exemplar, answers_per_query)
+    limits = Limits(budget_usd, budget_tokens, retries, max_failures)
+    filters = default_filters(
+        token,
+        keep_truncated=keep_truncated,
+        keep_refusals=keep_refusals,
+        language=language,
+        near_duplicates=near_duplicates or None,
     )
+    options = {
+        "device": device,
+        "batch_size": batch_size,
+        "api_base": api_base,
+        "concurrency": concurrency,
+        "rpm": rpm,
+        "tpm": tpm,
+    }
     saturation = None
     if stop_when_saturated:
-        from delia_data.sampling.coverage import Saturation
+        from delia_data.sampling import Saturation
 
         saturation = Saturation()
-    with (
-        job.opened() as (loaded, asked),
-        step("sampling") as update,
-    ):
-        last: list[Progress] = []
-        tell = with_parts(loaded, lambda kept: update(kept, target, _note(last[-1])))
+    # Loading an engine takes long, so queries are read before it if possible.
+    generated = check_query_options(queries, expand=expand, exemplar=exemplar)
+    source = None if generated else load_queries(queries, seed=seed, exemplar=exemplar)
+    with closing(
+        load_engine(engine, model=model, **by.engine_options(options, engine_option or ()))
+    ) as loaded:
+        if source is None:
+            source = load_queries(
+                queries,
+                engine=loaded,
+                folder=out / "queries",
+                seed=seed,
+                token=token,
+                expand=expand,
+            )
+        if estimate_only:
+            with step("asking") as update:
+                result = estimate(
+                    loaded,
+                    source,
+                    out,
+                    target=target,
+                    filters=filters,
+                    sampling=sampling,
+                    prompts=prompts,
+                    seed=seed,
+                    token=token,
+                    rows=probe_rows,
+                )
+                update(result.probed, result.probed)
+            show_json(result) if as_json else _print_estimate(result)
+            return
+        with step("sampling") as update:
+            latest: list[Progress] = []
+            show_kept = with_parts(loaded, lambda kept: update(kept, target, _note(latest[-1])))
 
-        def show(progress: Progress) -> None:
-            last[:] = [progress]
-            tell(progress.kept)
+            def show(progress: Progress) -> None:
+                latest[:] = [progress]
+                show_kept(progress.kept)
 
-        manifest = sample(
-            loaded,
-            asked,
-            out,
-            target=target,
-            sampling=job.sampling,
-            seed=job.seed,
-            token=job.token,
-            asking=job.asking,
-            filters=job.filters(),
-            limits=job.limits,
-            saturation=saturation,
-            keep_rejected=keep_rejected,
-            begin_from=begin_from,
-            extend=extend or begin_from is not None,
-            on_progress=show,
-        )
+            manifest = sample(
+                loaded,
+                source,
+                out,
+                target=target,
+                sampling=sampling,
+                seed=seed,
+                token=token,
+                prompts=prompts,
+                filters=filters,
+                limits=limits,
+                saturation=saturation,
+                keep_rejected=keep_rejected,
+                begin_from=begin_from,
+                extend=extend or begin_from is not None,
+                on_progress=show,
+            )
+    fewer = manifest.rows["kept"] < target
     if as_json:
         show_json(manifest)
     else:
-        _print(out, manifest)
-        if manifest.rows["kept"] < target:
+        _print_result(out, manifest)
+        if fewer:
             reason = _STOPPED[manifest.details["stopped"]]
             console.print(f"fewer than the {target} asked for: {reason}", soft_wrap=True)
-    if manifest.rows["kept"] < target:
+    if fewer:
         raise typer.Exit(FEWER)
 
 
-def _options_left_out(context: typer.Context, known: dict[str, Any]) -> dict[str, Any]:
-    """Those of the known options that the command line does not give.
-
-    Raises:
-        InputError: Queries are needed, and neither known nor given.
-    """
-    given = {
-        name
-        for name in context.params
-        if (source := context.get_parameter_source(name)) and source.name != "DEFAULT"
+def _options_of(plan: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that a cache was started with; `queries` is empty if they were rows."""
+    filters = {each if isinstance(each, str) else each["filter"]: each for each in plan["filters"]}
+    queries = plan["queries"]["source"]
+    return {
+        **plan["sampling"],
+        **plan["asking"],
+        "model": plan["model"]["name"],
+        "engine": plan["engine"],
+        "seed": plan["seed"],
+        "token": plan["token"],
+        "keep_truncated": "truncated" not in filters,
+        "keep_refusals": "refusal" not in filters,
+        "language": filters.get("language", {}).get("language"),
+        "near_duplicates": filters.get("duplicates", {}).get("threshold") or 0.0,
+        "queries": queries if queries in {BUNDLED, SELF} else "",
     }
-    if "queries" not in {*known, *given}:
-        raise InputError("the queries of that cache were rows: give them, or others (--queries)")
-    return {name: value for name, value in known.items() if name not in given}
 
 
 def _note(progress: Progress) -> str:
-    """How it goes, in a few words."""
+    """Summarize the progress in a few words."""
     parts = [f"{progress.rows_per_s:.1f} rows/s", f"{progress.tokens_per_s:,.0f} tokens/s"]
     if progress.cost is None:
         parts.append("cost unknown")
@@ -231,7 +329,7 @@ def _note(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def _print(out: Path, manifest: Manifest) -> None:
+def _print_result(out: Path, manifest: Manifest) -> None:
     dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
     details = manifest.details
     cost = "cost unknown" if details["cost_usd"] is None else f"${details['cost_usd']:.4f}"
@@ -240,3 +338,39 @@ def _print(out: Path, manifest: Manifest) -> None:
         f"{details['tokens']:,} tokens written, {cost}",
         soft_wrap=True,
     )
+
+
+def _print_estimate(result: RunEstimate) -> None:
+    rejected = ", ".join(f"{n} {reason}" for reason, n in result.rejected.items()) or "none"
+    console.print(f"{result.kept} of {result.probed} rows kept; rejected: {rejected}")
+    table = Table("for", "low", "about", "high", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, interval, to_text in (
+        ("rows to ask", result.rows, "{:,.0f}".format),
+        ("prompt tokens", result.prompt_tokens, "{:,.0f}".format),
+        ("tokens to write", result.tokens, "{:,.0f}".format),
+        ("time, at this speed", result.hours, _duration),
+        ("dollars", result.dollars, "{:,.4f}".format),
+    ):
+        table.add_row(name, *_cells(interval, to_text))
+    console.print(table)
+    if result.available is not None and result.rows.value > result.available:
+        console.print(
+            f"the queries give {result.available:,} rows alone: give more, lower --target, or draw "
+            "more --answers-per-query",
+            soft_wrap=True,
+        )
+
+
+def _cells(interval: Interval | None, to_text: Callable[[float], str]) -> list[str]:
+    if interval is None:
+        return ["", "unknown", ""]
+    return [to_text(value) for value in (interval.low, interval.value, interval.high)]
+
+
+def _duration(hours: float) -> str:
+    """Format hours in a unit that is easy to read."""
+    if hours < 1 / 60:
+        return f"{hours * 3600:.1f} s"
+    return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:,.1f} h"

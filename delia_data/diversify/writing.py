@@ -1,6 +1,6 @@
 """Wordings that a model writes: on disk as they come, judged in the order of their numbers.
 
-    author.request(number) ──▶ engine ──▶ WrittenTexts (on disk)
+    author.request(number) ──▶ engine ──▶ CompletionLog (on disk)
                                                │ in the order of the numbers
     accepted, in order ◀── every gate ◀── author.wording(number, completion)
 
@@ -20,7 +20,7 @@ from delia_data.diversify.author import Author
 from delia_data.diversify.gates import Gatekeeper, GateResult
 from delia_data.engines.base import Engine, Sampling
 from delia_data.errors import EngineError, InputError
-from delia_data.sampling.written import Written, WrittenTexts
+from delia_data.sampling.completion_log import CompletionLog, LoggedCompletion
 
 WORDING_SAMPLING: Final = Sampling(temperature=0.7, top_p=0.95, max_tokens=96)
 """How wordings are drawn."""
@@ -97,7 +97,7 @@ def write_wordings(
     if count < 1 or tries < 1:
         raise InputError(f"{count} wordings in {tries} tries: give at least 1 of each")
     plan = {**author.describe(), "sampling": asdict(sampling), "writer": engine.describe()}
-    run = _Run(engine, author, keeper, WrittenTexts(folder), sampling, on_progress)
+    run = _Run(engine, author, keeper, CompletionLog(folder), sampling, on_progress)
     run.wanted, run.tries = count + spare, tries
     with run.texts.writing(plan):
         run.judge()
@@ -129,7 +129,7 @@ class _Run:
         engine: Engine,
         author: Author,
         keeper: Gatekeeper,
-        texts: WrittenTexts,
+        texts: CompletionLog,
         sampling: Sampling,
         on_progress: Callable[[int, int], None],
     ) -> None:
@@ -182,5 +182,5 @@ class _Run:
                     )
                 if failed and attempt < _ATTEMPTS:
                     continue
-                self.texts.append(Written.of(asked[completion.id][0], completion))
+                self.texts.append(LoggedCompletion.of(asked[completion.id][0], completion))
                 self.judge()

@@ -25,7 +25,7 @@ from delia_data.evaluation._plain import from_plain, to_plain
 from delia_data.evaluation.bootstrap import Correlation, Estimate, Resampling, rank_correlation
 from delia_data.evaluation.gradients import RowGradients, check_gradients
 from delia_data.records import Record
-from delia_data.sampling.coverage import Embed
+from delia_data.sampling.embeddings import Embed
 
 When = Literal["before", "after"]
 WHENS: Final[tuple[When, ...]] = get_args(When)

@@ -64,8 +64,7 @@ from delia_data.outputs import (
 from delia_data.ranking import rank
 from delia_data.records import Record
 from delia_data.sampling import read_cache
-from delia_data.sampling.coverage import Embed
-from delia_data.sampling.embeddings import LazyEmbedder
+from delia_data.sampling.embeddings import Embed, LazyEmbedder
 from delia_data.tasks import TaskRow, TaskRows, read_task_rows
 from delia_data.tasks.instruction import with_query
 

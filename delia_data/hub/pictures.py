@@ -23,7 +23,7 @@ from delia_data.hub.parts import CACHE, TASK, Part, pair_shards
 from delia_data.mixing import read_task_rows
 from delia_data.ranking import rank
 from delia_data.records import Record, read_record
-from delia_data.sampling.text_map import Embed, TextMap, map_texts
+from delia_data.sampling.embeddings import Embed, TextMap, map_texts
 from delia_data.tokens import encode
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from delia_data.hub.remote import CARD, Remote, read_manifest_at
 from delia_data.hub.versions import Change, Version, changes, latest, next_version
 from delia_data.hub.workshop import Options, Workshop, check_licence
 from delia_data.outputs import FINISHED, MANIFEST, Manifest
-from delia_data.sampling.text_map import Embed
+from delia_data.sampling.embeddings import Embed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

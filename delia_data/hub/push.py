@@ -28,7 +28,7 @@ from delia_data.hub.plan import Plan, Pushed, make_plan
 from delia_data.hub.remote import Remote, read_manifest_at, read_remote
 from delia_data.hub.versions import Version
 from delia_data.hub.workshop import Options, Workshop, check_licence, check_private
-from delia_data.sampling.text_map import Embed
+from delia_data.sampling.embeddings import Embed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -23,7 +23,7 @@ from delia_data.hub.remote import Remote, fetch
 from delia_data.hub.scanning import check_secrets
 from delia_data.mixing import config_name, read_task_rows
 from delia_data.outputs import read_manifest
-from delia_data.sampling.text_map import Embed
+from delia_data.sampling.embeddings import Embed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -19,7 +19,7 @@ from delia_data.ranking import rank
 from delia_data.records import Record, read_record
 from delia_data.report.chapter import Figures, Found
 from delia_data.report.runs import Run, Runs
-from delia_data.sampling.text_map import Embed, TextMap, map_texts
+from delia_data.sampling.embeddings import Embed, TextMap, map_texts
 
 _ROWS: Final = 250
 """Rows of each source that are drawn at most, by hash."""

@@ -31,7 +31,7 @@ from delia_data.report.reproduced import reproduced
 from delia_data.report.runs import Runs, labels_of, read_runs
 from delia_data.report.settings import settings
 from delia_data.report.trained import trained
-from delia_data.sampling.text_map import Embed
+from delia_data.sampling.embeddings import Embed
 
 _TILES: Final = 5
 _FOOT: Final = (

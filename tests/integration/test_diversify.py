@@ -19,7 +19,7 @@ from delia_data.diversify.meaning import Meaning, bare_text
 from delia_data.models import load_tokenizer
 from delia_data.sampling import bundled_queries
 from delia_data.sampling.embeddings import Embedder
-from delia_data.sampling.language import load_detector
+from delia_data.sampling.filters import load_detector
 from delia_data.tasks import Wording, bundled_task, bundled_wordings
 
 pytestmark = pytest.mark.integration

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from delia_data.sampling import bundled_queries
-from delia_data.sampling.coverage import Saturation, coverage, nearest
-from delia_data.sampling.embeddings import WIDTH, Embedder
+from delia_data.sampling.embeddings import WIDTH, Embedder, Saturation, coverage, nearest
 
 pytestmark = pytest.mark.integration
 
@@ -57,14 +56,14 @@ def test_one_kind_covers_less_than_all(embed: Embedder) -> None:
 def test_two_hundred_texts_over_and_over_saturate_and_fresh_ones_do_not(embed: Embedder) -> None:
     queries = [query.text for query in bundled_queries(1000, seed=1)]
     draw = random.Random(0)
-    worn, fresh = (Saturation(embed, most_time=None, share=0.5, window=100) for _ in range(2))
+    worn, fresh = (Saturation(embed, max_time=None, share=0.5, window=100) for _ in range(2))
     worn.add(draw.choice(queries[:200]) for _ in range(1500))
     fresh.add(queries)
     assert (worn.saturated, fresh.saturated) == (True, False)
     assert fresh.novelty is not None
     assert fresh.novelty > 0.3
     # The same texts, each a little different.
-    reworded = Saturation(embed, most_time=None, share=0.5, window=100)
+    reworded = Saturation(embed, max_time=None, share=0.5, window=100)
     endings = itertools.cycle(["", " Please.", " Be brief.", " Thank you!"])
     reworded.add(f"{draw.choice(queries[:200])}{next(endings)}" for _ in range(1500))
     assert reworded.saturated

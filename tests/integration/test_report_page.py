@@ -15,8 +15,7 @@ from report_inputs import EVIL, Folders, make_folders, put_quickstart
 
 from delia_data.evaluation.figures import DARK, LIGHT
 from delia_data.report import Report, make_report
-from delia_data.sampling.embeddings import weights_folder
-from delia_data.sampling.text_map import place_by_words
+from delia_data.sampling.embeddings import place_by_words, weights_folder
 
 pytestmark = pytest.mark.integration
 pytest.importorskip("matplotlib")

@@ -10,9 +10,12 @@ import pytest
 from delia_data.engines import Engine, MockEngine, Sampling, load_engine
 from delia_data.models import DEFAULT_MODEL, embedded_gguf
 from delia_data.sampling import bundled_queries
-from delia_data.sampling.expand import expanded_queries
-from delia_data.sampling.self_queries import STARTS, self_queries
-from delia_data.sampling.written_queries import WrittenQueries
+from delia_data.sampling.generated_queries import (
+    STARTS,
+    WrittenQueries,
+    expanded_queries,
+    self_queries,
+)
 
 pytestmark = [
     pytest.mark.integration,

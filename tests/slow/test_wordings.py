@@ -17,7 +17,7 @@ from delia_data.diversify import Author, Gatekeeper, WordingRun, diversify, writ
 from delia_data.engines import Engine, load_engine
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
 from delia_data.sampling.embeddings import Embedder
-from delia_data.sampling.language import load_detector
+from delia_data.sampling.filters import load_detector
 from delia_data.tasks import Task, halueval_task, words_of
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from delia_data.engines import MockEngine
 from delia_data.errors import InputError, UnfinishedError
 from delia_data.outputs import read_manifest
 from delia_data.sampling import Query, sample
-from delia_data.sampling.cache_quality import cache_quality, split_answers
+from delia_data.sampling.quality import measure_quality, split_answers
 
 ADDRESS = "Write to somebody@a-real-place.org for more."
 QUERIES = [
@@ -35,7 +35,7 @@ def letters(texts: object) -> np.ndarray:
 
 
 def test_the_figures_are_those_of_the_folder(cache: Path) -> None:
-    found = cache_quality(cache, embed=letters, compare=cache)
+    found = measure_quality(cache, embed=letters, compare=cache)
     assert found.pairs == 41
     assert found.rejected == {}
     assert found.cut_off_share == 0.0
@@ -51,11 +51,11 @@ def test_halves_share_nothing_and_are_the_same_each_time(cache: Path) -> None:
 
 def test_what_is_no_cache_is_refused(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UnfinishedError):
-        cache_quality(tmp_path)
+        measure_quality(tmp_path)
     few = tmp_path / "few.jsonl"
     few.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
     with pytest.raises(InputError, match="has 1 pairs, too few"):
-        cache_quality(cache, embed=letters, compare=few)
+        measure_quality(cache, embed=letters, compare=few)
 
 
 def test_the_command_prints_a_table_or_a_document(cache: Path, tmp_path: Path) -> None:

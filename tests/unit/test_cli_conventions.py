@@ -152,7 +152,7 @@ def test_the_documents(delia: Delia, files: Path) -> None:
     cache, task, mixture = (files / name for name in ("cache", "task", "mixture"))
     made = only_json(delia, "sample", cache, "--engine", "mock", "--target", 12)
     assert (made["kind"], made["rows"]["kept"]) == ("cache", 12)
-    planned = only_json(delia, "plan", cache, "--engine", "mock", "--target", 12)
+    planned = only_json(delia, "sample", "--estimate", cache, "--engine", "mock", "--target", 12)
     assert planned["rows"]["value"] == pytest.approx(12)
     made = only_json(delia, "diversify", task)
     assert made["rows"] == {"train": 100, "test": 100}

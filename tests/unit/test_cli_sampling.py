@@ -1,4 +1,4 @@
-"""`delia sample` and `delia plan`: every option counts, and what is wrong is one line."""
+"""`delia sample`: every option has an effect, and each error is one line."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from command_line import Delia, names, refused
-from typer.testing import CliRunner
 
-from delia_data.cli import app
 from delia_data.engines import MockEngine
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import read_cache
@@ -169,7 +167,7 @@ def test_bad_options(delia: Delia, tmp_path: Path, arguments: list[str], fault: 
     refused(delia("sample", tmp_path / "out", *given), fault)
     assert not (tmp_path / "out" / "FINISHED").exists()
     if arguments[0] != "--target":
-        refused(delia("plan", tmp_path / "out", *given), fault)
+        refused(delia("sample", "--estimate", tmp_path / "out", *given), fault)
 
 
 @pytest.mark.parametrize(
@@ -202,11 +200,14 @@ def test_sampling_goes_on_and_refuses_other_settings(delia: Delia, tmp_path: Pat
     assert len(read_cache(tmp_path / "cache")) == 5
 
 
-# plan
+# Estimates
 
 
-def test_a_plan_tells_what_a_run_takes_and_leaves_nothing(delia: Delia, tmp_path: Path) -> None:
-    arguments = ["plan", tmp_path / "cache", "--engine", "mock", "--target", 1000]
+@pytest.mark.parametrize("command", [["sample", "--estimate"], ["plan"]])
+def test_an_estimate_of_a_run_writes_nothing(
+    delia: Delia, tmp_path: Path, command: list[str]
+) -> None:
+    arguments = [*command, tmp_path / "cache", "--engine", "mock", "--target", 1000]
     result = delia(*arguments)
     assert result.code == 0, result.err
     lines = {line.rsplit("  ", 3)[0].strip(): line.split()[-3:] for line in result.out.splitlines()}
@@ -217,28 +218,12 @@ def test_a_plan_tells_what_a_run_takes_and_leaves_nothing(delia: Delia, tmp_path
     assert (printed["probed"], printed["tokens"]["value"]) == (20, 12_000)
 
 
-def test_a_plan_says_when_the_queries_are_too_few(
-    delia: Delia, tmp_path: Path, queries: Path
-) -> None:
-    arguments = ["plan", tmp_path / "cache", "--engine", "mock", "--queries", queries]
+def test_an_estimate_warns_of_too_few_queries(delia: Delia, tmp_path: Path, queries: Path) -> None:
+    arguments = ["sample", "--estimate", tmp_path / "cache", "--engine", "mock"]
+    arguments += ["--queries", queries]
     result = delia(*arguments, "--target", 100)
     assert "the queries give 40 rows alone: give more" in result.out
     refused(delia(*arguments, "--target", 100, "--probe-rows", 0), "--probe-rows 0 is too few")
-
-
-def test_a_plan_has_the_options_of_sample() -> None:
-    def options(command: str) -> set[str]:
-        help = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
-        return {word for word in help.split() if word.startswith("--")}
-
-    only_sample = options("sample") - options("plan")
-    assert {option for option in only_sample if not option.startswith("--no-")} == {
-        "--from",
-        "--keep-rejected",
-        "--extend",
-        "--stop-when-saturated",
-    }
-    assert options("plan") - options("sample") == {"--probe-rows"}
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def rows(tmp_path: Path) -> Path:
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embeddings that count words, and a detector that knows English alone."""
     monkeypatch.setattr(Embedder, "load", lambda **_: bag_of_words)
-    monkeypatch.setattr("delia_data.sampling.language.load_detector", lambda: lambda _: {"en": 1.0})
+    monkeypatch.setattr("delia_data.sampling.filters.load_detector", lambda: lambda _: {"en": 1.0})
 
 
 def written(folder: Path, wordings: list[str]) -> Path:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from delia_data.errors import InputError, MissingExtraError
 from delia_data.sampling import embeddings
-from delia_data.sampling.coverage import Saturation, coverage, nearest
-from delia_data.sampling.embeddings import Vectors
+from delia_data.sampling.embeddings import Saturation, Vectors, coverage, nearest
 
 
 def cloud(seed: int, points: int = 400, width: int = 8, shift: float = 0.0) -> npt.NDArray[Any]:
@@ -124,7 +123,7 @@ def stream(topics: int, texts: int, seed: int = 0) -> Iterable[str]:
 
 
 def test_a_stream_about_few_things_saturates() -> None:
-    measure = Saturation(Meaning(), most_time=None)
+    measure = Saturation(Meaning(), max_time=None)
     measure.add(stream(200, 800))
     early = measure.novelty, measure.saturated
     measure.add(stream(200, 3000, seed=1))
@@ -135,14 +134,14 @@ def test_a_stream_about_few_things_saturates() -> None:
 
 
 def test_a_stream_of_ever_new_things_does_not() -> None:
-    measure = Saturation(Meaning(), most_time=None)
+    measure = Saturation(Meaning(), max_time=None)
     measure.add(f"topic{i} is new" for i in range(4000))
     assert measure.novelty == 1.0
     assert not measure.saturated
 
 
 def test_too_few_texts_tell_nothing() -> None:
-    measure = Saturation(Meaning(), most_time=None, share=1, window=100, batch=1)
+    measure = Saturation(Meaning(), max_time=None, share=1, window=100, batch=1)
     seen = []
     for texts in ([], ["topic again"] * 99, ["topic again"]):
         measure.add(texts)
@@ -156,7 +155,7 @@ def test_a_share_of_the_texts_is_embedded_and_always_the_same_ones(share: float)
     embedded = []
     for order in (texts, texts[::-1]):
         meaning = Meaning()
-        measure = Saturation(meaning, most_time=None, share=share, batch=1)
+        measure = Saturation(meaning, max_time=None, share=share, batch=1)
         for text in order:
             measure.add([text])
         embedded.append(sorted(meaning.texts))
@@ -165,7 +164,7 @@ def test_a_share_of_the_texts_is_embedded_and_always_the_same_ones(share: float)
 
 
 def test_what_is_held_is_bounded() -> None:
-    measure = Saturation(Meaning(), most_time=None, share=1, reservoir=100, batch=7)
+    measure = Saturation(Meaning(), max_time=None, share=1, reservoir=100, batch=7)
     measure.add(f"topic{i} is new" for i in range(1000))
     assert measure._held.shape == (100, 64)
     assert len(measure._highest) == len(measure._hashes) == 100
@@ -176,7 +175,7 @@ def test_what_is_held_is_bounded() -> None:
 
 
 def test_what_an_earlier_run_said_is_not_novel() -> None:
-    anew, resumed = (Saturation(Meaning(), most_time=None, share=1, window=50) for _ in range(2))
+    anew, resumed = (Saturation(Meaning(), max_time=None, share=1, window=50) for _ in range(2))
     resumed.remember(f"topic{i} was said" for i in range(100))
     for measure in (anew, resumed):
         measure.add(f"topic{i} is said" for i in range(96))
@@ -196,7 +195,7 @@ def test_embedding_takes_its_share_of_the_time_and_no_more(rows_per_s: int) -> N
         return meaning(texts)
 
     meaning = Meaning()
-    measure = Saturation(embed, share=1, most_time=0.1, clock=lambda: now)
+    measure = Saturation(embed, share=1, max_time=0.1, clock=lambda: now)
     for i in range(100 * rows_per_s):
         now += 1 / rows_per_s
         measure.add([f"topic{i} is new"])

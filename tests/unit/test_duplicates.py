@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from delia_data.engines import Completion
 from delia_data.errors import InputError
-from delia_data.sampling.bloom import BloomFilter
-from delia_data.sampling.duplicates import Duplicates, compared, jaccard
+from delia_data.sampling.duplicates import BloomFilter, Duplicates, compared, jaccard
 
 LONG = (
     "The old bridge crosses the river at its narrowest point, and every spring the water rises "
@@ -161,7 +160,7 @@ def test_another_process_judges_the_same() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.49, 1.01, -1.0, float("nan")])
 def test_a_threshold_has_bounds(threshold: float) -> None:
-    with pytest.raises(InputError, match=r"is out of bounds: give 0\.5 to 1"):
+    with pytest.raises(InputError, match=r"is out of range: give 0\.5 to 1"):
         Duplicates(threshold)
 
 

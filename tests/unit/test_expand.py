@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from delia_data.engines import MockEngine, Request, Sampling
 from delia_data.errors import InputError
 from delia_data.ranking import rank
-from delia_data.sampling.expand import expanded_queries
+from delia_data.sampling.generated_queries import expanded_queries
 from delia_data.sampling.queries import Query, bundled_queries
 
 SEEDS = bundled_queries(20)
@@ -138,7 +138,7 @@ def test_an_answer_without_a_list(tmp_path: Path) -> None:
 
 @given(st.text(max_size=200))
 def test_whatever_a_model_says_is_read(text: str) -> None:
-    author = expanded_queries(MockEngine(), SEEDS, "nowhere")._author
+    author = expanded_queries(MockEngine(), SEEDS, "nowhere")._generator
     found = author.texts(0, text)
     assert all(item and item in text for item in found)
 

@@ -1,6 +1,7 @@
 """Each filter rejects its own fault, and leaves alone what only looks like it."""
 
 import json
+import re
 import string
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from delia_data.engines import Completion
 from delia_data.errors import InputError, MissingExtraError
 from delia_data.sampling.filters import (
-    Described,
-    Remembering,
+    _SENTENCE_END,
+    DescribedFilter,
+    Language,
+    StatefulFilter,
     default_filters,
     echo,
     empty,
@@ -22,7 +25,6 @@ from delia_data.sampling.filters import (
     repetition,
     truncated,
 )
-from delia_data.sampling.language import Language
 from delia_data.sampling.words import words
 
 ALPACA = Path(__file__).parents[3] / "shared" / "data" / "alpaca" / "alpaca_data.json"
@@ -87,7 +89,7 @@ def test_the_token_can_be_another() -> None:
 
 def test_stateful_filters_stand_last_and_begin_anew() -> None:
     first, second = default_filters(), default_filters()
-    assert [isinstance(check, Remembering) for check in first] == [False] * (len(first) - 1) + [
+    assert [isinstance(check, StatefulFilter) for check in first] == [False] * (len(first) - 1) + [
         True
     ]
     for checks in (first, second):
@@ -97,7 +99,7 @@ def test_stateful_filters_stand_last_and_begin_anew() -> None:
 
 def test_settings_are_told_and_can_be_written() -> None:
     last = default_filters(near_duplicates=0.9)[-1]
-    assert isinstance(last, Described)
+    assert isinstance(last, DescribedFilter)
     assert json.loads(json.dumps(last.describe())) == {"filter": "duplicates", "threshold": 0.9}
 
 
@@ -320,7 +322,7 @@ def test_an_answer_that_is_surely_in_another_language() -> None:
     for text in ("unsure whether it is", "mixed c'est la vie", "english it is"):
         assert check("q", completion(text)) is None
     assert check("q", completion("sure 1 2 3")) is None  # too few letters to tell
-    assert isinstance(check, Described)
+    assert isinstance(check, DescribedFilter)
     assert check.describe()["language"] == "en"
 
 
@@ -361,3 +363,19 @@ def test_words_are_in_the_text(text: str) -> None:
 def test_scripts_without_spaces_are_taken_by_character() -> None:
     assert words("It's 法国, oui?") == ("it", "s", "法", "国", "oui")
     assert words("한국어 좋아요") == ("한국어", "좋아요")
+
+
+@pytest.mark.parametrize("mark", [".", "?", "。", '."', "\n"])
+def test_long_runs_of_marks_take_linear_time(mark: str) -> None:
+    """A quadratic pattern would take minutes for each of these texts."""
+    for text in (f"What is rain? {mark * 100_000}x", f"What is rain? {mark * 100_000} x"):
+        for check in default_filters():
+            check("What is rain?", completion(text))
+
+
+@given(st.text(alphabet=".!?。\"') \nx", max_size=40))
+def test_sentence_ends_are_those_of_the_plain_pattern(text: str) -> None:
+    plain = re.compile(r"[.!?。！？]+[\"')\]]*(?=\s|$)|[。！？]|\n+")
+    assert [m.span() for m in _SENTENCE_END.finditer(text)] == [
+        m.span() for m in plain.finditer(text)
+    ]

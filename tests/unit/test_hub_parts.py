@@ -20,7 +20,7 @@ from delia_data.hub.scanning import check_secrets, texts_of
 from delia_data.mixing import mix, read_task_rows, save_mixture
 from delia_data.outputs import Manifest, finish, read_manifest
 from delia_data.records import Record, write_record
-from delia_data.sampling.text_map import place_by_words
+from delia_data.sampling.embeddings import place_by_words
 
 Make = Callable[..., Path]
 

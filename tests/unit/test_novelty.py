@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delia_data.errors import InputError
-from delia_data.sampling.novelty import Novelty, rouge_l
+from delia_data.sampling.query_checks import Novelty, rouge_l
 
 word = st.sampled_from(["what", "is", "the", "capital", "of", "france", "italy", "a", "b"])
 sentence = st.lists(word, max_size=14)
@@ -46,7 +46,7 @@ def test_the_same_as_comparing_with_all(texts: list[list[str]], threshold: float
         new = bool(said) and all(rouge_l(said, other) < threshold for other in taken)
         assert novelty.is_new(text) == new
         if new:
-            novelty.take(text)
+            novelty.add(text)
             taken.append(said)
     assert len(novelty) == len(taken)
 
@@ -54,7 +54,7 @@ def test_the_same_as_comparing_with_all(texts: list[list[str]], threshold: float
 def test_texts_that_are_not_new_can_be_taken_too() -> None:
     novelty = Novelty()
     for text in ("Why is the sky blue?", "why is the SKY blue", "", "?"):
-        novelty.take(text)
+        novelty.add(text)
     assert not novelty.is_new("Why is the sky blue")
     assert novelty.is_new("How do bees find their way home?")
     assert not novelty.is_new("...")
@@ -62,5 +62,5 @@ def test_texts_that_are_not_new_can_be_taken_too() -> None:
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.01])
 def test_threshold_out_of_bounds(threshold: float) -> None:
-    with pytest.raises(InputError, match="out of bounds"):
+    with pytest.raises(InputError, match="out of range"):
         Novelty(threshold)

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from delia_data.errors import InputError
 from delia_data.outputs import canonical_json
-from delia_data.sampling.coverage import coverage
-from delia_data.sampling.embeddings import Vectors
-from delia_data.sampling.quality import measure_quality, share_like_earlier
+from delia_data.sampling.embeddings import Vectors, coverage
+from delia_data.sampling.quality import measure_pairs, share_like_earlier
 
 
 def bag(texts: Sequence[str]) -> Vectors:
@@ -37,7 +36,7 @@ PAIRS = [(f"Question {i}?", answer(i)) for i in range(40)]
 
 
 def test_a_clean_cache() -> None:
-    quality = measure_quality(PAIRS, embed=bag)
+    quality = measure_pairs(PAIRS, embed=bag)
     assert quality.pairs == 40
     assert quality.near_duplicate_share == quality.similar_share == 0.0
     assert quality.distinct_2 == 1.0
@@ -52,7 +51,7 @@ def test_planted_faults_are_counted() -> None:
         *((f"Another {i}?", text) for i, (_, text) in enumerate(PAIRS[:10])),
         *((f"Yes or no {i}?", "Yes.") for i in range(10)),
     ]
-    quality = measure_quality(
+    quality = measure_pairs(
         pairs,
         embed=bag,
         rejected={"empty": 15, "echo": 5},
@@ -74,27 +73,27 @@ def test_coverage_is_compared_at_equal_sizes() -> None:
     numbers = count(1000)
     reference = [answer(next(numbers), 3) for _ in range(60)]
     rival = [answer(next(numbers), 3) for _ in range(200)]
-    quality = measure_quality(PAIRS, embed=bag, reference=reference, rival=rival)
+    quality = measure_pairs(PAIRS, embed=bag, reference=reference, rival=rival)
     answers = bag([text for _, text in PAIRS])
     assert quality.coverage == coverage(bag(reference), answers)
     whole = coverage(bag(reference), bag(rival))
     assert quality.rival_coverage is not None
     assert quality.rival_coverage < whole
-    alone = measure_quality(PAIRS, embed=bag, reference=reference)
+    alone = measure_pairs(PAIRS, embed=bag, reference=reference)
     assert (alone.coverage, alone.rival_coverage) == (quality.coverage, None)
 
 
 def test_languages() -> None:
     pairs = [("q", "The cat sat on the mat and slept."), ("q", "Le chat est assis sur le tapis.")]
-    assert measure_quality(pairs, language="en").language_share == 0.5
-    assert measure_quality(pairs[:1], language="en").language_share == 1.0
+    assert measure_pairs(pairs, language="en").language_share == 0.5
+    assert measure_pairs(pairs[:1], language="en").language_share == 1.0
 
 
 @settings(deadline=None)
 @given(st.permutations([*PAIRS[:8], ("again", PAIRS[0][1])]))
 def test_the_order_of_the_pairs_does_not_count(pairs: list[tuple[str, str]]) -> None:
-    quality = measure_quality(pairs, scan=lambda text: ["a"] if "a" in text else [])
-    assert quality == measure_quality(sorted(pairs), scan=lambda t: ["a"] if "a" in t else [])
+    quality = measure_pairs(pairs, scan=lambda text: ["a"] if "a" in text else [])
+    assert quality == measure_pairs(sorted(pairs), scan=lambda t: ["a"] if "a" in t else [])
 
 
 @settings(deadline=None)
@@ -127,4 +126,4 @@ def test_what_is_like_an_earlier_one_in_another_block() -> None:
 )
 def test_what_cannot_be_measured(given: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"there are no pairs|needs"):
-        measure_quality(**{"pairs": PAIRS, **given})
+        measure_pairs(**{"pairs": PAIRS, **given})

@@ -44,16 +44,6 @@ def slots_of(source: dict[str, Any]) -> set[str]:
     return {name for slot in slots for name in re.findall(r"[a-z_]+", slot)}
 
 
-def test_public_names() -> None:
-    assert module.__all__ == [
-        "BundledQueries",
-        "Queries",
-        "Query",
-        "bundled_queries",
-        "bundled_topics",
-    ]
-
-
 def test_between_four_and_twelve_thousand(everything: list[Query]) -> None:
     assert 4_000 <= len(everything) <= 12_000
 

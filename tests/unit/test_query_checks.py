@@ -6,7 +6,7 @@ import pytest
 
 from delia_data.engines.base import Finish
 from delia_data.sampling.queries import bundled_queries
-from delia_data.sampling.query_checks import fault_of, query_checks
+from delia_data.sampling.query_checks import query_checks, rejection_reason
 
 CHECKS = query_checks("<sep>")
 
@@ -60,28 +60,30 @@ BAD = [
 
 @pytest.mark.parametrize("text", GOOD)
 def test_good_queries(text: str) -> None:
-    assert fault_of(text, "stop", CHECKS) is None
+    assert rejection_reason(text, "stop", CHECKS) is None
 
 
 @pytest.mark.parametrize(("text", "reason"), BAD)
 def test_bad_queries(text: str, reason: str) -> None:
-    assert fault_of(text, "stop", CHECKS) == reason
+    assert rejection_reason(text, "stop", CHECKS) == reason
 
 
 @pytest.mark.parametrize(("finish", "reason"), [("length", "cut_off"), ("error", "failed")])
 def test_how_it_ended_comes_first(finish: Finish, reason: str) -> None:
-    assert fault_of("What is a desert like?", finish, CHECKS) == reason
-    assert fault_of("", finish, CHECKS) == reason
+    assert rejection_reason("What is a desert like?", finish, CHECKS) == reason
+    assert rejection_reason("", finish, CHECKS) == reason
 
 
 def test_nearly_all_bundled_queries_pass() -> None:
     """They are known to be queries, so that what is rejected of them is rejected wrongly."""
-    faults = [fault_of(query.text, "stop", CHECKS) for query in bundled_queries(3_000)]
+    faults = [rejection_reason(query.text, "stop", CHECKS) for query in bundled_queries(3_000)]
     assert sum(fault is not None for fault in faults) <= 0.04 * len(faults)
 
 
 def test_other_languages_where_they_are_asked_for() -> None:
     checks = query_checks("<sep>", english=False)
-    assert fault_of("Können Sie mir erklären, wieso Bäume grün sind?", "stop", checks) is None
-    assert fault_of("为什么天空是蓝色的?", "stop", checks) is None
-    assert fault_of("Was heißt <sep> auf Deutsch?", "stop", checks) == "names_token"
+    assert (
+        rejection_reason("Können Sie mir erklären, wieso Bäume grün sind?", "stop", checks) is None
+    )
+    assert rejection_reason("为什么天空是蓝色的?", "stop", checks) is None
+    assert rejection_reason("Was heißt <sep> auf Deutsch?", "stop", checks) == "names_token"

@@ -39,7 +39,7 @@ from delia_data.report.numbers import named, signed, signed_text, value
 from delia_data.report.report import check_place
 from delia_data.report.settings import settings
 from delia_data.report.trained import trained
-from delia_data.sampling.text_map import place_by_words
+from delia_data.sampling.embeddings import place_by_words
 
 pytest.importorskip("matplotlib")
 

@@ -16,15 +16,15 @@ from delia_data.errors import EngineError, InputError, LockedError, SettingsErro
 from delia_data.outputs import folder_lock, is_finished, read_manifest
 from delia_data.ranking import row_seed
 from delia_data.sampling import (
-    Asking,
     Limits,
     Progress,
+    PromptOptions,
     Query,
-    query_id,
     read_cache,
     sample,
 )
-from delia_data.sampling.asking import Spending
+from delia_data.sampling.budget import Budget
+from delia_data.sampling.schedule import query_id
 
 
 @settings(max_examples=15, deadline=None)
@@ -186,7 +186,7 @@ def test_where_nothing_is_kept_there_is_no_cache(tmp_path: Path) -> None:
 
 def test_a_system_prompt_comes_first(tmp_path: Path) -> None:
     asked = Asked()
-    run(asked, tmp_path, target=1, asking=Asking(system="Be brief."))
+    run(asked, tmp_path, target=1, prompts=PromptOptions(system="Be brief."))
     turns = asked.requests[0].messages
     assert [(turn.role, turn.content) for turn in turns] == [
         ("system", "Be brief."),
@@ -198,7 +198,7 @@ def test_a_system_prompt_comes_first(tmp_path: Path) -> None:
 def test_an_exemplar_is_shown_as_the_paper_s_code_does(tmp_path: Path) -> None:
     asked = Asked()
     queries = [Query("What is rain?", "user", "Water that falls.")]
-    run(asked, tmp_path, queries=queries, target=1, asking=Asking(exemplar=True))
+    run(asked, tmp_path, queries=queries, target=1, prompts=PromptOptions(exemplar=True))
     assert [(turn.role, turn.content) for turn in asked.requests[0].messages] == [
         ("user", "What is rain?"),
         ("assistant", "Water that falls."),
@@ -206,13 +206,13 @@ def test_an_exemplar_is_shown_as_the_paper_s_code_does(tmp_path: Path) -> None:
     ]
     assert read_cache(tmp_path)[0].answer == "An answer to 'What is rain?'"
     with pytest.raises(InputError, match="has no reference answer to show"):
-        run(asked, tmp_path / "none", asking=Asking(exemplar=True))
+        run(asked, tmp_path / "none", prompts=PromptOptions(exemplar=True))
 
 
 def test_several_answers_for_one_query(tmp_path: Path) -> None:
     engine = MockEngine(shuffle=8)
-    asking = Asking(answers_per_query=3)
-    options: dict[str, Any] = {"filters": (), "asking": asking}
+    prompts = PromptOptions(answers_per_query=3)
+    options: dict[str, Any] = {"filters": (), "prompts": prompts}
     sample(engine, QUERIES, tmp_path, target=10, **options)
     records = read_cache(tmp_path)
     assert [r.query for r in records] == [QUERIES[i // 3].text for i in range(10)]
@@ -223,9 +223,9 @@ def test_several_answers_for_one_query(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [{"answers_per_query": 0}, {"system": " "}])
-def test_asking_has_bounds(values: dict[str, Any]) -> None:
+def test_prompt_options_have_bounds(values: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        Asking(**values)
+        PromptOptions(**values)
 
 
 # Limits
@@ -340,10 +340,10 @@ class Growing:
     def dropped(self) -> dict[str, int]:
         return {"too_short": 3}
 
-    def ensure(self, count: int, *, spending: Spending | None = None) -> int:
-        assert spending is not None
+    def ensure(self, count: int, *, budget: Budget | None = None) -> int:
+        assert budget is not None
         more = min(40, max(self.there, count)) - self.there
-        spending.add(7 * more, 0.0)
+        budget.spend(7 * more, 0.0)
         self.there += more
         return self.there
 
@@ -447,7 +447,7 @@ def test_too_many_failures_end_the_job_and_are_asked_again_later(tmp_path: Path)
 def test_a_dead_engine_ends_the_job_and_what_is_there_stays(tmp_path: Path) -> None:
     good = {query.text for query in QUERIES[:40]}
     asked = Asked(fail=lambda query: query not in good)
-    message = r"of the latest 32 requests failed \(the mock engine was told to fail\): mend"
+    message = r"of the latest 32 requests failed \(the mock engine was told to fail\): fix"
     with pytest.raises(EngineError, match=message):
         run(asked, tmp_path, target=80)
     assert not is_finished(tmp_path)

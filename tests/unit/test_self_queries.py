@@ -9,8 +9,8 @@ import pytest
 
 from delia_data.engines import MockEngine, Request, Sampling
 from delia_data.errors import InputError
+from delia_data.sampling.generated_queries import LEADS, SELF_SAMPLING, STARTS, self_queries
 from delia_data.sampling.queries import bundled_topics
-from delia_data.sampling.self_queries import LEADS, SELF_SAMPLING, STARTS, self_queries
 
 TOPICS = ["film cameras", "gravity", "jury duty"]
 

@@ -21,30 +21,33 @@ from delia_data.errors import (
 )
 from delia_data.outputs import JsonlLog, Manifest, finish, is_finished
 from delia_data.records import Record
-from delia_data.sampling import PairStore, Sampled, read_cache
+from delia_data.sampling import read_cache
 from delia_data.sampling import store as module
-from delia_data.sampling.store import row_key
+from delia_data.sampling.store import PairStore, SampledRow
 
 PLAN: dict[str, Any] = {"engine": "mock", "model": {"name": "m"}, "seed": 1, "queries": {"n": 1}}
 ROWS = [
-    Sampled(0, "a1", "What is rain?", "Water.", 2, 4, 0.5),
-    Sampled(1, "b2", "Say it.", "", 0, 3, 0.25, "empty"),
-    Sampled(2, "c3", "Sagt «é» \u2028 \N{GRINNING FACE}", 'two\nlines \\ and "more"', 5),
-    Sampled(3, "d4", "And then?", "Snow.", 2),
+    SampledRow(0, "a1", "What is rain?", "Water.", 2, 4, 0.5),
+    SampledRow(1, "b2", "Say it.", "", 0, 3, 0.25, "empty"),
+    SampledRow(2, "c3", "Sagt «é» \u2028 \N{GRINNING FACE}", 'two\nlines \\ and "more"', 5),
+    SampledRow(3, "d4", "And then?", "Snow.", 2),
 ]
-MORE = [Sampled(4, "e5", "q", "", 0, rejected="empty"), Sampled(5, "f6", "Why?", "Because.", 1)]
-FAILED = Sampled(6, "g7", "Hm?", "", 0, rejected="failed", error="no answer")
+MORE = [
+    SampledRow(4, "e5", "q", "", 0, rejected="empty"),
+    SampledRow(5, "f6", "Why?", "Because.", 1),
+]
+FAILED = SampledRow(6, "g7", "Hm?", "", 0, rejected="failed", error="no answer")
 
 
-def fill(folder: Path, rows: list[Sampled] = ROWS) -> None:
+def fill(folder: Path, rows: list[SampledRow] = ROWS) -> None:
     with PairStore.open(folder, PLAN) as store:
-        store.append(rows)
+        store.append(*rows)
 
 
-def finished(folder: Path, rows: list[Sampled] = ROWS, **options: Any) -> Manifest:
+def finished(folder: Path, rows: list[SampledRow] = ROWS, **options: Any) -> Manifest:
     with PairStore.open(folder, PLAN) as store:
         store.begin()
-        store.append(rows)
+        store.append(*rows)
         return store.finish(Manifest(kind="cache", settings=PLAN), **options)
 
 
@@ -53,21 +56,21 @@ def known(folder: Path) -> dict[str, Any]:
     with PairStore.open(folder, PLAN) as store:
         return {
             "asked": set(store.asked),
-            "kept": store.kept,
-            "dropped": +store.dropped,
-            "tokens": store.tokens,
-            "prompt_tokens": store.prompt_tokens,
-            "cost": store.cost,
+            "kept": store.counts.kept,
+            "dropped": +store.counts.dropped,
+            "tokens": store.counts.tokens,
+            "prompt_tokens": store.counts.prompt_tokens,
+            "cost": store.counts.cost,
             "failed": store.failed,
             "pairs": list(store.pairs()),
         }
 
 
-def of_rows(rows: list[Sampled]) -> dict[str, Any]:
+def of_rows(rows: list[SampledRow]) -> dict[str, Any]:
     """What a store must know of rows, the failed ones aside."""
     reasons = [row.rejected for row in rows if row.rejected is not None]
     return {
-        "asked": {row_key(row.id) for row in rows},
+        "asked": {row.id for row in rows},
         "kept": len(rows) - len(reasons),
         "dropped": {reason: reasons.count(reason) for reason in reasons},
         "tokens": sum(row.tokens for row in rows),
@@ -85,10 +88,10 @@ def names(folder: Path) -> list[str]:
 def test_what_was_appended_is_known_again(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "cache"
     with PairStore.open(folder, PLAN) as store:
-        assert (store.kept, len(store.asked)) == (0, 0)
-        store.append(ROWS[:1])
-        store.append(ROWS[1:3])
-        assert store.kept == 2
+        assert (store.counts.kept, len(store.asked)) == (0, 0)
+        store.append(*ROWS[:1])
+        store.append(*ROWS[1:3])
+        assert store.counts.kept == 2
     assert known(folder) == of_rows(ROWS[:3])
     fill(folder, ROWS[3:])
     assert known(folder) == of_rows(ROWS)
@@ -99,7 +102,7 @@ def test_logs_of_earlier_versions_are_read_in_order(tmp_path: Path) -> None:
     """Version 0.1.0 began a new log in every run."""
     fill(tmp_path, ROWS[:2])
     (tmp_path / "sampled-00000-000.jsonl").rename(tmp_path / "sampled-00000-999.jsonl")
-    with JsonlLog(tmp_path / "sampled-00000-1000.jsonl", Sampled, if_damaged="") as log:
+    with JsonlLog(tmp_path / "sampled-00000-1000.jsonl", SampledRow, if_damaged="") as log:
         log.append(ROWS[2])
     assert known(tmp_path) == of_rows(ROWS[:3])
     fill(tmp_path, ROWS[3:])
@@ -110,7 +113,7 @@ def test_logs_of_earlier_versions_are_read_in_order(tmp_path: Path) -> None:
 
 
 def test_an_unknown_price_makes_the_cost_unknown(tmp_path: Path) -> None:
-    fill(tmp_path, [*ROWS, Sampled(9, "x", "q", "a", 1, 0, None)])
+    fill(tmp_path, [*ROWS, SampledRow(9, "x", "q", "a", 1, 0, None)])
     assert known(tmp_path)["cost"] is None
     finished(tmp_path, MORE)
     assert known(tmp_path)["cost"] is None
@@ -119,9 +122,9 @@ def test_an_unknown_price_makes_the_cost_unknown(tmp_path: Path) -> None:
 def test_a_failed_row_is_asked_again_while_the_run_is_not_done(tmp_path: Path) -> None:
     fill(tmp_path, [*ROWS, FAILED])
     there = known(tmp_path)
-    assert row_key(FAILED.id) not in there["asked"]
+    assert FAILED.id not in there["asked"]
     assert (there["failed"], there["dropped"]) == (1, {"empty": 1, "failed": 1})
-    answered = Sampled(6, "g7", "Hm?", "Yes.", 1)
+    answered = SampledRow(6, "g7", "Hm?", "Yes.", 1)
     fill(tmp_path, [answered])
     assert known(tmp_path) == of_rows([*ROWS, answered])
     finished(tmp_path, [])
@@ -171,11 +174,11 @@ def test_other_queries_are_added_when_asked_for(tmp_path: Path) -> None:
         pass
     for number in (2, 3, 3):
         with PairStore.open(tmp_path, other(number), extend=True) as store:
-            assert store.kept == 3
+            assert store.counts.kept == 3
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan == {**other(3), "extended": [{"n": 1}, {"n": 2}]}
     with PairStore.open(tmp_path, other(3)) as store:
-        assert store.kept == 3
+        assert store.counts.kept == 3
     refused = {**other(4), "seed": 2}
     with (
         pytest.raises(SettingsError, match="seed was 1 and is now 2"),
@@ -282,7 +285,7 @@ def test_a_cache_grows_by_a_generation_and_the_earlier_files_stay(tmp_path: Path
         assert store.finished
         store.begin()
         assert not is_finished(tmp_path)
-        store.append(MORE)
+        store.append(*MORE)
         assert list(store.pairs()) == of_rows(ROWS + MORE)["pairs"]
         store.finish(Manifest(kind="cache", settings=PLAN))
     assert known(tmp_path) == of_rows(ROWS + MORE)
@@ -308,7 +311,7 @@ def test_a_kill_while_finishing_loses_nothing(
     def die(*_: object, **__: object) -> None:
         raise KilledError
 
-    real = module.compact
+    real = module._compact
 
     def rejected_alone(folder: Path, *args: Any, **options: Any) -> None:
         real(folder, *args, **options)
@@ -323,7 +326,7 @@ def test_a_kill_while_finishing_loses_nothing(
         if step == "before the marker":
             patch.setattr(module, "finish", die)
         else:
-            patch.setattr(module, "compact", both if step == "after pairs" else rejected_alone)
+            patch.setattr(module, "_compact", both if step == "after pairs" else rejected_alone)
         with pytest.raises(KilledError):
             finished(tmp_path)
     assert not is_finished(tmp_path)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from delia_data.sampling import text_map
-from delia_data.sampling.text_map import map_texts, place_by_words
+from delia_data.sampling import embeddings as text_map
+from delia_data.sampling.embeddings import map_texts, place_by_words
 
 
 def embed_numbers(texts: Sequence[str]) -> np.ndarray:

@@ -24,9 +24,9 @@ from delia_data.errors import (
 )
 from delia_data.outputs import folder_lock
 from delia_data.ranking import rank
-from delia_data.sampling.asking import Limits, Spending
+from delia_data.sampling.budget import Budget, Limits
+from delia_data.sampling.generated_queries import GeneratedQueries
 from delia_data.sampling.queries import Query
-from delia_data.sampling.written_queries import WrittenQueries
 
 SAMPLING = Sampling(max_tokens=200)
 NOUNS = ["lamps", "bridges", "clouds", "engines", "islands", "poems", "taxes", "wolves", "clocks"]
@@ -47,28 +47,28 @@ def one(seed: int, part: int) -> str:
 
 @dataclass
 class Lister:
-    """An author whose requests tell how many queries were known."""
+    """A generator whose requests tell how many queries were known."""
 
-    together: int = 4
+    round_size: int = 4
     rounds_ahead: int = 1
     kind: str = "test"
-    first: tuple[Query, ...] = ()
+    seeds: tuple[Query, ...] = ()
     known: dict[int, int] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         return {"source": "test"}
 
-    def request(self, number: int, taken: Any) -> Request:
-        assert self.known.setdefault(number, len(taken)) == len(taken)
-        return Request(f"r{number}", (), rank(len(taken), str(number)) >> 65)
+    def request(self, number: int, accepted: Any) -> Request:
+        assert self.known.setdefault(number, len(accepted)) == len(accepted)
+        return Request(f"r{number}", (), rank(len(accepted), str(number)) >> 65)
 
     def texts(self, number: int, text: str) -> list[str]:
         return [line for line in text.split("\n") if line]
 
 
-def written(folder: Path, engine: Any = None, **author: Any) -> WrittenQueries:
+def written(folder: Path, engine: Any = None, **author: Any) -> GeneratedQueries:
     engine = engine or MockEngine(made_up)
-    return WrittenQueries(engine, Lister(**author), folder, sampling=SAMPLING)
+    return GeneratedQueries(engine, Lister(**author), folder, sampling=SAMPLING)
 
 
 def asked_by(engine: MockEngine) -> list[str]:
@@ -127,12 +127,12 @@ def test_the_same_list_in_whatever_steps_and_order(
 
 def test_rounds_ahead_change_nothing_where_prompts_do_not_depend_on_them(tmp_path: Path) -> None:
     class Free(Lister):
-        def request(self, number: int, taken: Any) -> Request:
+        def request(self, number: int, accepted: Any) -> Request:
             return Request(f"r{number}", (), rank(0, str(number)) >> 65)
 
     lists = []
     for ahead in (1, 50):
-        queries = WrittenQueries(
+        queries = GeneratedQueries(
             MockEngine(made_up, shuffle=7),
             Free(rounds_ahead=ahead),
             tmp_path / str(ahead),
@@ -217,7 +217,7 @@ def test_every_text_that_is_not_taken_has_a_reason(tmp_path: Path) -> None:
 
 def test_only_the_last_text_of_a_cut_completion_is_cut(tmp_path: Path) -> None:
     engine = MockEngine(lambda _: "Why are lamps so bright?\nDescribe old bridges to me\nWhat")
-    queries = WrittenQueries(
+    queries = GeneratedQueries(
         engine, Lister(), tmp_path, sampling=Sampling(max_tokens=8)
     )  # eight words
     queries.ensure(1)
@@ -235,7 +235,7 @@ def test_other_settings_are_refused(tmp_path: Path, change: str) -> None:
         "rouge_l": {"rouge_l": 0.5},
     }
     settings = {"sampling": SAMPLING, **changes[change]}
-    other = WrittenQueries(MockEngine(made_up), Lister(), tmp_path, **settings)
+    other = GeneratedQueries(MockEngine(made_up), Lister(), tmp_path, **settings)
     uses: list[Callable[[], Any]] = [
         lambda: other.ensure(5),
         lambda: list(other),
@@ -258,7 +258,7 @@ def test_the_description_has_no_count_and_no_path(tmp_path: Path) -> None:
 def test_first_queries_come_first_and_are_not_written_again(tmp_path: Path) -> None:
     first = (Query("Why are clouds so white?", "seed", "So."), Query("?", "seed"))
     engine = MockEngine(lambda _: "Why are clouds so white?\nWhat do wolves eat in winter?")
-    queries = written(tmp_path, engine, first=first)
+    queries = written(tmp_path, engine, seeds=first)
     assert list(queries) == list(first)
     assert queries.ensure(3) == 3
     assert list(queries) == [*first, Query("What do wolves eat in winter?", "test")]
@@ -269,7 +269,7 @@ def test_prompts_know_what_was_taken_before_their_round(
     tmp_path: Path, expected: list[Query]
 ) -> None:
     author = Lister()
-    queries = WrittenQueries(MockEngine(made_up), author, tmp_path, sampling=SAMPLING)
+    queries = GeneratedQueries(MockEngine(made_up), author, tmp_path, sampling=SAMPLING)
     queries.ensure(20)
     for begin in range(0, len(author.known), 4):
         assert len({author.known[number] for number in range(begin, begin + 4)}) == 1
@@ -305,7 +305,7 @@ def test_what_fails_three_times_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_dead_engine_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
-    queries = written(tmp_path, MockEngine(fail=lambda _: True), together=40)
+    queries = written(tmp_path, MockEngine(fail=lambda _: True), round_size=40)
     with pytest.raises(EngineError, match=r"32 requests .* one after the other .*told to fail"):
         queries.ensure(10)
     assert not (tmp_path / "written.jsonl").exists()
@@ -352,14 +352,14 @@ def test_writing_stops_before_a_budget_is_passed(
 ) -> None:
     engine = MockEngine(made_up, shuffle=shuffle, prices=Prices(0.0, 0.01))
     queries = written(tmp_path, engine)
-    spending = Spending(Limits(dollars=6.0), engine.prices)
-    there = queries.ensure(40, spending=spending)
+    budget = Budget(Limits(dollars=6.0), engine.prices)
+    there = queries.ensure(40, budget=budget)
     tokens, dollars = queries.spent
     assert 0 < there < 40
     assert list(queries) == expected[:there]
     assert 6.0 - 200 * 0.01 < dollars <= 6.0
-    assert spending.dollars == pytest.approx(dollars)
-    assert spending.tokens == tokens
-    assert queries.ensure(40, spending=spending) == there
+    assert budget.dollars == pytest.approx(dollars)
+    assert budget.tokens == tokens
+    assert queries.ensure(40, budget=budget) == there
     assert queries.ensure(40) >= 40
     assert list(queries)[:40] == expected[:40]

@@ -8,8 +8,8 @@ from asked_engine import QUERIES, Asked, text_of
 from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.sampling import Query, sample, self_queries
+from delia_data.sampling.estimates import Interval, estimate
 from delia_data.sampling.filters import empty
-from delia_data.sampling.planning import Estimate, forecast
 
 MANY = [
     Query(f"Tell me about number {i}, {'please ' * (i % 5)}now.", "explain") for i in range(800)
@@ -21,16 +21,16 @@ def worded(request: Request) -> str:
     return "" if number % 4 == 0 else "word " * (5 + number % 30) + str(number)
 
 
-def within(estimate: Estimate | None, truth: float) -> bool:
-    assert estimate is not None
-    assert estimate.low <= estimate.value <= estimate.high
-    return estimate.low <= truth <= estimate.high
+def within(interval: Interval | None, truth: float) -> bool:
+    assert interval is not None
+    assert interval.low <= interval.value <= interval.high
+    return interval.low <= truth <= interval.high
 
 
 def test_the_intervals_hold_what_the_whole_run_takes(tmp_path: Path) -> None:
     engine = MockEngine(worded, prices=Prices(1e-6, 3e-6))
     clock = iter([0.0, 90.0])
-    found = forecast(engine, MANY, target=400, filters=[empty], clock=lambda: next(clock))
+    found = estimate(engine, MANY, target=400, filters=[empty], clock=lambda: next(clock))
     manifest = sample(engine, MANY, tmp_path, target=400, filters=())
     details = manifest.details
     assert within(found.rows, manifest.rows["asked"])
@@ -46,19 +46,19 @@ def test_the_intervals_hold_what_the_whole_run_takes(tmp_path: Path) -> None:
 
 def test_the_probe_is_drawn_from_everywhere_and_each_query_once() -> None:
     asked = Asked()
-    forecast(asked.engine, [*QUERIES, *QUERIES], target=10, filters=(), rows=30)
+    estimate(asked.engine, [*QUERIES, *QUERIES], target=10, filters=(), rows=30)
     numbers = sorted(int(query.rstrip(".").rsplit(" ", 1)[1]) for query in asked.queries)
     assert len(set(numbers)) == 30
     assert numbers[0] < 20
     assert numbers[-1] > 80
     again, other = Asked(), Asked()
-    forecast(again.engine, QUERIES[::-1], target=10, filters=(), rows=30)
-    forecast(other.engine, QUERIES, target=10, filters=(), rows=30, seed=1)
+    estimate(again.engine, QUERIES[::-1], target=10, filters=(), rows=30)
+    estimate(other.engine, QUERIES, target=10, filters=(), rows=30, seed=1)
     assert set(again.queries) == set(asked.queries) != set(other.queries)
 
 
 def test_what_is_not_known_is_not_told() -> None:
-    found = forecast(MockEngine(prices=None), QUERIES, target=10, filters=())
+    found = estimate(MockEngine(prices=None), QUERIES, target=10, filters=())
     assert found.dollars is None
 
 
@@ -70,7 +70,7 @@ def test_queries_that_a_model_writes_are_part_of_it(tmp_path: Path) -> None:
 
     engine = MockEngine(answer, prices=Prices(0.0, 0.01))
     queries = self_queries(engine, tmp_path)
-    found = forecast(engine, queries, target=100, filters=(), rows=20)
+    found = estimate(engine, queries, target=100, filters=(), rows=20)
     tokens, dollars = queries.spent
     assert len(queries) >= 20
     assert found.available is None
@@ -80,7 +80,7 @@ def test_queries_that_a_model_writes_are_part_of_it(tmp_path: Path) -> None:
 
 
 def test_few_queries_make_a_small_probe() -> None:
-    found = forecast(MockEngine(), QUERIES[:3], target=2, filters=())
+    found = estimate(MockEngine(), QUERIES[:3], target=2, filters=())
     assert (found.probed, found.available) == (3, 3)
     assert found.rows.value == 2
 
@@ -92,6 +92,6 @@ def test_rows_that_all_fail_are_an_error() -> None:
         return completion.error and "failed"
 
     with pytest.raises(EngineError, match=message):
-        forecast(MockEngine(fail=lambda _: True), QUERIES, target=10, filters=[reject])
+        estimate(MockEngine(fail=lambda _: True), QUERIES, target=10, filters=[reject])
     with pytest.raises(InputError, match="there are no queries"):
-        forecast(MockEngine(), [], target=10, filters=(), sampling=Sampling())
+        estimate(MockEngine(), [], target=10, filters=(), sampling=Sampling())

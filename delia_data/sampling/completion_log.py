@@ -1,11 +1,11 @@
-"""What a model wrote while queries were sought: on disk as it comes, by number.
+"""Completions of numbered requests on disk: the texts that a model writes for a list.
 
     folder/
-        plan.json        all that the texts depend on; a rerun with another one is refused
-        written.jsonl    one completion a line, usable or not; append-only
+        plan.json        everything the texts depend on; a rerun with another plan is refused
+        written.jsonl    log of completions, usable or not
 
-Whether a text is a query is worked out from these lines alone, in the order of their numbers,
-whenever they are read.
+Which texts are usable is computed from the log alone, in the order of the numbers, whenever it is
+read.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from delia_data.outputs import (
 )
 
 _PLAN: Final = "plan.json"
-_LINES: Final = "written.jsonl"
+_LOG: Final = "written.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class LoggedCompletion:
     """One completion.
 
     Attributes:
-        number: Its place among all that are asked for, from 0.
-        text: What the model wrote.
-        finish: How it ended.
-        tokens: Tokens generated.
-        prompt_tokens: Tokens of the prompt; 0 where the engine does not tell.
-        cost: Dollars; None where the price is not known.
-        error: What went wrong, where something did.
+        number: Number of the request, from 0.
+        text: The text.
+        finish: How the text ended.
+        tokens: Number of generated tokens.
+        prompt_tokens: Number of prompt tokens; 0 if the engine does not report it.
+        cost: Cost in dollars; None if the price is unknown.
+        error: Error message, if the request failed.
     """
 
     number: int
@@ -55,9 +55,10 @@ class Written:
     error: str | None = None
 
     @classmethod
-    def of(cls, number: int, completion: Completion) -> Written:
-        """Take a completion for a number."""
-        text = completion.text.encode("utf-8", "replace").decode("utf-8")  # no half characters
+    def of(cls, number: int, completion: Completion) -> LoggedCompletion:
+        """Build the entry of a completion."""
+        # A lone surrogate cannot be written to a file.
+        text = completion.text.encode("utf-8", "replace").decode("utf-8")
         return cls(
             number,
             text,
@@ -69,27 +70,27 @@ class Written:
         )
 
 
-class WrittenTexts:
-    """The texts of a folder.
+class CompletionLog:
+    """The completions of a folder.
 
     Attributes:
-        by_number: What is there, as far as `read` and `append` have seen.
+        by_number: The completions that `read` and `append` have seen so far.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Point at a folder; nothing is read yet."""
+        """Name a folder without reading it."""
         self._folder = Path(folder)
         self._log = JsonlLog(
-            self._folder / _LINES, Written, if_damaged="or write into another folder"
+            self._folder / _LOG, LoggedCompletion, if_damaged="or write into another folder"
         )
         self._read_bytes = 0
-        self.by_number: dict[int, Written] = {}
+        self.by_number: dict[int, LoggedCompletion] = {}
 
     def read(self, plan: dict[str, Any]) -> None:
-        """Take up what was written since the last time.
+        """Read the entries that were added since the last call.
 
         Raises:
-            SettingsError: It was written by another plan.
+            SettingsError: The folder was started with another plan.
             OutputError: A line is damaged.
         """
         if (self._folder / _PLAN).is_file():
@@ -101,15 +102,15 @@ class WrittenTexts:
 
     @contextmanager
     def writing(self, plan: dict[str, Any]) -> Iterator[None]:
-        """Hold the folder, and take up what is there; `append` works inside.
+        """Lock the folder and read its entries; `append` works inside the block.
 
         Raises:
-            ForeignFolderError: The folder holds something else.
-            LockedError: Another process writes there.
-            SettingsError: It was begun with another plan.
+            ForeignFolderError: The folder holds other files.
+            LockedError: Another process writes into it.
+            SettingsError: The folder was started with another plan.
             OutputError: A line is damaged, or the disk is full or gone.
         """
-        check_folder_is_ours(self._folder, frozenset({_PLAN, _LINES}), sign=LOCK)
+        check_folder_is_ours(self._folder, frozenset({_PLAN, _LOG}), sign=LOCK)
         with folder_lock(self._folder):
             self.read(plan)
             if not (self._folder / _PLAN).is_file():
@@ -117,11 +118,11 @@ class WrittenTexts:
             with self._log:
                 yield
 
-    def append(self, row: Written) -> None:
-        """Write one line.
+    def append(self, row: LoggedCompletion) -> None:
+        """Write one entry.
 
         Raises:
-            OutputError: The disk is full or gone. What was written before stays.
+            OutputError: The disk is full or gone. Entries written before stay.
         """
         self._read_bytes += self._log.append(row)
         self.by_number[row.number] = row

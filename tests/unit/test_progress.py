@@ -2,14 +2,17 @@
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delia_data.sampling.meter import Meter, distinct
-from delia_data.sampling.rows import Sampled
+from delia_data.sampling.progress import ProgressMeter
+from delia_data.sampling.store import Counts, SampledRow
+from delia_data.sampling.words import distinct
 
 
 class Clock:
@@ -22,14 +25,27 @@ class Clock:
         return self.now
 
 
+class Meter(ProgressMeter):
+    """A meter with counts of its own."""
+
+    def __init__(self, *, kept: int = 0, rejected: dict[str, int] | None = None, **options: Any):
+        self.counts = Counts(kept, Counter(rejected or {}))
+        super().__init__(self.counts, **options)
+
+    def take(self, rows: Sequence[SampledRow]) -> None:
+        for each in rows:
+            self.counts.add(each)
+            self.add(each)
+
+
 def row(
     answer: str = "An answer.",
     rejected: str | None = None,
     *,
     tokens: int = 10,
     cost: float | None = 0.0,
-) -> Sampled:
-    return Sampled(0, "id", "q", answer, tokens, 3, cost, rejected)
+) -> SampledRow:
+    return SampledRow(0, "id", "q", answer, tokens, 3, cost, rejected)
 
 
 def test_nothing_yet() -> None:
@@ -46,8 +62,8 @@ def test_every_row_is_counted_once(reasons: list[str | None]) -> None:
     one, groups = Meter(clock=Clock()), Meter(clock=Clock())
     rows = [row(rejected=reason) for reason in reasons]
     for single in rows:
-        one.add([single])
-    groups.add(rows)
+        one.take([single])
+    groups.take(rows)
     progress = one.now()
     assert progress == groups.now()
     assert progress.asked == len(reasons) == progress.kept + sum(progress.rejected.values())
@@ -62,7 +78,7 @@ def test_earlier_runs_count_for_the_shares_and_not_for_the_rates() -> None:
     clock = Clock()
     meter = Meter(kept=90, rejected={"empty": 5}, clock=clock)
     clock.now += 10
-    meter.add([row(), row(rejected="echo")] * 5)
+    meter.take([row(), row(rejected="echo")] * 5)
     progress = meter.now()
     assert (progress.asked, progress.kept) == (105, 95)
     assert progress.rejected == {"echo": 5, "empty": 5}
@@ -77,11 +93,11 @@ def test_the_present_rate_is_not_that_of_the_whole_run() -> None:
     meter = Meter(recent_s=30, clock=clock)
     for _ in range(60):  # 10 rows a second for a minute
         clock.now += 1
-        meter.add([row()] * 10)
+        meter.take([row()] * 10)
     assert meter.now().rows_per_s == pytest.approx(10, rel=0.1)
     for _ in range(60):  # then one
         clock.now += 1
-        meter.add([row()])
+        meter.take([row()])
     progress = meter.now()
     assert progress.rows_per_s == pytest.approx(1, rel=0.1)
     assert progress.tokens_per_s == pytest.approx(10, rel=0.1)
@@ -93,10 +109,10 @@ def test_the_present_rate_is_not_that_of_the_whole_run() -> None:
 
 def test_a_cost_that_is_not_known_stays_unknown() -> None:
     meter = Meter()
-    meter.add([row(cost=0.25), row(cost=0.5, rejected="echo")])
+    meter.take([row(cost=0.25), row(cost=0.5, rejected="echo")])
     assert meter.now().cost == 0.75
-    meter.add([row(cost=None)])
-    meter.add([row(cost=1.0)])
+    meter.take([row(cost=None)])
+    meter.take([row(cost=1.0)])
     assert meter.now().cost is None
 
 
@@ -118,10 +134,10 @@ def test_distinct_n(texts: Sequence[str], n: int, expected: float | None) -> Non
 
 def test_distinct_shares_are_those_of_the_latest_kept_answers() -> None:
     meter = Meter(window=3, clock=Clock())
-    meter.add([row("a a a a a a")])
+    meter.take([row("a a a a a a")])
     assert meter.now().distinct_1 == 1 / 6
-    meter.add([row("all the same", rejected="echo")] * 9)
-    meter.add([row("b c"), row("d e"), row("f b")])
+    meter.take([row("all the same", rejected="echo")] * 9)
+    meter.take([row("b c"), row("d e"), row("f b")])
     progress = meter.now(fresh=True)
     assert (progress.distinct_1, progress.distinct_2) == (5 / 6, 1.0)
 
@@ -129,12 +145,12 @@ def test_distinct_shares_are_those_of_the_latest_kept_answers() -> None:
 def test_distinct_shares_are_counted_again_only_now_and_then() -> None:
     clock = Clock()
     meter = Meter(clock=clock)
-    meter.add([row("a b")] * 10)
+    meter.take([row("a b")] * 10)
     assert meter.now().distinct_1 == 2 / 20
-    meter.add([row("c")])
+    meter.take([row("c")])
     assert meter.now().distinct_1 == 2 / 20
     assert meter.now(fresh=True).distinct_1 == 3 / 21
-    meter.add([row("d")])
+    meter.take([row("d")])
     clock.now += 5
     assert meter.now().distinct_1 == 4 / 22
 
@@ -153,7 +169,7 @@ def test_it_does_not_grow() -> None:
     sizes = []
     for turn in range(4000):
         clock.now += draw.random()
-        meter.add([row(f"answer number {turn % 10}")] * 3)
+        meter.take([row(f"answer number {turn % 10}")] * 3)
         if turn % 1000 == 999:
             sizes.append(sum(held(getattr(meter, name)) for name in ("_answers", "_buckets")))
     assert max(sizes) <= 1.2 * min(sizes)

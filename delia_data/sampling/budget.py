@@ -1,0 +1,100 @@
+"""Limits of a run, and the budget that enforces them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from delia_data.engines.base import FREE, Completion, Prices, Request
+from delia_data.errors import InputError
+
+_TEMPLATE_TOKENS: Final = 64  # generous bound on the tokens that a chat template adds to a turn
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of spending and of failures.
+
+    Attributes:
+        dollars: Maximum cost of the whole cache in dollars, earlier runs included.
+        tokens: Maximum number of prompt and generated tokens of the whole cache.
+        retries: Number of times that a failed request is repeated before its row is recorded as
+            failed.
+        failures: Number of failed rows that a run tolerates.
+
+    Raises:
+        InputError: A limit is negative.
+    """
+
+    dollars: float | None = None
+    tokens: int | None = None
+    retries: int = 1
+    failures: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("dollars", "tokens", "retries", "failures"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise InputError(f"the limit of {name} is {value}: give 0 or more")
+
+
+class Budget:
+    """Tokens and dollars that are spent or reserved; a limit is never exceeded.
+
+    Attributes:
+        tokens: Number of tokens spent or reserved.
+        dollars: Dollars spent or reserved.
+    """
+
+    def __init__(self, limits: Limits, prices: Prices | None) -> None:
+        """Start with nothing spent.
+
+        Raises:
+            InputError: Dollars are limited and the engine's prices are unknown.
+        """
+        if limits.dollars is not None and prices is None:
+            raise InputError(
+                "a budget in dollars needs prices, and those of this model are not known: give "
+                "its prices for prompts and completions, or a budget in tokens"
+            )
+        self._limits = limits
+        self._prices = prices or FREE
+        self.tokens = 0
+        self.dollars = 0.0
+
+    def reserve(self, request: Request, max_tokens: int) -> tuple[int, float] | None:
+        """Reserve the most that a request can cost.
+
+        A token has at least one byte, so the bytes of the prompt bound its tokens.
+
+        Args:
+            request: The request.
+            max_tokens: Maximum number of tokens in its answer.
+
+        Returns:
+            Tokens and dollars, to pass to `settle`; None if a limit would be exceeded.
+        """
+        texts = [turn.content for turn in request.messages] or [request.prefill]
+        prompt = sum(len(text.encode("utf-8", "replace")) + _TEMPLATE_TOKENS for text in texts)
+        tokens = prompt + max_tokens
+        prices, limits = self._prices, self._limits
+        dollars = prompt * prices.prompt_token + max_tokens * prices.completion_token
+        if limits.tokens is not None and self.tokens + tokens > limits.tokens:
+            return None
+        if limits.dollars is not None and self.dollars + dollars > limits.dollars:
+            return None
+        self.spend(tokens, dollars)
+        return tokens, dollars
+
+    def settle(self, reserved: tuple[int, float], completion: Completion) -> None:
+        """Replace a reservation with the actual cost, or keep it if the engine reports none."""
+        tokens, dollars = completion.tokens + completion.prompt_tokens, completion.cost
+        if completion.text and not completion.tokens:
+            tokens = reserved[0]
+        self.spend(tokens, reserved[1] if dollars is None else dollars)
+        self.spend(-reserved[0], -reserved[1])
+
+    def spend(self, tokens: int, dollars: float) -> None:
+        """Add to what is spent, such as the cost of an earlier run."""
+        self.tokens += tokens
+        self.dollars += dollars

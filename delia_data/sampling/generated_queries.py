@@ -1,0 +1,684 @@
+"""Queries that a model generates: as many as requested, always in the same order.
+
+    generator.request(number, accepted) ──▶ engine ──▶ CompletionLog (on disk)
+                                                            │ in the order of the numbers
+    queries, in order ◀── different from all before ◀── checks ◀── generator.texts(completion)
+
+A generator builds prompts for numbered requests and extracts queries from the completions. Which
+texts are accepted follows from the completions in the order of their numbers, whatever order they
+arrived in: requesting more queries extends the list and changes nothing in it.
+
+There are two generators:
+
+- `self_queries` is Magpie (arXiv 2406.08464). A chat model that gets its template up to where the
+  user speaks continues as a user would. Small models ramble there, so the user's turn is begun for
+  them with a topic and with a word that starts a request:
+
+      <|im_start|>user
+      I'm curious about film cameras. How │ do they differ from digital ones?
+      └────────── lead ────────────┘ start└────── written by the model ─────┘
+
+  If the text after the lead names the topic itself, the lead is removed.
+- `expanded_queries` is self-instruct (arXiv 2212.10560, section 2.2): eight queries are shown, and
+  a new one is accepted if its ROUGE-L with every earlier query is below 0.7. The queries shown in
+  a round follow from the seed and from the queries accepted in earlier rounds:
+
+      six seeds, two grown queries ──▶ "write eight more" ──▶ a numbered list
+               ▲                                                  │
+               └────────────── accepted queries ◀─────────────────┘
+
+An engine cannot run twice at once, so queries are not generated while answers are sampled.
+`ensure` generates them beforehand; iterating yields the existing ones and ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, Final, Protocol
+
+from delia_data.engines.base import Completion, Engine, Finish, Request, Sampling
+from delia_data.errors import EngineError, InputError
+from delia_data.outputs import canonical_json
+from delia_data.ranking import rank, row_seed
+from delia_data.records import Message, content_id
+from delia_data.sampling.budget import Budget
+from delia_data.sampling.completion_log import CompletionLog, LoggedCompletion
+from delia_data.sampling.queries import (
+    BundledQueries,
+    Queries,
+    Query,
+    QueryList,
+    bundled_topics,
+)
+from delia_data.sampling.query_checks import (
+    MAX_WORDS,
+    MIN_WORDS,
+    Novelty,
+    query_checks,
+    rejection_reason,
+)
+from delia_data.sampling.query_files import FileQueries
+from delia_data.sampling.words import words
+from delia_data.tokens import DEFAULT_TOKEN
+
+BUNDLED: Final = "bundled"
+SELF: Final = "self"
+
+SELF_SAMPLING: Final = Sampling(temperature=0.8, top_p=0.95, max_tokens=64)
+"""Sampling parameters of `self_queries`; docs/decisions.md explains the temperature."""
+
+EXPAND_SAMPLING: Final = Sampling(temperature=0.8, top_p=0.95, max_tokens=256)
+"""Sampling parameters of `expanded_queries`."""
+
+LEADS: Final = (
+    "",
+    "",
+    "I have a question about {topic}.",
+    "I have been thinking about {topic}.",
+    "I know little about {topic}.",
+    "I need some help with {topic}.",
+    "I want to learn about {topic}.",
+    "I'm curious about {topic}.",
+    "I'm reading about {topic}.",
+    "I'm writing something about {topic}.",
+    "Let's talk about {topic}.",
+    "My class is about {topic}.",
+    "My friend told me about {topic}.",
+    "Yesterday I heard about {topic}.",
+)
+"""Sentences that name a topic; one in seven is empty."""
+
+STARTS: Final = (
+    "Can you",
+    "Compare the",
+    "Could you",
+    "Describe a",
+    "Describe how",
+    "Explain how",
+    "Explain the",
+    "Give me",
+    "Help me",
+    "How can I",
+    "How do",
+    "How would",
+    "Is there",
+    "List the",
+    "Name some",
+    "Suggest a",
+    "Tell me",
+    "What are",
+    "What happens",
+    "What is",
+    "What would",
+    "When should",
+    "Which",
+    "Why",
+    "Write a",
+)
+"""First words of a request. None becomes another word with an ending ("List" would: "Listed")."""
+
+PROMPT: Final = """Here are {shown} requests that people make of an assistant:
+
+{list}
+
+Write {wanted} more requests. Each is about something else and asks for another kind of answer. \
+Give a numbered list of requests, and nothing else."""
+"""Prompt of `expanded_queries`."""
+
+_ATTEMPTS: Final = 3
+_MAX_CONSECUTIVE_FAILURES: Final = 32  # after which the engine counts as dead
+_MIN_YIELD: Final = 0.1  # queries per request; lower bound when planning a wave
+
+_ROUND_SIZE: Final = 32
+_STEM: Final = 4  # letters by which a word of the topic is recognized in another form
+
+_SHOWN: Final = 8  # queries in a prompt of `expanded_queries`
+_SHOWN_GROWN: Final = 2  # of which grown, once there are as many
+_WANTED: Final = 8
+_ITEM: Final = re.compile(r"^\s*(?:\W{0,2}\d{1,2}\s*[.):]|[-*•])\s*(?:\(\d{1,2}\))?(.*)", re.M)
+_AROUND_ITEM: Final = ' \t\n*_"“”'
+
+
+def load_queries(
+    source: str | os.PathLike[str] | Queries | Sequence[Query],
+    *,
+    engine: Engine | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    token: str = DEFAULT_TOKEN,
+    expand: int | None = None,
+    exemplar: bool = False,
+) -> Queries:
+    """Return the queries that a source names.
+
+    Args:
+        source: `"bundled"`; `"self"`, which lets the model generate them; a file, glob, folder, or
+            Hub id of rows in any format; or `Query` objects. `Queries` are returned as they are.
+        engine: Engine that generates queries.
+        folder: Folder of generated queries, which holds nothing else.
+        seed: Seed of the run.
+        token: The special token, which no generated query may contain.
+        expand: Number of queries to generate from those of the source.
+        exemplar: Require a reference answer with every query.
+
+    Raises:
+        InputError: The source cannot be read or is empty, options contradict each other, or
+            generated queries lack an engine or a folder.
+    """
+    check_query_options(source, expand=expand, exemplar=exemplar)
+    if source == BUNDLED:
+        return BundledQueries(seed=seed)
+    if source == SELF:
+        if engine is None or folder is None:
+            raise InputError("queries='self' needs an engine and a folder: give both")
+        return self_queries(engine, folder, seed=seed, token=token)
+    if isinstance(source, str | os.PathLike):
+        rows = FileQueries(source)
+        rows.describe()  # reads all rows, so that errors come before anything is generated
+        if exemplar and rows.referenced < rows.rows:
+            raise InputError(
+                f"{rows.rows - rows.referenced:,} of {rows.rows:,} queries have no reference "
+                "answer to show: give rows with answers, or ask without --exemplar"
+            )
+        given: Queries = rows
+    else:
+        given = source if hasattr(source, "describe") else QueryList(source)  # type: ignore[assignment, arg-type]
+    if expand is None:
+        return given
+    if engine is None or folder is None:
+        raise InputError("expand needs an engine and a folder: give both")
+    return expanded_queries(engine, given, folder, seed=seed, token=token, limit=expand)
+
+
+def check_query_options(source: object, *, expand: int | None, exemplar: bool) -> bool:
+    """Return whether a model generates the queries, after checking the options.
+
+    Args:
+        source: As for `load_queries`.
+        expand: Number of queries to generate from those of the source.
+        exemplar: Require a reference answer with every query.
+
+    Raises:
+        InputError: The options contradict each other.
+    """
+    generated = source == SELF or expand is not None
+    if expand is not None and source in (BUNDLED, SELF):
+        raise InputError("--expand grows queries of yours: give a few with --queries FILE")
+    if expand is not None and expand < 1:
+        raise InputError(f"--expand {expand} is too few queries: give at least 1")
+    if exemplar and (generated or source == BUNDLED):
+        raise InputError(
+            "--exemplar shows the query's known answer, and these queries have none: give "
+            "rows with answers as --queries"
+        )
+    return generated
+
+
+def self_queries(
+    engine: Engine,
+    folder: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    topics: Sequence[str] | None = None,
+    starts: Sequence[str] = STARTS,
+    sampling: Sampling = SELF_SAMPLING,
+    token: str = DEFAULT_TOKEN,
+    english: bool = True,
+    limit: int | None = None,
+) -> GeneratedQueries:
+    """Generate queries from the chat template alone (Magpie).
+
+    Query number `i` depends on the seed and on `i` only. A large model needs no help:
+    `topics=(), starts=("",)` is Magpie as published.
+
+    Args:
+        engine: Engine that can write the user's turn.
+        folder: Folder of the texts, which holds nothing else.
+        seed: Seed of topics, starts and sampling.
+        topics: Topics, each fit for "about {topic}". The bundled ones if None; the model chooses
+            if empty.
+        starts: First words of a request.
+        sampling: Sampling parameters.
+        token: The special token, which no query may contain.
+        english: Accept English queries only.
+        limit: Maximum number of generated queries. More can be generated later; they follow.
+
+    Raises:
+        InputError: The engine cannot write the user's turn, there are no starts, or the limit is
+            below 1.
+    """
+    if not engine.writes_users:
+        raise InputError(
+            f"engine {engine.describe().get('engine')!r} cannot write the user's turn: "
+            "use transformers or vllm, or grow queries from a few seeds (--expand)"
+        )
+    if not starts:
+        raise InputError('there are no starts: give at least one; "" leaves it to the model')
+    known = tuple(bundled_topics() if topics is None else topics)
+    generator = _SelfGenerator(seed, known, tuple(starts))
+    return GeneratedQueries(
+        engine, generator, folder, sampling=sampling, token=token, english=english, limit=limit
+    )
+
+
+def expanded_queries(
+    engine: Engine,
+    seeds: Iterable[Query],
+    folder: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    sampling: Sampling = EXPAND_SAMPLING,
+    token: str = DEFAULT_TOKEN,
+    english: bool = True,
+    limit: int | None = None,
+) -> GeneratedQueries:
+    """Generate queries from a few seed queries (self-instruct); the seeds come first.
+
+    Args:
+        engine: Engine that generates; any will do.
+        seeds: Queries to start from; they are held in memory.
+        folder: Folder of the texts, which holds nothing else.
+        seed: Seed of the choice of shown queries and of sampling.
+        sampling: Sampling parameters.
+        token: The special token, which no query may contain.
+        english: Accept English queries only.
+        limit: Maximum number of generated queries. More can be generated later; they follow.
+
+    Raises:
+        InputError: There are no seeds, or the limit is below 1.
+    """
+    known = tuple({query.text: query for query in seeds}.values())
+    if not known:
+        raise InputError("there are no seeds to grow queries from: give at least one")
+    generator = _ExpandGenerator(seed, known)
+    return GeneratedQueries(
+        engine, generator, folder, sampling=sampling, token=token, english=english, limit=limit
+    )
+
+
+class QueryGenerator(Protocol):
+    """Builds the prompts of numbered requests and extracts queries from the completions."""
+
+    @property
+    def kind(self) -> str:
+        """`kind` of the generated queries."""
+        ...
+
+    @property
+    def seeds(self) -> Sequence[Query]:
+        """Queries that come before the generated ones."""
+        ...
+
+    @property
+    def round_size(self) -> int:
+        """Requests of a round; a prompt depends on the queries accepted before its round."""
+        ...
+
+    @property
+    def rounds_ahead(self) -> int:
+        """Number of rounds that are independent of each other and can be requested together."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that the prompts depend on."""
+        ...
+
+    def request(self, number: int, accepted: Sequence[Query]) -> Request:
+        """Build a request, given the queries accepted before its round, seeds included."""
+        ...
+
+    def texts(self, number: int, text: str) -> list[str]:
+        """Return the texts in a completion that may be queries."""
+        ...
+
+
+@dataclass(frozen=True)
+class _SelfGenerator:
+    """Starts the user's turn with a topic and the first words of a request."""
+
+    seed: int
+    topics: tuple[str, ...]
+    starts: tuple[str, ...]
+    kind: str = "self"
+    seeds: Sequence[Query] = ()
+    round_size: int = _ROUND_SIZE
+    rounds_ahead: int = 128
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "source": "self",
+            "seed": self.seed,
+            "topics": hashlib.sha256(canonical_json(self.topics)).hexdigest(),
+            "leads": list(LEADS),
+            "starts": list(self.starts),
+        }
+
+    def request(self, number: int, accepted: Sequence[Query]) -> Request:
+        lead, start, _ = self._beginning(number)
+        row_id = content_id([Message("user", f"self:{number}")])
+        seed = row_seed(self.seed, row_id, "query")
+        return Request(row_id, (), seed, role="user", prefill=f"{lead} {start}".strip())
+
+    def texts(self, number: int, text: str) -> list[str]:
+        lead, _, topic = self._beginning(number)
+        rest = text.removeprefix(lead).strip()
+        return [rest if _mentions(rest, topic) else text.strip()]
+
+    def _beginning(self, number: int) -> tuple[str, str, str]:
+        """Return lead, start and topic of a request; the lead may be empty."""
+        start = self.starts[rank(self.seed, str(number), "start") % len(self.starts)]
+        if not self.topics:
+            return "", start, ""
+        lap, place = divmod(number, len(self.topics))
+        topic = _shuffled_topics(self.seed, self.topics, lap)[place]
+        lead = LEADS[rank(self.seed, str(number), "lead") % len(LEADS)]
+        return lead.format(topic=topic), start, topic
+
+
+@cache
+def _shuffled_topics(seed: int, topics: tuple[str, ...], lap: int) -> tuple[str, ...]:
+    """Return the topics in the order of a lap; each occurs once per lap."""
+    return tuple(sorted(topics, key=lambda topic: rank(seed, topic, f"topics:{lap}")))
+
+
+def _mentions(text: str, topic: str) -> bool:
+    """Return whether a text contains a long word of the topic in any form."""
+    stems = {word[: max(_STEM, len(word) - 2)] for word in words(topic) if len(word) >= _STEM}
+    return any(word.startswith(stem) for word in words(text) for stem in stems)
+
+
+@dataclass(frozen=True)
+class _ExpandGenerator:
+    """Shows queries and requests others."""
+
+    seed: int
+    seeds: tuple[Query, ...]
+    kind: str = "expanded"
+    round_size: int = _ROUND_SIZE
+    rounds_ahead: int = 1
+
+    def describe(self) -> dict[str, Any]:
+        seeds = [[query.text, query.reference] for query in self.seeds]
+        return {
+            "source": "expand",
+            "seed": self.seed,
+            "seeds": hashlib.sha256(canonical_json(seeds)).hexdigest(),
+            "prompt": PROMPT,
+        }
+
+    def request(self, number: int, accepted: Sequence[Query]) -> Request:
+        grown = self._draw(accepted[len(self.seeds) :], _SHOWN_GROWN, f"{number}:grown")
+        given = self._draw(self.seeds, _SHOWN - len(grown), f"{number}:seeds")
+        shown = [" ".join(query.text.split()) for query in (*given, *grown)]
+        lines = "\n".join(f"{place}. {text}" for place, text in enumerate(shown, 1))
+        prompt = PROMPT.format(shown=len(shown), list=lines, wanted=_WANTED)
+        row_id = content_id([Message("user", f"expand:{number}")])
+        seed = row_seed(self.seed, row_id, "query")
+        return Request(row_id, (Message("user", prompt),), seed)
+
+    def texts(self, number: int, text: str) -> list[str]:
+        items = [item.strip(_AROUND_ITEM) for item in _ITEM.findall(text)]
+        return [item for item in items if item]
+
+    def _draw(self, queries: Sequence[Query], count: int, purpose: str) -> list[Query]:
+        """Draw different queries by a hash, preferring short ones."""
+        drawn: dict[int, Query] = {}
+        for draw in range(4 * count):
+            if not queries or len(drawn) == min(count, len(queries)):
+                break
+            place = rank(self.seed, str(draw), purpose) % len(queries)
+            if len(queries[place].text.split()) <= MAX_WORDS or draw > 2 * count:
+                drawn[place] = queries[place]
+        return list(drawn.values())
+
+
+class GeneratedQueries:
+    """Queries that a model generates into a folder, as `GrowableQueries`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        generator: QueryGenerator,
+        folder: str | os.PathLike[str],
+        *,
+        sampling: Sampling,
+        token: str = DEFAULT_TOKEN,
+        english: bool = True,
+        rouge_l: float = 0.7,
+        limit: int | None = None,
+    ) -> None:
+        """Set up without reading or requesting anything.
+
+        Args:
+            engine: Engine that generates.
+            generator: Builds the prompts and extracts the queries.
+            folder: Folder of the texts, which holds nothing else.
+            sampling: Sampling parameters.
+            token: The special token, which no query may contain.
+            english: Accept English queries only.
+            rouge_l: ROUGE-L with an earlier query from which a query is a near duplicate.
+            limit: Maximum number of generated queries, seeds not counted. It is not part of the
+                description, because a longer list begins with the shorter one.
+
+        Raises:
+            InputError: The limit is below 1.
+        """
+        if limit is not None and limit < 1:
+            raise InputError(f"limit {limit} is too few queries: give at least 1")
+        self._max = None if limit is None else len(generator.seeds) + limit
+        self._engine = engine
+        self._generator = generator
+        self._sampling = sampling
+        self._checks = query_checks(token, english=english)
+        self._settings = {
+            "checks": {
+                "english": english,
+                "rouge_l": rouge_l,
+                "token": token,
+                "words": [MIN_WORDS, MAX_WORDS],
+            }
+        }
+        self._log = CompletionLog(folder)
+        self._novelty = Novelty(rouge_l)
+        self._accepted: list[Query] = list(generator.seeds)
+        for query in generator.seeds:
+            self._novelty.add(query.text)
+        self._rejected: list[tuple[str, str]] = []
+        self._checked = 0  # all completions with lower numbers are checked
+        self._accepted_before_round = len(self._accepted)
+        self._consecutive_failures = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that texts and order depend on: model, prompts and checks."""
+        return {
+            **self._generator.describe(),
+            "sampling": asdict(self._sampling),
+            **self._settings,
+            "writer": self._engine.describe(),
+        }
+
+    def __len__(self) -> int:
+        """Return the number of queries so far."""
+        self._read()
+        return len(self._accepted[: self._max])
+
+    def __iter__(self) -> Iterator[Query]:
+        """Yield the existing queries in order."""
+        self._read()
+        yield from self._accepted[: self._max]
+
+    @property
+    def spent(self) -> tuple[int, float]:
+        """Prompt and generated tokens of all texts, and dollars; unknown prices count as 0."""
+        self._read()
+        rows = self._log.by_number.values()
+        return (
+            sum(row.tokens + row.prompt_tokens for row in rows),
+            sum(row.cost or 0.0 for row in rows),
+        )
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Number of rejected texts by reason."""
+        self._read()
+        return dict(sorted(Counter(reason for reason, _ in self._rejected).items()))
+
+    def rejected(self) -> Iterator[tuple[str, str]]:
+        """Yield reason and text of every rejected text."""
+        self._read()
+        yield from self._rejected
+
+    def ensure(
+        self,
+        count: int,
+        *,
+        tries: int = 20,
+        budget: Budget | None = None,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        """Generate until there are `count` queries, seeds included.
+
+        Completions on disk are never requested again. The engine must be idle.
+
+        Args:
+            count: Number of queries; a few more may be generated.
+            tries: Maximum number of requests per missing query.
+            budget: If given, generation stops before it is exceeded.
+            on_progress: Called with the number of queries so far.
+
+        Returns:
+            The number of queries: fewer than `count` if the tries, the limit or the budget were
+            used up.
+
+        Raises:
+            InputError: No generated text could be used.
+            EngineError: The engine failed, or 32 requests failed in a row.
+            SettingsError: The folder was started with other settings.
+        """
+        count = count if self._max is None else min(count, self._max)
+        with self._log.writing(self.describe()):
+            self._check_completions()
+            last = self._checked + tries * max(0, count - len(self._accepted))
+            on_progress(len(self._accepted))
+            affordable = True
+            while affordable and len(self._accepted) < count and self._checked < last:
+                affordable = self._generate(self._next_numbers(count), budget, on_progress)
+        if affordable and len(self._accepted) == len(self._generator.seeds) < count:
+            reasons = Counter(reason for reason, _ in self._rejected).most_common()
+            listed = ", ".join(f"{n} {reason}" for reason, n in reasons)
+            raise InputError(
+                f"none of {self._checked:,} texts that the model wrote can be used as a "
+                f"query ({listed}): take another model, or give queries"
+            )
+        return len(self._accepted[: self._max])
+
+    def _read(self) -> None:
+        self._log.read(self.describe())
+        self._check_completions()
+
+    def _check_completions(self) -> None:
+        """Check completions in the order of their numbers, up to the first missing one."""
+        while (row := self._log.by_number.get(self._checked)) is not None:
+            texts = self._generator.texts(row.number, row.text)
+            for text in texts[:-1]:
+                self._check(text, "stop")
+            if texts:  # only the last text of a completion can be truncated
+                self._check(texts[-1], row.finish)
+            else:
+                reason = "failed" if row.finish == "error" else "no_query_found"
+                self._rejected.append((reason, row.text))
+            self._checked += 1
+            if self._checked % self._generator.round_size == 0:
+                self._accepted_before_round = len(self._accepted)
+
+    def _check(self, text: str, finish: Finish) -> None:
+        reason = rejection_reason(text, finish, self._checks)
+        if reason is None and not self._novelty.is_new(text):
+            reason = "near_duplicate"
+        if reason is None:
+            self._novelty.add(text)
+            self._accepted.append(Query(text, self._generator.kind))
+        else:
+            self._rejected.append((reason, text))
+
+    def _next_numbers(self, count: int) -> list[int]:
+        """Return the next requests: full rounds, as many as are probably needed and allowed."""
+        written = len(self._accepted) - len(self._generator.seeds)
+        rate = max(written / self._checked, _MIN_YIELD) if self._checked else 1.0
+        size = self._generator.round_size
+        rounds = math.ceil((count - len(self._accepted)) / rate / size)
+        begin = self._checked // size
+        end = begin + min(max(rounds, 1), self._generator.rounds_ahead)
+        return [n for n in range(begin * size, end * size) if n not in self._log.by_number]
+
+    def _generate(
+        self, numbers: Sequence[int], budget: Budget | None, on_progress: Callable[[int], None]
+    ) -> bool:
+        """Send requests, and repeat failed ones twice.
+
+        Returns:
+            Whether the budget allowed all of them.
+        """
+        accepted = self._accepted[: self._accepted_before_round]
+        for attempt in range(1, _ATTEMPTS + 1):
+            missing = (number for number in numbers if number not in self._log.by_number)
+            requests = {(r := self._generator.request(n, accepted)).id: (n, r) for n in missing}
+            stream = _AffordableRequests(
+                [request for _, request in requests.values()], budget, self._sampling.max_tokens
+            )
+            for completion in self._engine.generate(stream, self._sampling):
+                stream.settle(completion)
+                failed = completion.finish == "error"
+                self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
+                if self._consecutive_failures == _MAX_CONSECUTIVE_FAILURES:
+                    raise EngineError(
+                        f"{_MAX_CONSECUTIVE_FAILURES} requests for queries failed one after the "
+                        f"other ({completion.error}): fix the engine and run again; "
+                        "finished queries stay"
+                    )
+                if failed and attempt < _ATTEMPTS:
+                    continue
+                self._log.append(LoggedCompletion.of(requests[completion.id][0], completion))
+                self._check_completions()
+                on_progress(len(self._accepted))
+            if stream.exhausted:
+                return False
+        return True
+
+
+class _AffordableRequests:
+    """Requests as long as the budget allows them.
+
+    Attributes:
+        exhausted: Whether the budget did not allow a request.
+    """
+
+    def __init__(self, requests: Sequence[Request], budget: Budget | None, max_tokens: int) -> None:
+        self.exhausted = False
+        self._requests = requests
+        self._budget = budget
+        self._max_tokens = max_tokens
+        self._reserved: dict[str, tuple[int, float]] = {}
+
+    def __iter__(self) -> Iterator[Request | None]:
+        for request in self._requests:
+            if self._budget is not None:
+                while (reserved := self._budget.reserve(request, self._max_tokens)) is None:
+                    if not self._reserved:
+                        self.exhausted = True
+                        return
+                    yield None  # a pending request may cost less than its reservation
+                self._reserved[request.id] = reserved
+            yield request
+
+    def settle(self, completion: Completion) -> None:
+        """Replace the reservation of a request with its cost."""
+        if self._budget is not None:
+            self._budget.settle(self._reserved.pop(completion.id), completion)

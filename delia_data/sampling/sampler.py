@@ -1,0 +1,265 @@
+"""The sampling loop: queries in, the model's own pairs out (paper, Algorithm 1).
+
+scheduler ──▶ engine ──▶ filters ──▶ store
+▲                                  │
+└───── number of accepted pairs ◀──┴──▶ log, Parquet, manifest
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from delia_data.engines.base import Completion, Engine, Sampling
+from delia_data.errors import EngineError, InputError
+from delia_data.outputs import Manifest, read_manifest
+from delia_data.sampling.budget import Budget, Limits
+from delia_data.sampling.filters import (
+    DescribedFilter,
+    Filter,
+    StatefulFilter,
+    default_filters,
+    empty,
+    failed,
+    names,
+)
+from delia_data.sampling.generated_queries import load_queries
+from delia_data.sampling.progress import Progress, ProgressMeter
+from delia_data.sampling.queries import GrowableQueries, Queries, Query
+from delia_data.sampling.schedule import PendingRequest, PromptOptions, RequestScheduler
+from delia_data.sampling.store import PairStore, SampledRow
+from delia_data.tokens import DEFAULT_TOKEN
+
+if TYPE_CHECKING:
+    from delia_data.sampling.embeddings import Saturation
+
+_PROGRESS_S: Final = 0.25
+_MIN_ACCEPTED_SHARE: Final = 0.1  # lower bound when planning how many queries to generate
+
+
+def sample(
+    engine: Engine,
+    queries: str | os.PathLike[str] | Queries | Sequence[Query],
+    folder: str | os.PathLike[str],
+    *,
+    target: int,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    token: str = DEFAULT_TOKEN,
+    prompts: PromptOptions | None = None,
+    filters: Sequence[Filter] | None = None,
+    limits: Limits | None = None,
+    saturation: Saturation | None = None,
+    keep_rejected: bool = False,
+    begin_from: str | os.PathLike[str] | None = None,
+    extend: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Manifest:
+    """Sample pairs from a model into a cache folder until `target` of them are accepted.
+
+    A rejected pair is replaced by the next query's. Call it again with the same arguments to resume
+    a run that was killed, and with a higher target to grow a finished cache. Rows on disk are never
+    requested again.
+
+    Args:
+        engine: Engine that answers.
+        queries: Queries in order; repeated ones count once. `"bundled"`, `"self"`, a path, glob,
+            or Hub id (see `load_queries`), or an object.
+        folder: The cache folder.
+        target: Number of pairs to accept.
+        sampling: Sampling parameters; the defaults of `Sampling` if None.
+        seed: Seed of the run. Each row's own seed follows from it and from the query's text.
+        token: The special token, which no pair may contain.
+        prompts: How a query becomes a prompt; by default its text alone.
+        filters: Functions that reject pairs; `default_filters(token)` if None. Failed requests,
+            empty answers and pairs that contain the token are always rejected.
+        limits: Limits of spending and failures.
+        saturation: If given, ends the run when new pairs add nothing new.
+        keep_rejected: Write the texts of rejected pairs too, not only the reasons.
+        begin_from: Finished cache whose pairs a new cache starts with; `"bundled"` is the one that
+            comes with the package. The settings must be the same (`read_plan`).
+        extend: Continue with other queries than those the cache was started with.
+        on_progress: Called at the start, at the end, and up to four times a second in between.
+
+    Returns:
+        The manifest of the finished cache. If it holds fewer pairs than the target,
+        `details["stopped"]` is the reason: `"queries"` (they ran out), `"budget"` (it is spent),
+        or `"saturated"`.
+
+    Raises:
+        InputError: No pair was accepted, a query is empty, or a limit cannot be enforced.
+        SettingsError: The folder was started with other settings.
+        EngineError: The engine cannot answer anymore, or too many requests failed.
+        OutputError: The disk is full or gone.
+    """
+    if target < 1:
+        raise InputError(f"target {target} is too few pairs: give at least 1")
+    sampling, prompts = sampling or Sampling(), prompts or PromptOptions()
+    limits = limits or Limits()
+    filters = default_filters(token) if filters is None else filters
+    source = load_queries(
+        queries, engine=engine, folder=Path(folder) / "queries", seed=seed, token=token
+    )
+    plan = {
+        **engine.describe(),
+        "sampling": asdict(sampling),
+        "asking": asdict(prompts),
+        "filters": [_describe(check) for check in filters],
+        "queries": source.describe(),
+        "seed": seed,
+        "token": token,
+    }
+    budget = Budget(limits, engine.prices)
+    with PairStore.open(folder, plan, begin_from=begin_from, extend=extend) as store:
+        counts = store.counts
+        if store.finished and counts.kept >= target:
+            return read_manifest(folder)
+        if limits.dollars is not None and counts.cost is None:
+            raise InputError(
+                f"{folder} holds rows whose price is not known, so that no budget in dollars can "
+                "be kept: give a budget in tokens, or sample into another folder"
+            )
+        store.begin()
+        _show_earlier_pairs(store, filters, saturation)
+        budget.spend(counts.tokens + counts.prompt_tokens, counts.cost or 0.0)
+        if isinstance(source, GrowableQueries):
+            budget.spend(*source.spent)
+        novelty = None if saturation is None else lambda: saturation.novelty
+        meter = ProgressMeter(counts, novelty=novelty)
+        checks = (failed, empty, names(token), *filters)
+        failure: str | None = None
+        while True:
+            scheduler = RequestScheduler(
+                source,
+                prompts,
+                store,
+                target=target,
+                seed=seed,
+                max_tokens=sampling.max_tokens,
+                budget=budget,
+                limits=limits,
+            )
+            shown = time.monotonic()
+            on_progress(meter.now())
+            for completion in engine.generate(scheduler.requests(), sampling):
+                request = scheduler.settle(completion)
+                if request is None:
+                    continue
+                row = apply_filters(request, completion, checks)
+                store.append(row)
+                meter.add(row)
+                failure = row.error or failure
+                if saturation is not None and row.rejected is None:
+                    saturation.add([row.answer])
+                    if saturation.saturated:
+                        scheduler.stop("saturated")
+                if time.monotonic() - shown >= _PROGRESS_S:
+                    shown = time.monotonic()
+                    on_progress(meter.now())
+            on_progress(meter.now(fresh=True))
+            if scheduler.pending:
+                raise EngineError(
+                    f"the engine left {scheduler.pending} requests unanswered: run again"
+                )
+            more = scheduler.stopped == "queries" and isinstance(source, GrowableQueries)
+            if not more or not _grow(source, store, prompts, target, budget):
+                break
+        if not counts.kept:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.dropped.items()))
+            raise InputError(
+                f"none of the answers was kept ({reasons or 'nothing was asked'}"
+                f"{f'; the last failure: {failure}' if failure else ''}): "
+                "look at the model, the queries and the budget"
+            )
+        manifest = _manifest(store, plan, target, scheduler.stopped, source)
+        return store.finish(manifest, keep_rejected=keep_rejected)
+
+
+def apply_filters(
+    request: PendingRequest, completion: Completion, filters: Sequence[Filter]
+) -> SampledRow:
+    """Build the row of a completion, with the reason of the first filter that rejects it.
+
+    Args:
+        request: The request.
+        completion: Its completion.
+        filters: The filters in order.
+    """
+    text = completion.text
+    if not text.isascii():  # a lone surrogate cannot be written to a file
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    reasons = (reason for check in filters if (reason := check(request.query, completion)))
+    return SampledRow(
+        request.number,
+        request.request.id,
+        request.query,
+        text,
+        completion.tokens,
+        completion.prompt_tokens,
+        completion.cost,
+        next(reasons, None),
+        completion.error,
+    )
+
+
+def _grow(
+    queries: GrowableQueries, store: PairStore, prompts: PromptOptions, target: int, budget: Budget
+) -> bool:
+    """Generate the queries that the missing pairs probably need; return whether there are more."""
+    before, asked, kept = len(queries), len(store.asked), store.counts.kept
+    share = max(kept / asked, _MIN_ACCEPTED_SHARE) if asked else 1.0
+    more = math.ceil((target - kept) / share / prompts.answers_per_query)
+    return queries.ensure(before + more, budget=budget) > before
+
+
+def _show_earlier_pairs(
+    store: PairStore, filters: Sequence[Filter], saturation: Saturation | None
+) -> None:
+    """Pass the pairs of earlier runs to everything that compares new pairs with them."""
+    stateful = [check for check in filters if isinstance(check, StatefulFilter)]
+    if stateful:
+        for query, answer in store.pairs():
+            for check in stateful:
+                check.remember(query, answer)
+    if saturation is not None:
+        saturation.remember(answer for _, answer in store.pairs())
+
+
+def _describe(check: Filter) -> Any:
+    if isinstance(check, DescribedFilter):
+        return check.describe()
+    return getattr(check, "__name__", type(check).__name__)
+
+
+def _manifest(
+    store: PairStore, plan: dict[str, Any], target: int, stopped: str | None, queries: Queries
+) -> Manifest:
+    counts = store.counts
+    details: dict[str, Any] = {
+        "target": target,
+        "tokens": counts.tokens,
+        "prompt_tokens": counts.prompt_tokens,
+        "cost_usd": counts.cost,
+    }
+    if isinstance(queries, GrowableQueries):
+        tokens, dollars = queries.spent
+        details["queries"] = {
+            "written": len(queries),
+            "dropped": queries.dropped,
+            "tokens": tokens,
+            "cost_usd": dollars,
+        }
+    if counts.kept < target:
+        details["stopped"] = stopped
+    return Manifest(
+        kind="cache",
+        settings=plan,
+        rows={"asked": counts.asked, "kept": counts.kept},
+        dropped={reason: n for reason, n in sorted(counts.dropped.items()) if n},
+        details=details,
+    )

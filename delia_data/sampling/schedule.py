@@ -1,0 +1,224 @@
+"""The request schedule: which requests an engine gets, in which order, and when to stop.
+
+    queries ──▶ [asked before? skip] ──▶ request ──▶ engine ──▶ completion
+                                           ▲                       │
+                                           └── failed: repeat ◀────┴──▶ settled
+
+The number of pending requests never exceeds the number of missing pairs. The target is therefore
+met exactly, and a rejected pair makes room for the next query at once. The requested rows are the
+shortest prefix of the queries that contains the target, whatever order the engine answers in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from delia_data.engines.base import Completion, Request
+from delia_data.errors import EngineError, InputError
+from delia_data.ranking import row_seed
+from delia_data.records import Message, content_id
+from delia_data.sampling.budget import Budget, Limits
+from delia_data.sampling.queries import Queries, Query
+from delia_data.sampling.store import PairStore
+
+_HEALTH_WINDOW: Final = 32  # latest requests; if more than half failed, the engine is dead
+
+
+def query_id(query: str) -> str:
+    """Return the content id of a query: 32 hexadecimal digits."""
+    return content_id([Message("user", query)])
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """How a query becomes a prompt.
+
+    Attributes:
+        system: System prompt; None leaves it to the chat template.
+        exemplar: Prompt as the paper's code does: the query, its reference answer, and the query
+            again. The second answer is kept.
+        answers_per_query: Number of answers to sample for each query.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    system: str | None = None
+    exemplar: bool = False
+    answers_per_query: int = 1
+
+    def __post_init__(self) -> None:
+        if self.answers_per_query < 1:
+            raise InputError(f"answers_per_query {self.answers_per_query} is too few: give 1")
+        if self.system is not None and not self.system.strip():
+            raise InputError("the system prompt is empty: give some words, or none at all")
+
+    def request(self, query: Query, answer: int, seed: int) -> Request:
+        """Build the request for one answer to a query.
+
+        Args:
+            query: The query.
+            answer: Number of the answer, from 0.
+            seed: Seed of the run.
+
+        Raises:
+            InputError: `exemplar` is set and the query has no reference answer.
+        """
+        row_id = query_id(query.text)
+        if answer:
+            row_id = f"{row_id}:{answer}"
+        turns = [Message("user", query.text)]
+        if self.exemplar:
+            if query.reference is None:
+                raise InputError(
+                    f"the query {query.text[:60]!r} has no reference answer to show: give rows "
+                    "with answers, or ask without an exemplar"
+                )
+            turns = [*turns, Message("assistant", query.reference), *turns]
+        if self.system is not None:
+            turns.insert(0, Message("system", self.system))
+        return Request(row_id, tuple(turns), row_seed(seed, row_id, "sample"))
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """A request that the engine has, or gets next.
+
+    Attributes:
+        number: Position in the order of the run.
+        query: Text of the query.
+        request: The request.
+        tries: Number of failed tries so far.
+        reserved: Tokens and dollars reserved for it.
+    """
+
+    number: int
+    query: str
+    request: Request
+    tries: int = 0
+    reserved: tuple[int, float] = (0, 0.0)
+
+
+class RequestScheduler:
+    """Yields requests until the store holds the target, and takes their completions.
+
+    Attributes:
+        stopped: Why no further requests are made: the `"queries"` ran out, the `"budget"` is
+            spent, or the reason given to `stop`. None while running, and if the target is met.
+    """
+
+    def __init__(
+        self,
+        queries: Queries,
+        prompts: PromptOptions,
+        store: PairStore,
+        *,
+        target: int,
+        seed: int,
+        max_tokens: int,
+        budget: Budget,
+        limits: Limits,
+    ) -> None:
+        """Continue where the earlier runs of the store stopped."""
+        self.stopped: str | None = None
+        self._store = store
+        self._target = target
+        self._limits = limits
+        self._max_tokens = max_tokens
+        self._budget = budget
+        self._failures = 0
+        self._latest: deque[Completion] = deque(maxlen=_HEALTH_WINDOW)
+        self._waiting = _new_requests(queries, prompts, store.asked, seed)
+        self._retries: deque[PendingRequest] = deque()
+        self._pending: dict[str, PendingRequest] = {}
+
+    @property
+    def pending(self) -> int:
+        """Number of requests that the engine has not answered."""
+        return len(self._pending)
+
+    def requests(self) -> Iterator[Request | None]:
+        """Yield requests; None means that a completion must come before the next request."""
+        while (kept := self._store.counts.kept) < self._target:
+            if self.stopped is None and kept + self.pending < self._target:
+                following = self._next()
+                if following is not None:
+                    self._pending[following.request.id] = following
+                    yield following.request
+                    continue
+            if not self._pending:
+                return
+            yield None
+
+    def stop(self, reason: str) -> None:
+        """Make no further requests; completions of pending requests are still taken."""
+        self.stopped = self.stopped or reason
+
+    def settle(self, completion: Completion) -> PendingRequest | None:
+        """Take a completion.
+
+        Returns:
+            Its request; None if the request failed and will be repeated.
+
+        Raises:
+            EngineError: Too many requests failed.
+        """
+        request = self._pending.pop(completion.id)
+        self._latest.append(completion)
+        self._budget.settle(request.reserved, completion)
+        if completion.finish != "error":
+            return request
+        self._check_health()
+        if request.tries < self._limits.retries and not completion.final:
+            self._retries.append(replace(request, tries=request.tries + 1))
+            return None
+        self._failures += 1
+        if self._failures > self._limits.failures:
+            raise EngineError(
+                f"{self._failures} requests failed for good, the last one because of "
+                f"{completion.error}: fix the cause or allow more failures; finished rows stay"
+            )
+        return request
+
+    def _next(self) -> PendingRequest | None:
+        """Return the next affordable request; None if there is none, or none now."""
+        request = self._retries.popleft() if self._retries else next(self._waiting, None)
+        if request is None:
+            if not self._pending:
+                self.stop("queries")
+            return None
+        reserved = self._budget.reserve(request.request, self._max_tokens)
+        if reserved is None:
+            self._retries.appendleft(request)
+            if not self._pending:
+                self.stop("budget")
+            return None
+        return replace(request, reserved=reserved)
+
+    def _check_health(self) -> None:
+        errors = [c.error for c in self._latest if c.finish == "error"]
+        if len(self._latest) == _HEALTH_WINDOW and len(errors) * 2 > _HEALTH_WINDOW:
+            raise EngineError(
+                f"{len(errors)} of the latest {_HEALTH_WINDOW} requests failed ({errors[-1]}): "
+                "fix the engine and run again; finished rows stay"
+            )
+
+
+def _new_requests(
+    queries: Queries, prompts: PromptOptions, asked: set[str], seed: int
+) -> Iterator[PendingRequest]:
+    """Yield every row in order, except rows asked before and repeated queries."""
+    seen: set[str] = set()
+    number = -1
+    for query in queries:
+        key = query_id(query.text)
+        if key in seen:
+            continue
+        seen.add(key)
+        for answer in range(prompts.answers_per_query):
+            number += 1
+            if (f"{key}:{answer}" if answer else key) not in asked:
+                yield PendingRequest(number, query.text, prompts.request(query, answer, seed))
