@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -168,7 +168,7 @@ class JsonlLog(Generic[_Row]):
             if_damaged: Ends the error about a damaged line: what happens after its removal.
         """
         self.path = path
-        self._row: Any = row
+        self._row = cast(Any, row)
         self._names = tuple(field.name for field in fields(self._row))
         self._if_damaged = if_damaged
         self._file: io.FileIO | None = None

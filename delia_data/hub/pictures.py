@@ -1,7 +1,7 @@
 """The card's pictures: lengths by source, a map of pairs and task rows, accepted and dropped.
 
 They are made where matplotlib is, of at most 500 rows each, and equal rows give equal pictures.
-The map is that of `sampling.text_map`: the picture says how the queries became vectors.
+The map is that of `sampling.embeddings.map_texts`: the picture says how the queries became vectors.
 """
 
 from __future__ import annotations

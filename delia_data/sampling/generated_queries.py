@@ -189,7 +189,7 @@ def load_queries(
             )
         given: Queries = rows
     else:
-        given = source if hasattr(source, "describe") else QueryList(source)  # type: ignore[assignment, arg-type]
+        given = source if hasattr(source, "describe") else QueryList(source)
     if expand is None:
         return given
     if engine is None or folder is None:

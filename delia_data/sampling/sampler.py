@@ -166,8 +166,9 @@ def sample(
                 raise EngineError(
                     f"the engine left {scheduler.pending} requests unanswered: run again"
                 )
-            more = scheduler.stopped == "queries" and isinstance(source, GrowableQueries)
-            if not more or not _grow(source, store, prompts, target, budget):
+            if not isinstance(source, GrowableQueries) or scheduler.stopped != "queries":
+                break
+            if not _grow(source, store, prompts, target, budget):
                 break
         if not counts.kept:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.dropped.items()))
