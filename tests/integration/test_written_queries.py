@@ -12,7 +12,7 @@ from delia_data.models import DEFAULT_MODEL, embedded_gguf
 from delia_data.sampling import bundled_queries
 from delia_data.sampling.generated_queries import (
     STARTS,
-    WrittenQueries,
+    GeneratedQueries,
     expanded_queries,
     self_queries,
 )
@@ -31,7 +31,7 @@ def engine() -> Engine:
 @pytest.fixture(scope="module")
 def written(
     engine: Engine, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[WrittenQueries, Path]:
+) -> tuple[GeneratedQueries, Path]:
     folder = tmp_path_factory.mktemp("self")
     queries = self_queries(engine, folder)
     assert queries.ensure(20) >= 20
@@ -39,7 +39,7 @@ def written(
 
 
 def test_most_of_what_the_model_writes_for_the_user_is_a_query(
-    written: tuple[WrittenQueries, Path],
+    written: tuple[GeneratedQueries, Path],
 ) -> None:
     queries, _ = written
     texts = [query.text for query in queries]
@@ -50,7 +50,9 @@ def test_most_of_what_the_model_writes_for_the_user_is_a_query(
         assert any(start in text for start in STARTS), "the model went on from how it was begun"
 
 
-def test_a_rerun_reads_what_is_there(engine: Engine, written: tuple[WrittenQueries, Path]) -> None:
+def test_a_rerun_reads_what_is_there(
+    engine: Engine, written: tuple[GeneratedQueries, Path]
+) -> None:
     queries, folder = written
     lines = (folder / "written.jsonl").read_bytes()
     again = self_queries(engine, folder)
@@ -59,7 +61,7 @@ def test_a_rerun_reads_what_is_there(engine: Engine, written: tuple[WrittenQueri
     assert (folder / "written.jsonl").read_bytes() == lines
 
 
-def test_another_model_does_not_go_on_with_it(written: tuple[WrittenQueries, Path]) -> None:
+def test_another_model_does_not_go_on_with_it(written: tuple[GeneratedQueries, Path]) -> None:
     _, folder = written
     with pytest.raises(ValueError, match=r"writer\.engine was 'transformers' and is now 'mock'"):
         self_queries(MockEngine(), folder).ensure(30)
