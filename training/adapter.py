@@ -1,13 +1,19 @@
-"""What a training leaves behind, and how it is loaded again.
+"""A trained adapter: load it, begin another training from it, export it for engines.
 
 adapter/
 adapter_model.safetensors, adapter_config.json    LoRA, and the token's row of the embedding
-model.safetensors, config.json, ...               in their place with adaptation "full"
+model.safetensors, config.json, ...               instead of them with adaptation "full"
 tokenizer.json, chat_template.jinja, ...          the tokenizer, with the token
-recipe.yaml     the settings as they were resolved; a recipe like any other
+recipe.yaml     the resolved settings, as a recipe
 losses.json     loss of every step
-watched.jsonl   what was measured on the way, where it was asked for
-manifest.json   what it depends on; FINISHED comes last
+watched.jsonl   measurements during training, if there are any
+manifest.json   settings and inputs; FINISHED is written last
+
+Engines that serve LoRA refuse adapters that hold rows of the embedding. Two exports have none:
+
+    merged      OUT/            one model folder, for anything that loads a model
+    parted      OUT/model/      the model, with the token and its trained row
+                OUT/adapter/    LoRA alone, for that model
 """
 
 from __future__ import annotations
@@ -43,16 +49,22 @@ if TYPE_CHECKING:
 
 LOSSES: Final = "losses.json"
 PLAN: Final = "training.json"
-"""What the training was begun with; a rerun with other settings or rows is refused."""
+"""Settings and rows of a training; a rerun with others is refused."""
 RECIPE: Final = "recipe.yaml"
 TENSORBOARD: Final = ".tensorboard"
-"""Where TensorBoard's events go, unless TENSORBOARD_LOGGING_DIR says otherwise."""
+"""Folder of TensorBoard's events, unless TENSORBOARD_LOGGING_DIR names another."""
 
+_WEIGHTS: Final = "adapter_model.safetensors"
 _PATTERNS: Final = (
     *("adapter_*", "tokenizer*", "special_tokens*", "chat_template*", "README.md", "runs"),
     *("config.json", "generation_config.json", "model*.safetensors*"),
     *("vocab*", "merges.txt", "added_tokens.json", "training_args.bin"),
     *(LOSSES, PLAN, RECIPE, WATCHED),
+)
+_EXPORT_PATTERNS: Final = ("adapter_*", "README.md")
+_START_SETTINGS: Final = (
+    *("model", "token", "init", "description", "adaptation", "token_training"),
+    *("rank", "alpha", "targets", "dtype"),
 )
 
 
@@ -61,16 +73,16 @@ def load_adapter(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a trained adapter, merged into its model, with the tokenizer that has the token.
 
-    An adapter that was trained on weights in 4 bits is merged into what these hold, so that the
-    model computes what it did in training.
+    An adapter that was trained on weights in 4 bits is merged into the values that 4 bits hold, so
+    that the model computes as in training.
 
     Args:
-        folder: What `train` wrote.
-        device: Where to put the model.
+        folder: Folder that `train` wrote.
+        device: Device of the model.
 
     Raises:
-        UnfinishedError: The training has not come to its end.
-        InputError: The folder holds something else, or the model is gone.
+        UnfinishedError: The training is not finished.
+        InputError: The folder holds something else, or the adapter's model does not exist.
         MissingExtraError: It was trained in 4 bits, and bitsandbytes is not installed.
     """
     settings = adapter_settings(folder)
@@ -79,35 +91,37 @@ def load_adapter(
 
         model = load_model(folder, device=device, dtype=getattr(torch, settings.dtype))
         return model, load_tokenizer(folder)
-    trained, tokenizer = open_adapter(folder, device=device)
-    base = trained.get_base_model()
+    adapter, tokenizer = open_adapter(folder, device=device)
+    base = adapter.get_base_model()
     tied = bool(getattr(base.config.get_text_config(), "tie_word_embeddings", False))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no longer tied after merging.*")
-        merged: PreTrainedModel = trained.merge_and_unload()
+        merged: PreTrainedModel = adapter.merge_and_unload()
     if tied:  # merging writes the same rows into two copies
         merged.config.get_text_config().tie_word_embeddings = True
         merged.config.tie_word_embeddings = True
         merged.tie_weights()
-    # Trainable again, as a model that was just loaded is: with a frozen head torch.matmul copies
-    # the head for every row of a batch (3 GB for 50 rows of the embedded model).
+    # Trainable, as after loading any model: with a frozen head, torch.matmul copies the head for
+    # every row of a batch (3 GB for 50 rows of the embedded model).
     return merged.requires_grad_(True).eval(), tokenizer
 
 
 def open_adapter(
     folder: str | os.PathLike[str], *, device: str = "cpu"
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """Load a trained adapter beside its model, not merged.
+    """Load a trained adapter on its model, not merged.
 
     Raises:
-        UnfinishedError: The training has not come to its end.
-        InputError: The folder holds no adapter, or its model is gone.
+        UnfinishedError: The training is not finished.
+        InputError: The folder holds no adapter, or the adapter's model does not exist.
         MissingExtraError: It was trained in 4 bits, and bitsandbytes is not installed.
     """
     peft = require("peft", extra="train")
     settings = adapter_settings(folder)
     if settings.adaptation == "full":
-        raise InputError(f"{os.fspath(folder)} holds a whole model, not an adapter: load it so")
+        raise InputError(
+            f"{os.fspath(folder)} holds a whole model, not an adapter: load it as a model"
+        )
     tokenizer = load_prepared_tokenizer(settings)
     model = load_prepared(settings, tokenizer, device=device, whole=True)
     with quiet():
@@ -115,46 +129,39 @@ def open_adapter(
 
 
 def adapter_settings(folder: str | os.PathLike[str]) -> TrainSettings:
-    """Give the settings that a finished adapter was trained with.
+    """Return the settings that a finished adapter was trained with.
 
     Raises:
-        UnfinishedError: The training has not come to its end.
+        UnfinishedError: The training is not finished.
         InputError: The folder holds something else.
     """
     manifest = read_manifest(folder)
     if manifest.kind != "adapter":
         raise InputError(
-            f"{os.fspath(folder)} holds a {manifest.kind}, not an adapter: "
-            "give what delia train wrote"
+            f"{os.fspath(folder)} holds a {manifest.kind}, not an adapter: give a folder that "
+            "delia train wrote"
         )
     return TrainSettings.from_dict(manifest.settings, where=str(folder))
 
 
 def adapter_names(root: Path) -> frozenset[str]:
-    """Names that an adapter's folder may hold: those that saving one writes."""
+    """Return the names in a folder that saving an adapter writes."""
     if not root.is_dir():
         return frozenset()
     return frozenset(path.name for pattern in _PATTERNS for path in root.glob(pattern))
 
 
-_WEIGHTS: Final = "adapter_model.safetensors"
-_SHARED: Final = (
-    *("model", "token", "init", "description", "adaptation", "token_training"),
-    *("rank", "alpha", "targets", "dtype"),
-)
-
-
 def check_start(start: str | os.PathLike[str], settings: TrainSettings) -> str:
-    """Give the hash of an adapter's weights, if a training with these settings can begin from it.
+    """Return the hash of an adapter's weights, if a training can begin from them.
 
     Args:
-        start: What `train` wrote.
+        start: Folder that `train` wrote.
         settings: Resolved settings of the training that is to begin.
 
     Raises:
-        SettingsError: Its settings are others where they must be the same, or whole models are
-            trained, of which one is given as `model`.
-        UnfinishedError: The earlier training has not come to its end.
+        SettingsError: Settings that must be the same differ, or whole models are trained, which
+            begin from the earlier one as `model`.
+        UnfinishedError: The earlier training is not finished.
         InputError: The folder holds something else.
     """
     if settings.adaptation == "full":
@@ -164,7 +171,7 @@ def check_start(start: str | os.PathLike[str], settings: TrainSettings) -> str:
     earlier = adapter_settings(start)
     differing = [
         f"{name} is {getattr(earlier, name)!r} there and {getattr(settings, name)!r} here"
-        for name in _SHARED
+        for name in _START_SETTINGS
         if getattr(earlier, name) != getattr(settings, name)
     ]
     if differing:
@@ -176,115 +183,103 @@ def check_start(start: str | os.PathLike[str], settings: TrainSettings) -> str:
 
 
 def load_start(model: Any, start: str | os.PathLike[str]) -> None:
-    """Put an adapter's weights into a model that peft has wrapped alike."""
+    """Load an adapter's weights into a model that PEFT wrapped with the same settings."""
     import peft
     from safetensors.torch import load_file
 
     peft.set_peft_model_state_dict(model, load_file(Path(start) / _WEIGHTS))
 
 
-_MODEL: Final = "model"
-_ADAPTER: Final = "adapter"
-_ADAPTER_FILES: Final = ("adapter_*", "README.md")
-
-
 def export_merged(adapter: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Manifest:
     """Write a trained adapter merged into its model: one folder that plain transformers loads.
 
-    The same again changes nothing; a run that was killed is begun anew.
+    Writing the same again changes nothing; a run that was killed starts over.
 
     Args:
-        adapter: What `train` wrote; of a full fine-tuning, the model itself.
-        folder: Where to; made where it is not there.
+        adapter: Folder that `train` wrote; after full fine-tuning, the model itself is copied.
+        folder: Folder to write; created if needed.
 
     Returns:
         The manifest of the model folder.
 
     Raises:
-        UnfinishedError: The training has not come to its end.
-        InputError: It is no adapter, or its model is gone.
-        SettingsError: The folder holds what another adapter was merged into.
+        UnfinishedError: The training is not finished.
+        InputError: It is no adapter, or its model does not exist.
+        SettingsError: The folder holds another merged adapter.
         ForeignFolderError: The folder holds something else.
         LockedError: Another process writes there.
         OutputError: The folder cannot be written, or the disk is full.
     """
-    told = _told(adapter, "merged")
-    _refuse_same_place(adapter, folder)
+    manifest = _export_manifest(adapter, "merged")
+    _refuse_same_folder(adapter, folder)
     with model_folder(folder) as root:
         if is_finished(root):
-            return earlier_model(root, {**told.settings, **told.inputs})
+            return earlier_model(root, {**manifest.settings, **manifest.inputs})
         model, tokenizer = load_adapter(adapter)
-        return save_model(root, model, tokenizer, told)
+        return save_model(root, model, tokenizer, manifest)
 
 
 def export_parted(adapter: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Manifest:
-    """Write a trained adapter as a model with the token's trained row, and LoRA alone beside it.
+    """Write a trained adapter as a model with the token's trained row, and LoRA alone for it.
 
-    Many such adapters can be served at once by an engine that takes LoRA, each with the model
-    that has its token.
+    An engine that serves LoRA can serve many such adapters, each with the model of its token.
 
     Args:
-        adapter: What `train` wrote with LoRA and `token_training="row"`.
-        folder: Where to; made where it is not there.
+        adapter: Folder that `train` wrote with LoRA and `token_training="row"`.
+        folder: Folder to write; created if needed.
 
     Returns:
         The manifest of the adapter, in `folder/adapter`.
 
     Raises:
-        InputError: It is no adapter, its model is gone, or it cannot be parted: a full
-            fine-tuning has no adapter, and LoRA on the embedding is no single row.
+        InputError: It is no adapter, its model does not exist, or it cannot be parted: full
+            fine-tuning has no adapter, and LoRA on the embedding is not a single row.
         UnfinishedError, SettingsError, ForeignFolderError, LockedError, OutputError: As
             `export_merged`.
     """
     settings = adapter_settings(adapter)
     if settings.adaptation == "full" or settings.token_training != "row":
-        what = "a full fine-tuning" if settings.adaptation == "full" else "LoRA on the embedding"
+        kind = "a fully trained model" if settings.adaptation == "full" else "LoRA on the embedding"
         raise InputError(
-            f"{os.fspath(adapter)} is {what}, which cannot be parted into a model with the token's "
+            f"{os.fspath(adapter)} is {kind}, which cannot be parted into a model with the token's "
             "row and LoRA alone: export it --merged"
         )
-    told = _told(adapter, "parted")
-    _refuse_same_place(adapter, folder)
-    root = Path(folder)
-    check_folder_is_ours(root, frozenset({_MODEL, _ADAPTER}), sign=_ADAPTER)
-    place = root / _ADAPTER
-    known = {path.name for pattern in _ADAPTER_FILES for path in place.glob(pattern)}
-    check_folder_is_ours(place, frozenset(known), sign=LOCK)
-    with folder_lock(place), model_folder(root / _MODEL) as base:
-        if is_finished(place) and is_finished(base):
-            return earlier_model(place, {**told.settings, **told.inputs})
+    manifest = _export_manifest(adapter, "parted")
+    _refuse_same_folder(adapter, folder)
+    root, out = Path(folder), Path(folder) / "adapter"
+    check_folder_is_ours(root, frozenset({"model", "adapter"}), sign="adapter")
+    known = {path.name for pattern in _EXPORT_PATTERNS for path in out.glob(pattern)}
+    check_folder_is_ours(out, frozenset(known), sign=LOCK)
+    with folder_lock(out), model_folder(root / "model") as base:
+        if is_finished(out) and is_finished(base):
+            return earlier_model(out, {**manifest.settings, **manifest.inputs})
         trained, tokenizer = open_adapter(adapter)
-        with training_errors(place, lower="what else this machine runs"):
-            _save_lora(trained, place)
-        save_model(base, _with_row(trained), tokenizer, told)
-        return finish(place, told.model_copy(update={"kind": "adapter"}))
+        with training_errors(out, lower="the memory use of other programs"):
+            _save_lora(trained, out)
+        save_model(base, _with_row(trained), tokenizer, manifest)
+        return finish(out, manifest.model_copy(update={"kind": "adapter"}))
 
 
-def _told(adapter: str | os.PathLike[str], form: str) -> Manifest:
-    """The manifest of an export, without its files."""
+def _export_manifest(adapter: str | os.PathLike[str], form: str) -> Manifest:
+    """Return the manifest of an export, without its files."""
     trained = read_manifest(adapter, verify=True)
     adapter_settings(adapter)
+    weights = {name: sha for name, sha in trained.files.items() if name.endswith(".safetensors")}
     return Manifest(
         kind="model",
         settings={**trained.settings, "form": form},
-        inputs={**trained.inputs, "weights": _weights_hash(trained)},
+        inputs={**trained.inputs, "weights": hashlib.sha256(canonical_json(weights)).hexdigest()},
     )
 
 
-def _weights_hash(trained: Manifest) -> str:
-    """Hash of the trained weights: of the one file that holds them, or of all that do."""
-    files = {name: sha for name, sha in trained.files.items() if name.endswith(".safetensors")}
-    return hashlib.sha256(canonical_json(files)).hexdigest()
+def _refuse_same_folder(adapter: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    source, target = Path(adapter).resolve(), Path(folder).resolve()
+    if source == target or source in target.parents:
+        raise InputError(f"{target} is the adapter's own folder: give another one to export to")
 
 
-def _refuse_same_place(adapter: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
-    one, other = Path(adapter).resolve(), Path(folder).resolve()
-    if one == other or one in other.parents:
-        raise InputError(f"{other} is the adapter's own folder: give another one to export to")
-
-
-def _save_lora(trained: PeftModel, place: Path) -> None:
-    """Save the LoRA matrices without the token's row, as an adapter of the model beside it."""
+def _save_lora(trained: PeftModel, folder: Path) -> None:
+    """Save the LoRA weights without the token's row, as an adapter of the exported model."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -295,15 +290,15 @@ def _save_lora(trained: PeftModel, place: Path) -> None:
         if "lora_" in name
     }
     rows, config.trainable_token_indices = config.trainable_token_indices, None
-    config.base_model_name_or_path, config.inference_mode = f"../{_MODEL}", True
+    config.base_model_name_or_path, config.inference_mode = "../model", True
     with quiet():
-        save_file(weights, place / "adapter_model.safetensors", metadata={"format": "pt"})
-        config.save_pretrained(place)
+        save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
+        config.save_pretrained(folder)
     config.trainable_token_indices = rows
 
 
 def _with_row(trained: PeftModel) -> Any:
-    """The model without LoRA, the token's trained row in its embedding."""
+    """Return the model without LoRA, with the token's trained row in its embedding."""
     import torch
 
     wrapped = trained.get_base_model().get_input_embeddings().token_adapter

@@ -1,14 +1,18 @@
-"""The token's trained row in the embedding, without a copy of the whole embedding.
+"""The loss of a causal model, at labeled positions alone and without copies as large as the head.
 
-PEFT writes trained rows into a copy of the embedding for each forward pass, and autograd makes a
-gradient as large as the embedding of it: for a small model that is as much memory traffic as the
-model itself. Here the frozen embedding is read as it is, and the rows are put where their ids are.
+    model(labels=...)    give_losses: hidden states of labeled positions -> loss of each
+    frozen head          frozen_head_loss: logits a block at a time, each with its gradient
+    trained head         head_loss: logits a block at a time, computed again for the gradient
+    scaled logits        the model's own logits, in the columns with a label
+
+The head is as wide as the vocabulary: its logits take most of a small model's memory and much of
+its work. The whole pass runs inside the model's own call, because sharding and the averaging of
+gradients depend on that call.
 """
 
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -17,65 +21,48 @@ from torch.nn.functional import cross_entropy
 
 from delia_data.training.packing import IGNORED
 
-
-@dataclass(frozen=True, slots=True)
-class TrainedRow:
-    """The one trained row of a frozen head.
-
-    Attributes:
-        weight: The head without it, of shape (vocabulary, width).
-        row: The row, of shape (width,).
-        row_id: Its id.
-    """
-
-    weight: torch.Tensor
-    row: torch.Tensor
-    row_id: int
-
-
-def read_rows_in_place(model: torch.nn.Module) -> None:
-    """Make every embedding of a model that has trained rows read them without a copy of itself."""
-    for module in model.modules():
-        if isinstance(module, TrainableTokensLayer) and isinstance(
-            module.base_layer, torch.nn.Embedding
-        ):
-            module.forward_adapters = types.MethodType(_embed, module)
-
-
-def trained_head_row(head: torch.nn.Module) -> TrainedRow | None:
-    """Where a head is a frozen linear layer with one trained row, that row; else None."""
-    layer = getattr(head, "token_adapter", None)
-    if not isinstance(layer, TrainableTokensLayer) or not _simple(layer, layer.active_adapters):
-        return None
-    ids = layer.token_indices[layer.active_adapters[0]]
-    base = layer.base_layer
-    plain = isinstance(base, torch.nn.Linear) and base.bias is None
-    if not plain or base.weight.requires_grad or len(ids) != 1:
-        return None
-    rows = layer.trainable_tokens_delta[layer.active_adapters[0]]
-    return TrainedRow(base.weight, rows[0], int(ids[0]))
-
-
-def _simple(layer: TrainableTokensLayer, active: Any) -> bool:
-    """Whether one adapter alone is at work, and is not merged."""
-    return len(active) == 1 and not layer.disable_adapters and not layer.merged
-
-
-def _embed(self: Any, x: torch.Tensor, active_adapters: Any, *args: Any, **kwargs: Any) -> Any:
-    """What `TrainableTokensLayer.forward_adapters` gives for ids of any shape."""
-    if not _simple(self, active_adapters):
-        return type(self).forward_adapters(self, x, active_adapters, *args, **kwargs)
-    states = self.base_layer(x, *args, **kwargs)
-    scale = self._get_embed_scale()
-    rows = self.trainable_tokens_delta[active_adapters[0]]
-    for row, row_id in zip(rows, self.token_indices[active_adapters[0]], strict=True):
-        own = row.to(states.dtype) if scale is None else row.to(states.dtype) * scale
-        states = torch.where((x == row_id)[..., None], own, states)
-    return states
-
-
 _BLOCK_BYTES: Final = {"cpu": 2**26}
 _DEFAULT_BLOCK_BYTES: Final = 2**30
+_SCALED_LOGITS: Final = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
+"""Settings of models whose logits are more than states times the head."""
+
+
+def plain_forward(model: Any) -> None:
+    """Remove a forward pass that was set on this very model, such as TRL's fused head."""
+    model.__dict__.pop("forward", None)
+
+
+def give_losses(model: Any) -> None:
+    """Make a causal model return the sum of losses, and each of them, when it gets labels.
+
+    Without labels its forward pass is unchanged.
+    """
+    own_forward = model.forward
+
+    def forward(self: Any, *args: Any, labels: torch.Tensor | None = None, **given: Any) -> Any:
+        if labels is None:
+            return own_forward(*args, **given)
+        labeled = labels[:, 1:] != IGNORED
+        targets = labels[:, 1:][labeled]
+        config = self.config.get_text_config()
+        if any(getattr(config, name, None) is not None for name in _SCALED_LOGITS):
+            return _own_logits_loss(own_forward, labeled, targets, *args, **given)
+        hidden = self.base_model(*args, **given).last_hidden_state[:, :-1]
+        if not len(targets):
+            return hidden.float().sum() * 0, hidden.new_zeros(0, dtype=torch.float32)
+        states, head = hidden[labeled], self.get_output_embeddings()
+        frozen = _frozen_parts(head)
+        if frozen is None:
+            return head_loss(states, head, targets)
+        return frozen_head_loss(states.to(frozen["weight"].dtype), targets=targets, **frozen)
+
+    model.forward = types.MethodType(forward, model)
 
 
 def frozen_head_loss(
@@ -87,7 +74,10 @@ def frozen_head_loss(
     row_id: int = 0,
     bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of targets under a head that is not trained, but for one row of it.
+    """Return the cross-entropy of targets under a head of which at most one row is trained.
+
+    Logits are computed a block of positions at a time, and the gradient of each block while its
+    logits are there: none are kept, and none are computed twice.
 
     Args:
         hidden: States of shape (positions, width).
@@ -108,9 +98,9 @@ def frozen_head_loss(
 def head_loss(
     hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same through a head that is itself trained, or is more than a product.
+    """Return the same through a head that is trained itself, or is more than a product.
 
-    The logits of a block are computed again for its gradient, unless one block is all.
+    The logits of a block are computed again for its gradient, unless there is only one block.
     """
     from torch.utils.checkpoint import checkpoint
 
@@ -126,6 +116,74 @@ def head_loss(
         parts = [checkpoint(losses, *block, use_reentrant=False) for block in blocks]
         each = torch.cat(parts)
     return each.sum(), each.detach()
+
+
+def read_rows_in_place(model: torch.nn.Module) -> None:
+    """Make every embedding with trained rows read them without a copy of itself.
+
+    PEFT writes trained rows into a copy of the embedding for each forward pass, and autograd makes
+    a gradient as large as the embedding of it: for a small model, as much memory traffic as the
+    model itself. Here the frozen embedding is read as it is, and the rows replace their ids'.
+    """
+    for module in model.modules():
+        if isinstance(module, TrainableTokensLayer) and isinstance(
+            module.base_layer, torch.nn.Embedding
+        ):
+            module.forward_adapters = types.MethodType(_embed, module)
+
+
+def _embed(self: Any, x: torch.Tensor, active_adapters: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the result of `TrainableTokensLayer.forward_adapters`, for ids of any shape."""
+    if not _is_simple(self, active_adapters):
+        return type(self).forward_adapters(self, x, active_adapters, *args, **kwargs)
+    states = self.base_layer(x, *args, **kwargs)
+    scale = self._get_embed_scale()
+    rows = self.trainable_tokens_delta[active_adapters[0]]
+    for row, row_id in zip(rows, self.token_indices[active_adapters[0]], strict=True):
+        own = row.to(states.dtype) if scale is None else row.to(states.dtype) * scale
+        states = torch.where((x == row_id)[..., None], own, states)
+    return states
+
+
+def _is_simple(layer: TrainableTokensLayer, active: Any) -> bool:
+    """Return whether a single adapter is active, and is not merged."""
+    return len(active) == 1 and not layer.disable_adapters and not layer.merged
+
+
+def _frozen_parts(head: Any) -> dict[str, Any] | None:
+    """Return a head's weight, bias and trained row, if only that row of it is trained.
+
+    A weight that is sharded over processes is gathered.
+    """
+    layer = getattr(head, "token_adapter", None)
+    row, row_id = None, 0
+    if isinstance(layer, TrainableTokensLayer):
+        active = layer.active_adapters
+        ids = layer.token_indices[active[0]] if _is_simple(layer, active) else ()
+        head = layer.base_layer
+        if len(ids) != 1 or not isinstance(head, torch.nn.Linear) or head.bias is not None:
+            return None
+        row, row_id = layer.trainable_tokens_delta[active[0]][0], int(ids[0])
+    elif type(head) is not torch.nn.Linear:
+        return None
+    if head.weight.requires_grad:
+        return None
+    gather = getattr(head.weight, "full_tensor", None)
+    weight = head.weight if gather is None else gather()
+    return {"weight": weight, "bias": head.bias, "row": row, "row_id": row_id}
+
+
+def _own_logits_loss(
+    own_forward: Any, labeled: torch.Tensor, targets: torch.Tensor, *args: Any, **given: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the losses of the logits that the model makes itself, in the columns with a label."""
+    columns = labeled.any(0).nonzero()[:, 0]
+    if not len(columns):
+        columns = torch.zeros(1, dtype=torch.long, device=labeled.device)
+    logits = own_forward(*args, logits_to_keep=columns, **given).logits
+    chosen = logits[labeled[:, columns]].float()
+    each = cross_entropy(chosen, targets, reduction="none")
+    return each.sum() + logits.float().sum() * 0, each.detach()
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -191,78 +249,3 @@ def _blocks(hidden: torch.Tensor, targets: torch.Tensor, vocabulary: int) -> Any
     size = _BLOCK_BYTES.get(hidden.device.type, _DEFAULT_BLOCK_BYTES)
     rows = max(1, size // (4 * vocabulary))
     return zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
-
-
-_SCALED_LOGITS: Final = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "lm_head_multiplier",
-    "output_multiplier",
-)
-"""Settings of models that do more to logits than multiply states by the head."""
-
-
-def plain_forward(model: Any) -> None:
-    """Take away a forward pass that was put on this very model, such as TRL's fused head."""
-    model.__dict__.pop("forward", None)
-
-
-def give_losses(model: Any) -> None:
-    """Let a causal model give the sum of losses, and each of them, where it is given labels.
-
-    Without labels its forward pass is what it was.
-    """
-    own_forward = model.forward
-
-    def forward(self: Any, *args: Any, labels: torch.Tensor | None = None, **given: Any) -> Any:
-        if labels is None:
-            return own_forward(*args, **given)
-        labelled = labels[:, 1:] != IGNORED
-        targets = labels[:, 1:][labelled]
-        config = self.config.get_text_config()
-        if any(getattr(config, name, None) is not None for name in _SCALED_LOGITS):
-            return _own_logits(own_forward, labelled, targets, *args, **given)
-        hidden = self.base_model(*args, **given).last_hidden_state[:, :-1]
-        return _losses(hidden, labelled, targets, self.get_output_embeddings())
-
-    model.forward = types.MethodType(forward, model)
-
-
-def _losses(
-    hidden: torch.Tensor, labelled: torch.Tensor, targets: torch.Tensor, head: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses through a head, the cheapest way that it allows."""
-    if not len(targets):
-        return hidden.float().sum() * 0, hidden.new_zeros(0, dtype=torch.float32)
-    states = hidden[labelled]
-    trained = trained_head_row(head)
-    if trained is not None:
-        states = states.to(trained.weight.dtype)
-        return frozen_head_loss(
-            states, _whole(trained.weight), targets, row=trained.row, row_id=trained.row_id
-        )
-    if type(head) is torch.nn.Linear and not head.weight.requires_grad:
-        states = states.to(head.weight.dtype)
-        return frozen_head_loss(states, _whole(head.weight), targets, bias=head.bias)
-    return head_loss(states, head, targets)
-
-
-def _own_logits(
-    own_forward: Any, labelled: torch.Tensor, targets: torch.Tensor, *args: Any, **given: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses of the logits that the model makes itself, in the columns that have a label."""
-    columns = labelled.any(0).nonzero()[:, 0]
-    if not len(columns):
-        columns = torch.zeros(1, dtype=torch.long, device=labelled.device)
-    logits = own_forward(*args, logits_to_keep=columns, **given).logits
-    chosen = logits[labelled[:, columns]].float()
-    each = torch.nn.functional.cross_entropy(chosen, targets, reduction="none")
-    return each.sum() + logits.float().sum() * 0, each.detach()
-
-
-def _whole(weight: torch.Tensor) -> torch.Tensor:
-    """A weight that is sharded over processes, gathered; any other as it is."""
-    gather = getattr(weight, "full_tensor", None)
-    gathered: torch.Tensor = weight if gather is None else gather()
-    return gathered

@@ -1,8 +1,8 @@
-"""Which rows are computed together: optimiser steps in the mixture's order, packed within each.
+"""Optimizer steps in the mixture's order: rows planned, packed into tensors, attended one by one.
 
-An optimiser step holds the next `batch_size` rows of the mixture, whatever follows here. Its rows
-are dealt to the processes, and those of a process cut into micro-batches, so that the work is even
-and hardly anything is padding. The gradients of a step are summed, so that neither changes it.
+An optimizer step holds the next `batch_size` rows of the mixture. Its rows are dealt to the
+processes, and those of a process to micro-batches, so that the work is even and there is hardly
+any padding. The gradients of a step are summed, so neither changes it.
 
     mixture         | r0 r1 r2 r3 r4 r5 r6 r7 | r8 ...         batch_size 8
     process 0         r0 r3 r4 r7    micro-batches  [r0 r4] [r3 r7]
@@ -28,18 +28,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from delia_data.errors import SettingsError
 
 MicroBatches = list[list[int]]
-"""Indices of rows, in the mixture's order, a list a micro-batch; one may be empty."""
+"""Indices of rows, in the mixture's order, one list per micro-batch; a list may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """How rows are put together.
+    """Bounds of steps and micro-batches.
 
     Attributes:
-        batch_size: Rows of an optimiser step, over all processes.
-        micro_batch_size: Rows of a micro-batch at most; None for no bound.
-        micro_batch_tokens: Tokens of a packed micro-batch at most (a longer row is alone in one);
-            None where rows are padded instead, and put together by length.
+        batch_size: Rows of an optimizer step, over all processes.
+        micro_batch_size: Maximum rows of a micro-batch; None for no limit.
+        micro_batch_tokens: Maximum tokens of a packed micro-batch (a longer row is alone in one);
+            None pads rows instead, and groups them by length.
         processes: Processes that share a step.
 
     Raises:
@@ -59,14 +59,14 @@ class StepPlan:
 
 
 def plan_steps(lengths: Sequence[int], plan: StepPlan) -> list[list[MicroBatches]]:
-    """Put all rows together, in their order.
+    """Plan all steps, in the order of the rows.
 
     Args:
         lengths: Tokens of every row.
-        plan: How.
+        plan: The bounds.
 
     Returns:
-        For each optimiser step, the micro-batches of each process.
+        For each optimizer step, the micro-batches of each process.
     """
     return [
         plan_step(range(begin, min(begin + plan.batch_size, len(lengths))), lengths, plan)
@@ -75,15 +75,15 @@ def plan_steps(lengths: Sequence[int], plan: StepPlan) -> list[list[MicroBatches
 
 
 def plan_step(rows: Sequence[int], lengths: Sequence[int], plan: StepPlan) -> list[MicroBatches]:
-    """Put the rows of one optimiser step together.
+    """Plan the rows of one optimizer step.
 
-    Every process gets as many micro-batches as any other, as sharded models need it: their
-    processes meet in each. One with fewer rows than that has empty ones.
+    Every process gets the same number of micro-batches, because the processes of a sharded model
+    meet in each. A process with fewer rows gets empty ones.
 
     Args:
         rows: Indices of the step's rows, in their order.
         lengths: Tokens of every row of the mixture.
-        plan: How.
+        plan: The bounds.
 
     Returns:
         The micro-batches of each process.
@@ -96,7 +96,7 @@ def plan_step(rows: Sequence[int], lengths: Sequence[int], plan: StepPlan) -> li
 
 
 def _least_bins(rows: Sequence[int], lengths: Sequence[int], plan: StepPlan) -> int:
-    """The fewest even micro-batches that keep to the bounds."""
+    """Return the fewest balanced micro-batches within the bounds."""
     most_rows = plan.micro_batch_size or max(1, len(rows))
     count = max(1, -(-len(rows) // most_rows))
     tokens = plan.micro_batch_tokens
@@ -125,7 +125,7 @@ def _balance(rows: Sequence[int], lengths: Sequence[int], count: int) -> MicroBa
 
 
 def _by_length(rows: Sequence[int], lengths: Sequence[int], count: int) -> MicroBatches:
-    """Cut rows into `count` parts of about equal numbers of rows, those of like length together."""
+    """Cut rows, sorted by length, into `count` parts of about equal numbers of rows."""
     if count == 1:
         return [list(rows)]
     ordered = sorted(rows, key=lambda row: (lengths[row], row))
@@ -134,7 +134,7 @@ def _by_length(rows: Sequence[int], lengths: Sequence[int], count: int) -> Micro
 
 
 IGNORED: Final = -100
-"""Label of a token that the loss is not taken on."""
+"""Label of a token on which no loss is taken."""
 
 Row = dict[str, Any]
 Tensors = dict[str, Any]
@@ -147,7 +147,7 @@ def pack_rows(rows: Sequence[Row]) -> Tensors:
         position_ids   0  1  2 |  0  1 |  0  1  2
         cu_seq_lens    0         3       5          8
 
-    The first token of a row is predicted from nothing, so that it has no label.
+    The first token of a row is predicted from nothing, so it has no label.
 
     Args:
         rows: Each with `input_ids`, `labels` and `is_task`.
@@ -175,7 +175,7 @@ def pack_rows(rows: Sequence[Row]) -> Tensors:
 
 
 def pad_rows(rows: Sequence[Row], pad_id: int) -> Tensors:
-    """Put rows under one another, each padded at its end.
+    """Stack rows, each padded at its end.
 
     Returns:
         `input_ids`, `labels`, `is_task` and `attention_mask` of shape (rows, longest row).
@@ -197,10 +197,10 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> Tensors:
 
 
 class StepBatches(Dataset):  # type: ignore[type-arg]
-    """What one process computes in each optimiser step.
+    """The micro-batches that one process computes in each optimizer step.
 
-    An item has `micro_batches`, a list of tensors by name, and `labelled`, the number of labelled
-    tokens of the step over all processes, which the loss is divided by.
+    An item has `micro_batches`, a list of tensors by name, and `labelled`, the number of labeled
+    tokens of the step over all processes, by which the loss is divided.
     """
 
     def __init__(
@@ -213,14 +213,14 @@ class StepBatches(Dataset):  # type: ignore[type-arg]
         packed: bool,
         pad_id: int,
     ) -> None:
-        """Keep the rows and the plan.
+        """Store the rows and the plan.
 
         Args:
-            rows: The tokenised rows; `rows[i]` has `input_ids`, `labels` and `is_task`.
+            rows: The tokenized rows; `rows[i]` has `input_ids`, `labels` and `is_task`.
             steps: For each step, the micro-batches of each process.
-            labelled: Labelled tokens of each row.
+            labelled: Labeled tokens of each row.
             process: Number of this process.
-            packed: Pack the rows of a micro-batch, rather than pad them.
+            packed: Pack the rows of a micro-batch instead of padding them.
             pad_id: Id of the padding token.
         """
         self.rows = rows
@@ -234,21 +234,16 @@ class StepBatches(Dataset):  # type: ignore[type-arg]
         return len(self.steps)
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        """The micro-batches of this process in one step."""
+        """Return the micro-batches of this process in one step."""
         shares = self.steps[step]
-        mine = [[self.rows[row] for row in part] for part in shares[self.process]]
+        # A process without rows in a micro-batch computes a row without labels.
+        empty = {"input_ids": [self.pad_id] * 2, "labels": [IGNORED] * 2, "is_task": False}
+        micro_batches = []
+        for part in shares[self.process]:
+            rows = [self.rows[row] for row in part] or [empty]
+            micro_batches.append(pack_rows(rows) if self.packed else pad_rows(rows, self.pad_id))
         labelled = sum(self.labelled[row] for share in shares for part in share for row in part)
-        return {
-            "micro_batches": [self._tensors(part or [self._nothing()]) for part in mine],
-            "labelled": labelled,
-        }
-
-    def _tensors(self, rows: list[Row]) -> Tensors:
-        return pack_rows(rows) if self.packed else pad_rows(rows, self.pad_id)
-
-    def _nothing(self) -> Row:
-        """Stands in where others have a micro-batch and this process none; nothing is labelled."""
-        return {"input_ids": [self.pad_id] * 2, "labels": [IGNORED] * 2, "is_task": False}
+        return {"micro_batches": micro_batches, "labelled": labelled}
 
 
 PACKED_ATTENTION: Final = "delia_packed_sdpa"
@@ -268,19 +263,25 @@ def packed_attention_forward(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row of a packed sequence, as transformers calls it.
+    """Compute causal attention within each row of a packed sequence, as transformers calls it.
+
+    A mask of (tokens, tokens) would compute the attention of every row to every other and discard
+    it. Here each row is computed by itself, and the rest of the model over all rows at once:
+
+        tokens      a0 a1 a2 b0 b1 c0 c1 c2
+        attention  [a0 a1 a2][b0 b1][c0 c1 c2]       causal within each
 
     Args:
         module: The attention module.
         query: Of shape (1, heads, tokens, width).
         key: Of shape (1, key heads, tokens, width).
         value: As `key`.
-        attention_mask: Nothing; the rows' bounds say it all.
-        cu_seq_lens_q: Where each row begins, and the end, of shape (rows + 1,).
+        attention_mask: None; the rows' bounds replace it.
+        cu_seq_lens_q: Index of each row's first token, and the end, of shape (rows + 1,).
         max_length_q: Tokens of the longest row.
-        dropout: Share of attention weights that are dropped.
-        scaling: What scores are multiplied by; None for 1 / sqrt(width).
-        sliding_window: Tokens that each one sees at most, itself among them; None for all.
+        dropout: Share of attention weights to drop.
+        scaling: Factor of the scores; None for 1 / sqrt(width).
+        sliding_window: Maximum tokens that each token sees, itself included; None for all.
 
     Returns:
         Values of shape (1, tokens, heads, width), and no weights.
@@ -314,17 +315,17 @@ def packed_attention_forward(
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model attend within packed rows, for forward and backward passes inside the block.
+    """Make a model attend within packed rows, for forward and backward passes inside the block.
 
-    Flash attention does so by itself, and so does a model with another attention than torch's: it
-    is told the rows' places, and makes a mask of them. Nothing changes for those.
+    Flash attention does so by itself. Other attentions than torch's make a mask from the rows'
+    positions. Nothing changes for those.
     """
     config = model.config.get_text_config()
     if config._attn_implementation != "sdpa" or not model._supports_attention_backend:
         yield
         return
     AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
-    # Set here rather than by `set_attn_implementation`, which asks the Hub about unknown names.
+    # `set_attn_implementation` would look up unknown names on the Hub.
     config._attn_implementation = PACKED_ATTENTION
     try:
         yield
@@ -333,7 +334,7 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _window_mask(query: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
-    """Which tokens each one sees, of shape (1, 1, tokens, tokens); None where it is all before."""
+    """Return the mask of a window, of shape (1, 1, tokens, tokens); None if it covers the row."""
     length = query.shape[2]
     if sliding_window is None or length <= sliding_window:
         return None
@@ -343,14 +344,14 @@ def _window_mask(query: torch.Tensor, sliding_window: int | None) -> torch.Tenso
 
 
 def _fits_varlen(query: torch.Tensor, dropout: float) -> bool:
-    """Whether torch's own kernel for rows of different lengths can compute this."""
+    """Return whether torch's kernel for rows of different lengths can compute this."""
     half = query.dtype in (torch.float16, torch.bfloat16)
     return query.is_cuda and half and dropout == 0.0 and query.shape[-1] <= 256
 
 
 @functools.cache
 def _varlen_attention() -> Callable[..., Any] | None:
-    """That kernel, where this version of torch has it with grouped queries."""
+    """Return that kernel, if this version of torch has it with grouped queries."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

@@ -1,7 +1,7 @@
-"""A model's folder as any script takes it: weights, tokenizer, chat template, manifest, marker.
+"""A model folder that any script takes: weights, tokenizer with the token, manifest, marker.
 
-The files are written into a hidden folder inside, moved to their names when all are there, and
-the finish marker comes last. What a kill leaves is begun anew by the next run.
+The files are written into a hidden folder inside, moved to their names when all are complete, and
+the finish marker comes last. After a kill the next run starts over.
 """
 
 from __future__ import annotations
@@ -34,99 +34,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_PART: Final = ".part"
-_NAMES: Final = (
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template.jinja",
-)
-"""What saving a model and its tokenizer writes."""
-
-
-@contextmanager
-def model_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Hold the folder of a model for writing.
-
-    Raises:
-        ForeignFolderError: The folder holds something else.
-        LockedError: Another process writes there.
-        OutputError: It cannot be written.
-    """
-    root = Path(folder)
-    known = {path.name for pattern in _NAMES for path in root.glob(pattern)}
-    check_folder_is_ours(root, frozenset(known), sign=LOCK)
-    with folder_lock(root):
-        yield root
-
-
-def earlier_model(root: Path, made: Mapping[str, Any]) -> Manifest:
-    """Give the finished model that lies there, if it was made alike.
-
-    Args:
-        root: The folder, as `model_folder` gives it.
-        made: Settings and inputs of the one that is to be made.
-
-    Raises:
-        SettingsError: It was made with others.
-    """
-    earlier = read_manifest(root, verify=True)
-    check_same_settings(root, {**earlier.settings, **earlier.inputs}, made)
-    return earlier
-
-
-def save_model(
-    root: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, manifest: Manifest
-) -> Manifest:
-    """Write a model into a folder that is held, in the place of the one that lies there.
-
-    Args:
-        root: The folder, as `model_folder` gives it.
-        model: The model; its weights are written as safetensors.
-        tokenizer: The tokenizer, with its chat template.
-        manifest: What made it; the hashes of the files are filled in.
-
-    Returns:
-        The manifest as written.
-
-    Raises:
-        OutputError: The folder cannot be written, or the disk is full.
-    """
-    part = root / _PART
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        from safetensors import SafetensorError
-
-        try:
-            with quiet():
-                model.save_pretrained(part)
-                tokenizer.save_pretrained(part)
-            for name in (FINISHED, MANIFEST):
-                (root / name).unlink(missing_ok=True)
-            for old in [path for pattern in _NAMES for path in root.glob(pattern)]:
-                old.unlink(missing_ok=True)
-            for file in sorted(part.iterdir()):
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-                file.replace(root / file.name)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    except OutputError:
-        raise
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OutputError(f"{root} cannot be written: {reason}; make room there") from error
-    return finish(root, manifest)
-
-
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
+
+_PART: Final = ".part"
+_NAMES: Final = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    "chat_template.jinja",
+)
+"""Names that saving a model and its tokenizer writes."""
 
 
 def prepare(
@@ -140,29 +57,29 @@ def prepare(
     dtype: Dtype = "auto",
     generation_marks: bool = False,
 ) -> Manifest:
-    """Write a model folder in which the special token is one id, with its embedding initialised.
+    """Write a model folder in which the special token is one id with an initialized embedding.
 
-    The same again changes nothing; a run that was killed is begun anew.
+    Writing the same again changes nothing; a run that was killed starts over.
 
     Args:
         model: The embedded model's name, a folder, or a Hub id.
-        folder: Where to; made where it is not there.
-        tokens: The special tokens: those that the mixture's task rows name.
+        folder: Folder to write; created if needed.
+        tokens: The special tokens that the mixture's task rows name.
         init: How their rows of the embedding, and of an untied head, begin; see `add_token`.
-        description: What they stand for, for `init="description"`.
+        description: Their meaning in words, for `init="description"`.
         seed: Seed of `init="normal"`.
-        dtype: Type of the weights; `"auto"` is the one that the model's own files have.
-        generation_marks: Give the tokenizer a chat template that writes the same and marks what
-            the assistant says, as `assistant_only_loss` of TRL needs it.
+        dtype: Type of the weights; `"auto"` is the type in the model's own files.
+        generation_marks: Give the tokenizer a chat template that writes the same and marks the
+            assistant's turns, as `assistant_only_loss` of TRL needs it.
 
     Returns:
         The manifest; its details have the tokens' ids.
 
     Raises:
-        InputError: There is no such model, it has no chat template or none with marks is known,
-            or a value is unknown.
+        InputError: There is no such model, it has no chat template or no equivalent with marks is
+            known, or a value is unknown.
         TokenError: A token has another role in the model's vocabulary.
-        SettingsError: The folder holds another model, or one that was prepared otherwise.
+        SettingsError: The folder holds another model, or one prepared with other settings.
         ForeignFolderError: The folder holds something else.
         LockedError: Another process writes there.
         OutputError: The folder cannot be written, or the disk is full.
@@ -178,7 +95,11 @@ def prepare(
     _check(tokens, init, description, dtype)
     with model_folder(folder) as root:
         tokenizer = load_tokenizer(model)
-        _check_template(tokenizer, model)
+        if not tokenizer.chat_template:
+            raise InputError(
+                f"model {os.fspath(model)!r} has no chat template, so its rows cannot be encoded: "
+                "prepare an instruction-tuned model, or set tokenizer.chat_template and save it"
+            )
         origin = identify_files(model, tokenizer)
         inputs = {
             "weights": origin["weights_sha256"],
@@ -212,9 +133,10 @@ def prepare(
 
 
 def prepared_from(model: str | os.PathLike[str]) -> dict[str, str] | None:
-    """What identifies the model that a folder was prepared from; None for any other model.
+    """Return the identity of the model that a folder was prepared from; None for other models.
 
-    With the token alone added it is still that model: the pairs that one wrote are its own words.
+    With only the token added it is still the same model: pairs that one wrote are the other's own
+    words.
     """
     if not os.path.isdir(model) or not is_finished(model):
         return None
@@ -223,6 +145,76 @@ def prepared_from(model: str | os.PathLike[str]) -> dict[str, str] | None:
         return None
     origin: dict[str, str] = manifest.details["model"]
     return origin
+
+
+@contextmanager
+def model_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Hold the folder of a model for writing.
+
+    Raises:
+        ForeignFolderError: The folder holds something else.
+        LockedError: Another process writes there.
+        OutputError: It cannot be written.
+    """
+    root = Path(folder)
+    known = {path.name for pattern in _NAMES for path in root.glob(pattern)}
+    check_folder_is_ours(root, frozenset(known), sign=LOCK)
+    with folder_lock(root):
+        yield root
+
+
+def earlier_model(root: Path, wanted: Mapping[str, Any]) -> Manifest:
+    """Return the manifest of a finished model, if its settings and inputs are the wanted ones.
+
+    Raises:
+        SettingsError: They differ.
+    """
+    earlier = read_manifest(root, verify=True)
+    check_same_settings(root, {**earlier.settings, **earlier.inputs}, wanted)
+    return earlier
+
+
+def save_model(
+    root: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, manifest: Manifest
+) -> Manifest:
+    """Write a model into the folder of `model_folder`, in place of an earlier one.
+
+    Args:
+        root: The folder.
+        model: The model; its weights are written as safetensors.
+        tokenizer: The tokenizer, with its chat template.
+        manifest: Settings and inputs; the hashes of the files are filled in.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        OutputError: The folder cannot be written, or the disk is full.
+    """
+    from safetensors import SafetensorError
+
+    part = root / _PART
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with quiet():
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+        for name in (FINISHED, MANIFEST):
+            (root / name).unlink(missing_ok=True)
+        for old in [path for pattern in _NAMES for path in root.glob(pattern)]:
+            old.unlink(missing_ok=True)
+        for file in sorted(part.iterdir()):
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+            file.replace(root / file.name)
+    except OutputError:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OutputError(f"{root} cannot be written: {reason}; free some space") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return finish(root, manifest)
 
 
 def _check(tokens: Sequence[str], init: str, description: str | None, dtype: str) -> None:
@@ -238,14 +230,6 @@ def _check(tokens: Sequence[str], init: str, description: str | None, dtype: str
         raise InputError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
 
 
-def _check_template(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
-    if not tokenizer.chat_template:
-        raise InputError(
-            f"model {os.fspath(model)!r} has no chat template, so that no row can be put to it: "
-            "prepare an instruction-tuned model, or set tokenizer.chat_template and save it"
-        )
-
-
 def _torch_dtype(model: str | os.PathLike[str], dtype: Dtype) -> torch.dtype:
     torch_ = require("torch", extra="local")
     transformers = require("transformers", extra="local")
@@ -253,5 +237,7 @@ def _torch_dtype(model: str | os.PathLike[str], dtype: Dtype) -> torch.dtype:
     if dtype == "auto":
         with quiet():
             name = transformers.AutoConfig.from_pretrained(resolve_model(model)).dtype
-    found: torch.dtype = getattr(torch_, name) if isinstance(name, str) else name or torch_.float32
-    return found
+    resolved: torch.dtype = (
+        getattr(torch_, name) if isinstance(name, str) else name or torch_.float32
+    )
+    return resolved

@@ -1,4 +1,4 @@
-"""What is measured of a model while it trains: the seam, and the file that keeps the numbers.
+"""Measurements of a model while it trains, and the file that holds them.
 
 adapter/watched.jsonl    {"step": 0, "l2/json/middle": 158.2, ...}     before the first step
                          {"step": 20, "l2/json/middle": 157.1, ...}
@@ -24,11 +24,11 @@ WATCHED: Final = "watched.jsonl"
 
 
 class Watch(Protocol):
-    """Something that is measured every so many steps of a training.
+    """A measurement that is taken every few steps of a training.
 
-    It must leave the model, the tokenizer and torch's random state as they were, so that a
-    watched run has the losses of one that is not. In a distributed run every process calls it
-    at the same steps, and the main one keeps the numbers.
+    It must leave the model, the tokenizer and torch's random state unchanged, so that
+    measuring does not change the losses. In a distributed run every process calls it at the same
+    steps, and the main one keeps the numbers.
     """
 
     def measure(
@@ -37,28 +37,29 @@ class Watch(Protocol):
         """Measure the model.
 
         Args:
-            model: The model being trained, wrapped by peft where an adapter is trained.
+            model: The model being trained, wrapped by PEFT if an adapter is trained.
             tokenizer: Its tokenizer, with the token added.
-            step: Optimiser steps done; 0 before the first.
+            step: Optimizer steps done; 0 before the first.
 
         Returns:
-            Numbers by name. Names are paths, such as `"l2/json/middle"`, and no other watch's.
+            Numbers by name. Names are paths, such as `"l2/json/middle"`, and differ from those of
+            other watches.
         """
         ...
 
 
 def read_watched(folder: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """Read what was watched while an adapter was trained, a dictionary a measured step.
+    """Read the measurements of an adapter's training, one dictionary per measured step.
 
     Raises:
-        InputError: The folder holds no such file, or a line in it is no JSON object.
+        InputError: The folder has no such file, or a line in it is not a JSON object.
     """
     file = Path(folder) / WATCHED
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(
-            f"{file} is not there: train with watch_every_steps, and it will be"
+            f"{file} does not exist: train with watch_every_steps to write it"
         ) from None
     try:
         return [dict(json.loads(line)) for line in lines]
@@ -67,10 +68,7 @@ def read_watched(folder: str | os.PathLike[str]) -> list[dict[str, float]]:
 
 
 def drop_after(file: Path, step: int) -> None:
-    """Cut a file of watched numbers to the steps up to `step`, as a run that goes on from there.
-
-    A line that a kill cut short goes as well.
-    """
+    """Remove the lines after `step` from a file of measurements, and lines cut short by a kill."""
     if not file.is_file():
         return
     kept = []
@@ -88,24 +86,27 @@ _MEASURES: Final = ("l2", "relative", "cosine")
 
 
 class AlignmentWatch:
-    """Measures where the token stands (a `training.watching.Watch`), in three blocks.
+    """Measures the token's distance to its keywords in three blocks, with two controls.
 
-    The numbers of the first, the middle and the last block are given by name, as
-    `measure_alignment` has them: `l2`, `relative` (L2 over the median L2 between ordinary words)
-    and `cosine`.
+        l2/json/middle               the token's own
+        l2/json/middle/untrained     that of a second new token, which occurs in no row
+        l2/json/middle/ordinary      the mean of random ordinary words
+
+    The same for the blocks first and last, and for `relative` (L2 over the median L2 between
+    ordinary words) and `cosine`. Neither control is added to the model or the tokenizer.
     """
 
     def __init__(
         self, token: str, keywords: Sequence[str], *, init: str = "mean", words: int = 16
     ) -> None:
-        """Keep what is measured.
+        """Choose the words.
 
         Args:
             token: The special token.
-            keywords: Words to compare it with.
-            init: How the token began; `"normal"` takes a second token that began so, any other a
-                mean of all rows.
-            words: Ordinary words that are read; all are controls.
+            keywords: Words to compare it with, at least one.
+            init: Initial embedding of the token: the second token begins as `"normal"` too, or as
+                the mean of all rows.
+            words: Number of ordinary words, all of them controls.
 
         Raises:
             InputError: There are no keywords.
