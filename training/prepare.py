@@ -223,7 +223,7 @@ def _check(tokens: Sequence[str], init: str, description: str | None, dtype: str
     if init not in INITS:
         raise InputError(f"init {init!r} is unknown: use one of {', '.join(INITS)}")
     if init == "description" and not (description or "").strip():
-        raise InputError("init 'description' needs a description: say what the token stands for")
+        raise InputError("init 'description' needs a description: give the token's meaning")
     if init != "description" and description is not None:
         raise InputError(f"a description is for init 'description', and init is {init!r}")
     if dtype not in DTYPES:

@@ -20,7 +20,7 @@ COMMANDS: Final = {
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
     "mix": "Mix tasks with pairs of caches, and write that with its manifest.",
     "lint": "Prove on tokenized rows that the token is whole and the loss on the answers alone.",
-    "prepare": "Add the token to a model, and write that as a folder for any training script.",
+    "prepare": "Add the token to a model, and write a model folder for any training script.",
     "train": "Fine-tune a model and the token's embedding on a mixture.",
     "export": "Write an adapter so that any engine serves it, or a mixture's files for another "
     "trainer.",

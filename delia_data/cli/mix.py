@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from delia_data.cli._completion import among
-from delia_data.cli._console import console
+from delia_data.cli._console import console, messages
 from delia_data.cli._json import AsJson, show_json
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
@@ -118,7 +118,13 @@ def command(
         show_json(manifest)
         return
     dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
-    tokens = manifest.details.get("tokens", {})
+    tokens = dict(manifest.details.get("tokens", {}))
+    if uncounted := tokens.pop("uncounted_rows", 0):
+        messages.print(
+            f"warning: the tokens of {uncounted} rows are not counted, because the chat template "
+            f"of {tokenizer} refuses them: delia lint shows why",
+            soft_wrap=True,
+        )
     counted = "".join(f"; {tokens[name]} tokens of {name}" for name in sorted(tokens))
     console.print(
         f"{config_name(manifest.settings['ratio'])}: {manifest.rows['task']} task rows and "

@@ -17,28 +17,29 @@ def command(
     model: Annotated[str, typer.Argument(help="Embedded model's name, folder or Hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; any script takes it as the model.")],
     token: Annotated[
-        list[str] | None, typer.Option(help=f"The special token; repeatable.  [{DEFAULT_TOKEN}]")
+        list[str] | None,
+        typer.Option(help=f"Special token; repeatable. [{DEFAULT_TOKEN}]"),
     ] = None,
     init: Annotated[
-        Init, typer.Option(help="How its embedding begins: the mean of all rows, drawn, or words.")
+        Init, typer.Option(help="Initial embedding: mean of all rows, random, or --description.")
     ] = INITS[0],
     description: Annotated[
-        str | None, typer.Option(help="What it stands for, for --init description.")
+        str | None, typer.Option(help="Meaning of the token in words, for --init description.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of --init normal.")] = 0,
     dtype: Annotated[
-        Dtype, typer.Option(help="Type of the weights; auto is that of the model's files.")
+        Dtype, typer.Option(help="Type of the weights; auto is the type in the model's files.")
     ] = DTYPES[0],
     generation_marks: Annotated[
         bool,
         typer.Option(
             "--generation-marks",
-            help="A chat template that writes the same and marks answers, for assistant_only_loss.",
+            help="Use an equivalent chat template that marks answers, for assistant_only_loss.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add the token to a model, and write that as a folder for any training script."""
+    """Add the token to a model, and write a model folder for any training script."""
     manifest = prepare(
         model,
         out,
@@ -52,11 +53,5 @@ def command(
     if as_json:
         show_json(manifest)
         return
-    ids = ", ".join(f"{text} is id {number}" for text, number in _ids(manifest.details).items())
+    ids = ", ".join(f"{text} is id {i}" for text, i in manifest.details["token_ids"].items())
     console.print(f"{ids}; --model_name_or_path {out} works in any script", soft_wrap=True)
-
-
-def _ids(details: dict[str, object]) -> dict[str, int]:
-    found = details["token_ids"]
-    assert isinstance(found, dict)
-    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from delia_data.errors import InputError
 from delia_data.mixing.mixture import Mixture
 from delia_data.mixing.options import config_name, schema
 from delia_data.outputs import (
@@ -87,12 +88,19 @@ def with_tokens(manifest: Manifest, counts: Mapping[str, int]) -> Manifest:
 def counted(
     batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBase, counts: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Pass batches on, and count their tokens by source, those of answers by themselves too."""
+    """Pass batches on, and count their tokens by source, with those of answers by themselves.
+
+    Rows whose turns the chat template refuses are counted as `uncounted_rows`.
+    """
     for batch in batches:
         for row in batch.to_pylist():
-            encoded = encode(tokenizer, read_record(row))
+            try:
+                encoded = encode(tokenizer, read_record(row), check_prompt=False)
+            except InputError:
+                counts["uncounted_rows"] += 1
+                continue
             counts[row["source"]] += len(encoded.ids)
-            counts[f"{row['source']}_answers"] += len(encoded.answer_ids)
+            counts[f"{row['source']}_answers"] += sum(encoded.mask)
         yield batch
 
 

@@ -1,7 +1,4 @@
-"""The special token: add it, and initialise its embedding.
-
-One new token (`<sep>`) stands for the output format and comes to mean it (paper, section 3.1).
-"""
+"""The special token: add it to a tokenizer and a model, and initialize its embedding."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ _ADDED_HERE: Final = "delia_tokens"
 
 
 def add_token_to_tokenizer(tokenizer: PreTrainedTokenizerBase, token: str = DEFAULT_TOKEN) -> int:
-    """Add one special token to a tokenizer; doing so again changes nothing.
+    """Add one special token to a tokenizer; adding it again changes nothing.
 
     Args:
         tokenizer: The tokenizer; changed in place.
@@ -44,7 +41,7 @@ def add_token_to_tokenizer(tokenizer: PreTrainedTokenizerBase, token: str = DEFA
     if token in tokenizer.get_vocab() or token in tokenizer.all_special_tokens:
         raise TokenError(
             f"token {token!r} is already in the model's vocabulary with another role: "
-            "choose one that the model does not know"
+            "choose a text that is not in it"
         )
     others = [str(t) for t in getattr(tokenizer, "extra_special_tokens", None) or []]
     tokenizer.add_special_tokens({"additional_special_tokens": [*others, token]})
@@ -64,11 +61,11 @@ def add_token(
     description: str | None = None,
     seed: int = 0,
 ) -> int:
-    """Add one special token to a tokenizer and a model, and initialise its embedding.
+    """Add one special token to a tokenizer and a model, and initialize its embedding.
 
-    The new row is written where the new id points, also where the model's embedding is padded
-    beyond the vocabulary and needs no resizing. An untied output head gets the row of the same
-    kind. Doing it again on a model that has the token changes nothing.
+    The row of the new id is written, also if the model's embedding is padded beyond the
+    vocabulary and needs no resizing. An untied output head gets a row of the same kind. Adding the
+    token again changes nothing.
 
     Args:
         model: The model; its embedding grows by one row where the id needs it.
@@ -77,7 +74,7 @@ def add_token(
         init: `"mean"`: the mean of the existing rows. `"normal"`: drawn from a normal
             distribution with the existing rows' mean and standard deviation in each dimension.
             `"description"`: the mean of the rows of the description's tokens (Welch et al. 2020).
-        description: What the token stands for, in words; for `init="description"`.
+        description: Meaning of the token in words, for `init="description"`.
         seed: Seed of `init="normal"`.
 
     Returns:
@@ -90,7 +87,7 @@ def add_token(
     if init not in INITS:
         raise InputError(f"init {init!r} is unknown: use one of {', '.join(INITS)}")
     if init == "description" and not (description or "").strip():
-        raise InputError("init 'description' needs a description: say what the token stands for")
+        raise InputError("init 'description' needs a description: give the token's meaning")
     known = token in _added_here(tokenizer)
     token_id = add_token_to_tokenizer(tokenizer, token)
     embedding = model.get_input_embeddings()
@@ -101,14 +98,14 @@ def add_token(
     described = (
         tokenizer.encode(description, add_special_tokens=False) if description is not None else []
     )
-    _initialise_row(model.get_input_embeddings().weight, token_id, init, described, seed)
+    _initialize_row(model.get_input_embeddings().weight, token_id, init, described, seed)
     head = model.get_output_embeddings()
     if head is not None and head.weight is not model.get_input_embeddings().weight:
-        _initialise_row(head.weight, token_id, init, described, seed)
+        _initialize_row(head.weight, token_id, init, described, seed)
     return token_id
 
 
-def _initialise_row(
+def _initialize_row(
     weight: torch.Tensor, row: int, init: Init, described: Sequence[int], seed: int
 ) -> None:
     """Write one row of an embedding of shape (vocabulary, width), in place."""
@@ -124,5 +121,5 @@ def _initialise_row(
 
 
 def _added_here(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The tokens that this package added; saved with the tokenizer's own configuration."""
+    """Return the tokens that this package added; the tokenizer saves them in its configuration."""
     return list(tokenizer.init_kwargs.get(_ADDED_HERE) or [])

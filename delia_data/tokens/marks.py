@@ -1,9 +1,8 @@
-"""Chat templates with generation marks, which say what of a row the assistant wrote.
+"""Chat templates with generation marks, which mark the text that the assistant wrote.
 
-Few models come with them. Where a template has none, another one is looked for that writes the
-same text and has them: among those here, and among those that TRL ships. That it writes the same
-is tried out on conversations with and without a system turn, of several turns, with blanks at the
-ends, and with tools.
+Few models come with them. For a template without marks, an equivalent one with marks is looked up
+in this package and in TRL. Templates are equivalent if they write the same text for conversations
+with and without a system turn, of several turns, with blanks at the ends, and with tools.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ _TOOL: Final = {
 
 
 def has_generation_marks(template: str | None) -> bool:
-    """Tell whether a chat template marks what the assistant says."""
+    """Return whether a chat template marks the assistant's turns."""
     return template is not None and _MARK.search(template) is not None
 
 
 def marked_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The chat template if it has generation marks, or one that writes the same and has them.
+    """Return the chat template if it has generation marks, else an equivalent one that has them.
 
     Raises:
-        InputError: There is no chat template, or none with marks is known that writes the same.
+        InputError: There is no chat template, or no equivalent with marks is known.
     """
     own = tokenizer.chat_template
     name = tokenizer.name_or_path or "the tokenizer"
@@ -62,12 +61,12 @@ def marked_template(tokenizer: PreTrainedTokenizerBase) -> str:
     raise InputError(
         f"{name}: the chat template has no generation marks, and none that writes the same is "
         "known: use the loss prompt-completion, or put {% generation %} and {% endgeneration %} "
-        "around what the assistant says"
+        "around the assistant's text"
     )
 
 
 def _known() -> Iterator[str]:
-    """Templates with marks: ours, then those of TRL, which is not imported for it."""
+    """Yield templates with marks: of this package, then of TRL, which is not imported."""
     ours = files("delia_data.tokens") / "templates"
     for file in sorted(ours.iterdir(), key=lambda file: file.name):
         if file.name.endswith(".jinja"):
@@ -79,7 +78,7 @@ def _known() -> Iterator[str]:
 
 
 def _writings(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str | None]:
-    """What a template writes of some conversations; None where it refuses one."""
+    """Return the texts of some conversations; None for one that the template refuses."""
     tools: tuple[Any, ...] = (None, [_TOOL]) if "tools" in str(tokenizer.chat_template) else (None,)
     return [
         _writing(tokenizer, template, roles[:length], given)

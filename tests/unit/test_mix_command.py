@@ -93,6 +93,11 @@ def test_tokens_are_counted(
     assert set(tokens) == {"cache", "cache_answers", "task", "task_answers"}
     assert f"; {tokens['cache']} tokens of cache; " in result.out
     assert tokens["task_answers"] == 4 * (len("answer") + 1)
+    tiny_tokenizer.chat_template = "{{ raise_exception('no such turns') }}"
+    result = delia(*given[:3], "other", *given[4:])
+    assert result.code == 0
+    assert read_manifest("other").details["tokens"] == {"uncounted_rows": 12}
+    assert "the tokens of 12 rows are not counted" in result.err
 
 
 @pytest.mark.parametrize(
