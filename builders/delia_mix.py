@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from delia_data._version import __version__
 from delia_data.builders._base import DeliaBuilder, DeliaConfig, Location, locate_cache, read_task
@@ -143,16 +145,13 @@ class DeliaMix(DeliaBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config = self.config
         if config.published is not None:
-            from delia_data.hub import open_mixture
+            from delia_data.hub import download_parts, published_mixture
 
-            published = open_mixture(config.published, config.ratio)
-            self.info.description = published.manifest.model_dump_json()
-            return self._splits(
-                {
-                    split: pa.Table.from_batches(published.batches(split), schema(config.format))
-                    for split in published.splits
-                }
-            )
+            manifest = published_mixture(config.published, config.ratio)
+            self.info.description = manifest.model_dump_json()
+            folder = download_parts(config.published, [config.name]) / config.name
+            splits = ["train", "test"] if manifest.rows.get("test") else ["train"]
+            return self._splits({split: _read_split(folder, split) for split in splits})
         task = read_task(config.task, token=config.token, seed=config.seed)
         alone = config.ratio == 0 and config.cache is None
         mixture = mix(
@@ -169,3 +168,10 @@ class DeliaMix(DeliaBuilder):
         self.info.description = mixture.manifest.model_dump_json()
         test = {} if mixture.test is None else {"test": mixture.test}
         return self._splits({"train": mixture, **test})
+
+
+def _read_split(folder: Path, split: str) -> pa.Table:
+    """Return the rows of a split of a mixture folder, in their order."""
+    return pa.concat_tables(
+        pq.read_table(file) for file in sorted(folder.glob(f"{split}*.parquet"))
+    )

@@ -1,7 +1,7 @@
 """A client of the Hub in a process of its own, as its libraries read the environment at import.
 
     with Worker(hub, home) as worker:
-        worker("push", "writer-token", folders=[...], repo="org/name", ratios=[2], licence="mit")
+        worker("push", "writer-token", folders=[...], repo="org/name", ratios=[2], license="mit")
 
 Run as a script it is that process: a request a line on its input, an answer a line on its output.
 """
@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,10 @@ class Worker:
         return answer["result"]
 
 
-def _push(folders: list[str], repo: str, dry_run: bool = False, **options: Any) -> Any:
-    from delia_data.hub import Options, Retry, push
-    from delia_data.sampling.embeddings import place_by_words
+def _push(folders: list[str], repo: str, **options: Any) -> Any:
+    from delia_data.hub import Retry, push
 
-    options["ratios"] = tuple(options.get("ratios", ()))
-    chosen = Options(**{"pictures": False, **options})
-    retry = Retry(tries=5, base_s=0.02)
-    done = push(folders, repo, chosen, dry_run=dry_run, retry=retry, embed=place_by_words)
+    done = push(folders, repo, retry=Retry(tries=5, base_s=0.02), **options)
     names = ("why", "changed", "card", "commit", "tag", "proposal")
     told = {name: getattr(done, name) for name in names}
     files = {file.path: file.state for file in done.files}
@@ -106,8 +103,12 @@ def _push(folders: list[str], repo: str, dry_run: bool = False, **options: Any) 
 def _pull(name: str, folder: str) -> Any:
     from delia_data.hub import Retry, pull
 
-    found = pull(name, folder, retry=Retry(tries=3, base_s=0.02))
-    return {"commit": found.commit, "version": found.manifest.settings["version"]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = pull(name, folder, retry=Retry(tries=3, base_s=0.02))
+    told = [str(warning.message) for warning in caught]
+    version = found.manifest.settings["version"]
+    return {"commit": found.commit, "version": version, "repo": found.repo, "warnings": told}
 
 
 def _load(path: str, name: str | None = None, home: str | None = None, **given: Any) -> Any:

@@ -32,9 +32,9 @@ COMMANDS: Final = {
     "measure": "Measure an adapter before and after training: representation, state space, "
     "gradients.",
     "report": "Write one page on any runs: words, tables, figures, answers, settings.",
-    "push": "Publish folders as one version: one commit, one tag; the same again changes nothing.",
+    "push": "Publish folders as one version: one commit and one tag; the same again changes "
+    "nothing.",
     "pull": "Download a version as folders that `delia mix` and `delia train` take.",
-    "diff": "Show which settings, rows and wordings differ.",
     "doctor": "Print versions, extras found and missing, devices, and what works.",
     "task": "Look at a task.",
 }
@@ -43,6 +43,7 @@ COMMANDS: Final = {
 
 EARLIER: Final = {
     "config": "Write another trainer's files; use `delia export MIXTURE OUT --for NAME`.",
+    "diff": "Show which settings, rows, and wordings differ; use `delia pull --diff`.",
 }
 """Earlier names of commands; they stay for one release and are not listed in the help."""
 

@@ -1,4 +1,4 @@
-"""`delia pull`: exactly one version from the Hub, its hashes checked."""
+"""`delia pull`: download exactly one version from the Hub, or compare two."""
 
 from __future__ import annotations
 
@@ -7,31 +7,84 @@ from typing import Annotated
 
 import typer
 
-from delia_data.cli._console import console, step
+from delia_data.cli._console import console, step, warnings_in_one_line
 from delia_data.cli._json import AsJson, plain, show_json
-from delia_data.hub import pull
+from delia_data.hub import Difference, pull
+from delia_data.hub import diff as compare_versions
 from delia_data.hub.client import parse_name
+
+_EXAMPLES = 5
 
 
 def command(
-    version: Annotated[str, typer.Argument(help="Such as org/name@v1.2.0; the newest without @.")],
+    version: Annotated[
+        str, typer.Argument(help="Version, such as org/name@v1.2.0; the newest without @.")
+    ],
     out: Annotated[
-        Path | None, typer.Argument(help="Folder; the repository's name if not given.")
+        Path | None, typer.Argument(help="Output folder. Default: the name of the repository.")
+    ] = None,
+    diff: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER",
+            help="Download nothing: show how this version or folder differs from VERSION, which "
+            "may be a folder too.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a version as folders that `delia mix` and `delia train` take."""
-    folder = out or Path(parse_name(version)[0].split("/")[1])
-    with step("pulling") as update:
-        found = pull(version, folder, on_file=update)
+    with warnings_in_one_line(UserWarning):
+        if diff is not None:
+            compare(version, diff, as_json)
+        else:
+            _pull(version, out, as_json)
+
+
+def compare(before: str, after: str, as_json: bool) -> None:
+    """Show which settings, rows, and wordings differ between two versions or folders."""
+    found = compare_versions(before, after)
     if as_json:
-        show_json({"out": folder, **plain(found)})
+        show_json(found)
+    else:
+        console.print("\n".join(_lines(found)) or "no difference", soft_wrap=True, markup=False)
+
+
+def _pull(name: str, out: Path | None, as_json: bool) -> None:
+    folder = out or Path(parse_name(name)[0].split("/")[1])
+    with step("pulling") as update:
+        version = pull(name, folder, on_file=update)
+    if as_json:
+        show_json({"out": folder, **plain(version)})
         return
-    details = found.manifest.details
+    details = version.manifest.details
     parts = [name for name in ("task", "cache") if name in details]
     names = ", ".join(f"{folder / name}" for name in (*parts, *details["mixtures"]))
     console.print(
-        f"{found.repo} v{found.manifest.settings['version']}, commit {found.commit[:8]}, every "
-        f"hash checked: {names}",
+        f"{version.repo} v{version.manifest.settings['version']}, commit {version.commit[:8]}, "
+        f"all hashes verified: {names}",
         soft_wrap=True,
     )
+
+
+def _lines(found: Difference) -> list[str]:
+    lines = [f"{s.where}: {s.name} was {s.before!r} and is {s.after!r}" for s in found.settings]
+    for change in found.rows:
+        order = ", in another order" if change.moved else ""
+        lines.append(
+            f"{change.where}: {change.added} rows added, {change.removed} removed, "
+            f"{change.same} the same{order}"
+        )
+    new, gone = len(found.wordings_added), len(found.wordings_removed)
+    if new or gone:
+        lines.append(f"wordings: {new} added, {gone} removed")
+    if found.reworded:
+        lines.append(f"task rows with another wording: {len(found.reworded)}")
+        for before, after in found.reworded[:_EXAMPLES]:
+            lines += [f"  - {_shortened(before)}", f"  + {_shortened(after)}"]
+    return lines
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else f"{line[:99]}…"

@@ -1,31 +1,45 @@
-"""The card: what a publication is, worded from its manifest alone."""
+"""The card of a publication, made from its manifest; sections written by hand stay.
+
+A section is a heading of level two with the text below it. One whose heading is not generated was
+written by hand: it stays behind the section that it followed. So do keys of the front matter that
+are not generated.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from delia_data.hub.loading import loading
+import yaml
+
+from delia_data.errors import FormatError
 from delia_data.hub.parts import CACHE, TASK
-from delia_data.hub.sections import join_card, merge_cards
 from delia_data.outputs import Manifest
 
 HEADINGS: Final = (
     "Mixtures",
-    "Loading",
-    "The model that wrote the pairs",
-    "The task",
-    "What was dropped",
-    "Pictures",
-    "This version",
-    "Licence",
+    "Usage",
+    "Model",
+    "Task",
+    "Dropped rows",
+    "Version",
+    "License",
     "Citation",
 )
-_COUNTED: Final = ("task", "cache")
+_EARLIER_HEADINGS: Final = {
+    "Loading": "Usage",
+    "The model that wrote the pairs": "Model",
+    "The task": "Task",
+    "What was dropped": "Dropped rows",
+    "Pictures": "Dropped rows",
+    "This version": "Version",
+    "Licence": "License",
+}
+"""Headings of cards that version 0.1.0 wrote, and those that replace them."""
 _NOTE: Final = (
-    "<!-- delia push writes the sections named {names} anew each time. Sections of your own, with "
-    "other headings, stay. -->"
+    "<!-- delia push rewrites the sections {names}. Sections with other headings stay. -->"
 )
 _PAPER: Final = """@misc{delia2024,
   title = {DELIA: Diversity-Enhanced Learning for Instruction Adaptation in Large Language Models},
@@ -34,55 +48,80 @@ _PAPER: Final = """@misc{delia2024,
   eprint = {2408.10841},
   archivePrefix = {arXiv}
 }"""
-_PICTURES: Final = {
-    "lengths.png": "Lengths of the rows, by source",
-    "map.png": "Where the pairs and the task rows lie: rows that say alike things are near",
-    "dropped.png": "Pairs that were accepted, and those that were dropped, by reason",
+
+# The settings with which axolotl and LLaMA-Factory read each row format.
+_AXOLOTL: Final[dict[str, list[str]]] = {
+    "messages": ["type: chat_template", "field_messages: messages", "roles_to_train: [assistant]"],
+    "alpaca": ["type: alpaca"],
+    "sharegpt": [
+        "type: chat_template",
+        "field_messages: conversations",
+        "message_property_mappings: {role: from, content: value}",
+        "roles_to_train: [assistant]",
+    ],
 }
+_LLAMA_FACTORY: Final[dict[str, dict[str, Any]]] = {
+    "messages": {
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        },
+    },
+    "alpaca": {"formatting": "alpaca"},
+    "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
+}
+_FRONT: Final = re.compile(r"\A---\r?\n(.*?)\r?\n?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE: Final = re.compile(r"\s{0,3}(```|~~~)")
 
 
-def make_card(repo: str, manifest: Manifest, pictures: Iterable[str], before: str) -> str:
-    """Word the card, and take over what a person wrote into the one before.
+def make_card(repo: str, manifest: Manifest, before: str) -> str:
+    """Make the card of a publication.
 
     Args:
         repo: The repository.
         manifest: The publication's manifest.
-        pictures: Paths of its pictures.
-        before: The card before; empty where there was none.
+        before: The card of the version before, or an empty text.
 
     Raises:
-        FormatError: The front matter of the card before is no YAML.
+        FormatError: The front matter of the card before is not a YAML mapping.
     """
     version = str(manifest.settings["version"])
     texts = {
         "Mixtures": _mixtures(manifest),
-        "Loading": loading(repo, manifest),
-        "The model that wrote the pairs": _model(manifest.details.get(CACHE)),
-        "The task": _task(manifest.details.get(TASK)),
-        "What was dropped": _dropped(manifest),
-        "Pictures": _pictures(pictures),
-        "This version": _version(manifest),
-        "Licence": f"`{manifest.settings['licence']}`, as the publisher gave it.",
-        "Citation": _citation(manifest),
+        "Usage": _usage(repo, manifest),
+        "Model": _model(manifest.details.get(CACHE)),
+        "Task": _task(manifest.details.get(TASK)),
+        "Dropped rows": _dropped(manifest),
+        "Version": (
+            f"Version {version}: {manifest.details['why']}. The SHA-256 of its content is "
+            f"`{manifest.inputs['content']}`; `manifest.json` has the hash of every file, and "
+            "`delia pull` verifies them."
+        ),
+        "License": f"`{manifest.settings['licence']}`, as given by the publisher.",
+        "Citation": _citation(manifest.details.get("citation")),
     }
     head = (
         f"# {repo.split('/')[1]}, v{version}\n\n{_NOTE.format(names=', '.join(HEADINGS))}\n\n"
-        "Data after DELIA ([arXiv 2408.10841](https://arxiv.org/abs/2408.10841)): a small task, "
-        "every row in its own wording of the instruction, mixed with pairs that the model itself "
-        "wrote. Made with delia_data."
+        "Training data made with delia_data after DELIA "
+        "([arXiv 2408.10841](https://arxiv.org/abs/2408.10841)): a small task, each row with its "
+        "own wording of the instruction, mixed with query-answer pairs sampled from the model."
     )
     sections = [("", head), *((name, text) for name, text in texts.items() if text)]
-    return merge_cards(join_card(_front(manifest), sections), before, HEADINGS)
+    return merge_cards(_front(manifest), sections, before)
 
 
 def _front(manifest: Manifest) -> dict[str, Any]:
     configs = []
     for name, mixture in manifest.details["mixtures"].items():
-        if mixture["form"] == "plain":
-            files = [{"split": "train", "path": f"{name}/train*.parquet"}]
-            if mixture["rows"].get("test"):
-                files.append({"split": "test", "path": f"{name}/test*.parquet"})
-            configs.append({"config_name": name, "data_files": files})
+        files = [{"split": "train", "path": f"{name}/train*.parquet"}]
+        if mixture["rows"].get("test"):
+            files.append({"split": "test", "path": f"{name}/test*.parquet"})
+        configs.append({"config_name": name, "data_files": files})
     if CACHE in manifest.details:
         files = [{"split": "train", "path": f"{CACHE}/pairs*.parquet"}]
         configs.append({"config_name": CACHE, "data_files": files})
@@ -96,33 +135,63 @@ def _mixtures(manifest: Manifest) -> str:
     mixtures = manifest.details["mixtures"]
     if not mixtures:
         return ""
-    tokens = any("tokens" in mixture["details"] for mixture in mixtures.values())
+    counted = any("tokens" in mixture["details"] for mixture in mixtures.values())
     rows = [
         [
             f"`{name}`",
             f"{m['settings']['ratio']:.15g}",
             *(_count(m["rows"].get(key)) for key in ("task", "cache", "test")),
-            *(_count(m["details"].get("tokens", {}).get(key)) for key in _COUNTED if tokens),
-            m["form"],
-            size_of(m["bytes"]),
+            *(_count(m["details"].get("tokens", {}).get(k)) for k in ("task", "cache") if counted),
+            size_text(m["bytes"]),
         ]
         for name, m in mixtures.items()
     ]
-    counted = " | task tokens | pair tokens" if tokens else ""
-    shared = manifest.details["shared"]
+    tokens = " | task tokens | pair tokens" if counted else ""
     table = _table(
-        f"configuration | ratio | task rows | pairs | held-out{counted} | form | size",
-        rows,
+        f"configuration | ratio | task rows | pairs | held-out rows{tokens} | size", rows
     )
-    if CACHE not in manifest.details:
-        return f"{table}\n\nThe ratio is pairs for each task row."
-    return (
-        f"{table}\n\nThe ratio is pairs for each task row. {shared['of_these_in_cache']:,} of the "
-        f"{shared['pairs_in_mixtures']:,} pairs in the mixtures lie in `cache/` as well; cache and "
-        f"task are stored once ({size_of(shared['once_bytes'])}), the plain mixtures take "
-        f"{size_of(shared['plain_copies_bytes'])} beside them and the lean ones "
-        f"{size_of(shared['lean_indexes_bytes'])}."
+    text = f"{table}\n\nThe ratio is the number of pairs for each task row."
+    if CACHE in manifest.details:
+        shared = manifest.details["shared"]
+        text += (
+            f" {shared['of_these_in_cache']:,} of the {shared['pairs_in_mixtures']:,} pairs in the "
+            "mixtures are in `cache/` too."
+        )
+    return text
+
+
+def _usage(repo: str, manifest: Manifest) -> str:
+    """Return the lines that load the largest mixture, or the cache if there is no mixture."""
+    tag = f"v{manifest.settings['version']}"
+    texts = []
+    if mixtures := manifest.details["mixtures"]:
+        name, mixture = list(mixtures.items())[-1]
+        row_format = str(mixture["settings"]["format"])
+        texts += [
+            _python(f'load_dataset("{repo}", "{name}", revision="{tag}")'),
+            "`streaming=True` works as well. The same rows in other tools:",
+            "TRL (`trl sft --config sft.yaml`):\n\n```yaml\ndatasets:\n  - path: parquet\n"
+            f"    data_files: hf://datasets/{repo}@{tag}/{name}/train*.parquet\n```",
+        ]
+        if row_format in _AXOLOTL:
+            lines = "\n".join(f"    {line}" for line in _AXOLOTL[row_format])
+            texts.append(
+                f"axolotl:\n\n```yaml\ndatasets:\n  - path: {repo}\n    name: {name}\n"
+                f"    revision: {tag}\n    split: train\n{lines}\n```"
+            )
+        file = f"{name}/train.parquet"
+        if row_format in _LLAMA_FACTORY and file in manifest.files:
+            entry = {name: {"file_name": f"my-folder/{file}", **_LLAMA_FACTORY[row_format]}}
+            texts.append(
+                "LLaMA-Factory (`dataset_info.json`), after `delia pull`:\n\n"
+                f"```json\n{json.dumps(entry, indent=2)}\n```"
+            )
+    elif CACHE in manifest.details:
+        texts.append(_python(f'load_dataset("{repo}", "{CACHE}", revision="{tag}")'))
+    texts.append(
+        f"Everything, with verified hashes:\n\n```\ndelia pull {repo}@{tag} my-folder\n```"
     )
+    return "\n\n".join(texts)
 
 
 def _model(cache: Mapping[str, Any] | None) -> str:
@@ -130,67 +199,56 @@ def _model(cache: Mapping[str, Any] | None) -> str:
         return ""
     settings = dict(cache["settings"])
     model = settings.pop("model", None)
-    told = model if isinstance(model, dict) else {"name": model}
     sampling = settings.pop("sampling", None) or {}
-    lines = [f"- {key.replace('_', ' ')}: {_code(value)}" for key, value in told.items()]
-    drawn = ", ".join(f"{key} {value}" for key, value in sampling.items())
-    lines += [f"- sampling: {drawn}"] if drawn else []
+    identity = model if isinstance(model, dict) else {"name": model}
+    lines = [f"- {key.replace('_', ' ')}: {_code(value)}" for key, value in identity.items()]
+    if sampling:
+        lines.append(f"- sampling: {', '.join(f'{key} {v}' for key, v in sampling.items())}")
     lines += [f"- {key.replace('_', ' ')}: {_code(value)}" for key, value in settings.items()]
-    kept, tokens = cache["rows"].get("kept"), cache["details"].get("tokens")
-    if kept is not None:
-        written = f", {_count(tokens)} tokens of answers" if isinstance(tokens, int) else ""
-        lines.append(f"- pairs: {_count(kept)}{written}")
-    return "\n".join(lines)
+    pairs, tokens = cache["rows"].get("kept"), cache["details"].get("tokens")
+    if pairs is not None:
+        answers = f", {_count(tokens)} tokens of answers" if isinstance(tokens, int) else ""
+        lines.append(f"- pairs: {_count(pairs)}{answers}")
+    return "This model wrote the pairs:\n\n" + "\n".join(lines)
 
 
 def _task(task: Mapping[str, Any] | None) -> str:
     if task is None:
         return ""
-    settings, details = task["settings"], task["details"]
+    settings = task["settings"]
     lines = [f"- {key}: {_code(value)}" for key, value in settings.items() if key != "token"]
     lines.append(f"- special token: {_code(settings.get('token') or 'none')}")
-    lines += [f"- {key}: {_code(value)}" for key, value in details.items()]
+    lines += [f"- {key}: {_code(value)}" for key, value in task["details"].items()]
     lines.append(f"- rows: {', '.join(f'{n} {s}' for s, n in task['rows'].items())}")
-    shown = "\n".join(f"- {_code(text)}" for text in task.get("examples", ()))
-    return "\n".join(lines) + (f"\n\nSome rows in their wordings:\n\n{shown}" if shown else "")
+    examples = "\n".join(f"- {_code(text)}" for text in task.get("examples", ()))
+    return "\n".join(lines) + (f"\n\nExamples of wordings:\n\n{examples}" if examples else "")
 
 
 def _dropped(manifest: Manifest) -> str:
-    kinds = {"while sampling": CACHE, "of the wordings": TASK}
+    steps = {"sampling": CACHE, "diversifying": TASK}
     dropped = {
-        (when, reason): number
-        for when, name in kinds.items()
+        (step, reason): number
+        for step, name in steps.items()
         for reason, number in manifest.details.get(name, {}).get("dropped", {}).items()
     }
     for name, mixture in manifest.details["mixtures"].items():
         dropped |= {(f"mixing {name}", r): n for r, n in mixture["dropped"].items()}
-    rows = [[when, reason, _count(number)] for (when, reason), number in dropped.items() if number]
-    return _table("when | reason | rows", rows) if rows else "Nothing."
+    rows = [[step, reason, _count(number)] for (step, reason), number in dropped.items() if number]
+    return _table("step | reason | rows", rows) if rows else "None."
 
 
-def _pictures(pictures: Iterable[str]) -> str:
-    there = [path for path in sorted(pictures) if path.rsplit("/", 1)[-1] in _PICTURES]
-    return "\n\n".join(f"![{_PICTURES[path.rsplit('/', 1)[-1]]}]({path})" for path in there)
-
-
-def _version(manifest: Manifest) -> str:
-    return (
-        f"Version {manifest.settings['version']}: {manifest.details['why']}. The SHA-256 of its "
-        f"content is `{manifest.inputs['content']}`; `manifest.json` has those of all files.\n\n"
-        "```\ndelia pull NAME@TAG        checks them\ndelia diff NAME@TAG NAME@TAG\n```"
-    )
-
-
-def _citation(manifest: Manifest) -> str:
-    own = manifest.details.get("citation")
-    return f"```bibtex\n{_PAPER}\n```" + (f"\n\n```bibtex\n{own}\n```" if own else "")
+def _citation(own: str | None) -> str:
+    return "\n\n".join(f"```bibtex\n{entry}\n```" for entry in (_PAPER, own) if entry)
 
 
 def _table(head: str, rows: Iterable[Iterable[Any]]) -> str:
-    names = head.split(" | ")
-    lines = [f"| {head} |", "|" + " --- |" * len(names)]
+    lines = [f"| {head} |", "|" + " --- |" * len(head.split(" | "))]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def _python(call: str) -> str:
+    return f"```python\nfrom datasets import load_dataset\n\n{call}\n```"
 
 
 def _code(value: Any) -> str:
@@ -202,10 +260,70 @@ def _count(number: int | None) -> str:
     return "not counted" if number is None else f"{number:,}"
 
 
-def size_of(number: float) -> str:
-    """A size in bytes, for a person."""
+def size_text(number: float) -> str:
+    """Return a size in bytes as text, such as `5.0 kB`."""
     for unit in ("B", "kB", "MB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} GB"
+
+
+def split_card(card: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Split a card into its front matter and its sections; text before the first has heading `""`.
+
+    Raises:
+        FormatError: The front matter is not a YAML mapping.
+    """
+    match = _FRONT.match(card)
+    try:
+        front = yaml.safe_load(match.group(1)) if match else {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FormatError(
+            f"the front matter of the card is not YAML ({line}): correct README.md"
+        ) from error
+    if front is not None and not isinstance(front, dict):
+        raise FormatError("the front matter of the card is not a YAML mapping: correct README.md")
+    sections: list[tuple[str, list[str]]] = [("", [])]
+    in_code = False
+    for line in (card[match.end() :] if match else card).splitlines():
+        if _FENCE.match(line):
+            in_code = not in_code
+        if line.startswith("## ") and not in_code:
+            sections.append((line[3:].strip(), []))
+        else:
+            sections[-1][1].append(line)
+    return front or {}, [(heading, "\n".join(lines).strip()) for heading, lines in sections]
+
+
+def merge_cards(front: Mapping[str, Any], sections: list[tuple[str, str]], before: str) -> str:
+    """Put a card together, and take over the parts of the earlier card that were written by hand.
+
+    Args:
+        front: The generated front matter.
+        sections: The generated sections, each a heading and a text.
+        before: The earlier card, or an empty text.
+
+    Raises:
+        FormatError: The front matter of the earlier card is not a YAML mapping.
+    """
+    old_front, old_sections = split_card(before)
+    merged = list(sections)
+    anchor = ""
+    for old_heading, text in old_sections:
+        heading = _EARLIER_HEADINGS.get(old_heading, old_heading)
+        names = [name for name, _ in merged]
+        if heading and heading not in HEADINGS:
+            place = names.index(anchor) if anchor in names else len(names) - 1
+            merged.insert(place + 1, (heading, text))
+            anchor = heading
+        elif heading in names:
+            anchor = heading
+    head = yaml.safe_dump(
+        {**front, **{k: v for k, v in old_front.items() if k not in front}},
+        sort_keys=False,
+        allow_unicode=True,
+    )
+    texts = [f"## {heading}\n\n{text}".rstrip() if heading else text for heading, text in merged]
+    return f"---\n{head}---\n\n" + "\n\n".join(text for text in texts if text) + "\n"

@@ -1,23 +1,28 @@
-"""The Hub's client: one boundary for its errors, tries again where that helps, exact revisions.
+"""The client of the Hub: translated errors, retries, exact revisions, and verified downloads.
 
-`huggingface_hub` tries uploads again by itself, and neither a commit nor a tag. `HfApi` resolves
-a revision from its cache where the Hub cannot be asked, and so does `datasets`, so that a version
-is asked for here, and there is no answer but the Hub's own.
+`huggingface_hub` retries uploads, but neither commits nor tags. When the Hub cannot be reached,
+both `HfApi` and `datasets` resolve a revision from their cache. Here every revision is resolved by
+the Hub itself, so an outdated version is never served.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from delia_data._version import __version__
 from delia_data.errors import DeliaError, HubError, InputError, OutputError
+from delia_data.outputs import file_sha256, known_sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,17 +31,22 @@ T = TypeVar("T")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_PASSING: Final = frozenset({408, 409, 412, 425, 429})
+_TRANSIENT: Final = frozenset({408, 409, 412, 425, 429})
+_DOWNLOADS: Final = 4
+_DISABLED: Final = (
+    "{repo} is disabled{quoted}: ask its owner or the Hub's support, or use another repository"
+)
+_MESSAGE_LENGTH: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often, and how long apart, what failed in passing is tried again.
+    """How often to retry transient errors, and how long to wait between tries.
 
     Attributes:
-        tries: Tries in all.
-        base_s: Seconds to wait before the second try at most; twice that before the third.
-        most_s: Seconds to wait at most, whatever the Hub asks for.
+        tries: Number of tries in all.
+        base_s: Longest wait before the second try, in seconds; it doubles with every try.
+        most_s: Longest wait in seconds, even if the Hub asks for more.
     """
 
     tries: int = 8
@@ -44,80 +54,174 @@ class Retry:
     most_s: float = 60.0
 
     def wait_s(self, tried: int, error: BaseException) -> float:
-        """Seconds to wait after so many tries: drawn, so that many clients do not meet again."""
+        """Return the seconds to wait after `tried` tries, with jitter to keep clients apart."""
         asked = _asked_wait_s(error)
         if asked is not None:
             return min(self.most_s, asked + random.uniform(0, self.base_s))
         return float(min(self.most_s, self.base_s * 2 ** (tried - 1)) * random.uniform(0.5, 1))
 
     def call(self, do: Callable[[], T]) -> T:
-        """Do something, and do it again where it failed in passing.
+        """Call a function, and call it again after a transient error.
 
         Raises:
-            Exception: Whatever the last try raised.
+            Exception: The error of the last try.
         """
         for tried in range(1, self.tries + 1):
             try:
                 return do()
             except Exception as error:
-                if tried == self.tries or not is_passing(error):
+                if tried == self.tries or not is_transient(error):
                     raise
                 time.sleep(self.wait_s(tried, error))
         raise AssertionError("a retry has at least one try")
 
 
 def client() -> HfApi:
-    """A client with the user's own login."""
+    """Return a client that uses the login of `huggingface_hub`."""
     from huggingface_hub import HfApi
 
     return HfApi(library_name="delia_data", library_version=__version__)
 
 
 def login_token() -> str | None:
-    """The login of `huggingface_hub` (`hf auth login`, or `HF_TOKEN`); None where there is none."""
+    """Return the access token of `hf auth login` or `HF_TOKEN`; None if there is no login."""
     from huggingface_hub import get_token
 
     return get_token()
 
 
 def parse_name(given: str) -> tuple[str, str | None]:
-    """Cut `org/name@v1.2.0` into repository and revision; None where there is none.
+    """Split `org/name@v1.2.0` into repository and revision; the revision is None without `@`.
 
     Raises:
-        InputError: It is not of that form.
+        InputError: The text has another form.
     """
     name, mark, revision = given.partition("@")
     if not _NAME.fullmatch(name) or (mark and not revision):
-        raise InputError(
-            f"{given!r} is no repository: give one such as org/name or org/name@v1.0.0"
-        )
+        raise InputError(f"{given!r} is not a repository: use the form org/name or org/name@v1.0.0")
     return name, revision or None
 
 
-def resolve(api: HfApi, repo: str, revision: str | None, retry: Retry) -> Any:
-    """Ask the Hub what a revision is: its commit as `.sha`, and whether the repository is private.
+def is_commit(revision: str | None) -> bool:
+    """Return whether a revision is the full hash of a commit, which needs no request."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
 
-    Nothing is answered from a cache.
+
+def resolve(api: HfApi, repo: str, revision: str | None, retry: Retry) -> Any:
+    """Ask the Hub for a revision, never a cache.
 
     Args:
         api: The client.
         repo: The repository.
-        revision: A tag, a branch or a commit; None for the newest.
-        retry: How often to ask.
+        revision: A tag, a branch, or a commit; None for the newest commit.
+        retry: Retries of the request.
+
+    Returns:
+        The `DatasetInfo` of the Hub. Its `id` differs from `repo` if the repository was renamed.
 
     Raises:
-        Exception: Whatever the client raises; the caller translates it.
+        HubError: The repository is disabled, or the answer names no commit.
+        Exception: Any error of the client; the caller translates it.
     """
-    return retry.call(lambda: api.dataset_info(repo, revision=revision, timeout=30))
+    info = retry.call(lambda: api.dataset_info(repo, revision=revision, timeout=30))
+    if not (isinstance(info.sha, str) and is_commit(info.sha) and _NAME.fullmatch(str(info.id))):
+        raise HubError(f"the Hub's answer for {repo} names no commit: run the same command again")
+    if info.disabled is True:
+        raise HubError(_DISABLED.format(repo=repo, quoted=""))
+    return info
+
+
+def follow_rename(repo: str, info: Any) -> str:
+    """Return the current name of a repository, with a warning if it is no longer `repo`."""
+    name = str(info.id)
+    if name != repo:
+        warnings.warn(f"{repo} was renamed to {name} on the Hub: use {name}", stacklevel=3)
+    return name
+
+
+def download(
+    api: HfApi,
+    repo: str,
+    commit: str,
+    name: str,
+    retry: Retry,
+    *,
+    into: Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Download one file of a commit without checking its hash, and return its path.
+
+    Raises:
+        Exception: Any error of the client; the caller translates it.
+    """
+    given: dict[str, Any] = {"force_download": force}
+    if into is not None:
+        given["local_dir"] = os.fspath(into)
+    path = retry.call(
+        lambda: api.hf_hub_download(repo, name, repo_type="dataset", revision=commit, **given)
+    )
+    return Path(path)
+
+
+def download_verified(
+    api: HfApi,
+    repo: str,
+    commit: str,
+    files: Mapping[str, str],
+    *,
+    retry: Retry,
+    into: Path | None = None,
+    on_file: Callable[[int], None] = lambda _: None,
+) -> Path:
+    """Download files of a commit, and compare each with its hash.
+
+    Args:
+        api: The client.
+        repo: The repository.
+        commit: Full hash of the commit.
+        files: SHA-256 of the files, by path.
+        retry: Retries of each request.
+        into: Folder to download to; default: the cache of `huggingface_hub`.
+        on_file: Called with the number of files that are complete.
+
+    Returns:
+        The folder that holds the files under their paths.
+
+    Raises:
+        HubError: A file has other bytes than its manifest says.
+        Exception: Any error of the client; the caller translates it.
+    """
+
+    def one(item: tuple[str, str]) -> Path:
+        name, digest = item
+        if into is not None and (into / name).is_file() and file_sha256(into / name) == digest:
+            return into
+        for force in (False, True):
+            file = download(api, repo, commit, name, retry, into=into, force=force)
+            if (file_sha256 if into else known_sha256)(file) == digest:
+                return file.parents[name.count("/")]
+        raise HubError(
+            f"{repo}: {name} at {commit[:8]} has other bytes than its manifest says, in two "
+            "downloads: do not use it, and try again later"
+        )
+
+    folders = []
+    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        for folder in pool.map(one, files.items()):
+            folders.append(folder)
+            on_file(len(folders))
+    if not folders:
+        raise InputError(f"{repo} at {commit[:8]} has none of the requested files")
+    return folders[0]
 
 
 @contextmanager
 def translated(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn errors of the Hub's client into one of ours, with a single line.
+    """Translate errors of the Hub's client into a `HubError` of one line.
 
     Raises:
-        HubError: Whatever the client raised.
-        OutputError: A file here cannot be read or written.
+        HubError: The client raised an error.
+        OutputError: A local file cannot be read or written.
     """
     try:
         yield
@@ -126,21 +230,21 @@ def translated(repo: str, revision: str | None = None) -> Iterator[None]:
     except Exception as error:
         if not _is_foreign(error):
             raise
-        if isinstance(error, OSError) and error.filename and not is_passing(error):
-            line = f"{error.filename}: {error.strerror}; mend that, and try again"
+        if isinstance(error, OSError) and error.filename and not is_transient(error):
+            line = f"{error.filename}: {error.strerror}; fix this, and run the command again"
             raise OutputError(line) from error
-        line = _line(error, repo, revision)
+        line = " ".join(_line(_specific(error), repo, revision).split())
         token = login_token()
         raise HubError(line.replace(token, "<token>") if token else line) from error
 
 
-def is_passing(error: BaseException) -> bool:
-    """Tell whether an error may be gone the next time: a conflict, a limit, a broken connection."""
+def is_transient(error: BaseException) -> bool:
+    """Return whether a retry may succeed: after a conflict, a limit, or a broken connection."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     status = _status(error)
     if status is not None:
-        return status in _PASSING or status >= 500
+        return status in _TRANSIENT or status >= 500
     if isinstance(error, OfflineModeIsEnabled):
         return False
     if isinstance(error, _http_error()) and not isinstance(error, HfHubHTTPError):
@@ -149,84 +253,110 @@ def is_passing(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return True
-    return error.__cause__ is not None and is_passing(error.__cause__)
+    return error.__cause__ is not None and is_transient(error.__cause__)
 
 
 def _is_foreign(error: BaseException) -> bool:
-    """Whether the client raised it, or something below the client."""
+    """Return whether the client, or a library below it, raised an error."""
     from huggingface_hub.errors import HFValidationError
 
     if isinstance(error, _http_error() | HFValidationError | OSError | JSONDecodeError):
         return True
-    inside = error.__traceback__
-    while inside is not None and inside.tb_next is not None:
-        inside = inside.tb_next
-    module = inside.tb_frame.f_globals.get("__name__", "") if inside else ""
-    return isinstance(error, ValueError | RuntimeError) and module.startswith("huggingface_hub")
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_globals.get("__name__", "").startswith("huggingface_hub"):
+            return True  # an answer that the client could not read
+        frame = frame.tb_next
+    return False
 
 
 def _http_error() -> type[Exception]:
-    """The base of all errors of httpx or httpx2, whichever the client is built on."""
+    """Return the base of all errors of httpx or httpx2, whichever the client uses."""
     from huggingface_hub import errors
 
-    found: type[Exception] = vars(errors)["HTTPError"]
-    return found
+    base: type[Exception] = vars(errors)["HTTPError"]
+    return base
 
 
-def _line(error: Exception, repo: str, revision: str | None) -> str:
+def _specific(error: BaseException) -> BaseException:
+    """Return the answer of the Hub that an error of the client was raised from, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if _status(cause) is not None:
+            return cause
+        cause = cause.__cause__
+    return error
+
+
+def _line(error: BaseException, repo: str, revision: str | None) -> str:
+    """Word an error of the client: the kind of refusal, the Hub's own words, and the next step."""
     from huggingface_hub.errors import (
+        DisabledRepoError,
+        GatedRepoError,
         HFValidationError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    first = next((part for part in str(error).splitlines() if part.strip()), type(error).__name__)
+    said = _hub_message(error)
+    quoted = f" (the Hub says: {said})" if said else ""
     status = _status(error)
+    response: Any = getattr(error, "response", None)
     if isinstance(error, RevisionNotFoundError):
-        return f"{repo} has no revision {revision!r}: see its tags on the Hub, or leave it out"
+        return f"{repo} has no revision {revision!r}: choose one of its tags, or leave it out"
     if "Invalid credentials" in str(error):
-        return f"the Hub does not know the token: hf auth login again, or mend HF_TOKEN ({repo})"
+        return f"the Hub rejected the access token for {repo}: hf auth login, or correct HF_TOKEN"
+    if isinstance(error, GatedRepoError):
+        login = "" if login_token() else "hf auth login, "
+        return (
+            f"{repo} is gated, and this login has no access{quoted}: {login}request access on the "
+            "repository's page, then run the command again"
+        )
+    if isinstance(error, DisabledRepoError):
+        return _DISABLED.format(repo=repo, quoted=quoted)
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"{repo} is not there, or is private and this login may not see it: "
-            "check the name, and hf auth login"
+            f"{repo} does not exist, or is private and this login may not see it{quoted}: check "
+            "the name, and hf auth login"
         )
     if status == 401:
-        return f"{repo} needs a login: hf auth login, or set HF_TOKEN"
+        return f"{repo} needs a login{quoted}: hf auth login, or set HF_TOKEN"
+    if status == 403 and response.request.method in ("GET", "HEAD"):
+        return f"this login may not read {repo}{quoted}: use a token that can read it"
     if status == 403:
         return (
-            f"the login may not write to {repo}: give a token with the role 'write' for that name, "
-            "or propose it with --create-pr"
+            f"this login may not write to {repo}{quoted}: use a token with write access, or "
+            "propose the version with --create-pr"
         )
+    if status == 404:
+        return f"the Hub does not have a part of {repo}{quoted}: check it on the Hub"
     if isinstance(error, OfflineModeIsEnabled):
-        return f"{repo} cannot be asked for while HF_HUB_OFFLINE is set: unset it, and try again"
+        return f"cannot ask the Hub for {repo} while HF_HUB_OFFLINE is set: unset it"
     if isinstance(error, HFValidationError):
-        return f"{repo} is no name for a repository: {first}"
-    if is_passing(error):
-        return (
-            f"the Hub did not do its part for {repo} ({first.rstrip('.')}); what is there is "
-            "as it was: run the same command again"
-        )
-    return f"the Hub refused something for {repo}: {first.rstrip('.')}; mend that, and try again"
+        return f"{repo} is not a valid name of a repository: {said}"
+    if is_transient(error):
+        return f"the request to the Hub for {repo} failed{quoted}: run the same command again"
+    return f"the Hub refused a request for {repo}{quoted}: fix this, and run the command again"
+
+
+def _hub_message(error: BaseException) -> str:
+    """Return the Hub's own words in one line; the first line of the error if it sent none."""
+    text = str(getattr(error, "server_message", None) or error) or type(error).__name__
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "").rstrip(".:")
+    return line if len(line) <= _MESSAGE_LENGTH else f"{line[:_MESSAGE_LENGTH]}..."
 
 
 def _status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
+    status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
 
 
 def _asked_wait_s(error: BaseException) -> float | None:
-    """Seconds that the Hub asks to wait, in `Retry-After` or its `ratelimit` header."""
+    """Return the wait that the Hub asks for in `Retry-After` or in its `ratelimit` header."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     after = str(headers.get("retry-after") or "").strip()
     if after.isdigit():
         return float(after)
     limit = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", str(headers.get("ratelimit") or ""))
     return float(limit.group(1)) if limit else None
-
-
-def is_commit(revision: str | None) -> bool:
-    """Tell whether a revision is a commit's full hash, which needs no asking."""
-    return revision is not None and _COMMIT.fullmatch(revision) is not None

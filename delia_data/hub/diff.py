@@ -1,7 +1,7 @@
-"""What differs between two versions, or two folders: settings, rows, wordings.
+"""Compare two versions or two folders: settings, rows, and wordings.
 
-Rows are compared by their content: a row that stands elsewhere is the same row, and is counted
-as moved where the order among the rows that both have is another.
+Rows are compared by content. A row at another place is the same row; a part counts as reordered
+if the rows that both sides have are in another order.
 """
 
 from __future__ import annotations
@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from delia_data.hub.client import Retry
-from delia_data.hub.lean import lean_rows
-from delia_data.hub.parts import CACHE, TASK, Part, cache_ids, lean_file, read_parts, train_shards
-from delia_data.hub.pull import find_version, mixture_manifest, snapshot
+from delia_data.hub.parts import (
+    CACHE,
+    SOURCES,
+    TASK,
+    Part,
+    cache_ids,
+    mixture_manifest,
+    read_parts,
+    source_manifest,
+    train_shards,
+)
+from delia_data.hub.pull import download_parts, find_version
 from delia_data.mixing import TaskRow, read_task_rows
-from delia_data.outputs import Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -30,7 +38,7 @@ Keys = Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """A setting that differs; None where a side has none."""
+    """A setting that differs; None stands for a missing one."""
 
     where: str
     name: str
@@ -40,14 +48,14 @@ class SettingChange:
 
 @dataclass(frozen=True, slots=True)
 class RowChange:
-    """How the rows of a part differ.
+    """The difference between the rows of a part.
 
     Attributes:
         where: The part.
-        added: Rows that only the second has.
-        removed: Rows that only the first has.
-        same: Rows that both have.
-        moved: Whether these stand in another order.
+        added: Number of rows that only the second side has.
+        removed: Number of rows that only the first side has.
+        same: Number of rows that both sides have.
+        moved: Whether these are in another order.
     """
 
     where: str
@@ -59,14 +67,14 @@ class RowChange:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs.
+    """The difference between two sides.
 
     Attributes:
         settings: Settings that differ.
         rows: Parts whose rows differ.
-        wordings_added: Ids of wordings that only the second has.
-        wordings_removed: Ids of wordings that only the first has.
-        reworded: Task rows that have another wording, before and after.
+        wordings_added: Ids of wordings that only the second side has.
+        wordings_removed: Ids of wordings that only the first side has.
+        reworded: Task rows with another wording, before and after.
     """
 
     settings: list[SettingChange] = field(default_factory=list)
@@ -77,16 +85,8 @@ class Difference:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing differs."""
+        """Whether the sides are equal."""
         return not (self.settings or self.rows or self.wordings_added or self.wordings_removed)
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One side: parts with their manifests, and the settings of the publication itself."""
-
-    parts: Mapping[str, Part]
-    settings: Mapping[str, Any]
 
 
 def diff(
@@ -96,70 +96,64 @@ def diff(
     retry: Retry | None = None,
     api: HfApi | None = None,
 ) -> Difference:
-    """Tell what differs between two versions on the Hub, two folders, or one of each.
+    """Compare two versions on the Hub, two folders, or one of each.
 
     Args:
         before: `org/name@v1.0.0`, or a finished folder.
         after: The other one.
-        retry: How often the Hub is asked.
-        api: The client to use; one with the default login when not given.
+        retry: Retries of each request.
+        api: The client; default: one that uses the login of `huggingface_hub`.
 
     Raises:
         UnfinishedError: A folder is not a finished output.
-        HubError: The Hub refused, or could not be reached.
+        InputError: A version holds mixtures in the lean form of version 0.1.0.
+        HubError: The Hub refused or could not be reached.
     """
-    sides = [_side(given, retry, api) for given in (before, after)]
-    old, new = sides
-    names = [name for name in (*old.parts, *new.parts) if name in old.parts and name in new.parts]
-    settings = _settings("publication", old.settings, new.settings)
-    for name in dict.fromkeys(names):
-        told = [_told(side.parts[name].manifest) for side in sides]
-        settings += _settings(name, *told)
-    rows = [
-        change
-        for name in dict.fromkeys((*old.parts, *new.parts))
-        if (change := _rows(name, *(_keys(side, name) for side in sides)))
-    ]
-    tasks = [_task_rows(side) for side in sides]
-    wordings = [{row.wording_id for row in task if row.wording_id} for task in tasks]
+    (old, old_settings), (new, new_settings) = (_read(g, retry, api) for g in (before, after))
+    settings = _settings("publication", old_settings, new_settings)
+    names = sorted(old.keys() | new.keys())
+    for name in names:
+        if name in old and name in new:
+            settings += _settings(name, *(_part_settings(side[name]) for side in (old, new)))
+    rows = [_row_change(name, _keys(old.get(name)), _keys(new.get(name))) for name in names]
+    old_rows, new_rows = (_task_rows(side.get(TASK)) for side in (old, new))
+    old_ids, new_ids = (
+        {r.wording_id for r in rows if r.wording_id} for rows in (old_rows, new_rows)
+    )
     return Difference(
         settings,
-        rows,
-        sorted(wordings[1] - wordings[0]),
-        sorted(wordings[0] - wordings[1]),
-        _reworded(*tasks),
+        [change for change in rows if change.added or change.removed or change.moved],
+        sorted(new_ids - old_ids),
+        sorted(old_ids - new_ids),
+        [
+            (one.record.query, other.record.query)
+            for one, other in zip(old_rows, new_rows, strict=False)
+            if one.record.answer == other.record.answer and one.record.query != other.record.query
+        ],
     )
 
 
-def _side(given: str | os.PathLike[str], retry: Retry | None, api: HfApi | None) -> _Side:
+def _read(
+    given: str | os.PathLike[str], retry: Retry | None, api: HfApi | None
+) -> tuple[dict[str, Part], Mapping[str, Any]]:
+    """Return the parts of a side, and the settings of the publication itself."""
     if Path(given).exists():
-        parts = read_parts([given])
-        return _Side(dict(sorted(parts.items())), {})
-    found = find_version(os.fspath(given), retry=retry, api=api)
-    mixtures = found.manifest.details["mixtures"]
-    names = [name for name in (CACHE, TASK) if name in found.manifest.details]
-    root = snapshot(found, [*names, *mixtures], retry=retry, api=api)
-    parts = {name: Part(name, root / name, _kept(found.manifest, name)) for name in names}
+        return read_parts([given]), {}
+    version = find_version(os.fspath(given), retry=retry, api=api)
+    manifest = version.manifest
+    sources = [name for name in SOURCES if name in manifest.details]
+    mixtures = list(manifest.details["mixtures"])
+    root = download_parts(version, [*sources, *mixtures], retry=retry, api=api)
+    parts: dict[str, Part] = {}
+    for name in sources:
+        parts[name] = Part(name, root / name, source_manifest(manifest, name))
     for name in mixtures:
-        manifest, path = mixture_manifest(found.manifest, name), lean_file(name)
-        lean = path in found.manifest.files
-        extra = {path: root / path} if lean else {}
-        parts[name] = Part(name, root / name, manifest, "lean" if lean else "plain", extra)
-    return _Side(dict(sorted(parts.items())), found.manifest.settings)
+        parts[name] = Part(name, root / name, mixture_manifest(manifest, name))
+    return parts, manifest.settings
 
 
-def _kept(manifest: Manifest, name: str) -> Manifest:
-    told = {
-        key: value
-        for key, value in manifest.details[name].items()
-        if key not in ("bytes", "examples")
-    }
-    return Manifest(kind=name, **told)  # type: ignore[arg-type]  # "cache" or "task"
-
-
-def _told(manifest: Manifest) -> dict[str, Any]:
-    """All that a part depends on or says of itself, without hashes of its rows."""
-    return {**manifest.settings, "code_version": manifest.code_version}
+def _part_settings(part: Part) -> dict[str, Any]:
+    return {**part.manifest.settings, "code_version": part.manifest.code_version}
 
 
 def _settings(
@@ -183,59 +177,41 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _rows(name: str, before: Keys, after: Keys) -> RowChange | None:
+def _row_change(name: str, before: Keys, after: Keys) -> RowChange:
     old, new = Counter(before), Counter(after)
     both = old & new
-    added, removed = (new - old).total(), (old - new).total()
-    moved = _common(before, both) != _common(after, both)
-    if not (added or removed or moved):
-        return None
-    return RowChange(name, added, removed, both.total(), moved)
+    moved = _in_order(before, both) != _in_order(after, both)
+    return RowChange(name, (new - old).total(), (old - new).total(), both.total(), moved)
 
 
-def _common(keys: Keys, both: Counter[str]) -> list[str]:
-    """The rows that both sides have, in the order of one."""
+def _in_order(keys: Keys, both: Counter[str]) -> list[str]:
+    """Return the rows that both sides have, in the order of one side."""
     left = Counter(both)
-    found = []
+    ordered = []
     for key in keys:
         if left[key] > 0:
             left[key] -= 1
-            found.append(key)
-    return found
+            ordered.append(key)
+    return ordered
 
 
-def _keys(side: _Side, name: str) -> Keys:
-    """What each row of a part is known by, in its order."""
-    part = side.parts.get(name)
+def _keys(part: Part | None) -> Keys:
+    """Return an identifier of each row of a part, in order."""
     if part is None:
         return []
-    if name == CACHE:
+    if part.name == CACHE:
         return [str(row_id) for row_id in cache_ids(part.folder).to_pylist()]
-    if name == TASK:
-        return [f"{row.record.id}:{row.wording_id or ''}" for row in _task_rows(side)]
-    columns = ("source_id", "wording_id")
-    if part.form == "lean":
-        index = part.extra[lean_file(name)]
-        folders = side.parts[TASK].folder, side.parts[CACHE].folder
-        batches = lean_rows(index, *folders, part.manifest, "train")
-        rows = [row for batch in batches for row in batch.select(columns).to_pylist()]
-    else:
-        shards = train_shards(part.folder)
-        rows = [row for f in shards for row in pq.read_table(f, columns=[*columns]).to_pylist()]
-    return [f"{row['source_id']}:{row['wording_id'] or ''}" for row in rows]
-
-
-def _task_rows(side: _Side) -> Sequence[TaskRow]:
-    if TASK not in side.parts:
-        return []
-    rows = read_task_rows(side.parts[TASK].folder)
-    return [*rows.train, *rows.test]
-
-
-def _reworded(before: Sequence[TaskRow], after: Sequence[TaskRow]) -> list[tuple[str, str]]:
-    """Rows that stand in the same place, have the same answer, and ask in other words."""
+    if part.name == TASK:
+        return [f"{row.record.id}:{row.wording_id or ''}" for row in _task_rows(part)]
     return [
-        (old.record.query, new.record.query)
-        for old, new in zip(before, after, strict=False)
-        if old.record.answer == new.record.answer and old.record.query != new.record.query
+        f"{row['source_id']}:{row['wording_id'] or ''}"
+        for shard in train_shards(part.folder)
+        for row in pq.read_table(shard, columns=["source_id", "wording_id"]).to_pylist()
     ]
+
+
+def _task_rows(part: Part | None) -> Sequence[TaskRow]:
+    if part is None:
+        return []
+    rows = read_task_rows(part.folder)
+    return [*rows.train, *rows.test]

@@ -1,97 +1,100 @@
-"""What a publication is made of: finished folders, each under a name of its own in the repository.
+"""The parts of a publication: finished folders, each under its own name in the repository.
 
-cache/        the pairs, a shard for each time the cache grew
+cache/        the pairs, one shard for each time the cache grew
 task/         the task in its wordings
-ratio-260/    a mixture, as plain Parquet             (form "plain")
-lean/ratio-260.parquet    ... or as an index          (form "lean")
+ratio-260/    a mixture, as Parquet
+README.md  manifest.json  FINISHED    the card, and the manifest of all parts
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from delia_data.bundled_cache import cache_path
-from delia_data.errors import InputError
-from delia_data.mixing import config_name, mix, read_task_rows, save_mixture
-from delia_data.mixing.task_rows import TaskRows
-from delia_data.outputs import FINISHED, MANIFEST, Manifest, file_sha256, read_manifest
-from delia_data.tokens import add_token_to_tokenizer
+from delia_data.errors import FormatError, InputError
+from delia_data.mixing import TaskRows, config_name, mix, parse_ratio, read_task_rows, save_mixture
+from delia_data.outputs import (
+    FINISHED,
+    MANIFEST,
+    Manifest,
+    canonical_json,
+    file_sha256,
+    read_manifest,
+)
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Form = Literal["plain", "lean"]
+CARD: Final = "README.md"
 CACHE: Final = "cache"
 TASK: Final = "task"
+SOURCES: Final = (CACHE, TASK)
+PICTURES: Final = "pictures"
+"""Folder of the card's figures in a repository of version 0.1.0."""
 LEAN: Final = "lean"
-_PAIRS: Final = "pairs*.parquet"
-_MIXED_BY: Final = frozenset(
-    {"ratio", "seed", "order", "on_short", "format", "select", "token", "decontaminate"}
+"""Folder of mixtures as indexes over the cache in a repository of version 0.1.0."""
+_PATH: Final = re.compile(
+    rf"(?:{CACHE}|{TASK}|{PICTURES}|{LEAN}|ratio-[\w.+-]+)(?:/(?!\.)[^/\\\0]+)+"
 )
 
 
 @dataclass(frozen=True)
 class Part:
-    """One finished folder, as it is published.
+    """A finished folder to publish.
 
     Attributes:
         name: Its name in the repository: `cache`, `task`, or a mixture's such as `ratio-4`.
-        folder: Where it lies.
+        folder: The local folder.
         manifest: Its manifest.
-        form: Whether a mixture is published as rows or as an index.
-        extra: Files that lie elsewhere, by their path in the repository: the index.
     """
 
     name: str
     folder: Path
     manifest: Manifest
-    form: Form = "plain"
-    extra: Mapping[str, Path] = field(default_factory=dict)
 
     def sources(self) -> dict[str, Path]:
-        """Files of the part, by their path in the repository."""
-        if self.form == "lean":
-            return dict(self.extra)
+        """Return the local files by their path in the repository."""
         names = [*self.manifest.files, MANIFEST, FINISHED]
         return {f"{self.name}/{name}": self.folder / name for name in sorted(names)}
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of these files."""
+        """Return the SHA-256 of the files by their path in the repository."""
         known = {f"{self.name}/{name}": sha for name, sha in self.manifest.files.items()}
         return {path: known.get(path) or file_sha256(file) for path, file in self.sources().items()}
 
 
-def lean_file(name: str) -> str:
-    """Path of a lean mixture's index in the repository."""
-    return f"{LEAN}/{name}.parquet"
-
-
 def read_parts(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Part]:
-    """Read finished folders of any kind, and hash their files again.
+    """Read finished folders of any kind, and verify the hashes of their files.
 
-    A folder that `delia pull` wrote gives all its parts; `"bundled"` is the cache that comes with
-    the package.
+    Args:
+        folders: Folders of a task, a cache (`"bundled"` for the bundled one), or mixtures. A
+            folder that `delia pull` wrote gives all of its parts.
+
+    Returns:
+        The parts by name.
 
     Raises:
-        UnfinishedError: A folder is not a finished output, or a file was changed since.
-        InputError: It is of a kind that is not published, or two are of the same name.
+        UnfinishedError: A folder is not a finished output, or a file has changed since.
+        InputError: A folder is of another kind, or two parts have the same name.
     """
     parts: dict[str, Part] = {}
     for part in _parts(Path(cache_path(folder)) for folder in folders):
         if part.name in parts:
             raise InputError(
                 f"{parts[part.name].folder} and {part.folder} are both {part.name}: "
-                "publish one of them, or the other in a repository of its own"
+                "give one of them, and publish the other in a repository of its own"
             )
         parts[part.name] = part
+    if not parts:
+        raise InputError("no folders were given: give those of a task, a cache, or mixtures")
     return parts
 
 
@@ -99,99 +102,94 @@ def _parts(folders: Iterable[Path]) -> Iterator[Part]:
     for folder in folders:
         manifest = read_manifest(folder, verify=True)
         if manifest.kind == "publication":
-            mixtures = manifest.details["mixtures"]
-            for part in _parts(
-                folder / n for n in (CACHE, TASK, *mixtures) if (folder / n).is_dir()
-            ):
-                path = lean_file(part.name)
-                if path in manifest.files:
-                    part = replace(part, form="lean", extra={path: folder / path})
-                yield part
+            names = [*SOURCES, *manifest.details["mixtures"]]
+            yield from _parts(folder / name for name in names if (folder / name).is_dir())
         elif manifest.kind == "mixture":
             yield Part(config_name(manifest.settings["ratio"]), folder, manifest)
-        elif manifest.kind in (CACHE, TASK):
+        elif manifest.kind in SOURCES:
             yield Part(manifest.kind, folder, manifest)
         else:
             raise InputError(
                 f"{folder} holds an output of the kind {manifest.kind!r}: "
-                "give folders of a cache, a task or mixtures"
+                "give folders of a task, a cache, or mixtures"
             )
 
 
-def mixed(
-    task: Part,
-    cache: Part,
-    settings: Mapping[str, Any],
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Part:
-    """Mix a task and a cache.
+def mix_ratios(parts: Mapping[str, Part], ratios: Iterable[float], folder: Path) -> dict[str, Part]:
+    """Mix the task with the cache at each ratio, with the default settings of `mix`.
 
     Args:
-        task: The task.
-        cache: The cache.
-        settings: Those of a mixture's manifest, or fewer; the ratio at least.
-        folder: Where to make a folder for it.
-        tokenizer: What counts its tokens, if they are to be counted.
+        parts: The parts that were given.
+        ratios: The ratios.
+        folder: Folder for the new mixtures.
+
+    Returns:
+        The mixtures by name.
 
     Raises:
-        InputError: It was mixed of several tasks or caches, which a publication does not have.
-        RatioError: The ratio is wrong, or the cache is too small for it.
+        InputError: The task or the cache is missing, or a mixture was given as a folder too.
+        RatioError: A ratio is invalid, or the cache is too small for it.
     """
-    rows = read_task_rows(task.folder)
-    if unknown := sorted(set(settings) - _MIXED_BY):
-        raise InputError(
-            f"{config_name(settings['ratio'])} was mixed with {', '.join(unknown)}, and cannot be "
-            "mixed again here: give its folder as well"
+    mixtures: dict[str, Part] = {}
+    for ratio in ratios:
+        if missing := [name for name in (TASK, CACHE) if name not in parts]:
+            raise InputError(
+                f"a ratio mixes a task with a cache, and the folder of the "
+                f"{' and of the '.join(missing)} is missing: give it as well"
+            )
+        rows, name = read_task_rows(parts[TASK].folder), config_name(parse_ratio(ratio))
+        if name in parts:
+            raise InputError(f"{name} was given as a folder and as a ratio: leave one out")
+        mixture = mix(
+            rows.train,
+            parts[CACHE].folder,
+            ratio=ratio,
+            test=rows.test,
+            token=rows.token or None,
         )
-    asked = {k: v for k, v in settings.items() if k not in {"select", "token"}}
-    if tokenizer is not None and rows.token:
-        add_token_to_tokenizer(tokenizer, rows.token)  # it counts as one
-    mixture = mix(rows.train, cache.folder, test=rows.test, token=rows.token or None, **asked)
-    name = config_name(mixture.manifest.settings["ratio"])
-    manifest = save_mixture(mixture, folder / name, tokenizer=tokenizer)
-    return Part(name, folder / name, manifest)
-
-
-def pair_shards(folder: Path) -> list[Path]:
-    """The Parquet shards of a cache folder, in their order."""
-    return sorted(folder.glob(_PAIRS))
+        mixtures[name] = Part(name, folder / name, save_mixture(mixture, folder / name))
+    return mixtures
 
 
 def train_shards(folder: Path) -> list[Path]:
-    """The Parquet files of a mixture's training rows, in their order."""
+    """Return the Parquet files of a mixture's training rows, in their order."""
     return sorted(folder.glob("train*.parquet"))
 
 
+def pair_shards(folder: Path) -> list[Path]:
+    """Return the Parquet shards of a cache folder, in their order."""
+    return sorted(folder.glob("pairs*.parquet"))
+
+
 def cache_ids(folder: Path) -> pa.ChunkedArray:
-    """Content ids of the pairs of a cache, in their order."""
+    """Return the content ids of the pairs of a cache, in their order."""
     columns = [pq.read_table(f, columns=["source_id"])["source_id"] for f in pair_shards(folder)]
     chunks = [chunk for column in columns for chunk in column.chunks]
     return pa.chunked_array(chunks, pa.string())
 
 
 def check_mixture(part: Part, task: TaskRows | None, ids: pa.ChunkedArray | None) -> int:
-    """Check that a mixture is made of a task and a cache, row by row.
+    """Check row by row that a mixture was made from a task and a cache.
 
     Args:
         part: The mixture.
-        task: The task's rows, where the task is published too.
-        ids: Ids of the cache's pairs, where the cache is published too.
+        task: Rows of the task, if it is published too.
+        ids: Ids of the cache's pairs, if it is published too.
 
     Returns:
-        How many of the mixture's pairs are in the cache.
+        The number of the mixture's pairs that are in the cache.
 
     Raises:
-        InputError: A row of it is in neither.
+        InputError: A row is in neither of them.
     """
     columns = ["source", "source_id", "wording_id"]
     rows = pa.concat_tables([pq.read_table(f, columns=columns) for f in train_shards(part.folder)])
     pairs = rows.filter(pc.equal(rows["source"], "cache"))["source_id"]
-    found = pc.sum(pc.is_in(pairs, ids)).as_py() or 0 if ids is not None else 0
-    if ids is not None and found != len(pairs):
+    shared = pc.sum(pc.is_in(pairs, ids)).as_py() or 0 if ids is not None else 0
+    if ids is not None and shared != len(pairs):
         raise InputError(
-            f"{part.folder} has {len(pairs) - found} pairs that the cache does not have: "
-            "mix it again from this cache, or publish it with its own"
+            f"{part.folder} has {len(pairs) - shared} pairs that the cache does not have: "
+            "mix it again from this cache, or publish it with its own cache"
         )
     if task is not None:
         known = {(row.record.id, row.wording_id) for row in task.train}
@@ -202,6 +200,165 @@ def check_mixture(part: Part, task: TaskRows | None, ids: pa.ChunkedArray | None
         if missing := sum(1 for row in worded if row not in known):
             raise InputError(
                 f"{part.folder} has {missing} task rows that the task does not have: "
-                "mix it again from this task, or publish it with its own"
+                "mix it again from this task, or publish it with its own task"
             )
-    return int(found)
+    return int(shared)
+
+
+def part_of(path: str) -> str:
+    """Return the name of the part that a path in the repository belongs to."""
+    first, _, rest = path.partition("/")
+    return rest.removesuffix(".parquet") if first == LEAN else first
+
+
+def is_part_path(path: str) -> bool:
+    """Return whether a path is within the folder of a part, without hidden files or `..`."""
+    return _PATH.fullmatch(path) is not None
+
+
+def files_of(manifest: Manifest, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of the files of some parts, by path."""
+    wanted = set(names)
+    return {path: sha for path, sha in manifest.files.items() if part_of(path) in wanted}
+
+
+def row_files(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the files that hold rows: two publications with equal ones have the same content."""
+    return {
+        path: sha for path, sha in sorted(files.items()) if path.endswith((".parquet", ".jsonl"))
+    }
+
+
+def publication_manifest(
+    parts: Mapping[str, Part],
+    kept: Manifest | None,
+    *,
+    license: str,
+    citation: str | None,
+    allowed: Mapping[str, int],
+    pairs_in_cache: Mapping[str, int],
+) -> Manifest:
+    """Make the manifest of a publication, except for its version.
+
+    Args:
+        parts: The parts to send, by name.
+        kept: Manifest of the version before; its other parts stay.
+        license: The license.
+        citation: BibTeX entry to cite in addition to the paper; default: that of `kept`.
+        allowed: Number of secrets and addresses that were allowed, by kind.
+        pairs_in_cache: For each mixture of `parts`, how many of its pairs are in the cache.
+    """
+    before = kept.details if kept else {}
+    stay = [name for name in (*SOURCES, *before.get("mixtures", ())) if name not in parts]
+    files = files_of(kept, stay) if kept else {}
+    for part in parts.values():
+        files |= part.hashes()
+    details: dict[str, Any] = {
+        name: _part_details(parts[name]) if name in parts else before[name]
+        for name in SOURCES
+        if name in parts or name in before
+    }
+    mixtures = dict(before.get("mixtures", {}))
+    for name in parts.keys() - set(SOURCES):
+        entry = {"form": "plain", **_part_details(parts[name])}
+        mixtures[name] = {**entry, "pairs_in_cache": pairs_in_cache[name]}
+    details["mixtures"] = dict(sorted(mixtures.items(), key=lambda m: m[1]["settings"]["ratio"]))
+    details["citation"] = citation or before.get("citation")
+    details["allowed"] = dict(allowed)
+    details["shared"] = {
+        "once_bytes": sum(details[name]["bytes"] for name in SOURCES if name in details),
+        "plain_copies_bytes": sum(m["bytes"] for m in mixtures.values()),
+        "pairs_in_mixtures": sum(m["rows"].get("cache", 0) for m in mixtures.values()),
+        "of_these_in_cache": sum(m["pairs_in_cache"] for m in mixtures.values()),
+    }
+    rows = {
+        f"{name}_{key}": count
+        for name in SOURCES
+        for key, count in details.get(name, {}).get("rows", {}).items()
+    }
+    mixed = {name: [m["form"], m["settings"]] for name, m in details["mixtures"].items()}
+    content = {"licence": license, "files": row_files(files), "mixtures": mixed}
+    return Manifest(
+        kind="publication",
+        settings={"licence": license},
+        inputs={"content": hashlib.sha256(canonical_json(content)).hexdigest()},
+        rows={**rows, "mixtures": len(mixtures)},
+        details=details,
+        files=dict(sorted(files.items())),
+    )
+
+
+def _part_details(part: Part) -> dict[str, Any]:
+    """Return the entry of a part in the publication's manifest."""
+    details = part.manifest.model_dump(mode="json", exclude={"kind", "files"})
+    if part.name == TASK:
+        details["examples"] = [row.record.query for row in read_task_rows(part.folder).train[:3]]
+    return {**details, "bytes": sum(file.stat().st_size for file in part.sources().values())}
+
+
+class _PartDetails(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    settings: dict[str, Any]
+    inputs: dict[str, str] = {}
+    rows: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    details: dict[str, Any] = {}
+    code_version: str
+    bytes: int
+
+
+class _MixtureDetails(_PartDetails):
+    form: Literal["plain", "lean"]
+    pairs_in_cache: int
+
+
+class _Details(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    cache: _PartDetails | None = None
+    task: _PartDetails | None = None
+    mixtures: dict[str, _MixtureDetails]
+    citation: str | None = None
+
+
+def check_publication(manifest: Manifest) -> None:
+    """Check the parts of a downloaded manifest that this package relies on.
+
+    Raises:
+        FormatError: A path leaves the folders of the parts, or an entry has another form.
+        pydantic.ValidationError: An entry is missing, or has another type.
+    """
+    details = _Details.model_validate(manifest.details)
+    if strange := [path for path in manifest.files if not is_part_path(path)]:
+        raise FormatError(f"a publication does not have files such as {strange[0]!r}")
+    for key in ("content", "version", "licence"):
+        value = (manifest.inputs if key == "content" else manifest.settings).get(key)
+        if not isinstance(value, str):
+            raise FormatError(f"the publication has no {key}")
+    for name, mixture in details.mixtures.items():
+        if config_name(parse_ratio(mixture.settings.get("ratio"))) != name:
+            raise FormatError(f"{name} has another ratio in its settings")
+        if not isinstance(mixture.settings.get("format"), str):
+            raise FormatError(f"{name} has no format in its settings")
+
+
+def lean_mixtures(manifest: Manifest) -> list[str]:
+    """Return the mixtures that version 0.1.0 published as indexes, which nothing reads anymore."""
+    mixtures = manifest.details["mixtures"].items()
+    return [name for name, mixture in mixtures if mixture["form"] == "lean"]
+
+
+def mixture_manifest(manifest: Manifest, name: str) -> Manifest:
+    """Return the manifest of a mixture from the manifest of its publication."""
+    return _manifest_of("mixture", manifest.details["mixtures"][name])
+
+
+def source_manifest(manifest: Manifest, name: str) -> Manifest:
+    """Return the manifest of the cache or the task from the manifest of its publication."""
+    return _manifest_of(name, manifest.details[name])
+
+
+def _manifest_of(kind: str, entry: Mapping[str, Any]) -> Manifest:
+    keys: Sequence[str] = ("settings", "inputs", "rows", "dropped", "details", "code_version")
+    return Manifest.model_validate({"kind": kind, **{k: entry[k] for k in keys if k in entry}})

@@ -1,7 +1,7 @@
-"""Pulling: exactly one version, every file compared with its hash, as folders to mix and train on.
+"""Pull exactly one version, with every file compared with its hash.
 
 my-folder/
-cache/  task/  ratio-65/ ...    each a finished folder by itself
+cache/  task/  ratio-65/ ...    each a finished folder of its own
 README.md  manifest.json  FINISHED
 """
 
@@ -9,20 +9,36 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import ValidationError
 
-from delia_data.errors import RatioError
-from delia_data.hub.client import Retry, client, is_commit, parse_name, resolve, translated
-from delia_data.hub.lean import expand, lean_rows
-from delia_data.hub.parts import CACHE, LEAN, TASK, lean_file
-from delia_data.hub.publication import PICTURES, parts_of_path
-from delia_data.hub.remote import CARD, download, fetch, read_manifest_at
+from delia_data.errors import FormatError, HubError, InputError, RatioError
+from delia_data.hub.client import (
+    Retry,
+    client,
+    download,
+    download_verified,
+    follow_rename,
+    is_commit,
+    parse_name,
+    resolve,
+    translated,
+)
+from delia_data.hub.parts import (
+    CARD,
+    LEAN,
+    PICTURES,
+    SOURCES,
+    check_publication,
+    files_of,
+    is_part_path,
+    lean_mixtures,
+    mixture_manifest,
+)
 from delia_data.mixing import config_name
 from delia_data.outputs import (
     FINISHED,
@@ -41,17 +57,17 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _READING: Final = Retry(tries=5)
-"""A reader waits for seconds, where one who publishes waits for a minute."""
+"""Shorter than that of a push: a reader waits for seconds, not for minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One version on the Hub, down to its commit.
+    """One version on the Hub, resolved to its commit.
 
     Attributes:
-        repo: The repository.
-        commit: The commit's full hash.
-        manifest: Its manifest.
+        repo: The repository, under its current name.
+        commit: Full hash of the commit.
+        manifest: The manifest of the publication.
     """
 
     repo: str
@@ -60,25 +76,57 @@ class Published:
 
 
 def find_version(name: str, *, retry: Retry | None = None, api: HfApi | None = None) -> Published:
-    """Ask the Hub which commit a version is, and read its manifest.
+    """Ask the Hub for the commit of a version, and read its manifest.
 
-    Nothing older is given where the Hub cannot be asked. A commit's full hash needs no asking.
+    The answer never comes from a cache. The full hash of a commit needs no question.
 
     Args:
-        name: `org/name@v1.2.0`; the newest version where it names none.
-        retry: How often the Hub is asked.
-        api: The client to use; one with the default login when not given.
+        name: `org/name@v1.2.0`; the newest version without `@`.
+        retry: Retries of each request.
+        api: The client; default: one that uses the login of `huggingface_hub`.
 
     Raises:
-        InputError: The name is none, or what is there was not published by us.
-        HubError: The Hub refused, or could not be reached.
+        InputError: The name is invalid, or `delia push` did not write the repository.
+        HubError: The Hub refused or could not be reached.
     """
     repo, revision = parse_name(name)
     api, retry = api or client(), retry or _READING
     with translated(repo, revision):
-        commit = revision if is_commit(revision) else None
-        commit = commit or str(resolve(api, repo, revision, retry).sha)
-        return Published(repo, commit, read_manifest_at(api, repo, commit, retry))
+        if revision is not None and is_commit(revision):
+            return Published(repo, revision, read_manifest_at(api, repo, revision, retry))
+        info = resolve(api, repo, revision, retry)
+        repo = follow_rename(repo, info)
+        return Published(repo, info.sha, read_manifest_at(api, repo, info.sha, retry))
+
+
+def read_manifest_at(api: HfApi, repo: str, commit: str, retry: Retry) -> Manifest:
+    """Read the manifest of a publication at a commit, and compare it with its finish marker.
+
+    Raises:
+        InputError: There is no manifest, or it is of an unknown form.
+        HubError: The marker and the manifest differ.
+    """
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        file = download(api, repo, commit, MANIFEST, retry)
+        marker = download(api, repo, commit, FINISHED, retry)
+        manifest = Manifest.model_validate_json(file.read_text(encoding="utf-8"))
+        if manifest.kind == "publication":
+            check_publication(manifest)
+    except LocalEntryNotFoundError:  # the Hub could not be asked
+        raise
+    except (EntryNotFoundError, ValidationError, UnicodeDecodeError, InputError) as error:
+        reason = f" ({error})" if isinstance(error, FormatError) else ""
+        raise InputError(
+            f"{repo} at {commit[:8]} has no {MANIFEST} that this version of delia_data reads"
+            f"{reason}: give a repository that delia push wrote"
+        ) from error
+    if marker.read_text(encoding="utf-8", errors="replace").strip() != file_sha256(file):
+        raise HubError(f"{repo} at {commit[:8]}: {FINISHED} and {MANIFEST} differ: push it again")
+    if manifest.kind != "publication":
+        raise InputError(f"{repo} holds only a {manifest.kind}: publish it with delia push")
+    return manifest
 
 
 def pull(
@@ -89,149 +137,109 @@ def pull(
     api: HfApi | None = None,
     on_file: Callable[[int, int], None] = lambda done, total: None,
 ) -> Published:
-    """Download a version into a folder; a rerun goes on where it stopped.
-
-    A mixture in the lean form is written out.
+    """Download a version into a folder; a rerun resumes an interrupted download.
 
     Args:
-        name: `org/name@v1.2.0`; the newest version where it names none.
-        folder: Where to; made where it is not there.
-        retry: How often each request is tried.
-        api: The client to use; one with the default login when not given.
-        on_file: Called with how many files are there, and how many there are in all.
+        name: `org/name@v1.2.0`; the newest version without `@`.
+        folder: Output folder; made if missing.
+        retry: Retries of each request.
+        api: The client; default: one that uses the login of `huggingface_hub`.
+        on_file: Called with the numbers of complete files and of all files.
 
     Raises:
         ForeignFolderError: The folder holds something else.
-        LockedError: Another process writes there.
-        HubError: The Hub refused, could not be reached, or gave other bytes.
+        LockedError: Another process writes to the folder.
+        InputError: The version holds mixtures in the lean form of version 0.1.0.
+        HubError: The Hub refused, could not be reached, or sent other bytes.
     """
     api, retry = api or client(), retry or _READING
-    found = find_version(name, retry=retry, api=api)
-    files = found.manifest.files
-    mixtures = found.manifest.details["mixtures"]
+    version = find_version(name, retry=retry, api=api)
+    _refuse_lean(version, lean_mixtures(version.manifest))
+    files = version.manifest.files
     root = Path(folder)
-    mine = {path.name for path in root.glob("ratio-*")} | {CACHE, TASK, LEAN, PICTURES, CARD}
-    check_folder_is_ours(root, frozenset(mine), sign=LOCK)
-    with folder_lock(root), translated(found.repo):
-        _forget(root, keep=files)
-        fetch(
+    ours = {path.name for path in root.glob("ratio-*")} | {*SOURCES, LEAN, PICTURES, CARD}
+    check_folder_is_ours(root, frozenset(ours), sign=LOCK)
+    with folder_lock(root), translated(version.repo):
+        _remove_earlier(root, keep=files)
+        download_verified(
             api,
-            found.repo,
-            found.commit,
+            version.repo,
+            version.commit,
             files,
             retry=retry,
             into=root,
             on_file=lambda done: on_file(done, len(files)),
         )
-        for mixture in mixtures:
-            if (index := lean_file(mixture)) in files:
-                manifest = mixture_manifest(found.manifest, mixture)
-                expand(root / index, root / TASK, root / CACHE, manifest, root / mixture)
-        for name_of in (CARD, MANIFEST):
-            shutil.copyfile(download(api, found.repo, found.commit, name_of, retry), root / name_of)
+        for top in (CARD, MANIFEST):
+            file = download(api, version.repo, version.commit, top, retry)
+            shutil.copyfile(file, root / top)
         shutil.rmtree(root / ".cache", ignore_errors=True)
         write_text(root / FINISHED, file_sha256(root / MANIFEST) + "\n")
-    return found
+    return version
 
 
-def snapshot(
-    found: Published, names: Iterable[str], *, retry: Retry | None = None, api: HfApi | None = None
+def download_parts(
+    version: Published,
+    names: Iterable[str],
+    *,
+    retry: Retry | None = None,
+    api: HfApi | None = None,
 ) -> Path:
-    """Download parts of a version into the client's own cache, each file compared with its hash.
+    """Download parts of a version into the cache of `huggingface_hub`, and verify each file.
 
     Args:
-        found: The version.
+        version: The version.
         names: Names of parts: `cache`, `task`, mixtures.
-        retry: How often each request is tried.
-        api: The client to use; one with the default login when not given.
+        retry: Retries of each request.
+        api: The client; default: one that uses the login of `huggingface_hub`.
 
     Returns:
-        The folder in which the parts lie.
+        The folder that holds the parts.
 
     Raises:
-        HubError: The Hub refused, could not be reached, or gave other bytes.
+        InputError: A part is a mixture in the lean form of version 0.1.0.
+        HubError: The Hub refused, could not be reached, or sent other bytes.
     """
-    wanted = set(names)
-    files = {p: s for p, s in found.manifest.files.items() if parts_of_path(p) in wanted}
-    with translated(found.repo):
-        return fetch(api or client(), found.repo, found.commit, files, retry=retry or _READING)
+    names = list(names)
+    _refuse_lean(version, [name for name in lean_mixtures(version.manifest) if name in names])
+    files = files_of(version.manifest, names)
+    with translated(version.repo):
+        return download_verified(
+            api or client(), version.repo, version.commit, files, retry=retry or _READING
+        )
 
 
-def mixture_manifest(manifest: Manifest, name: str) -> Manifest:
-    """The manifest of a mixture, as the publication's manifest tells it."""
-    told = manifest.details["mixtures"][name]
-    keys = ("settings", "inputs", "rows", "dropped", "details", "code_version")
-    return Manifest(kind="mixture", **{key: told[key] for key in keys})
-
-
-def published_mixture(found: Published, ratio: float) -> Manifest:
-    """The manifest of a version's mixture.
+def published_mixture(version: Published, ratio: float) -> Manifest:
+    """Return the manifest of a version's mixture.
 
     Raises:
-        RatioError: There is no such mixture in that version.
+        RatioError: The version has no such mixture.
     """
-    name, mixtures = config_name(ratio), found.manifest.details["mixtures"]
+    name, mixtures = config_name(ratio), version.manifest.details["mixtures"]
     if name not in mixtures:
         raise RatioError(
-            f"{found.repo} v{found.manifest.settings['version']} has no {name}: it has "
-            f"{', '.join(mixtures) or 'no mixture'}; delia pull it, and delia mix makes others"
+            f"{version.repo} v{version.manifest.settings['version']} has no {name}, only "
+            f"{', '.join(mixtures) or 'no mixture'}: run delia pull, and mix another ratio with "
+            "delia mix"
         )
-    return mixture_manifest(found.manifest, name)
+    return mixture_manifest(version.manifest, name)
 
 
-@dataclass(frozen=True)
-class PublishedMixture:
-    """A mixture of a version, downloaded and checked.
-
-    Attributes:
-        name: Its name, such as `ratio-260`.
-        manifest: Its manifest.
-        root: Where the version's files lie.
-        lean: Whether it is an index.
-    """
-
-    name: str
-    manifest: Manifest
-    root: Path
-    lean: bool
-
-    @property
-    def splits(self) -> list[str]:
-        """Its splits."""
-        return ["train", "test"] if self.manifest.rows.get("test") else ["train"]
-
-    def batches(self, split: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a split, in their order."""
-        if self.lean:
-            index = self.root / lean_file(self.name)
-            yield from lean_rows(index, self.root / TASK, self.root / CACHE, self.manifest, split)
-            return
-        for file in sorted((self.root / self.name).glob(f"{split}*.parquet")):
-            yield from pq.ParquetFile(file).iter_batches(10_000)
+def _refuse_lean(version: Published, lean: list[str]) -> None:
+    if lean:
+        raise InputError(
+            f"{version.repo} v{version.manifest.settings['version']} holds {', '.join(lean)} in "
+            "the lean form of delia_data 0.1, which this version does not read: run delia pull "
+            "with delia_data 0.1, and push that folder with this version"
+        )
 
 
-def open_mixture(
-    found: Published, ratio: float, *, retry: Retry | None = None, api: HfApi | None = None
-) -> PublishedMixture:
-    """Download what a mixture of a version needs, and nothing else.
-
-    Raises:
-        RatioError: There is no such mixture in that version.
-        HubError: The Hub refused, could not be reached, or gave other bytes.
-    """
-    name, manifest = config_name(ratio), published_mixture(found, ratio)
-    lean = lean_file(name) in found.manifest.files
-    names = (name, TASK, CACHE) if lean else (name,)
-    root = snapshot(found, names, retry=retry, api=api)
-    return PublishedMixture(name, manifest, root, lean)
-
-
-def _forget(root: Path, keep: Container[str]) -> None:
-    """Take the marker of an earlier version away, and the files that only that one had."""
+def _remove_earlier(root: Path, keep: Container[str]) -> None:
+    """Remove the marker of an earlier version, and the files that only that version has."""
     if not is_finished(root):
         return
     earlier = read_manifest(root).files
     (root / FINISHED).unlink()
     for path in earlier:
-        if path not in keep:
+        if path not in keep and is_part_path(path):
             (root / path).unlink(missing_ok=True)

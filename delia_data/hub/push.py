@@ -1,118 +1,312 @@
-"""Pushing: parts in, one commit and one tag out, or nothing.
+"""Push folders to the Hub: one commit and one tag, or nothing.
 
-    read, mix, scan ──▶ look at the Hub ──▶ draft ──▶ commit ──▶ tag
-                             ▲                          │
-                             └── a conflict, a limit, ──┘
-                                 a broken connection
+    read, mix, scan --> read the Hub --> plan --> commit --> tag
+                             ^                      |
+                             +-- conflict, limit, --+
+                                 broken connection
 
-A commit takes only where the branch is still what the draft was made of. Whatever stood in the
-way, the next round looks at the Hub again: another push's mixtures are taken in, and a commit
-that was applied though its answer was lost is found there. A version whose commit is there
-without its tag gets the tag from whoever comes next.
+A commit succeeds only if the branch is still the one that it was planned for. After a conflict or
+a lost answer the next round reads the Hub again: it takes over the mixtures of a concurrent push,
+and finds a commit that was applied although its answer was lost. If a version has its commit but
+not its tag, the next push adds the tag.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
-from delia_data.errors import HubError, InputError, VersionError
-from delia_data.hub.client import Retry, client, is_passing, parse_name, translated
-from delia_data.hub.parts import read_parts
-from delia_data.hub.plan import Plan, Pushed, make_plan
-from delia_data.hub.remote import Remote, read_manifest_at, read_remote
-from delia_data.hub.versions import Version
-from delia_data.hub.workshop import Options, Workshop, check_licence, check_private
-from delia_data.sampling.embeddings import Embed
+from delia_data.errors import ForeignFolderError, HubError, InputError, VersionError
+from delia_data.hub.card import make_card
+from delia_data.hub.client import (
+    Retry,
+    client,
+    download,
+    download_verified,
+    is_transient,
+    login_token,
+    parse_name,
+    resolve,
+    translated,
+)
+from delia_data.hub.parts import (
+    CACHE,
+    CARD,
+    SOURCES,
+    TASK,
+    Part,
+    cache_ids,
+    check_mixture,
+    files_of,
+    lean_mixtures,
+    mix_ratios,
+    part_of,
+    publication_manifest,
+    read_parts,
+    row_files,
+)
+from delia_data.hub.pull import read_manifest_at
+from delia_data.hub.secrets import check_secrets
+from delia_data.mixing import read_task_rows
+from delia_data.outputs import FINISHED, MANIFEST, Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_VERSION: Final = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+_HARMLESS: Final = frozenset({".gitattributes", CARD})
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Version:
+    """A version of a publication; its tag on the Hub is `v1.2.0`."""
+
+    major: int
+    minor: int
+    patch: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+    @property
+    def tag(self) -> str:
+        """Its tag on the Hub."""
+        return f"v{self}"
+
+    @property
+    def next(self) -> Version:
+        """The next minor version."""
+        return Version(self.major, self.minor + 1, 0)
+
+    @classmethod
+    def parse(cls, text: str) -> Version:
+        """Read `1.2.0` or `v1.2.0`.
+
+        Raises:
+            VersionError: The text has another form.
+        """
+        match = _VERSION.fullmatch(text)
+        if not match:
+            raise VersionError(f"{text!r} is not a version: give one such as 1.2.0")
+        return cls(*(int(part) for part in match.groups()))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file of a publication, and what a push does with it.
+
+    Attributes:
+        path: Its path in the repository.
+        size: Its size in bytes; None if only the Hub has it.
+        state: Whether it is sent, stays, or is deleted.
+    """
+
+    path: str
+    size: int | None
+    state: Literal["new", "changed", "same", "deleted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """The result of a push, or of its dry run.
+
+    Attributes:
+        repo: The repository.
+        version: The version that holds the content.
+        why: How the version differs from the one before.
+        changed: Whether the version is new; False if the content was published before.
+        files: Its files.
+        card: Its card.
+        allowed: Number of secrets and addresses that `allow` let pass, by kind.
+        commit: The commit that holds it; None for a dry run.
+        tag: The tag of the version; None for a dry run or a pull request.
+        proposal: Address of the pull request, if it was proposed.
+    """
+
+    repo: str
+    version: Version
+    why: str
+    changed: bool
+    files: tuple[PlannedFile, ...]
+    card: str
+    allowed: Mapping[str, int] = field(default_factory=dict)
+    commit: str | None = None
+    tag: str | None = None
+    proposal: str | None = None
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """The newest commit of a repository."""
+
+    commit: str
+    private: bool
+    manifest: Manifest | None
+    card: str
+    tags: Mapping[str, str]
+    paths: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    result: Pushed
+    content: str
+    sources: Mapping[str, Path | bytes] = field(default_factory=dict)
 
 
 def push(
     folders: Iterable[str | os.PathLike[str]],
     repo: str,
-    options: Options | None = None,
     *,
+    ratios: Iterable[float] = (),
+    license: str | None = None,
+    version: str | None = None,
+    replace_all: bool = False,
+    private: bool = False,
+    create_pr: bool = False,
+    allow: Sequence[str] = (),
+    citation: str | None = None,
     dry_run: bool = False,
-    embed: Embed | None = None,
     retry: Retry | None = None,
     api: HfApi | None = None,
 ) -> Pushed:
-    """Publish a task, a cache and mixtures in one dataset repository, as one version.
+    """Publish a task, a cache, and mixtures in one dataset repository, as one version.
 
-    What the repository holds already and is not given again stays. The login is that of
-    `huggingface_hub` (`hf auth login`, or `HF_TOKEN`); it is never written.
+    Parts that the repository has and that are not given stay. The login is that of
+    `huggingface_hub` (`hf auth login` or `HF_TOKEN`); it is never written to a file.
 
     Args:
-        folders: Finished folders: a task, a cache, mixtures, or all that `delia pull` wrote.
-        repo: `"user/name"` or `"organisation/name"`; made where it is not there.
-        options: Ratios to mix, licence, version and more.
+        folders: Finished folders of a task, a cache, or mixtures, or one that `delia pull` wrote.
+        repo: `"user/name"` or `"organization/name"`; made if missing.
+        ratios: Ratios at which to mix the given task with the given cache.
+        license: License as the Hub names it, such as `"apache-2.0"`; default: that of the version
+            before. The first version needs one: it follows from the model's and the task's.
+        version: Version such as `"1.2.0"`; default: the next minor version.
+        replace_all: Remove the parts that are not given.
+        private: Make a new repository private.
+        create_pr: Propose the version as a pull request.
+        allow: Kinds of secrets, or patterns of values, that the rows may contain.
+        citation: BibTeX entry to cite in addition to the paper.
         dry_run: Send nothing.
-        embed: Gives texts as vectors for the card's map; as `hub.pictures.draw` when not given.
-        retry: How often what failed in passing is tried again.
-        api: The client to use; one with the default login when not given.
-
-    Returns:
-        What was done.
+        retry: Retries after transient errors.
+        api: The client; default: one that uses the login of `huggingface_hub`.
 
     Raises:
-        UnfinishedError: A folder is not a finished output, or a file was changed since.
-        InputError: The parts do not fit each other, or something that is needed is missing.
-        VersionError: The version is taken by other content, or is too small a step.
-        SecretError: A row holds what looks like a secret; nothing left.
-        HubError: The Hub refused, or could not be reached; what is there is as it was.
+        UnfinishedError: A folder is not a finished output, or a file has changed since.
+        InputError: Parts do not fit each other, or something that is needed is missing.
+        VersionError: The version is invalid, taken, or not above the latest one.
+        SecretError: A row holds a secret or an address; nothing was sent.
+        HubError: The Hub refused or could not be reached; the repository is unchanged.
     """
     name, revision = parse_name(repo)
     if revision is not None:
-        raise InputError(f"{repo} names a revision: give {name}, and the version by itself")
-    options, retry = options or Options(), retry or Retry()
+        raise InputError(f"{repo} names a revision: give {name}, and the version with --version")
     given = read_parts(folders)
     with tempfile.TemporaryDirectory() as folder, translated(name):
-        shop = Workshop(given, options, Path(folder))
-        return _Push(name, options, shop, api or client(), retry, embed).run(dry_run)
+        parts = {**given, **mix_ratios(given, ratios, Path(folder))}
+        job = _Push(
+            api or client(),
+            name,
+            parts,
+            retry or Retry(),
+            license=license,
+            version=None if version is None else Version.parse(version),
+            replace_all=replace_all,
+            private=private,
+            create_pr=create_pr,
+            citation=citation,
+            allowed=check_secrets(parts, allow, login_token()),
+        )
+        return job.run(dry_run)
 
 
-def needs_licence(repo: str) -> bool:
-    """Tell whether a push to a repository must name a licence: whether none was given before.
+def published_license(repo: str) -> str | None:
+    """Return the license of the newest version; None if nothing was published yet.
 
     Raises:
-        HubError: The Hub refused, or could not be reached.
+        HubError: The Hub refused or could not be reached.
     """
     name, _ = parse_name(repo)
     with translated(name):
-        remote = read_remote(client(), name, Retry(tries=3))
-    return remote is None or remote.manifest is None
+        remote = _read_remote(client(), name, Retry(tries=3))
+    return str(remote.manifest.settings["licence"]) if remote and remote.manifest else None
+
+
+def _read_remote(api: HfApi, repo: str, retry: Retry) -> _Remote | None:
+    """Read the newest commit of a repository; return None if there is no such repository.
+
+    Raises:
+        ForeignFolderError: The repository holds something that `delia push` did not write.
+        HubError: The repository was renamed.
+        Exception: Any error of the client; the caller translates it.
+    """
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        info = resolve(api, repo, None, retry)
+    except RepositoryNotFoundError as error:
+        if isinstance(error, GatedRepoError) or "Invalid credentials" in str(error):
+            raise
+        return None
+    if info.id != repo:
+        raise HubError(f"{repo} was renamed to {info.id} on the Hub: push to {info.id}")
+    paths = frozenset(sibling.rfilename for sibling in info.siblings or [])
+    if MANIFEST not in paths and (others := sorted(paths - _HARMLESS)):
+        raise ForeignFolderError(
+            f"{repo} holds something else ({', '.join(others[:3])}): give the name of an empty or "
+            "a new repository"
+        )
+    refs = retry.call(lambda: api.list_repo_refs(repo, repo_type="dataset"))
+    manifest = read_manifest_at(api, repo, info.sha, retry) if MANIFEST in paths else None
+    card = ""
+    if CARD in paths:
+        file = download(api, repo, info.sha, CARD, retry)
+        card = file.read_text(encoding="utf-8", errors="replace")
+    tags = {tag.name: tag.target_commit for tag in refs.tags}
+    return _Remote(info.sha, bool(info.private), manifest, card, tags, paths)
 
 
 class _Push:
     def __init__(
         self,
-        repo: str,
-        options: Options,
-        shop: Workshop,
         api: HfApi,
+        repo: str,
+        parts: Mapping[str, Part],
         retry: Retry,
-        embed: Embed | None,
+        *,
+        license: str | None,
+        version: Version | None,
+        replace_all: bool,
+        private: bool,
+        create_pr: bool,
+        citation: str | None,
+        allowed: Mapping[str, int],
     ) -> None:
-        self.repo = repo
-        self.options = options
-        self.shop = shop
         self.api = api
+        self.repo = repo
+        self.parts = parts
         self.retry = retry
-        self.embed = embed
+        self.license = license
+        self.version = version
+        self.replace_all = replace_all
+        self.private = private
+        self.create_pr = create_pr
+        self.citation = citation
+        self.allowed = allowed
+        self._checked: dict[tuple[Path | None, ...], int] = {}
 
     def run(self, dry_run: bool) -> Pushed:
-        """Look, draft and commit, again and again until it is there, or cannot be."""
-        remote = read_remote(self.api, self.repo, self.retry)
-        check_licence(self.options, remote)
-        check_private(self.options, remote, self.repo)
-        plan = self._plan(remote)  # whatever is wrong is told before anything is made
+        """Read the Hub, plan, and commit, until the version is there or cannot be."""
+        remote = _read_remote(self.api, self.repo, self.retry)
+        plan = self._plan(remote)  # every problem is reported before anything is created
         if dry_run:
             return plan.result
         if remote is None:
@@ -120,48 +314,186 @@ class _Push:
         sent = False
         for tried in range(1, self.retry.tries + 1):
             try:
-                remote = read_remote(self.api, self.repo, Retry(tries=1))
-                check_private(self.options, remote, self.repo)
+                remote = _read_remote(self.api, self.repo, Retry(tries=1))
+                if remote is None:
+                    raise HubError(f"{self.repo} was made and is missing: run the command again")
                 self._complete(remote)
                 plan = self._plan(remote)
-                if remote is not None and not plan.result.changed:
+                if not plan.result.changed:
                     return replace(plan.result, commit=remote.commit, changed=sent)
-                if remote is None:
-                    raise HubError(f"{self.repo} was made and is not there: push again")
                 sent = True
                 return self._send(plan, remote)
             except Exception as error:
-                if tried == self.retry.tries or not is_passing(error):
+                if tried == self.retry.tries or not is_transient(error):
                     raise
                 time.sleep(self.retry.wait_s(tried, error))
         raise AssertionError("a push has at least one try")
 
-    def _plan(self, remote: Remote | None) -> Plan:
-        return make_plan(self.api, self.repo, self.shop, remote, self.retry, self.embed)
+    def _plan(self, remote: _Remote | None) -> _Plan:
+        """Plan the version from the given parts and the newest commit."""
+        before = remote.manifest if remote else None
+        if self.private and remote is not None and not remote.private:
+            raise InputError(
+                f"{self.repo} is public, and --private was given: make it private in its settings, "
+                "or give the name of a new repository"
+            )
+        license = self.license or (before.settings["licence"] if before else None)
+        if not license:
+            raise InputError(
+                "the first version needs a license, such as --license apache-2.0: it follows from "
+                "the licenses of the model that wrote the pairs and of the task's rows"
+            )
+        kept = None if self.replace_all else before
+        if kept is not None:
+            self._check_kept(kept)
+        draft = publication_manifest(
+            self.parts,
+            kept,
+            license=license,
+            citation=self.citation,
+            allowed=self.allowed,
+            pairs_in_cache=self._check_mixtures(remote, kept),
+        )
+        content = draft.inputs["content"]
+        missing = set(before.files) - remote.paths if before and remote else set()
+        if before and remote and content == before.inputs["content"] and not missing:
+            version = Version.parse(before.settings["version"])
+            if self.version not in (None, version):
+                raise VersionError(
+                    f"the content is that of version {version} already, and {self.version} was "
+                    f"given: leave --version out, or use {version.tag}"
+                )
+            files = tuple(PlannedFile(path, None, "same") for path in sorted(before.files))
+            why = "the same content is published already"
+            tag = version.tag
+            result = Pushed(self.repo, version, why, False, files, remote.card, tag=tag)
+            return _Plan(result, content)
+        version = self._choose_version(remote)
+        why = _differences(before, draft) if before else "the first version"
+        manifest = draft.model_copy(
+            update={
+                "settings": {**draft.settings, "version": str(version)},
+                "details": {**draft.details, "why": why},
+            }
+        )
+        card = make_card(self.repo, manifest, remote.card if remote else "")
+        written = json.dumps(
+            manifest.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False
+        )
+        body = (written + "\n").encode()
+        sources: dict[str, Path | bytes] = {
+            path: file for part in self.parts.values() for path, file in part.sources().items()
+        }
+        sources |= {CARD: card.encode(), MANIFEST: body}
+        sources[FINISHED] = (hashlib.sha256(body).hexdigest() + "\n").encode()
+        planned = _planned_files(manifest.files, sources, remote)
+        result = Pushed(self.repo, version, why, True, planned, card, self.allowed)
+        return _Plan(result, content, sources)
+
+    def _check_kept(self, before: Manifest) -> None:
+        """Check that the mixtures that stay fit the task and the cache that are given.
+
+        Raises:
+            InputError: A mixture was made from another task or from pairs that are gone, or is in
+                the lean form of version 0.1.0.
+        """
+        advice = "give it too, as a folder or with --ratio, or give --replace-all"
+        for name in lean_mixtures(before):
+            if name not in self.parts:
+                raise InputError(
+                    f"{self.repo} holds {name} in the lean form of delia_data 0.1, which this "
+                    f"version does not read: {advice}"
+                )
+        stay = [name for name in before.details["mixtures"] if name not in self.parts]
+        if not stay:
+            return
+        for source in SOURCES:
+            old = row_files(files_of(before, [source]))
+            new = row_files(self.parts[source].hashes()) if source in self.parts else old
+            grown = source == CACHE and old.items() <= new.items()
+            if old and old != new and not grown:
+                raise InputError(
+                    f"{self.repo} holds {', '.join(stay)}, mixed from another {source} than the "
+                    f"given one: {advice} to remove what is not given"
+                )
+
+    def _check_mixtures(self, remote: _Remote | None, kept: Manifest | None) -> dict[str, int]:
+        """Check the given mixtures against the task and the cache, given or on the Hub.
+
+        Returns:
+            For each mixture, how many of its pairs are in the cache.
+        """
+        mixtures = [part for name, part in self.parts.items() if name not in SOURCES]
+        folders: dict[str, Path | None] = dict.fromkeys(SOURCES)
+        for name in SOURCES if mixtures else ():
+            if name in self.parts:
+                folders[name] = self.parts[name].folder
+            elif remote is not None and kept is not None and name in kept.details:
+                files = files_of(kept, [name])
+                root = download_verified(
+                    self.api, self.repo, remote.commit, files, retry=self.retry
+                )
+                folders[name] = root / name
+        task, cache = folders[TASK], folders[CACHE]
+        for part in mixtures:
+            key = (part.folder, task, cache)
+            if key not in self._checked:
+                rows = None if task is None else read_task_rows(task)
+                ids = None if cache is None else cache_ids(cache)
+                self._checked[key] = check_mixture(part, rows, ids)
+        return {part.name: self._checked[part.folder, task, cache] for part in mixtures}
+
+    def _choose_version(self, remote: _Remote | None) -> Version:
+        """Return the version to publish.
+
+        Raises:
+            VersionError: The given version is taken or not above the latest one.
+        """
+        versions = (
+            [Version.parse(tag) for tag in remote.tags if _is_version_tag(tag)] if remote else []
+        )
+        if remote and remote.manifest:
+            versions.append(Version.parse(remote.manifest.settings["version"]))
+        latest = max(versions, default=None)
+        if latest is None:
+            return self.version or Version(1, 0, 0)
+        if self.version is None:
+            return latest.next
+        if self.version in versions:
+            raise VersionError(
+                f"{self.repo} has a version {self.version} with other content, and a version "
+                f"never changes: give a higher one than {latest}, or leave --version out"
+            )
+        if self.version < latest:
+            raise VersionError(
+                f"version {self.version} is below {latest}, the latest of {self.repo}: give a "
+                "higher one, or leave --version out"
+            )
+        return self.version
 
     def _create(self) -> None:
-        if self.options.create_pr:
-            raise InputError(f"{self.repo} is not there: leave --create-pr out, and push")
-        private = True if self.options.private else None
+        if self.create_pr:
+            raise InputError(f"{self.repo} does not exist: leave --create-pr out")
+        private = True if self.private else None
         self.retry.call(
             lambda: self.api.create_repo(
                 self.repo, repo_type="dataset", private=private, exist_ok=True
             )
         )
 
-    def _complete(self, remote: Remote | None) -> None:
-        """Give the newest version its tag, where the push that made it could not."""
-        if remote is None or remote.manifest is None or self.options.create_pr:
+    def _complete(self, remote: _Remote) -> None:
+        """Add the tag of the newest version if the push that made it could not."""
+        if remote.manifest is None or self.create_pr:
             return
         version = Version.parse(remote.manifest.settings["version"])
         if version.tag not in remote.tags:
             self._tag(version, remote.commit)
 
-    def _send(self, plan: Plan, remote: Remote) -> Pushed:
+    def _send(self, plan: _Plan, remote: _Remote) -> Pushed:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        if self.options.create_pr and (there := self._proposed(plan)):
-            return replace(plan.result, proposal=there)
+        if self.create_pr and (address := self._find_proposal(plan.content)):
+            return replace(plan.result, proposal=address)
         operations: list[CommitOperationAdd | CommitOperationDelete] = []
         for file in plan.result.files:
             if file.state in ("new", "changed"):
@@ -177,28 +509,28 @@ class _Push:
             repo_type="dataset",
             commit_message=f"{version.tag}: {plan.result.why}"[:200],
             parent_commit=remote.commit,
-            create_pr=self.options.create_pr,
+            create_pr=self.create_pr,
         )
-        if self.options.create_pr:
+        if self.create_pr:
             return replace(plan.result, commit=info.oid, proposal=info.pr_url)
         self._tag(version, info.oid)
         return replace(plan.result, commit=info.oid, tag=version.tag)
 
-    def _proposed(self, plan: Plan) -> str | None:
-        """Address of a pull request that has the same content already."""
+    def _find_proposal(self, content: str) -> str | None:
+        """Return the address of a pull request that has the same content."""
         refs = self.api.list_repo_refs(self.repo, repo_type="dataset", include_pull_requests=True)
         for ref in reversed(refs.pull_requests or []):
             try:
                 manifest = read_manifest_at(self.api, self.repo, ref.target_commit, self.retry)
-            except InputError:  # somebody's request for something else
+            except InputError:  # a pull request with something else
                 continue
-            if manifest.inputs.get("content") == plan.manifest.inputs["content"]:
+            if manifest.inputs["content"] == content:
                 number = ref.ref.rsplit("/", 1)[-1]
                 return f"{self.api.endpoint}/datasets/{self.repo}/discussions/{number}"
         return None
 
     def _tag(self, version: Version, commit: str) -> None:
-        """Tag a commit; one that another push has tagged so is fine."""
+        """Tag a commit; accept the same tag of a concurrent push."""
         from huggingface_hub.errors import HfHubHTTPError
 
         def once() -> None:
@@ -215,8 +547,64 @@ class _Push:
                     raise
                 if tags[version.tag] != commit:
                     raise VersionError(
-                        f"{self.repo} got a tag {version.tag} for something else meanwhile: "
-                        "push again"
+                        f"another push gave {self.repo} a tag {version.tag} for other content: "
+                        "run the command again"
                     ) from error
 
         self.retry.call(once)
+
+
+def _is_version_tag(tag: str) -> bool:
+    """Return whether a tag is that of a version, such as `v1.2.0`."""
+    return tag.startswith("v") and _VERSION.fullmatch(tag) is not None
+
+
+def _differences(before: Manifest, after: Manifest) -> str:
+    """Return how a publication differs from the one before, by part."""
+    old, new = row_files(before.files), row_files(after.files)
+    differing = {
+        part_of(path) for path in old.keys() | new.keys() if old.get(path) != new.get(path)
+    }
+    was, now = ({part_of(path) for path in files} for files in (old, new))
+    texts = [
+        f"{word}: {', '.join(names)}"
+        for word, names in (
+            ("new", sorted(now - was)),
+            ("changed", sorted(differing & was & now)),
+            ("removed", sorted(was - now)),
+        )
+        if names
+    ]
+    if before.settings["licence"] != after.settings["licence"]:
+        texts.append(f"license: {after.settings['licence']}")
+    same = before.inputs["content"] == after.inputs["content"]
+    return "; ".join(texts) or ("missing files restored" if same else "changed settings")
+
+
+def _planned_files(
+    files: Mapping[str, str], sources: Mapping[str, Path | bytes], remote: _Remote | None
+) -> tuple[PlannedFile, ...]:
+    """Return what becomes of every file of the new version and of the one before.
+
+    Raises:
+        HubError: The Hub lost a file that is to stay.
+    """
+    there = remote.paths if remote else frozenset()
+    old = remote.manifest.files if remote and remote.manifest else {}
+    planned = []
+    for path in sorted({*files, *sources}):
+        source = sources.get(path)
+        size = None
+        if source is not None:
+            size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if path in there and path in files and files[path] == old.get(path):
+            planned.append(PlannedFile(path, size, "same"))
+        elif source is None:
+            raise HubError(
+                f"{path} is missing on the Hub, although its manifest names it: push the task, "
+                "the cache, and all mixtures again"
+            )
+        else:
+            planned.append(PlannedFile(path, size, "changed" if path in there else "new"))
+    deleted = sorted(path for path in old if path not in files and path in there)
+    return (*planned, *(PlannedFile(path, None, "deleted") for path in deleted))

@@ -1,25 +1,32 @@
-"""Secrets and e-mail addresses in texts, found by their shape before the texts leave.
+"""Scan texts for secrets and e-mail addresses before they are published.
 
-A key that a service hands out has a prefix of its own; that is what is looked for, and nothing
-is guessed from randomness alone. Addresses below the names that are reserved for examples
-(`example.com`, `.test`, ...) are nobody's, and placeholders such as `sk-xxxxxxxxxxxxxxxxxxxxxxxx`
-are no keys: neither is reported.
+Access keys of services have a known prefix; only these shapes count, never randomness alone.
+Addresses in domains that are reserved for examples (`example.com`, `.test`, ...) and placeholders
+such as `sk-xxxxxxxxxxxxxxxxxxxxxxxx` are not reported.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from delia_data.errors import SecretError
+from delia_data.hub.parts import SOURCES, Part
+from delia_data.records import read_rows
 
 LOGIN: Final = "login-token"
-"""The kind of a finding that is the login itself; it cannot be allowed."""
+"""Kind of a finding that is the publisher's own access token; it cannot be allowed."""
 
-# Kind, a text without which the pattern cannot match, and the pattern.
-_SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
+# Kind, a text that every match contains, and the pattern.
+_PATTERNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("huggingface-token", "hf_", r"\bhf_[A-Za-z0-9]{30,}"),
     ("huggingface-token", "api_org_", r"\bapi_org_[A-Za-z0-9]{30,}"),
     ("anthropic-key", "sk-ant-", r"\bsk-ant-[\w-]{20,}"),
@@ -40,24 +47,25 @@ _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("url-password", "://", r"(?<![\w+.-])[A-Za-z][\w+.-]*+://[^/\s:@]+:[^/\s:@]{3,}@[\w.-]+"),
     ("email", "@", r"(?<![\w.%+-])[\w.%+-]++@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
 )
-_COMPILED: Final = tuple((kind, hint, re.compile(shape)) for kind, hint, shape in _SHAPES)
-_NOBODYS: Final = re.compile(
+_COMPILED: Final = tuple((kind, hint, re.compile(shape)) for kind, hint, shape in _PATTERNS)
+_RESERVED: Final = re.compile(
     r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net|edu)|[\w-]+\.(?:example|test|invalid|localhost))$",
     re.IGNORECASE,
 )
 _SHOWN: Final = 20
+_ROWS: Final = 1_000
 
-KINDS: Final = tuple(dict.fromkeys(kind for kind, _, _ in _SHAPES))
+KINDS: Final = tuple(dict.fromkeys(kind for kind, _, _ in _PATTERNS))
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that should perhaps not leave.
+    """A secret or an address.
 
     Attributes:
         kind: One of `KINDS`, or `LOGIN`.
         where: The place, such as `cache/pairs-00000.parquet row 12`.
-        value: The text itself; it is left out where a finding is printed.
+        value: The text itself; never printed.
     """
 
     kind: str
@@ -66,7 +74,7 @@ class Finding:
 
     @property
     def masked(self) -> str:
-        """The first letters, and how many there are: enough to find it, too little to use it."""
+        """The first characters and the length: enough to find it, too little to use it."""
         shown = self.value[: min(6, len(self.value) // 4)]
         return f"{shown}… ({len(self.value)} characters)"
 
@@ -75,21 +83,21 @@ def scan(texts: Iterable[tuple[str, str]], *, login: str | None = None) -> Itera
     """Find secrets and e-mail addresses.
 
     Args:
-        texts: Places and the texts there.
-        login: The token of the one who publishes, which is looked for as it is.
+        texts: Pairs of a place and the text there.
+        login: Access token of the publisher, which is matched literally.
 
     Yields:
-        What is found, in order.
+        The findings, in order.
     """
     for where, text in texts:
         if login and login in text:
             yield Finding(LOGIN, where, login)
-        covered: list[str] = []  # the address within a URL with a password is not one more
-        for kind, hint, shape in _COMPILED:
+        covered: list[str] = []  # the address within a URL with a password does not count again
+        for kind, hint, pattern in _COMPILED:
             if hint not in text:
                 continue
-            for found in shape.finditer(text):
-                value = found.group()
+            for match in pattern.finditer(text):
+                value = match.group()
                 if value == login or _is_harmless(kind, value) or any(value in c for c in covered):
                     continue
                 covered.append(value)
@@ -97,15 +105,15 @@ def scan(texts: Iterable[tuple[str, str]], *, login: str | None = None) -> Itera
 
 
 def kinds(text: str) -> Iterator[str]:
-    """Give the kinds of what is found in one text."""
+    """Return the kinds of the findings in one text."""
     return (finding.kind for finding in scan([("", text)]))
 
 
 def is_allowed(finding: Finding, allow: Sequence[str]) -> bool:
-    """Tell whether a finding is let through.
+    """Return whether a finding is allowed.
 
     Args:
-        finding: What was found.
+        finding: The finding.
         allow: Kinds, or patterns of values with `*` and `?`, such as `*@my-lab.org`.
     """
     if finding.kind == LOGIN:
@@ -114,7 +122,7 @@ def is_allowed(finding: Finding, allow: Sequence[str]) -> bool:
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """Word findings for a person: counts, then the first places, no secret in full."""
+    """Return counts and the first places of findings, with every value masked."""
     counts = Counter(finding.kind for finding in findings)
     lines = [", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))]
     lines += [f"  {f.where}: {f.kind} {f.masked}" for f in findings[:_SHOWN]]
@@ -123,9 +131,85 @@ def report(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
+def check_secrets(
+    parts: Mapping[str, Part], allow: Sequence[str], login: str | None
+) -> Counter[str]:
+    """Scan every text of the parts to publish.
+
+    Mixtures are scanned only if the task or the cache is not among the parts: their rows come
+    from these two.
+
+    Args:
+        parts: The parts by name.
+        allow: Kinds, or patterns of values, that are allowed.
+        login: Access token of the publisher.
+
+    Returns:
+        Number of allowed findings, by kind.
+
+    Raises:
+        SecretError: There are other findings; its note lists them.
+    """
+    names = SOURCES if set(parts) >= set(SOURCES) else tuple(parts)
+    texts = (text for name in names for text in texts_of(parts[name]))
+    findings = list(scan(texts, login=login))
+    refused = [finding for finding in findings if not is_allowed(finding, allow)]
+    if refused:
+        found = ", ".join(sorted({finding.kind for finding in refused}))
+        error = SecretError(
+            f"{len(refused)} places hold secrets or addresses ({found}), the first in "
+            f"{refused[0].where}: remove them, or allow a kind or a pattern with --allow"
+        )
+        error.add_note(report(refused))
+        raise error
+    return Counter(finding.kind for finding in findings)
+
+
+def texts_of(part: Part) -> Iterator[tuple[str, str]]:
+    """Yield every text of a part with its place."""
+    settings = part.manifest.model_dump(mode="json", exclude={"files", "inputs"})
+    yield from _strings(f"{part.name}/manifest.json", settings)
+    for path, file in part.sources().items():
+        if file.suffix == ".parquet":
+            yield from _parquet_texts(path, file)
+        elif file.suffix == ".jsonl":
+            for where, row in read_rows(file):
+                yield from _strings(f"{path} {where.rsplit(': ', 1)[-1]}", row)
+        elif file.name not in ("manifest.json", "FINISHED"):
+            yield path, file.read_text(encoding="utf-8", errors="replace")
+
+
+def _parquet_texts(path: str, file: Path) -> Iterator[tuple[str, str]]:
+    parquet = pq.ParquetFile(file)
+    names = [
+        field.name
+        for field in parquet.schema_arrow
+        if not pa.types.is_primitive(field.type)
+        and field.name not in ("source_id", "wording_id", "row_id")
+    ]
+    number = 0
+    for batch in parquet.iter_batches(_ROWS, columns=names):
+        for row in batch.to_pylist():
+            yield from _strings(f"{path} row {number}", row)
+            number += 1
+
+
+def _strings(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield every string within a JSON value, keys included."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, Mapping):
+        for key, inside in value.items():
+            yield where, str(key)
+            yield from _strings(where, inside)
+    elif isinstance(value, Iterable):
+        for inside in value:
+            yield from _strings(where, inside)
+
+
 def _is_harmless(kind: str, value: str) -> bool:
     if kind == "email":
-        return _NOBODYS.search(value) is not None
+        return _RESERVED.search(value) is not None
     if kind in {"private-key", "url-password"}:
         return False
     return len(set(value.rsplit("_", 1)[-1].rsplit("-", 1)[-1])) < 6  # a placeholder

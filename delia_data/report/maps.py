@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from delia_data.evaluation._html import element
 from delia_data.evaluation.figures import Drawing, Palette
 from delia_data.hub.parts import pair_shards
-from delia_data.hub.pictures import some_pairs
 from delia_data.mixing import read_task_rows
 from delia_data.ranking import rank
 from delia_data.records import Record, read_record
@@ -109,10 +108,24 @@ def _sources(runs: Runs) -> Iterator[tuple[str, dict[str, list[str]]]]:
         return
     caches, tasks = runs.of("cache"), runs.of("task")
     if caches and tasks:
-        pairs = [r for run in caches for r in some_pairs(pair_shards(run.folder))]
+        pairs = [r for run in caches for r in _some_pairs(pair_shards(run.folder))]
         rows = [r.record for run in tasks for r in read_task_rows(run.folder).train]
         label = " and ".join(run.label for run in (*caches, *tasks))
         yield label, {"cache": _picked(pairs), "task": _picked(rows)}
+
+
+def _some_pairs(shards: Sequence[Path]) -> list[Record]:
+    """Return every n-th pair of a cache's shards, some thousands, one shard in memory at a time."""
+    step = max(1, sum(pq.read_metadata(shard).num_rows for shard in shards) // _READ)
+    some: list[Record] = []
+    begin = 0
+    for shard in shards:
+        messages = pq.read_table(shard, columns=["messages"])["messages"]
+        places = pa.array(range(-begin % step, len(messages), step), pa.int64())
+        taken = messages.take(places).to_pylist()
+        some += [read_record({"messages": turns}, "messages") for turns in taken]
+        begin += len(messages)
+    return some
 
 
 def _of_mixture(run: Run) -> dict[str, list[str]]:

@@ -211,8 +211,8 @@ def test_a_block_runs(
         if name.startswith("published"):
             ratios = ["--ratio", 1, "--ratio", 2] if name == "published" else ["--ratio", 4]
             parts = [pantry / "my-task", pantry / "my-cache"]
-            licence = ["--licence", "apache-2.0", "--no-pictures"]
-            delia(pantry, "push", "org/delia_mix", *parts, *ratios, *licence, env=env)
+            license = ["--license", "apache-2.0"]
+            delia(pantry, "push", "org/delia_mix", *parts, *ratios, *license, env=env)
         elif source.is_dir():
             shutil.copytree(source, folder / name)
         else:

@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from delia_data.errors import FormatError
-from delia_data.hub.card import HEADINGS, make_card
-from delia_data.hub.sections import join_card, merge_cards, split_card
+from delia_data.hub.card import HEADINGS, make_card, merge_cards, split_card
 from delia_data.outputs import Manifest
 
 MIXTURE: dict[str, Any] = {
@@ -49,7 +48,6 @@ def manifest(**over: Any) -> Manifest:
         "shared": {
             "once_bytes": 10000,
             "plain_copies_bytes": 5000,
-            "lean_indexes_bytes": 0,
             "pairs_in_mixtures": 40,
             "of_these_in_cache": 40,
         },
@@ -67,7 +65,7 @@ def manifest(**over: Any) -> Manifest:
 
 
 def card(before: str = "", **over: Any) -> str:
-    return make_card("org/name", manifest(**over), ["pictures/map.png"], before)
+    return make_card("org/name", manifest(**over), before)
 
 
 def test_a_card_has_all_that_is_worth_knowing() -> None:
@@ -80,11 +78,10 @@ def test_a_card_has_all_that_is_worth_knowing() -> None:
         "special token: `<sep>`",
         "wordings: `8`",
         "- `Give <sep> for 'x'.`",
-        "| `ratio-4` | 4 | 10 | 40 | 5 | 700 | 2,800 | plain | 5.0 kB |",
-        "| while sampling | too_short | 3 |",
-        "| of the wordings | no_token | 1 |",
+        "| `ratio-4` | 4 | 10 | 40 | 5 | 700 | 2,800 | 5.0 kB |",
+        "| sampling | too_short | 3 |",
+        "| diversifying | no_token | 1 |",
         "| mixing ratio-4 | duplicate | 2 |",
-        "](pictures/map.png)",
         "`0123abcd`",
         "2408.10841",
         'load_dataset("org/name", "ratio-4", revision="v1.2.0")',
@@ -99,7 +96,7 @@ def test_a_card_has_all_that_is_worth_knowing() -> None:
 
 
 def test_the_front_matter_names_the_files_of_plain_mixtures() -> None:
-    front, _ = split_card(card(mixtures={"ratio-4": MIXTURE, "r": {**MIXTURE, "form": "lean"}}))
+    front, _ = split_card(card())
     assert front["license"] == "mit"
     assert [config["config_name"] for config in front["configs"]] == ["ratio-4", "cache"]
     assert front["configs"][0]["data_files"] == [
@@ -115,12 +112,6 @@ def test_loading_lines_are_readable_by_the_tools() -> None:
     assert axolotl["datasets"][0]["type"] == "chat_template"
 
 
-def test_a_lean_mixture_is_loaded_by_our_builder() -> None:
-    text = card(mixtures={"ratio-4": {**MIXTURE, "form": "lean"}})
-    assert 'load_dataset("delia_mix", repo="org/name", ratio=4, revision="v1.2.0")' in text
-    assert "axolotl" not in text
-
-
 def test_an_own_citation_stands_beside_the_paper() -> None:
     text = card(citation="@misc{mine}")
     assert "@misc{mine}" in text
@@ -130,7 +121,7 @@ def test_an_own_citation_stands_beside_the_paper() -> None:
 def test_a_cache_alone_has_a_card() -> None:
     text = card(mixtures={}, task=None)
     assert 'load_dataset("org/name", "cache"' in text
-    assert "## The task" not in text
+    assert "## Task" not in text
 
 
 BY_HAND = """---
@@ -156,6 +147,10 @@ No animals were hurt.
 
 More.
 
+## What was dropped
+
+old table
+
 ## Loading
 
 old lines
@@ -168,40 +163,41 @@ Write to us.
 
 class TestMerge:
     def test_sections_and_keys_of_a_person_stay(self) -> None:
-        front, sections = split_card(merge_cards(card(), BY_HAND, HEADINGS))
+        front, sections = split_card(card(before=BY_HAND))
         texts = dict(sections)
         assert "No animals were hurt." in texts["Ethics"]
         assert "## Not a heading" in texts["Ethics"]
         assert "### Details" in texts["Ethics"]
         assert texts["Contact"] == "Write to us."
-        assert "old table" not in texts["Mixtures"]
+        assert "old table" not in texts["Mixtures"] + texts["Dropped rows"]
+        assert not {"Loading", "What was dropped"} & set(texts)  # headings of version 0.1.0
         assert front["pretty_name"] == "My pairs"
         assert front["license"] == "mit"
 
     def test_they_stay_where_they_stood(self) -> None:
-        names = [name for name, _ in split_card(merge_cards(card(), BY_HAND, HEADINGS))[1]]
+        names = [name for name, _ in split_card(card(before=BY_HAND))[1]]
         assert names.index("Ethics") == names.index("Mixtures") + 1
-        assert names.index("Contact") == names.index("Loading") + 1
+        assert names.index("Contact") == names.index("Usage") + 1
 
     def test_merging_again_changes_nothing(self) -> None:
         once = card(before=BY_HAND)
         assert card(before=once) == once
 
-    def test_a_section_of_ours_that_is_gone_does_not_come_back(self) -> None:
+    def test_a_generated_section_that_is_gone_does_not_come_back(self) -> None:
         old = card()
         new = card(before=old, task=None)
-        assert "## The task" in old
-        assert "## The task" not in new
+        assert "## Task" in old
+        assert "## Task" not in new
 
     def test_front_matter_that_is_no_mapping_is_an_error(self) -> None:
         for front in ("[a", "- a"):
             with pytest.raises(FormatError, match=r"README\.md"):
-                merge_cards(card(), f"---\n{front}\n---\nText\n", HEADINGS)
+                card(before=f"---\n{front}\n---\nText\n")
 
     def test_a_card_without_front_matter(self) -> None:
         front, sections = split_card("Just text.\n")
         assert (front, sections) == ({}, [("", "Just text.")])
-        assert split_card(join_card({"a": 1}, sections)) == ({"a": 1}, sections)
+        assert split_card(merge_cards({"a": 1}, sections, "")) == ({"a": 1}, sections)
 
 
 def test_datasets_reads_the_configurations(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from delia_data.errors import HubError, InputError, OutputError, VersionError
-from delia_data.hub.client import Retry, is_passing, parse_name, translated
+from delia_data.hub.client import Retry, is_transient, parse_name, translated
 
 
 def failed(status: int, kind: type[HfHubHTTPError] = HfHubHTTPError, **headers: str) -> Exception:
@@ -51,12 +51,12 @@ LASTING = [
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 def test_what_passes_is_tried_again(error: Exception) -> None:
-    assert is_passing(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize("error", LASTING, ids=repr)
 def test_what_lasts_is_not(error: Exception) -> None:
-    assert not is_passing(error)
+    assert not is_transient(error)
 
 
 class TestRetry:
@@ -108,14 +108,17 @@ class TestTranslated:
     @pytest.mark.parametrize(
         ("error", "line"),
         [
-            (failed(503), "did not do its part for org/name"),
+            (failed(503), "request to the Hub for org/name failed"),
             (failed(403), "may not write to org/name"),
             (failed(401), "needs a login"),
-            (failed(400), "refused something for org/name: 400 for it"),
+            (failed(400), "refused a request for org/name .*400 for it"),
             (failed(404, RevisionNotFoundError), "org/name has no revision 'v9'"),
             (httpx2.ConnectError("refused"), "run the same command again"),
             (OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE is set"),
-            (HFValidationError("Repo id must be short"), "no name for a repository: Repo id"),
+            (
+                HFValidationError("Repo id must be short"),
+                "not a valid name of a repository: Repo id",
+            ),
         ],
         ids=str,
     )
@@ -154,5 +157,5 @@ def test_names(given: str, parsed: Any) -> None:
 
 @pytest.mark.parametrize("given", ["name", "org/name@", "a/b/c", "./folder", "", "org/na me"])
 def test_what_is_no_name(given: str) -> None:
-    with pytest.raises(InputError, match="no repository"):
+    with pytest.raises(InputError, match="is not a repository"):
         parse_name(given)

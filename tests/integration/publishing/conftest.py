@@ -56,7 +56,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def published(hub: HubServer, client: Worker, folders: dict[str, Path]) -> str:
     """A repository with a version of two ratios; tests that change it copy it first."""
     given = [folders["task"], folders["cache"]]
-    options = {"ratios": [1, 3], "licence": "apache-2.0"}
+    options = {"ratios": [1, 3], "license": "apache-2.0"}
     done = client("push", WRITER, folders=given, repo="org/base", **options)
     assert (done["version"], done["tag"], done["changed"]) == ("1.0.0", "v1.0.0", True)
     assert hub.files("org/base", "v1.0.0") == hub.files("org/base")

@@ -109,7 +109,7 @@ def test_a_new_repository_through_a_fault(
 ) -> None:
     hub.fail("create", "drop-after")
     given = [folders["task"], folders["cache"]]
-    done = client("push", WRITER, folders=given, repo="org/through", licence="mit")
+    done = client("push", WRITER, folders=given, repo="org/through", license="mit")
     assert (done["tag"], done["changed"]) == ("v1.0.0", True)
 
 
@@ -119,7 +119,7 @@ def test_four_processes_at_once_leave_all_their_mixtures(
     delia = Path(sys.executable).parent / "delia"
     environment = client.environment | hub.environment(WRITER) | {"OMP_NUM_THREADS": "1"}
     given = [str(folders["task"]), str(folders["cache"])]
-    options = ["--licence", "mit", "--no-pictures"]
+    options = ["--license", "mit"]
     processes = [
         subprocess.Popen(
             [str(delia), "push", "org/four", *given, "--ratio", str(ratio), *options],

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
     ("token", "message"),
     [
         (None, "needs a login"),
-        (UNKNOWN, "does not know the token"),
+        (UNKNOWN, "rejected the access token"),
         (READER, "may not write"),
         (STRANGER, "may not write"),
     ],
@@ -33,7 +33,7 @@ def test_who_may_not_write_changes_nothing(
     for name in (repo, "org/not-there-yet"):
         given = {"folders": [folders["grown"], folders["task"]], "repo": name}
         with pytest.raises(ClientError, match=message) as error:
-            client("push", token, **given, licence="mit")
+            client("push", token, **given, license="mit")
         assert error.value.kind == "HubError"
     assert hub.repos[repo].refs == before
     assert "org/not-there-yet" not in hub.repos
@@ -42,7 +42,7 @@ def test_who_may_not_write_changes_nothing(
 def test_a_private_repository_is_seen_by_its_own(
     hub: HubServer, client: Worker, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    options = {"ratios": [1], "licence": "mit", "private": True}
+    options = {"ratios": [1], "license": "mit", "private": True}
     given = [folders["task"], folders["cache"]]
     client("push", WRITER, folders=given, repo="org/secret", **options)
     assert hub.repos["org/secret"].private

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_folders import WRITER
@@ -22,7 +25,7 @@ def test_a_pull_gives_back_what_was_pushed(
     root = tmp_path / "pulled"
     done = client("main", None, arguments=["pull", f"{repo}@v1.0.0", str(root)])
     assert done["code"] == 0, done["err"]
-    assert "every hash checked" in done["out"]
+    assert "all hashes verified" in done["out"]
     files = hub.files(repo, "v1.0.0")
     del files[".gitattributes"]
     there = {p.relative_to(root).as_posix(): p for p in root.rglob("[!.]*") if p.is_file()}
@@ -75,9 +78,9 @@ def test_no_older_version_is_given_in_silence(
     client("pull", None, name=repo, folder=tmp_path / "pulled")
     client("push", WRITER, folders=[folders["grown"]], repo=repo)
     hub.fail("info", status=503, times=-1, headers={"Retry-After": "0"})
-    with pytest.raises(ClientError, match="did not do its part"):
+    with pytest.raises(ClientError, match="failed"):
         client("pull", None, name=repo, folder=tmp_path / "pulled")
-    with pytest.raises(ClientError, match="did not do its part"):
+    with pytest.raises(ClientError, match="failed"):
         client("load", None, **lean, home=tmp_path / "a")
     assert read_manifest(tmp_path / "pulled", verify=True)  # what was there is whole
 
@@ -92,7 +95,7 @@ def test_diff_tells_rows_wordings_and_settings(
     client: Worker, folders: dict[str, Path], repo: str
 ) -> None:
     given = [folders["reworded"], folders["grown"]]
-    client("push", WRITER, folders=given, repo=repo, licence="mit")
+    client("push", WRITER, folders=given, repo=repo, license="mit", ratios=[1, 3])
     found = client("diff", None, before=f"{repo}@v1.0.0", after=f"{repo}@v1.1.0")
     rows = {change["where"]: change for change in found["rows"]}
     assert (rows["cache"]["added"], rows["cache"]["removed"]) == (20, 0)
@@ -101,7 +104,57 @@ def test_diff_tells_rows_wordings_and_settings(
     assert found["reworded"][0] == ["As <sep>, is 0 even?", "With <sep>: 0, even?"]
     changed = {change["name"]: change["after"] for change in found["settings"]}
     assert changed == {"licence": "mit", "version": "1.1.0"}
-    told = client("main", None, arguments=["diff", f"{repo}@v1.0.0", f"{repo}@v1.1.0"])
-    assert "cache: 20 rows more, 0 fewer, 40 the same" in told["out"]
+    versions = (f"{repo}@v1.0.0", f"{repo}@v1.1.0")
+    for arguments in (["pull", versions[0], "--diff", versions[1]], ["diff", *versions]):
+        shown = client("main", None, arguments=arguments)
+        assert "cache: 20 rows added, 0 removed, 40 the same" in shown["out"]
     same = client("diff", None, before=f"{repo}@v1.1.0", after=repo)
     assert not same["rows"] and not same["settings"]
+
+
+def test_a_repository_of_version_0_1_0_is_pulled_and_its_lean_form_refused(
+    hub: HubServer, client: Worker, repo: str, tmp_path: Path
+) -> None:
+    manifest = json.loads(hub.files(repo)["manifest.json"])
+    picture = b"\x89PNG"
+    manifest["files"]["pictures/map.png"] = hashlib.sha256(picture).hexdigest()
+    manifest["details"]["shared"]["lean_indexes_bytes"] = 0
+    publish_manifest(hub, repo, manifest, {"pictures/map.png": picture})
+    client("pull", None, name=repo, folder=tmp_path / "plain")
+    assert (tmp_path / "plain" / "pictures" / "map.png").read_bytes() == picture
+    rows = client("load", None, path="delia_mix", repo=repo, ratio=3, home=tmp_path / "a")
+    assert len(rows["train"]) == 24
+
+    for path in [path for path in manifest["files"] if path.startswith("ratio-3/")]:
+        del manifest["files"][path]
+    manifest["files"]["lean/ratio-3.parquet"] = hashlib.sha256(b"index").hexdigest()
+    manifest["details"]["mixtures"]["ratio-3"]["form"] = "lean"
+    publish_manifest(hub, repo, manifest, {"lean/ratio-3.parquet": b"index"})
+    for given in ({"path": "delia_mix", "repo": repo, "ratio": 3},):
+        with pytest.raises(ClientError, match=r"ratio-3 in the lean form of delia_data 0\.1.*pull"):
+            client("load", None, **given, home=tmp_path / "b")
+    with pytest.raises(ClientError, match=r"ratio-3 in the lean form of delia_data 0\.1"):
+        client("pull", None, name=repo, folder=tmp_path / "lean")
+    other = client("load", None, path="delia_mix", repo=repo, ratio=1, home=tmp_path / "c")
+    assert len(other["train"]) == 12
+
+
+@pytest.mark.parametrize("path", ["../outside.txt", "/tmp/outside.txt", "task/../../x", "task/.x"])
+def test_a_manifest_cannot_name_files_outside_the_folder(
+    hub: HubServer, client: Worker, repo: str, tmp_path: Path, path: str
+) -> None:
+    manifest = json.loads(hub.files(repo)["manifest.json"])
+    manifest["files"][path] = hashlib.sha256(b"x").hexdigest()
+    publish_manifest(hub, repo, manifest, {path: b"x"})
+    with pytest.raises(ClientError, match="does not have files such as"):
+        client("pull", None, name=repo, folder=tmp_path / "in" / "pulled")
+    assert not (tmp_path / "in").exists()
+
+
+def publish_manifest(
+    hub: HubServer, repo: str, manifest: dict[str, Any], files: dict[str, bytes]
+) -> None:
+    """Replace the manifest of a repository, with a marker that fits it."""
+    body = json.dumps(manifest).encode()
+    marker = hashlib.sha256(body).hexdigest().encode()
+    hub.write(repo, {**files, "manifest.json": body, "FINISHED": marker})
