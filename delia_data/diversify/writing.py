@@ -19,14 +19,12 @@ from typing import Any, Final
 from delia_data.diversify.author import Author
 from delia_data.diversify.gates import Gatekeeper, GateResult
 from delia_data.engines.base import Engine, Sampling
-from delia_data.errors import EngineError, InputError
-from delia_data.sampling.completion_log import CompletionLog, LoggedCompletion
+from delia_data.errors import InputError
+from delia_data.sampling.completion_log import CompletionLog
 
 WORDING_SAMPLING: Final = Sampling(temperature=0.7, top_p=0.95, max_tokens=96)
 """How wordings are drawn."""
 
-_ATTEMPTS: Final = 3
-_DEAD: Final = 32  # requests that fail one after the other where an engine is dead
 _FIRST: Final = 32  # requests of the first wave
 _LEAST_YIELD: Final = 0.02  # accepted texts a request; lower ones are not believed
 
@@ -138,7 +136,6 @@ class _Run:
         self.wanted = self.tries = 0
         self._engine, self._author, self._keeper = engine, author, keeper
         self._sampling, self._on_progress = sampling, on_progress
-        self._failing = 0  # latest requests that failed, one after the other
 
     @property
     def is_done(self) -> bool:
@@ -166,21 +163,12 @@ class _Run:
         return [n for n in range(self.judged, end) if n not in self.texts.by_number]
 
     def write(self, numbers: Sequence[int]) -> None:
-        """Ask for numbers; those that fail are asked again, and at last stay failed."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            missing = [number for number in numbers if number not in self.texts.by_number]
-            asked = {(request := self._author.request(n)).id: (n, request) for n in missing}
-            requests = (request for _, request in asked.values())
-            for completion in self._engine.generate(requests, self._sampling):
-                failed = completion.finish == "error"
-                self._failing = self._failing + 1 if failed else 0
-                if self._failing == _DEAD:
-                    raise EngineError(
-                        f"{_DEAD} requests for wordings failed one after the other "
-                        f"({completion.error}): mend the engine and run again; "
-                        "what was written stays"
-                    )
-                if failed and attempt < _ATTEMPTS:
-                    continue
-                self.texts.append(LoggedCompletion.of(asked[completion.id][0], completion))
-                self.judge()
+        """Request wordings."""
+        self.texts.request(
+            self._engine,
+            numbers,
+            self._author.request,
+            self._sampling,
+            purpose="wordings",
+            on_completion=self.judge,
+        )

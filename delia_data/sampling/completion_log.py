@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from delia_data.engines.base import Completion, Finish
+from delia_data.engines.base import Completion, Engine, Finish, Request, Sampling
+from delia_data.errors import EngineError
 from delia_data.outputs import (
     LOCK,
     JsonlLog,
@@ -27,6 +28,10 @@ from delia_data.outputs import (
     folder_lock,
     write_json,
 )
+from delia_data.sampling.budget import Budget
+
+_ATTEMPTS: Final = 3
+_MAX_CONSECUTIVE_FAILURES: Final = 32  # after which the engine counts as dead
 
 _PLAN: Final = "plan.json"
 _LOG: Final = "written.jsonl"
@@ -74,7 +79,7 @@ class CompletionLog:
     """The completions of a folder.
 
     Attributes:
-        by_number: The completions that `read` and `append` have seen so far.
+        by_number: The completions that were read or requested so far.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -84,6 +89,7 @@ class CompletionLog:
             self._folder / _LOG, LoggedCompletion, if_damaged="or write into another folder"
         )
         self._read_bytes = 0
+        self._consecutive_failures = 0
         self.by_number: dict[int, LoggedCompletion] = {}
 
     def read(self, plan: dict[str, Any]) -> None:
@@ -102,7 +108,7 @@ class CompletionLog:
 
     @contextmanager
     def writing(self, plan: dict[str, Any]) -> Iterator[None]:
-        """Lock the folder and read its entries; `append` works inside the block.
+        """Lock the folder and read its entries; `request` works inside the block.
 
         Raises:
             ForeignFolderError: The folder holds other files.
@@ -118,11 +124,88 @@ class CompletionLog:
             with self._log:
                 yield
 
-    def append(self, row: LoggedCompletion) -> None:
-        """Write one entry.
+    def request(
+        self,
+        engine: Engine,
+        numbers: Sequence[int],
+        build: Callable[[int], Request],
+        sampling: Sampling,
+        *,
+        purpose: str,
+        budget: Budget | None = None,
+        on_completion: Callable[[], None],
+    ) -> bool:
+        """Request the missing ones of the numbers; repeat failed requests twice.
+
+        Args:
+            engine: Engine that writes.
+            numbers: Numbers of the requests.
+            build: Builds the request of a number.
+            sampling: Sampling parameters.
+            purpose: Plural noun for the texts, for error messages.
+            budget: If given, requests stop before it is exceeded.
+            on_completion: Called after each completion is on disk.
+
+        Returns:
+            Whether the budget allowed all requests.
 
         Raises:
+            EngineError: The engine failed, or 32 requests failed in a row.
             OutputError: The disk is full or gone. Entries written before stay.
         """
-        self._read_bytes += self._log.append(row)
-        self.by_number[row.number] = row
+        for attempt in range(1, _ATTEMPTS + 1):
+            missing = (number for number in numbers if number not in self.by_number)
+            requests = {(request := build(n)).id: (n, request) for n in missing}
+            stream = _AffordableRequests(
+                [request for _, request in requests.values()], budget, sampling.max_tokens
+            )
+            for completion in engine.generate(stream, sampling):
+                stream.settle(completion)
+                failed = completion.finish == "error"
+                self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
+                if self._consecutive_failures == _MAX_CONSECUTIVE_FAILURES:
+                    raise EngineError(
+                        f"{_MAX_CONSECUTIVE_FAILURES} requests for {purpose} failed one after the "
+                        f"other ({completion.error}): fix the engine and run again; "
+                        f"finished {purpose} stay"
+                    )
+                if failed and attempt < _ATTEMPTS and not completion.final:
+                    continue
+                row = LoggedCompletion.of(requests[completion.id][0], completion)
+                self._read_bytes += self._log.append(row)
+                self.by_number[row.number] = row
+                on_completion()
+            if stream.exhausted:
+                return False
+        return True
+
+
+class _AffordableRequests:
+    """Requests as long as the budget allows them.
+
+    Attributes:
+        exhausted: Whether the budget did not allow a request.
+    """
+
+    def __init__(self, requests: Sequence[Request], budget: Budget | None, max_tokens: int) -> None:
+        self.exhausted = False
+        self._requests = requests
+        self._budget = budget
+        self._max_tokens = max_tokens
+        self._reserved: dict[str, tuple[int, float]] = {}
+
+    def __iter__(self) -> Iterator[Request | None]:
+        for request in self._requests:
+            if self._budget is not None:
+                while (reserved := self._budget.reserve(request, self._max_tokens)) is None:
+                    if not self._reserved:
+                        self.exhausted = True
+                        return
+                    yield None  # a pending request may cost less than its reservation
+                self._reserved[request.id] = reserved
+            yield request
+
+    def settle(self, completion: Completion) -> None:
+        """Replace the reservation of a request with its cost."""
+        if self._budget is not None:
+            self._budget.settle(self._reserved.pop(completion.id), completion)

@@ -101,7 +101,7 @@ _PUNCTUATION: Final = frozenset(" \t\r\n\f\v\u00a0\u200b,;!?\"'`*#_\N{HORIZONTAL
 
 
 def empty(_query: str, completion: Completion) -> str | None:
-    """Reject an answer without content.
+    """Reject an answer without content, or with nothing after its reasoning.
 
     A letter, a digit, a picture or a math sign is content, and so are two different marks that end
     no sentence: a thumbs-up, a smiley and Morse code are answers, three dots are not.
@@ -110,7 +110,9 @@ def empty(_query: str, completion: Completion) -> str | None:
         return None
     marks = set(completion.text) - _PUNCTUATION
     content = len(marks) > 1 or any(unicodedata.category(c) in _SIGNS for c in marks)
-    return None if content else "empty"
+    if content:
+        return None
+    return "reasoning" if completion.reasoning else "empty"
 
 
 def truncated(_query: str, completion: Completion) -> str | None:

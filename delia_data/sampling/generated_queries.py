@@ -43,13 +43,13 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Final, Protocol
 
-from delia_data.engines.base import Completion, Engine, Finish, Request, Sampling
-from delia_data.errors import EngineError, InputError
+from delia_data.engines.base import Engine, Finish, Request, Sampling
+from delia_data.errors import InputError
 from delia_data.outputs import canonical_json
 from delia_data.ranking import rank, row_seed
 from delia_data.records import Message, content_id
 from delia_data.sampling.budget import Budget
-from delia_data.sampling.completion_log import CompletionLog, LoggedCompletion
+from delia_data.sampling.completion_log import CompletionLog
 from delia_data.sampling.queries import (
     BundledQueries,
     Queries,
@@ -132,8 +132,6 @@ Write {wanted} more requests. Each is about something else and asks for another 
 Give a numbered list of requests, and nothing else."""
 """Prompt of `expanded_queries`."""
 
-_ATTEMPTS: Final = 3
-_MAX_CONSECUTIVE_FAILURES: Final = 32  # after which the engine counts as dead
 _MIN_YIELD: Final = 0.1  # queries per request; lower bound when planning a wave
 
 _ROUND_SIZE: Final = 32
@@ -493,7 +491,6 @@ class GeneratedQueries:
         self._rejected: list[tuple[str, str]] = []
         self._checked = 0  # all completions with lower numbers are checked
         self._accepted_before_round = len(self._accepted)
-        self._consecutive_failures = 0
 
     def describe(self) -> dict[str, Any]:
         """Return everything that texts and order depend on: model, prompts and checks."""
@@ -562,6 +559,11 @@ class GeneratedQueries:
             EngineError: The engine failed, or 32 requests failed in a row.
             SettingsError: The folder was started with other settings.
         """
+
+        def completed() -> None:
+            self._check_completions()
+            on_progress(len(self._accepted))
+
         count = count if self._max is None else min(count, self._max)
         with self._log.writing(self.describe()):
             self._check_completions()
@@ -569,7 +571,16 @@ class GeneratedQueries:
             on_progress(len(self._accepted))
             affordable = True
             while affordable and len(self._accepted) < count and self._checked < last:
-                affordable = self._generate(self._next_numbers(count), budget, on_progress)
+                accepted = self._accepted[: self._accepted_before_round]
+                affordable = self._log.request(
+                    self._engine,
+                    self._next_numbers(count),
+                    lambda number, accepted=accepted: self._generator.request(number, accepted),
+                    self._sampling,
+                    purpose="queries",
+                    budget=budget,
+                    on_completion=completed,
+                )
         if affordable and len(self._accepted) == len(self._generator.seeds) < count:
             reasons = Counter(reason for reason, _ in self._rejected).most_common()
             listed = ", ".join(f"{n} {reason}" for reason, n in reasons)
@@ -617,68 +628,3 @@ class GeneratedQueries:
         begin = self._checked // size
         end = begin + min(max(rounds, 1), self._generator.rounds_ahead)
         return [n for n in range(begin * size, end * size) if n not in self._log.by_number]
-
-    def _generate(
-        self, numbers: Sequence[int], budget: Budget | None, on_progress: Callable[[int], None]
-    ) -> bool:
-        """Send requests, and repeat failed ones twice.
-
-        Returns:
-            Whether the budget allowed all of them.
-        """
-        accepted = self._accepted[: self._accepted_before_round]
-        for attempt in range(1, _ATTEMPTS + 1):
-            missing = (number for number in numbers if number not in self._log.by_number)
-            requests = {(r := self._generator.request(n, accepted)).id: (n, r) for n in missing}
-            stream = _AffordableRequests(
-                [request for _, request in requests.values()], budget, self._sampling.max_tokens
-            )
-            for completion in self._engine.generate(stream, self._sampling):
-                stream.settle(completion)
-                failed = completion.finish == "error"
-                self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
-                if self._consecutive_failures == _MAX_CONSECUTIVE_FAILURES:
-                    raise EngineError(
-                        f"{_MAX_CONSECUTIVE_FAILURES} requests for queries failed one after the "
-                        f"other ({completion.error}): fix the engine and run again; "
-                        "finished queries stay"
-                    )
-                if failed and attempt < _ATTEMPTS:
-                    continue
-                self._log.append(LoggedCompletion.of(requests[completion.id][0], completion))
-                self._check_completions()
-                on_progress(len(self._accepted))
-            if stream.exhausted:
-                return False
-        return True
-
-
-class _AffordableRequests:
-    """Requests as long as the budget allows them.
-
-    Attributes:
-        exhausted: Whether the budget did not allow a request.
-    """
-
-    def __init__(self, requests: Sequence[Request], budget: Budget | None, max_tokens: int) -> None:
-        self.exhausted = False
-        self._requests = requests
-        self._budget = budget
-        self._max_tokens = max_tokens
-        self._reserved: dict[str, tuple[int, float]] = {}
-
-    def __iter__(self) -> Iterator[Request | None]:
-        for request in self._requests:
-            if self._budget is not None:
-                while (reserved := self._budget.reserve(request, self._max_tokens)) is None:
-                    if not self._reserved:
-                        self.exhausted = True
-                        return
-                    yield None  # a pending request may cost less than its reservation
-                self._reserved[request.id] = reserved
-            yield request
-
-    def settle(self, completion: Completion) -> None:
-        """Replace the reservation of a request with its cost."""
-        if self._budget is not None:
-            self._budget.settle(self._reserved.pop(completion.id), completion)

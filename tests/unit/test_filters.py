@@ -60,6 +60,12 @@ def test_the_default_filters(query: str, given: Completion, expected: str | None
     assert reason(query, given) == expected
 
 
+def test_an_answer_of_reasoning_alone_is_rejected_as_such() -> None:
+    assert reason("q", Completion("id", "", 9, "stop", reasoning=True)) == "reasoning"
+    assert reason("q", Completion("id", "", 9, "length", reasoning=True)) == "reasoning"
+    assert reason("q", Completion("id", "An answer.", 9, "stop", reasoning=True)) is None
+
+
 def test_each_filter_sees_its_own_fault_alone() -> None:
     faults = {
         failed: completion("Fine.", "error"),
