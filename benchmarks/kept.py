@@ -28,7 +28,7 @@ from delia_data.errors import FormatError
 from delia_data.records import Record, read_record, read_rows
 from delia_data.sampling.embeddings import Embedder, Saturation, Vectors, coverage
 from delia_data.sampling.filters import Filter, default_filters
-from delia_data.sampling.progress import ProgressMeter
+from delia_data.sampling.sampler import ProgressMeter
 from delia_data.sampling.store import Counts, SampledRow
 
 __all__ = ["main"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from delia_data.records import Record
 from delia_data.sampling.embeddings import Vectors
-from delia_data.sampling.words import words
+from delia_data.sampling.similarity import words
 from delia_data.tasks import Task, Wording
 
 __all__ = ["TEST", "TEXTS", "TRAIN", "bag_of_words", "verdicts"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from delia_data.sampling.words import words
+from delia_data.sampling.similarity import words
 from delia_data.tasks import QUERY_SLOT
 
 _SENTENCE: Final = re.compile(r"[^.?!\n]*(?:[.?!]+[)\"']*|\n|$)[ \t]*")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from delia_data.diversify.sentences import asks, is_format_talk, sentences_of
-from delia_data.sampling.words import words
+from delia_data.sampling.similarity import words
 from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.scoring import json_object
 

@@ -24,8 +24,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from delia_data._optional import require
 from delia_data.engines.base import Completion
 from delia_data.errors import InputError
-from delia_data.sampling.duplicates import DEFAULT_THRESHOLD, Duplicates
-from delia_data.sampling.words import words
+from delia_data.sampling.similarity import DEFAULT_THRESHOLD, Duplicates, words
 from delia_data.tokens import DEFAULT_TOKEN
 
 Detector = Callable[[str], Mapping[str, float]]

@@ -40,7 +40,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, Protocol
 
 from delia_data.engines.base import Engine, Finish, Request, Sampling
@@ -60,12 +60,11 @@ from delia_data.sampling.queries import (
 from delia_data.sampling.query_checks import (
     MAX_WORDS,
     MIN_WORDS,
-    Novelty,
     query_checks,
     rejection_reason,
 )
 from delia_data.sampling.query_files import FileQueries
-from delia_data.sampling.words import words
+from delia_data.sampling.similarity import Novelty, words
 from delia_data.tokens import DEFAULT_TOKEN
 
 BUNDLED: Final = "bundled"
@@ -575,7 +574,7 @@ class GeneratedQueries:
                 affordable = self._log.request(
                     self._engine,
                     self._next_numbers(count),
-                    lambda number, accepted=accepted: self._generator.request(number, accepted),
+                    partial(self._generator.request, accepted=accepted),
                     self._sampling,
                     purpose="queries",
                     budget=budget,

@@ -18,11 +18,10 @@ from delia_data.errors import InputError
 from delia_data.outputs import read_manifest
 from delia_data.ranking import rank
 from delia_data.records import read_record
-from delia_data.sampling.duplicates import Duplicates, compared
 from delia_data.sampling.embeddings import Embed, Vectors, coverage
 from delia_data.sampling.filters import Language
+from delia_data.sampling.similarity import Duplicates, compared, distinct
 from delia_data.sampling.store import check_is_cache, read_cache
-from delia_data.sampling.words import distinct
 
 Pair = tuple[str, str]  # query, answer
 Scan = Callable[[str], Iterable[str]]

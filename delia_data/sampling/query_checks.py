@@ -1,116 +1,20 @@
-"""Checks of queries that a model generated: is it a request, and is it new?
+"""Checks of queries that a model generated: is the text a request?
 
 A small model's idea of what a user says is often no request: it answers, greets, tells a story, or
 asks to rewrite a text that it never gives. docs/decisions.md describes the texts that the checks
 were written against.
-
-A query is new if its ROUGE-L with every accepted query is below a threshold (arXiv 2212.10560,
-section 2.2). An index of words finds the few accepted queries that can reach the threshold at all:
-two texts that reach it share at least `needed` words, so the other one contains one of any
-`words - needed + 1` words of this one. The rarest words are looked up, and a few more, which tell
-chance hits apart.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from delia_data.engines.base import Finish
-from delia_data.errors import InputError
 from delia_data.sampling.filters import is_refusal
-from delia_data.sampling.words import words
-
-_EXTRA_LOOKUPS: Final = 3  # words looked up beyond those needed; most chance hits share fewer
-_SLACK: Final = 1e-9
-_Mark = tuple[str, int]  # a word, and the number of its earlier occurrences in the text
-
-
-class Novelty:
-    """Accepted texts, and whether another text differs from all of them."""
-
-    def __init__(self, threshold: float = 0.7) -> None:
-        """Start without texts.
-
-        Args:
-            threshold: ROUGE-L from which a text is not new, greater than 0 and at most 1.
-
-        Raises:
-            InputError: The threshold is out of range.
-        """
-        if not 0 < threshold <= 1:
-            raise InputError(f"threshold {threshold} is out of range: give more than 0, at most 1")
-        self._threshold = threshold
-        self._texts: list[Sequence[str]] = []
-        self._having: dict[_Mark, list[int]] = {}
-
-    def __len__(self) -> int:
-        """Return the number of texts."""
-        return len(self._texts)
-
-    def is_new(self, text: str) -> bool:
-        """Return whether a text has words and differs from all accepted texts."""
-        said = words(text)
-        return bool(said) and not any(
-            rouge_l(said, self._texts[place]) >= self._threshold for place in self._near(said)
-        )
-
-    def add(self, text: str) -> None:
-        """Add an accepted text."""
-        said = words(text)
-        for mark in _marks(said):
-            self._having.setdefault(mark, []).append(len(self._texts))
-        self._texts.append(said)
-
-    def _near(self, said: Sequence[str]) -> Iterator[int]:
-        """Yield the positions of all texts that can reach the threshold, and of few others."""
-        half = self._threshold / 2
-        fewest = half * len(said) / (1 - half)  # words of the shortest text that can reach it
-        needed = math.ceil(half * (len(said) + fewest) - _SLACK)
-        marks = sorted(_marks(said), key=lambda mark: len(self._having.get(mark, ())))
-        looked_up = marks[: len(said) - needed + _EXTRA_LOOKUPS]
-        shared: Counter[int] = Counter()
-        for mark in looked_up:
-            shared.update(self._having.get(mark, ()))
-        elsewhere = len(said) - len(looked_up)  # words that may be shared beside these
-        for place, count in shared.items():
-            length = len(self._texts[place])
-            if count + min(elsewhere, length) >= half * (len(said) + length) - _SLACK:
-                yield place
-
-
-def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
-    """Return the ROUGE-L F-measure of two texts as words, from 0 to 1.
-
-    It is `2 * common / (words of one + words of the other)`, with the length of the longest common
-    subsequence. An integer whose bits are the words of `one` finds it in as many steps as `other`
-    has words (Hyyrö, 2004).
-    """
-    if not one or not other:
-        return 0.0
-    places: dict[str, int] = {}
-    for place, word in enumerate(one):
-        places[word] = places.get(word, 0) | 1 << place
-    unmatched = all_ones = (1 << len(one)) - 1
-    for word in other:
-        hit = unmatched & places.get(word, 0)
-        unmatched = ((unmatched + hit) | (unmatched - hit)) & all_ones
-    common = len(one) - unmatched.bit_count()
-    return 2 * common / (len(one) + len(other))
-
-
-def _marks(said: Sequence[str]) -> list[_Mark]:
-    """Return the words, each with the number of its earlier occurrences."""
-    seen: Counter[str] = Counter()
-    marks = []
-    for word in said:
-        marks.append((word, seen[word]))
-        seen[word] += 1
-    return marks
-
+from delia_data.sampling.similarity import words
 
 QueryCheck: TypeAlias = Callable[[str], str | None]
 """Returns the reason to reject a query, or None."""

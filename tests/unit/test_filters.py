@@ -25,7 +25,7 @@ from delia_data.sampling.filters import (
     repetition,
     truncated,
 )
-from delia_data.sampling.words import words
+from delia_data.sampling.similarity import words
 
 ALPACA = Path(__file__).parents[3] / "shared" / "data" / "alpaca" / "alpaca_data.json"
 

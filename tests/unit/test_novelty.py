@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delia_data.errors import InputError
-from delia_data.sampling.query_checks import Novelty, rouge_l
+from delia_data.sampling.similarity import Novelty, rouge_l
 
 word = st.sampled_from(["what", "is", "the", "capital", "of", "france", "italy", "a", "b"])
 sentence = st.lists(word, max_size=14)

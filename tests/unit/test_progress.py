@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delia_data.sampling.progress import ProgressMeter
+from delia_data.sampling.sampler import ProgressMeter
+from delia_data.sampling.similarity import distinct
 from delia_data.sampling.store import Counts, SampledRow
-from delia_data.sampling.words import distinct
 
 
 class Clock:

@@ -1,4 +1,6 @@
-"""Duplicate pairs: exact and near duplicates of pairs accepted before.
+"""Similarity of texts: words, distinct n-grams, duplicate pairs, and new queries.
+
+Duplicates of a pair are found among the pairs accepted before:
 
     words of the pair ──▶ shingles of 3 words ──▶ MinHash, 128 values ──▶ bands ──▶ seen before?
                                                                              │
@@ -10,13 +12,22 @@ Massive Datasets, section 3.4). The bands' hashes are kept in a Bloom filter ins
 signatures (LSHBloom, Khan et al. 2024), which keeps memory flat. Nothing is verified, so the
 threshold is soft: at 0.8, 40% of the pairs with a similarity of 0.8 count as near duplicates, 8%
 of those with 0.7, 1% of those with 0.6, and 94% of those with 0.9.
+
+A query is new if its ROUGE-L with every accepted query is below a threshold (arXiv 2212.10560,
+section 2.2). An index of words finds the few accepted queries that can reach the threshold at all:
+two texts that reach it share at least `needed` words, so the other one contains one of any
+`words - needed + 1` words of this one. The rarest words are looked up, and a few more, which tell
+chance hits apart.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from functools import cache
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +36,40 @@ import rensa
 
 from delia_data.engines.base import Completion
 from delia_data.errors import InputError
-from delia_data.sampling.words import words
+
+# Scripts that put no space between words: Thai to Tibetan, Burmese, Khmer, kana, Han.
+_UNSPACED: Final = (
+    r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+)
+_WORD: Final = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
+_ASCII_WORD: Final = re.compile(r"\w+", re.ASCII)
+
+
+@lru_cache(maxsize=8)  # several filters look at the same answer, one after the other
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text in lower case, without punctuation.
+
+    In scripts that put no spaces between words, such as Chinese, Japanese and Thai, each
+    character counts as a word.
+    """
+    folded = text.casefold()
+    return tuple((_ASCII_WORD if folded.isascii() else _WORD).findall(folded))
+
+
+def distinct(texts: Iterable[str], n: int) -> float | None:
+    """Return distinct-n (Li et al. 2016, section 5.1): unique n-grams divided by all n-grams.
+
+    Words are compared in lower case and without punctuation. None if there is no n-gram.
+    """
+    seen: set[tuple[str, ...]] = set()
+    total = 0
+    for text in texts:
+        found = words(text)
+        grams = list(zip(*(found[i:] for i in range(n)), strict=False))
+        seen.update(grams)
+        total += len(grams)
+    return len(seen) / total if total else None
+
 
 Keys = npt.NDArray[np.uint64]  # shape (keys,)
 
@@ -214,3 +258,91 @@ def _shape(threshold: float) -> tuple[int, int]:
 def _factors() -> npt.NDArray[np.uint64]:
     """Return odd numbers to hash a band with; shape (values,)."""
     return mix(np.arange(1, _VALUES + 1, dtype=np.uint64) << np.uint64(32)) | np.uint64(1)
+
+
+_EXTRA_LOOKUPS: Final = 3  # words looked up beyond those needed; most chance hits share fewer
+_SLACK: Final = 1e-9
+_Mark = tuple[str, int]  # a word, and the number of its earlier occurrences in the text
+
+
+class Novelty:
+    """Accepted texts, and whether another text differs from all of them."""
+
+    def __init__(self, threshold: float = 0.7) -> None:
+        """Start without texts.
+
+        Args:
+            threshold: ROUGE-L from which a text is not new, greater than 0 and at most 1.
+
+        Raises:
+            InputError: The threshold is out of range.
+        """
+        if not 0 < threshold <= 1:
+            raise InputError(f"threshold {threshold} is out of range: give more than 0, at most 1")
+        self._threshold = threshold
+        self._texts: list[Sequence[str]] = []
+        self._having: dict[_Mark, list[int]] = {}
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self._texts)
+
+    def is_new(self, text: str) -> bool:
+        """Return whether a text has words and differs from all accepted texts."""
+        said = words(text)
+        return bool(said) and not any(
+            rouge_l(said, self._texts[place]) >= self._threshold for place in self._near(said)
+        )
+
+    def add(self, text: str) -> None:
+        """Add an accepted text."""
+        said = words(text)
+        for mark in _marks(said):
+            self._having.setdefault(mark, []).append(len(self._texts))
+        self._texts.append(said)
+
+    def _near(self, said: Sequence[str]) -> Iterator[int]:
+        """Yield the positions of all texts that can reach the threshold, and of few others."""
+        half = self._threshold / 2
+        fewest = half * len(said) / (1 - half)  # words of the shortest text that can reach it
+        needed = math.ceil(half * (len(said) + fewest) - _SLACK)
+        marks = sorted(_marks(said), key=lambda mark: len(self._having.get(mark, ())))
+        looked_up = marks[: len(said) - needed + _EXTRA_LOOKUPS]
+        shared: Counter[int] = Counter()
+        for mark in looked_up:
+            shared.update(self._having.get(mark, ()))
+        elsewhere = len(said) - len(looked_up)  # words that may be shared beside these
+        for place, count in shared.items():
+            length = len(self._texts[place])
+            if count + min(elsewhere, length) >= half * (len(said) + length) - _SLACK:
+                yield place
+
+
+def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
+    """Return the ROUGE-L F-measure of two texts as words, from 0 to 1.
+
+    It is `2 * common / (words of one + words of the other)`, with the length of the longest common
+    subsequence. An integer whose bits are the words of `one` finds it in as many steps as `other`
+    has words (Hyyrö, 2004).
+    """
+    if not one or not other:
+        return 0.0
+    places: dict[str, int] = {}
+    for place, word in enumerate(one):
+        places[word] = places.get(word, 0) | 1 << place
+    unmatched = all_ones = (1 << len(one)) - 1
+    for word in other:
+        hit = unmatched & places.get(word, 0)
+        unmatched = ((unmatched + hit) | (unmatched - hit)) & all_ones
+    common = len(one) - unmatched.bit_count()
+    return 2 * common / (len(one) + len(other))
+
+
+def _marks(said: Sequence[str]) -> list[_Mark]:
+    """Return the words, each with the number of its earlier occurrences."""
+    seen: Counter[str] = Counter()
+    marks = []
+    for word in said:
+        marks.append((word, seen[word]))
+        seen[word] += 1
+    return marks

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from delia_data.engines import Completion
 from delia_data.errors import InputError
-from delia_data.sampling.duplicates import BloomFilter, Duplicates, compared, jaccard
+from delia_data.sampling.similarity import BloomFilter, Duplicates, compared, jaccard
 
 LONG = (
     "The old bridge crosses the river at its narrowest point, and every spring the water rises "
@@ -137,7 +137,7 @@ def test_another_process_judges_the_same() -> None:
     code = (
         "from tests_duplicates_input import texts\n"
         "from delia_data.engines import Completion\n"
-        "from delia_data.sampling.duplicates import Duplicates\n"
+        "from delia_data.sampling.similarity import Duplicates\n"
         "check = Duplicates()\n"
         "print(*(check('q', Completion('i', t, 1, 'stop')) for t in texts))\n"
         "print(check._keys('q', texts[0]).tolist())\n"
