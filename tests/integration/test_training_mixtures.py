@@ -224,7 +224,7 @@ def test_mixtures_that_do_not_fit_are_refused_and_nothing_is_left(
         "12 of 12 rows are longer than max_length of 9 tokens .*--truncate",
         max_length=9,
     )
-    refuse(InputError, "targets w_proj are no modules of .*all-linear takes", targets=("w_proj",))
+    refuse(InputError, "targets w_proj are not modules of .*all-linear takes", targets=("w_proj",))
     refuse(InputError, "torch finds no CUDA", device="cuda")
     with monkeypatch.context() as patch:
         patch.setenv("ACCELERATE_USE_FSDP", "true")
@@ -320,5 +320,5 @@ def test_services_get_the_figures_or_one_line_says_why_not(
 def test_wrong_flags_are_one_line_that_names_all(mixture: Path, delia: Delia) -> None:
     result = delia("train", mixture, "out", "--rank", "x", "--epochs", "many", "--dtype", "int4")
     refused(result, "rank 'x' is wrong", "epochs 'many' is wrong", "dtype 'int4' is wrong")
-    refused(delia("train", mixture, "out", "--rank", 0, "--dropout", 2), "rank 0", "dropout 2")
+    refused(delia("train", mixture, "out", "--rank", 0, "--dropout", 2), "rank '0'", "dropout '2'")
     refused(delia("train", mixture, "out", "--recipe", "nope"), "recipe 'nope' is unknown")

@@ -73,7 +73,7 @@ def place(
         (short_context, [], ["longer than the model's context of 30 tokens"]),
         (without_template, [], ["has no chat template"]),
         (unknown_key, [], ["'lerning_rate', did you mean 'learning_rate'", "'ranks'"]),
-        (nothing, ["--targets", "w_proj"], ["targets w_proj are no modules of"]),
+        (nothing, ["--targets", "w_proj"], ["targets w_proj are not modules of"]),
         (nothing, ["--device", "cuda"], ["torch finds no CUDA; try --device cpu"]),
         (nothing, ["--adaptation", "qlora"], ["bitsandbytes is not installed", "[qlora]"]),
         (nothing, ["--model", "nowhere/at-all"], ["nowhere/at-all"]),
