@@ -19,7 +19,7 @@ from mixtures import pairs, task_rows
 from trained import tiny_settings
 from transformers import PreTrainedModel
 
-from delia_data.errors import EngineError, InputError, TokenError, UnfinishedError
+from delia_data.errors import InputError
 from delia_data.mixing import mix, save_mixture
 from delia_data.models import identify_files, load_tokenizer
 from delia_data.outputs import Manifest, finish, read_manifest
@@ -204,56 +204,23 @@ def test_a_models_own_pairs_are_known_whatever_type_it_wrote_them_in(
     assert mismatched_sources({"cache": own[0]}, str(tmp_path / "prepared"), tokenizer) == []
 
 
-def test_mixtures_that_do_not_fit_are_refused_and_nothing_is_left(
+def test_what_is_no_mixture_is_refused_and_nothing_is_left(
     settings: TrainSettings, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What the command refuses besides is in test_training_refusals.py."""
     out = tmp_path / "out"
-
-    def refuse(error: type[Exception], match: str, given: Any = mixture, **over: Any) -> None:
-        with pytest.raises(error, match=match) as caught:
-            train(replace(settings, **over), given, out)
-        assert "\n" not in str(caught.value)
-        assert not out.exists()
-
-    refuse(TokenError, "is for the token <sep>, but token is <fmt>: .*--token", token="<fmt>")
-    none = saved(tmp_path / "none", token=None)
-    refuse(TokenError, "was mixed without a token", none)
-    refuse(InputError, r"nowhere does not exist: give the folder", "nowhere")
-    refuse(
-        InputError,
-        "12 of 12 rows are longer than max_length of 9 tokens .*--truncate",
-        max_length=9,
-    )
-    refuse(InputError, "targets w_proj are not modules of .*all-linear takes", targets=("w_proj",))
-    refuse(InputError, "torch finds no CUDA", device="cuda")
-    with monkeypatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_FSDP", "true")
-        refuse(InputError, "FSDP shards it: launch with ddp.yaml", adaptation="qlora")
+    with pytest.raises(InputError, match="nowhere does not exist: give the folder"):
+        train(settings, "nowhere", out)
     cache = tmp_path / "cache"
     cache.mkdir()
     finish(cache, Manifest(kind="cache"))
-    refuse(InputError, "holds a cache, not a mixture", cache)
-    (mixture / "FINISHED").unlink()
-    refuse(UnfinishedError, "is not a finished output")
-
-
-def test_rows_beyond_the_models_context_are_refused(
-    settings: TrainSettings, mixture: Path, tmp_path: Path
-) -> None:
-    file = Path(settings.model) / "config.json"
-    config = json.loads(file.read_text())
-    file.write_text(json.dumps({**config, "max_position_embeddings": 30}))
-    with pytest.raises(InputError, match="longer than the model's context of 30 tokens"):
-        train(settings, mixture, tmp_path / "out")
-
-
-def test_a_model_without_a_chat_template_is_refused(
-    settings: TrainSettings, mixture: Path, tmp_path: Path
-) -> None:
-    (Path(settings.model) / "chat_template.jinja").unlink()
-    with pytest.raises(InputError, match="has no chat template, so that no row can be put to it"):
-        train(settings, mixture, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="holds a cache, not a mixture"):
+        train(settings, cache, out)
+    with monkeypatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_FSDP", "true")
+        with pytest.raises(InputError, match=r"FSDP shards it: launch with ddp\.yaml"):
+            train(replace(settings, adaptation="qlora"), mixture, out)
+    assert not out.exists()
 
 
 def test_cut_rows_are_counted_and_those_without_an_answer_left_out(
@@ -277,29 +244,6 @@ def test_cut_rows_are_counted_and_those_without_an_answer_left_out(
     assert (made.dropped, made.details["cut"]) == ({NO_ANSWER: 1}, 1)
     with pytest.raises(InputError, match="no answer token of any of the 4 rows"):
         train(replace(settings, max_length=5, truncate=True), rows, tmp_path / "c")
-
-
-def test_a_full_memory_says_what_to_lower(
-    settings: TrainSettings, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from delia_data.training.trainer import MixtureTrainer
-
-    for number, error in enumerate(
-        (
-            RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"),
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-            MemoryError(),
-        )
-    ):
-
-        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
-            raise error
-
-        monkeypatch.setattr(MixtureTrainer, "compute_loss", fail)
-        with pytest.raises(EngineError, match=r"out of memory: lower .*micro_batch_size or max_l"):
-            train(settings, mixture, tmp_path / f"{number}")
-        with pytest.raises(UnfinishedError):
-            read_manifest(tmp_path / f"{number}")
 
 
 def test_services_get_the_figures_or_one_line_says_why_not(
