@@ -25,7 +25,8 @@ import numpy as np
 
 from delia_data.engines.base import Completion
 from delia_data.errors import FormatError
-from delia_data.records import Record, read_record, read_rows
+from delia_data.reading import read_rows
+from delia_data.records import Record, read_record
 from delia_data.sampling.embeddings import Embedder, Saturation, Vectors, coverage
 from delia_data.sampling.filters import Filter, default_filters
 from delia_data.sampling.sampler import ProgressMeter

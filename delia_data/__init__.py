@@ -20,7 +20,8 @@ from delia_data.errors import DeliaError
 if TYPE_CHECKING:
     from delia_data.mixing import Mixture, mix, save_mixture
     from delia_data.ranking import rank, row_seed
-    from delia_data.records import Message, Record, read_record, read_records, write_record
+    from delia_data.reading import read_records
+    from delia_data.records import Message, Record, read_record, write_record
     from delia_data.registration import register
     from delia_data.tokens import DEFAULT_TOKEN, add_token, lint
 else:
@@ -28,7 +29,8 @@ else:
     _FOUND_IN: Final = {
         "mixing": ("Mixture", "mix", "save_mixture"),
         "ranking": ("rank", "row_seed"),
-        "records": ("Message", "Record", "read_record", "read_records", "write_record"),
+        "reading": ("read_records",),
+        "records": ("Message", "Record", "read_record", "write_record"),
         "registration": ("register",),
         "tokens": ("DEFAULT_TOKEN", "add_token", "lint"),
     }

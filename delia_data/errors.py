@@ -6,6 +6,7 @@ do. The command line prints that line and exits with code 2.
     DeliaError (Exception)
     ├── InputError (ValueError)           what was given cannot be used
     │   ├── FormatError                   a file or a row is not in a known format
+    │   │   └── UnsupportedRowError       the row means more than its text says
     │   ├── RatioError                    the ratio is wrong, or the cache is too small for it
     │   ├── TokenError                    the special token cannot do its work
     │   ├── SettingsError                 settings are unknown or differ from the earlier run's
@@ -33,6 +34,19 @@ class InputError(DeliaError, ValueError):
 
 class FormatError(InputError):
     """A file or a row is not in a known format."""
+
+
+class UnsupportedRowError(FormatError):
+    """The row means more than its text says: it has tools, images, a negative label.
+
+    Attributes:
+        reason: The reason under which such rows are counted when they are dropped.
+    """
+
+    def __init__(self, message: str, reason: str = "unsupported") -> None:
+        """Keep the message and the drop reason."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class RatioError(InputError):

@@ -7,42 +7,81 @@ Four formats are read into one record, and written back:
     alpaca              {"instruction": ..., "input": ..., "output": ...}, also system, history
     sharegpt            {"conversations": [{"from": "human", "value": ...}, ...]}
 
-A record is a conversation that ends with the assistant's answer.
+A record is a conversation that ends with the assistant's answer. A turn can be spelled with `role`
+and `content` or with `from` and `value` in any of them. Columns that change the meaning of a row
+are never ignored: a `system` column becomes a system turn, and `read_record` refuses a row with
+tools, images or a negative label (`UnsupportedRowError`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-import jsonlines
-
-from delia_data.errors import FormatError, InputError
+from delia_data.errors import FormatError, UnsupportedRowError
 
 Format = Literal["messages", "prompt_completion", "alpaca", "sharegpt"]
 Role = Literal["system", "user", "assistant"]
 
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
-_MARKS: Final[dict[str, Format]] = {
-    "messages": "messages",
-    "prompt": "prompt_completion",
-    "instruction": "alpaca",
-    "conversations": "sharegpt",
+FORMAT_COLUMNS: Final[dict[Format, tuple[str, ...]]] = {
+    "messages": ("messages",),
+    "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "input", "output", "history"),
+    "sharegpt": ("conversations",),
 }
-_SPEAKERS: Final[dict[str, Role]] = {
+"""Columns of each format; the format of a row is the one whose first column is not null."""
+
+SYSTEM_COLUMNS: Final = ("system", "system_prompt")
+REASONING: Final = ("reasoning_content", "reasoning", "thinking")
+"""Columns of a row and fields of a turn that hold reasoning, which is removed."""
+
+UNSUPPORTED: Final[dict[str, str]] = {
+    **dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "tools"),
+    **dict.fromkeys(("images", "image", "videos", "video"), "images"),
+    **dict.fromkeys(("audios", "audio"), "audio"),
+    **dict.fromkeys(("label", "kto_tag"), "label_false"),
+    "weight": "weight_zero",
+    **dict.fromkeys(("chosen", "rejected"), "preference"),
+}
+"""Columns of a row and fields of a turn that text cannot express, with the drop reason."""
+
+MEANINGFUL: Final = frozenset({*SYSTEM_COLUMNS, *REASONING, *UNSUPPORTED})
+"""Columns that are never ignored, next to those of the formats."""
+
+_ROLES: Final[dict[str, Role]] = {
     "system": "system",
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
 }
+_TOOL_ROLES: Final = ("tool", "function", "function_call", "observation", "ipython")
 _FROM: Final[dict[Role, str]] = {"system": "system", "user": "human", "assistant": "gpt"}
+_TEXT_PARTS: Final = ("text", "input_text", "output_text")
+_REASONING_PARTS: Final = ("thinking", "reasoning", "redacted_thinking")
+_NO_INPUT: Final = re.compile(r"\W*no ?inputs?( (is )?(needed|required|provided))?\W*", re.I)
+_EXPLAINED: Final = {
+    "tools": "the row uses tools",
+    "images": "the row holds an image or a video",
+    "audio": "the row holds audio",
+    "label_false": "the row is labeled as a bad answer",
+    "weight_zero": "the weight of the row or of a turn is 0",
+    "preference": "the row holds a chosen and a rejected answer",
+}
+# Characters without ink that Unicode does not class as spaces, control or format characters.
+_INKLESS: Final = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef"
+)
+_IS_INKLESS: Final = re.compile(f"[{_INKLESS}]")
+VISIBLE: Final = rf"[^\s\pZ\pC{_INKLESS}]"
+"""Regular expression (RE2) of a character that `is_blank` takes for visible; it misses some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +92,7 @@ class Message:
     content: str
 
     def as_dict(self) -> dict[str, str]:
-        """Give the turn the way chat templates take it."""
+        """Return the turn as chat templates take it."""
         return {"role": self.role, "content": self.content}
 
 
@@ -62,7 +101,7 @@ class Record:
     """One row: a conversation whose last turn is the assistant's answer.
 
     Raises:
-        FormatError: There is no question, or no answer, or a turn is empty.
+        FormatError: There is no question, no answer, or a turn without a visible character.
     """
 
     messages: tuple[Message, ...]
@@ -73,20 +112,20 @@ class Record:
         if not any(message.role == "user" for message in self.messages):
             raise FormatError("the row has no question: one turn must be the user's")
         for message in self.messages:
-            if not message.content.strip():
+            if is_blank(message.content):
                 raise FormatError(
                     f"the row's {message.role} turn is empty: fill it or drop the row"
                 )
 
     @classmethod
     def pair(cls, query: str, answer: str, *, system: str | None = None) -> Record:
-        """Make the record of one question and its answer."""
+        """Return the record of one question and its answer."""
         head = (Message("system", system),) if system else ()
         return cls((*head, Message("user", query), Message("assistant", answer)))
 
     @property
     def query(self) -> str:
-        """The last thing that the user says."""
+        """The user's last turn."""
         return next(m.content for m in reversed(self.messages) if m.role == "user")
 
     @property
@@ -118,11 +157,23 @@ def content_id(messages: Sequence[Message]) -> str:
     return digest.hexdigest()
 
 
+def is_blank(text: str) -> bool:
+    """Return whether a text has no visible character: only spaces, controls and the like."""
+    for char in text:
+        if "!" <= char <= "~":
+            return False
+        if char.isspace() or unicodedata.category(char) in {"Cc", "Cf", "Zs", "Zl", "Zp"}:
+            continue
+        if not _IS_INKLESS.match(char):
+            return False
+    return True
+
+
 def check_format(name: str) -> Format:
-    """Give `name` back where it is one of the row formats.
+    """Return `name` if it is a row format.
 
     Raises:
-        FormatError: It is not; the message lists those that are.
+        FormatError: It is not; the message lists the formats.
     """
     for known in FORMATS:
         if name == known:
@@ -131,18 +182,17 @@ def check_format(name: str) -> Format:
 
 
 def detect_format(row: Mapping[str, Any]) -> Format:
-    """Tell the format of a row by its columns.
+    """Return the format of a row, by its columns.
 
     Raises:
-        FormatError: No known format has such columns.
+        FormatError: No format has such columns.
     """
-    for column, known in _MARKS.items():
-        if row.get(column) is not None:
-            return known
+    for format, (mark, *_) in FORMAT_COLUMNS.items():
+        if row.get(mark) is not None:
+            return format
     columns = ", ".join(sorted(map(str, row))) or "none"
-    raise FormatError(
-        f"the row's columns ({columns}) fit no known format: it needs one of {', '.join(_MARKS)}"
-    )
+    marks = ", ".join(columns[0] for columns in FORMAT_COLUMNS.values())
+    raise FormatError(f"the row's columns ({columns}) fit no known format: it needs one of {marks}")
 
 
 def read_record(row: Mapping[str, Any], format: Format | None = None) -> Record:
@@ -150,28 +200,106 @@ def read_record(row: Mapping[str, Any], format: Format | None = None) -> Record:
 
     Args:
         row: Columns and their values.
-        format: The row's format; told by its columns where it is not given.
+        format: The row's format; detected from its columns by default.
 
     Returns:
-        The record.
+        The record, without the reasoning of its turns.
 
     Raises:
-        FormatError: The columns fit no format, a value has the wrong type, or the row has no
-            question or no answer.
+        UnsupportedRowError: The row has tools, images, audio, a negative label, a weight of 0, or
+            a chosen and a rejected answer.
+        FormatError: It is not a mapping, the columns fit no format, a value has the wrong type,
+            or the row has no question or no answer.
     """
-    match check_format(format) if format else detect_format(row):
+    return read_with_reasoning(row, format)[0]
+
+
+def read_with_reasoning(
+    row: Mapping[str, Any], format: Format | None = None
+) -> tuple[Record, bool]:
+    """Read one row of any format, and tell whether reasoning was removed from it.
+
+    Raises:
+        FormatError: As `read_record`.
+    """
+    if not isinstance(row, Mapping):
+        raise FormatError(
+            f"the row is {_kind(row)}: give mappings with the columns of a row format, or records"
+        )
+    check_supported(row)
+    removed = [name for name in REASONING if _is_present(row.get(name))]
+    format = check_format(format) if format else detect_format(row)
+    match format:
         case "messages":
-            turns = _turns(row.get("messages"), "role", "content", "messages")
+            turns = _turns(row.get("messages"), "messages", removed)
         case "sharegpt":
-            turns = _turns(row.get("conversations"), "from", "value", "conversations")
+            turns = _turns(row.get("conversations"), "conversations", removed)
         case "prompt_completion":
             turns = [
-                *_turns_or_text(row.get("prompt"), "user", "prompt"),
-                *_turns_or_text(row.get("completion"), "assistant", "completion"),
+                *_turns_or_text(row.get("prompt"), "user", "prompt", removed),
+                *_turns_or_text(row.get("completion"), "assistant", "completion", removed),
             ]
         case "alpaca":
             turns = _alpaca_turns(row)
-    return Record(tuple(turns))
+    return Record((*_system_turn(row, turns), *turns)), bool(removed)
+
+
+def check_supported(fields: Mapping[str, Any], *, answers: bool = True) -> None:
+    """Refuse a row, or a turn, whose meaning text alone cannot express.
+
+    Args:
+        fields: Columns of a row or fields of a turn.
+        answers: Whether the answer of the row is used, so that its label and weight matter.
+
+    Raises:
+        UnsupportedRowError: With the drop reason.
+    """
+    for name in UNSUPPORTED.keys() & fields.keys():
+        value, reason = fields[name], UNSUPPORTED[name]
+        if value is None:
+            continue
+        if reason == "label_false":
+            unsupported = answers and str(value).strip().casefold() == "false"
+        elif reason == "weight_zero":
+            unsupported = answers and _is_zero(value)
+        elif reason == "preference":
+            unsupported = answers and all(fields.get(n) is not None for n in ("chosen", "rejected"))
+        else:
+            unsupported = not _is_empty(value)
+        if unsupported:
+            raise unsupported_row(reason)
+
+
+def unsupported_row(reason: str) -> UnsupportedRowError:
+    """Return the error of a row that is dropped for one of the reasons of `UNSUPPORTED`."""
+    return UnsupportedRowError(
+        f"{_EXPLAINED[reason]}, which a conversation of text cannot express: remove the row",
+        reason,
+    )
+
+
+def read_text(value: Any, column: str) -> str:
+    """Return a value that must be text; content parts are joined, bytes are decoded as UTF-8.
+
+    Raises:
+        UnsupportedRowError: A content part is an image or audio.
+        FormatError: The value is not text, or its text cannot be encoded as UTF-8.
+    """
+    return _text(value, column, [])
+
+
+def join_input(instruction: str, given: Any) -> str:
+    """Join Alpaca's instruction and input; an input that says there is none counts as none."""
+    text = alpaca_input(given)
+    if text and is_blank(instruction):
+        return text
+    return f"{instruction}\n\n{text}" if text else instruction
+
+
+def alpaca_input(given: Any) -> str:
+    """Return Alpaca's input: empty if it is null, blank, or words like "<noinput>"."""
+    text = "" if given is None else read_text(given, "input")
+    return "" if is_blank(text) or _NO_INPUT.fullmatch(text) else text
 
 
 def write_record(record: Record, format: Format = "messages") -> dict[str, Any]:
@@ -198,136 +326,80 @@ def write_record(record: Record, format: Format = "messages") -> dict[str, Any]:
             return _alpaca_row(record)
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the rows of a JSON Lines or JSON file, one after another.
-
-    Args:
-        path: File of one JSON object a line, or, where it ends in `.json`, of one list of objects.
-
-    Yields:
-        Where the row stands (`"file:line"`, or `"file[index]"`), and the row.
-
-    Raises:
-        InputError: The file cannot be read, or is empty.
-        FormatError: A line is not JSON, or not an object, or its text cannot be UTF-8.
-    """
-    file = Path(path)
-    try:
-        rows = _json_rows(file) if file.suffix == ".json" else _jsonl_rows(file)
-        empty = True
-        for where, row in rows:
-            empty = False
-            _check_encodes(where, row)
-            yield where, row
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            f"{file} is not UTF-8 text: byte {error.start} is {error.reason}"
-        ) from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}; check the path") from error
-    if empty:
-        raise InputError(f"{file} is empty: it must hold at least one row")
-
-
-def read_records(path: str | os.PathLike[str], format: Format | None = None) -> Iterator[Record]:
-    """Read the records of a file.
-
-    Raises:
-        InputError: As `read_rows` and `read_record`, the message beginning with the row's place.
-    """
-    for where, row in read_rows(path):
-        try:
-            yield read_record(row, format)
-        except FormatError as error:
-            raise FormatError(f"{where}: {error}") from error
-
-
-def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
+def _system_turn(row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the turn of a `system` column; none if it is empty or says what the turns say."""
+    for name in SYSTEM_COLUMNS:
+        text = "" if row.get(name) is None else read_text(row[name], name)
+        if is_blank(text):
+            continue
+        if turns and turns[0].role == "system":
+            if turns[0].content.strip() == text.strip():
                 continue
-            try:
-                yield f"{file}:{number}", jsonlines.Reader([line]).read(type=dict)
-            except jsonlines.InvalidLineError as error:
-                fault = (
-                    "UTF-8 text" if isinstance(error.__cause__, UnicodeError) else "a JSON object"
-                )
-                raise FormatError(
-                    f"{file}:{number}: the line is not {fault}: mend or remove it"
-                ) from error
+            raise FormatError(
+                f"the row has a system turn and another system prompt in column {name!r}: "
+                "keep one of them"
+            )
+        return (Message("system", text),)
+    return ()
 
 
-def _json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8-sig").strip() or "[]")
-    except json.JSONDecodeError as error:
-        raise FormatError(f"{file}:{error.lineno}: the file is not JSON: {error.msg}") from error
-    if not isinstance(value, list):
-        raise FormatError(f"{file} holds one JSON value: it must hold a list of objects")
-    for index, row in enumerate(value):
-        if not isinstance(row, dict):
-            raise FormatError(f"{file}[{index}]: the row is not a JSON object: mend or remove it")
-        yield f"{file}[{index}]", row
-
-
-def _check_encodes(where: str, row: dict[str, Any]) -> None:
-    """Refuse half a character: JSON can spell a lone surrogate, and no file can hold it."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise FormatError(
-            f"{where}: the row holds half a character ({error.object[error.start]!a}): "
-            "mend or remove it"
-        ) from error
-
-
-def _turns(value: Any, role_key: str, content_key: str, column: str) -> list[Message]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
+def _turns(value: Any, column: str, removed: list[str]) -> list[Message]:
+    if hasattr(value, "tolist"):  # an array, as data frames hold lists
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
         raise FormatError(f"column {column!r} must hold a list of turns, and holds {_kind(value)}")
     turns = []
     for turn in value:
         if not isinstance(turn, Mapping):
             raise FormatError(f"column {column!r} must hold a list of turns, one is {_kind(turn)}")
-        role = _SPEAKERS.get(str(turn.get(role_key)))
+        check_supported(turn)
+        name = turn.get("role")
+        name = turn.get("from") if name is None else name
+        if isinstance(name, bytes):
+            name = read_text(name, column)
+        if name in _TOOL_ROLES:
+            raise unsupported_row("tools")
+        role = _ROLES.get(name) if isinstance(name, str) else None
         if role is None:
             raise FormatError(
-                f"speaker {turn.get(role_key)!r} in column {column!r} is unknown: "
-                f"use one of {', '.join(_SPEAKERS)}"
+                f"role {name!r} in column {column!r} is unknown: use one of {', '.join(_ROLES)}"
             )
-        turns.append(Message(role, _text(turn.get(content_key), column)))
+        removed += [key for key in REASONING if _is_present(turn.get(key))]
+        content = turn.get("content")
+        content = turn.get("value") if content is None else content
+        if role == "system" and (content is None or is_blank(read_text(content, column))):
+            continue
+        turns.append(Message(role, _text(content, column, removed)))
     return turns
 
 
-def _turns_or_text(value: Any, role: Role, column: str) -> list[Message]:
-    return (
-        [Message(role, value)]
-        if isinstance(value, str)
-        else _turns(value, "role", "content", column)
-    )
+def _turns_or_text(value: Any, role: Role, column: str, removed: list[str]) -> list[Message]:
+    if isinstance(value, str | bytes):
+        return [Message(role, read_text(value, column))]
+    return _turns(value, column, removed)
 
 
 def _alpaca_turns(row: Mapping[str, Any]) -> list[Message]:
-    system, given = _text(row.get("system") or "", "system"), _text(row.get("input") or "", "input")
-    turns = [Message("system", system)] if system else []
-    for query, answer in _alpaca_history(row.get("history") or []):
+    turns = []
+    for query, answer in _alpaca_history(row.get("history")):
         turns += [Message("user", query), Message("assistant", answer)]
-    instruction = _text(row.get("instruction"), "instruction")
-    query = f"{instruction}\n\n{given}" if given else instruction
-    return [
-        *turns,
-        Message("user", query),
-        Message("assistant", _text(row.get("output"), "output")),
-    ]
+    query = join_input(read_text(row.get("instruction"), "instruction"), row.get("input"))
+    answer = read_text(row.get("output"), "output")
+    return [*turns, Message("user", query), Message("assistant", answer)]
 
 
 def _alpaca_history(value: Any) -> Iterator[tuple[str, str]]:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if not value and not isinstance(value, int | float):
+        return
     if not isinstance(value, list | tuple):
         raise FormatError(f"column 'history' must hold a list of pairs, and holds {_kind(value)}")
     for pair in value:
+        pair = pair.tolist() if hasattr(pair, "tolist") else pair
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise FormatError(f"column 'history' must hold pairs of texts, one is {_kind(pair)}")
-        yield _text(pair[0], "history"), _text(pair[1], "history")
+        yield read_text(pair[0], "history"), read_text(pair[1], "history")
 
 
 def _alpaca_row(record: Record) -> dict[str, Any]:
@@ -347,10 +419,71 @@ def _alpaca_row(record: Record) -> dict[str, Any]:
     return row
 
 
-def _text(value: Any, column: str) -> str:
+def _text(value: Any, column: str, removed: list[str]) -> str:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return "".join(_part_text(part, column, removed) for part in value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(
+                f"column {column!r} holds bytes that are not UTF-8 text: encode them as UTF-8"
+            ) from error
     if not isinstance(value, str):
         raise FormatError(f"column {column!r} must hold text, and holds {_kind(value)}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise FormatError(
+                f"column {column!r} holds half a character ({error.object[error.start]!a}): "
+                "correct or remove the row"
+            ) from error
     return value
+
+
+def _part_text(part: Any, column: str, removed: list[str]) -> str:
+    """Return the text of a content part, such as `{"type": "text", "text": "Hello"}`."""
+    if isinstance(part, str):
+        return read_text(part, column)
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in _TEXT_PARTS:
+        return read_text(part.get("text"), column)
+    if kind in _REASONING_PARTS:
+        removed.append(str(kind))
+        return ""
+    for word, reason in (("image", "images"), ("video", "images"), ("audio", "audio")):
+        if word in str(kind or ""):
+            raise unsupported_row(reason)
+    if "tool" in str(kind or ""):
+        raise unsupported_row("tools")
+    shown = f"of type {kind!r}" if kind else f"that is {_kind(part)}"
+    raise FormatError(
+        f"column {column!r} holds a content part {shown}: only parts of type 'text' can be joined"
+    )
+
+
+def _is_zero(value: Any) -> bool:
+    try:
+        return float(value) == 0.0
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _is_present(value: Any) -> bool:
+    return value is not None and value is not False and not _is_empty(value)
+
+
+def _is_empty(value: Any) -> bool:
+    """Return whether a column holds nothing: null, no elements, or such a value as JSON text."""
+    if isinstance(value, str):
+        return value.strip() in {"", "[]", "{}", "null", "None"}
+    try:
+        return len(value) == 0
+    except TypeError:
+        return False
 
 
 def _kind(value: Any) -> str:

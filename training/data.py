@@ -29,7 +29,8 @@ from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.mixing.mixture import Mixture
 from delia_data.models import identify_files, quiet
 from delia_data.outputs import FINISHED, LOCK, MANIFEST, Manifest, canonical_json, read_manifest
-from delia_data.records import Record, read_record, read_rows
+from delia_data.reading import read_rows
+from delia_data.records import Record, read_record
 from delia_data.tokens import Linter
 from delia_data.training.prepare import prepared_from
 from delia_data.training.settings import TrainSettings

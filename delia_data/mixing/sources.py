@@ -28,7 +28,8 @@ from delia_data._csv import csv_rows
 from delia_data.errors import FormatError, InputError
 from delia_data.mixing.options import MESSAGES
 from delia_data.outputs import FINISHED, MANIFEST, read_manifest
-from delia_data.records import Record, read_record, read_rows, write_record
+from delia_data.reading import read_rows
+from delia_data.records import Record, read_record, write_record
 
 Pairs: TypeAlias = (
     str

@@ -49,7 +49,8 @@ from delia_data.outputs import (
     read_manifest,
     write_json,
 )
-from delia_data.records import Record, read_record, read_records, write_record
+from delia_data.reading import read_records
+from delia_data.records import Record, read_record, write_record
 
 _PLAN: Final = "plan.json"
 _PAIRS: Final = "pairs-*.parquet"

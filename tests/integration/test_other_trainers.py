@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from delia_data.mixing import mix, save_mixture
 from delia_data.models import DEFAULT_MODEL, quiet
-from delia_data.records import Format, read_record, read_records
+from delia_data.reading import read_records
+from delia_data.records import Format, read_record
 from delia_data.tasks import read_task_rows
 from delia_data.tokens import encode
 from delia_data.training import TrainSettings

@@ -22,7 +22,8 @@ from command_line import Delia, refused
 from delia_data.errors import ForeignFolderError, InputError, TokenError, UnfinishedError
 from delia_data.mixing import mix, save_mixture
 from delia_data.models import quiet
-from delia_data.records import Format, Record, read_records
+from delia_data.reading import read_records
+from delia_data.records import Format, Record
 from delia_data.tasks import TaskRow
 from delia_data.training import TrainSettings, read_recipe
 from delia_data.training.exporters import TRAINERS, TrainerFiles, TrainerName, write_trainer_files

@@ -14,7 +14,7 @@ import pytest
 LAYERS = [
     {"errors", "_version"},
     {"outputs", "_optional", "_batches", "_csv", "_after_import"},
-    {"ranking", "records", "tokens", "bundled_cache"},
+    {"ranking", "records", "reading", "tokens", "bundled_cache"},
     {"models"},
     {"engines", "mixing"},
     {"tasks"},

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delia_data.errors import FormatError, InputError
+from delia_data.reading import read_records, read_rows
 from delia_data.records import (
     FORMATS,
     Format,
@@ -17,9 +18,8 @@ from delia_data.records import (
     check_format,
     content_id,
     detect_format,
+    is_blank,
     read_record,
-    read_records,
-    read_rows,
     write_record,
 )
 
@@ -82,7 +82,7 @@ ROWS: list[tuple[Format, Record, dict[str, Any]]] = [
     ),
 ]
 
-texts = st.text(min_size=1, max_size=20).filter(str.strip)
+texts = st.text(min_size=1, max_size=20).filter(lambda text: not is_blank(text))
 turns = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), texts)
 conversations = st.builds(
     lambda before, question, after, answer: Record(
@@ -191,9 +191,9 @@ def test_a_null_column_is_no_format() -> None:
         ({"messages": ["text"]}, "'messages' must hold a list of turns, one is a str"),
         ({"messages": [{"role": "user", "content": 4}]}, "must hold text, and holds a int"),
         ({"messages": [{"role": "user"}]}, "must hold text, and holds nothing"),
-        ({"messages": [{"role": "narrator", "content": "a"}]}, "speaker 'narrator' .* is unknown"),
-        ({"messages": [{"content": "a"}]}, "speaker None .* is unknown"),
-        ({"conversations": [{"from": "tool", "value": "a"}]}, "speaker 'tool' .* is unknown"),
+        ({"messages": [{"role": "narrator", "content": "a"}]}, "role 'narrator' .* is unknown"),
+        ({"messages": [{"content": "a"}]}, "role None .* is unknown"),
+        ({"conversations": [{"from": "tool", "value": "a"}]}, "the row uses tools"),
         ({"prompt": "a"}, "'completion' must hold a list of turns, and holds nothing"),
         ({"prompt": "a", "completion": "  "}, "assistant turn is empty"),
         ({"prompt": "", "completion": "b"}, "user turn is empty"),
@@ -277,14 +277,14 @@ def test_a_line_that_is_no_json_object(file: Path, line: str) -> None:
     write(file, f'{{"a": 1}}\n\n{line}\n{{"a": 2}}\n')
     with pytest.raises(FormatError) as caught:
         list(read_rows(file))
-    assert str(caught.value) == f"{file}:3: the line is not a JSON object: mend or remove it"
+    assert str(caught.value) == f"{file}:3: the line is not a JSON object: correct or remove it"
 
 
 def test_a_line_that_is_not_utf8(file: Path) -> None:
     write(file, b'{"a": 1}\n{"a": "\xff"}\n')
     with pytest.raises(FormatError) as caught:
         list(read_rows(file))
-    assert str(caught.value) == f"{file}:2: the line is not UTF-8 text: mend or remove it"
+    assert str(caught.value) == f"{file}:2: the line is not UTF-8 text: correct or remove it"
 
 
 def test_a_json_file_that_is_not_utf8(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from delia_data.errors import (
     UnfinishedError,
 )
 from delia_data.outputs import Manifest, finish
-from delia_data.records import Record, read_records
+from delia_data.reading import read_records
+from delia_data.records import Record
 from delia_data.tasks import Task, bundled_task, bundled_wordings, read_task_rows
 
 

@@ -22,7 +22,7 @@ from delia_data.errors import (
 )
 from delia_data.mixing import mix
 from delia_data.outputs import Manifest, finish
-from delia_data.records import read_records
+from delia_data.reading import read_records
 from delia_data.tasks import read_task_rows
 
 

@@ -1,0 +1,1269 @@
+"""One reader for every input: files, folders, URLs, Hub ids, datasets, tables and rows.
+
+    given ──▶ open_source ──▶ Source ──▶ batches()   Arrow, one column `messages`
+                                     ├─▶ records()   the same rows one by one, with their place
+                                     └─▶ rows()      raw rows, for templates and queries
+
+    Every input is cut into chunks of some thousand rows:
+
+    Arrow types exactly those of a row   ──▶ checked as columns, handed over as they are   (fast)
+    anything else, any doubt             ──▶ row by row through `records.read_record`   (general)
+
+The fast path takes a chunk only if the general path would give the same rows, so a caller cannot
+tell which one a row took.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, Literal, TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from delia_data._batches import batches
+from delia_data.errors import FormatError, InputError, UnsupportedRowError
+from delia_data.outputs import FINISHED, MANIFEST, read_manifest
+from delia_data.records import (
+    FORMAT_COLUMNS,
+    MEANINGFUL,
+    VISIBLE,
+    Format,
+    Record,
+    detect_format,
+    read_with_reasoning,
+)
+
+MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_SCHEMA: Final = pa.schema([("messages", MESSAGES)])
+
+Purpose = Literal["cache", "task", "queries", "training"]
+Place: TypeAlias = tuple[str, Any]
+"""A row with its place; a `FormatError` in place of a row that cannot be parsed."""
+
+KINDS: Final = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+}
+SUFFIXES: Final = tuple(KINDS)
+_COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
+_GIVE: Final = (
+    f"give a folder, or files that end in {', '.join(SUFFIXES)}, each also with "
+    f"{' or '.join(_COMPRESSIONS)}"
+)
+# Files next to rows that hold none, by names that tools agree on.
+_NO_ROWS: Final = frozenset(
+    {MANIFEST, "dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
+)
+_TEST: Final = re.compile(r"(^|[/._ -])test([/._ 0-9-]|$)", re.I)
+_VALIDATION: Final = re.compile(r"(^|[/._ -])(validation|valid|val|dev|eval)([/._ 0-9-]|$)", re.I)
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_SHOWN: Final = 3  # problems that an error names
+_BATCH: Final = 10_000
+_BLOCK_BYTES: Final = 4 << 20
+_MOST_BRACKETS: Final = 2_000  # in a line; pyarrow's stack overflows on a nesting of some 15,000
+_MOST_DIGITS: Final = 4_000  # of an integer; Python refuses to parse more
+
+
+@dataclass
+class Report:
+    """What a source read; complete when its rows are exhausted.
+
+    Attributes:
+        rows: Rows of the input.
+        dropped: Rows that are left out because text cannot express them, by reason.
+        changed: Rows that were changed, by reason: `reasoning_removed`.
+        ignored: Columns that no row format uses.
+        skipped: Files of a folder that were not read, with the reason.
+    """
+
+    rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    ignored: set[str] = field(default_factory=set)
+    skipped: tuple[str, ...] = ()
+
+    def details(self) -> dict[str, Any]:
+        """Return what a manifest says of the reading, without the drops; empty if there is none."""
+        found = {"changed": dict(sorted(self.changed.items())), "ignored": sorted(self.ignored)}
+        return {name: value for name, value in found.items() if value}
+
+
+class Problems:
+    """Problems of an input: all are counted, the first ones are shown."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.shown: list[str] = []
+
+    def add(self, where: str, error: object) -> None:
+        """Count a problem, and keep it if it is among the first."""
+        self.count += 1
+        if len(self.shown) < _SHOWN:
+            text = str(error)
+            self.shown.append(text if text.startswith(where) else f"{where}: {text}")
+
+    def raise_if_any(self, rows: int) -> None:
+        """Raise the error of all problems.
+
+        Raises:
+            FormatError: There was a problem.
+        """
+        if self.count:
+            more = f"; and {self.count - _SHOWN:,} more" if self.count > _SHOWN else ""
+            raise FormatError(
+                f"{self.count:,} of {rows:,} rows cannot be used: {'; '.join(self.shown)}{more}"
+            )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of an input.
+
+    Attributes:
+        rows: Returns the rows with their places.
+        table: Returns the same rows as Arrow, or None if there is no such table.
+    """
+
+    rows: Callable[[], Iterator[Place]]
+    table: Callable[[], pa.Table | None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of one input, of any kind.
+
+    A source of files can be pickled, and read by several processes (`split`).
+
+    Attributes:
+        name: Name of the input in errors.
+        parts: Parts of the input, read one after another.
+        strict: Whether a row that would be dropped is refused.
+        format: Format of all rows; detected row by row by default.
+        report: What was read.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    strict: bool = False
+    format: Format | None = None
+    report: Report = field(default_factory=Report, compare=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Local files that hold all rows; empty if rows come from anywhere else."""
+        local = all(isinstance(part, FilePart) and not _is_url(part.file) for part in self.parts)
+        names = (cast(FilePart, part).file for part in self.parts) if local else ()
+        return tuple(dict.fromkeys(map(Path, names)))
+
+    def split(self) -> list[Source]:
+        """Return sources of the files and Parquet row groups, which hold the same rows in order."""
+        return [
+            Source(self.name, (piece,), self.strict, self.format)
+            for part in self.parts
+            for piece in (part.split() if isinstance(part, FilePart) else [part])
+        ]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows as Arrow: one column, `messages`, each row a valid conversation.
+
+        Raises:
+            InputError: The input cannot be read, or is empty.
+            FormatError: Rows cannot be used; the message counts them and shows the first three.
+        """
+        problems = self._start()
+        for chunk in self._chunks():
+            table = chunk.table()
+            ready = None if table is None or self.format not in (None, "messages") else exact(table)
+            if ready is None:
+                yield from _arrow(r for _, r in self._convert(chunk.rows(), problems))
+                continue
+            self.report.rows += ready.num_rows
+            if table is not None:
+                self.report.ignored |= set(table.column_names) - MEANINGFUL - {"messages"}
+            yield ready
+        self._end(problems)
+
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """Yield each row's place and record.
+
+        Raises:
+            InputError: As `batches`.
+        """
+        problems = self._start()
+        for chunk in self._chunks():
+            yield from self._convert(chunk.rows(), problems)
+        self._end(problems)
+
+    def rows(self) -> Iterator[Place]:
+        """Yield each row's place and the row as the input holds it.
+
+        Raises:
+            InputError: As `batches`, for rows that cannot be parsed.
+        """
+        problems = self._start()
+        for chunk in self._chunks():
+            for where, row in chunk.rows():
+                self.report.rows += 1
+                if isinstance(row, FormatError):
+                    problems.add(where, row)
+                else:
+                    yield where, row
+        self._end(problems)
+
+    def _start(self) -> Problems:
+        report = self.report
+        report.rows, report.dropped, report.changed = 0, Counter(), Counter()
+        report.ignored = set()
+        return Problems()
+
+    def _end(self, problems: Problems) -> None:
+        problems.raise_if_any(self.report.rows)
+        if not self.report.rows and any(part.file for part in self.parts):
+            raise InputError(f"{self.name} is empty: it must hold at least one row")
+
+    def _chunks(self) -> Iterator[Chunk]:
+        for part in self.parts:
+            with _reading(part.file):
+                yield from part.chunks()
+
+    def _convert(self, rows: Iterable[Place], problems: Problems) -> Iterator[tuple[str, Record]]:
+        report = self.report
+        for where, row in rows:
+            report.rows += 1
+            try:
+                if isinstance(row, FormatError):
+                    raise row
+                if isinstance(row, Record):
+                    yield where, row
+                    continue
+                record, reasoned = read_with_reasoning(row, self.format)
+                if reasoned and self.strict:
+                    raise FormatError("the row holds reasoning, which would be removed")
+            except UnsupportedRowError as error:
+                if self.strict:
+                    problems.add(where, error)
+                else:
+                    report.dropped[error.reason] += 1
+                continue
+            except FormatError as error:
+                problems.add(where, error)
+                continue
+            report.changed.update(["reasoning_removed"] if reasoned else [])
+            if not row.keys() <= _USED[used := self.format or detect_format(row)]:
+                report.ignored |= {str(name) for name in row.keys() - _USED[used]}
+            yield where, record
+
+
+_USED: Final = {format: MEANINGFUL | {*columns} for format, columns in FORMAT_COLUMNS.items()}
+
+
+def open_source(
+    given: Any,
+    *,
+    purpose: Purpose = "cache",
+    strict: bool = False,
+    format: Format | None = None,
+    split: str = "train",
+) -> Source:
+    """Open the rows of any input; of several splits, those to train on.
+
+    Args:
+        given: A path, a glob, a folder, an fsspec URL, a Hub id (`owner/name`, or
+            `owner/name:configuration`), a `Dataset`, an `IterableDataset`, a dictionary of these by
+            split, a data frame, a `pyarrow.Table`, a list of rows or records, or a generator.
+        purpose: Use of the rows. Those of a cache that text cannot express are dropped and
+            counted; those of a task or a training are refused.
+        strict: Refuse them for a cache too, and rows with reasoning.
+        format: Format of all rows; detected row by row by default.
+        split: The split to read.
+
+    Raises:
+        InputError: There is nothing there, it is of an unknown kind, or has no such split.
+        UnfinishedError: It is a folder of this package without its finish marker.
+    """
+    splits = open_splits(given, purpose=purpose, strict=strict, format=format)
+    if split in splits:
+        return splits[split]
+    raise InputError(
+        f"{_name(given)} has the splits {', '.join(splits) or 'none'}, and no {split!r}: give one "
+        "of them as rows"
+    )
+
+
+def open_splits(
+    given: Any,
+    *,
+    purpose: Purpose = "cache",
+    strict: bool = False,
+    format: Format | None = None,
+) -> dict[str, Source]:
+    """Open every split of an input; an input without splits is the split `train`.
+
+    Args:
+        given: As for `open_source`.
+        purpose: As for `open_source`.
+        strict: As for `open_source`.
+        format: As for `open_source`.
+
+    Raises:
+        InputError: As `open_source`.
+    """
+    strict = strict or purpose in ("task", "training")
+    if isinstance(given, Source):
+        return {"train": given}
+    if isinstance(given, str | os.PathLike):
+        text = os.fspath(given)
+        if not isinstance(given, Path) and not os.path.exists(text):
+            if text.startswith("file://"):
+                text = text.removeprefix("file://")
+            elif _is_url(text):
+                return _split_files(text, _remote_files(text), strict, format)
+            elif _is_hub_id(text):
+                return open_splits(_from_hub(text), strict=strict, format=format, purpose=purpose)
+        return _open_path(Path(text), strict, format)
+    if is_splits(given):
+        found = {str(name): open_source(rows, strict=strict) for name, rows in given.items()}
+        return {n: Source(n, s.parts, strict, format) for n, s in found.items()}
+    return {"train": Source("the rows", (_memory_part(given),), strict, format)}
+
+
+def is_splits(given: Any) -> bool:
+    """Return whether an input is rows by split, such as a `DatasetDict`."""
+    if not isinstance(given, Mapping):
+        return False
+    known = {"train", "test", "validation"} & set(given)
+    return type(given).__name__ in ("DatasetDict", "IterableDatasetDict") or (
+        "train" in known and set(given) <= {"train", "test", "validation"}
+    )
+
+
+def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read the rows of a file one after another; a file of unknown kind is read as JSON Lines.
+
+    Yields:
+        The row's place (`"file:line"`, or `"file[index]"`), and the row.
+
+    Raises:
+        InputError: The file cannot be read, or is empty.
+        FormatError: A line is not JSON, or not an object, or its text cannot be UTF-8.
+    """
+    empty = True
+    with _reading(os.fspath(path)):
+        for chunk in FilePart(os.fspath(path)).chunks():
+            for where, row in chunk.rows():
+                empty = False
+                if isinstance(row, FormatError):
+                    raise FormatError(f"{where}: {row}")
+                yield where, row
+    if empty:
+        raise InputError(f"{path} is empty: it must hold at least one row")
+
+
+def read_records(path: str | os.PathLike[str], format: Format | None = None) -> Iterator[Record]:
+    """Read the records of a file.
+
+    Raises:
+        InputError: As `read_rows` and `read_record`, the message beginning with the row's place.
+    """
+    for where, row in read_rows(path):
+        try:
+            yield read_with_reasoning(row, format)[0]
+        except FormatError as error:
+            raise FormatError(f"{where}: {error}") from error
+
+
+# Parts: the rows of a file, of a table, of a dataset, or in memory.
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """The rows of a file, or of some row groups of a Parquet file.
+
+    Attributes:
+        file: Path or URL.
+        groups: Row groups to read, from one up to another; None for all.
+    """
+
+    file: str
+    groups: tuple[int, int] | None = None
+
+    def split(self) -> list[FilePart]:
+        """Return a part for each row group of a Parquet file; any other file stays whole."""
+        if _kind(self.file) != ("parquet", None) or self.groups is not None:
+            return [self]
+        with _reading(self.file), pq.ParquetFile(_open(self.file)) as parquet:
+            count = parquet.num_row_groups
+        return [FilePart(self.file, (group, group + 1)) for group in range(count)] or [self]
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the rows."""
+        match _kind(self.file)[0]:
+            case "parquet":
+                yield from _parquet_chunks(self.file, self.groups)
+            case "arrow":
+                yield from _arrow_chunks(self.file)
+            case "csv":
+                yield from _row_chunks(_csv_rows(self.file))
+            case "json":
+                yield from _json_chunks(self.file)
+            case _:
+                yield from _jsonl_chunks(self.file)
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """The rows of a `pyarrow.Table`."""
+
+    table: pa.Table
+    file: None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the rows."""
+        convert = _Converter(self.table.schema)
+        yield from _table_chunks(self.table.to_batches(_BATCH), convert, "row {}")
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """The rows of a `datasets.Dataset`, as it shows them."""
+
+    dataset: Any
+    file: None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the rows."""
+        form = self.dataset.format
+        if form["type"] == "custom":
+            yield from _row_chunks(_numbered(_labeled(self.dataset, self.dataset.features)))
+            return
+        columns = form["columns"]
+        arrow = self.dataset.with_format("arrow", columns=columns).iter(_BATCH)
+        schema = self.dataset.features.arrow_schema
+        convert = _Converter(pa.schema([schema.field(name) for name in columns], schema.metadata))
+        tables = (batch for table in arrow for batch in table.combine_chunks().to_batches())
+        yield from _table_chunks(tables, convert, "row {}")
+
+
+@dataclass(frozen=True)
+class RowsPart:
+    """Rows in memory: a list, a generator, an `IterableDataset`."""
+
+    given: Any
+    file: None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the rows."""
+        rows = _labeled(self.given, getattr(self.given, "features", None))
+        yield from _row_chunks(_numbered(rows))
+
+
+Part: TypeAlias = FilePart | TablePart | DatasetPart | RowsPart
+
+
+def _memory_part(given: Any) -> Part:
+    kind = type(given).__module__.partition(".")[0]
+    if kind == "datasets" or hasattr(given, "_indices"):
+        return DatasetPart(given) if hasattr(given, "_indices") else RowsPart(given)
+    if isinstance(given, pa.Table):
+        return TablePart(given)
+    try:
+        if kind == "pandas":
+            return TablePart(pa.Table.from_pandas(given, preserve_index=False))
+        if hasattr(given, "__arrow_c_stream__"):
+            return TablePart(pa.table(given))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if kind == "pandas" and given.columns.is_unique:  # columns of mixed types
+            rows = given.astype(object).where(given.notna(), None).to_dict("records")
+            return RowsPart(rows)
+        raise FormatError(
+            f"the {type(given).__name__} cannot be read: {_first_line(error)}"
+        ) from error
+    if isinstance(given, Mapping) or not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise InputError(
+            f"a {type(given).__name__} is no input of rows: give a path, a dataset, a table or a "
+            "list of rows"
+        )
+    return RowsPart(given)
+
+
+def _numbered(rows: Iterable[Any]) -> Iterator[Place]:
+    for index, row in enumerate(rows):
+        yield f"row {index}", row
+
+
+def _labeled(rows: Iterable[Any], features: Any) -> Iterable[Any]:
+    """Yield rows with the names of their class labels."""
+    names = {
+        name: feature.names
+        for name, feature in (features or {}).items()
+        if type(feature).__name__ == "ClassLabel"
+    }
+    if not names:
+        return rows
+    return ({k: _label(v, names[k]) if k in names else v for k, v in row.items()} for row in rows)
+
+
+def _row_chunks(rows: Iterable[Place]) -> Iterator[Chunk]:
+    for group in batches(rows, _BATCH):
+        yield Chunk(lambda group=group: iter(group))  # type: ignore[misc]
+
+
+def _arrow(records: Iterable[Record]) -> Iterator[pa.RecordBatch]:
+    for group in batches(records, _BATCH):
+        turns = [[{"role": m.role, "content": m.content} for m in r.messages] for r in group]
+        yield pa.RecordBatch.from_arrays([pa.array(turns, MESSAGES)], schema=_SCHEMA)
+
+
+# Columns whose types are exactly those of a row.
+
+
+def exact(table: pa.Table) -> pa.RecordBatch | None:
+    """Return the `messages` of a table if each row is valid as it is, else None."""
+    names = table.column_names
+    if names.count("messages") != 1:
+        return None
+    for name in MEANINGFUL.intersection(names):
+        if names.count(name) > 1 or table[name].null_count != table.num_rows:
+            return None
+    if not _has_exact_type(table.schema.field("messages").type):
+        return None
+    if not table.num_rows:
+        return pa.RecordBatch.from_pylist([], _SCHEMA)
+    column = table["messages"].combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    lengths = pc.list_value_length(column)
+    if column.null_count or pc.min(lengths).as_py() < 1:
+        return None
+    turns = column.flatten()
+    if turns.null_count:
+        return None
+    for number in range(turns.type.num_fields):
+        other = turns.type.field(number).name
+        if other in MEANINGFUL | {"from", "value"}:
+            values = turns.field(number)
+            if values.null_count != len(values):
+                return None
+    try:
+        role, content = (turns.field(name).cast(pa.string()) for name in ("role", "content"))
+        role.validate(full=True)
+        content.validate(full=True)
+    except pa.ArrowException:  # bytes that are not UTF-8, or more than Arrow offsets reach
+        return None
+    codes = pc.index_in(role, pa.array(["system", "user", "assistant"]))
+    if codes.null_count or content.null_count:
+        return None
+    roles = codes.to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy())]).astype(np.int32)
+    if (roles[offsets[1:] - 1] != 2).any():
+        return None
+    if not np.logical_or.reduceat(roles == 1, offsets[:-1]).all():
+        return None
+    if not pc.all(pc.match_substring_regex(content, VISIBLE)).as_py():
+        return None
+    values = pa.StructArray.from_arrays([role, content], names=["role", "content"])
+    return pa.RecordBatch.from_arrays(
+        [pa.ListArray.from_arrays(pa.array(offsets), values)], schema=_SCHEMA
+    )
+
+
+def _has_exact_type(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    turn = kind.value_type
+    if not pa.types.is_struct(turn):
+        return False
+    names = [turn.field(i).name for i in range(turn.num_fields)]
+    return len(set(names)) == len(names) and all(
+        name in names and _is_text(turn.field(name).type) for name in ("role", "content")
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+class _Converter:
+    """Turns Arrow batches into rows: bytes become text, JSON is decoded, labels get names."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.names = schema.names
+        twice = [name for name, count in Counter(schema.names).items() if count > 1]
+        if twice:
+            raise FormatError(
+                f"there are two columns of one name ({', '.join(map(repr, twice))}): rename one"
+            )
+        features = _features(schema)
+        self.decoders = {
+            f.name: decoder
+            for f in schema
+            if (decoder := _decoder(f.type, features.get(f.name))) is not None
+        }
+        unknown = not {"messages", "prompt", "instruction", "conversations"} & set(schema.names)
+        used = {name for columns in FORMAT_COLUMNS.values() for name in columns} | MEANINGFUL
+        self.used = list(schema.names) if unknown else [n for n in schema.names if n in used]
+
+    def rows(self, batch: pa.RecordBatch) -> Iterator[Any]:
+        """Yield the rows of a batch; an error for a row whose text is not UTF-8."""
+        try:
+            rows = batch.to_pylist(maps_as_pydicts="strict")
+        except (UnicodeDecodeError, KeyError, pa.ArrowException, OverflowError, ValueError):
+            if batch.num_rows == 1:
+                yield self._row_of(batch)
+            else:
+                for index in range(batch.num_rows):
+                    yield from self.rows(batch.slice(index, 1))
+            return
+        for row in rows:
+            try:
+                for name, decode in self.decoders.items():
+                    if row.get(name) is not None:
+                        row[name] = decode(row[name])
+            except FormatError as error:
+                yield error
+            else:
+                yield row
+
+    def _row_of(self, batch: pa.RecordBatch) -> Any:
+        """Return a row some of whose values Python cannot hold; only text makes that an error."""
+        row = {}
+        for name in batch.schema.names:
+            try:
+                row[name] = batch[name][0].as_py(maps_as_pydicts="strict")
+            except UnicodeDecodeError:
+                return FormatError(f"column {name!r} holds bytes that are not UTF-8 text")
+            except (KeyError, pa.ArrowException, OverflowError, ValueError):
+                row[name] = str(batch[name][0])
+        return row
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """Return the features that `datasets` writes into the metadata of a schema."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
+    return {}
+
+
+def _decoder(kind: pa.DataType, feature: Any) -> Callable[[Any], Any] | None:
+    """Return what turns a value of an Arrow type into the value a reader sees; None for nothing."""
+    named = feature if isinstance(feature, Mapping) else {}
+    if named.get("_type") == "ClassLabel" and named.get("names"):
+        names = list(named["names"])
+        return lambda value: _label(value, names)
+    if isinstance(kind, pa.JsonType) or named.get("_type") == "Json":
+        return _decode_json
+    if pa.types.is_dictionary(kind):
+        return _decoder(kind.value_type, feature)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_fixed_binary(kind):
+        return _decode_bytes
+    if pa.types.is_struct(kind):
+        fields = {
+            f.name: decoder
+            for f in kind
+            if (decoder := _decoder(f.type, named.get(f.name))) is not None
+        }
+        if not fields:
+            return None
+        return lambda value: {
+            k: fields[k](v) if k in fields and v is not None else v for k, v in value.items()
+        }
+    if pa.types.is_map(kind):
+        inside = _decoder(kind.item_type, None)
+        if inside is None:
+            return None
+        return lambda value: {k: None if v is None else inside(v) for k, v in value.items()}
+    value_type = getattr(kind, "value_type", None)
+    if value_type is not None:
+        inside = _decoder(value_type, named.get("feature"))
+        if inside is not None:
+            return lambda value: [None if each is None else inside(each) for each in value]
+    return None
+
+
+def _is_fixed_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _label(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return None if value == -1 else value
+
+
+def _decode_bytes(value: Any) -> Any:
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value  # an image, say; `records` refuses it if it stands for text
+
+
+def _decode_json(value: Any) -> Any:
+    return parse_json(value) if isinstance(value, str) else value
+
+
+def _table_chunks(
+    found: Iterable[pa.RecordBatch], convert: _Converter, place: str, number: int = 0
+) -> Iterator[Chunk]:
+    for batch in found:
+
+        def rows(batch: pa.RecordBatch = batch, first: int = number) -> Iterator[Place]:
+            for index, row in enumerate(convert.rows(batch), first):
+                yield place.format(index), row
+
+        yield Chunk(rows, lambda batch=batch: pa.Table.from_batches([batch]))  # type: ignore[misc]
+        number += batch.num_rows
+
+
+# Files of each kind.
+
+
+def _parquet_chunks(file: str, groups: tuple[int, int] | None) -> Iterator[Chunk]:
+    with _open_seekable(file) as opened, pq.ParquetFile(opened) as parquet:
+        convert = _Converter(parquet.schema_arrow)
+        named = None if groups is None else list(range(*groups))
+        before = range(groups[0]) if groups else range(0)
+        number = sum(parquet.metadata.row_group(group).num_rows for group in before)
+        found = parquet.iter_batches(_BATCH, row_groups=named)
+        yield from _table_chunks(found, convert, f"{_quoted(file)}: row {{}}", number)
+
+
+def _arrow_chunks(file: str) -> Iterator[Chunk]:
+    with _open_seekable(file) as opened:
+        source = pa.memory_map(file) if _is_plain(file) else pa.PythonFile(opened, "r")
+        try:
+            reader = pa.ipc.open_stream(source)
+            found: Iterable[pa.RecordBatch] = reader
+        except pa.ArrowInvalid:
+            reader = pa.ipc.open_file(source)
+            found = map(reader.get_batch, range(reader.num_record_batches))
+        convert = _Converter(reader.schema)
+        cut = (
+            batch.slice(start, _BATCH)
+            for batch in found
+            for start in range(0, batch.num_rows, _BATCH)
+        )
+        yield from _table_chunks(cut, convert, f"{_quoted(file)}: row {{}}")
+
+
+def _json_chunks(file: str) -> Iterator[Chunk]:
+    """Yield the rows of a list of objects; of JSON Lines, if that is what the file holds."""
+    with _open(file) as opened:
+        data = opened.read()
+    try:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{file} is not UTF-8 text: byte {error.start} is {error.reason}"
+        ) from error
+    try:
+        value = parse_json(text or "[]")
+    except FormatError as error:
+        first = text.partition("\n")[0]
+        with suppress(FormatError):
+            if isinstance(parse_json(first), dict):
+                yield from _line_chunks(io.BytesIO(data), file)
+                return
+        line = f":{error.line}" if isinstance(error, JsonError) and error.line else ""
+        raise FormatError(f"{file}{line}: the file is not JSON: {error}") from error
+    if not isinstance(value, list):
+        if isinstance(value, dict) and "\n" not in text and _is_row(value):
+            value = [value]
+        else:
+            raise FormatError(f"{file} holds one JSON value: it must hold a list of objects")
+
+    def rows() -> Iterator[Place]:
+        for index, row in enumerate(value):
+            where = f"{file}[{index}]"
+            if isinstance(row, dict):
+                yield where, _encodable(row) if _SURROGATE.search(text) else row
+            else:
+                yield where, FormatError("the row is not a JSON object: correct or remove it")
+
+    yield from _row_chunks(rows())
+
+
+def _is_row(value: Mapping[str, Any]) -> bool:
+    with suppress(FormatError):
+        return bool(detect_format(value))
+    return False
+
+
+def _jsonl_chunks(file: str) -> Iterator[Chunk]:
+    with _open(file) as opened:
+        yield from _line_chunks(opened, file)
+
+
+def _line_chunks(opened: IO[bytes], file: str) -> Iterator[Chunk]:
+    """Yield blocks of whole lines."""
+    number, rest = 1, b""
+    while True:
+        data = opened.read(_BLOCK_BYTES)
+        end = data.rfind(b"\n") + 1
+        if data and not end:
+            rest += data
+            continue
+        block, rest = rest + (data[:end] if data else b""), data[end:]
+        if number == 1:
+            block = block.removeprefix(b"\xef\xbb\xbf")
+        if block:
+            yield Chunk(
+                lambda block=block, number=number: _lines(block, file, number),  # type: ignore[misc]
+                lambda block=block: _json_table(block),  # type: ignore[misc]
+            )
+        number += block.count(b"\n")
+        if not data:
+            return
+
+
+def _lines(block: bytes, file: str, number: int) -> Iterator[Place]:
+    for index, line in enumerate(block.split(b"\n"), number):
+        if not line.strip():
+            continue
+        where = f"{file}:{index}"
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            yield where, FormatError("the line is not UTF-8 text: correct or remove it")
+            continue
+        try:
+            row = parse_json(text)
+        except JsonError as error:
+            reason = f" ({error})" if error.line is None else ""
+            yield where, FormatError(f"the line is not a JSON object{reason}: correct or remove it")
+            continue
+        if not isinstance(row, dict):
+            yield where, FormatError("the line is not a JSON object: correct or remove it")
+            continue
+        yield where, _encodable(row) if _SURROGATE.search(text) else row
+
+
+def _json_table(block: bytes) -> pa.Table | None:
+    """Parse lines as Arrow; None if the general path must read them.
+
+    Each line must be one object. pyarrow would also take several objects in a line and one object
+    in several lines, so the ends of lines are compared.
+    """
+    codes = np.frombuffer(block.rstrip(b"\r\n"), np.uint8)
+    ends = np.flatnonzero(codes == 0x0A)
+    before = codes[ends - 1]
+    before = np.where(before == 0x0D, codes[ends - 2], before)
+    opened, closed = ord("{"), ord("}")
+    if not len(codes) or codes[0] != opened or codes[-1] != closed:
+        return None
+    if (codes[ends + 1] != opened).any() or (before != closed).any():
+        return None
+    lines = len(ends) + 1
+    brackets = np.flatnonzero((codes == ord("[")) | (codes == opened))
+    per_line = np.diff(np.searchsorted(brackets, ends), prepend=0, append=len(brackets))
+    if per_line.max(initial=0) > _MOST_BRACKETS:
+        return None
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(block),
+            pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES // 4 + len(block) // 4),
+            pyarrow.json.ParseOptions(_SCHEMA, unexpected_field_behavior="infer"),
+        )
+        table.validate(full=True)
+    except (pa.ArrowException, UnicodeDecodeError):
+        return None
+    return table if table.num_rows == lines else None
+
+
+class JsonError(FormatError):
+    """Text that is not JSON.
+
+    Attributes:
+        line: Line of the error; None if it is known by its reason alone.
+    """
+
+    line: int | None = None
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON strictly: no two fields of one name; an integer of any length.
+
+    Raises:
+        JsonError: The text is not JSON, nested too deep, or has two fields of one name.
+    """
+    try:
+        try:
+            return _DECODER.decode(text)
+        except ValueError as error:
+            if isinstance(error, json.JSONDecodeError | JsonError | UnicodeDecodeError):
+                raise
+            return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
+    except RecursionError:
+        raise JsonError(f"it is nested deeper than {sys.getrecursionlimit()} levels") from None
+    except json.JSONDecodeError as error:
+        found = JsonError(error.msg)
+        found.line = error.lineno
+        raise found from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        twice = next(name for name, count in Counter(k for k, _ in pairs).items() if count > 1)
+        raise JsonError(f"two fields have the name {twice!a}")
+    return row
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
+
+
+def _encodable(row: dict[str, Any]) -> Any:
+    """Return a row; an error for half a character, which JSON can spell and no file can hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return FormatError(
+            f"the row holds half a character ({error.object[error.start]!a}): correct or remove it"
+        )
+    return row
+
+
+def _csv_rows(file: str) -> Iterator[Place]:
+    """Read a CSV file with a header; a cell is text, or None if it is empty."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    begin = 1
+    with _open(file) as opened, io.TextIOWrapper(opened, "utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines, strict=True)
+        try:
+            header = next(reader, [])
+            _check_header(header, file)
+            begin = reader.line_num + 1
+            for cells in reader:
+                where, begin = f"{file}:{begin}", reader.line_num + 1
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    yield (
+                        where,
+                        FormatError(
+                            f"the row has {len(cells)} cells and the header has {len(header)}: "
+                            "quote cells that hold commas or line breaks"
+                        ),
+                    )
+                    continue
+                yield where, {n: cell or None for n, cell in zip(header, cells, strict=True) if n}
+        except csv.Error as error:
+            raise FormatError(
+                f"{file}:{begin}: the quotes of the row that begins here do not match ({error}): "
+                'write a quote inside a quoted cell as ""'
+            ) from error
+        except UnicodeDecodeError as error:
+            raise FormatError(
+                f"{file} is not UTF-8 text ({error.reason}): save it as UTF-8"
+            ) from error
+
+
+def _check_header(header: Sequence[str], file: str) -> None:
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    if twice:
+        raise FormatError(
+            f"{file}:1: two columns have one name ({', '.join(map(repr, twice))}): rename one"
+        )
+    padded = [name for name in header if name != name.strip()]
+    if padded:
+        raise FormatError(
+            f"{file}:1: column names begin or end with spaces ({', '.join(map(repr, padded))}): "
+            "remove the spaces"
+        )
+    if len(header) == 1:
+        for separator in (";", "\t", "|"):
+            if separator in header[0]:
+                raise FormatError(
+                    f"{file}:1: the columns seem to be separated by {separator!r}: "
+                    "separate them by commas"
+                )
+
+
+# Paths, folders, URLs and the Hub.
+
+
+def _open_path(path: Path, strict: bool, format: Format | None) -> dict[str, Source]:
+    if path.is_dir():
+        return _open_folder(path, strict, format)
+    if path.is_file():
+        if _kind(path.name)[0] is None:
+            raise InputError(f"{path} has an unknown ending: {_GIVE}")
+        return {"train": Source(str(path), (FilePart(str(path)),), strict, format)}
+    import glob
+
+    matches = sorted(glob.glob(str(path), recursive=True))
+    if not matches:
+        raise InputError(f"{path} is not there: {_GIVE}")
+    sources = [_open_path(Path(name), strict, format) for name in matches]
+    joined: dict[str, Source] = {}
+    for splits in sources:
+        for name, source in splits.items():
+            parts = joined[name].parts if name in joined else ()
+            skipped = joined[name].report.skipped if name in joined else ()
+            report = Report(skipped=skipped + source.report.skipped)
+            joined[name] = Source(str(path), parts + source.parts, strict, format, report)
+    return joined
+
+
+def _open_folder(path: Path, strict: bool, format: Format | None) -> dict[str, Source]:
+    if _is_ours(path):
+        manifest = read_manifest(path)
+        if manifest.kind != "cache":
+            raise InputError(f"{path} holds a {manifest.kind}, not a cache: give a cache folder")
+        files = sorted(path.glob("pairs-*.parquet")) or [path / "pairs.parquet"]
+        parts = tuple(FilePart(str(file)) for file in files)
+        return {"train": Source(str(path), parts, strict, format)}
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        import datasets
+
+        try:
+            saved = datasets.load_from_disk(str(path))
+        except Exception as error:  # whatever datasets raises on a damaged folder
+            raise InputError(
+                f"{path} was saved by datasets and cannot be loaded: {_first_line(error)}"
+            ) from error
+        return open_splits(saved, strict=strict, format=format)
+    files, skipped = _walk(path)
+    if not files:
+        raise InputError(f"{path} has no files of rows: {_GIVE}")
+    return _split_files(str(path), [str(path / file) for file in files], strict, format, skipped)
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a folder is an output of this package, finished or not."""
+    if (path / FINISHED).exists() or (path / "plan.json").exists():
+        return True
+    with suppress(OSError, ValueError, TypeError):
+        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return {"kind", "code_version", "files"} <= set(content)
+    return False
+
+
+def _walk(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the files of a folder that hold rows, and those that are skipped with the reason."""
+    files: list[str] = []
+    skipped: list[str] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            file = Path(root, name)
+            relative = file.relative_to(folder).as_posix()
+            if name in _NO_ROWS or _kind(name)[0] is None:
+                skipped.append(f"{relative} (unknown kind)")
+            elif not file.is_file():
+                skipped.append(f"{relative} (broken link)")
+            elif (real := os.path.realpath(file)) in seen:
+                skipped.append(f"{relative} (link to a file that is read)")
+            else:
+                seen.add(real)
+                files.append(relative)
+    return sorted(files), skipped
+
+
+def _split_files(
+    name: str,
+    files: Sequence[str],
+    strict: bool,
+    format: Format | None,
+    skipped: Sequence[str] = (),
+) -> dict[str, Source]:
+    """Tell the files of the splits apart by their names, as `datasets` does."""
+    splits: dict[str, list[str]] = {"train": [], "test": [], "validation": []}
+    for file in files:
+        relative = file.removeprefix(name).lstrip("/")
+        is_test, is_validation = _TEST.search(relative), _VALIDATION.search(relative)
+        splits["test" if is_test else "validation" if is_validation else "train"].append(file)
+    if not splits["train"]:
+        splits = {"train": list(files)}
+    others = [
+        f"{file.removeprefix(name).lstrip('/')} (split {split})"
+        for split in ("test", "validation")
+        for file in splits.get(split, ())
+    ]
+    return {
+        split: Source(
+            name,
+            tuple(map(FilePart, some)),
+            strict,
+            format,
+            Report(skipped=(*skipped, *(others if split == "train" else ()))),
+        )
+        for split, some in splits.items()
+        if some
+    }
+
+
+def _remote_files(url: str) -> list[str]:
+    """Return the URLs of the files behind a URL: itself, those of a folder, those of a glob."""
+    import fsspec
+
+    with _reading(url):
+        system, path = fsspec.core.url_to_fs(url)
+        prefix = url[: url.index("://") + 3]
+        if system.isdir(path):
+            found = [n for n in system.find(path) if not re.search(r"/[._]", n[len(path) :])]
+            found = [n for n in found if _kind(n)[0] and n.rpartition("/")[2] not in _NO_ROWS]
+        elif system.exists(path):
+            return [url]
+        else:
+            found = [n for n in system.glob(path) if _kind(n)[0]]
+    if not found:
+        raise InputError(f"{url} is not there, or has no files of rows: {_GIVE}")
+    return [f"{prefix}{str(name).removeprefix(prefix)}" for name in sorted(found)]
+
+
+def _is_url(text: str) -> bool:
+    return _URL.match(text) is not None
+
+
+def _is_hub_id(text: str) -> bool:
+    """Return whether a text names a Hub dataset: like `owner/name`, with no known ending."""
+    return _HUB_ID.fullmatch(text) is not None and _kind(text)[0] is None
+
+
+def _from_hub(name: str) -> Any:
+    import datasets
+
+    path, _, configuration = name.partition(":")
+    try:
+        return datasets.load_dataset(path, *([configuration] if configuration else []))
+    except Exception as error:  # whatever the Hub's client raises
+        raise InputError(
+            f"{name!r} is neither a path here nor a dataset that the Hub gives: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _kind(name: str) -> tuple[str | None, str | None]:
+    """Return the kind of a file and its compression, by its ending in any case."""
+    stem, ending = os.path.splitext(name.lower())
+    compression = _COMPRESSIONS.get(ending)
+    if compression:
+        ending = os.path.splitext(stem)[1]
+    return KINDS.get(ending), compression
+
+
+def _is_plain(file: str) -> bool:
+    return not _is_url(file) and _kind(file)[1] is None
+
+
+def _open(file: str) -> Any:
+    """Open a local or remote file, decompressed."""
+    if _is_url(file):
+        import fsspec
+
+        opened = fsspec.open(file, "rb").open()
+    else:
+        opened = open(file, "rb")  # noqa: SIM115  (the caller closes it)
+    match _kind(file)[1]:
+        case "gzip":
+            return gzip.GzipFile(fileobj=opened)
+        case "zstd":
+            return io.BufferedReader(_Raw(pa.CompressedInputStream(opened, "zstd")))
+    return opened
+
+
+class _Raw(io.RawIOBase):
+    """A pyarrow stream as Python's `io` takes it."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self.stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.stream.close()
+        super().close()
+
+
+def _open_seekable(file: str) -> Any:
+    """Open a file for formats that seek; a compressed one is unpacked into a temporary file."""
+    if _kind(file)[1] is None:
+        return _open(file)
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
+    with _open(file) as opened:
+        shutil.copyfileobj(opened, unpacked, 1 << 20)
+    unpacked.seek(0)
+    return unpacked
+
+
+class _reading:  # noqa: N801  (a context manager that reads like a function)
+    """Turn the errors of a file into one line that names it."""
+
+    def __init__(self, file: str | None) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self.file is None or error is None:
+            if isinstance(error, pa.ArrowException):
+                raise InputError(f"the rows cannot be read: {_first_line(error)}") from error
+            return
+        if isinstance(error, FormatError) and not str(error).startswith(self.file):
+            raise FormatError(f"{self.file}: {error}") from error
+        if isinstance(error, InputError):
+            return
+        if isinstance(error, OSError | EOFError | pa.ArrowException | zlib.error | ImportError):
+            reason = getattr(error, "strerror", None) or _first_line(error)
+            raise InputError(f"{self.file} cannot be read: {reason}; check the file") from error
+        if isinstance(error, ValueError) and _is_url(self.file):
+            raise InputError(f"{self.file} cannot be read: {_first_line(error)}") from error
+
+
+def _name(given: Any) -> str:
+    return str(given) if isinstance(given, str | os.PathLike) else f"the {type(given).__name__}"
+
+
+def _quoted(file: str) -> str:
+    return file.replace("{", "{{").replace("}", "}}")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
