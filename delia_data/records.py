@@ -241,7 +241,7 @@ def read_with_reasoning(
             ]
         case "alpaca":
             turns = _alpaca_turns(row)
-    return Record((*_system_turn(row, turns), *turns)), bool(removed)
+    return Record((*system_turn(row, turns), *turns)), bool(removed)
 
 
 def check_supported(fields: Mapping[str, Any], *, answers: bool = True) -> None:
@@ -326,7 +326,7 @@ def write_record(record: Record, format: Format = "messages") -> dict[str, Any]:
             return _alpaca_row(record)
 
 
-def _system_turn(row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Message, ...]:
+def system_turn(row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Message, ...]:
     """Return the turn of a `system` column; none if it is empty or says what the turns say."""
     for name in SYSTEM_COLUMNS:
         text = "" if row.get(name) is None else read_text(row[name], name)
@@ -341,6 +341,15 @@ def _system_turn(row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Mess
             )
         return (Message("system", text),)
     return ()
+
+
+def read_turns(value: Any, column: str) -> list[Message]:
+    """Read a list of turns, which need not end with an answer; empty system turns are left out.
+
+    Raises:
+        FormatError: The value is no list of turns, a role is unknown, or a content is not text.
+    """
+    return _turns(value, column, [])
 
 
 def _turns(value: Any, column: str, removed: list[str]) -> list[Message]:
@@ -381,14 +390,19 @@ def _turns_or_text(value: Any, role: Role, column: str, removed: list[str]) -> l
 
 def _alpaca_turns(row: Mapping[str, Any]) -> list[Message]:
     turns = []
-    for query, answer in _alpaca_history(row.get("history")):
+    for query, answer in read_history(row.get("history")):
         turns += [Message("user", query), Message("assistant", answer)]
     query = join_input(read_text(row.get("instruction"), "instruction"), row.get("input"))
     answer = read_text(row.get("output"), "output")
     return [*turns, Message("user", query), Message("assistant", answer)]
 
 
-def _alpaca_history(value: Any) -> Iterator[tuple[str, str]]:
+def read_history(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the earlier questions and answers of an Alpaca row.
+
+    Raises:
+        FormatError: The value is no list of pairs of texts.
+    """
     if hasattr(value, "tolist"):
         value = value.tolist()
     if not value and not isinstance(value, int | float):

@@ -104,7 +104,7 @@ def test_a_row_may_say_its_kind() -> None:
         ({"messages": ["Why?"]}, "must hold a list of turns"),
         ({"messages": [BECAUSE]}, "no question"),
         ({"messages": [{"role": "user", "content": " "}]}, "is empty"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "speaker 'tool'"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "the row uses tools"),
         ("", "is empty"),
         (4, "it is a int"),
         (Query(" ", "user"), "is empty"),
