@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from delia_data.errors import SecretError
 from delia_data.hub.parts import SOURCES, Part
-from delia_data.records import read_rows
+from delia_data.reading import read_rows
 
 LOGIN: Final = "login-token"
 """Kind of a finding that is the publisher's own access token; it cannot be allowed."""

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from delia_data._optional import require
 from delia_data.engines.base import Completion
 from delia_data.errors import InputError
+from delia_data.records import is_blank
 from delia_data.sampling.similarity import DEFAULT_THRESHOLD, Duplicates, words
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -105,6 +106,8 @@ def empty(_query: str, completion: Completion) -> str | None:
     A letter, a digit, a picture or a math sign is content, and so are two different marks that end
     no sentence: a thumbs-up, a smiley and Morse code are answers, three dots are not.
     """
+    if is_blank(completion.text):
+        return "empty"
     if any(c.isalnum() for c in completion.text):
         return None
     marks = set(completion.text) - _PUNCTUATION
