@@ -59,11 +59,13 @@ class Source:
             over several times.
         name: Name of the input in errors.
         manifest: The mixture's manifest, if there is one.
+        places: File and line of each row, if they are known.
     """
 
     rows: Iterable[dict[str, Any]]
     name: str = "the mixture"
     manifest: Manifest | None = None
+    places: Sequence[str] | None = None
 
     @property
     def tokens(self) -> list[str] | None:
@@ -100,7 +102,9 @@ class Source:
 
     def place(self, index: int) -> str:
         """Return the file and number of a row, for errors; -1 stands for the tokenizer."""
-        return f"{self.name}, row {index}" if index >= 0 else "the tokenizer"
+        if index < 0:
+            return "the tokenizer"
+        return f"{self.name}, row {index}" if self.places is None else self.places[index]
 
 
 Given = str | os.PathLike[str] | Source | Mixture | Iterable[dict[str, Any]]
@@ -161,7 +165,8 @@ def _load(name: str) -> Source:
             )
         if file.suffix == ".parquet":
             return Source(_tables([file], name), name)
-        return Source([row for _, row in read_rows(file)], name)
+        places, rows = zip(*read_rows(file), strict=True)
+        return Source(rows, name, places=places)
     if file.is_dir():
         return Source(_read(name, name), name)
     path, _, configuration = name.partition(":")

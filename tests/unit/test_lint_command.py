@@ -105,6 +105,19 @@ def test_rows_that_nobody_mixed(delia: Delia, tmp_path: Path, tokenizer: Any) ->
     assert told["problems"] == []
 
 
+def test_problems_and_errors_name_file_and_line(
+    delia: Delia, tmp_path: Path, tokenizer: Any
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "as <sep>", "completion": "a"}, {"prompt": "<|end|>", "completion": "b"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    result = delia("lint", file)
+    refused(result, "rows.jsonl: 1 problems in 2 rows")
+    assert f"{file}:2: the user turn holds the control token <|end|>" in result.out
+    file.write_text(json.dumps(rows[0]) + '\n{"prompt": "q"}\n', "utf-8")
+    refused(delia("lint", file), f"{file}:2: ")
+
+
 def test_another_token_than_the_mixtures(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
     mixture = save(tmp_path / "one", "a question <sep>")
     refused(delia("lint", mixture, "--token", "<json>"), "was mixed with <sep>, and <json>")
