@@ -1,10 +1,10 @@
-"""A stand-in for an OpenAI-compatible server, on loopback: instant, and as faulty as a test needs.
+"""An OpenAI-compatible server for tests, on loopback: instant, and as faulty as a test needs.
 
     with OpenAIServer(lambda call: refusal(429) if call.busy > 8 else answer()) as server:
         ...  # server.url, server.calls, server.most_busy, server.statuses
 
-By itself it serves a process of its own: `python -m tests.openai_server` prints its address and
-answers until its standard input ends.
+`python -m tests.openai_server` runs the server in a process of its own: it prints its address and
+serves until its standard input ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORDS = ("river", "lamp", "paper", "stone", "window", "garden", "letter", "bread
 
 @dataclass
 class Call:
-    """One request as it came; `busy` counts those that are being answered, it included."""
+    """One request; `busy` is the number of requests in progress, including this one."""
 
     number: int
     path: str
@@ -49,7 +49,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What is sent back, after `delay_s`; nothing, and the connection closed, where `dropped`."""
+    """One reply, sent after `delay_s`; if `dropped`, the connection is closed without a reply."""
 
     status: int = 200
     body: bytes = b""
@@ -73,7 +73,7 @@ def answer(
     usage: bool = True,
     delay_s: float = 0.0,
 ) -> Reply:
-    """A chat completion: `text`, or so many words."""
+    """Return a chat completion with a text, or with a number of words."""
     content = text if text is not None else " ".join(WORDS[i % len(WORDS)] for i in range(words))
     value: dict[str, Any] = {
         "id": "chatcmpl-0",
@@ -106,19 +106,19 @@ def refusal(
     retry_after: float | str | None = None,
     delay_s: float = 0.0,
 ) -> Reply:
-    """An error as OpenAI words it."""
+    """Return an error in OpenAI's format."""
     body = {"error": {"message": message, "type": "error", "param": None, "code": code}}
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     return Reply(status, json.dumps(body).encode(), headers, delay_s)
 
 
 def drop(*, delay_s: float = 0.0) -> Reply:
-    """The connection closed without a word."""
+    """Return a reply that closes the connection."""
     return Reply(delay_s=delay_s, dropped=True)
 
 
 class OpenAIServer:
-    """Answers each call with what `reply` gives for it, from a thread of its own."""
+    """A server in a thread, which answers each call with the result of `reply`."""
 
     def __init__(
         self, reply: Callable[[Call], Reply] | None = None, *, port: int = 0, keep: bool = True
@@ -155,7 +155,7 @@ class OpenAIServer:
         self._thread.join()
 
     def take(self, path: str, headers: dict[str, str], raw: bytes) -> Reply:
-        """Note a call, and give what is to be sent."""
+        """Record a call and return the reply."""
         self.count += 1
         self.busy += 1
         self.most_busy = max(self.most_busy, self.busy)
@@ -185,7 +185,7 @@ class OpenAIServer:
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1 as far as a client on the same machine needs it: one call after another."""
+    """One HTTP/1.1 connection, which handles one call after another."""
 
     def __init__(self, server: OpenAIServer, loop: asyncio.AbstractEventLoop) -> None:
         self.server = server
@@ -231,7 +231,7 @@ class _Connection(asyncio.Protocol):
             self.transport.write(made.wire)
 
     def end(self) -> None:
-        """Close, whatever is under way."""
+        """Close the connection at once."""
         self.transport.abort()
 
 

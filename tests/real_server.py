@@ -24,7 +24,7 @@ _SERVE = "import sys; from transformers.cli.transformers import main; sys.exit(m
 
 @dataclass(frozen=True)
 class RealServer:
-    """Its address, and the name of the model that it serves."""
+    """The server's address and the name of its model."""
 
     url: str
     model: str
@@ -32,7 +32,7 @@ class RealServer:
 
 @contextmanager
 def serving() -> Iterator[RealServer]:
-    """Run the server in a process of its own, and end it."""
+    """Run the server in a process of its own, and stop it afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
