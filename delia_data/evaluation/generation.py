@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from delia_data.engines.base import Completion, Engine, Request, Sampling
-from delia_data.errors import EngineError, InputError, OutputError
+from delia_data.errors import EngineError, InputError
 from delia_data.evaluation.probes import Probe, ProbeRow
 from delia_data.outputs import (
     LOCK,
+    JsonlLog,
     check_folder_is_ours,
     check_same_settings,
     folder_lock,
@@ -25,6 +26,10 @@ from delia_data.outputs import (
 )
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
+
+ASKING: Final = "asking.json"
+ANSWERS: Final = "answers.jsonl"
+_FAILURES: Final = 16  # questions that may fail before nothing more is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,83 +49,18 @@ class Answer:
     cut: bool
 
 
-class AnswerLog:
-    """A file of answers to append to, for one process at a time.
+def answer_log(path: Path) -> JsonlLog[Answer]:
+    """Return the log of answers in a file, which need not exist."""
+    return JsonlLog(path, Answer, if_damaged="and its question is asked again")
 
-    Attributes:
-        answers: Those that are there, by id.
+
+def read_answer_log(path: Path) -> dict[str, Answer]:
+    """Read the answers in a file by id.
+
+    Raises:
+        OutputError: A line is damaged.
     """
-
-    def __init__(self, path: Path) -> None:
-        """Read what is there.
-
-        Raises:
-            OutputError: A line is damaged.
-        """
-        self._path = path
-        self._file: IO[bytes] | None = None
-        self.answers: dict[str, Answer] = {}
-        self._whole = 0
-        if path.exists():
-            self._read()
-
-    def __enter__(self) -> AnswerLog:
-        """Open it for writing."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab", buffering=0)
-            self._file.truncate(self._whole)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Let it outlive a crash of the machine too."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
-
-    def add(self, answer: Answer) -> None:
-        """Write an answer.
-
-        Raises:
-            OutputError: The disk is full or gone; what was written before stays.
-        """
-        assert self._file is not None
-        left = memoryview(json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n")
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.answers[answer.id] = answer
-
-    def _read(self) -> None:
-        with self._path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    answer = Answer(**json.loads(line))
-                except (ValueError, TypeError) as error:
-                    raise OutputError(
-                        f"{self._path}:{number}: the line is damaged: remove it, and its question "
-                        "is asked again"
-                    ) from error
-                self.answers[answer.id] = answer
-                self._whole += len(line)
-
-    def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"{self._path} cannot be written: {error.strerror or error}; what was answered "
-            "before stays: free some space and run again"
-        )
-
-
-ASKING: Final = "asking.json"
-ANSWERS: Final = "answers.jsonl"
-_FAILURES: Final = 16  # questions that may fail before nothing more is asked
+    return {answer.id: answer for answer, *_ in answer_log(path).read()}
 
 
 PromptBuilder: TypeAlias = Callable[[Sequence[Message], str], tuple[Message, ...]]
@@ -253,8 +193,9 @@ def _answers(
     on_progress: Callable[[int, int], None],
 ) -> dict[str, Answer]:
     failed: list[Completion] = []
-    with AnswerLog(file) as log:
-        missing = [request for key, request in requests.items() if key not in log.answers]
+    known = read_answer_log(file)
+    with answer_log(file) as log:
+        missing = [request for key, request in requests.items() if key not in known]
         done = len(requests) - len(missing)
         on_progress(done, len(requests))
 
@@ -270,7 +211,9 @@ def _answers(
                 failed.append(completion)
                 continue
             cut = completion.finish == "length"
-            log.add(Answer(completion.id, completion.text, completion.tokens, cut))
+            answer = Answer(completion.id, completion.text, completion.tokens, cut)
+            log.append(answer)
+            known[answer.id] = answer
             done += 1
             on_progress(done, len(requests))
         if failed:
@@ -279,7 +222,7 @@ def _answers(
                 f"mend it and run again, and only the {len(requests) - done} that are missing "
                 "are asked"
             )
-        return {key: log.answers[key] for key in requests}
+        return {key: known[key] for key in requests}
 
 
 def _answered(

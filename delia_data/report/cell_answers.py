@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from delia_data.errors import DeliaError
-from delia_data.evaluation.generation import ANSWERS, Answer, AnswerLog, PromptBuilder
+from delia_data.evaluation.generation import ANSWERS, Answer, PromptBuilder, read_answer_log
 from delia_data.evaluation.probes import ProbeRow
 from delia_data.records import content_id
 from delia_data.report.example import Example, Given
@@ -55,7 +55,7 @@ def _examples(
     folder: Path, ground: Ground, cells: list[Cell], rows: tuple[ProbeRow, ...]
 ) -> Iterator[Example]:
     answers = {
-        cell: AnswerLog(folder / CELLS / cell.name / _ANSWERS / ANSWERS).answers for cell in cells
+        cell: read_answer_log(folder / CELLS / cell.name / _ANSWERS / ANSWERS) for cell in cells
     }
     builds = {cell: _build(ground, cell) for cell in cells}
     for row in rows:

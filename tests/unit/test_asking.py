@@ -24,7 +24,6 @@ from delia_data.errors import (
     SettingsError,
 )
 from delia_data.evaluation import EvalTask, Probe, generate_answers, make_probes
-from delia_data.evaluation.generation import Answer, AnswerLog
 from delia_data.outputs import folder_lock
 from delia_data.records import Message
 from delia_data.tasks import bundled_task, bundled_wordings
@@ -139,22 +138,18 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         generate_answers(Counting(), probes(), tmp_path)
 
 
-def test_a_line_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
+def test_an_answer_that_was_cut_short_is_asked_again(tmp_path: Path) -> None:
+    first = generate_answers(Counting(), probes(2, "bare"), tmp_path)
     path = tmp_path / "answers.jsonl"
-    answers = [Answer(str(i), f"text {i} é", i, False) for i in range(3)]
-    with AnswerLog(path) as log:
-        for answer in answers:
-            log.add(answer)
     whole = path.read_bytes()
-    for cut in (1, 5, 30):
-        path.write_bytes(whole[:-cut])
-        with AnswerLog(path) as log:
-            assert list(log.answers.values()) == answers[:2]
-            log.add(answers[2])
-        assert path.read_bytes() == whole
-    path.write_bytes(whole.replace(b'"1"', b'"1'))
-    with pytest.raises(OutputError, match=r"answers.jsonl:2: the line is damaged"):
-        AnswerLog(path)
+    path.write_bytes(whole[:-5])
+    again = Counting()
+    assert generate_answers(again, probes(2, "bare"), tmp_path) == first
+    assert len(again.asked) == 1
+    assert path.read_bytes() == whole
+    path.write_bytes(whole.replace(b'"id"', b'"id', 1))
+    with pytest.raises(OutputError, match=r"answers.jsonl:1: the line is damaged: remove it, and"):
+        generate_answers(again, probes(2, "bare"), tmp_path)
 
 
 SCRIPT = """
