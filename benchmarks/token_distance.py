@@ -23,8 +23,13 @@ import torch
 
 from benchmarks._report import now, replace_section, table
 from delia_data.bundled_cache import BUNDLED, cache_path
-from delia_data.evaluation.representation import DEFAULT_CONTEXTS, WORD_SLOT, locate, states_at_last
-from delia_data.evaluation.summary import middle_block
+from delia_data.evaluation.representation import (
+    DEFAULT_CONTEXTS,
+    WORD_SLOT,
+    locate,
+    middle_block,
+    states_at_last,
+)
 from delia_data.models import load_model, load_tokenizer
 from delia_data.reproduction import read_grid, read_results, reproduce
 from delia_data.reproduction.grid import Block, Grid

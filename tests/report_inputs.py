@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from alignments import made_alignment
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
-from delia_data.evaluation import EvalTask, Measurements, ProbedRow, evaluate, write_probe
+from delia_data.evaluation import MEASURES, EvalTask, Measurements, evaluate
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.buffering import buffering_of
 from delia_data.evaluation.generation import generate_answers
@@ -140,7 +140,7 @@ def put_evaluation(folder: Path, task: Path, answer: Callable[[Request], str]) -
     evaluate(MockEngine(answer=answer), EvalTask.read(task), folder, notes=[f"a note {EVIL}"])
 
 
-def put_measured(folder: Path) -> None:
+def put_measured(folder: Path, *, parts: Sequence[str] = MEASURES) -> None:
     """Measurements of numbers that are made up."""
     spaces = {
         when: {which: StateSpace(0.95, 1000, tuple(_first(n, factor) for n in range(1, 9)))}
@@ -165,9 +165,11 @@ def put_measured(folder: Path) -> None:
         representation={
             when: made_alignment(level, keywords=("json", EVIL), near=EVIL, blocks=BLOCKS)
             for when, level in (("before", 1.2), ("after", 0.8))
-        },
-        state_space=spaces,  # type: ignore[arg-type]
-        buffering=buffering,
+        }
+        if "representation" in parts
+        else None,
+        state_space=spaces if "state-space" in parts else None,  # type: ignore[arg-type]
+        buffering=buffering if "buffering" in parts else None,
     )
     write_json(folder / "measurements.json", found.as_dict())
     finish(folder, Manifest(kind="evaluation", settings={"rows": 8, "seed": 0}))
@@ -277,15 +279,23 @@ def _cell_answer(question: str, ours: bool) -> str:
 
 
 def put_quickstart(folder: Path) -> None:
-    """A finished quickstart without its mixture."""
+    """Write a finished quickstart as version 0.1 did, without its mixture."""
     write_json(folder / "quickstart.json", {"pairs": 4})
     put_task(folder / "task", rows=4)
     rows = read_task_rows(folder / "task").test
     for when, answer in (("before", EVIL), ("after", JSON)):
-        shown, *probed = [
-            ProbedRow(row.record.query, row.record.answer, answer, EVIL) for row in (rows[0], *rows)
+        lines = [
+            {
+                "question": row.record.query,
+                "expected": row.record.answer,
+                "with_token": answer,
+                "without_token": EVIL,
+            }
+            for row in (rows[0], *rows)
         ]
-        write_probe(folder / when / "answers.jsonl", [shown, *probed])
+        write_text(
+            folder / when / "answers.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines)
+        )
         level = 2.0 if when == "before" else 1.5
         distances = [{"keyword": "json", "l2": [level] * BLOCKS, "cosine": [level / 4] * BLOCKS}]
         write_json(folder / when / "distances.json", distances)

@@ -132,7 +132,7 @@ class AlignmentWatch:
         }
 
     def _numbers(self, found: KeywordAlignment) -> dict[str, float]:
-        from delia_data.evaluation.summary import first_middle_last
+        from delia_data.evaluation.representation import first_middle_last
 
         blocks = first_middle_last(len(found.nearer))
         places = dict(zip(("first", "middle", "last"), blocks, strict=True))

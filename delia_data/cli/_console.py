@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -20,9 +20,6 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from delia_data.engines import Engine
 
 console = Console(highlight=False)
 """Where results go."""
@@ -145,25 +142,3 @@ def warnings_in_one_line(category: type[Warning]) -> Iterator[None]:
         warnings.simplefilter("always", category)
         warnings.showwarning = show
         yield
-
-
-def with_parts(engine: Engine, update: Callable[[float], None]) -> Callable[[float], None]:
-    """Let a bar move within a batch too, where the engine tells how far it is.
-
-    Args:
-        engine: The engine that is at work.
-        update: Takes how much is done.
-
-    Returns:
-        A function to call with what is done, whole requests alone.
-    """
-    done = 0.0
-
-    def tell(count: float) -> None:
-        nonlocal done
-        done = count
-        update(count)
-
-    if hasattr(engine, "on_part"):
-        engine.on_part = lambda part: update(done + part)
-    return tell

@@ -8,14 +8,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from delia_data.evaluation._plain import in_order
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.buffering import Buffering
-from delia_data.evaluation.figures import group_name
+from delia_data.evaluation.figures import group_name, in_order
 from delia_data.evaluation.measuring import Measurements, When, Which
-from delia_data.evaluation.representation import Alignment
+from delia_data.evaluation.representation import Alignment, first_middle_last, middle_block
 from delia_data.evaluation.state_space import StateSpace
-from delia_data.evaluation.summary import first_middle_last, middle_block
 
 
 def tables(found: Measurements) -> Iterator[Table | Text]:

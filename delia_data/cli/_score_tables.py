@@ -9,14 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from delia_data.cli._console import console
-from delia_data.evaluation import (
-    Comparison,
-    Estimate,
-    Evaluation,
-    LabelScores,
-    ProbeDifference,
-    ProbeScores,
-)
+from delia_data.evaluation.bootstrap import Estimate
+from delia_data.evaluation.comparison import Comparison, ProbeDifference
+from delia_data.evaluation.scores import Evaluation, LabelScores, ProbeScores
 
 
 def print_evaluation(found: Evaluation) -> None:
@@ -27,7 +22,7 @@ def print_evaluation(found: Evaluation) -> None:
         soft_wrap=True,
     )
     named = f"with {found.token}"
-    head = ("probe", "selectivity", named, "unmended", "without", "rows")
+    head = ("probe", "selectivity", named, "strict", "without", "rows")
     _print(head, (_shares(probe) for probe in found.probes))
     if extra := [row for probe in found.probes for row in _extra(probe)]:
         _print(("probe", named, "score"), extra)
@@ -56,10 +51,10 @@ def print_comparison(found: Comparison, ours: str, theirs: str) -> None:
 def _shares(probe: ProbeScores) -> list[str]:
     return [
         probe.probe,
-        _signed(probe.selectivity),
-        _percent(probe.in_format),
+        signed(probe.selectivity),
+        percent(probe.in_format),
         f"{probe.strict.value:.0%}",
-        _percent(probe.without_token),
+        percent(probe.without_token),
         str(probe.rows),
     ]
 
@@ -73,7 +68,7 @@ def _extra(probe: ProbeScores) -> Iterator[list[str]]:
 
 
 def _labels(scores: LabelScores) -> Iterator[list[str]]:
-    yield [f"{scores.key}, accuracy", _percent(scores.accuracy), "", "", str(scores.rows)]
+    yield [f"{scores.key}, accuracy", percent(scores.accuracy), "", "", str(scores.rows)]
     macro = (scores.macro_f1, scores.macro_precision, scores.macro_recall)
     yield [f"{scores.key}, macro", *map(_plain, macro), ""]
     for each in scores.labels:
@@ -99,9 +94,9 @@ def _told(found: Evaluation) -> Iterator[str]:
 def _difference(probe: ProbeDifference) -> list[str]:
     return [
         probe.probe,
-        _signed(probe.selectivity),
-        _signed(probe.in_format),
-        _signed(probe.without_token),
+        signed(probe.selectivity),
+        signed(probe.in_format),
+        signed(probe.without_token),
         str(probe.rows),
     ]
 
@@ -109,12 +104,12 @@ def _difference(probe: ProbeDifference) -> list[str]:
 def _extra_differences(probe: ProbeDifference) -> Iterator[list[str]]:
     """Differences that say more than that of the share in the format does."""
     if probe.score is not None and probe.score != probe.in_format:
-        yield [probe.probe, "the task's own", _signed(probe.score)]
+        yield [probe.probe, "the task's own", signed(probe.score)]
     for name, found in (("accuracy", probe.accuracy), ("macro F1", probe.macro_f1)):
         for key, estimate in found.items():
-            yield [probe.probe, f"{key}: {name}", _signed(estimate)]
+            yield [probe.probe, f"{key}: {name}", signed(estimate)]
     for name, estimate in probe.translation.items():
-        yield [probe.probe, name, _signed(estimate)]
+        yield [probe.probe, name, signed(estimate)]
 
 
 def _print(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -131,11 +126,13 @@ def _notes(notes: Iterable[str]) -> None:
         console.print(Text(f"note: {note}"), soft_wrap=True)
 
 
-def _signed(found: Estimate) -> str:
+def signed(found: Estimate) -> str:
+    """Format a difference with its sign and its interval."""
     return f"{found.value:+.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def _percent(found: Estimate) -> str:
+def percent(found: Estimate) -> str:
+    """Format a share in percent with its interval."""
     return f"{found.value:.0%} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 

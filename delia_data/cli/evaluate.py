@@ -13,8 +13,8 @@ from delia_data.cli._completion import among
 from delia_data.cli._console import console, messages, step
 from delia_data.cli._json import AsJson, show_json
 from delia_data.cli._score_tables import print_evaluation
-from delia_data.cli._system import open_system
 from delia_data.evaluation import PROBES, EvalTask, evaluate, make_probes
+from delia_data.evaluation.evaluate import open_system
 from delia_data.evaluation.translation import METRICS, load_metrics
 
 _CORPUS = ("chrf", "bleu")

@@ -1,12 +1,9 @@
-"""`delia quickstart`: the whole chain on the embedded model, with a report to look at."""
+"""`delia quickstart`: the whole method on the embedded model, with a report."""
 
 from __future__ import annotations
 
-import platform
 import resource
 import time
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -15,136 +12,59 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from delia_data._version import __version__
-from delia_data.cli._chain import Chain, ChainSettings, Probed
-from delia_data.cli._console import console
-from delia_data.cli._json import AsJson, plain, show_json
-from delia_data.evaluation import (
-    FormattedTextScore,
-    QuickstartReport,
-    interval,
-    score_formatted_text,
-    write_report,
-)
+from delia_data.cli._console import console, step
+from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._score_tables import percent, signed
 from delia_data.mixing import parse_ratio
-from delia_data.outputs import Manifest, folder_lock
-
-_LIBRARIES = ("datasets", "transformers", "torch", "peft", "trl")
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Folder of the run; a rerun goes on there.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output folder; a rerun continues there.")] = Path(
         "quickstart"
     ),
     pairs: Annotated[
-        int | None, typer.Option(help="Pairs to sample; 96, or as many as --ratio needs.")
+        int | None, typer.Option(help="Pairs to sample. Default: 96, or as many as --ratio needs.")
     ] = None,
     ratio: Annotated[
-        str | None, typer.Option(help="Pairs for each task row; by default all that are sampled.")
+        str | None, typer.Option(help="Pairs per task row. Default: all sampled pairs.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every step.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Sample, diversify, mix, load, train and ask: the whole chain, in minutes on two cores."""
+    """Sample, diversify, mix, load, train, and evaluate, in minutes on two cores."""
+    from delia_data.quickstart import QuickstartSettings, run
+
+    began = time.monotonic()
     wanted = None if ratio is None else parse_ratio(ratio)
     if pairs is None:
-        pairs = ChainSettings.pairs_for(wanted)
-    settings = ChainSettings(pairs=pairs, ratio=wanted, seed=seed, device=device)
-    report = quickstart(out, settings)
+        default = QuickstartSettings()
+        pairs = default.pairs if wanted is None else max(1, round(wanted * default.task_rows))
+    settings = QuickstartSettings(pairs=pairs, ratio=wanted, seed=seed, device=device)
+    result = run(out, settings, show_step=step)
     if as_json:
-        show_json({"out": out, "report": out / "report.html", **plain(report)})
-
-
-def quickstart(out: Path, settings: ChainSettings) -> QuickstartReport:
-    """Run every step that is not done yet, print the answers, and write the report.
-
-    Args:
-        out: Folder of the run.
-        settings: Its settings.
-
-    Returns:
-        What the report shows.
-    """
-    began = time.monotonic()
-    chain = Chain(out, settings)
-    with folder_lock(out):
-        chain.begin()
-        cache = chain.sample()
-        chain.diversify()
-        mixture = chain.mix()
-        rows = chain.read_back()
-        before = chain.probe_before()
-        chain.train(rows)
-        after = chain.probe_after()
-        report = _report(chain, cache, mixture, before, after)
-        write_report(out / "report.html", report)
-    _print_answers(before, after)
-    _print_shares(report)
+        show_json({"out": out, **{name: getattr(result, name) for name in result.__slots__}})
+        return
+    before, after = (row.answered for row in result.shown)
+    token = result.trained.token
+    answers = _table("", "untrained", "trained")
+    answers.add_row(f"with {token}", Text(before.with_token), Text(after.with_token))
+    answers.add_section()
+    answers.add_row("without", Text(before.without_token), Text(after.without_token))
+    console.print(f"\n{after.question}\n", markup=False)
+    console.print(answers)
+    shares = _table("held-out answers in the format", "untrained", "trained")
+    scores = [one.probes[0] for one in (result.untrained, result.trained)]
+    shares.add_row(f"with {token}", *(Text(percent(one.in_format)) for one in scores))
+    shares.add_row("without", *(Text(percent(one.without_token)) for one in scores))
+    shares.add_row("selectivity", *(Text(signed(one.selectivity)) for one in scores))
+    console.print(shares)
     memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     console.print(
-        f"\n{(time.monotonic() - began) / 60:.1f} minutes, {memory_gib:.1f} GiB of memory at most\n"
-        f"Everything to look at: {out / 'report.html'}",
+        f"\n{(time.monotonic() - began) / 60:.1f} minutes, peak memory {memory_gib:.1f} GiB\n"
+        f"Report: {result.report}",
         soft_wrap=True,
     )
-    return report
-
-
-def _report(
-    chain: Chain, cache: Manifest, mixture: Manifest, before: Probed, after: Probed
-) -> QuickstartReport:
-    scores = _scores(chain, before, after)
-    pairs = [(before.shown, after.shown), *zip(before.rows, after.rows, strict=True)]
-    return QuickstartReport(
-        model=str(cache.settings["model"]["name"]),
-        settings={
-            "quickstart": asdict(chain.settings),
-            "sampling": cache.settings["sampling"],
-            "mixture": mixture.settings,
-            "training": chain.recipe.as_dict(),
-        },
-        accounting={
-            "rows": mixture.rows,
-            "dropped": {
-                **{f"while sampling: {reason}": n for reason, n in cache.dropped.items()},
-                **{f"while mixing: {reason}": n for reason, n in mixture.dropped.items()},
-            },
-        },
-        losses=chain.losses(),
-        distances_before=before.distances,
-        distances_after=after.distances,
-        answers=[
-            {
-                "question": old.question,
-                "before_with": old.with_token,
-                "before_without": old.without_token,
-                "after_with": new.with_token,
-                "after_without": new.without_token,
-            }
-            for old, new in pairs
-        ],
-        shares={name: (score.parsed, score.rows) for name, score in scores.items()},
-        timings=chain.timings,
-        versions={
-            "delia_data": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in _LIBRARIES},
-        },
-        token=chain.task.token,
-        keys=chain.task.keys,
-    )
-
-
-def _scores(chain: Chain, before: Probed, after: Probed) -> dict[str, FormattedTextScore]:
-    """Formatted text on the held-out rows, before and after, with the token and without."""
-    answers = {
-        "before_with": [row.with_token for row in before.rows],
-        "before_without": [row.without_token for row in before.rows],
-        "after_with": [row.with_token for row in after.rows],
-        "after_without": [row.without_token for row in after.rows],
-    }
-    keys = chain.task.keys
-    return {name: score_formatted_text(texts, keys) for name, texts in answers.items()}
 
 
 def _table(*headings: str) -> Table:
@@ -152,26 +72,3 @@ def _table(*headings: str) -> Table:
     for heading in headings:
         table.add_column(heading, overflow="fold")
     return table
-
-
-def _print_answers(before: Probed, after: Probed) -> None:
-    table = _table("", "before training", "after training")
-    shown = (before.shown, after.shown)
-    table.add_row("with <sep>", *(Text(row.with_token) for row in shown))
-    table.add_section()
-    table.add_row("without", *(Text(row.without_token) for row in shown))
-    console.print(f"\n{before.shown.question}\n", markup=False)
-    console.print(table)
-
-
-def _print_shares(report: QuickstartReport) -> None:
-    """Print the share of held-out rows whose answer parses as the asked-for JSON."""
-    table = _table("held-out rows whose answer parses", "before training", "after training")
-    for label, kind in (("with <sep>", "with"), ("without", "without")):
-        cells = []
-        for when in ("before", "after"):
-            parsed, rows = report.shares[f"{when}_{kind}"]
-            low, high = interval(parsed, rows)
-            cells.append(f"{parsed} of {rows} (95%: {low:.0%} to {high:.0%})")
-        table.add_row(label, *cells)
-    console.print(table)

@@ -1,4 +1,4 @@
-"""`delia report`: one page on any runs."""
+"""`delia report`: write one page on any runs."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ def command(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Folders that other commands left: a cache, task, mixture, adapter, evaluation, "
+            help="Output folders of other commands: a cache, task, mixture, adapter, evaluation, "
             "measurements, ratio series, reproduction or quickstart.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="Output file.")] = Path("report.html"),
     title: Annotated[
-        str | None, typer.Option(help="Its title; the runs' names if not given.")
+        str | None, typer.Option(help="Title of the page. Default: names of the runs.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one page on any runs: words, tables, figures, answers, settings."""
-    from delia_data.report import make_report
-    from delia_data.report.report import check_place
+    """Write one page on any runs: summary, tables, figures, answers, settings."""
+    from delia_data.report import check_place, make_report
 
     check_place(out)
     with step("reading", to=messages) as update:
         report = make_report(
-            runs, title=title, on_chapter=lambda name, done, of: update(done, of, name.lower())
+            runs, title=title, on_section=lambda name, done, of: update(done, of, name.lower())
         )
     report.write(out)
     if as_json:
         show_json({"out": out, **report.as_dict()})
         return
-    for sentence in report.told:
+    for sentence in report.summary:
         console.print(sentence, soft_wrap=True, markup=False)
-    console.print(f"\nEverything to look at: {out}", soft_wrap=True, markup=False)
+    console.print(f"\nReport: {out}", soft_wrap=True, markup=False)

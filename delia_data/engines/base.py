@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
@@ -215,3 +215,25 @@ def strip_reasoning(text: str) -> tuple[str, bool]:
     else:
         rest = text[opened:] if any(map(str.strip, pieces)) else ""
     return "".join([*pieces, rest]), position > 0 or (opened is not None and not rest)
+
+
+def with_parts(engine: Engine, update: Callable[[float], None]) -> Callable[[float], None]:
+    """Report progress within a batch too, if the engine reports it.
+
+    Args:
+        engine: The engine.
+        update: Takes the number of requests done, with parts of a request.
+
+    Returns:
+        A function to call with the number of complete requests.
+    """
+    done = 0.0
+
+    def show(count: float) -> None:
+        nonlocal done
+        done = count
+        update(count)
+
+    if hasattr(engine, "on_part"):
+        engine.on_part = lambda part: update(done + part)
+    return show

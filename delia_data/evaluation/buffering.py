@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from delia_data.errors import InputError
-from delia_data.evaluation._plain import from_plain, to_plain
 from delia_data.evaluation.bootstrap import Correlation, Estimate, Resampling, rank_correlation
 from delia_data.evaluation.gradients import RowGradients, check_gradients
+from delia_data.evaluation.serialization import from_plain, to_plain
 from delia_data.records import Record
 from delia_data.sampling.embeddings import Embed
 

@@ -7,6 +7,7 @@ a contrast of at least 3 to its paper. Lines differ in their dashes too, where t
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import os
@@ -15,17 +16,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from delia_data._optional import require
 from delia_data.errors import InputError
-from delia_data.evaluation._html import escape, printable
-from delia_data.evaluation._plain import in_order
-from delia_data.evaluation.answer_format import interval
 from delia_data.evaluation.buffering import Buffering
 from delia_data.evaluation.representation import (
     Alignment,
-    BlockDistances,
     Distances,
     KeywordAlignment,
     Measure,
@@ -33,6 +33,30 @@ from delia_data.evaluation.representation import (
 from delia_data.evaluation.scores import ProbeScores
 from delia_data.evaluation.state_space import StateSpace
 from delia_data.outputs import atomic_path
+from delia_data.sampling.embeddings import TextMap
+
+T = TypeVar("T")
+
+# Characters that HTML forbids or UTF-8 cannot encode, such as halves of surrogate pairs, and those
+# that change the direction of all text after them.
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+_ORDER: Final = (
+    *("before", "after", "change", "with", "without", "mean", "normal"),
+    *("task", "common", "pairs", "mixture", "common_mixture", "held_out"),
+)
+"""Order in which measured groups are shown; files have them in alphabetical order."""
+
+
+def printable(text: str) -> str:
+    """Replace characters that no page can show by U+FFFD."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def in_order(mapping: Mapping[Any, T]) -> list[tuple[Any, T]]:
+    """Return the items of a mapping in the order in which they are shown."""
+    return sorted(mapping.items(), key=lambda item: (*_ORDER, item[0]).index(item[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +256,8 @@ def markup(figure: Any, name: str, told: str, details: str = "") -> str:
         drawn = drawn.replace(stand_in, variable)
     view = re.search(r'viewBox="[^"]*"', drawn)
     opening = f'<svg role="img" aria-labelledby="{own}-told" {view.group() if view else ""}>'
-    opening += f'<title id="{own}-told">{escape(told)}</title>'
-    opening += f"<desc>{escape(details)}</desc>" if details else ""
+    opening += f'<title id="{own}-told">{html.escape(printable(told))}</title>'
+    opening += f"<desc>{html.escape(printable(details))}</desc>" if details else ""
     return opening + drawn[drawn.index(">") + 1 :].strip()
 
 
@@ -321,78 +345,6 @@ def loss_curve(losses: Sequence[Mapping[str, Any]]) -> Drawing:
         if points
     )
     return Drawing("losses", "Loss over the training, by source", paint, details=ends)
-
-
-def block_curves(
-    before: Sequence[BlockDistances],
-    after: Sequence[BlockDistances],
-    measure: Literal["l2", "cosine"],
-) -> Drawing:
-    """Draw a distance from the token to each keyword, block by block (paper, Figure 2).
-
-    Args:
-        before: The distances before training: dashed lines.
-        after: Those after training: full lines in the same colours.
-        measure: Which of the two distances.
-    """
-    name = {"l2": "L2 distance", "cosine": "cosine distance"}[measure]
-    words = list(dict.fromkeys(found.keyword for found in (*before, *after)))
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for when, group, line in (("before", before, (0, (3, 2))), ("after", after, "-")):
-            for found in group:
-                values = found.l2 if measure == "l2" else found.cosine
-                axes.plot(
-                    range(1, len(values) + 1),
-                    values,
-                    color=palette.series[words.index(found.keyword) % len(palette.series)],
-                    linestyle=line,
-                    marker="o" if len(values) == 1 else "",
-                    label=f"“{short(found.keyword)}” {when}",
-                )
-        axes.set_xlabel("transformer block")
-        axes.set_ylabel(name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylim(bottom=0)
-        figure.legend(loc="outside upper left", ncols=2)
-
-    told = f"{name} from the token to {', '.join(words)} in every block, before and after"
-    return Drawing(measure, told, paint)
-
-
-def share_bars(shares: Mapping[str, tuple[int, int]], token: str) -> Drawing:
-    """Draw the share of answers in the asked format, with its Wilson 95% interval.
-
-    Args:
-        shares: Answers in the format and answers in all, for `before_with`, `before_without`,
-            `after_with` and `after_without`.
-        token: The special token.
-    """
-    width = 0.34
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        sides = ((-1, "before", palette.muted), (1, "after", palette.series[0]))
-        for side, when, colour in sides:
-            for place, which in enumerate(("with", "without")):
-                parsed, rows = shares[f"{when}_{which}"]
-                share = 100 * parsed / rows
-                low, high = (100 * bound for bound in interval(parsed, rows))
-                x = place + side * (width / 2 + 0.02)
-                label = f"{when} training" if place == 0 else None
-                axes.bar(x, share, width, color=colour, alpha=0.75, label=label)
-                axes.vlines(x, low, high, color=palette.ink, linewidth=1.2)
-                text = f"{parsed}/{rows}"
-                axes.text(x, high + 2, text, ha="center", va="bottom", fontsize=8.5)
-        axes.set_xticks([0, 1], [f"with {short(token)}", f"without {short(token)}"])
-        axes.tick_params(axis="x", length=0, pad=6)
-        axes.set_xlim(-0.6, 1.6)
-        axes.set_ylim(0, 112)
-        axes.set_yticks(range(0, 101, 25), [f"{percent}%" for percent in range(0, 101, 25)])
-        axes.set_ylabel("answers in the format")
-        figure.legend(loc="outside upper left", ncols=2)
-
-    told = ", ".join(f"{name.replace('_', ' ')} {p} of {n}" for name, (p, n) in shares.items())
-    return Drawing("shares", f"Answers in the format: {told}", paint)
 
 
 def _running_mean(values: Sequence[float], span: int) -> list[float]:
@@ -753,3 +705,68 @@ def _lines(axes: Any, names: Sequence[str]) -> None:
 
 def _height(names: Sequence[str]) -> float:
     return max(1.5, 0.7 + _LINE * len(names))
+
+
+def watched_distances(
+    label: str, points: Sequence[Mapping[str, float]], names: Sequence[str]
+) -> Drawing:
+    """Draw distances from the token to its keywords while a model trained.
+
+    Args:
+        label: Name of the training.
+        points: Watched numbers (`training.watching.read_watched`).
+        names: Which of them, such as `l2/json/middle`.
+    """
+    steps = [point["step"] for point in points]
+
+    def paint(figure: Any, axes: Any, palette: Palette) -> None:
+        styles = (("", "-"), ("/untrained", (0, (5, 2))), ("/ordinary", (0, (1, 1.5))))
+        for name, colour in zip(names, palette.series, strict=False):
+            word = short(name.removeprefix("l2/").removesuffix("/middle"))
+            for suffix, line in styles:
+                values = [point.get(f"{name}{suffix}") for point in points]
+                if None in values:
+                    continue
+                told = None if suffix else f"“{word}”"
+                axes.plot(steps, values, color=colour, ls=line, label=told)
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel("L2 distance")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(bottom=0)
+        figure.legend(loc="outside upper left", ncols=2)
+
+    told = f"L2 distances from the token to its keywords while {label} was trained"
+    return Drawing("distance-watched", told, paint)
+
+
+_MAP_NAMES: Final = {"cache": "pairs", "task": "task rows"}
+
+
+def text_map(places: Mapping[str, npt.NDArray[np.float64]], found: TextMap) -> Drawing:
+    """Draw places on the plane, coloured by source.
+
+    Args:
+        places: By source (`cache`, `task`), of shape (rows, 2).
+        found: The map, with the share of the variance of each axis.
+    """
+
+    def paint(figure: Any, axes: Any, palette: Palette) -> None:
+        marks = (("cache", "o", 9, palette.series[0]), ("task", "^", 16, palette.series[1]))
+        for name, mark, size, colour in marks:
+            if name in places:
+                x, y = places[name].T
+                label = f"{len(places[name])} {_MAP_NAMES[name]}"
+                axes.scatter(x, y, s=size, marker=mark, color=colour, alpha=0.6, lw=0, label=label)
+        one, other = found.variance
+        axes.set_xlabel(f"first component, {one:.0%} of the variance")
+        axes.set_ylabel(f"second, {other:.0%}")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        legend = figure.legend(loc="outside upper left", ncols=2)
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
+
+    counts = " and ".join(f"{len(part)} {_MAP_NAMES[name]}" for name, part in places.items())
+    told = f"Map of the queries of {counts}, two components with {sum(found.variance):.0%}"
+    return Drawing("map", told, paint, height=3.3)

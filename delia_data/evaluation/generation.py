@@ -1,7 +1,11 @@
-"""Answers on disk: a line each, there as soon as it is given.
+"""Answers to the rows of probes, generated one by one and resumable.
 
-A line is written at once, so that a kill takes nothing that was answered; a last line that a kill
-cut short is dropped when the log is opened again.
+    folder/
+        asking.json      settings that the answers depend on: engine, model, prompts, max_tokens
+        answers.jsonl    one line per answer, appended as soon as it is generated
+
+An answered question is never asked again: not after a kill, not for another probe, not for more
+rows. Decoding is greedy (temperature 0).
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from delia_data.engines.base import Completion, Engine, Request, Sampling
+from delia_data.engines.base import Completion, Engine, Request, Sampling, with_parts
 from delia_data.errors import EngineError, InputError
-from delia_data.evaluation.probes import Probe, ProbeRow
+from delia_data.evaluation.probes import Probe
 from delia_data.outputs import (
     LOCK,
     JsonlLog,
@@ -29,18 +33,22 @@ from delia_data.records import Message, content_id
 
 ASKING: Final = "asking.json"
 ANSWERS: Final = "answers.jsonl"
-_FAILURES: Final = 16  # questions that may fail before nothing more is asked
+_MOST_FAILURES: Final = 16  # failed questions after which the run stops
+
+PromptBuilder: TypeAlias = Callable[[Sequence[Message], str], tuple[Message, ...]]
+"""Takes the turns of a probe and the row's query without a wording, and returns the turns to send.
+Baselines without training use one. It is called for the turns with the token and without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer.
+    """One line of `answers.jsonl`.
 
     Attributes:
-        id: Content id of the turns that were asked.
+        id: Content id of the turns that were sent.
         text: The answer.
-        tokens: Tokens of it; 0 where the engine does not tell.
-        cut: Whether it was cut off.
+        tokens: Tokens of the answer; 0 if the engine does not count them.
+        cut: Whether the answer was cut off at `max_tokens`.
     """
 
     id: str
@@ -49,40 +57,21 @@ class Answer:
     cut: bool
 
 
-def answer_log(path: Path) -> JsonlLog[Answer]:
-    """Return the log of answers in a file, which need not exist."""
-    return JsonlLog(path, Answer, if_damaged="and its question is asked again")
-
-
-def read_answer_log(path: Path) -> dict[str, Answer]:
-    """Read the answers in a file by id.
-
-    Raises:
-        OutputError: A line is damaged.
-    """
-    return {answer.id: answer for answer, *_ in answer_log(path).read()}
-
-
-PromptBuilder: TypeAlias = Callable[[Sequence[Message], str], tuple[Message, ...]]
-"""Makes the turns that are asked of the turns of a probe and the row's bare query, as baselines
-without training do. It is called for the turns with the token and for those without."""
-
-
 @dataclass(frozen=True, slots=True)
 class AnsweredRow:
-    """One row of a probe, and what was answered to it.
+    """One row of a probe with its answers.
 
     Attributes:
         probe: Name of the probe.
         id: Content id of the task's row.
-        question: The user's last turn as it was asked, naming the token.
-        plain: The same without the token.
-        source: The row's query, in no wording.
+        question: The last user turn with the token.
+        plain: The last user turn without the token.
+        source: The row's query without a wording.
         expected: The row's own answer.
         with_token: The answer to `question`.
         without_token: The answer to `plain`.
-        with_cut: Whether the answer was cut off at `max_tokens`.
-        without_cut: The same for the other one.
+        with_cut: Whether `with_token` was cut off at `max_tokens`.
+        without_cut: Whether `without_token` was cut off.
         wants_format: Whether the answer to `question` should be in the format.
     """
 
@@ -99,6 +88,20 @@ class AnsweredRow:
     wants_format: bool = True
 
 
+def answer_log(path: Path) -> JsonlLog[Answer]:
+    """Return the log of answers in a file, which need not exist."""
+    return JsonlLog(path, Answer, if_damaged="and its question is asked again")
+
+
+def read_answer_log(path: Path) -> dict[str, Answer]:
+    """Read the answers in a file by id.
+
+    Raises:
+        OutputError: A line is damaged.
+    """
+    return {answer.id: answer for answer, *_ in answer_log(path).read()}
+
+
 def generate_answers(
     engine: Engine,
     probes: Sequence[Probe],
@@ -107,29 +110,29 @@ def generate_answers(
     max_tokens: int = 96,
     build: PromptBuilder | None = None,
     prompts: str = "",
-    on_progress: Callable[[int, int], None] = lambda done, of: None,
+    on_progress: Callable[[float, float], None] = lambda done, of: None,
 ) -> list[AnsweredRow]:
-    """Ask every row of every probe with the token and without it.
+    """Answer every row of every probe, with the token and without it.
 
     Args:
-        engine: What answers.
-        probes: What is asked.
-        folder: Where answers are kept; a rerun asks only for those that are missing.
-        max_tokens: Tokens of an answer at most.
-        build: Changes the prompts, where one does.
-        prompts: What `build` is called; answers under another name are not mixed with these.
-        on_progress: Called with the questions answered so far and their number in all; equal
-            questions count once.
+        engine: The engine.
+        probes: The probes.
+        folder: Folder of the answers; a rerun generates only those that are missing.
+        max_tokens: Greatest number of tokens in an answer.
+        build: Changes the prompts.
+        prompts: Name of `build`; a folder holds answers to prompts of one name.
+        on_progress: Called with the number of questions done and in all. Equal questions count
+            once.
 
     Returns:
         The answers, probe by probe, in the order of the rows.
 
     Raises:
-        InputError: There is nothing to ask.
+        InputError: The probes have no rows.
         SettingsError: The folder holds answers of another model, or to other prompts.
         ForeignFolderError: The folder holds something else.
-        LockedError: Another process asks there.
-        EngineError: Some questions failed; the others' answers stay.
+        LockedError: Another process works in the folder.
+        EngineError: Some questions failed; the other answers are kept.
     """
     root = Path(folder)
     check_folder_is_ours(root, frozenset({ASKING, ANSWERS}), sign=LOCK)
@@ -153,99 +156,90 @@ def generate_answers_unlocked(
     max_tokens: int,
     build: PromptBuilder | None,
     prompts: str,
-    on_progress: Callable[[int, int], None],
+    on_progress: Callable[[float, float], None],
 ) -> list[AnsweredRow]:
-    """Do what `generate_answers` does, in a folder that is held already."""
-    settings = {
-        "system": engine.describe(),
-        "prompts": prompts,
-        "max_tokens": max_tokens,
-    }
-    asked = [(probe, row, *_turns(row, build)) for probe in probes for row in probe.rows]
-    if not asked:
+    """Do the same as `generate_answers` in a folder whose lock the caller holds."""
+    settings = {"system": engine.describe(), "prompts": prompts, "max_tokens": max_tokens}
+    turns = [
+        (probe, row, with_token, without_token)
+        for probe in probes
+        for row in probe.rows
+        for with_token, without_token in [
+            (row.prompt, row.plain)
+            if build is None
+            else (build(row.prompt, row.query), build(row.plain, row.query))
+        ]
+    ]
+    if not turns:
         raise InputError("the probes have no rows: give at least one")
     if (root / ASKING).is_file():
         check_same_settings(root, json.loads((root / ASKING).read_text("utf-8")), settings)
     else:
         write_json(root / ASKING, settings)
-    requests: dict[str, Request] = {}
-    for _, _, *both in asked:
-        for turns in both:
-            key = content_id(turns)
-            requests[key] = Request(key, turns, row_seed(0, key, "evaluate"))
-    answers = _answers(engine, requests, root / ANSWERS, max_tokens, on_progress)
-    return [_answered(*each, answers) for each in asked]
+    prompts_by_id = {content_id(one): one for _, _, *both in turns for one in both}
+    requests = [
+        Request(key, one, row_seed(0, key, "evaluate")) for key, one in prompts_by_id.items()
+    ]
+    answers = _generate(engine, requests, root / ANSWERS, max_tokens, on_progress)
+    rows = []
+    for probe, row, with_token, without_token in turns:
+        named, plain = answers[content_id(with_token)], answers[content_id(without_token)]
+        rows.append(
+            AnsweredRow(
+                probe=probe.name,
+                id=row.id,
+                question=_last_user(with_token),
+                plain=_last_user(without_token),
+                source=row.query,
+                expected=row.expected,
+                with_token=named.text,
+                without_token=plain.text,
+                with_cut=named.cut,
+                without_cut=plain.cut,
+                wants_format=probe.wants_format,
+            )
+        )
+    return rows
 
 
-def _turns(
-    row: ProbeRow, build: PromptBuilder | None
-) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    if build is None:
-        return row.prompt, row.plain
-    return build(row.prompt, row.query), build(row.plain, row.query)
-
-
-def _answers(
+def _generate(
     engine: Engine,
-    requests: dict[str, Request],
+    requests: Sequence[Request],
     file: Path,
     max_tokens: int,
-    on_progress: Callable[[int, int], None],
+    on_progress: Callable[[float, float], None],
 ) -> dict[str, Answer]:
     failed: list[Completion] = []
-    known = read_answer_log(file)
+    answers = read_answer_log(file)
+    missing = [request for request in requests if request.id not in answers]
+    done, total = len(requests) - len(missing), len(requests)
+    show_done = with_parts(engine, lambda count: on_progress(count, total))
+    show_done(done)
+
+    def stream() -> Iterator[Request]:
+        for request in missing:
+            if len(failed) >= _MOST_FAILURES:
+                return
+            yield request
+
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=max_tokens)
     with answer_log(file) as log:
-        missing = [request for key, request in requests.items() if key not in known]
-        done = len(requests) - len(missing)
-        on_progress(done, len(requests))
-
-        def waiting() -> Iterator[Request]:
-            for request in missing:
-                if len(failed) >= _FAILURES:
-                    return
-                yield request
-
-        sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=max_tokens)
-        for completion in engine.generate(waiting(), sampling) if missing else ():
+        for completion in engine.generate(stream(), sampling) if missing else ():
             if completion.finish == "error":
                 failed.append(completion)
                 continue
             cut = completion.finish == "length"
             answer = Answer(completion.id, completion.text, completion.tokens, cut)
             log.append(answer)
-            known[answer.id] = answer
+            answers[answer.id] = answer
             done += 1
-            on_progress(done, len(requests))
-        if failed:
-            raise EngineError(
-                f"{len(failed)} questions failed, the last one because of {failed[-1].error}: "
-                f"mend it and run again, and only the {len(requests) - done} that are missing "
-                "are asked"
-            )
-        return {key: known[key] for key in requests}
-
-
-def _answered(
-    probe: Probe,
-    row: ProbeRow,
-    prompt: tuple[Message, ...],
-    plain: tuple[Message, ...],
-    answers: dict[str, Answer],
-) -> AnsweredRow:
-    named, bare = answers[content_id(prompt)], answers[content_id(plain)]
-    return AnsweredRow(
-        probe=probe.name,
-        id=row.id,
-        question=_last_user(prompt),
-        plain=_last_user(plain),
-        source=row.query,
-        expected=row.expected,
-        with_token=named.text,
-        without_token=bare.text,
-        with_cut=named.cut,
-        without_cut=bare.cut,
-        wants_format=probe.wants_format,
-    )
+            show_done(done)
+    if failed:
+        raise EngineError(
+            f"{len(failed)} questions failed, the last one because of {failed[-1].error}: "
+            f"fix the cause and rerun; only the {total - done} missing questions are asked"
+        )
+    return answers
 
 
 def _last_user(turns: Sequence[Message]) -> str:

@@ -21,7 +21,6 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 from delia_data._optional import require
 from delia_data.errors import InputError, TokenError
-from delia_data.evaluation._plain import from_plain, in_order, to_plain
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.buffering import (
     WHENS,
@@ -36,6 +35,7 @@ from delia_data.evaluation.figures import (
     alignment_by_block,
     cancelling_by_rows,
     cosines_with_held_out,
+    in_order,
     norms_by_similarity,
     state_space_sizes,
 )
@@ -47,6 +47,7 @@ from delia_data.evaluation.gradients import (
     row_gradients,
 )
 from delia_data.evaluation.representation import Alignment, measure_alignment
+from delia_data.evaluation.serialization import from_plain, to_plain
 from delia_data.evaluation.state_space import StateSpace, measure_state_space
 from delia_data.outputs import (
     FINISHED,

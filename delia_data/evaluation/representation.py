@@ -11,7 +11,6 @@ padded on the right, which for the same reason changes nothing but rounding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 from delia_data._optional import require
 from delia_data.errors import InputError, TokenError
-from delia_data.evaluation._plain import from_plain, to_plain
+from delia_data.evaluation.serialization import from_plain, to_plain
 from delia_data.ranking import rank
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftMixedModel, PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 WORD_SLOT: Final = "{word}"
 DEFAULT_CONTEXTS: Final = (
@@ -398,93 +396,14 @@ class Alignment:
         return from_plain(cls, values, where)
 
 
-@dataclass(frozen=True, slots=True)
-class BlockDistances:
-    """How far the token is from one keyword, block by block.
-
-    Attributes:
-        keyword: The word that the token is compared with.
-        l2: One L2 distance for each transformer block, first block first; not negative.
-        cosine: One cosine distance (1 - cosine similarity) for each block, 0 to 2.
-
-    Raises:
-        InputError: There are no blocks, or not as many numbers of one kind as of the other.
-    """
-
-    keyword: str
-    l2: tuple[float, ...]
-    cosine: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.l2 or len(self.l2) != len(self.cosine):
-            raise InputError(
-                f"distances to {self.keyword!r} have {len(self.l2)} L2 and {len(self.cosine)} "
-                "cosine numbers: give one of each for every block"
-            )
+def middle_block(blocks: int) -> int:
+    """Return the index of the block that the paper's tables call the middle one."""
+    return blocks // 2
 
 
-def token_distances(
-    model: PreTrainedModel | PeftModel | PeftMixedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    token: str,
-    keywords: Sequence[str],
-    *,
-    contexts: Sequence[str] = DEFAULT_CONTEXTS,
-) -> list[BlockDistances]:
-    """Measure how far the token is from each keyword in every block (paper, Table 1, Figure 2).
-
-    A keyword may be several ids; the state at its last id is taken, which alone has seen the
-    whole word. The place is the same in the text; in ids it may differ by a few, since a special
-    token leaves the space before it an id of its own, and a keyword may take it in. The
-    embedding's own output is left out, so that there is one number a block. The last block's
-    state is what transformers gives out: in Llama-like models it has been through the final
-    norm, and so its L2 is on another scale than those before it.
-
-    Args:
-        model: A causal language model, also one wrapped by peft. It is read in evaluation mode
-            and left as it was.
-        tokenizer: Its tokenizer, with the token added.
-        token: The special token.
-        keywords: The words to compare it with.
-        contexts: Texts in which `{word}` marks the place of both, once each. They are read as
-            they are, without the chat template.
-
-    Returns:
-        The distances to each keyword, in the order given.
-
-    Raises:
-        InputError: There are no keywords or contexts, a keyword is empty, or a context does not
-            have `{word}` once.
-        TokenError: The token is not one id of the tokenizer, or the model has no row for it.
-    """
-    check_keywords(keywords)
-    check_contexts(contexts)
-    check_token(model, tokenizer, token)
-    words = (token, *keywords)
-    read = [locate(tokenizer, context, word).up_to for word in words for context in contexts]
-    with evaluating(model):
-        states = states_at_last(model, read)
-    # (words, contexts, blocks, width)
-    own, *others = states.reshape(len(words), len(contexts), *states.shape[1:])
-    return [
-        _block_distances(own, other, word) for word, other in zip(keywords, others, strict=True)
-    ]
-
-
-def _block_distances(
-    at_token: torch.Tensor, at_keyword: torch.Tensor, keyword: str
-) -> BlockDistances:
-    """Average the distances over the contexts; the states are (contexts, blocks, width)."""
-    from torch.nn.functional import cosine_similarity
-
-    l2 = (at_token - at_keyword).norm(dim=-1)
-    cosine = (1 - cosine_similarity(at_token, at_keyword, dim=-1)).clamp(0, 2)
-    return BlockDistances(keyword, _means(l2.tolist()), _means(cosine.tolist()))
-
-
-def _means(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """The mean of each column of rows of shape (contexts, blocks)."""
-    return tuple(math.fsum(column) / len(rows) for column in zip(*rows, strict=True))
+def first_middle_last(blocks: int) -> tuple[int, int, int]:
+    """Return the indices of the blocks that the paper's tables show."""
+    return 0, middle_block(blocks), blocks - 1
 
 
 def check_keywords(keywords: Sequence[str]) -> None:

@@ -22,8 +22,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.errors import InputError
-from delia_data.evaluation._plain import from_plain, to_plain
 from delia_data.evaluation.representation import evaluating
+from delia_data.evaluation.serialization import from_plain, to_plain
 from delia_data.records import Record
 from delia_data.tokens import encode
 

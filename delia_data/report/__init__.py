@@ -1,8 +1,7 @@
-"""One page on any runs: what `delia report` writes."""
+"""One page on any runs: the output of `delia report`."""
 
 from __future__ import annotations
 
-from delia_data.report.report import Report, make_report
-from delia_data.report.runs import Run, Runs, read_runs
+from delia_data.report.report import Report, check_place, make_report
 
-__all__ = ["Report", "Run", "Runs", "make_report", "read_runs"]
+__all__ = ["Report", "check_place", "make_report"]

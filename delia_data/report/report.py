@@ -1,10 +1,10 @@
-"""The report on any runs: one page of what they hold, in words, tables, figures and answers.
+"""The report on any runs: one page with sentences, tables, figures and answers.
 
-    folders ──▶ runs ──▶ chapters ──▶ page ──▶ report.html      for people
+    folders ──▶ runs ──▶ sections ──▶ page ──▶ report.html      for people
                                  └──▶ data                      for programs
 
-A chapter says nothing where no run has anything to it, and the page names those in one line, with
-the commands that make what they need. Equal folders give equal bytes.
+A section without a run is left out, and the page names those in one line, with the commands that
+make what they need. Equal folders give equal bytes.
 """
 
 from __future__ import annotations
@@ -17,39 +17,32 @@ from typing import Any, Final
 
 from delia_data._version import __version__
 from delia_data.errors import ForeignFolderError
-from delia_data.evaluation._html import element, escape
-from delia_data.evaluation.page import GENERATOR, Page, PageSection, Tile
 from delia_data.outputs import LOCK, MANIFEST
-from delia_data.report.accounts import accounts
-from delia_data.report.answers import answers
-from delia_data.report.chapter import Chapter, Figures, Found
-from delia_data.report.examples import examples
-from delia_data.report.maps import Maps
-from delia_data.report.measured import measured
-from delia_data.report.ratios import ratios
-from delia_data.report.reproduced import reproduced
+from delia_data.report.answers import answers, examples
+from delia_data.report.data import Maps, accounts, settings
+from delia_data.report.experiments import ratios, reproduced
+from delia_data.report.measurements import measured, trained
+from delia_data.report.page import GENERATOR, Figures, Page, Section, SectionMaker
 from delia_data.report.runs import Runs, labels_of, read_runs
-from delia_data.report.settings import settings
-from delia_data.report.trained import trained
 from delia_data.sampling.embeddings import Embed
 
-_TILES: Final = 5
+_METRICS: Final = 5
 _FOOT: Final = (
-    "An answer is in the format as its task says: where that is JSON, when its earliest pair of "
-    "curly braces, quotes mended where needed, is read by Python’s json and has exactly the asked "
-    "keys. L2 distances depend on the model and are not comparable between models. Method: DELIA, "
-    "arXiv 2408.10841."
+    "The task defines the answer format. If it is JSON, an answer is in the format if Python’s "
+    "json reads its earliest pair of curly braces, with quotes repaired if needed, and its keys "
+    "are exactly the expected ones. L2 distances depend on the model and cannot be compared "
+    "between models. Method: DELIA, arXiv 2408.10841."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A chapter's place in the report: its name in the data, its title, and what makes its runs."""
+    """A section's place in the report: its name in the data, its title, and what makes its runs."""
 
     name: str
     title: str
     command: str
-    make: Chapter
+    make: SectionMaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,62 +51,58 @@ class Report:
 
     Attributes:
         title: Its title.
-        runs: What it is on.
-        found: What each chapter found, by name, in the order of the page.
-        figures: Names, titles and texts of what is drawn.
-        absent: Chapters and parts without runs, with the commands that make what they need.
+        runs: The runs.
+        sections: Title and content of each section by name, in the order of the page.
+        figures: Names, titles and texts of the figures.
+        absent: Sections and parts without runs, with the commands that make what they need.
     """
 
     title: str
     runs: Runs
-    found: Mapping[str, tuple[str, Found]]
+    sections: Mapping[str, tuple[str, Section]]
     figures: Sequence[Mapping[str, str]]
     absent: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """All that the page shows, as JSON takes it."""
+        """Return all that the page shows, as JSON holds it."""
         return {
             "title": self.title,
             "runs": [
                 {"folder": str(run.folder), "run": run.label, "kind": run.kind}
                 for run in self.runs.every
             ],
-            "summary": self.told,
-            "chapters": {name: found.data for name, (_, found) in self.found.items()},
+            "summary": self.summary,
+            "chapters": {name: section.data for name, (_, section) in self.sections.items()},
             "figures": [dict(figure) for figure in self.figures],
             "absent": dict(self.absent),
             "code_version": __version__,
         }
 
     @property
-    def told(self) -> list[str]:
-        """What the runs say, in sentences."""
-        return [sentence for _, found in self.found.values() for sentence in found.told]
+    def summary(self) -> list[str]:
+        """The results in sentences."""
+        return [text for _, section in self.sections.values() for text in section.summary]
 
     def page(self) -> Page:
-        """The page."""
-        lead = "".join(element("p", escape(sentence)) for sentence in self.told)
-        if self.absent:
-            needed = "; ".join(f"{title} ({command})" for title, command in self.absent.items())
-            lead += element(
-                "p", escape(f"Not on this page, for want of a run: {needed}."), kind="note"
-            )
-        tiles: list[Tile] = [tile for _, found in self.found.values() for tile in found.tiles]
+        """Return the page."""
+        needed = "; ".join(f"{title} ({command})" for title, command in self.absent.items())
+        metrics = [metric for _, one in self.sections.values() for metric in one.metrics]
         return Page(
             over="DELIA report",
             title=self.title,
-            tiles=tiles[:_TILES],
-            lead=lead,
-            sections=[PageSection(t, f.body, f.note) for t, f in self.found.values()],
+            metrics=metrics[:_METRICS],
+            summary=self.summary,
+            note=f"Not on this page because no run has it: {needed}." if needed else "",
+            sections=dict(self.sections.values()),
             foot=_FOOT,
-            contents=len(self.found) > 2,
         )
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the page as one HTML file, atomically.
 
         Raises:
-            ForeignFolderError: There is a file that is no page of ours, or the folder is a run's.
+            ForeignFolderError: A file that is not a page of this package is there, or the folder
+                belongs to a run.
             OutputError: The file cannot be written.
         """
         check_place(path)
@@ -125,57 +114,57 @@ def make_report(
     *,
     title: str | None = None,
     embed: Embed | None = None,
-    on_chapter: Callable[[str, int, int], None] = lambda name, done, of: None,
+    on_section: Callable[[str, int, int], None] = lambda name, done, of: None,
 ) -> Report:
     """Make a report on runs.
 
     Args:
-        folders: What commands left behind, of any kind, in the order in which they are shown.
-        title: Its title; the runs' names when not given.
-        embed: Gives queries as vectors for the map; all-MiniLM-L6-v2 where that is installed, else
-            their words, when not given.
-        on_chapter: Called with a chapter's name, and how many are done of how many.
+        folders: Output folders of any commands, in the order in which they are shown.
+        title: Its title; default: the names of the runs.
+        embed: Turns queries into vectors for the map; default: all-MiniLM-L6-v2 if it is
+            installed, otherwise word counts.
+        on_section: Called with a section's title, the number done, and the number in all.
 
     Raises:
-        InputError: A folder is not there, or holds something else.
+        InputError: A folder does not exist, or holds something else.
         UnfinishedError: A folder is not finished.
-        FormatError: What it holds was written by another version.
+        FormatError: A folder was written by another version.
         MissingExtraError: matplotlib is not installed.
     """
     runs, figures, parts = read_runs(folders), Figures(), _parts(embed)
-    found: dict[str, tuple[str, Found]] = {}
+    sections: dict[str, tuple[str, Section]] = {}
     absent: dict[str, str] = {}
     for done, part in enumerate(parts):
-        on_chapter(part.title, done, len(parts))
+        on_section(part.title, done, len(parts))
         made = part.make(runs, figures)
         if made is None:
             absent[part.title.lower()] = part.command
         else:
-            found[part.name] = (part.title, made)
+            sections[part.name] = (part.title, made)
             absent.update(made.absent)
-    on_chapter("", len(parts), len(parts))
+    on_section("", len(parts), len(parts))
     named = title if title is not None else _title(folders)
-    return Report(named, runs, found, figures.drawn, absent)
+    return Report(named, runs, sections, figures.drawn, absent)
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
-    """See that a page may be written there.
+    """Check that a page may be written there.
 
     Raises:
-        ForeignFolderError: There is a file that is no page of ours, or the folder is a run's, which
-            would be refused as somebody else's when its command is run again.
+        ForeignFolderError: A file that is not a page of this package is there, or the folder
+            belongs to a run, whose command would refuse it with other files in it.
     """
     place = Path(path)
     if place.is_dir():
         raise ForeignFolderError(f"{place} is a folder: give the name of a file (--out)")
     if any((place.parent / name).exists() for name in (MANIFEST, LOCK, "grid.yaml")):
         raise ForeignFolderError(
-            f"{place.parent} is a run's own folder, which takes no other files: give a file "
-            "elsewhere (--out)"
+            f"{place.parent} is the folder of a run, which cannot hold other files: give a file in "
+            "another folder (--out)"
         )
     if place.exists() and f'content="{GENERATOR} ' not in _head(place):
         raise ForeignFolderError(
-            f"{place} is there, and no report of this package: give another file (--out)"
+            f"{place} exists and is not a report of this package: give another file (--out)"
         )
 
 

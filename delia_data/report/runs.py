@@ -1,16 +1,17 @@
-"""What is reported on: folders that commands left behind, each recognised by what it holds.
+"""The runs of a report: output folders of commands, each recognized by its content.
 
 cache, task, mixture, adapter      by the manifest's kind
 evaluation                         evaluation.json      delia evaluate
 measurements                       measurements.json    delia measure
 ratio                              ratio.json           delia ratio
-probe                              distances.json       a quickstart, before or after training
+probe                              distances.json       a quickstart of version 0.1
 reproduction                       grid.yaml            delia reproduce, whatever is finished
 a quickstart                       quickstart.json      stands for the parts in it
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,10 @@ from typing import Final, Literal
 
 from delia_data.errors import InputError, UnfinishedError
 from delia_data.evaluation.evaluate import EVALUATION
+from delia_data.evaluation.generation import AnsweredRow
 from delia_data.evaluation.measuring import MEASUREMENTS
+from delia_data.evaluation.probes import EvalTask
+from delia_data.evaluation.scores import Evaluation, ScoredRow, grade_answers, score
 from delia_data.outputs import LOCK, MANIFEST, Manifest, is_finished, read_manifest
 from delia_data.ratio.result import RESULT as RATIO
 from delia_data.reproduction.results import CELLS
@@ -43,12 +47,15 @@ _GIVE: Final = (
 
 _QUICKSTART: Final = "quickstart.json"
 _GRID: Final = "grid.yaml"
-_PARTS: Final = ("cache", "task", "mixture", "before", "adapter", "after")
+_PARTS: Final = (
+    *("cache", "task", "mixture", "before", "untrained", "adapter", "after", "trained"),
+    "measurements",
+)
 _BEGUN: Final = (
     *(MANIFEST, LOCK, "plan.json", "training.json", "asking.json", "measuring.json"),
     *("series.json", "stage.json"),
 )
-"""Names of which a folder that a command has begun has one."""
+"""A folder that a command has begun has one of these files."""
 _EVALUATIONS: Final[dict[str, Kind]] = {
     EVALUATION: "evaluation",
     MEASUREMENTS: "measurements",
@@ -63,9 +70,9 @@ class Run:
 
     Attributes:
         folder: The folder.
-        kind: What it holds.
-        label: What it is called here: the end of its path that no other has.
-        manifest: Its manifest; None of a reproduction, which has one a cell.
+        kind: Kind of its content.
+        label: Its name here: the end of its path that no other run has.
+        manifest: Its manifest; None for a reproduction, which has one per cell.
     """
 
     folder: Path
@@ -76,28 +83,28 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """All that is reported on, in the order given."""
+    """All runs of a report, in the order given."""
 
     every: tuple[Run, ...]
 
     def of(self, *kinds: Kind) -> list[Run]:
-        """Those of some kinds."""
+        """Return the runs of some kinds."""
         return [run for run in self.every if run.kind in kinds]
 
 
 def read_runs(folders: Sequence[str | os.PathLike[str]]) -> Runs:
-    """Recognise folders.
+    """Recognize output folders of commands.
 
     Args:
-        folders: What commands left behind; one that is named twice counts once.
+        folders: The folders; one that is given twice counts once.
 
     Raises:
-        InputError: None is given, one is not there, or holds something else.
+        InputError: No folder is given, one does not exist, or one holds something else.
         UnfinishedError: One is not finished.
     """
     if not folders:
-        raise InputError(f"there is nothing to report on: {_GIVE}")
-    found = dict.fromkeys(part for folder in folders for part in _recognised(Path(folder)))
+        raise InputError(f"no run was given: {_GIVE}")
+    found = dict.fromkeys(part for folder in folders for part in _recognized(Path(folder)))
     labels = labels_of([folder for folder, _ in found])
     return Runs(
         tuple(
@@ -107,22 +114,21 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> Runs:
     )
 
 
-def _recognised(folder: Path) -> Iterator[tuple[Path, Kind]]:
+def _recognized(folder: Path) -> Iterator[tuple[Path, Kind]]:
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: {_GIVE}")
+        raise InputError(f"{folder} is not a folder: {_GIVE}")
     if (folder / _QUICKSTART).is_file():
         parts = [folder / name for name in _PARTS if is_finished(folder / name)]
         if not parts:
             raise UnfinishedError(
-                f"{folder} is a quickstart of which no step is finished: run delia quickstart "
-                "--out with it again"
+                f"no step of quickstart {folder} is finished: run delia quickstart --out with "
+                "this folder again"
             )
-        yield from (part for each in parts for part in _recognised(each))
+        yield from (part for each in parts for part in _recognized(each))
     elif (folder / _GRID).is_file():
         if not any(is_finished(cell) for cell in (folder / CELLS).glob("*")):
             raise UnfinishedError(
-                f"{folder} is a reproduction of which no cell is finished: run delia reproduce "
-                "with it again"
+                f"no cell of reproduction {folder} is finished: run delia reproduce again"
             )
         yield folder, "reproduction"
     else:
@@ -131,7 +137,7 @@ def _recognised(folder: Path) -> Iterator[tuple[Path, Kind]]:
 
 def _kind(folder: Path) -> Kind:
     if not any((folder / name).exists() for name in _BEGUN):
-        raise InputError(f"{folder} is no run: {_GIVE}")
+        raise InputError(f"{folder} is not a run: {_GIVE}")
     manifest = read_manifest(folder)
     match manifest.kind:
         case "cache" | "task" | "mixture" | "adapter":
@@ -142,12 +148,12 @@ def _kind(folder: Path) -> Kind:
                     return kind
     raise InputError(
         f"{folder} holds {'part of a run' if manifest.kind == 'evaluation' else manifest.kind}, "
-        f"on which there is nothing to report: {_GIVE}"
+        f"which has no section in a report: {_GIVE}"
     )
 
 
 def labels_of(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart; of a quickstart's part, with its own."""
+    """Return the shortest path ends that differ; a part of a quickstart begins with its name."""
     paths = [folder.resolve().parts for folder in folders]
     labels = []
     for folder, parts in zip(folders, paths, strict=True):
@@ -159,3 +165,35 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
             length += 1
         labels.append("/".join(parts[-length:]))
     return labels
+
+
+def read_first_quickstart(folder: str | os.PathLike[str]) -> tuple[Evaluation, list[ScoredRow]]:
+    """Read the answers that a quickstart of version 0.1 wrote, as an evaluation.
+
+    Args:
+        folder: Its folder `before` or `after`, next to its folder `task`.
+
+    Raises:
+        InputError: The task is missing.
+    """
+    root = Path(folder)
+    if not is_finished(root.parent / "task"):
+        raise InputError(
+            f"{root} holds answers of a quickstart whose task is missing: give the quickstart's "
+            "folder"
+        )
+    task = EvalTask.read(root.parent / "task")
+    lines = (root / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    answered = [
+        AnsweredRow(
+            probe="held-out",
+            id=row.record.id,
+            plain=row.worded.plain or "",
+            source=row.record.query,
+            **json.loads(line),
+        )
+        # The first line is the question that the quickstart printed.
+        for row, line in zip(task.held_out, lines[1:], strict=True)
+    ]
+    scored = grade_answers(task, answered)
+    return score(scored, task), scored

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from delia_data.evaluation.summary import middle_block
+from delia_data.evaluation.representation import middle_block
 from delia_data.outputs import is_finished
 from delia_data.reproduction.cell import Cell, cells_of
 from delia_data.reproduction.grid import ExperimentName, Grid

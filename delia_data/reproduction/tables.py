@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from delia_data.evaluation.summary import first_middle_last
+from delia_data.evaluation.representation import first_middle_last
 from delia_data.reproduction import paper
 from delia_data.reproduction.grid import ExperimentName
 from delia_data.reproduction.result import CellResult

@@ -130,13 +130,13 @@ def test_all_of_it_is_data_too(report: Report) -> None:
     drawn = {figure["name"].split(" ")[0] for figure in document["figures"]}
     assert drawn >= {
         *("selectivity", "shares", "figure-2", "figure-3", "figure-4", "ratio", "ratio-losses"),
-        *("losses", "state-space-watched", "l2", "cosine", "state-space", "cosines", "norms"),
+        *("losses", "state-space-watched", "state-space", "cosines", "norms"),
         *("cancelling-before", "cancelling-after", "map", "alignment-relative-json"),
     }
     (grid,) = document["chapters"]["reproduction"]
     assert grid["cells"] == {"finished": 7, "missing": 1}
     (cells,) = (one for one in document["chapters"]["examples"] if "formatted-text" in one["title"])
-    given = cells["picked"][0]["given"]
+    given = cells["picked"][0]["runs"]
     assert [one["label"] for one in given] == [
         "DELIA",
         "Common instruction tuning",

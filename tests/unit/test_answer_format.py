@@ -7,8 +7,7 @@ import re
 import pytest
 
 from delia_data.errors import InputError
-from delia_data.evaluation import AnswerFormat, ReadAnswer
-from delia_data.evaluation.answer_format import WHOLE, plain_label
+from delia_data.evaluation.answer_format import WHOLE, AnswerFormat, ReadAnswer, plain_label
 from delia_data.tasks import bundled_task
 
 VERDICTS = ["{'why': 'It is.', 'wrong': 'no'}", "{'why': 'It is not.', 'wrong': 'yes'}"] * 2

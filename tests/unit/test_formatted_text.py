@@ -10,15 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delia_data.errors import InputError
-from delia_data.evaluation import (
-    FormattedTextScore,
-    earliest_object,
-    interval,
-    parse_answer,
-    score_formatted_text,
-    selectivity,
-)
+from delia_data.evaluation.answer_format import earliest_object, parse_answer
 
 KEYS = ("thought", "answer")
 VALUES = st.recursive(
@@ -182,78 +174,3 @@ def test_any_text_is_taken(text: str) -> None:
 
     assert found is None or (found in text and found[0] == "{" and found[-1] == "}")
     assert parse_answer(text, ("a",)) is None or found is not None
-
-
-def test_score_counts_each_kind() -> None:
-    answers = [
-        '{"thought": "t", "answer": "yes"}',
-        "{'thought': 't', 'answer': 'Yes '}",
-        '{"thought": "t", "answer": "no"}',
-        '{"thought": "t", "answer": ["yes"]}',
-        "yes",
-    ]
-
-    score = score_formatted_text(answers, KEYS, label_key="answer", labels=["yes"] * 5)
-
-    assert score == FormattedTextScore(rows=5, parsed=4, strict=3, correct=2)
-    assert (score.share, score.strict_share, score.correct_share) == (0.8, 0.6, 0.4)
-    assert score.interval == interval(4, 5)
-
-
-def test_score_without_labels() -> None:
-    score = score_formatted_text(["no"], KEYS)
-
-    assert score == FormattedTextScore(rows=1, parsed=0, strict=0, correct=None)
-    assert score.correct_share is None
-
-
-def test_selectivity_is_the_difference_of_shares() -> None:
-    with_token = FormattedTextScore(rows=10, parsed=9, strict=0)
-    without_token = FormattedTextScore(rows=4, parsed=1, strict=0)
-
-    assert selectivity(with_token, without_token) == pytest.approx(0.65)
-    assert selectivity(without_token, with_token) == pytest.approx(-0.65)
-
-
-def test_interval_against_known_numbers() -> None:
-    # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
-    assert interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    assert interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-    assert interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
-    assert interval(20, 20) == pytest.approx((0.8389, 1.0), abs=5e-5)
-
-
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_interval_holds_the_share(counts: tuple[int, int]) -> None:
-    successes, rows = counts
-    low, high = interval(successes, rows)
-
-    assert 0 <= low <= successes / rows <= high <= 1
-
-
-@pytest.mark.parametrize("counts", [(0, 0), (-1, 5), (6, 5)])
-def test_interval_refuses_what_is_no_share(counts: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match="is no share"):
-        interval(*counts)
-
-
-@pytest.mark.parametrize("counts", [(0, 0, 0), (2, 3, 0), (2, 1, 2), (2, 1, -1), (2, 1, 1, 2)])
-def test_score_refuses_counts_that_do_not_add_up(counts: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="does not add up"):
-        FormattedTextScore(*counts)
-
-
-@pytest.mark.parametrize(
-    ("answers", "settings", "message"),
-    [
-        ([], {}, "no answers"),
-        (["a"], {"labels": ["yes"]}, "belong together"),
-        (["a"], {"label_key": "answer"}, "belong together"),
-        (["a"], {"label_key": "other", "labels": ["yes"]}, "not among the keys"),
-        (["a"], {"label_key": "answer", "labels": []}, "0 labels for 1 answers"),
-    ],
-)
-def test_score_refuses(answers: list[str], settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        score_formatted_text(answers, KEYS, **settings)

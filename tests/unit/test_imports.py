@@ -23,6 +23,7 @@ LAYERS = [
     {"reproduction"},
     {"ratio"},
     {"report"},
+    {"quickstart"},
     {"cli", "__main__"},
 ]
 """Rooms from the bottom up: each may import its own layer and those before it."""

@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
-from delia_data.evaluation._html import Markup, element, escape, table, text_block
 from delia_data.evaluation.figures import DARK, LIGHT, Palette, style_variables
-from delia_data.evaluation.page import Page, PageSection, Tile
+from delia_data.report.page import Metric, Page, Section, blocks
 
 EVIL = "</style><script>alert('1')</script>&\" onload=\"x\u202e"
 
@@ -101,9 +101,11 @@ def make_page(**changes: object) -> Page:
     given: dict[str, object] = {
         "over": "Report",
         "title": "tiny",
-        "tiles": [Tile("Selectivity", escape("+0.9"), "of 10 rows")],
-        "lead": element("p", "In short."),
-        "sections": [PageSection("First", "<p>1</p>"), PageSection("Empty", "")],
+        "metrics": [Metric("Selectivity", "+0.9", "of 10 rows")],
+        "summary": ["In short."],
+        "note": "",
+        "sections": {name: Section(Markup(f"<p>{name}</p>"), {}) for name in ("First", "2", "3")}
+        | {"Empty": Section(Markup(), {})},
         "foot": "How to read it.",
     }
     return Page(**{**given, **changes})  # type: ignore[arg-type]
@@ -120,31 +122,30 @@ def test_it_has_both_palettes_and_loads_nothing() -> None:
 
 
 def test_sections_without_a_body_are_left_out() -> None:
-    text = make_page(contents=True).html()
+    text = make_page().html()
 
     assert '<a href="#first">First</a>' in text
     assert '<section id="first">' in text
     assert "Empty" not in text
-    assert "<nav" not in make_page().html()
+    assert "<nav" not in make_page(sections={"First": Section(Markup("<p>1</p>"), {})}).html()
 
 
-def test_words_are_escaped_and_markup_is_not() -> None:
+def test_text_is_escaped_and_markup_is_not() -> None:
     text = make_page(
-        over=EVIL, title=EVIL, tiles=[Tile(EVIL, escape(EVIL), EVIL)], foot=EVIL
+        over=EVIL, title=EVIL, metrics=[Metric(EVIL, EVIL, EVIL)], note=EVIL, foot=EVIL
     ).html()
 
     assert "<script" not in text
-    assert text.count("&lt;script&gt;") == 8
-    assert escape(element("b", "x")) == "<b>x</b>"
-    assert escape(str(element("b", "x")) + "") == "&lt;b&gt;x&lt;/b&gt;"
-    assert isinstance(escape("x"), Markup)
-    assert element("a", "x", href='"><script>') == '<a href="&quot;&gt;&lt;script&gt;">x</a>'
-    assert element("pre", "x", kind="k", dir="auto") == '<pre class="k" dir="auto">x</pre>'
-    assert text_block("  ") == '<pre dir="auto">(empty)</pre>'
+    assert "\u202e" not in text
+    assert text.count("&lt;script&gt;") == 9
+    assert "<p>First</p>" in text
+    assert blocks.verbatim(EVIL).count("&lt;script&gt;") == 1
+    assert blocks.verbatim("  ") == '<pre dir="auto">(empty)</pre>'
+    assert 'aria-label="&#34;&gt;"' in blocks.table((), [], name='">')
 
 
 def test_a_table_can_have_two_columns_of_heads() -> None:
-    text = table(("a", "b", "c"), [("<1>", "2", escape("3"))], heads=2, name="numbers")
+    text = blocks.table(("a", "b", "c"), [("<1>", "2", Markup("3"))], heads=2, name="numbers")
 
     assert text.count('<th scope="row">') == 2
     assert text.count("<td>") == 1

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import pytest
 
 from delia_data.errors import InputError, TokenError
-from delia_data.evaluation import BlockDistances, token_distances
-from delia_data.evaluation.representation import DEFAULT_CONTEXTS, locate
+from delia_data.evaluation.representation import DEFAULT_CONTEXTS, locate, measure_alignment
 from delia_data.tokens import add_token
 
 torch = pytest.importorskip("torch")
@@ -18,6 +17,29 @@ tokenizers = pytest.importorskip("tokenizers")
 
 WORDS = ["[UNK]", "[BOS]", "[EOS]", "json", "thought", "sche", "##ma", "##s"]
 LAYERS = 2
+
+
+class Distances(NamedTuple):
+    """Mean distances to one keyword, block by block."""
+
+    keyword: str
+    l2: tuple[float, ...]
+    cosine: tuple[float, ...]
+
+
+def token_distances(
+    model: Any,
+    tokenizer: Any,
+    token: str,
+    keywords: Sequence[str],
+    contexts: Sequence[str] = DEFAULT_CONTEXTS,
+) -> list[Distances]:
+    found = measure_alignment(
+        model, tokenizer, token, keywords, contexts=contexts, words=2, controls=1
+    )
+    return [
+        Distances(one.keyword, one.token.l2.mean, one.token.cosine.mean) for one in found.keywords
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -208,11 +230,3 @@ def test_a_token_without_a_row_is_refused(model: Any, tokenizer: Any) -> None:
 
     with pytest.raises(TokenError, match="add it to both"):
         token_distances(model, tokenizer, "<late>", ["json"])
-
-
-@pytest.mark.parametrize(("l2", "cosine"), [((), ()), ((1.0,), ()), ((1.0,), (0.1, 0.2))])
-def test_distances_need_one_number_a_block(
-    l2: tuple[float, ...], cosine: tuple[float, ...]
-) -> None:
-    with pytest.raises(InputError, match="one of each"):
-        BlockDistances("json", l2, cosine)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from delia_data.errors import FormatError, InputError, SettingsError
-from delia_data.evaluation.summary import first_middle_last
+from delia_data.evaluation.representation import first_middle_last
 from delia_data.reproduction import Grid, Results, cells_of, find, make_tables, read_grid
 from delia_data.reproduction import write_reproduction as write_report
 from delia_data.reproduction.cell import Cell

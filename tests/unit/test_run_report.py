@@ -1,4 +1,4 @@
-"""The report on runs: what it recognises and refuses, what each chapter says, where it writes."""
+"""The report on runs: what it recognizes and refuses, what each section says, where it writes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,14 @@ from report_inputs import (
 
 from delia_data.errors import ForeignFolderError, InputError, UnfinishedError
 from delia_data.evaluation import Estimate
-from delia_data.evaluation._html import escape
-from delia_data.evaluation.page import Page
 from delia_data.outputs import FINISHED, Manifest, finish, write_json
-from delia_data.report import make_report, read_runs
-from delia_data.report.accounts import accounts
-from delia_data.report.answers import answers
-from delia_data.report.chapter import Figures
-from delia_data.report.evaluated import read_evaluated
-from delia_data.report.example import Example, Given
-from delia_data.report.examples import examples
-from delia_data.report.maps import Maps
-from delia_data.report.measured import measured
-from delia_data.report.numbers import named, signed, signed_text, value
-from delia_data.report.report import check_place
-from delia_data.report.settings import settings
-from delia_data.report.trained import trained
+from delia_data.report import check_place, make_report
+from delia_data.report.answers import answers, examples, read_evaluated
+from delia_data.report.data import Maps, accounts, settings
+from delia_data.report.experiments import Example, ExampleRun
+from delia_data.report.measurements import measured, trained
+from delia_data.report.page import Figures, Page, named, signed, signed_text, value
+from delia_data.report.runs import read_runs
 from delia_data.sampling.embeddings import place_by_words
 
 pytest.importorskip("matplotlib")
@@ -56,10 +48,10 @@ def numbered(texts: Sequence[str]) -> Any:
     return place_by_words(texts)
 
 
-# Recognising
+# Recognizing
 
 
-def test_every_kind_is_recognised(tmp_path: Path) -> None:
+def test_every_kind_is_recognized(tmp_path: Path) -> None:
     put_task(tmp_path / "task", rows=2)
     put_adapter(tmp_path / "adapter", steps=2)
     put_evaluation(tmp_path / "scores", tmp_path / "task", always)
@@ -89,7 +81,7 @@ def test_a_quickstart_stands_for_its_finished_parts(tmp_path: Path) -> None:
         ("probe", "qs/before"),
         ("probe", "qs/after"),
     ]
-    before, after = read_evaluated(runs)
+    [[before, after]] = read_evaluated(runs)
     assert (before.scores.probes[0].in_format.value, after.scores.probes[0].in_format.value) == (
         0,
         1,
@@ -121,21 +113,21 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "grid" / "grid.yaml").write_text("name: x")
 
     for name, error, said in (
-        ("none", InputError, "is no folder: give what delia sample"),
-        ("empty", InputError, "is no run: give what delia"),
+        ("none", InputError, "is not a folder: give what delia sample"),
+        ("empty", InputError, "is not a run: give what delia"),
         ("begun", UnfinishedError, "is not a finished output"),
-        ("model", InputError, "holds model, on which there is nothing to report"),
+        ("model", InputError, "holds model, which has no section"),
         ("stage", InputError, "holds part of a run"),
-        ("qs", UnfinishedError, "no step is finished"),
-        ("grid", UnfinishedError, "no cell is finished"),
+        ("qs", UnfinishedError, "no step of quickstart"),
+        ("grid", UnfinishedError, "no cell of reproduction"),
     ):
         with pytest.raises(error, match=said):
             read_runs([tmp_path / name])
-    with pytest.raises(InputError, match="nothing to report on"):
+    with pytest.raises(InputError, match="no run was given"):
         read_runs([])
 
 
-# Chapters
+# Sections
 
 
 @pytest.fixture(scope="module")
@@ -153,18 +145,21 @@ def test_selectivity_comes_first_and_runs_are_compared(evaluations: Path) -> Non
     assert found is not None
 
     assert found.body.index("Selectivity") < found.body.index("With &lt;sep&gt;")
-    assert found.told[0].startswith(
+    assert found.summary[0].startswith(
         "On hallucination-check (wordings that training never saw), delia has the highest "
-        "selectivity, +1.00 [+0.08, +1.00] (the interval of common reaches into its own); minus "
-        "common, row by row, that is +1.00 ["
+        "selectivity, +1.00 [+0.08, +1.00] (overlapping the interval of common); row by row, "
+        "that is +1.00 ["
     )
-    assert [tile.name for tile in found.tiles] == ["Selectivity, common", "Selectivity, delia"]
-    assert str(found.tiles[1].value) == "<b>+1.00</b>"
+    assert [metric.name for metric in found.metrics] == [
+        "Selectivity, common",
+        "Selectivity, delia",
+    ]
+    assert found.metrics[1].value == "+1.00"
     (group,) = found.data
     assert [one["run"] for one in group["runs"]] == ["common", "delia"]
     assert group["minus_first"]["delia"]["probes"][0]["without_token"]["value"] == -1
     assert "Difference from common, paired by row" in found.body
-    assert "Here no answer in the format is wanted." in found.body
+    assert "Here answers should not be in the format." in found.body
     assert "&lt;script&gt;" in found.body
     assert "<script" not in found.body
 
@@ -179,7 +174,7 @@ def test_the_first_on_which_runs_differ_are_shown_first(evaluations: Path) -> No
     assert found.body.index("<details><summary>3 more of 6 rows") > found.body.index("<article>")
     assert found.body.count(">in the format<") == 6 * 3
     assert found.body.count(">not in the format<") == 6
-    given = [Given("a", "x", "y", True, False), Given("b", "x", "y", True, True)]
+    given = [ExampleRun("a", "x", "y", True, False), ExampleRun("b", "x", "y", True, True)]
     assert Example("1", "q", "e", "<sep>", tuple(given)).differs
     assert not Example("1", "q", "e", "<sep>", (given[0], given[0])).differs
 
@@ -188,7 +183,7 @@ def test_one_evaluation_alone(evaluations: Path) -> None:
     found = answers(read_runs([evaluations / "common"]), Figures())
     assert found is not None
 
-    assert found.told[0].endswith("The interval includes 0.")
+    assert found.summary[0].endswith("The interval includes 0.")
     assert "Difference from" not in found.body
 
 
@@ -197,7 +192,7 @@ def test_a_tie_is_called_one(evaluations: Path, tmp_path: Path) -> None:
     found = answers(read_runs([evaluations / "common", tmp_path / "again"]), Figures())
 
     assert found is not None
-    assert "common and again share the highest selectivity, 0.00." in found.told[0]
+    assert "common and again share the highest selectivity, 0.00." in found.summary[0]
 
 
 def test_losses_and_what_was_watched(tmp_path: Path) -> None:
@@ -212,7 +207,9 @@ def test_losses_and_what_was_watched(tmp_path: Path) -> None:
         "distance-watched",
     ]
     assert "too_long: 2" in found.body
-    assert found.told[0].startswith("adapter was trained on 100 task rows and 50 pairs; the loss")
+    assert found.summary[0].startswith(
+        "adapter was trained on 100 task rows and 50 pairs; the loss"
+    )
     assert len(found.data[0]["losses"]) == 60
 
 
@@ -222,7 +219,7 @@ def test_a_training_without_numbers(tmp_path: Path) -> None:
     found = trained(read_runs([tmp_path / "adapter"]), Figures())
 
     assert found is not None
-    assert found.told == ["adapter was trained on 1 task row and 0 pairs."]
+    assert found.summary == ["adapter was trained on 1 task row and 0 pairs."]
 
 
 def make_mixture(folder: Path, **changes: Any) -> None:
@@ -247,7 +244,7 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     for said in ("1,000", "too long", "one: tokens task 12,345"):
         assert said in found.body
     assert "empty" not in found.body
-    assert found.told == [
+    assert found.summary == [
         "one mixes 1,000 task rows with 500 pairs, a ratio of 0.5; 2 rows dropped.",
         "two mixes 7 task rows with 0 pairs, a ratio of 0; none dropped.",
     ]
@@ -305,7 +302,6 @@ def test_numbers() -> None:
     )
     assert signed(None) == value(None) == "–"
     assert (named(1, "row"), named(2000, "row")) == ("1 row", "2,000 rows")
-    assert escape("\u202ex\u2066") == "\ufffdx\ufffd"
 
 
 # The page
@@ -316,7 +312,7 @@ def test_what_is_absent_is_said_with_its_command(tmp_path: Path) -> None:
     report = make_report([tmp_path / "one"], title="A <title>", embed=place_by_words)
     text = report.page().html()
 
-    assert "Not on this page, for want of a run: answers (delia evaluate);" in text
+    assert "Not on this page because no run has it: answers (delia evaluate);" in text
     assert "how much is enough (delia ratio)" in text
     assert report.absent["map of the queries"] == "delia mix"
     assert '<h1 dir="auto">A &lt;title&gt;</h1>' in text
@@ -327,29 +323,27 @@ def test_what_is_absent_is_said_with_its_command(tmp_path: Path) -> None:
 
 
 def test_parts_of_measurements_can_be_absent(tmp_path: Path) -> None:
-    put_quickstart(tmp_path / "qs")
     put_measured(tmp_path / "measured")
-    runs = [tmp_path / "qs" / "before", tmp_path / "qs" / "after"]
-    without = measured(read_runs(runs), Figures())
-    whole = measured(read_runs([tmp_path / "measured"]), Figures())
-    assert without is not None and whole is not None
+    put_measured(tmp_path / "part", parts=("representation",))
+    part = measured(read_runs([tmp_path / "part"]), Figures())
+    both = measured(read_runs([tmp_path / "part", tmp_path / "measured"]), Figures())
+    assert part is not None and both is not None
 
-    assert without.absent["gradients"] == "delia measure --cache"
-    assert len(without.absent) == 3
-    assert whole.absent == {}
+    assert part.absent == {"state space": "delia measure", "gradients": "delia measure --cache"}
+    assert both.absent == {}
 
 
 def test_the_place_is_looked_at_before_anything_is_read(tmp_path: Path) -> None:
     make_mixture(tmp_path / "run")
     (tmp_path / "report.html").write_text("<p>mine</p>")
 
-    with pytest.raises(ForeignFolderError, match="no report of this package"):
+    with pytest.raises(ForeignFolderError, match="not a report of this package"):
         check_place(tmp_path / "report.html")
-    with pytest.raises(ForeignFolderError, match="a run's own folder"):
+    with pytest.raises(ForeignFolderError, match="is the folder of a run"):
         check_place(tmp_path / "run" / "report.html")
     with pytest.raises(ForeignFolderError, match="is a folder"):
         check_place(tmp_path)
-    Page("over", "title", (), "", (), "").write(tmp_path / "ours.html")
+    Page("over", "title", (), (), "", {}, "").write(tmp_path / "ours.html")
     check_place(tmp_path / "ours.html")
     check_place(tmp_path / "new" / "report.html")
 
@@ -365,7 +359,7 @@ def test_the_command(tmp_path: Path, delia: Delia, monkeypatch: pytest.MonkeyPat
 
     assert result.code == 0, result.err
     assert "one mixes 3 task rows with 0 pairs" in result.out
-    assert result.out.rstrip().endswith("Everything to look at: report.html")
+    assert result.out.rstrip().endswith("Report: report.html")
     page = (tmp_path / "report.html").read_bytes()
     shown = delia("report", "one", "--json", "--out", "other.html", "--title", "one")
     document = json.loads(shown.out)
@@ -379,9 +373,9 @@ def test_the_command_refuses_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    refused(delia("report", "none"), "none is no folder")
-    refused(delia("report", "empty"), "empty is no run")
+    refused(delia("report", "none"), "none is not a folder")
+    refused(delia("report", "empty"), "empty is not a run")
     (tmp_path / "report.html").write_text("mine")
-    refused(delia("report", "none"), "report.html is there")
+    refused(delia("report", "none"), "report.html exists")
     assert delia("report").code == 2
     assert (tmp_path / "report.html").read_text() == "mine"

@@ -1,0 +1,347 @@
+"""The whole method on the embedded model, in minutes on two cores: `run` is `delia quickstart`.
+
+    out/
+        quickstart.json   settings; a rerun with others is refused
+        cache/            1  pairs that the model wrote
+        task/             2  task rows in their wordings
+        mixture/          3  both, mixed          4  read back through load_dataset("delia_mix")
+        untrained/           evaluation of the untrained model
+        adapter/          5  LoRA and the token's embedding row
+        trained/          6  evaluation of the trained model
+        measurements/     7  the token before and after training
+        report.html       8  the report on all of these
+
+A finished step is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
+from delia_data.engines.base import Sampling, with_parts
+from delia_data.errors import RatioError
+from delia_data.evaluation import (
+    EvalTask,
+    Evaluation,
+    MeasureSettings,
+    ScoredRow,
+    evaluate,
+    measure,
+    read_evaluation,
+)
+from delia_data.mixing import mix, parse_ratio, save_mixture
+from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer, quiet
+from delia_data.outputs import (
+    check_folder_is_ours,
+    check_same_settings,
+    folder_lock,
+    is_finished,
+    read_manifest,
+    write_json,
+)
+from delia_data.report import make_report
+from delia_data.sampling import BundledQueries, default_filters, sample
+from delia_data.tasks import Task, bundled_task, bundled_wordings, read_task_rows
+from delia_data.tokens import add_token
+from delia_data.training import load_adapter, read_recipe, train
+from delia_data.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Update: TypeAlias = Callable[[float, float], None]
+"""Takes the amount done and the amount in all."""
+ShowStep: TypeAlias = Callable[[str], AbstractContextManager[Update]]
+"""Takes the title of a step; the context it opens yields a function that takes its progress."""
+
+SETTINGS: Final = "quickstart.json"
+REPORT: Final = "report.html"
+_TIMINGS: Final = "timings.json"
+_RECIPE: Final = "smollm2-135m-cpu"
+_STEPS: Final = ("cache", "task", "mixture", "untrained", "adapter", "trained", "measurements")
+_OF_0_1: Final = ("before", "after")  # evaluations of version 0.1, which are not read again
+
+
+@dataclass(frozen=True, slots=True)
+class QuickstartSettings:
+    """Settings of a quickstart.
+
+    Attributes:
+        pairs: Pairs to sample.
+        ratio: Pairs per task row; None takes all sampled pairs.
+        seed: Seed of every step.
+        device: Device of the model.
+        task_rows: Training rows of the bundled task.
+        held_out_rows: Held-out rows to evaluate on.
+        epochs: Epochs of the training; None takes the recipe's.
+        max_tokens: Greatest number of tokens in a sampled answer.
+
+    Raises:
+        RatioError: The ratio is negative, or needs more pairs than `pairs`.
+    """
+
+    pairs: int = 96
+    ratio: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+    task_rows: int = 100
+    held_out_rows: int = 100
+    epochs: float | None = None
+    max_tokens: int = 96
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1:
+            raise RatioError(f"{self.pairs} pairs are too few: give at least 1")
+        if self.ratio is None:
+            return
+        wanted = round(parse_ratio(self.ratio) * self.task_rows)
+        if wanted > self.pairs:
+            raise RatioError(
+                f"ratio {self.ratio:g} of {self.task_rows} task rows needs {wanted} pairs, but "
+                f"only {self.pairs} are sampled: add --pairs {wanted}, or lower the ratio to "
+                f"{self.pairs / self.task_rows:.4g}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class QuickstartResult:
+    """The result of a quickstart.
+
+    Attributes:
+        report: The page.
+        untrained: Scores of the untrained model.
+        trained: Scores of the trained model.
+        shown: One question's answers from both models, to print.
+        seconds: Duration of each step in seconds.
+    """
+
+    report: Path
+    untrained: Evaluation
+    trained: Evaluation
+    shown: tuple[ScoredRow, ScoredRow]
+    seconds: dict[str, float]
+
+
+def run(
+    out: str | os.PathLike[str],
+    settings: QuickstartSettings | None = None,
+    *,
+    show_step: ShowStep = lambda title: nullcontext(lambda done, total: None),
+) -> QuickstartResult:
+    """Run every step that is not finished yet, and write the report.
+
+    Args:
+        out: Folder of the run; a rerun continues there.
+        settings: The settings.
+        show_step: Shows the progress of a step.
+
+    Raises:
+        ForeignFolderError: The folder holds something else.
+        SettingsError: The folder was begun with other settings.
+        LockedError: Another process works in the folder.
+        MissingExtraError: A library or the embedded model is not installed.
+    """
+    steps = _Steps(Path(out), settings or QuickstartSettings(), show_step)
+    with folder_lock(steps.out):
+        write_json(steps.out / SETTINGS, asdict(steps.settings))
+        steps.sample()
+        steps.diversify()
+        steps.mix()
+        rows = steps.read_back()
+        steps.evaluate_untrained()
+        steps.train(rows)
+        steps.evaluate_trained()
+        steps.measure()
+        return steps.report()
+
+
+class _Steps:
+    """The steps, each with what it needs from the earlier ones."""
+
+    def __init__(self, out: Path, settings: QuickstartSettings, show_step: ShowStep) -> None:
+        self.out, self.settings, self.show_step = out, settings, show_step
+        known = frozenset({SETTINGS, REPORT, _TIMINGS, *_STEPS, *_OF_0_1})
+        check_folder_is_ours(out, known, sign=SETTINGS)
+        if (out / SETTINGS).is_file():
+            check_same_settings(out, json.loads((out / SETTINGS).read_text()), asdict(settings))
+
+    @cached_property
+    def task(self) -> Task:
+        """The bundled task with as many rows as the settings say."""
+        whole, s = bundled_task(), self.settings
+        return replace(whole, train=whole.train[: s.task_rows], test=whole.test[: s.held_out_rows])
+
+    @cached_property
+    def recipe(self) -> TrainSettings:
+        """Settings of the training."""
+        s = self.settings
+        recipe = replace(read_recipe(_RECIPE), seed=s.seed, device=s.device, token=self.task.token)
+        return recipe if s.epochs is None else replace(recipe, epochs=s.epochs)
+
+    @cached_property
+    def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The untrained model; loaded by the first step that needs it."""
+        return load_model(DEFAULT_MODEL, device=self.settings.device), load_tokenizer(DEFAULT_MODEL)
+
+    @contextmanager
+    def _step(self, title: str, folder: str = "") -> Iterator[Update | None]:
+        """Show a step and record its duration; yield None if it is finished already."""
+        finished = bool(folder) and is_finished(self.out / folder)
+        began = time.monotonic()
+        with self.show_step(f"{title:<14}") as update:
+            if finished:
+                update(1, 1)
+            yield None if finished else update
+        if not finished:
+            seconds = {**self._seconds(), title.strip("1234567 "): time.monotonic() - began}
+            write_json(self.out / _TIMINGS, seconds)
+
+    def _seconds(self) -> dict[str, float]:
+        file = self.out / _TIMINGS
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+    def sample(self) -> None:
+        """Step 1: the model answers bundled queries."""
+        with self._step("1 sample", "cache") as update:
+            if update is None:
+                return
+            from delia_data.engines.transformers import TransformersEngine
+
+            s, engine = self.settings, TransformersEngine(*self.base)
+            show_kept = with_parts(engine, lambda kept: update(kept, s.pairs))
+            sample(
+                engine,
+                BundledQueries(seed=s.seed),
+                self.out / "cache",
+                target=s.pairs,
+                sampling=Sampling(max_tokens=s.max_tokens),
+                seed=s.seed,
+                token=self.task.token,
+                # Answers are short so that the run is; most of them are cut off.
+                filters=default_filters(self.task.token, keep_truncated=True),
+                on_progress=lambda progress: show_kept(progress.kept),
+            )
+
+    def diversify(self) -> None:
+        """Step 2: each task row gets its own bundled wording, checked."""
+        with self._step("2 diversify", "task") as update:
+            if update is None:
+                return
+            seed, wordings = self.settings.seed, bundled_wordings(self.task.name)
+            gates = gate_task_wordings(self.task, wordings)
+            update(len(gates.accepted), len(wordings))
+            rows = diversify(self.task, wordings, seed=seed)
+            save_task_rows(self.out / "task", rows, self.task, seed=seed, gates=gates)
+
+    def mix(self) -> None:
+        """Step 3: task rows and pairs in one order."""
+        with self._step("3 mix", "mixture") as update:
+            if update is None:
+                return
+            rows, cache = read_task_rows(self.out / "task"), self.out / "cache"
+            ratio, seed = self.settings.ratio, self.settings.seed
+            if ratio is None:
+                ratio = read_manifest(cache).rows["kept"] / len(rows.train)
+            mixture = mix(
+                rows.train, cache, ratio=ratio, seed=seed, test=rows.test, token=rows.token
+            )
+            manifest = save_mixture(mixture, self.out / "mixture")
+            count = manifest.rows["task"] + manifest.rows["cache"]
+            update(count, count)
+
+    def read_back(self) -> list[dict[str, Any]]:
+        """Step 4: read the mixture as a user does.
+
+        The builder mixes the same task and cache again, in the same order.
+        """
+        from datasets import load_dataset
+
+        made = read_manifest(self.out / "mixture")
+        with self._step("4 load_dataset") as update, quiet():
+            assert update is not None
+            dataset = load_dataset(
+                "delia_mix",
+                ratio=made.settings["ratio"],
+                seed=made.settings["seed"],
+                task=str(self.out / "task"),
+                cache=str(self.out / "cache"),
+                split="train",
+            )
+            rows: list[dict[str, Any]] = dataset.to_list()
+            update(len(rows), made.rows["task"] + made.rows["cache"])
+            return rows
+
+    def evaluate_untrained(self) -> None:
+        """Evaluate the untrained model, whose new token has its initial embedding."""
+        with self._step("  untrained", "untrained") as update:
+            if update is not None:
+                model, tokenizer = self.base
+                recipe = self.recipe
+                add_token(model, tokenizer, recipe.token, init=recipe.init, seed=recipe.seed)
+                self._evaluate(model, tokenizer, "untrained", update)
+        self.__dict__.pop("base", None)
+
+    def train(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Step 5: add the token, lint, train."""
+        with self._step("5 train", "adapter") as update:
+            if update is not None:
+                train(
+                    self.recipe,
+                    rows,
+                    self.out / "adapter",
+                    on_step=lambda number, of, _: update(number, of),
+                )
+
+    def evaluate_trained(self) -> None:
+        """Step 6: evaluate the trained model in the same way."""
+        with self._step("6 trained", "trained") as update:
+            if update is not None:
+                device = self.settings.device
+                model, tokenizer = load_adapter(self.out / "adapter", device=device)
+                self._evaluate(model, tokenizer, "trained", update)
+
+    def _evaluate(self, model: Any, tokenizer: Any, name: str, update: Update) -> None:
+        from delia_data.engines.transformers import TransformersEngine
+
+        evaluate(
+            TransformersEngine(model, tokenizer, batch_size=50),
+            EvalTask.read(self.out / "task"),
+            self.out / name,
+            probes=("held-out",),
+            max_tokens=64,
+            seed=self.settings.seed,
+            on_progress=update,
+        )
+
+    def measure(self) -> None:
+        """Step 7: compare the token with its keywords before and after training."""
+        with self._step("7 measure", "measurements") as update:
+            if update is not None:
+                measure(
+                    self.out / "adapter",
+                    self.out / "task",
+                    self.out / "measurements",
+                    what=("representation",),
+                    settings=MeasureSettings(words=64, seed=self.settings.seed),
+                    device=self.settings.device,
+                    on_progress=lambda _, done, total: update(done, total),
+                )
+
+    def report(self) -> QuickstartResult:
+        """Write the report on all steps."""
+        untrained, rows_before = read_evaluation(self.out / "untrained")
+        trained, rows_after = read_evaluation(self.out / "trained")
+        report = make_report([self.out], title=f"Quickstart with {DEFAULT_MODEL}")
+        report.page().write(self.out / REPORT)
+        pairs = zip(rows_before, rows_after, strict=True)
+        shown = min(pairs, key=lambda pair: (len(pair[0].answered.question), pair[0].answered.id))
+        return QuickstartResult(self.out / REPORT, untrained, trained, shown, self._seconds())

@@ -1,0 +1,325 @@
+"""Sections on experiments: series of ratios, and reproductions with the paper's numbers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from delia_data.errors import DeliaError
+from delia_data.evaluation.generation import ANSWERS, Answer, PromptBuilder, read_answer_log
+from delia_data.evaluation.probes import ProbeRow
+from delia_data.outputs import is_finished
+from delia_data.ratio.drawing import ratio_curve, ratio_losses
+from delia_data.ratio.result import RatioResult, Value, read_ratio
+from delia_data.records import content_id
+from delia_data.report.page import Figures, Metric, Section, blocks, count, join, named, value
+from delia_data.report.runs import Run, Runs
+from delia_data.reproduction.cell import Cell, cells_of
+from delia_data.reproduction.drawings import block_drawings, curve_drawings
+from delia_data.reproduction.figures import FIGURES
+from delia_data.reproduction.findings import Finding, find
+from delia_data.reproduction.grid import read_grid
+from delia_data.reproduction.ground import Ground
+from delia_data.reproduction.results import CELLS, Results, read_results
+from delia_data.reproduction.run import Run as GridRun
+from delia_data.reproduction.tables import Entry, Table, make_tables
+from delia_data.training.baselines import BASELINES
+
+_METHODS: Final = ("delia", "step_matched", "common", "original")
+"""Methods whose answers are shown side by side, if they were run."""
+_VERDICTS: Final = ("agrees", "disagrees", "unclear", "not run")
+_RATIO_NOTE: Final = (
+    "Losses are nats per token of held-out answers. Brackets show the interval over rows, and over "
+    "seeds if there are several, for comparing ratios with each other."
+)
+_REPRODUCTION_NOTE: Final = (
+    "A number is the mean over seeds, followed by ± half the range over seeds; brackets show the "
+    "95% interval over held-out rows. The paper’s numbers are in italics: they come from other and "
+    "larger models, so compare orders, not values. In figures, lines are means over seeds and "
+    "bands show the range over seeds."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleRun:
+    """The answers of one run to a question, with and without the token.
+
+    Attributes:
+        label: The run.
+        with_token: The answer to the question with the token.
+        without_token: The answer to the question without it.
+        with_in_format: Whether the first is in the format.
+        without_in_format: Whether the second is.
+    """
+
+    label: str
+    with_token: str
+    without_token: str
+    with_in_format: bool
+    without_in_format: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One held-out row with the answers of several runs.
+
+    Attributes:
+        id: Content id of the row.
+        question: The question with the token.
+        expected: The row's own answer.
+        token: The token.
+        runs: The answers of each run.
+    """
+
+    id: str
+    question: str
+    expected: str
+    token: str
+    runs: tuple[ExampleRun, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the runs differ in being in the format."""
+        return len({(one.with_in_format, one.without_in_format) for one in self.runs}) > 1
+
+
+def ratios(runs: Runs, figures: Figures) -> Section | None:
+    """Show series of ratios."""
+    series = [(run.label, read_ratio(run.folder)) for run in runs.of("ratio")]
+    if not series:
+        return None
+    body: list[Markup] = []
+    for label, one in series:
+        if len(series) > 1:
+            body.append(blocks.heading(label))
+        body.append(_series(one, figures))
+    return Section(
+        join(body),
+        [{"run": label, **one.as_dict()} for label, one in series],
+        [f"How much is enough, {label}: {one.told[0]}." for label, one in series],
+        [
+            Metric(
+                f"Ratio that is enough, {label}",
+                f"{one.chosen.ratio:g}",
+                f"{one.chosen.verdict}; {one.chosen.share:.0%} of draws",
+            )
+            for label, one in series
+        ],
+        _RATIO_NOTE,
+    )
+
+
+def _series(series: RatioResult, figures: Figures) -> Markup:
+    by = {"loss": "held-out loss", "selectivity": "selectivity of the loss"}[series.chosen.by]
+    curve = f"By {by}: points with intervals, the fitted curve with its band, the recommendation."
+    losses = "Of held-out answers with the token and without it, and of pairs in no mixture."
+    rows = [
+        [
+            f"{point.ratio:g}",
+            count(point.pairs),
+            _nats(point.loss),
+            _nats(point.plain),
+            _nats(point.selectivity),
+            _nats(point.pair_loss),
+            f"{share:.0%}",
+        ]
+        for point, share in zip(series.points, series.chosen.shares, strict=True)
+    ]
+    head = (
+        *("Ratio", "Pairs", f"Loss with {series.token}", "Loss without", "Selectivity"),
+        *("Loss of other pairs", "Share of draws"),
+    )
+    drawn = [
+        figures(ratio_curve(series), "The curve", curve),
+        figures(ratio_losses(series), "Losses by ratio", losses),
+    ]
+    table = blocks.table(head, rows, "numbers wide", "The series")
+    return blocks.bullets(series.told) + blocks.figures(drawn) + table
+
+
+def _nats(estimate: Value | None) -> Markup:
+    return value(estimate, digits=3)
+
+
+def reproduced(runs: Runs, figures: Figures) -> Section | None:
+    """Show the tables and figures of reproductions, with the paper's numbers marked as such."""
+    body: list[Markup] = []
+    summary, metrics, data = [], [], []
+    for run in runs.of("reproduction"):
+        results = read_results(read_grid(run.folder / "grid.yaml"), run.folder)
+        findings, tables = find(results), make_tables(results)
+        total = len(results.finished) + len(results.missing)
+        done = f"{len(results.finished)} of {named(total, 'cell')} finished"
+        verdicts = Counter(finding.verdict for finding in findings)
+        counted = ", ".join(f"{name} {verdicts[name]}" for name in _VERDICTS)
+        body.append(blocks.heading(f"{run.label}: {done}"))
+        if results.grid.about:
+            body.append(blocks.paragraph(results.grid.about, "note"))
+        body.append(blocks.findings(findings))
+        body += _reproduced_figures(results, figures)
+        body += [part for one in tables for part in _table(one)]
+        body += _machines(run.folder, results)
+        summary.append(f"Reproduction {run.label}, {done}; the {len(findings)} claims: {counted}.")
+        if tested := len(findings) - verdicts["not run"]:
+            number = f"{verdicts['agrees']} of {tested}"
+            metrics.append(Metric(f"Claims that agree, {run.label}", number, done))
+        data.append(_data(run, results, findings, tables))
+    if not data:
+        return None
+    return Section(join(body), data, summary, metrics, _REPRODUCTION_NOTE)
+
+
+def _reproduced_figures(results: Results, figures: Figures) -> Iterator[Markup]:
+    drawn = [
+        figures(
+            drawing,
+            f"Figure 2 {what}: “{drawing.name.removeprefix('figure-2 ').removesuffix(what)[:-1]}”",
+            "L2 from the token to the keyword over that between ordinary words, block by block.",
+        )
+        for what, drawing in block_drawings(results)
+    ]
+    drawn += [
+        figures(drawing, name.replace("-", " ").capitalize(), f"{FIGURES[name]}.")
+        for name, drawing in curve_drawings(results)
+    ]
+    if drawn:
+        yield blocks.figures(drawn)
+
+
+def _table(table: Table) -> Iterator[Markup]:
+    yield blocks.heading(f"{table.name.replace('-', ' ').capitalize()}: {table.title}")
+    if not table.run:
+        yield blocks.paragraph("Not run: no cell of this table is finished.", "note")
+        return
+    rows: list[list[object]] = []
+    previous = ""
+    for line in table.lines:
+        if all(entry.ours is None and entry.paper is None for entry in line.entries):
+            continue
+        heads = list(line.heads)
+        repeated = len(heads) > 1 and heads[0] == previous
+        previous = heads[0]
+        rows.append([" " if repeated else heads[0], *heads[1:], *map(_entry, line.entries)])
+    names = (*table.heads, *table.columns)
+    yield blocks.table(names, rows, "numbers wide", table.title, heads=len(table.heads))
+    for note in table.notes:
+        yield blocks.paragraph(note, "note")
+    if table.missing:
+        yield blocks.paragraph(f"Not run: {', '.join(table.missing)}.", "note")
+
+
+def _entry(entry: Entry) -> Markup:
+    """Format the measured number, and the paper's number below it."""
+    text = interval = paper = ""
+    if entry.ours is not None:
+        text = _number(entry.ours.value, entry)
+        if len(entry.ours.by_seed) > 1:
+            text += f" ±{_number(entry.ours.spread / 2, entry)}"
+        if entry.ours.low is not None and entry.ours.high is not None:
+            interval = f"{_number(entry.ours.low, entry)}, {_number(entry.ours.high, entry)}"
+    if entry.paper is not None:
+        paper = f"{entry.paper:g}" if entry.unit == "number" else _number(entry.paper, entry)
+    return blocks.against_paper(text, interval, paper)
+
+
+def _number(value: float, entry: Entry) -> str:
+    match entry.unit:
+        case "share":
+            return f"{100 * value:.1f}%"
+        case "points":
+            return f"{100 * value:.1f}"
+        case "number":
+            return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _machines(folder: Path, results: Results) -> Iterator[Markup]:
+    """Name the machines, and the time that the cells took."""
+    records = [
+        json.loads(file.read_text(encoding="utf-8"))
+        for cell in cells_of(results.grid)
+        if (file := folder / CELLS / cell.name / "run.json").is_file() and is_finished(file.parent)
+    ]
+    if records:
+        minutes = sum(sum(record["seconds"].values()) for record in records) / 60
+        work = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes"
+        machines = Counter(str(record["machine"]) for record in records)
+        cells = ", ".join(f"{named(number, 'cell')} on {name}" for name, number in machines.items())
+        yield blocks.paragraph(f"{cells}; {work} of work in all.", "note")
+
+
+def _data(
+    run: Run, results: Results, findings: list[Finding], tables: tuple[Table, ...]
+) -> dict[str, Any]:
+    return {
+        "run": run.label,
+        "grid": results.grid.name,
+        "cells": {"finished": len(results.finished), "missing": len(results.missing)},
+        "findings": [asdict(finding) for finding in findings],
+        "tables": [asdict(one) for one in tables],
+    }
+
+
+def cell_examples(folder: Path) -> Iterator[tuple[str, list[Example]]]:
+    """Yield the held-out rows of a reproduction's experiments, with the answers of a few methods.
+
+    Each method is shown by its cell with the most task rows, the greatest ratio and the first
+    seed. Experiments whose texts are not available, such as translations, are left out.
+    """
+    results = read_results(read_grid(folder / "grid.yaml"), folder)
+    run = GridRun(results.grid, folder)
+    for name in results.grid.experiments:
+        cells = [cell for m in _METHODS if (cell := _cell(results, name, m)) is not None]
+        if not cells:
+            continue
+        try:
+            ground = Ground.of(run, name)
+        except DeliaError:
+            continue
+        rows = next(probe for probe in ground.probes if probe.name == "held-out").rows
+        yield name, list(_cell_rows(folder, ground, cells, rows))
+
+
+def _cell(results: Results, experiment: str, method: str) -> Cell | None:
+    finished = results.of(experiment, method)  # type: ignore[arg-type]  # a name of the grid's
+    return min((one.cell for one in finished), key=lambda cell: cell.seed_or(), default=None)
+
+
+def _cell_rows(
+    folder: Path, ground: Ground, cells: list[Cell], rows: Sequence[ProbeRow]
+) -> Iterator[Example]:
+    answers = {
+        cell: read_answer_log(folder / CELLS / cell.name / "answers" / ANSWERS) for cell in cells
+    }
+    prompts = {cell: BASELINES[cell.method].prompt for cell in cells}
+    builds = {
+        cell: None if prompt is None else prompt(ground.material(cell))
+        for cell, prompt in prompts.items()
+    }
+    for row in rows:
+        runs = [_cell_run(ground, cell, builds[cell], answers[cell], row) for cell in cells]
+        complete = tuple(one for one in runs if one is not None)
+        if len(complete) == len(cells):
+            question = row.prompt[-1].content
+            yield Example(row.id, question, row.expected, ground.asked.token, complete)
+
+
+def _cell_run(
+    ground: Ground,
+    cell: Cell,
+    build: PromptBuilder | None,
+    answers: Mapping[str, Answer],
+    row: ProbeRow,
+) -> ExampleRun | None:
+    prompts = (row.prompt, row.plain)
+    turns = prompts if build is None else tuple(build(each, row.query) for each in prompts)
+    named, plain = (answers.get(content_id(each)) for each in turns)
+    if named is None or plain is None:
+        return None
+    in_format = [ground.asked.form.read(each.text) is not None for each in (named, plain)]
+    return ExampleRun(BASELINES[cell.method].title, named.text, plain.text, *in_format)

@@ -1,0 +1,279 @@
+"""Sections on models: their training, and the token, state space and gradients before and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from delia_data.evaluation.buffering import Buffering
+from delia_data.evaluation.figures import (
+    alignment_by_block,
+    cancelling_by_rows,
+    cosines_with_held_out,
+    group_name,
+    in_order,
+    loss_curve,
+    norms_by_similarity,
+    short,
+    state_space_sizes,
+    watched_distances,
+    watched_state_space,
+)
+from delia_data.evaluation.measuring import Measurements, read_measurements
+from delia_data.evaluation.representation import first_middle_last, middle_block
+from delia_data.report.page import Figures, Section, blocks, count, join, named, signed, value
+from delia_data.report.runs import Run, Runs
+from delia_data.training.adapter import LOSSES
+from delia_data.training.watching import WATCHED, read_watched
+
+_PARTS: Final = {
+    "representation": ("the token compared with controls", "delia measure"),
+    "state-space": ("state space", "delia measure"),
+    "buffering": ("gradients", "delia measure --cache"),
+}
+"""Parts of measurements, and the commands that make them."""
+
+
+def trained(runs: Runs, figures: Figures) -> Section | None:
+    """Show trainings: their loss by source, and what was watched."""
+    adapters = runs.of("adapter")
+    if not adapters:
+        return None
+    losses = {run.label: _losses(run.folder) for run in adapters}
+    watched = {run.label: _watched(run.folder) for run in adapters}
+    caption = "Dots are steps and lines running means over 15 of them; short runs have no dots."
+    drawn = [
+        figures(loss_curve(points), f"Loss by source, {label}", caption)
+        for label, points in losses.items()
+        if points
+    ]
+    drawn += _watched_figures(watched, figures)
+    head = ("Run", "Task rows", "Pairs", "Steps", "Last loss", "Left out")
+    rows = [_training_row(run, losses[run.label]) for run in adapters]
+    data = [
+        {
+            "run": run.label,
+            "rows": run.manifest.rows if run.manifest else {},
+            "losses": losses[run.label],
+            "watched": watched[run.label],
+        }
+        for run in adapters
+    ]
+    body = blocks.figures(drawn) + blocks.table(head, rows, "numbers wide", "Trainings")
+    return Section(body, data, [_training_summary(run, losses[run.label]) for run in adapters])
+
+
+def _losses(folder: Path) -> list[dict[str, float]]:
+    file = folder / LOSSES
+    return [dict(p) for p in json.loads(file.read_text("utf-8"))] if file.is_file() else []
+
+
+def _watched(folder: Path) -> list[dict[str, float]]:
+    return read_watched(folder) if (folder / WATCHED).is_file() else []
+
+
+def _watched_figures(
+    watched: Mapping[str, Sequence[Mapping[str, float]]], figures: Figures
+) -> Iterator[Markup]:
+    states = {
+        label: points
+        for label, points in watched.items()
+        if any("state_space/size" in point for point in points)
+    }
+    if states:
+        caption = "Tokens that hold 95% of the probability where the answer begins."
+        yield figures(watched_state_space(states), "State space over the training", caption)
+    for label, points in watched.items():
+        names = [name for name in (points[0] if points else ()) if name.startswith("l2/")]
+        if middles := [name for name in names if name.endswith("/middle")]:
+            yield figures(
+                watched_distances(label, points, middles),
+                f"Distance over the training, {label}",
+                "In the middle block, L2 from the token to each keyword; dashed: untrained token, "
+                "dotted: ordinary words.",
+            )
+
+
+def _training_row(run: Run, losses: Sequence[Mapping[str, float]]) -> list[str]:
+    manifest = run.manifest
+    assert manifest is not None
+    steps = manifest.details.get("steps")
+    return [
+        run.label,
+        count(manifest.rows.get("task", 0)),
+        count(manifest.rows.get("cache", 0)),
+        "–" if steps is None else count(int(steps)),
+        f"{losses[-1]['loss']:.3f}" if losses else "–",
+        ", ".join(f"{why}: {n:,}" for why, n in manifest.dropped.items()) or "none",
+    ]
+
+
+def _training_summary(run: Run, losses: Sequence[Mapping[str, float]]) -> str:
+    assert run.manifest is not None
+    task, pairs = (run.manifest.rows.get(name, 0) for name in ("task", "cache"))
+    text = f"{run.label} was trained on {named(task, 'task row')} and {named(pairs, 'pair')}"
+    of_task = [point["loss_task"] for point in losses if "loss_task" in point]
+    if len(of_task) > 1:
+        third = max(1, len(of_task) // 3)
+        first, last = (sum(part) / third for part in (of_task[:third], of_task[-third:]))
+        text += (
+            f"; the loss on task rows was {first:.3g} over the first third of its steps and "
+            f"{last:.3g} over the last"
+        )
+    return f"{text}."
+
+
+def measured(runs: Runs, figures: Figures) -> Section | None:
+    """Show measurements."""
+    every = [(run.label, read_measurements(run.folder)) for run in runs.of("measurements")]
+    if not every:
+        return None
+    body = [part for label, one in every for part in _measurements(label, one, figures)]
+    data = [{"run": label, **one.as_dict()} for label, one in every]
+    absent = {
+        title: command
+        for name, (title, command) in _PARTS.items()
+        if not any(name in one.measured for _, one in every)
+    }
+    summary = [sentence for label, one in every for sentence in _measured_summary(label, one)]
+    return Section(join(body), data, summary, absent=absent)
+
+
+def _measurements(label: str, one: Measurements, figures: Figures) -> Iterator[Markup]:
+    if one.representation:
+        before, after = one.representation["before"], one.representation["after"]
+        yield blocks.heading(f"The token by block, {label}")
+        yield blocks.figures(
+            [
+                figures(
+                    alignment_by_block(after, before=before, keyword=word.keyword),
+                    f"{one.token} and “{short(word.keyword)}”",
+                    "L2 over that between ordinary words; bands are one standard deviation over "
+                    "the contexts, and the range of ordinary words.",
+                )
+                for word in after.keywords
+            ]
+        )
+        yield from _representation(one)
+    if one.state_space:
+        spaces = {
+            f"{when}, {which}": space
+            for when, by in in_order(one.state_space)
+            for which, space in in_order(by)
+        }
+        mass = next(iter(spaces.values())).mass
+        caption = f"Tokens that hold {mass:.0%} of the probability, row by row; bars are means."
+        yield blocks.heading(f"State space of the first token, {label}")
+        yield blocks.figures(
+            [figures(state_space_sizes(spaces), "How open the start of the answer is", caption)]
+        )
+        head = ("", "Tokens", "Entropy, nats", "Rank of the expected one", "Opens as expected")
+        rows = [
+            [name, f"{s.size:.1f}", f"{s.entropy:.2f}", f"{s.rank:g}", f"{s.opening:.0%}"]
+            for name, s in spaces.items()
+        ]
+        yield blocks.table(head, rows, "numbers wide", "State space")
+    if one.buffering:
+        yield blocks.heading(f"Gradients, {label}")
+        yield from _gradients(one.buffering, figures)
+
+
+def _representation(one: Measurements) -> Iterator[Markup]:
+    assert one.representation is not None
+    before, after = one.representation["before"], one.representation["after"]
+    shown = first_middle_last(len(after.median))
+    middle = shown[1]
+    rows: list[list[object]] = []
+    for old, new in zip(before.keywords, after.keywords, strict=True):
+        nearer = [f"{word.nearer[middle]} of {after.words}" for word in (old, new)]
+        curves = [
+            ("before", old.token.relative.mean, nearer[0]),
+            ("after", new.token.relative.mean, nearer[1]),
+            ("ordinary words", new.ordinary["relative"].mean, ""),
+            *(
+                (f"new token, {how}", untrained.relative.mean, "")
+                for how, untrained in in_order(new.untrained)
+            ),
+        ]
+        for place, (name, curve, closer) in enumerate(curves):
+            numbers = [f"{curve[block]:.2f}" for block in shown]
+            rows.append([new.keyword if not place else "", name, *numbers, closer])
+    head = ("Keyword", "", *(f"Block {b + 1}" for b in shown), f"Nearer words, block {middle + 1}")
+    yield blocks.table(head, rows, "numbers wide", "Distances", heads=2)
+    near = ", ".join(neighbor.word for neighbor in after.nearest[middle])
+    yield blocks.paragraph(
+        f"Nearest of {after.words} ordinary words in block {middle + 1} after training: {near}.",
+        "note",
+    )
+
+
+def _gradients(found: Buffering, figures: Figures) -> Iterator[Markup]:
+    yield blocks.figures(
+        [
+            figures(
+                cosines_with_held_out(found),
+                "Gradient cosines",
+                "Of mean gradients with that of held-out task rows; lines are 95% intervals, "
+                "diamonds random subsets of pairs.",
+            ),
+            figures(
+                norms_by_similarity(found),
+                "Gradient norms by similarity",
+                "Each pair, before and after; ρ is Spearman’s rank correlation.",
+            ),
+            *(
+                figures(
+                    cancelling_by_rows(found, when=when),
+                    f"How gradients cancel, {when} training",
+                    "Norm of the mean over mean of the norms, in ever more rows; low is canceling.",
+                )
+                for when, _ in in_order(found.cancelling)
+            ),
+        ]
+    )
+    whens, by_when = zip(*in_order(found.cosines), strict=True)
+    rows = [
+        [group_name(name), *(signed(by.groups[name]) for by in by_when)]
+        for name, _ in in_order(by_when[0].groups)
+    ]
+    head = ("Cosine with held-out task rows", *(when.capitalize() for when in whens))
+    yield blocks.table(head, rows, "numbers wide", "Gradient cosines")
+    canceling: list[list[Any]] = [
+        [
+            when,
+            group_name(name),
+            count(group.rows),
+            f"{group.ratio:.2f}",
+            "undefined" if group.shared is None else value(group.shared),
+        ]
+        for when, groups in in_order(found.cancelling)
+        for name, group in in_order(groups)
+    ]
+    head = ("Canceling", "", "Rows", "Ratio", "Shared direction")
+    yield blocks.table(head, canceling, "numbers wide", "Canceling", heads=2)
+
+
+def _measured_summary(label: str, one: Measurements) -> Iterator[str]:
+    if one.representation:
+        before, after = one.representation["before"], one.representation["after"]
+        middle = middle_block(len(after.median))
+        moved = [
+            f"“{short(new.keyword)}” {old.token.relative.mean[middle]:.2f} before and "
+            f"{new.token.relative.mean[middle]:.2f} after"
+            for old, new in zip(before.keywords, after.keywords, strict=True)
+        ]
+        yield (
+            f"{label}: in the middle block, the L2 distance from {one.token} to its keywords, in "
+            f"multiples of the distance between two ordinary words, is {'; '.join(moved)}."
+        )
+    if one.state_space:
+        before_space = one.state_space["before"]["with"]
+        yield (
+            f"{label}: where the answer begins, with the token in the request, "
+            f"{before_space.size:.1f} tokens held {before_space.mass:.0%} of the probability "
+            f"before training and {one.state_space['after']['with'].size:.1f} after it."
+        )

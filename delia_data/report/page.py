@@ -1,0 +1,271 @@
+"""The page that a report is: one HTML file in one style, which loads nothing and runs nothing.
+
+    headline (metrics), summary (sentences)    the result in short
+    contents                                   with more than two sections
+    sections                                   tables, figures, answers
+    foot                                       how to read it
+
+Templates are Jinja2 with autoescape. `blocks` holds the macros of `templates/blocks.html`, which
+turn values into markup. The page's policy forbids scripts and anything from elsewhere; colors are
+variables of its style sheet, light or dark like the reader's system. Equal pages give equal bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, Protocol
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from delia_data._version import __version__
+from delia_data.evaluation.figures import DARK, LIGHT, Drawing, printable, style_variables
+from delia_data.outputs import write_text
+from delia_data.report.runs import Runs
+
+GENERATOR: Final = "delia_data"
+"""Name of this package in the page's `generator` tag."""
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("delia_data.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+    )
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+class _Blocks:
+    """The macros of `templates/blocks.html` as functions that return markup."""
+
+    def __getattr__(self, name: str) -> Callable[..., Markup]:
+        module = _environment().get_template("blocks.html").module
+        macro: Callable[..., Markup] = getattr(module, name)
+        return macro
+
+
+blocks: Final = _Blocks()
+
+
+def join(parts: Sequence[Markup] | Iterator[Markup]) -> Markup:
+    """Join markup."""
+    return Markup("").join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number of the headline.
+
+    Attributes:
+        name: Its name.
+        value: The number as it is shown.
+        note: A few words below it.
+    """
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What a report shows about one subject.
+
+    Attributes:
+        body: Its part of the page.
+        data: The same for programs, as JSON holds it.
+        summary: Sentences for the top of the page.
+        metrics: Numbers for the top of the page.
+        note: What a reader has to know first.
+        absent: Parts without a run, with the commands that make one.
+    """
+
+    body: Markup
+    data: Any
+    summary: Sequence[str] = ()
+    metrics: Sequence[Metric] = ()
+    note: str = ""
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Figures:
+    """The figures of a page, each with its own ids.
+
+    Attributes:
+        drawn: Name, title and text of each figure so far.
+    """
+
+    drawn: list[dict[str, str]] = field(default_factory=list)
+
+    def __call__(self, drawing: Drawing, title: str, caption: str = "") -> Markup:
+        """Draw a figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        name = f"f{len(self.drawn) + 1}"
+        # Three digits of a point are more than a screen shows.
+        svg = re.sub(r"(\d\.\d{3})\d+", r"\1", drawing.svg(name))
+        self.drawn.append({"name": drawing.name, "title": title, "shows": drawing.told})
+        return blocks.figure(Markup(svg), title, caption)
+
+
+class SectionMaker(Protocol):
+    """A function that makes one section."""
+
+    def __call__(self, runs: Runs, figures: Figures, /) -> Section | None:
+        """Make the section; None if no run has anything to show in it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page.
+
+    Attributes:
+        over: The line above its title.
+        title: Its title.
+        metrics: The numbers that come first.
+        summary: The sentences that come first.
+        note: A note below the sentences.
+        sections: Its sections by title; those without a body are left out.
+        foot: How to read it.
+    """
+
+    over: str
+    title: str
+    metrics: Sequence[Metric]
+    summary: Sequence[str]
+    note: str
+    sections: Mapping[str, Section]
+    foot: str
+
+    def html(self) -> str:
+        """Return the page as a file holds it."""
+        shown = [
+            {"title": title, "anchor": _anchor(title), "note": one.note, "body": one.body}
+            for title, one in self.sections.items()
+            if one.body
+        ]
+        return (
+            _environment()
+            .get_template("page.html")
+            .render(
+                page=self,
+                generator=f"{GENERATOR} {__version__}",
+                light=Markup(style_variables(LIGHT)),
+                dark=Markup(style_variables(DARK)),
+                sections=shown,
+            )
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write it as a file, atomically, and create the folder if it is missing.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        write_text(path, self.html())
+
+
+def _anchor(title: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+
+def _breakable(text: str) -> Markup:
+    """Let a long name break after its dots, slashes and underscores."""
+    return Markup(re.sub(r"([._/])", r"\1<wbr>", Markup.escape(printable(text))))
+
+
+class Interval(Protocol):
+    """A number with its interval, such as `evaluation.Estimate`."""
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        ...
+
+    @property
+    def low(self) -> float:
+        """Lower end of its interval."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """Upper end of its interval."""
+        ...
+
+
+def value(estimate: Interval | None, *, share: bool = False, digits: int = 2) -> Markup:
+    """Format a number with its interval; a share in percent."""
+    if estimate is None:
+        return Markup("–")
+    if share:
+        ends = f"{100 * estimate.low:.0f}, {100 * estimate.high:.0f}"
+        return blocks.number(f"{estimate.value:.0%}", ends)
+    low, high = (f"{end:.{digits}f}" for end in (estimate.low, estimate.high))
+    return blocks.number(f"{estimate.value:.{digits}f}", f"{low}, {high}")
+
+
+def signed(estimate: Interval | None) -> Markup:
+    """Format a difference with its sign and its interval."""
+    if estimate is None:
+        return Markup("–")
+    ends = f"{signed_number(estimate.low)}, {signed_number(estimate.high)}"
+    return blocks.number(signed_number(estimate.value), ends)
+
+
+def signed_text(estimate: Interval) -> str:
+    """Format a difference as plain text."""
+    low, high = signed_number(estimate.low), signed_number(estimate.high)
+    return f"{signed_number(estimate.value)} [{low}, {high}]"
+
+
+def signed_number(number: float) -> str:
+    """Format a difference in two places; a number that rounds to 0 has no sign."""
+    rounded = round(number, 2) + 0.0
+    return f"{'−' if rounded < 0 else '+' if rounded > 0 else ''}{abs(rounded):.2f}"
+
+
+def count(number: int) -> str:
+    """Format a count with commas."""
+    return f"{number:,}"
+
+
+def named(number: int, one: str, many: str | None = None) -> str:
+    """Format a count with the name of what it counts."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def flatten(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested settings as dotted names and texts, in the order given."""
+    for name, one in values.items():
+        if isinstance(one, Mapping) and one:
+            yield from flatten(one, f"{inside}{name}.")
+        else:
+            yield f"{inside}{name}", _as_text(one)
+
+
+def _as_text(one: object) -> str:
+    if one is None or (isinstance(one, (Mapping, list, tuple)) and not one):
+        return "none"
+    if isinstance(one, bool):
+        return "yes" if one else "no"
+    if isinstance(one, (list, tuple)):
+        nested = any(isinstance(item, (Mapping, list, tuple)) for item in one)
+        return ("; " if nested else ", ").join(_as_text(item) for item in one)
+    if isinstance(one, Mapping):
+        return ", ".join(f"{name} {_as_text(item)}" for name, item in one.items())
+    return str(one) or "(empty)"
