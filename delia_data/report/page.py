@@ -186,7 +186,7 @@ def _anchor(title: str) -> str:
 
 def _breakable(text: str) -> Markup:
     """Let a long name break after its dots, slashes and underscores."""
-    return Markup(re.sub(r"([._/])", r"\1<wbr>", Markup.escape(printable(text))))
+    return Markup(re.sub(r"([._/])", r"\1<wbr>", str(Markup.escape(printable(text)))))
 
 
 class Interval(Protocol):
