@@ -142,6 +142,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 _SYNC_INTERVAL_S: Final = 0.2
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _Row = TypeVar("_Row")
 
 
@@ -232,13 +233,7 @@ class JsonlLog(Generic[_Row]):
         """
         self._check()
         content = "".join(
-            json.dumps(
-                {name: getattr(row, name) for name in self._names},
-                ensure_ascii=False,
-                separators=(",", ":"),
-            )
-            + "\n"
-            for row in rows
+            _encode({name: getattr(row, name) for name in self._names}) + "\n" for row in rows
         ).encode()
         try:
             file = self._opened()

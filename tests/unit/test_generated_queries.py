@@ -1,8 +1,9 @@
-"""Queries that a model writes: durable, resumable, the same list however they came about."""
+"""Generated queries are durable and resumable, and their list depends on the log alone."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,8 +26,15 @@ from delia_data.errors import (
 from delia_data.outputs import folder_lock
 from delia_data.ranking import rank
 from delia_data.sampling.budget import Budget, Limits
-from delia_data.sampling.generated_queries import GeneratedQueries
-from delia_data.sampling.queries import Query
+from delia_data.sampling.generated_queries import (
+    LEADS,
+    SELF_SAMPLING,
+    STARTS,
+    GeneratedQueries,
+    expanded_queries,
+    self_queries,
+)
+from delia_data.sampling.queries import Query, bundled_queries, bundled_topics
 
 SAMPLING = Sampling(max_tokens=200)
 NOUNS = ["lamps", "bridges", "clouds", "engines", "islands", "poems", "taxes", "wolves", "clocks"]
@@ -91,7 +99,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[Query]:
     return list(queries)
 
 
-def test_as_many_as_are_asked_for_and_iterated_again(tmp_path: Path) -> None:
+def test_ensure_generates_enough_queries_to_iterate_repeatedly(tmp_path: Path) -> None:
     queries = written(tmp_path)
     assert list(queries) == [] and len(queries) == 0
     count = queries.ensure(10)
@@ -101,7 +109,7 @@ def test_as_many_as_are_asked_for_and_iterated_again(tmp_path: Path) -> None:
     assert list(written(tmp_path)) == list(queries), "another object reads them from the folder"
 
 
-def test_nothing_is_asked_where_there_are_enough(tmp_path: Path) -> None:
+def test_nothing_is_requested_if_there_are_enough(tmp_path: Path) -> None:
     written(tmp_path).ensure(10)
     engine = MockEngine(made_up)
     ids = asked_by(engine)
@@ -111,7 +119,7 @@ def test_nothing_is_asked_where_there_are_enough(tmp_path: Path) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=4), shuffle=st.integers(1, 5))
-def test_the_same_list_in_whatever_steps_and_order(
+def test_the_list_does_not_depend_on_steps_and_order(
     expected: list[Query],
     tmp_path_factory: pytest.TempPathFactory,
     counts: list[int],
@@ -125,7 +133,7 @@ def test_the_same_list_in_whatever_steps_and_order(
         assert got == expected[: len(got)]
 
 
-def test_rounds_ahead_change_nothing_where_prompts_do_not_depend_on_them(tmp_path: Path) -> None:
+def test_rounds_ahead_do_not_change_the_list(tmp_path: Path) -> None:
     class Free(Lister):
         def request(self, number: int, accepted: Any) -> Request:
             return Request(f"r{number}", (), rank(0, str(number)) >> 65)
@@ -158,7 +166,7 @@ class Dying(MockEngine):
             yield completion
 
 
-def test_goes_on_where_it_died(tmp_path: Path, expected: list[Query]) -> None:
+def test_a_killed_run_resumes(tmp_path: Path, expected: list[Query]) -> None:
     ids: list[str] = []
     for _ in range(60):
         engine = Dying(made_up, shuffle=4)
@@ -177,7 +185,9 @@ def test_goes_on_where_it_died(tmp_path: Path, expected: list[Query]) -> None:
     assert max(Counter(ids).values()) == 1, "what is on disk is never asked for again"
 
 
-def test_half_a_line_is_dropped_and_asked_for_again(tmp_path: Path, expected: list[Query]) -> None:
+def test_an_incomplete_line_is_dropped_and_requested_again(
+    tmp_path: Path, expected: list[Query]
+) -> None:
     written(tmp_path).ensure(5)
     lines = tmp_path / "written.jsonl"
     whole = lines.read_bytes()
@@ -192,7 +202,7 @@ def test_half_a_line_is_dropped_and_asked_for_again(tmp_path: Path, expected: li
     assert [json.loads(line) for line in lines.read_text().splitlines()]
 
 
-def test_a_damaged_line_is_told(tmp_path: Path) -> None:
+def test_a_damaged_line_is_an_error(tmp_path: Path) -> None:
     written(tmp_path).ensure(5)
     lines = tmp_path / "written.jsonl"
     lines.write_bytes(b"{]\n" + lines.read_bytes())
@@ -200,7 +210,7 @@ def test_a_damaged_line_is_told(tmp_path: Path) -> None:
         list(written(tmp_path))
 
 
-def test_every_text_that_is_not_taken_has_a_reason(tmp_path: Path) -> None:
+def test_every_rejected_text_has_a_reason(tmp_path: Path) -> None:
     queries = written(tmp_path)
     queries.ensure(40)
     texts = [
@@ -215,7 +225,7 @@ def test_every_text_that_is_not_taken_has_a_reason(tmp_path: Path) -> None:
     assert set(queries.dropped) == {"near_duplicate", "no_request"}
 
 
-def test_only_the_last_text_of_a_cut_completion_is_cut(tmp_path: Path) -> None:
+def test_only_the_last_text_of_a_truncated_completion_is_truncated(tmp_path: Path) -> None:
     engine = MockEngine(lambda _: "Why are lamps so bright?\nDescribe old bridges to me\nWhat")
     queries = GeneratedQueries(
         engine, Lister(), tmp_path, sampling=Sampling(max_tokens=8)
@@ -255,7 +265,7 @@ def test_the_description_has_no_count_and_no_path(tmp_path: Path) -> None:
     assert before["writer"] == MockEngine().describe()
 
 
-def test_first_queries_come_first_and_are_not_written_again(tmp_path: Path) -> None:
+def test_seeds_come_first_and_are_not_generated_again(tmp_path: Path) -> None:
     first = (Query("Why are clouds so white?", "seed", "So."), Query("?", "seed"))
     engine = MockEngine(lambda _: "Why are clouds so white?\nWhat do wolves eat in winter?")
     queries = written(tmp_path, engine, seeds=first)
@@ -265,7 +275,7 @@ def test_first_queries_come_first_and_are_not_written_again(tmp_path: Path) -> N
     assert queries.dropped["near_duplicate"] == 7
 
 
-def test_prompts_know_what_was_taken_before_their_round(
+def test_prompts_depend_on_queries_accepted_before_their_round(
     tmp_path: Path, expected: list[Query]
 ) -> None:
     author = Lister()
@@ -287,14 +297,14 @@ def flaky(times: int) -> Callable[[Request], bool]:
     return fails
 
 
-def test_what_fails_is_asked_again(tmp_path: Path, expected: list[Query]) -> None:
+def test_failed_requests_are_repeated(tmp_path: Path, expected: list[Query]) -> None:
     queries = written(tmp_path, MockEngine(made_up, fail=flaky(2)))
     queries.ensure(40)
     assert list(queries) == expected[: len(queries)]
     assert "failed" not in queries.dropped
 
 
-def test_what_fails_three_times_is_left_out(tmp_path: Path) -> None:
+def test_requests_that_fail_three_times_are_left_out(tmp_path: Path) -> None:
     queries = written(tmp_path, MockEngine(made_up, fail=flaky(3)))
     assert queries.ensure(10) >= 10
     rows = [json.loads(line) for line in (tmp_path / "written.jsonl").read_text().splitlines()]
@@ -304,40 +314,40 @@ def test_what_fails_three_times_is_left_out(tmp_path: Path) -> None:
     assert {row["error"] for row in rows} == {None, "the mock engine was told to fail"}
 
 
-def test_a_dead_engine_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_dead_engine_is_an_error(tmp_path: Path) -> None:
     queries = written(tmp_path, MockEngine(fail=lambda _: True), round_size=40)
     with pytest.raises(EngineError, match=r"32 requests .* one after the other .*told to fail"):
         queries.ensure(10)
     assert not (tmp_path / "written.jsonl").exists()
 
 
-def test_a_model_that_writes_no_queries(tmp_path: Path) -> None:
+def test_a_model_without_usable_queries_is_an_error(tmp_path: Path) -> None:
     queries = written(tmp_path, MockEngine(lambda _: "I like lamps."))
     with pytest.raises(InputError, match=r"none of 12 texts .* \(12 no_request\)"):
         queries.ensure(3, tries=4)
 
 
-def test_fewer_where_the_tries_are_used_up(tmp_path: Path) -> None:
+def test_tries_limit_the_number_of_queries(tmp_path: Path) -> None:
     queries = written(tmp_path, MockEngine(lambda _: "Why are lamps so bright?"))
     assert queries.ensure(3, tries=4) == 1
     assert queries.ensure(3, tries=4) == 1, "no more can be had, and what is there stays"
     assert queries.dropped == {"near_duplicate": 19}
 
 
-def test_half_a_character_is_replaced(tmp_path: Path) -> None:
+def test_lone_surrogates_are_replaced(tmp_path: Path) -> None:
     queries = written(tmp_path, MockEngine(lambda _: "Why are lamps so bright \ud83d?"))
     queries.ensure(1)
     assert [query.text for query in written(tmp_path)] == ["Why are lamps so bright ??"]
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_reported(tmp_path: Path) -> None:
     told: list[int] = []
     queries = written(tmp_path)
     queries.ensure(10, on_progress=told.append)
     assert told[0] == 0 and told[-1] == len(queries) and told == sorted(told)
 
 
-def test_two_writers_and_foreign_folders(tmp_path: Path) -> None:
+def test_a_second_writer_and_a_foreign_folder_are_refused(tmp_path: Path) -> None:
     with folder_lock(tmp_path / "a"), pytest.raises(LockedError):
         written(tmp_path / "a").ensure(1)
     (tmp_path / "b").mkdir()
@@ -347,7 +357,7 @@ def test_two_writers_and_foreign_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shuffle", [1, 8])
-def test_writing_stops_before_a_budget_is_passed(
+def test_generation_stops_before_the_budget_is_exceeded(
     tmp_path: Path, expected: list[Query], shuffle: int
 ) -> None:
     engine = MockEngine(made_up, shuffle=shuffle, prices=Prices(0.0, 0.01))
@@ -363,3 +373,272 @@ def test_writing_stops_before_a_budget_is_passed(
     assert queries.ensure(40, budget=budget) == there
     assert queries.ensure(40) >= 40
     assert list(queries)[:40] == expected[:40]
+
+
+TOPICS = ["film cameras", "gravity", "jury duty"]
+
+
+def requests_of(engine: MockEngine) -> list[Request]:
+    """The requests as the engine gets them, in a list that grows."""
+    requests: list[Request] = []
+    answer = engine.answer
+
+    def record(request: Request) -> str:
+        requests.append(request)
+        return answer(request)
+
+    engine.answer = record
+    return requests
+
+
+def test_self_queries_request_the_user_turn_without_messages(tmp_path: Path) -> None:
+    engine = MockEngine()
+    requests = requests_of(engine)
+    self_queries(engine, tmp_path, topics=TOPICS).ensure(20)
+    assert {request.role for request in requests} == {"user"}
+    assert {request.messages for request in requests} == {()}
+    assert len({request.id for request in requests}) == len(requests)
+    assert len({request.seed for request in requests}) == len(requests)
+
+
+def test_every_topic_occurs_once_per_lap(tmp_path: Path) -> None:
+    engine = MockEngine()
+    requests = requests_of(engine)
+    self_queries(engine, tmp_path, topics=TOPICS).ensure(60)
+    leads = [lead.format(topic=topic) for topic in TOPICS for lead in LEADS]
+    for request in requests:
+        assert request.prefill.endswith(tuple(STARTS))
+        assert (
+            request.prefill.removesuffix(
+                max((start for start in STARTS if request.prefill.endswith(start)), key=len)
+            ).strip()
+            in leads
+        )
+    named = Counter(t for t in TOPICS for r in requests if t in r.prefill)
+    assert max(named.values()) - min(named.values()) <= 0.3 * len(requests) / len(TOPICS)
+
+
+def test_bundled_topics_fit_all_leads() -> None:
+    assert len(bundled_topics()) > 400
+    assert [lead for lead in LEADS if lead and lead.count("{topic}") != 1] == []
+
+
+def test_a_self_query_depends_on_seed_and_number_only(tmp_path: Path) -> None:
+    runs = []
+    for name, count, seed in (("a", 5, 0), ("b", 50, 0), ("c", 5, 1)):
+        engine = MockEngine()
+        requests = requests_of(engine)
+        self_queries(engine, tmp_path / name, seed=seed).ensure(count)
+        runs.append(requests)
+    assert runs[1][: len(runs[0])] == runs[0]
+    assert not {request.seed for request in runs[0]} & {request.seed for request in runs[2]}
+    assert [r.prefill for r in runs[0]] != [r.prefill for r in runs[2][: len(runs[0])]]
+
+
+def test_a_lead_is_removed_if_the_rest_names_the_topic(tmp_path: Path) -> None:
+    rest = {"film cameras": " does a camera see", "gravity": " heavy are things"}
+    engine = MockEngine(
+        lambda request: (
+            next(
+                (text for topic, text in rest.items() if topic in request.prefill),
+                " old is the sun",
+            )
+            + f" {request.seed}?"
+        )
+    )
+    queries = self_queries(engine, tmp_path, topics=["film cameras", "gravity"])
+    queries.ensure(40)
+    texts = [query.text for query in queries] + [text for _, text in queries.rejected()]
+    leads = tuple(lead.format(topic="gravity") for lead in LEADS if lead)
+    for text in texts:
+        if "camera see" in text:
+            assert "film cameras" not in text, "it names the topic by itself"
+        elif "heavy" in text:
+            assert text.startswith(leads), "without the lead nobody knows what it is about"
+        else:
+            assert "old is the sun" in text and text.startswith(STARTS)
+
+
+def test_magpie_as_published(tmp_path: Path) -> None:
+    engine = MockEngine(lambda request: f"Why {request.seed} {request.seed % 9_973}?")
+    requests = requests_of(engine)
+    queries = self_queries(engine, tmp_path, topics=(), starts=("",))
+    assert queries.ensure(10) >= 10
+    assert {request.prefill for request in requests} == {""}
+    assert {query.kind for query in queries} == {"self"}
+
+
+def test_defaults_are_described(tmp_path: Path) -> None:
+    described = self_queries(MockEngine(), tmp_path, seed=7).describe()
+    assert described["source"] == "self" and described["seed"] == 7
+    assert described["sampling"] == {"temperature": 0.8, "top_p": 0.95, "max_tokens": 64}
+    others = [
+        self_queries(MockEngine(), tmp_path, seed=7, topics=TOPICS),
+        self_queries(MockEngine(), tmp_path, seed=7, starts=("Why",)),
+        self_queries(MockEngine(), tmp_path, seed=7, sampling=Sampling()),
+        self_queries(MockEngine(), tmp_path, seed=7, token="<t>"),
+        self_queries(MockEngine(), tmp_path, seed=7, english=False),
+    ]
+    assert all(other.describe() != described for other in others)
+    assert SELF_SAMPLING.max_tokens == 64
+
+
+def test_an_engine_that_cannot_write_the_user_turn_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'mock' cannot write the user's turn.*--expand"):
+        self_queries(MockEngine(writes_users=False), tmp_path)
+
+
+def test_no_starts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no starts"):
+        self_queries(MockEngine(), tmp_path, starts=())
+
+
+SEEDS = bundled_queries(20)
+SHAPES = ["Why do {} matter to {}?", "Compare {} with {}.", "What can {} teach us about {}?"]
+
+
+def a_list(request: Request) -> str:
+    lines = []
+    for part in range(6):
+        draw = rank(request.seed, str(part), "test")
+        some = NOUNS[draw % 9] + f" {draw // 81 % 50}", NOUNS[draw // 9 % 9] + f" {draw % 49}"
+        lines.append(f"{part + 1}. {SHAPES[draw % 3].format(*some)}")
+    return "\n".join(["Here are some requests:", "", *lines])
+
+
+def shown_in(request: Request) -> list[str]:
+    """The queries that a prompt shows."""
+    assert request.role == "assistant" and len(request.messages) == 1
+    return re.findall(r"^\d+\. (.*)$", request.messages[0].content, re.M)
+
+
+def grow(folder: Path, count: int, seeds: Any = SEEDS, **more: Any) -> Any:
+    requests: list[Request] = []
+
+    def answer(request: Request) -> str:
+        requests.append(request)
+        return a_list(request)
+
+    queries = expanded_queries(MockEngine(answer, writes_users=False), seeds, folder, **more)
+    queries.ensure(count)
+    return queries, requests
+
+
+def test_expanded_queries_follow_their_seeds(tmp_path: Path) -> None:
+    queries, _ = grow(tmp_path, 60)
+    got = list(queries)
+    assert got[:20] == SEEDS and len(got) >= 60
+    assert {query.kind for query in got[20:]} == {"expanded"}
+    assert len({query.text for query in got}) == len(got)
+    assert not [query for query in got[20:] if re.match(r"\d|Here are", query.text)]
+
+
+def test_the_first_round_shows_seeds_and_later_rounds_grown_queries(tmp_path: Path) -> None:
+    queries, requests = grow(tmp_path, 250)
+    seeds = {" ".join(query.text.split()) for query in SEEDS}
+    grown = {query.text for query in queries} - seeds
+    first, second = requests[:32], requests[32:64]
+    assert len(second) == 32
+    for request in first:
+        assert len(shown_in(request)) == 8 and set(shown_in(request)) <= seeds
+    for request in second:
+        shown = shown_in(request)
+        assert len(shown) == len(set(shown)) == 8
+        assert len(set(shown) & grown) == 2
+    assert len({request.messages for request in first}) > 20, "prompts differ"
+    assert len({request.seed for request in requests}) == len(requests)
+
+
+def test_a_rerun_of_expansion_gives_the_same_queries(tmp_path: Path) -> None:
+    whole, _ = grow(tmp_path / "a", 200)
+    grow(tmp_path / "b", 50)
+    again, _ = grow(tmp_path / "b", 200)
+    assert list(again) == list(whole)
+    other, _ = grow(tmp_path / "c", 50, seed=1)
+    assert list(other)[20:40] != list(whole)[20:40]
+
+
+def test_few_seeds_are_all_shown(tmp_path: Path) -> None:
+    queries, requests = grow(tmp_path, 20, seeds=[Query("Why is the sky blue?", "seed", "So.")] * 2)
+    assert [shown_in(request) for request in requests[:32]] == [["Why is the sky blue?"]] * 32
+    assert next(iter(queries)) == Query("Why is the sky blue?", "seed", "So.")
+    assert "Why is the sky blue?" not in [query.text for query in list(queries)[1:]]
+
+
+def test_long_seeds_are_shown_only_if_there_are_no_others(tmp_path: Path) -> None:
+    long = Query(f"Summarise this: {'word ' * 100}", "seed")
+    _, requests = grow(tmp_path / "a", 20, seeds=[long, *SEEDS])
+    assert not [request for request in requests if "word word" in request.messages[0].content]
+    _, requests = grow(tmp_path / "b", 5, seeds=[long])
+    assert all("word word" in request.messages[0].content for request in requests)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "1. Why is snow white?\n2. What are {lamps} for?",
+        "Sure! Here you go:\n\n1) Why is snow white?\n2) What are {lamps} for?",
+        "**1.** Why is snow white?\n\n**2.** **What are {lamps} for?**",
+        '- "Why is snow white?"\n- What are {lamps} for?',
+        "  1.Why is snow white?\n  2.What are {lamps} for?  \n\nWhat else can I do for you?",
+        "1. (1) Why is snow white?\n2. (2) What are {lamps} for?",
+        "10. Why is snow white?\n11. What are {lamps} for?",
+    ],
+)
+def test_list_items_are_extracted(tmp_path: Path, answer: str) -> None:
+    queries = expanded_queries(MockEngine(lambda _: answer), SEEDS, tmp_path)
+    queries.ensure(21)
+    texts = [" ".join(query.text.split()) for query in queries][20:]
+    assert texts == ["Why is snow white?", "What are {lamps} for?"]
+
+
+def test_a_truncated_item_is_dropped(tmp_path: Path) -> None:
+    answer = "1. Why are lamps so bright at night?\n2. Which bridges are the"
+    queries = expanded_queries(
+        MockEngine(lambda _: f"{answer} longest ones?"),
+        SEEDS,
+        tmp_path,
+        sampling=Sampling(max_tokens=len(answer.split(" "))),
+    )
+    queries.ensure(21)
+    assert [query.text for query in queries][20:] == ["Why are lamps so bright at night?"]
+    assert queries.dropped["cut_off"] == 32
+
+
+def test_an_answer_without_a_list_is_rejected(tmp_path: Path) -> None:
+    engine = MockEngine(lambda _: "These requests make you think creatively.")
+    queries = expanded_queries(engine, SEEDS, tmp_path)
+    with pytest.raises(InputError, match=r"\(32 no_query_found\)"):
+        queries.ensure(21, tries=5)
+
+
+@given(st.text(max_size=200))
+def test_any_completion_can_be_read(text: str) -> None:
+    author = expanded_queries(MockEngine(), SEEDS, "nowhere")._generator
+    found = author.texts(0, text)
+    assert all(item and item in text for item in found)
+
+
+def test_the_description_depends_on_the_seeds_and_their_answers(tmp_path: Path) -> None:
+    def described(seeds: list[Query]) -> dict[str, Any]:
+        return expanded_queries(MockEngine(), seeds, tmp_path).describe()
+
+    plain = described([Query("a b c?", "x")])
+    assert plain == described([Query("a b c?", "y")])
+    assert plain != described([Query("a b c?", "x", "so")]) != described([Query("a b d?", "x")])
+
+
+def test_a_limit_counts_generated_queries_and_can_be_raised(tmp_path: Path) -> None:
+    few, _ = grow(tmp_path, 100, limit=5)
+    assert len(few) == len(list(few)) == 25
+    assert few.ensure(1_000) == 25
+    more, _ = grow(tmp_path, 100, limit=30)
+    assert len(list(more)) == 50 and list(more)[:25] == list(few)
+    assert more.describe() == few.describe()
+    with pytest.raises(InputError, match="limit 0 is too few"):
+        expanded_queries(MockEngine(), SEEDS, tmp_path, limit=0)
+
+
+def test_no_seeds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no seeds"):
+        expanded_queries(MockEngine(), [], tmp_path)
