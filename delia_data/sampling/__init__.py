@@ -9,8 +9,14 @@ from delia_data.sampling.estimates import Interval, RunEstimate, estimate
 from delia_data.sampling.filters import Filter, default_filters
 from delia_data.sampling.generated_queries import expanded_queries, load_queries, self_queries
 from delia_data.sampling.quality import Quality, measure_quality
-from delia_data.sampling.queries import BundledQueries, Queries, Query, QueryList, bundled_queries
-from delia_data.sampling.query_files import FileQueries
+from delia_data.sampling.queries import (
+    BundledQueries,
+    FileQueries,
+    Queries,
+    Query,
+    QueryList,
+    bundled_queries,
+)
 from delia_data.sampling.sampler import Progress, sample
 from delia_data.sampling.schedule import PromptOptions
 from delia_data.sampling.store import read_cache, read_plan

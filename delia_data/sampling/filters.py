@@ -106,14 +106,12 @@ def empty(_query: str, completion: Completion) -> str | None:
     A letter, a digit, a picture or a math sign is content, and so are two different marks that end
     no sentence: a thumbs-up, a smiley and Morse code are answers, three dots are not.
     """
-    if is_blank(completion.text):
-        return "empty"
-    if any(c.isalnum() for c in completion.text):
-        return None
-    marks = set(completion.text) - _PUNCTUATION
-    content = len(marks) > 1 or any(unicodedata.category(c) in _SIGNS for c in marks)
-    if content:
-        return None
+    text = completion.text
+    if not is_blank(text):
+        marks = set(text) - _PUNCTUATION
+        signs = any(unicodedata.category(c) in _SIGNS for c in marks)
+        if signs or len(marks) > 1 or any(c.isalnum() for c in marks):
+            return None
     return "reasoning" if completion.reasoning else "empty"
 
 

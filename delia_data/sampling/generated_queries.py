@@ -52,6 +52,7 @@ from delia_data.sampling.budget import Budget
 from delia_data.sampling.completion_log import CompletionLog
 from delia_data.sampling.queries import (
     BundledQueries,
+    FileQueries,
     Queries,
     Query,
     QueryList,
@@ -63,7 +64,6 @@ from delia_data.sampling.query_checks import (
     query_checks,
     rejection_reason,
 )
-from delia_data.sampling.query_files import FileQueries
 from delia_data.sampling.similarity import Novelty, words
 from delia_data.tokens import DEFAULT_TOKEN
 

@@ -1,4 +1,4 @@
-"""Queries: the bundled ones, and lists of `Query` objects.
+"""Queries: the bundled ones, and those of files, datasets and lists.
 
 The bundled queries are short, plain requests on as many subjects as possible. Their purpose is
 breadth; none is meant to be hard. They are tables and templates in `data/queries.yaml`, whose head
@@ -11,6 +11,16 @@ explains the format, and are expanded here:
 Every kind uses its templates in turn until it has its share of queries. A template gets the next
 entry of each table it names, in an order that follows from a hash. No entry repeats before all
 entries were used, so all are used about equally often.
+
+A row in any format is a query too (`read_query`):
+
+    messages, conversations     the user's first turn
+    query, question, prompt     the text as it is; a prompt may hold turns too
+    instruction, input          both, with an empty line between them
+
+Later turns build on answers that another model gave, so they are left out. A system turn, or the
+column `system`, goes in front of the query with an empty line between, as the chat templates of
+models without system turns do it (Gemma's, Mistral's).
 """
 
 from __future__ import annotations
@@ -23,13 +33,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import yaml
 
-from delia_data.errors import InputError
+from delia_data.errors import FormatError, InputError, UnsupportedRowError
 from delia_data.outputs import canonical_json
 from delia_data.ranking import rank
+from delia_data.reading import Problems, open_source
+from delia_data.records import (
+    Message,
+    Record,
+    check_supported,
+    is_blank,
+    join_input,
+    read_history,
+    read_text,
+    read_turns,
+    system_turn,
+)
 from delia_data.sampling.budget import Budget
 
 # One entry of a table: its columns. Most tables have a single one.
@@ -270,3 +292,196 @@ class QueryList:
     def __iter__(self) -> Iterator[Query]:
         """Yield the queries in order."""
         return iter(self._queries)
+
+
+_COLUMNS: Final = ("query", "question", "messages", "conversations", "prompt", "instruction")
+_ANSWERS: Final = ("reference", "output", "completion", "answer", "response")
+
+
+def read_query(row: Any, *, kind: str = "user") -> Query:
+    """Read the query of one row.
+
+    Args:
+        row: A mapping in one of the row formats, or with a column `query` or `question`; or a
+            `Record`, a `Query`, or a text. Its reference is the answer to the user's first turn;
+            or, without turns, the first of the columns `reference`, `output`, `completion`,
+            `answer` and `response` that is not empty. An answer that is labeled as bad is none.
+        kind: Kind of the query, if the row has no column `kind`.
+
+    Raises:
+        UnsupportedRowError: The row has tools, images or audio.
+        FormatError: The row has no query.
+    """
+    if isinstance(row, Query):
+        query = row
+    elif isinstance(row, str):
+        query = Query(row, kind)
+    elif isinstance(row, Record):
+        query = _first_of(row.messages, kind)
+    elif isinstance(row, Mapping):
+        check_supported(row, answers=False)
+        query = _first_of(_turns_of(row), str(row.get("kind") or kind))
+    else:
+        raise FormatError(f"it is a {type(row).__name__}: give mappings or texts")
+    if is_blank(query.text):
+        raise FormatError("the query is empty")
+    return query
+
+
+def _turns_of(row: Mapping[str, Any]) -> list[Message]:
+    """Return the turns of a row; they need not end with an answer."""
+    column = next((name for name in _COLUMNS if row.get(name) is not None), None)
+    if column is None:
+        columns = ", ".join(map(str, row)) or "none"
+        raise FormatError(f"its columns ({columns}) are none of {', '.join(_COLUMNS)}")
+    value = row[column].tolist() if hasattr(row[column], "tolist") else row[column]
+    if isinstance(value, list | tuple) and column in ("messages", "conversations", "prompt"):
+        turns = read_turns([turn for turn in value if not _is_unanswered(turn)], column)
+        if column == "prompt":
+            turns += _answer_of(row)
+    else:
+        if column in ("messages", "conversations"):
+            read_turns(value, column)  # which says what is wrong with it
+        query = read_text(value, column)
+        given = row.get("input") if column == "instruction" else None
+        turns = [
+            *(
+                Message(role, text)  # type: ignore[arg-type]
+                for pair in read_history(row.get("history"))
+                for role, text in zip(("user", "assistant"), pair, strict=True)
+            ),
+            Message("user", join_input(query, given)),
+            *_answer_of(row),
+        ]
+    try:
+        check_supported(row)
+    except UnsupportedRowError:
+        turns = [turn for turn in turns if turn.role != "assistant"]
+    return [*system_turn(row, turns), *turns]
+
+
+def _is_unanswered(turn: Any) -> bool:
+    """Return whether a turn is an empty one of the assistant."""
+    if not isinstance(turn, Mapping):
+        return False
+    role = turn.get("role") or turn.get("from")
+    return role in ("assistant", "gpt") and not (turn.get("content") or turn.get("value"))
+
+
+def _answer_of(row: Mapping[str, Any]) -> Sequence[Message]:
+    """Return the first answer that is not empty as a turn; numbers as text."""
+    for name in _ANSWERS:
+        value = row.get(name)
+        if isinstance(value, int | float):
+            return [Message("assistant", str(value))]
+        if isinstance(value, str) and not is_blank(value):
+            return [Message("assistant", value)]
+        if isinstance(value, list | tuple) and value and name == "completion":
+            return read_turns(value, name)
+    return []
+
+
+def _first_of(turns: Sequence[Message], kind: str) -> Query:
+    """Return the user's first turn, after what the system says, with the answer to it."""
+    place = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+    if place is None:
+        raise FormatError("the row has no question: one turn must be the user's")
+    said = [turn.content for turn in turns[:place] if turn.role == "system"]
+    answer = next(iter(turns[place + 1 :]), None)
+    answered = answer is not None and answer.role == "assistant" and not is_blank(answer.content)
+    text = "\n\n".join([*said, turns[place].content])
+    return Query(text, kind, answer.content if answer is not None and answered else None)
+
+
+class FileQueries:
+    """Queries of any input that `open_source` reads, as `Queries`.
+
+    The first use reads all rows once, finds the rows without a query, and hashes the others. Rows
+    are read one by one, so a million queries need no more memory than one.
+    """
+
+    def __init__(self, given: Any, *, kind: str = "user") -> None:
+        """Open an input.
+
+        Args:
+            given: A file, glob, folder, Hub id, dataset, table, or list. Rows are mappings in any
+                row format, `Record` or `Query` objects, or texts.
+            kind: `kind` of rows without a column `kind`.
+
+        Raises:
+            InputError: The input does not exist, or can be read only once.
+        """
+        if isinstance(given, Iterator):
+            raise InputError(
+                "an iterator gives its queries only once: give a list, a dataset or a path"
+            )
+        self._source = open_source(given, purpose="queries")
+        self._kind = kind
+        self._sha256: str | None = None
+        self._rows = self._referenced = 0
+
+    @property
+    def rows(self) -> int:
+        """Number of queries."""
+        self._check()
+        return self._rows
+
+    @property
+    def referenced(self) -> int:
+        """Number of queries with a reference answer, which prompts with an exemplar need."""
+        self._check()
+        return self._referenced
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of queries and a hash of texts and references in order.
+
+        Raises:
+            InputError: The input is empty, cannot be read, or has rows without a query; the
+                message counts them and names the first three.
+        """
+        return {"source": "rows", "rows": self.rows, "sha256": self._check()}
+
+    def __iter__(self) -> Iterator[Query]:
+        """Yield the queries in the order of the rows.
+
+        Raises:
+            InputError: As `describe`; or the rows have changed since.
+        """
+        before = self._check()
+        digest = hashlib.sha256()
+        for where, row in self._source.rows():
+            try:
+                query = read_query(row, kind=self._kind)
+            except FormatError as error:
+                raise InputError(f"{where} changed while it was read: {error}") from error
+            _update(digest, query)
+            yield query
+        if digest.hexdigest() != before:
+            raise InputError("the queries changed while they were read: run again")
+
+    def _check(self) -> str:
+        """Read all rows on the first call; return the hash."""
+        if self._sha256 is not None:
+            return self._sha256
+        digest = hashlib.sha256()
+        problems = Problems()
+        rows = referenced = 0
+        for where, row in self._source.rows():
+            rows += 1
+            try:
+                query = read_query(row, kind=self._kind)
+            except FormatError as error:
+                problems.add(where, error)
+                continue
+            referenced += query.reference is not None
+            _update(digest, query)
+        problems.raise_if_any(rows)
+        if not rows:
+            raise InputError("there are no queries: give at least one")
+        self._rows, self._referenced = rows, referenced
+        self._sha256 = digest.hexdigest()
+        return self._sha256
+
+
+def _update(digest: Any, query: Query) -> None:
+    digest.update(canonical_json([query.text, query.reference]) + b"\n")

@@ -186,7 +186,7 @@ def test_a_row_without_a_query(delia: Delia, tmp_path: Path, row: dict[str, Any]
     file.write_text(f'{{"query": "Hello"}}\n{json.dumps(row)}\n')
     given = ["--engine", "mock", "--target", 1, "--queries", file]
     refused(
-        delia("sample", tmp_path / "out", *given), "1 of 2 rows have no query", "queries.jsonl:2"
+        delia("sample", tmp_path / "out", *given), "1 of 2 rows cannot be used", "queries.jsonl:2"
     )
     assert not (tmp_path / "out").exists()
 

@@ -20,9 +20,7 @@ from hypothesis import strategies as st
 
 from delia_data.errors import FormatError, InputError
 from delia_data.records import Record, write_record
-from delia_data.sampling.queries import Query
-from delia_data.sampling.query_files import FileQueries
-from delia_data.sampling.query_rows import read_query
+from delia_data.sampling.queries import FileQueries, Query, read_query
 
 ALPACA = Path(__file__).parents[3] / "shared" / "data" / "alpaca" / "alpaca_data.json"
 
@@ -186,8 +184,9 @@ def test_datasets() -> None:
     dataset = datasets.Dataset.from_list(ROWS)
     assert list(FileQueries(dataset)) == WANTED
     assert list(FileQueries(dataset.to_iterable_dataset())) == WANTED
-    with pytest.raises(InputError, match=r"mapping of train is no list .* one of its splits"):
-        FileQueries(datasets.DatasetDict(train=dataset))
+    assert list(FileQueries(datasets.DatasetDict(train=dataset))) == WANTED
+    with pytest.raises(InputError, match="a dict is no input of rows"):
+        FileQueries({"query": ["a"]})
 
 
 def test_what_can_be_read_only_once_is_refused() -> None:
@@ -214,8 +213,8 @@ def test_every_row_without_a_query_is_counted_and_three_are_named(tmp_path: Path
     with pytest.raises(FormatError) as caught:
         iter(queries).__next__()
     message = str(caught.value)
-    assert message.startswith("5 of 6 rows have no query: ")
-    assert [f"a.jsonl:{n} (" in message for n in range(1, 7)] == [0, 1, 1, 1, 0, 0]
+    assert message.startswith("5 of 6 rows cannot be used: ")
+    assert [f"a.jsonl:{n}: " in message for n in range(1, 7)] == [0, 1, 1, 1, 0, 0]
     assert "and 2 more" in message
 
 
@@ -226,7 +225,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         FileQueries(damaged).describe()
     latin = tmp_path / "a.csv"
     latin.write_bytes("query\ncafé\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"a\.csv cannot be read: 'utf-8' codec"):
+    with pytest.raises(InputError, match=r"a\.csv is not UTF-8 text"):
         FileQueries(latin).describe()
 
 
@@ -256,7 +255,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
         file.writelines(f'{{"query": "{n} {"x" * 1000}"}}\n' for n in range(30_000))
     script = (
         "import resource, sys\n"
-        "from delia_data.sampling.query_files import FileQueries\n"
+        "from delia_data.sampling.queries import FileQueries\n"
         "FileQueries([{'query': 'a'}]).describe()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "queries = FileQueries(sys.argv[1])\n"
