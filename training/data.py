@@ -150,8 +150,8 @@ def _made(address: str) -> Path:
     from delia_data.filesystem import DeliaFileSystem
 
     whole = address if address.endswith(".parquet") else f"{address.rstrip('/')}/{_TRAIN}"
-    found = DeliaFileSystem().info(whole)
-    return Path(DeliaFileSystem._strip_protocol(found["resolved"])).parent
+    info = DeliaFileSystem().info(whole)
+    return Path(DeliaFileSystem._strip_protocol(info["resolved"])).parent
 
 
 def _load(name: str) -> Source:
@@ -269,14 +269,14 @@ def encode_rows(
         row = linter.encode(count - 1, record, is_task)
         if row is None:
             continue
-        kept = row.cut(limit)
-        cut += len(kept.ids) < len(row.ids)
-        if any(row.mask) and not any(kept.mask):
+        short = row.cut(limit)
+        cut += len(short.ids) < len(row.ids)
+        if any(row.mask) and not any(short.mask):
             dropped[NO_ANSWER] += 1
             continue
         linter.check(count - 1, record, is_task, row)
-        ids.append(np.asarray(kept.ids, dtype=np.int32))
-        labels.append(np.where(kept.mask, ids[-1], np.int32(_IGNORED)))
+        ids.append(np.asarray(short.ids, dtype=np.int32))
+        labels.append(np.where(short.mask, ids[-1], np.int32(_IGNORED)))
         are_task.append(is_task)
     report = linter.report()
     if cut and not settings.truncate:

@@ -199,7 +199,7 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> Tensors:
 class StepBatches(Dataset):  # type: ignore[type-arg]
     """The micro-batches that one process computes in each optimizer step.
 
-    An item has `micro_batches`, a list of tensors by name, and `labelled`, the number of labeled
+    An item has `micro_batches`, a list of tensors by name, and `labeled`, the number of labeled
     tokens of the step over all processes, by which the loss is divided.
     """
 
@@ -207,7 +207,7 @@ class StepBatches(Dataset):  # type: ignore[type-arg]
         self,
         rows: Any,
         steps: Sequence[Sequence[MicroBatches]],
-        labelled: Sequence[int],
+        labeled: Sequence[int],
         *,
         process: int = 0,
         packed: bool,
@@ -218,14 +218,14 @@ class StepBatches(Dataset):  # type: ignore[type-arg]
         Args:
             rows: The tokenized rows; `rows[i]` has `input_ids`, `labels` and `is_task`.
             steps: For each step, the micro-batches of each process.
-            labelled: Labeled tokens of each row.
+            labeled: Labeled tokens of each row.
             process: Number of this process.
             packed: Pack the rows of a micro-batch instead of padding them.
             pad_id: Id of the padding token.
         """
         self.rows = rows
         self.steps = steps
-        self.labelled = labelled
+        self.labeled = labeled
         self.process = process
         self.packed = packed
         self.pad_id = pad_id
@@ -242,8 +242,8 @@ class StepBatches(Dataset):  # type: ignore[type-arg]
         for part in shares[self.process]:
             rows = [self.rows[row] for row in part] or [empty]
             micro_batches.append(pack_rows(rows) if self.packed else pad_rows(rows, self.pad_id))
-        labelled = sum(self.labelled[row] for share in shares for part in share for row in part)
-        return {"micro_batches": micro_batches, "labelled": labelled}
+        labeled = sum(self.labeled[row] for share in shares for part in share for row in part)
+        return {"micro_batches": micro_batches, "labeled": labeled}
 
 
 PACKED_ATTENTION: Final = "delia_packed_sdpa"

@@ -140,7 +140,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
                 last = number == len(batches)
                 with nullcontext() if last else self.accelerator.no_sync(model):
                     loss = self.compute_loss(
-                        model, tensors, num_items_in_batch=max(1, inputs["labelled"])
+                        model, tensors, num_items_in_batch=max(1, inputs["labeled"])
                     )
                     self.accelerator.backward(loss)
                 total += loss.detach()

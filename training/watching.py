@@ -71,15 +71,15 @@ def drop_after(file: Path, step: int) -> None:
     """Remove the lines after `step` from a file of measurements, and lines cut short by a kill."""
     if not file.is_file():
         return
-    kept = []
+    lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             values = json.loads(line)
         except ValueError:
             continue
         if values["step"] <= step:
-            kept.append(line)
-    write_text(file, "".join(f"{line}\n" for line in kept))
+            lines.append(line)
+    write_text(file, "".join(f"{line}\n" for line in lines))
 
 
 _MEASURES: Final = ("l2", "relative", "cosine")
@@ -124,28 +124,30 @@ class AlignmentWatch:
         """Measure the model as it is at a step."""
         from delia_data.evaluation.representation import measure_alignment
 
-        found = measure_alignment(
+        alignment = measure_alignment(
             model, tokenizer, self.token, self.keywords, words=self.words, controls=self.words
         )
         return {
-            name: value for each in found.keywords for name, value in self._numbers(each).items()
+            name: value
+            for each in alignment.keywords
+            for name, value in self._numbers(each).items()
         }
 
-    def _numbers(self, found: KeywordAlignment) -> dict[str, float]:
+    def _numbers(self, alignment: KeywordAlignment) -> dict[str, float]:
         from delia_data.evaluation.representation import first_middle_last
 
-        blocks = first_middle_last(len(found.nearer))
+        blocks = first_middle_last(len(alignment.nearer))
         places = dict(zip(("first", "middle", "last"), blocks, strict=True))
         numbers = {}
         for measure in _MEASURES:
             curves = {
-                "": _curve(found.token, measure),
-                "/untrained": _curve(found.untrained[self.untrained], measure),
-                "/ordinary": found.ordinary[measure].mean,
+                "": _curve(alignment.token, measure),
+                "/untrained": _curve(alignment.untrained[self.untrained], measure),
+                "/ordinary": alignment.ordinary[measure].mean,
             }
             for place, block in places.items():
                 for ending, curve in curves.items():
-                    numbers[f"{measure}/{found.keyword}/{place}{ending}"] = curve[block]
+                    numbers[f"{measure}/{alignment.keyword}/{place}{ending}"] = curve[block]
         return numbers
 
 

@@ -230,13 +230,13 @@ class Linter:
             LintProblem(index, reason, check)
             for check, reason in self._problems(record, is_task, row)
         ]
-        kept, source = row.cut(self._max_length), "task" if is_task else "cache"
-        self._tokens[source] += len(kept.ids)
-        self._labelled[source] += sum(kept.mask)
-        self._cut += len(kept.ids) < len(row.ids)
+        short, source = row.cut(self._max_length), "task" if is_task else "cache"
+        self._tokens[source] += len(short.ids)
+        self._labelled[source] += sum(short.mask)
+        self._cut += len(short.ids) < len(row.ids)
         if sum(example.source == source for example in self._examples) < self._shown:
-            edges = sorted({0, len(kept.ids), *(edge for span in kept.spans for edge in span)})
-            parts = ((self._text(kept.ids[i:j]), kept.mask[i]) for i, j in pairwise(edges))
+            edges = sorted({0, len(short.ids), *(edge for span in short.spans for edge in span)})
+            parts = ((self._text(short.ids[i:j]), short.mask[i]) for i, j in pairwise(edges))
             self._examples.append(LintExample(index, source, tuple(parts)))
 
     def report(self) -> LintReport:
@@ -255,17 +255,17 @@ class Linter:
         self, record: Record, is_task: bool, row: EncodedRow
     ) -> Iterator[tuple[str, str]]:
         """Yield the check's name and the reason of each problem of a row."""
-        kept = row.cut(self._max_length)
-        if len(kept.ids) < len(row.ids) and not self._truncate:
+        short = row.cut(self._max_length)
+        if len(short.ids) < len(row.ids) and not self._truncate:
             yield "too-long", f"it has {len(row.ids)} tokens, more than {self._max_length}"
-        yield from self._token_problems(record, is_task, row, kept)
+        yield from self._token_problems(record, is_task, row, short)
         yield from self._prompt_problems(record, row)
         yield from self._answer_problems(record, row)
-        if any(row.mask) and not any(kept.mask):
+        if any(row.mask) and not any(short.mask):
             yield "nothing-labelled", f"no answer token is left within {self._max_length} tokens"
 
     def _token_problems(
-        self, record: Record, is_task: bool, row: EncodedRow, kept: EncodedRow
+        self, record: Record, is_task: bool, row: EncodedRow, short: EncodedRow
     ) -> Iterator[tuple[str, str]]:
         text = "".join(message.content for message in record.messages)
         prompt = "".join(message.content for message in record.prompt)
@@ -275,7 +275,7 @@ class Linter:
             named, whole, left = (
                 text.count(token),
                 row.ids.count(token_id),
-                kept.ids.count(token_id),
+                short.ids.count(token_id),
             )
             if not is_task:
                 if named or whole:

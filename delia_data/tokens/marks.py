@@ -67,12 +67,12 @@ def marked_template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _known() -> Iterator[str]:
     """Yield templates with marks: of this package, then of TRL, which is not imported."""
-    ours = files("delia_data.tokens") / "templates"
-    for file in sorted(ours.iterdir(), key=lambda file: file.name):
+    bundled = files("delia_data.tokens") / "templates"
+    for file in sorted(bundled.iterdir(), key=lambda file: file.name):
         if file.name.endswith(".jinja"):
             yield file.read_text(encoding="utf-8")
-    found = importlib.util.find_spec("trl")
-    for folder in (found.submodule_search_locations or []) if found else []:
+    trl = importlib.util.find_spec("trl")
+    for folder in (trl.submodule_search_locations or []) if trl else []:
         for path in sorted((Path(folder) / "chat_templates").glob("*_training.jinja")):
             yield path.read_text(encoding="utf-8")
 

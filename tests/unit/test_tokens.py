@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.errors import InputError, TokenError
-from delia_data.records import Message, Record
+from delia_data.records import Record
 from delia_data.tokens import add_token, add_token_to_tokenizer, encode, lint
 
 Make = Callable[..., PreTrainedModel]
@@ -191,19 +191,3 @@ def test_lint_finds_what_is_wrong(
     problems = lint([(PAIR, False), (record, is_task)], tiny_tokenizer, max_length=max_length)
     found = [problem.reason for problem in problems if problem.row == 1]
     assert (reason is None and not found) or any(str(reason) in text for text in found)
-
-
-def test_lint_refuses_a_tokenizer_without_the_token(
-    tiny_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    assert lint([(TASK, True)], tiny_tokenizer)[0].row == -1
-
-
-def test_lint_sees_a_token_that_only_a_system_turn_names(
-    tiny_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    add_token_to_tokenizer(tiny_tokenizer)
-    record = Record(
-        (Message("system", "use <sep>"), Message("user", "q"), Message("assistant", "a"))
-    )
-    assert lint([(record, True)], tiny_tokenizer) == []
