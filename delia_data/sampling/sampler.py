@@ -352,6 +352,7 @@ def apply_filters(
         completion.cost,
         next(reasons, None),
         completion.error,
+        completion.reasoning,
     )
 
 
@@ -394,6 +395,8 @@ def _manifest(
         "prompt_tokens": counts.prompt_tokens,
         "cost_usd": counts.cost,
     }
+    if counts.reasoning:
+        details["reasoning_removed"] = counts.reasoning
     if isinstance(queries, GrowableQueries):
         tokens, dollars = queries.spent
         details["queries"] = {

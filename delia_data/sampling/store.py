@@ -56,6 +56,7 @@ _PLAN: Final = "plan.json"
 _PAIRS: Final = "pairs-*.parquet"
 _GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl")
 
+_REASONING: Final = b"reasoning"  # key of Parquet metadata: pairs whose reasoning was removed
 _GROUP: Final = 10_000  # rows of a Parquet row group
 _MESSAGE: Final = pa.struct([("role", pa.string()), ("content", pa.string())])
 _USAGE_COLUMNS: Final = [
@@ -93,6 +94,7 @@ class SampledRow:
         cost: Cost in dollars; None if the price is unknown.
         rejected: Reason why the pair was rejected; None if it was accepted.
         error: Error message, if the request failed.
+        reasoning: Whether reasoning was removed from the answer.
     """
 
     number: int
@@ -104,6 +106,7 @@ class SampledRow:
     cost: float | None = 0.0
     rejected: str | None = None
     error: str | None = None
+    reasoning: bool = False
 
 
 @dataclass
@@ -117,6 +120,7 @@ class Counts:
         prompt_tokens: Number of prompt tokens.
         dollars: Cost of the rows whose price is known.
         unpriced: Number of rows whose price is unknown.
+        reasoning: Number of accepted pairs whose answers had reasoning, which was removed.
     """
 
     kept: int = 0
@@ -125,6 +129,7 @@ class Counts:
     prompt_tokens: int = 0
     dollars: float = 0.0
     unpriced: int = 0
+    reasoning: int = 0
 
     @property
     def asked(self) -> int:
@@ -140,6 +145,7 @@ class Counts:
         """Count a finished row."""
         if row.rejected is None:
             self.kept += 1
+            self.reasoning += row.reasoning
         else:
             self.dropped[row.rejected] += 1
         self.add_usage(row.tokens, row.prompt_tokens, row.cost)
@@ -177,6 +183,8 @@ class PairStore:
         for number in range(generation):
             table = pq.read_table(_pairs_file(folder, number), columns=columns)
             self.counts.kept += table.num_rows
+            metadata = pq.read_metadata(_pairs_file(folder, number)).metadata or {}
+            self.counts.reasoning += int(metadata.get(_REASONING, 0))
             self._read_usage(table)
             table = pq.read_table(_rejected_file(folder, number), columns=[*columns, "reason"])
             self.counts.dropped.update(table["reason"].to_pylist())
@@ -444,9 +452,11 @@ def _compact(folder: Path, generation: int, *, keep_rejected: bool) -> None:
     positions = array("q")  # of each row: number, log, start, length, whether accepted
     failures: dict[str, int] = {}  # index of the latest failure by row id
     superseded = []  # failures of rows that were requested again
+    reasoning = 0
     lines = ((number, *line) for number, log in enumerate(logs) for line in log.read())
     for index, (log_number, row, start, length) in enumerate(lines):
         positions.extend((row.number, log_number, start, length, row.rejected is None))
+        reasoning += row.reasoning and row.rejected is None
         if row.id in failures:
             superseded.append(failures.pop(row.id))
         if row.error is not None:
@@ -467,7 +477,9 @@ def _compact(folder: Path, generation: int, *, keep_rejected: bool) -> None:
         rejected = (_rejected_columns(row, keep_rejected) for row in read(table[~accepted]))
         _write_parquet(_rejected_file(folder, generation), _REJECTED_SCHEMA, rejected)
         pairs = (_pair_columns(row) for row in read(table[accepted]))
-        _write_parquet(_pairs_file(folder, generation), _PAIR_SCHEMA, pairs)
+        metadata = {_REASONING: str(reasoning)} if reasoning else None
+        schema = _PAIR_SCHEMA.with_metadata(metadata)
+        _write_parquet(_pairs_file(folder, generation), schema, pairs)
 
 
 def _write_parquet(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:

@@ -7,17 +7,18 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asked_engine import QUERIES, Asked, lines, run, text_of, texts
 
-from delia_data.engines import MockEngine, Sampling
+from delia_data.engines import Completion, MockEngine, Request, Sampling
 from delia_data.errors import SettingsError
 from delia_data.outputs import is_finished, read_manifest
-from delia_data.sampling import default_filters, read_cache, sample
+from delia_data.sampling import Query, default_filters, read_cache, sample
 
 
 class KilledError(Exception):
@@ -224,3 +225,32 @@ def test_after_five_kills_every_pair_is_there_once(tmp_path: Path) -> None:
     assert max(Counter(query for queries in asked for query in queries).values()) <= 6
     manifest = read_manifest(folder, verify=True)
     assert manifest.rows == {"asked": 900 + manifest.dropped["empty"], "kept": 900}
+
+
+class ReasoningEngine(MockEngine):
+    """A mock engine that reasons before every second answer."""
+
+    def generate(
+        self, requests: Iterable[Request | None], sampling: Sampling
+    ) -> Iterator[Completion]:
+        for number, completion in enumerate(super().generate(requests, sampling)):
+            yield replace(completion, reasoning=number % 2 == 0)
+
+
+def test_removed_reasoning_is_counted_over_all_runs(tmp_path: Path) -> None:
+    queries = [Query(f"Tell me about number {i}.", "explain") for i in range(20)]
+    first = sample(MockEngine(), queries, tmp_path / "cache", target=4, filters=())
+    assert "reasoning_removed" not in first.details
+    for target, count in ((8, 2), (14, 5)):
+        manifest = sample(ReasoningEngine(), queries, tmp_path / "cache", target=target, filters=())
+        assert manifest.details["reasoning_removed"] == count
+    assert read_manifest(tmp_path / "cache").details["reasoning_removed"] == 5
+
+
+def test_answer_that_is_only_reasoning_is_rejected(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        return "" if "number 0" in request.messages[-1].content else "Yes, of course."
+
+    queries = [Query(f"Tell me about number {i}.", "explain") for i in range(5)]
+    manifest = sample(ReasoningEngine(answer), queries, tmp_path / "cache", target=4, filters=())
+    assert manifest.dropped == {"reasoning": 1}
