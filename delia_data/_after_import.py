@@ -1,21 +1,27 @@
-"""Does something right after another library is imported, and never imports it by itself."""
+"""Call a function right after a library is imported, without importing it.
+
+`delia register` copies this file into the environment, where every Python process runs it at its
+start: it imports nothing but `sys`. (wrapt's `register_post_import_hook` does the same, at three
+times the start-up time of Python.)
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 
 def after_import(name: str, action: Callable[[], None]) -> None:
-    """Call a function once a library is there: now, or when somebody imports it.
+    """Call a function once a library is imported: now, if it is already.
 
     Args:
-        name: The library's name, such as `datasets`.
-        action: What to call, once. What it raises, the import raises.
+        name: Name of the library, such as `datasets`.
+        action: Function to call once. An error in it is raised by the import.
     """
     if name in sys.modules:
         action()
@@ -23,44 +29,36 @@ def after_import(name: str, action: Callable[[], None]) -> None:
         sys.meta_path.insert(0, _Finder(name, action))
 
 
-class _Finder(MetaPathFinder):
-    """Finds one library the way the others do, and lets its loader do one thing more."""
+class _Finder:
+    """Finds one library as the other finders do, and makes its loader call a function."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self.name = name
         self.action = action
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self.name:
+        if fullname != self.name or self not in sys.meta_path:
             return None
-        for finder in sys.meta_path:
-            if finder is not self and (spec := finder.find_spec(fullname, path, target)):
-                if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader, self)
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            if spec := finder.find_spec(fullname, path, target):
+                self._wrap(spec)
                 return spec
         return None
 
+    def _wrap(self, spec: ModuleSpec) -> None:
+        """Replace `exec_module` of the loader until it has run."""
+        loader = spec.loader
+        execute = getattr(loader, "exec_module", None)
+        if loader is None or execute is None:
+            return
 
-class _Loader(Loader):
-    """Loads as the original does, then leaves no trace of itself and calls the function."""
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            if module.__name__ == self.name and self in sys.meta_path:
+                vars(loader).pop("exec_module", None)  # gone if there was another such finder
+                sys.meta_path.remove(self)
+                self.action()
 
-    def __init__(self, original: Loader, finder: _Finder) -> None:
-        self.original = original
-        self.finder = finder
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.original.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self.original
-        if module.__spec__ is not None:
-            module.__spec__.loader = self.original
-        self.original.exec_module(module)
-        if self.finder in sys.meta_path:
-            sys.meta_path.remove(self.finder)
-            self.finder.action()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.original, name)
+        loader.exec_module = exec_module

@@ -1,7 +1,7 @@
 """Rows to train on: opened, encoded and linted in one pass, and checked for who wrote the pairs.
 
     out/mixture                          a finished folder that delia mix wrote
-    delia://ratio-4/cache=out/cache      the same, made on first use
+    delia_mix:ratio-4                    the same, of the bundled task and cache
     rows.jsonl, org/name, org/name:c     anything load_dataset reads (c is a configuration); the
                                          split train
 
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 
 # A Hub id, or one of the names that this package registers with datasets.
 _NAME: Final = re.compile(r"delia_(mix|task|cache)|[\w-][\w.-]*/[\w.-]+")
-_DELIA: Final = "delia://"
-_TRAIN: Final = "train.parquet"
+_MIX: Final = "delia_mix"
 _FILES: Final = (".parquet", ".jsonl", ".ndjson", ".json")
 _IGNORED: Final = -100
 NO_ANSWER: Final = "no_answer_token_within_max_length"
@@ -115,8 +114,7 @@ def open_source(given: Given) -> Source:
     """Open the rows of a training.
 
     Args:
-        given: A path, a `delia://` address, or a name that `load_dataset` knows; a mixture that
-            `mix` returned; or rows.
+        given: A path or a name that `load_dataset` knows; a mixture that `mix` returned; or rows.
 
     Raises:
         InputError: The input does not exist, is no mixture, or has no training rows.
@@ -129,8 +127,6 @@ def open_source(given: Given) -> Source:
     if not isinstance(given, str | os.PathLike):
         return Source(given if isinstance(given, datasets.Dataset | list | tuple) else list(given))
     name = os.fspath(given)
-    if name.startswith(_DELIA):
-        return _open_folder(_made(name), name)
     folder = Path(name)
     if folder.is_dir() and any((folder / sign).exists() for sign in (MANIFEST, FINISHED, LOCK)):
         return _open_folder(folder, name)
@@ -143,15 +139,6 @@ def _open_folder(folder: Path, name: str) -> Source:
         raise InputError(f"{name} holds a {manifest.kind}, not a mixture: give a mixture's folder")
     files = sorted(folder.glob("train*.parquet"))
     return Source(_tables(files, name), name, manifest)
-
-
-def _made(address: str) -> Path:
-    """Return the folder of the mixture that an address names; make it if needed."""
-    from delia_data.filesystem import DeliaFileSystem
-
-    whole = address if address.endswith(".parquet") else f"{address.rstrip('/')}/{_TRAIN}"
-    info = DeliaFileSystem().info(whole)
-    return Path(DeliaFileSystem._strip_protocol(info["resolved"])).parent
 
 
 def _load(name: str) -> Source:
@@ -172,10 +159,12 @@ def _load(name: str) -> Source:
     path, _, configuration = name.partition(":")
     if not _NAME.fullmatch(path):
         raise InputError(
-            f"{name} does not exist: give the folder that delia mix wrote, delia://ratio-4, a file "
-            "of rows, or a dataset's id such as org/name"
+            f"{name} does not exist: give the folder that delia mix wrote, delia_mix:ratio-4, a "
+            "file of rows, or a dataset's id such as org/name"
         )
-    return Source(_read(path, name, **({"name": configuration} if configuration else {})), name)
+    rows = _read(path, name, configuration or None)
+    manifest = Manifest.model_validate_json(rows.info.description) if path == _MIX else None
+    return Source(rows, name, manifest)
 
 
 def _tables(files: Sequence[Path], name: str) -> datasets.Dataset:
@@ -186,18 +175,18 @@ def _tables(files: Sequence[Path], name: str) -> datasets.Dataset:
         raise InputError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _read(path: str, name: str, **options: Any) -> datasets.Dataset:
+def _read(path: str, name: str, configuration: str | None = None) -> datasets.Dataset:
     """Load the split `train`; an error of `datasets` becomes one line."""
     try:
         with quiet():
-            rows = datasets.load_dataset(path, split="train", **options)
+            rows = datasets.load_dataset(path, configuration, split="train")
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InputError(
             f"{name} cannot be read as a mixture: {line.strip()}; give the folder that delia mix "
-            "wrote, delia://ratio-4, or what load_dataset reads"
+            "wrote, delia_mix:ratio-4, or what load_dataset reads"
         ) from error
     if not isinstance(rows, datasets.Dataset):
         raise InputError(f"{name} is a {type(rows).__name__}: give a dataset with a split train")

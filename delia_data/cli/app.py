@@ -36,6 +36,8 @@ COMMANDS: Final = {
     "nothing.",
     "pull": "Download a version as folders that `delia mix` and `delia train` take.",
     "doctor": "Print versions, extras found and missing, devices, and what works.",
+    "register": 'Make load_dataset("delia_mix", ...) work in programs that do not import '
+    "delia_data.",
     "task": "Look at a task.",
 }
 """The commands, each with the first line of its help. `cli/NAME.py` has it as `command` (or as

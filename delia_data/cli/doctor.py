@@ -19,6 +19,7 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.models import DEFAULT_MODEL, embedded_gguf
 from delia_data.registration import is_registered
 from delia_data.sampling.embeddings import weights_folder
+from delia_data.startup import installed
 
 _CORE: Final = "core"
 
@@ -46,6 +47,7 @@ class Findings:
         sentence_embeddings: Whether all-MiniLM-L6-v2 is here.
         devices: Where models can compute; None where torch is not installed to tell.
         registered: Whether `load_dataset` knows `delia_mix`.
+        registered_at_start: Files of `delia register` in this environment.
     """
 
     version: str
@@ -56,6 +58,7 @@ class Findings:
     sentence_embeddings: bool
     devices: Sequence[str] | None
     registered: bool
+    registered_at_start: Sequence[str]
 
     @classmethod
     def look(cls) -> Findings:
@@ -72,6 +75,7 @@ class Findings:
             sentence_embeddings=weights_folder() is not None,
             devices=_devices(),
             registered=is_registered(),
+            registered_at_start=[str(path) for path in installed()],
         )
 
 
@@ -99,6 +103,8 @@ def _print(found: Findings) -> None:
     known = found.devices or ["none known without torch"]
     console.print(f"devices: {', '.join(known)}", soft_wrap=True)
     console.print(f"load_dataset knows delia_mix: {'yes' if found.registered else 'no'}")
+    at_start = ", ".join(found.registered_at_start) or "no; run delia register"
+    console.print(f"in programs that do not import delia_data: {at_start}", soft_wrap=True)
 
 
 def _extras() -> dict[str, list[str]]:

@@ -27,7 +27,7 @@ _PROBLEMS_SHOWN = 20
 
 def command(
     mixture: Annotated[
-        str, typer.Argument(help="Mixture's folder, delia://..., or what load_dataset reads.")
+        str, typer.Argument(help="Mixture's folder, delia_mix:ratio-4, or what load_dataset reads.")
     ],
     model: Annotated[
         str, typer.Option(help="Embedded model's name, folder (delia prepare's too) or Hub id.")

@@ -20,7 +20,7 @@ from delia_data.training.settings import as_recipe
 @with_setting_flags
 def command(
     mixture: Annotated[
-        str, typer.Argument(help="Mixture's folder, delia://..., or what load_dataset reads.")
+        str, typer.Argument(help="Mixture's folder, delia_mix:ratio-4, or what load_dataset reads.")
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the adapter; rerun to resume.")],
     *,

@@ -1,6 +1,6 @@
-"""Processes that never import us load a folder of `delia mix`, and `delia://`.
+"""Programs that do not import the package: a folder of `delia mix`, and `delia register`.
 
-`test_other_trainers.py` trains on both.
+`test_other_trainers.py` trains on the folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,10 @@ pytestmark = pytest.mark.integration
 
 LOAD = """
 import json, sys
-from datasets import load_dataset
 
 assert "delia_data" not in sys.modules
+from datasets import load_dataset
+
 arguments = json.loads(sys.argv[1])
 splits = load_dataset(*arguments.pop("names"), **arguments)
 print(json.dumps({name: list(rows) for name, rows in splits.items()}))
@@ -123,32 +126,40 @@ class TestLoad:
         assert load("./delia_mix_folder", "ratio-4") == expected
         assert load("./delia_mix_folder", "ratio-4", streaming=True) == expected
 
-    @pytest.mark.parametrize("streaming", [False, True])
-    def test_delia_urls(
-        self, load: Callable[..., Rows], place: Path, expected: Rows, streaming: bool
+
+class TestRegister:
+    """In an environment of its own, which sees the packages of this one."""
+
+    @pytest.fixture
+    def python(self, place: Path) -> Path:
+        venv.create(place / "env", symlinks=True, with_pip=False)
+        (packages,) = (place / "env").glob("lib/python*/site-packages")
+        line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+        (packages / "parent.pth").write_text(line, "utf-8")
+        return place / "env" / "bin" / "python"
+
+    def test_the_names_are_known_until_it_is_undone(
+        self, python: Path, run: Callable[..., str], expected: Rows
     ) -> None:
-        url = f"delia://ratio-4/task=task.jsonl/cache={place}/pairs.jsonl/train.parquet"
-        assert load("parquet", data_files=url, streaming=streaming) == expected
-        assert load("parquet", data_files={"train": [url]}, streaming=streaming) == expected
+        arguments = {"task": "task.jsonl", "cache": "pairs.jsonl"}
+        given = json.dumps({"names": ["delia_mix", "ratio-4"], **arguments})
+        done = json.loads(run(python, "-m", "delia_data", "register", "--json"))
+        assert done["registered"] and Path(done["files"][0]).is_file()
+        assert done["start_ms"]["before"] > 0 and done["start_ms"]["after"] > 0
+        assert json.loads(run(python, "-c", LOAD, given)) == expected
+        doctor = json.loads(run(python, "-m", "delia_data", "doctor", "--json"))
+        assert doctor["registered_at_start"] == done["files"]
+        undone = json.loads(run(python, "-m", "delia_data", "register", "--remove", "--json"))
+        assert undone["files"] == done["files"]
+        assert not list(Path(done["files"][0]).parent.glob("*delia_data_register*"))
+        code = "import sys, datasets; assert 'delia_data' not in sys.modules"
+        run(python, "-c", code)
 
-    def test_settings_beside_the_url(self, load: Callable[..., Rows], expected: Rows) -> None:
-        url, settings = "delia://ratio-4/train.parquet", {"task": "task.jsonl"}
-        options = {"delia": {**settings, "cache": "pairs.jsonl"}}
-        assert load("parquet", data_files=url, storage_options=options) == expected
-        environment = {"FSSPEC_DELIA_TASK": "task.jsonl", "FSSPEC_DELIA_CACHE": "pairs.jsonl"}
-        assert load("parquet", data_files=url, environment=environment) == expected
-
-    def test_several_at_once_make_one(self, place: Path, run: Callable[..., str]) -> None:
-        url = f"delia://ratio-4/task={place}/task.jsonl/cache={place}/pairs.jsonl/train.parquet"
-        code = (
-            "import subprocess, sys\n"
-            "command = [sys.executable, '-c', sys.argv[1], sys.argv[2]]\n"
-            "runs = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]\n"
-            "outputs = {run.communicate()[0] for run in runs}\n"
-            "assert all(run.returncode == 0 for run in runs)\n"
-            "assert len(outputs) == 1\n"
-        )
-        given = json.dumps({"names": ["parquet"], "data_files": url, "streaming": True})
-        run(sys.executable, "-c", code, LOAD, given)
-        mixtures = place / ".cache" / "delia_data" / "mixtures"
-        assert len([path for path in mixtures.iterdir() if not path.name.startswith(".")]) == 1
+    def test_a_removed_package_does_not_disturb(
+        self, python: Path, run: Callable[..., str]
+    ) -> None:
+        (file,) = json.loads(run(python, "-m", "delia_data", "register", "--json"))["files"]
+        (Path(file).parent / "parent.pth").unlink()
+        run(python, "-c", "import json")
+        Path(file).with_name("_delia_data_register.py").unlink()
+        assert run(python, "-c", "print('quiet')") == "quiet\n"

@@ -217,24 +217,6 @@ def test_trl_sft_with_generation_marks(
 
 
 @needs_trl
-def test_trl_sft_on_a_delia_url(
-    place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
-) -> None:
-    model, folder = tiny(tied=False), mixture("prompt_completion")
-    url = (
-        f"delia://ratio-4/format=prompt_completion/task={place}/task.jsonl"
-        f"/cache={place}/pairs.jsonl/train.parquet"
-    )
-    datasets = [{"path": "parquet", "data_files": url, "columns": ["prompt", "completion"]}]
-    (place / "sft.yaml").write_text(json.dumps({"datasets": datasets}), "utf-8")
-    more = ["--config", "sft.yaml", "--model_name_or_path", "model"]
-    run(BIN / "trl", "sft", *more, *flags(), *LORA)
-    losses = trl_losses(place)
-    assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
-    assert lora_moves(place / "trained")[261] > 0
-
-
-@needs_trl
 def test_trl_sft_with_a_generated_configuration(
     place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
 ) -> None:

@@ -87,6 +87,7 @@ RULES = {
         "delia prepare": Rule(skip=TRAINERS),
         "delia lint": Rule(skip=TRAINERS),
         "delia mix": Rule(skip=TRAINERS),
+        "delia register": Rule(skip=TRAINERS),
         "delia config": Rule(skip=TRAINERS),
     },
     "docs/guides/report.md": {

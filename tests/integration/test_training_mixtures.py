@@ -26,7 +26,7 @@ from delia_data.outputs import Manifest, finish, read_manifest
 from delia_data.records import read_record, write_record
 from delia_data.tokens import add_token_to_tokenizer, render_ids
 from delia_data.training import TrainSettings, read_recipe, train
-from delia_data.training.data import NO_ANSWER, ProvenanceWarning, mismatched_sources
+from delia_data.training.data import NO_ANSWER, ProvenanceWarning, mismatched_sources, open_source
 from delia_data.training.prepare import prepare
 from delia_data.training.settings import as_recipe
 
@@ -137,15 +137,12 @@ def test_everything_that_a_mixture_can_be_is_trained_alike(
     assert len(weights) == 1
 
 
-def test_a_mixture_by_its_address(
-    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DELIA_CACHE", str(tmp_path / "home"))
-    for name, records in (("task", [row.record for row in task_rows(4)]), ("cache", pairs(12))):
-        lines = "".join(json.dumps(write_record(record)) + "\n" for record in records)
-        (tmp_path / f"{name}.jsonl").write_text(lines)
-    address = f"delia://ratio-2/task={tmp_path}/task.jsonl/cache={tmp_path}/cache.jsonl"
-    assert train(settings, address, tmp_path / "a").rows == {"task": 4, "cache": 8}
+def test_a_mixture_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    source = open_source("delia_mix:ratio-0.1")
+    assert source.tokens == ["<sep>"]
+    assert source.written_by["cache"]["name"]
+    assert len(list(source.rows)) == 110
 
 
 def test_the_resolved_settings_are_a_recipe(

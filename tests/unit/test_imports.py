@@ -19,7 +19,7 @@ LAYERS = [
     {"engines", "mixing"},
     {"tasks"},
     {"sampling", "diversify", "hub"},
-    {"builders", "filesystem", "training", "evaluation", "registration"},
+    {"builders", "training", "evaluation", "registration", "startup"},
     {"reproduction"},
     {"ratio"},
     {"report"},

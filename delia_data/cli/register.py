@@ -1,0 +1,41 @@
+"""`delia register`: the names of `load_dataset` in every process of the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from delia_data import startup
+from delia_data.cli._console import console
+from delia_data.cli._json import AsJson, show_json
+
+
+def command(
+    remove: Annotated[bool, typer.Option("--remove", help="Undo it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make load_dataset("delia_mix", ...) work in programs that do not import delia_data.
+
+    Writes two small files into the current environment, for programs such as trl sft:
+
+        trl sft --dataset_name delia_mix --dataset_config ratio-260 ...
+    """
+    before = startup.start_ms()
+    files = startup.remove() if remove else [startup.install()]
+    after = startup.start_ms()
+    if as_json:
+        show_json(
+            {
+                "registered": not remove,
+                "files": [str(file) for file in files],
+                "start_ms": {"before": before, "after": after},
+            }
+        )
+        return
+    done = "removed" if remove else "written"
+    console.print(
+        "\n".join(f"{file}: {done}" for file in files) or "not registered: nothing to remove",
+        soft_wrap=True,
+    )
+    console.print(f"python -c pass: {before:.1f} ms before, {after:.1f} ms after", soft_wrap=True)
