@@ -61,4 +61,4 @@ class _Finder:
                 sys.meta_path.remove(self)
                 self.action()
 
-        loader.exec_module = exec_module
+        loader.exec_module = exec_module  # type: ignore[method-assign]

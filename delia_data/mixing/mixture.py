@@ -231,7 +231,12 @@ def mix(
         },
         rows={"task": len(taken), "cache": sum(counts), "test": len(held_out)},
         dropped=dict(sorted((+dropped).items())),
-        details={"written_by": written} if (written := writers_of(caches)) else {},
+        details={
+            **({"written_by": written} if (written := writers_of(caches)) else {}),
+            **(
+                {"read": read} if (read := {n: c.read for n, c in stored.items() if c.read}) else {}
+            ),
+        },
     )
     batch, wordings = _task_batch([row for _, row in taken])
     return Mixture(

@@ -35,13 +35,13 @@ from delia_data.mixing.store import (
     SCHEMA,
     CacheRows,
     Numbers,
-    cache_files,
     hex_texts,
     open_cache,
     take_in_windows,
 )
 from delia_data.mixing.task_rows import Rows
 from delia_data.outputs import Manifest, finish, write_text
+from delia_data.reading import open_source
 from delia_data.records import Format
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def mix_on_ray(
     if shard_rows < 1:
         raise InputError(f"shard_rows is {shard_rows}: give a number of at least 1")
     given = named_caches(cache)
-    caches = {name: _ClusterRows(cache_files(paths), paths) for name, paths in given.items()}
+    caches = {name: _open(path) for name, path in given.items()}
     with connected(address):
         mixture = mix(
             task,
@@ -118,6 +118,13 @@ def mix_on_ray(
             return finish(root, with_tokens(mixture.manifest, tokens))
 
 
+def _open(path: _Path) -> _ClusterRows:
+    files = open_source(path).files
+    if not files:
+        raise InputError(f"{path} has no files that every node can read: give a file or a folder")
+    return _ClusterRows(files, path)
+
+
 @dataclass(frozen=True, eq=False)
 class _ClusterRows:
     """The rows of a cache as `CacheRows`; a task reads each of its files.
@@ -138,6 +145,14 @@ class _ClusterRows:
     def dropped(self) -> Counter[str]:
         parts = self._ask(lambda rows: Counter(rows.dropped))
         return sum(parts, Counter[str]())
+
+    @cached_property
+    def read(self) -> dict[str, Any]:
+        parts = self._ask(lambda rows: rows.read)
+        changed = sum((Counter(part.get("changed", {})) for part in parts), Counter[str]())
+        ignored = sorted({name for part in parts for name in part.get("ignored", [])})
+        read = {"changed": dict(sorted(changed.items())), "ignored": ignored}
+        return {name: value for name, value in read.items() if value}
 
     @property
     def starts(self) -> list[int]:

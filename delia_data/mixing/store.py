@@ -35,14 +35,8 @@ import pyarrow.compute as pc
 from delia_data._version import __version__
 from delia_data.errors import InputError, OutputError
 from delia_data.mixing.options import MESSAGES
-from delia_data.mixing.sources import (
-    DoubtfulError,
-    _files,
-    _is_hub_id,
-    fast_batches,
-    general_batches,
-)
 from delia_data.outputs import cache_home, canonical_json, known_sha256
+from delia_data.reading import Report, open_source
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 """Row numbers, counted from 0 through all batches; shape (rows,)."""
@@ -56,7 +50,7 @@ _NGRAM_WORDS: Final = 13
 _UNUSED_S: Final = 30 * 86_400
 _ABANDONED_S: Final = 86_400
 _ROWS: Final = "rows.arrow"
-_DROPPED: Final = "dropped.json"
+_READ: Final = "read.json"
 _PART: Final = ".part"
 
 
@@ -67,12 +61,14 @@ class CacheRows:
     Attributes:
         batches: Columns `messages` and `id`; the id is the content id in binary, 16 bytes.
         dropped: Rows of the input that are not here, by reason.
+        read: What else the reader did with the input, such as ignored columns.
         path: The Arrow file that holds the rows; None for rows in memory.
         unnamed: Whether the rows are in a temporary file that only this process can read.
     """
 
     batches: tuple[pa.RecordBatch, ...] = field(repr=False)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    read: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     unnamed: bool = False
 
@@ -152,7 +148,7 @@ class CacheRows:
                 "cache there: set DELIA_CACHE to a folder that can be written, or use one process"
             )
         if self.path is None:
-            return CacheRows, (self.batches, self.dropped)
+            return CacheRows, (self.batches, self.dropped, self.read)
         return _map, (self.path,)
 
 
@@ -174,27 +170,18 @@ def open_cache(given: Any) -> CacheRows:
     if hasattr(given, "rows_with_token"):
         opened: CacheRows = given
         return opened
-    files = cache_files(given)
-    try:
-        return store_rows(fast_batches(given), {}, files)
-    except DoubtfulError:
-        return store_rows(general_batches(given), {}, files)
-
-
-def cache_files(given: Any) -> list[Path]:
-    """Return the files behind a path; none for rows in memory and Hub ids."""
-    path = isinstance(given, str | os.PathLike) and not _is_hub_id(given)
-    return _files(given) if path else []
+    source = open_source(given)
+    return store_rows(source.batches(), source.report, source.files)
 
 
 def store_rows(
-    batches: Iterable[pa.RecordBatch], dropped: Mapping[str, int], files: Sequence[Path] = ()
+    batches: Iterable[pa.RecordBatch], report: Report, files: Sequence[Path] = ()
 ) -> CacheRows:
     """Return the rows of a source with their ids, from the cache home when they are there.
 
     Args:
         batches: Valid rows, column `messages`; not read when the cache home has them.
-        dropped: Rows that the reader drops, by reason; complete when `batches` is exhausted.
+        report: Report of the reader, complete when `batches` is exhausted.
         files: The files that the rows come from, or none.
 
     Raises:
@@ -214,15 +201,17 @@ def store_rows(
         if size > (_STORED_BYTES if files else _IN_MEMORY_BYTES):
             break
     else:
-        return CacheRows(tuple(first), dict(dropped))
+        return CacheRows(tuple(first), dict(report.dropped), report.details())
     with _new_file(home / key if files else None) as file:
         _write(file, chain(first, rows))
         if not isinstance(file.name, str):
             buffer = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            return CacheRows(_batches_of(pa.ipc.open_file(buffer)), dict(dropped), unnamed=True)
+            batches = _batches_of(pa.ipc.open_file(buffer))
+            return CacheRows(batches, dict(report.dropped), report.details(), unnamed=True)
         if _key(files) != key:
             raise InputError(f"{files[0].parent} changed while it was read: run the command again")
-        (home / key / _DROPPED).write_text(json.dumps(dict(dropped)), "utf-8")
+        read = {"dropped": dict(report.dropped), "read": report.details()}
+        (home / key / _READ).write_text(json.dumps(read), "utf-8")
         Path(file.name).replace(home / key / _ROWS)
     _remove_old(home)
     return _map(home / key / _ROWS)
@@ -256,8 +245,8 @@ def _key(files: Sequence[Path]) -> str:
 
 def _map(path: Path) -> CacheRows:
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    dropped = json.loads(path.with_name(_DROPPED).read_text("utf-8"))
-    return CacheRows(_batches_of(reader), dropped, path)
+    read = json.loads(path.with_name(_READ).read_text("utf-8"))
+    return CacheRows(_batches_of(reader), read["dropped"], read["read"], path)
 
 
 def _batches_of(reader: pa.RecordBatchFileReader) -> tuple[pa.RecordBatch, ...]:
