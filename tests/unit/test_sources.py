@@ -108,7 +108,7 @@ def test_messages_are_read_as_they_lie(
     def never(*_: Any) -> None:
         raise AssertionError("read row by row")
 
-    monkeypatch.setattr("delia_data.mixing.store.general_batches", never)
+    monkeypatch.setattr("delia_data.reading._arrow", never)
     assert mix(TASK, MADE[kind](tmp_path), ratio=5).train.num_rows == 60
 
 
@@ -177,7 +177,7 @@ def test_rows_that_only_the_general_way_takes(tmp_path: Path) -> None:
         (lambda p: p / "none.jsonl", "is not there"),
         (lambda p: p / "*.jsonl", "is not there"),
         (lambda p: (p / "a.txt", (p / "a.txt").write_text("x"))[0], "unknown ending"),
-        (lambda p: (p / "e", (p / "e").mkdir())[0], "has no files of pairs"),
+        (lambda p: (p / "e", (p / "e").mkdir())[0], "has no files of rows"),
         (lambda p: (p / "a.jsonl", (p / "a.jsonl").write_text(""))[0], "is empty"),
         (lambda p: (p / "a.parquet", (p / "a.parquet").write_text("x"))[0], "cannot be read"),
     ],
