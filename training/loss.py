@@ -161,7 +161,8 @@ def _frozen_parts(head: Any) -> dict[str, Any] | None:
         active = layer.active_adapters
         ids = layer.token_indices[active[0]] if _is_simple(layer, active) else ()
         head = layer.base_layer
-        if len(ids) != 1 or not isinstance(head, torch.nn.Linear) or head.bias is not None:
+        plain = isinstance(head, torch.nn.Linear) and getattr(head, "bias", None) is None
+        if len(ids) != 1 or not plain:
             return None
         row, row_id = layer.trainable_tokens_delta[active[0]][0], int(ids[0])
     elif type(head) is not torch.nn.Linear:

@@ -31,7 +31,7 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(TrainSettings, include_extras=True)
     flags = []
     for field in fields(TrainSettings):
-        kind, about = get_args(hints[field.name])[:1] + get_args(hints[field.name])[-1:]
+        kind, *_, about = get_args(hints[field.name])
         flag, is_switch = f"--{field.name.replace('_', '-')}", bool in _types(kind)
         option = typer.Option(
             f"{flag}/--no-{flag[2:]}" if is_switch else flag,
@@ -41,11 +41,15 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
             rich_help_panel=_PANEL,
         )
         # Values are typed as text: "none" clears a setting of any type.
-        annotation = Annotated[(bool if is_switch else str) | None, option]
-        parameter = inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        typed: Any = bool if is_switch else str
+        flags.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[typed | None, option],
+            )
         )
-        flags.append(parameter)
     function.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
     return function
 
