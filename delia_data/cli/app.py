@@ -16,7 +16,7 @@ COMMANDS: Final = {
     "quickstart": "Sample, diversify, mix, load, train and ask: the whole chain, in minutes on "
     "two cores.",
     "sample": "Sample pairs from the model itself into a cache.",
-    "quality": "Measure a cache: what was kept, repetition, variety, coverage, language, secrets.",
+    "quality": "Measure a cache: acceptance, repetition, diversity, coverage, language, secrets.",
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
     "mix": "Mix tasks with pairs of caches, and write that with its manifest.",
     "lint": "Prove on tokenized rows that the token is whole and the loss on the answers alone.",

@@ -1,4 +1,4 @@
-"""`delia quality`: what the pairs of a finished cache are worth."""
+"""`delia quality`: measure a finished cache."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.sampling.quality import Quality, measure_quality
 
 _SHARES: Final = {
-    "accepted_share": "kept, of the rows that were asked",
-    "cut_off_share": "kept answers that fill all the tokens allowed",
-    "near_duplicate_share": "pairs in nearly the words of an earlier one",
-    "similar_share": "pairs whose meaning is near an earlier one's",
-    "coverage": "of the compared answers, covered",
-    "rival_coverage": "of them, covered by as many like them",
-    "language_share": "answers not surely in another language",
+    "accepted_share": "of the finished rows were accepted",
+    "cut_off_share": "of the answers use all the tokens allowed",
+    "near_duplicate_share": "of the pairs nearly repeat the words of an earlier one",
+    "similar_share": "of the pairs are close in meaning to an earlier one",
+    "coverage": "of the compared answers are covered",
+    "rival_coverage": "of them are covered by as many of the same source",
+    "language_share": "of the answers are not surely in another language",
 }
 _FIGURES: Final = {
-    "distinct_1": "different words, of all",
-    "distinct_2": "different pairs of neighbouring words, of all",
-    "mean_words": "words an answer",
+    "distinct_1": "distinct-1: unique words divided by all words",
+    "distinct_2": "distinct-2: unique pairs of adjacent words divided by all",
+    "mean_words": "words per answer",
 }
 
 
@@ -32,17 +32,18 @@ def command(
     cache: Annotated[Path, typer.Argument(help="A finished cache folder, or bundled.")],
     compare: Annotated[
         Path | None,
-        typer.Option(help="Another cache, whose answers this one should cover as well as they do."),
+        typer.Option(help="Another cache to compare the coverage of answers with."),
     ] = None,
     language: Annotated[
         str | None, typer.Option(help="Language that answers should have, such as en.")
     ] = None,
     embed: Annotated[
-        bool, typer.Option(help="Compare meanings too (all-MiniLM-L6-v2; minutes for 10,000).")
+        bool,
+        typer.Option(help="Compare meanings too (all-MiniLM-L6-v2; minutes for 10,000 pairs)."),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a cache: what was kept, repetition, variety, coverage, language, secrets."""
+    """Measure a cache: acceptance, repetition, diversity, coverage, language, secrets."""
     from delia_data.hub.secrets import kinds
     from delia_data.sampling.embeddings import LazyEmbedder
 

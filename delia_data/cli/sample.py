@@ -43,10 +43,10 @@ FEWER: Final = 3
 """Exit code of a finished cache with fewer pairs than the target."""
 
 _STOPPED: Final = {
-    "queries": "the queries ran out: give more with --extend, or let the model write them "
+    "queries": "the queries ran out; add more with --extend, or let the model write them "
     "(--queries self)",
-    "budget": "the budget is spent: give a higher one to go on",
-    "saturated": "new pairs say nothing new",
+    "budget": "the budget is spent; raise it and rerun to continue",
+    "saturated": "new pairs add nothing new",
 }
 
 
@@ -199,7 +199,9 @@ def command(
     if probe_rows < 1:
         raise InputError(f"--probe-rows {probe_rows} is too few: give at least 1")
     if not queries:
-        raise InputError("the queries of that cache were rows: give them, or others (--queries)")
+        raise InputError(
+            "the queries of the --from cache came from rows: give them, or others, with --queries"
+        )
     sampling = Sampling(temperature, top_p, max_tokens)
     prompts = PromptOptions(system, exemplar, answers_per_query)
     limits = Limits(budget_usd, budget_tokens, retries, max_failures)
@@ -239,7 +241,7 @@ def command(
                 expand=expand,
             )
         if estimate_only:
-            with step("asking") as update:
+            with step("probing") as update:
                 result = estimate(
                     loaded,
                     source,
@@ -287,7 +289,7 @@ def command(
         _print_result(out, manifest)
         if fewer:
             reason = _STOPPED[manifest.details["stopped"]]
-            console.print(f"fewer than the {target} asked for: {reason}", soft_wrap=True)
+            console.print(f"fewer than the target of {target}: {reason}", soft_wrap=True)
     if fewer:
         raise typer.Exit(FEWER)
 
@@ -319,7 +321,7 @@ def _note(progress: Progress) -> str:
     elif progress.cost:
         parts.append(f"${progress.cost:.4f}")
     for share, name in (
-        (progress.accepted_share, "kept"),
+        (progress.accepted_share, "accepted"),
         (progress.near_duplicate_share, "near duplicates"),
         (progress.novelty, "new"),
     ):
@@ -336,30 +338,30 @@ def _print_result(out: Path, manifest: Manifest) -> None:
     cost = "cost unknown" if details["cost_usd"] is None else f"${details['cost_usd']:.4f}"
     console.print(
         f"{manifest.rows['kept']} pairs in {out}; dropped: {dropped}; "
-        f"{details['tokens']:,} tokens written, {cost}",
+        f"{details['tokens']:,} tokens generated, {cost}",
         soft_wrap=True,
     )
 
 
 def _print_estimate(result: RunEstimate) -> None:
     rejected = ", ".join(f"{n} {reason}" for reason, n in result.rejected.items()) or "none"
-    console.print(f"{result.kept} of {result.probed} rows kept; rejected: {rejected}")
-    table = Table("for", "low", "about", "high", box=None, pad_edge=False)
+    console.print(f"{result.kept} of {result.probed} rows accepted; rejected: {rejected}")
+    table = Table("", "low", "estimate", "high", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, interval, to_text in (
-        ("rows to ask", result.rows, "{:,.0f}".format),
+        ("rows to request", result.rows, "{:,.0f}".format),
         ("prompt tokens", result.prompt_tokens, "{:,.0f}".format),
-        ("tokens to write", result.tokens, "{:,.0f}".format),
-        ("time, at this speed", result.hours, _duration),
+        ("tokens to generate", result.tokens, "{:,.0f}".format),
+        ("time at this speed", result.hours, _duration),
         ("dollars", result.dollars, "{:,.4f}".format),
     ):
         table.add_row(name, *_cells(interval, to_text))
     console.print(table)
     if result.available is not None and result.rows.value > result.available:
         console.print(
-            f"the queries give {result.available:,} rows alone: give more, lower --target, or draw "
-            "more --answers-per-query",
+            f"the queries provide only {result.available:,} rows: add queries, lower --target, or "
+            "raise --answers-per-query",
             soft_wrap=True,
         )
 

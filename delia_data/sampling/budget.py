@@ -54,7 +54,7 @@ class Budget:
         """
         if limits.dollars is not None and prices is None:
             raise InputError(
-                "a budget in dollars needs prices, and those of this model are not known: give "
+                "a budget in dollars needs prices, and the prices of this model are unknown: give "
                 "its prices for prompts and completions, or a budget in tokens"
             )
         self._limits = limits

@@ -137,7 +137,7 @@ def estimate(
     if len(rejected) == len(probe):
         reason = next((row.error for row in probe if row.error), None) or probe[0].rejected
         raise EngineError(
-            f"none of {len(probe)} probe rows was kept ({reason}): fix the cause first"
+            f"none of {len(probe)} probe rows was accepted ({reason}): fix the cause first"
         )
 
     # The run takes `target` times what an accepted pair takes, its share of rejected rows included.

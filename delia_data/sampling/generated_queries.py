@@ -182,7 +182,7 @@ def load_queries(
         if exemplar and rows.referenced < rows.rows:
             raise InputError(
                 f"{rows.rows - rows.referenced:,} of {rows.rows:,} queries have no reference "
-                "answer to show: give rows with answers, or ask without --exemplar"
+                "answer to show: give rows with answers, or leave out --exemplar"
             )
         given: Queries = rows
     else:
@@ -207,12 +207,14 @@ def check_query_options(source: object, *, expand: int | None, exemplar: bool) -
     """
     generated = source == SELF or expand is not None
     if expand is not None and source in (BUNDLED, SELF):
-        raise InputError("--expand grows queries of yours: give a few with --queries FILE")
+        raise InputError(
+            "--expand generates queries from a few of your own: give them with --queries FILE"
+        )
     if expand is not None and expand < 1:
         raise InputError(f"--expand {expand} is too few queries: give at least 1")
     if exemplar and (generated or source == BUNDLED):
         raise InputError(
-            "--exemplar shows the query's known answer, and these queries have none: give "
+            "--exemplar shows the query's reference answer, and these queries have none: give "
             "rows with answers as --queries"
         )
     return generated
@@ -254,7 +256,7 @@ def self_queries(
     if not engine.writes_users:
         raise InputError(
             f"engine {engine.describe().get('engine')!r} cannot write the user's turn: "
-            "use transformers or vllm, or grow queries from a few seeds (--expand)"
+            "use transformers or vllm, or generate queries from a few seeds (--expand)"
         )
     if not starts:
         raise InputError('there are no starts: give at least one; "" leaves it to the model')
@@ -293,7 +295,7 @@ def expanded_queries(
     """
     known = tuple({query.text: query for query in seeds}.values())
     if not known:
-        raise InputError("there are no seeds to grow queries from: give at least one")
+        raise InputError("there are no seeds to generate queries from: give at least one")
     generator = _ExpandGenerator(seed, known)
     return GeneratedQueries(
         engine, generator, folder, sampling=sampling, token=token, english=english, limit=limit
@@ -585,7 +587,7 @@ class GeneratedQueries:
             listed = ", ".join(f"{n} {reason}" for reason, n in reasons)
             raise InputError(
                 f"none of {self._checked:,} texts that the model wrote can be used as a "
-                f"query ({listed}): take another model, or give queries"
+                f"query ({listed}): use another model, or give queries"
             )
         return len(self._accepted[: self._max])
 

@@ -281,7 +281,7 @@ class QueryList:
         if not queries:
             raise InputError("there are no queries: give at least one")
         if any(not query.text.strip() for query in queries):
-            raise InputError("a query is empty: fill it or drop it")
+            raise InputError("a query is empty: give it a text or remove it")
         self._queries = tuple(queries)
 
     def describe(self) -> dict[str, Any]:
@@ -412,9 +412,7 @@ class FileQueries:
             InputError: The input does not exist, or can be read only once.
         """
         if isinstance(given, Iterator):
-            raise InputError(
-                "an iterator gives its queries only once: give a list, a dataset or a path"
-            )
+            raise InputError("an iterator can be read only once: give a list, a dataset or a path")
         self._source = open_source(given, purpose="queries")
         self._kind = kind
         self._sha256: str | None = None

@@ -268,8 +268,8 @@ def sample(
             return read_manifest(folder)
         if limits.dollars is not None and counts.cost is None:
             raise InputError(
-                f"{folder} holds rows whose price is not known, so that no budget in dollars can "
-                "be kept: give a budget in tokens, or sample into another folder"
+                f"{folder} holds rows whose price is unknown, so a budget in dollars cannot be "
+                "enforced: give a budget in tokens, or sample into another folder"
             )
         store.begin()
         _show_earlier_pairs(store, filters, saturation)
@@ -320,9 +320,9 @@ def sample(
         if not counts.kept:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.dropped.items()))
             raise InputError(
-                f"none of the answers was kept ({reasons or 'nothing was asked'}"
+                f"no answer was accepted ({reasons or 'no request was made'}"
                 f"{f'; the last failure: {failure}' if failure else ''}): "
-                "look at the model, the queries and the budget"
+                "check the model, the queries and the budget"
             )
         manifest = _manifest(store, plan, target, scheduler.stopped, source)
         return store.finish(manifest, keep_rejected=keep_rejected)

@@ -52,9 +52,11 @@ class PromptOptions:
 
     def __post_init__(self) -> None:
         if self.answers_per_query < 1:
-            raise InputError(f"answers_per_query {self.answers_per_query} is too few: give 1")
+            raise InputError(
+                f"answers_per_query {self.answers_per_query} is too few: give at least 1"
+            )
         if self.system is not None and not self.system.strip():
-            raise InputError("the system prompt is empty: give some words, or none at all")
+            raise InputError("the system prompt is empty: give a text, or leave it out")
 
     def request(self, query: Query, answer: int, seed: int) -> Request:
         """Build the request for one answer to a query.
@@ -75,7 +77,7 @@ class PromptOptions:
             if query.reference is None:
                 raise InputError(
                     f"the query {query.text[:60]!r} has no reference answer to show: give rows "
-                    "with answers, or ask without an exemplar"
+                    "with answers, or leave out exemplar"
                 )
             turns = [*turns, Message("assistant", query.reference), *turns]
         if self.system is not None:
@@ -178,7 +180,7 @@ class RequestScheduler:
         self._failures += 1
         if self._failures > self._limits.failures:
             raise EngineError(
-                f"{self._failures} requests failed for good, the last one because of "
+                f"{self._failures} rows failed after all retries, the last one because of "
                 f"{completion.error}: fix the cause or allow more failures; finished rows stay"
             )
         return request

@@ -226,8 +226,8 @@ class PairStore:
                     _copy(Path(cache_path(begin_from)), root, plan)
                 elif any(root.glob(_PAIRS)):
                     raise OutputError(
-                        f"{root} holds pairs and no {_PLAN}: begin it again (--from), or sample "
-                        "into another folder"
+                        f"{root} holds pairs but no {_PLAN}, because copying another cache was "
+                        "interrupted: repeat it (--from), or sample into another folder"
                     )
             _check_plan(root, plan, extend)
             generation = len(list(root.glob(_PAIRS)))
@@ -325,7 +325,7 @@ def read_cache(path: str | os.PathLike[str]) -> list[Record]:
     if source.is_file():
         return list(read_records(source))
     if not source.exists():
-        raise InputError(f"{source} is not there: give a cache folder, or a .jsonl or .json file")
+        raise InputError(f"{source} does not exist: give a cache folder, or a .jsonl or .json file")
     check_is_cache(source, read_manifest(source))
     return [
         read_record(row, "messages")
@@ -361,7 +361,7 @@ def _verified(root: Path) -> tuple[Manifest, dict[str, Any]]:
     """Return the manifest and the plan of a finished cache after checking the file hashes."""
     manifest = read_manifest(root, verify=True)
     if manifest.kind != "cache" or not (root / _PLAN).is_file():
-        raise InputError(f"{root} is no cache of delia sample: give a cache folder")
+        raise InputError(f"{root} was not written by delia sample: give a cache folder")
     return manifest, json.loads((root / _PLAN).read_text(encoding="utf-8"))
 
 

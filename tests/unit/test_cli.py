@@ -40,7 +40,7 @@ def test_sample_diversify_mix_end_to_end(delia: Delia, tmp_path: Path) -> None:
     cache, task, mixture = (tmp_path / name for name in ("cache", "task", "mixture"))
     result = delia("sample", cache, "--engine", "mock", "--target", 50, "--seed", 3)
     assert result.code == 0, result.err
-    assert f"50 pairs in {cache}; dropped: none; 600 tokens written" in result.out
+    assert f"50 pairs in {cache}; dropped: none; 600 tokens generated" in result.out
     queries = {query.text for query in bundled_queries(50, seed=3)}
     assert {record.query for record in read_cache(cache)} == queries
     assert read_manifest(cache, verify=True).settings["seed"] == 3

@@ -101,7 +101,7 @@ def test_fewer_pairs_than_asked_for_are_a_cache_with_an_exit_code(
     arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--queries", queries]
     result = delia(*arguments, "--target", 50)
     assert result.code == 3
-    assert "fewer than the 50 asked for: the queries ran out: give more" in result.out
+    assert "fewer than the target of 50: the queries ran out; add more" in result.out
     assert is_finished(tmp_path / "cache")
     assert delia(*arguments, "--target", 40).code == 0
     result = delia(*arguments[:-2], "--target", 50)
@@ -114,7 +114,7 @@ def test_a_budget_of_tokens_leaves_a_smaller_cache(delia: Delia, tmp_path: Path)
     arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--max-tokens", 16]
     result = delia(*arguments, "--target", 500, "--budget-tokens", 2000)
     assert result.code == 3
-    assert "the budget is spent: give a higher one to go on" in result.out
+    assert "the budget is spent; raise it" in result.out
     manifest = read_manifest(tmp_path / "cache")
     assert manifest.details["tokens"] + manifest.details["prompt_tokens"] <= 2000
     assert 20 < manifest.rows["kept"] < 500
@@ -152,14 +152,14 @@ def test_the_model_can_write_the_queries_too(
         (["--batch-size", "4"], "engine 'mock' has no option batch_size: it has none"),
         (["-o", "depth=3"], "engine 'mock' has no option depth: it has none"),
         (["-o", "depth"], "--engine-option 'depth' is not NAME=VALUE"),
-        (["--expand", "10"], "--expand grows queries of yours"),
+        (["--expand", "10"], "--expand generates queries from a few of your own"),
         (["--answers-per-query", "0"], "answers_per_query 0 is too few"),
         (["--system", " "], "the system prompt is empty"),
         (["--budget-usd=-1"], "the limit of dollars is -1.0: give 0 or more"),
         (["--max-failures=-1"], "the limit of failures is -1: give 0 or more"),
         (["--near-duplicates", "7"], "7.0"),
         (["--language", "klingon"], "klingon"),
-        (["--exemplar"], "--exemplar shows the query's known answer"),
+        (["--exemplar"], "--exemplar shows the query's reference answer"),
     ],
 )
 def test_bad_options(delia: Delia, tmp_path: Path, arguments: list[str], fault: str) -> None:
@@ -210,9 +210,9 @@ def test_an_estimate_of_a_run_writes_nothing(
     arguments = [*command, tmp_path / "cache", "--engine", "mock", "--target", 1000]
     result = delia(*arguments)
     assert result.code == 0, result.err
-    lines = {line.rsplit("  ", 3)[0].strip(): line.split()[-3:] for line in result.out.splitlines()}
-    assert lines["rows to ask"] == ["1,000", "1,000", "1,000"]
-    assert lines["tokens to write"] == ["12,000", "12,000", "12,000"]
+    lines = {line.partition("  ")[0]: line.split()[-3:] for line in result.out.splitlines()}
+    assert lines["rows to request"] == ["1,000", "1,000", "1,000"]
+    assert lines["tokens to generate"] == ["12,000", "12,000", "12,000"]
     assert not (tmp_path / "cache").exists()
     printed = json.loads(delia(*arguments, "--json", "--probe-rows", 20).out)
     assert (printed["probed"], printed["tokens"]["value"]) == (20, 12_000)
@@ -222,7 +222,7 @@ def test_an_estimate_warns_of_too_few_queries(delia: Delia, tmp_path: Path, quer
     arguments = ["sample", "--estimate", tmp_path / "cache", "--engine", "mock"]
     arguments += ["--queries", queries]
     result = delia(*arguments, "--target", 100)
-    assert "the queries give 40 rows alone: give more" in result.out
+    assert "the queries provide only 40 rows: add queries" in result.out
     refused(delia(*arguments, "--target", 100, "--probe-rows", 0), "--probe-rows 0 is too few")
 
 
@@ -272,7 +272,7 @@ def test_a_copy_that_was_cut_off_is_made_again(
         patch.setattr("delia_data.sampling.store.write_json", killed)
         delia(*given, "--from", grown_from)
     assert (tmp_path / "second" / "pairs-00000.parquet").exists()
-    refused(delia(*given, "--engine", "mock"), "holds pairs and no plan.json")
+    refused(delia(*given, "--engine", "mock"), "holds pairs but no plan.json")
     assert delia(*given, "--from", grown_from).code == 0
     assert read_cache(tmp_path / "second")[:9] == read_cache(grown_from)
 

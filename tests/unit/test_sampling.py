@@ -172,7 +172,7 @@ def test_two_writers(tmp_path: Path) -> None:
 
 
 def test_where_nothing_is_kept_there_is_no_cache(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none of the answers was kept \(10 empty\)"):
+    with pytest.raises(InputError, match=r"no answer was accepted \(10 empty\)"):
         run(Asked(lambda _: " "), tmp_path, queries=QUERIES[:10])
     asked = Asked(fail=lambda _: True)
     reason = r"\(10 failed; the last failure: the mock engine was told to fail\)"
@@ -280,12 +280,12 @@ def test_what_an_answer_took_is_reckoned_high_where_the_api_does_not_tell(tmp_pa
     assert manifest.details["stopped"] == "budget"
     assert manifest.rows["asked"] == 8  # of 12 tokens at most each
     assert manifest.details["cost_usd"] is None
-    with pytest.raises(InputError, match="holds rows whose price is not known"):
+    with pytest.raises(InputError, match="holds rows whose price is unknown"):
         sample(engine, QUERIES, tmp_path, limits=limits, **given)
 
 
 def test_a_budget_that_pays_for_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none of the answers was kept \(nothing was asked\)"):
+    with pytest.raises(InputError, match=r"no answer was accepted \(no request was made\)"):
         run(Asked(), tmp_path, limits=Limits(tokens=10))
 
 
@@ -434,7 +434,7 @@ def test_every_third_row_may_fail(tmp_path: Path) -> None:
 
 def test_too_many_failures_end_the_job_and_are_asked_again_later(tmp_path: Path) -> None:
     bad = {query.text for query in QUERIES[::5]}
-    with pytest.raises(EngineError, match=r"4 requests failed for good, .*told to fail"):
+    with pytest.raises(EngineError, match=r"4 rows failed after all retries, .*told to fail"):
         run(Asked(fail=lambda q: q in bad), tmp_path, target=60, limits=Limits(failures=3))
     assert not is_finished(tmp_path)
     assert len(lines(tmp_path)) > 10

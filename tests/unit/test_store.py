@@ -356,7 +356,7 @@ def test_a_cache_can_be_a_file_in_any_format(tmp_path: Path) -> None:
 
 
 def test_what_is_no_cache(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not there: give a cache folder"):
+    with pytest.raises(InputError, match="does not exist: give a cache folder"):
         read_cache(tmp_path / "missing")
     (tmp_path / "train.jsonl").write_text("{}")
     finish(tmp_path, Manifest(kind="task"))
