@@ -74,7 +74,7 @@ def first_time(reply: Reply) -> Callable[[Call], Reply]:
     return judge
 
 
-def test_every_request_is_asked_once_with_all_that_belongs_to_it() -> None:
+def test_each_request_is_sent_once() -> None:
     completions, server = answers(lambda call: answer(f" re {call.question} ", words=3))
     assert [c.text for c in completions] == [f"re question {i}" for i in range(10)]
     assert (completions[0].tokens, completions[0].prompt_tokens) == (3, 10)
@@ -91,7 +91,7 @@ def test_every_request_is_asked_once_with_all_that_belongs_to_it() -> None:
     }
 
 
-def test_it_is_an_engine_whose_manifest_names_no_machine() -> None:
+def test_manifest_names_no_machine() -> None:
     engine = load_engine("litellm", model="openai/stand-in", api_base="http://host.inside/v1")
     assert isinstance(engine, Engine)
     assert engine.describe() == {
@@ -108,13 +108,13 @@ def test_it_is_an_engine_whose_manifest_names_no_machine() -> None:
         list(engine.generate([Request("0", (), 0, role="user")], Sampling()))
 
 
-def test_a_server_of_one_s_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     completions, _ = answers(None, 2)
     assert not any(c.error for c in completions)
 
 
-def test_prices_are_litellm_s_or_given_or_unknown() -> None:
+def test_prices() -> None:
     table = LitellmEngine("openai/gpt-4o").prices
     assert table is not None
     assert 0 < table.prompt_token < table.completion_token < 1e-3
@@ -133,13 +133,33 @@ def test_tokens_and_costs_are_counted() -> None:
     assert unknown[0].cost is None
 
 
+def test_options_change_the_request() -> None:
+    completions, server = answers(
+        None,
+        1,
+        send_seed=False,
+        extra_body={"chat_template_kwargs": {"enable_thinking": False}},
+        extra_headers={"x-title": "delia"},
+    )
+    assert completions[0].finish == "stop"
+    (call,) = server.calls
+    assert call.headers["x-title"] == "delia"
+    assert call.body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "seed" not in call.body
+
+
+def test_reasoning_is_removed() -> None:
+    completions, _ = answers(lambda _: answer("<think>hm</think>yes"), 1)
+    assert completions[0].text == "yes"
+
+
 @pytest.mark.parametrize(("told", "finish"), [("stop", "stop"), ("length", "length")])
-def test_why_an_answer_ended_is_told(told: str, finish: str) -> None:
+def test_finish_reasons(told: str, finish: str) -> None:
     completions, _ = answers(lambda _: answer("yes", finish=told), 1)
     assert (completions[0].finish, completions[0].text) == (finish, "yes")
 
 
-def test_what_a_content_filter_stopped_is_an_error() -> None:
+def test_content_filter_is_an_error() -> None:
     completions, _ = answers(lambda _: answer("ye", finish="content_filter"), 1)
     assert (completions[0].finish, completions[0].text) == ("error", "")
     refused, server = answers(lambda _: refusal(400, "no", code="content_policy_violation"), 2)
@@ -160,18 +180,18 @@ def test_what_a_content_filter_stopped_is_an_error() -> None:
     ],
     ids=lambda r: f"{r.status}-{r.dropped}-{r.body[-12:]!r}-{r.headers}",
 )
-def test_faults_that_pass_cost_nothing(fault: Reply) -> None:
+def test_transient_faults_lose_no_row(fault: Reply) -> None:
     completions, server = answers(first_time(fault))
     assert [c.text for c in completions] == [f"question {i}" for i in range(10)]
     assert server.count == 20
 
 
-def test_a_request_that_hangs_is_asked_again() -> None:
+def test_hanging_request_is_retried() -> None:
     completions, _ = answers(first_time(answer(delay_s=60)), 3, timeout_s=0.5)
     assert [c.text for c in completions] == [f"question {i}" for i in range(3)]
 
 
-def test_a_bad_request_costs_its_row_alone() -> None:
+def test_bad_request_fails_only_its_row() -> None:
     def judge(call: Call) -> Reply:
         if call.question == "question 4":
             return refusal(400, f"This is too long,\n{KEY}.")
@@ -195,7 +215,7 @@ def test_a_bad_request_costs_its_row_alone() -> None:
     ],
     ids=lambda value: str(getattr(value, "status", "")),
 )
-def test_what_ends_everything_is_one_line_after_what_was_finished(
+def test_fatal_error_ends_the_run_with_one_line(
     fault: Reply, said: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with OpenAIServer(lambda call: answer("yes") if call.number <= 10 else fault) as server:
@@ -212,7 +232,7 @@ def test_what_ends_everything_is_one_line_after_what_was_finished(
         assert KEY not in place
 
 
-def test_a_server_that_is_down_is_told_soon() -> None:
+def test_unreachable_server_is_reported_soon() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
@@ -221,12 +241,12 @@ def test_a_server_that_is_down_is_told_soon() -> None:
             list(engine.generate(asked(9), Sampling()))
 
 
-def test_the_server_never_sees_more_than_the_concurrency() -> None:
+def test_concurrency_is_never_exceeded() -> None:
     _, server = answers(lambda _: answer(delay_s=0.02), 40, concurrency=5)
     assert server.most_busy == 5
 
 
-def test_what_a_model_cannot_be_told_is_an_error_before_anything_is_sent() -> None:
+def test_unsupported_parameter_is_an_error_before_sending() -> None:
     with OpenAIServer() as server:
         engine = LitellmEngine("openai/o3-mini", ApiOptions(api_base=server.url))
         with pytest.raises(EngineError, match="top_p"):
@@ -237,7 +257,7 @@ def test_what_a_model_cannot_be_told_is_an_error_before_anything_is_sent() -> No
     assert server.calls[0].body["max_completion_tokens"] == 512
 
 
-def test_the_provider_and_its_key_must_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provider_and_key_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="litellm does not know the provider of model 'stand-in'"):
         LitellmEngine("stand-in")
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
@@ -253,7 +273,7 @@ def gone(server: OpenAIServer) -> bool:
     return False
 
 
-def test_an_early_end_closes_every_connection(
+def test_closing_early_closes_all_connections(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -272,7 +292,7 @@ def test_an_early_end_closes_every_connection(
     assert not "".join(capfd.readouterr())
 
 
-def test_ctrl_c_arrives_and_closes_every_connection(caplog: pytest.LogCaptureFixture) -> None:
+def test_ctrl_c_closes_all_connections(caplog: pytest.LogCaptureFixture) -> None:
     def judge(call: Call) -> Reply:
         if call.number == 20:
             os.kill(os.getpid(), signal.SIGINT)
@@ -295,7 +315,7 @@ def real() -> Iterator[RealServer]:
         yield server
 
 
-def test_a_real_server_answers_behind_litellm(real: RealServer) -> None:
+def test_real_server_behind_litellm(real: RealServer) -> None:
     engine = LitellmEngine(
         f"openai/{real.model}", ApiOptions(api_base=real.url, concurrency=2, retries=1)
     )

@@ -94,7 +94,7 @@ def other() -> TransformersEngine:
     return TransformersEngine(model, load_tokenizer(DEFAULT_MODEL), batch_size=8)
 
 
-def test_a_lost_worker_loses_and_repeats_no_row(
+def test_lost_worker_loses_and_repeats_no_row(
     nodes: Nodes, engine: Engine, other: TransformersEngine
 ) -> None:
     """The worker goes when the first answers are there, and rows are still to be asked.
@@ -119,7 +119,7 @@ def test_a_lost_worker_loses_and_repeats_no_row(
     assert {c.id: c for c in other.generate(sure, DRAWN)} == {r.id: texts[r.id] for r in sure}
 
 
-def test_a_cache_is_sampled_with_it(nodes: Nodes, engine: Engine, tmp_path: Path) -> None:
+def test_sample_a_cache(nodes: Nodes, engine: Engine, tmp_path: Path) -> None:
     """Two windows: the first fills what the target asks for, the second replaces what failed."""
     queries = [Query(f"Tell me about {name}.", "test") for name in ANIMALS]
     queries.insert(2, Query("word " * 600, "test"))
@@ -129,7 +129,7 @@ def test_a_cache_is_sampled_with_it(nodes: Nodes, engine: Engine, tmp_path: Path
     assert len({record.answer for record in read_cache(tmp_path / "a")}) == 6
 
 
-def test_it_names_the_weights(engine: Engine, other: TransformersEngine) -> None:
+def test_describe_identifies_the_weights(engine: Engine, other: TransformersEngine) -> None:
     identity = identify(other.model, other.tokenizer)
     assert engine.describe() == {"engine": "ray", "model": identity}
 
@@ -142,13 +142,13 @@ def test_it_names_the_weights(engine: Engine, other: TransformersEngine) -> None
         ({"model": "./no-such-folder"}, "cannot be loaded"),
     ],
 )
-def test_settings_are_refused_in_one_line(options: dict[str, Any], text: str) -> None:
+def test_invalid_options_are_one_line(options: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError, match=text) as raised:
         load_engine("ray", **{"model": DEFAULT_MODEL, **options})
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_another_cluster_is_refused(nodes: Nodes) -> None:
+def test_another_cluster_is_rejected(nodes: Nodes) -> None:
     elsewhere = load_engine("ray", model=DEFAULT_MODEL, address="10.0.0.1:6379")
     with pytest.raises(InputError, match=r"connected to the Ray cluster .*, not to 10\.0\.0\.1"):
         list(elsewhere.generate([ask("Hello", 0)], DRAWN))

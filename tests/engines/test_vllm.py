@@ -72,7 +72,7 @@ def by_id(completions: Iterator[Completion]) -> dict[str, Completion]:
     return found
 
 
-def test_it_answers_as_the_engine_over_transformers(
+def test_answers_equal_those_of_the_transformers_engine(
     engine: Engine, other: TransformersEngine
 ) -> None:
     """Prompts, draws, tokens, ends and texts; one prompt is computed in parts."""
@@ -85,7 +85,7 @@ def test_it_answers_as_the_engine_over_transformers(
     assert CHUNKED.id in found and found[CHUNKED.id].prompt_tokens > 2 * BUDGET
 
 
-def test_a_row_draws_the_same_whatever_runs_beside_it(engine: Engine) -> None:
+def test_rows_do_not_depend_on_the_batch(engine: Engine) -> None:
     together = by_id(engine.generate(REQUESTS, DRAWN))
     backwards = by_id(engine.generate(reversed(REQUESTS), DRAWN))
     alone = by_id(engine.generate(REQUESTS[6:7], DRAWN))
@@ -93,7 +93,7 @@ def test_a_row_draws_the_same_whatever_runs_beside_it(engine: Engine) -> None:
     assert alone["6"] == together["6"]
 
 
-def test_the_seed_decides_what_is_drawn(engine: Engine) -> None:
+def test_seed_decides_the_answer(engine: Engine) -> None:
     messages = REQUESTS[0].messages
     seeded = [Request(f"{i}", messages, seed) for i, seed in enumerate([1, 1, 2, 3, 4 + 2**62])]
     texts = [c.text for _, c in sorted(by_id(engine.generate(seeded, DRAWN)).items())]
@@ -103,7 +103,7 @@ def test_the_seed_decides_what_is_drawn(engine: Engine) -> None:
     assert len({c.text for c in engine.generate(seeded, greedy)}) == 1
 
 
-def test_ends_are_told_and_stripped(engine: Engine) -> None:
+def test_end_tokens_are_stripped(engine: Engine) -> None:
     greedy = Sampling(temperature=0.0, max_tokens=40)
     brief = [Request("brief", (Message("user", "What is the capital of France?"),), 0)]
     (stopped,) = engine.generate(brief, greedy)
@@ -114,7 +114,7 @@ def test_ends_are_told_and_stripped(engine: Engine) -> None:
     assert (cut.finish, cut.tokens, cut.text) == ("length", stopped.tokens - 1, stopped.text)
 
 
-def test_a_prompt_that_is_too_long_fails_alone(engine: Engine) -> None:
+def test_too_long_a_prompt_fails_only_its_row(engine: Engine) -> None:
     found = by_id(engine.generate([TOO_LONG, REQUESTS[0]], DRAWN))
     assert found["60"].finish == "error"
     assert found["60"].text == ""
@@ -122,7 +122,7 @@ def test_a_prompt_that_is_too_long_fails_alone(engine: Engine) -> None:
     assert found["0"].error is None
 
 
-def test_it_is_kept_full_and_never_holds_too_much(engine: Engine) -> None:
+def test_engine_stays_full_within_its_capacity(engine: Engine) -> None:
     """Requests are taken as answers are given: never more at once than there is room for."""
     given, held = 0, []
 
@@ -139,7 +139,7 @@ def test_it_is_kept_full_and_never_holds_too_much(engine: Engine) -> None:
     assert sorted(held)[12] > SEQUENCES, "the next prompt was not there when a place was free"
 
 
-def test_none_means_to_go_on_with_what_there_is(engine: Engine) -> None:
+def test_none_in_the_stream_waits_for_a_completion(engine: Engine) -> None:
     """The third row is asked when the first is answered, as a loop does that replaces rows."""
     answered: list[str] = []
 
@@ -158,19 +158,19 @@ def test_none_means_to_go_on_with_what_there_is(engine: Engine) -> None:
     assert sorted(answered) == ["0", "1", "2"]
 
 
-def test_nothing_is_left_of_a_run_that_was_ended(engine: Engine) -> None:
+def test_closing_early_aborts_all_requests(engine: Engine) -> None:
     ended = engine.generate(REQUESTS, DRAWN)
     next(ended)
     ended.close()  # type: ignore[attr-defined]
     assert set(by_id(engine.generate(REQUESTS[3:5], DRAWN))) == {"3", "4"}
 
 
-def test_it_names_the_weights(engine: Engine, other: TransformersEngine) -> None:
+def test_describe_identifies_the_weights(engine: Engine, other: TransformersEngine) -> None:
     identity = identify(other.model, other.tokenizer)
     assert engine.describe() == {"engine": "vllm", "model": identity}
 
 
-def test_a_cache_is_sampled_with_it(engine: Engine, tmp_path: Path) -> None:
+def test_sample_a_cache(engine: Engine, tmp_path: Path) -> None:
     queries = [Query(f"Tell me about {name}.", "test") for name in ANIMALS]
     cache = tmp_path / "cache"
     # Cut off as all of these answers are, the filters would drop them.
@@ -191,13 +191,13 @@ def test_a_cache_is_sampled_with_it(engine: Engine, tmp_path: Path) -> None:
         ({"max_num_sequences": 4}, "has no option max_num_sequences"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line(options: dict[str, object], text: str) -> None:
+def test_load_errors_are_one_line(options: dict[str, object], text: str) -> None:
     with pytest.raises(InputError, match=text) as raised:
         load_engine("vllm", **{"model": DEFAULT_MODEL, **options})  # type: ignore[arg-type]
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_dead_engine_ends_the_run(engine: Engine) -> None:
+def test_dead_engine_ends_the_run(engine: Engine) -> None:
     """The last test here: nothing answers after it. What was finished before has been given."""
     completions = engine.generate(REQUESTS, DRAWN)
     assert next(completions).error is None

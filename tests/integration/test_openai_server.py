@@ -28,7 +28,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def test_a_real_server_answers_every_request_once(server: RealServer) -> None:
+def test_real_server_answers_each_request_once(server: RealServer) -> None:
     engine = load_engine(
         "openai", model=server.model, api_base=server.url, concurrency=2, retries=1
     )
@@ -43,19 +43,19 @@ def test_a_real_server_answers_every_request_once(server: RealServer) -> None:
         assert completion.cost is None
 
 
-def test_an_answer_that_is_cut_off_says_so(server: RealServer) -> None:
+def test_truncated_answer(server: RealServer) -> None:
     engine = load_engine("openai", model=server.model, api_base=server.url)
     story = (Message("user", "Tell me a long story about a river."),)
     (completion,) = engine.generate([Request("0", story, 0)], Sampling(max_tokens=5))
     assert (completion.finish, completion.tokens) == ("length", 5)
 
 
-def test_a_manifest_does_not_name_where_the_model_lies(server: RealServer) -> None:
+def test_manifest_does_not_name_the_model_folder(server: RealServer) -> None:
     engine = load_engine("openai", model=server.model, api_base=server.url)
     assert "/" not in engine.describe()["model"]["name"]
 
 
-def test_a_model_that_the_server_does_not_have_costs_no_more_than_a_line(
+def test_unknown_model_is_one_line(
     server: RealServer,
 ) -> None:
     engine = load_engine("openai", model="no-such-model", api_base=server.url, retries=0)
