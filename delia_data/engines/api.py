@@ -353,7 +353,7 @@ class ApiEngine:
     Attributes:
         name: The engine's name.
         model: The model's name.
-        api: The API, as a manifest names it; None for a server of the user's own.
+        provider: The provider, as a manifest names it; None for a server of the user's own.
         options: Options of the API.
         prices: Prices; None if unknown.
         limiter: The rate limiter, which keeps what it finds from one `generate` to the next.
@@ -364,11 +364,11 @@ class ApiEngine:
     writes_users = False
 
     def __init__(
-        self, model: str, options: ApiOptions, *, api: str | None, prices: Prices | None
+        self, model: str, options: ApiOptions, *, provider: str | None, prices: Prices | None
     ) -> None:
         self.model = model
         self.options = options
-        self.api = api
+        self.provider = provider
         self.prices = prices
         self.limiter = RateLimiter(options.concurrency, rpm=options.rpm, tpm=options.tpm)
 
@@ -391,7 +391,7 @@ class ApiEngine:
 
     def describe(self) -> dict[str, Any]:
         """Name the engine and the model. Weights and chat template cannot be hashed."""
-        described = {"engine": self.name, "api": self.api, "model": public_name(self.model)}
+        described = {"engine": self.name, "api": self.provider, "model": public_name(self.model)}
         if self.options.extra_body:
             described["extra_body"] = dict(self.options.extra_body)
         return described

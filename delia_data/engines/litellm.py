@@ -59,7 +59,7 @@ class LitellmEngine(ApiEngine):
         litellm = _litellm()
         provider = _provider(litellm, model, options.api_base)
         prices = options.prices or _known_prices(litellm, model)
-        super().__init__(model, options, api=provider, prices=prices)
+        super().__init__(model, options, provider=provider, prices=prices)
 
     @classmethod
     def load(cls, model: str, **options: Any) -> LitellmEngine:
@@ -78,7 +78,7 @@ class _Client:
         self.litellm = _litellm()
         self.engine = engine
         options = engine.options
-        where = f"the server at {options.api_base}" if options.api_base else str(engine.api)
+        where = f"the server at {options.api_base}" if options.api_base else str(engine.provider)
         self.api = Api(where, engine.model, "the provider's key", engine.secrets)
         self.max_tokens = sampling.max_tokens
         supported = self.litellm.get_supported_openai_params(engine.model) or []

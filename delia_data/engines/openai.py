@@ -51,8 +51,8 @@ class OpenAIEngine(ApiEngine):
         require("aiohttp", extra="openai")
         address = options.api_base or os.environ.get("OPENAI_BASE_URL") or _OPENAI
         self.api_base = check_address(address)
-        api = "api.openai.com" if self.api_base == _OPENAI else None
-        super().__init__(model, options, api=api, prices=options.prices)
+        provider = "api.openai.com" if self.api_base == _OPENAI else None
+        super().__init__(model, options, provider=provider, prices=options.prices)
         _read_key(self.api_base)
 
     @classmethod
