@@ -16,7 +16,7 @@ SOURCES := delia_data builders training tests benchmarks docs .ci/release.py
 WHOLE := build/whole
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slow test-engines test-trainers bench check docs release format clean
+.PHONY: help setup quickstart test test-fast test-slow test-engines test-trainers fuzz bench check docs release format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -67,6 +67,9 @@ $(TRAINERS)/.ready: $(READY)
 
 test-trainers: $(TRAINERS)/.ready  ## Let axolotl and LLaMA-Factory read the files that are written for them, trackio and wandb take figures
 	PYTHONPATH=$(TRAINERS) $(BIN)/python -m pytest tests/engines/test_other_loaders.py tests/engines/test_trackers.py
+
+fuzz: $(READY)  ## Fuzz the readers of files and replies, 10 minutes for each (FUZZ_MINUTES)
+	FUZZ_MINUTES=$${FUZZ_MINUTES:-10} $(BIN)/python -m pytest tests/fuzz
 
 check: $(READY) docs  ## Lint, format, types, exported names, import directions, documentation
 	$(BIN)/ruff check $(SOURCES)
