@@ -45,7 +45,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class RunEstimate:
-    """What a run will take.
+    """Estimated rows, tokens, time and cost of a run.
 
     The intervals are bootstrapped over the rows of the probe. They reflect how much the rows
     differ, not how much the speed of the machine or the server varies.

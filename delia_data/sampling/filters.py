@@ -184,7 +184,7 @@ _LONGEST: Final = 60  # words of a period at most
 _SPAN: Final = 20  # words that all repeats of a unit have together, at least
 _SPAN_PLAIN: Final = 64  # the same in code, and for units of numbers and single letters
 
-# Lines that come again, also with others in between.
+# Repeated lines, also with others in between.
 _LINE_WORDS: Final = 4
 _LINE_TIMES: Final = 4
 _LINE_SHARE: Final = 0.5  # of the lines that have words
@@ -232,7 +232,7 @@ def _has_period(found: Sequence[str], code: bool) -> bool:
 
 
 def _is_too_long(unit: Sequence[str], span: int, code: bool) -> bool:
-    """Whether so many words, all repeats of one unit, are a loop."""
+    """Return whether `span` words, all repeats of one unit, are a loop."""
     times = next(times for least, times in reversed(_PERIODS.items()) if len(unit) >= least)
     if span < times * len(unit):
         return False
@@ -315,13 +315,13 @@ _REFUSAL: Final = re.compile(
     rf"|(?:{_SORRY}|{_UNFORTUNATELY})?{_AI}{_DECLINE_AS_AI}"
     rf"|(?:{_SORRY}|{_UNFORTUNATELY})?{_DECLINE})"
 )
-# What goes on to answer after all is none: "..., I do not eat. However, here is a recipe: ..."
+# An answer that turns is no refusal: "..., I do not eat. However, here is a recipe: ..."
 _TURN: Final = re.compile(
     r"\b(?:however|but|here(?:'s| is| are)|instead|nonetheless|nevertheless|that said|generally"
     r"|in general|i can|as for)\b"
 )
 _ANSWER_WORDS: Final = 30
-# How every refusal begins; most answers do not, and are done here.
+# How every refusal begins. Most answers do not, and need no further check.
 _FIRST: Final = re.compile(
     r"[\s(\[*_]*(?:i\b|sor|apolog|unf|reg|sad|as\b|bec|sin|giv|an?\b|th|your|just|only|mer|<)", re.I
 )

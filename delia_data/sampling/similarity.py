@@ -311,7 +311,7 @@ class Novelty:
         shared: Counter[int] = Counter()
         for mark in looked_up:
             shared.update(self._having.get(mark, ()))
-        elsewhere = len(said) - len(looked_up)  # words that may be shared beside these
+        elsewhere = len(said) - len(looked_up)  # words that may be shared besides these
         for place, count in shared.items():
             length = len(self._texts[place])
             if count + min(elsewhere, length) >= half * (len(said) + length) - _SLACK:

@@ -20,6 +20,7 @@ from delia_data.sampling import (
     Progress,
     PromptOptions,
     Query,
+    load_queries,
     read_cache,
     sample,
 )
@@ -132,6 +133,33 @@ def test_progress_is_told_at_the_beginning_and_at_the_end(tmp_path: Path) -> Non
     assert seen[-1].rejected == {"empty": 1}
     run(asked, tmp_path, target=12, on_progress=seen.append)
     assert seen[-1].kept == 12
+
+
+def test_queries_can_be_named(tmp_path: Path) -> None:
+    file = tmp_path / "queries.jsonl"
+    file.write_text(
+        '{"query": "What is rain?"}\n{"instruction": "Name a color.", "output": "Red"}\n'
+    )
+    manifest = run(Asked(), tmp_path / "file", queries=str(file), target=2)
+    assert manifest.settings["queries"]["source"] == "rows"
+    assert [r.query for r in read_cache(tmp_path / "file")] == ["What is rain?", "Name a color."]
+    manifest = run(Asked(), tmp_path / "bundled", queries="bundled", target=2)
+    assert manifest.settings["queries"]["source"] == "bundled"
+    engine = MockEngine(
+        lambda request: (
+            f"the river number {request.seed} and tell why it matters to people there?"
+            if request.role == "user"
+            else f"About {text_of(request)}"
+        )
+    )
+    manifest = sample(engine, "self", tmp_path / "self", target=2)
+    assert manifest.settings["queries"]["source"] == "self"
+
+
+@pytest.mark.parametrize("options", [{"source": "self"}, {"source": QUERIES, "expand": 4}])
+def test_generated_queries_need_an_engine(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="an engine and a folder"):
+        load_queries(**options)
 
 
 def test_equal_queries_are_asked_once(tmp_path: Path) -> None:
