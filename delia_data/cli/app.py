@@ -13,8 +13,7 @@ from delia_data.cli._json import give_back_stdout
 from delia_data.errors import DeliaError
 
 COMMANDS: Final = {
-    "quickstart": "Sample, diversify, mix, load, train and ask: the whole chain, in minutes on "
-    "two cores.",
+    "quickstart": "Sample, diversify, mix, load, train, and evaluate, in minutes on two cores.",
     "sample": "Sample pairs from the model itself into a cache.",
     "quality": "Measure a cache: acceptance, repetition, diversity, coverage, language, secrets.",
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
@@ -25,13 +24,12 @@ COMMANDS: Final = {
     "export": "Write an adapter so that any engine serves it, or a mixture's files for another "
     "trainer.",
     "evaluate": "Evaluate a model on held-out rows, with the token and without it.",
-    "compare": "Show how far two evaluations of one task differ, with paired intervals.",
     "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare it with the paper's "
     "numbers.",
     "ratio": "Find the smallest ratio that is about as good as the best, by a short series.",
     "measure": "Measure an adapter before and after training: representation, state space, "
     "gradients.",
-    "report": "Write one page on any runs: words, tables, figures, answers, settings.",
+    "report": "Write one page on any runs: summary, tables, figures, answers, settings.",
     "push": "Publish folders as one version: one commit and one tag; the same again changes "
     "nothing.",
     "pull": "Download a version as folders that `delia mix` and `delia train` take.",
@@ -44,6 +42,7 @@ COMMANDS: Final = {
 `app`, if it has commands of its own), and is imported when it runs."""
 
 EARLIER: Final = {
+    "compare": "Compare two finished evaluations; use `delia evaluate EVALUATION --against OTHER`.",
     "config": "Write another trainer's files; use `delia export MIXTURE OUT --for NAME`.",
     "diff": "Show which settings, rows, and wordings differ; use `delia pull --diff`.",
 }

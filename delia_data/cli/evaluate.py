@@ -1,4 +1,4 @@
-"""`delia evaluate`: what a model answers with the token and without it, selectivity first."""
+"""`delia evaluate`: answers with the token and without it, selectivity first."""
 
 from __future__ import annotations
 
@@ -12,50 +12,74 @@ from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
 from delia_data.cli._console import console, messages, step
 from delia_data.cli._json import AsJson, show_json
-from delia_data.cli._score_tables import print_evaluation
-from delia_data.evaluation import PROBES, EvalTask, evaluate, make_probes
-from delia_data.evaluation.evaluate import open_system
+from delia_data.cli._score_tables import print_comparison, print_evaluation
+from delia_data.errors import InputError
+from delia_data.evaluation import (
+    PROBES,
+    EvalTask,
+    compare_folders,
+    evaluate,
+    make_probes,
+    open_system,
+    read_evaluation,
+)
 from delia_data.evaluation.translation import METRICS, load_metrics
 
-_CORPUS = ("chrf", "bleu")
+_COMPARISON = "Comparison"
+METRIC_HELP = f"Translation score: {', '.join(METRICS)}; the last two as NAME=CHECKPOINT."
 
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="An adapter of delia train, or a model as the engine takes it.")
+        str,
+        typer.Argument(
+            help="Adapter of delia train, or a model as the engine takes it. With --against and "
+            "no other argument: folder of a finished evaluation."
+        ),
     ],
-    task: Annotated[Path, typer.Argument(help="Task folder that delia diversify wrote.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the evaluation; a rerun goes on there.")],
+    task: Annotated[
+        Path | None, typer.Argument(help="Task folder of delia diversify.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder for the evaluation; a rerun continues there.", show_default=False
+        ),
+    ] = None,
     probe: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"What is asked, of {', '.join(PROBES)}; all if not given.",
+            help=f"Probe to run, of {', '.join(PROBES)}. Default: all.",
             autocompletion=among(PROBES),
         ),
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(help="Held-out rows to ask at most; a higher number adds some.")
+        int | None,
+        typer.Option(help="Greatest number of held-out rows. A larger number adds rows."),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 96,
+    max_tokens: Annotated[int, typer.Option(help="Greatest number of tokens in an answer.")] = 96,
     add_token: Annotated[
         str | None,
         typer.Option(
             "--add-token",
             metavar="INIT",
-            help="Add the token to a model without it, its embedding begun as mean or normal.",
+            help="Add the token to a model without it, with its embedding initialized as mean or "
+            "normal.",
         ),
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option(
-            help="Regular expression of a whole answer in the format, for answers of free text."
-        ),
+        typer.Option(help="Regular expression that a whole answer matches, for free-text answers."),
     ] = None,
     metric: Annotated[
         list[str] | None,
+        typer.Option(help=f"{METRIC_HELP} Default for translation tasks: chrf and bleu."),
+    ] = None,
+    against: Annotated[
+        Path | None,
         typer.Option(
-            help=f"Score of translations, of {', '.join(METRICS)}; the last two with =CHECKPOINT. "
-            "chrf and bleu for a task of translations if not given."
+            help="Finished evaluation of the same task to compare with, row by row.",
+            rich_help_panel=_COMPARISON,
         ),
     ] = None,
     engine: by.EngineName = "transformers",
@@ -66,13 +90,26 @@ def command(
     rpm: by.Rpm = None,
     tpm: by.Tpm = None,
     engine_option: by.EngineOption = None,
-    seed: Annotated[int, typer.Option(help="Seed of rows, wordings and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of rows, wordings, and intervals.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on held-out rows, with the token and without it."""
-    asked = EvalTask.read(task, rule=pattern)
-    metrics = load_metrics(_CORPUS if _wants_corpus(asked, metric) else metric or ())
-    make_probes(asked, probe or PROBES, rows=rows, seed=seed)  # before a model is loaded
+    if task is None and out is None and against is not None:
+        show_comparison(Path(model), against, metric, seed=seed, as_json=as_json)
+        return
+    if task is None or out is None:
+        raise InputError(
+            "delia evaluate needs MODEL, TASK and OUT; to compare two finished evaluations, give "
+            "one folder and --against with the other"
+        )
+    if against is not None:
+        read_evaluation(against)  # before a model is loaded
+    eval_task = EvalTask.read(task, rule=pattern)
+    if metric is None and eval_task.scoring == "translation":
+        metric = ["chrf", "bleu"]
+    metrics = load_metrics(metric or ())
+    probes = probe or PROBES
+    make_probes(eval_task, probes, rows=rows, seed=seed)  # before a model is loaded
     named = {
         "device": device,
         "batch_size": batch_size,
@@ -82,13 +119,15 @@ def command(
         "tpm": tpm,
     }
     options = by.engine_options(named, engine_option or ())
-    opened, notes = open_system(model, engine, options, token=asked.token, add=add_token, seed=seed)
-    with closing(opened), step("asking", to=messages if as_json else None) as update:
-        found = evaluate(
+    opened, notes = open_system(
+        model, engine, options, token=eval_task.token, add=add_token, seed=seed
+    )
+    with closing(opened), step("answers", to=messages if as_json else None) as update:
+        scores = evaluate(
             opened,
-            asked,
+            eval_task,
             out,
-            probes=probe or PROBES,
+            probes=probes,
             rows=rows,
             max_tokens=max_tokens,
             seed=seed,
@@ -96,12 +135,25 @@ def command(
             notes=notes,
             on_progress=update,
         )
+    if against is not None:
+        if not as_json:
+            print_evaluation(scores)
+        show_comparison(out, against, metric, seed=seed, as_json=as_json)
+    elif as_json:
+        show_json(scores)
+    else:
+        print_evaluation(scores)
+    if not as_json:
+        console.print(f"\nAll answers: {out}", soft_wrap=True)
+
+
+def show_comparison(
+    evaluation: Path, against: Path, metric: list[str] | None, *, seed: int, as_json: bool
+) -> None:
+    """Print the difference of two finished evaluations."""
+    metrics = load_metrics(metric or ())
+    comparison = compare_folders(evaluation, against, seed=seed, metrics=metrics)
     if as_json:
-        show_json(found)
-        return
-    print_evaluation(found)
-    console.print(f"\nevery answer is in {out}", soft_wrap=True)
-
-
-def _wants_corpus(task: EvalTask, metric: list[str] | None) -> bool:
-    return metric is None and task.scoring == "translation"
+        show_json(comparison)
+    else:
+        print_comparison(comparison, str(evaluation), str(against))

@@ -141,7 +141,7 @@ def test_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:
         *("held-out", "training", "bare", "negative")
     ]
     assert "note: hallucination: undefined is precision of 'no'" in told.out
-    assert f"every answer is in {out}" in told.out
+    assert f"All answers: {out}" in told.out
     again = delia("evaluate", "any", task, out, "--engine", "mock", "--rows", "4")
     begins = told.out.index("hallucination-check")
     assert again.out == f"asking: 28 of 28\n{told.out[begins:]}"
@@ -164,7 +164,7 @@ def test_json(tmp_path: Path, task: Path, delia: Delia) -> None:
     assert [probe["probe"] for probe in found["probes"]] == ["bare", "held-out"]
     assert found["probes"][0]["selectivity"]["value"] == 0
     assert found == json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    told = delia("compare", tmp_path / "out", tmp_path / "out", "--json")
+    told = delia("evaluate", tmp_path / "out", "--against", tmp_path / "out", "--json")
     assert json.loads(told.out)["probes"][0]["rows"] == 4
     told = delia("compare", tmp_path / "out", tmp_path / "out")
     assert "selectivity" in told.out
@@ -233,7 +233,8 @@ def test_what_the_command_refuses(tmp_path: Path, task: Path, delia: Delia) -> N
     (tmp_path / "mine" / "thesis.tex").write_text("dear")
     refused(delia("evaluate", "any", task, tmp_path / "mine", *mock), "thesis.tex")
     assert not out.exists()
-    refused(delia("compare", task, task), "holds a task and no evaluation.json")
+    refused(delia("evaluate", task, "--against", task), "holds a task and no evaluation.json")
+    refused(delia("evaluate", task), "needs MODEL, TASK and OUT")
 
 
 def test_adapters(tmp_path: Path, task: Path, delia: Delia) -> None:
