@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -303,3 +305,8 @@ def _run_name(root: Path, settings: TrainSettings) -> str:
     """Return the name of this run for trackers; a resumed run has the same name."""
     identity = canonical_json({"folder": str(root.resolve()), **settings.as_dict()})
     return f"{root.resolve().name}-{hashlib.sha256(identity).hexdigest()[:8]}"
+
+
+if __name__ == "__main__":  # the earlier name of `python -m delia_data train`, for one release
+    sys.argv.insert(1, "train")
+    runpy.run_module("delia_data", run_name="__main__", alter_sys=False)
