@@ -235,9 +235,10 @@ class Linter:
         self._labelled[source] += sum(short.mask)
         self._cut += len(short.ids) < len(row.ids)
         if sum(example.source == source for example in self._examples) < self._shown:
-            edges = sorted({0, len(short.ids), *(edge for span in short.spans for edge in span)})
-            parts = ((self._text(short.ids[i:j]), short.mask[i]) for i, j in pairwise(edges))
-            self._examples.append(LintExample(index, source, tuple(parts)))
+            edges = {edge for span in short.spans for edge in span}
+            bounds = pairwise(sorted({0, len(short.ids), *edges}))
+            parts = tuple((self._text(short.ids[i:j]), short.mask[i]) for i, j in bounds)
+            self._examples.append(LintExample(index, source, parts))
 
     def report(self) -> LintReport:
         """Return the counts and problems of all rows so far."""
@@ -272,11 +273,8 @@ class Linter:
         if is_task and self._ids and not any(token in prompt for token in self._ids):
             yield "token-missing", f"a task row does not name {' or '.join(self._ids)}"
         for token, token_id in self._ids.items():
-            named, whole, left = (
-                text.count(token),
-                row.ids.count(token_id),
-                short.ids.count(token_id),
-            )
+            named = text.count(token)
+            whole, left = (encoded.ids.count(token_id) for encoded in (row, short))
             if not is_task:
                 if named or whole:
                     yield "pair-names-token", f"a pair names {token}"
