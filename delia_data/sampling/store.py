@@ -238,11 +238,6 @@ class PairStore:
                 yield store
 
     @property
-    def failed(self) -> int:
-        """Number of rows that failed and have not been answered since."""
-        return len(self._failed)
-
-    @property
     def finished(self) -> bool:
         """Whether the folder is a finished cache."""
         return is_finished(self.folder)

@@ -61,13 +61,12 @@ def known(folder: Path) -> dict[str, Any]:
             "tokens": store.counts.tokens,
             "prompt_tokens": store.counts.prompt_tokens,
             "cost": store.counts.cost,
-            "failed": store.failed,
             "pairs": list(store.pairs()),
         }
 
 
 def of_rows(rows: list[SampledRow]) -> dict[str, Any]:
-    """What a store must know of rows, the failed ones aside."""
+    """Return what a store must know of rows that did not fail."""
     reasons = [row.rejected for row in rows if row.rejected is not None]
     return {
         "asked": {row.id for row in rows},
@@ -76,7 +75,6 @@ def of_rows(rows: list[SampledRow]) -> dict[str, Any]:
         "tokens": sum(row.tokens for row in rows),
         "prompt_tokens": sum(row.prompt_tokens for row in rows),
         "cost": sum(row.cost or 0.0 for row in rows),
-        "failed": 0,
         "pairs": [(row.query, row.answer) for row in rows if row.rejected is None],
     }
 
@@ -123,7 +121,7 @@ def test_a_failed_row_is_asked_again_while_the_run_is_not_done(tmp_path: Path) -
     fill(tmp_path, [*ROWS, FAILED])
     there = known(tmp_path)
     assert FAILED.id not in there["asked"]
-    assert (there["failed"], there["dropped"]) == (1, {"empty": 1, "failed": 1})
+    assert there["dropped"] == {"empty": 1, "failed": 1}
     answered = SampledRow(6, "g7", "Hm?", "Yes.", 1)
     fill(tmp_path, [answered])
     assert known(tmp_path) == of_rows([*ROWS, answered])
