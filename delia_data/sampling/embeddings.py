@@ -271,9 +271,8 @@ class Saturation:
         self._spent = 0.0  # seconds since then
         self._waiting: list[tuple[int, str]] = []  # hash, text
         self._novel: deque[bool] = deque(maxlen=window)
-        self._held = np.empty((0, 0), dtype=np.float32)  # shape (reservoir, width), grows
-        self._highest: list[tuple[int, int]] = []  # heap of (-hash, place in _held)
-        self._hashes: set[int] = set()
+        self._hashes = np.empty(0, dtype=np.uint64)  # of the earlier texts, sorted
+        self._held: Vectors = np.empty((0, 0), dtype=np.float32)  # their vectors
         self._reservoir = reservoir
 
     @property
@@ -327,35 +326,18 @@ class Saturation:
             self._begun = self._clock()
         else:
             self._spent += self._clock() - begun
-        used = len(self._highest)
-        before = nearest(vectors, self._held[:used])
+        before = nearest(vectors, self._held)
         among = np.tril(vectors @ vectors.T, -1)  # each with those that came before it
         closest = np.maximum(before, np.where(among, among, -1).max(axis=1))
         if count:
             self._novel.extend((closest < self._same).tolist())
-        for (value, _), vector in zip(self._waiting, vectors, strict=True):
-            self._hold(value, vector)
+        # The reservoir keeps the different texts with the lowest hashes.
+        hashes = np.array([value for value, _ in self._waiting], dtype=np.uint64)
+        held = np.concatenate([self._held, vectors]) if len(self._held) else vectors
+        lowest, places = np.unique(np.concatenate([self._hashes, hashes]), return_index=True)
+        self._hashes = lowest[: self._reservoir]
+        self._held = held[places[: self._reservoir]]
         self._waiting.clear()
-
-    def _hold(self, value: int, vector: npt.NDArray[np.float32]) -> None:
-        """Add a vector to the reservoir if its hash is among the lowest."""
-        if value in self._hashes:
-            return
-        place = len(self._highest)
-        if place == self._reservoir:
-            if -value <= self._highest[0][0]:
-                return
-            highest, place = heapq.heappop(self._highest)
-            self._hashes.remove(-highest)
-        elif place == len(self._held):
-            rows = min(max(256, 2 * place), self._reservoir)
-            grown = np.zeros((rows, len(vector)), dtype=np.float32)
-            if place:
-                grown[:place] = self._held
-            self._held = grown
-        self._held[place] = vector
-        self._hashes.add(value)
-        heapq.heappush(self._highest, (-value, place))
 
 
 def _hash(text: str) -> int:
@@ -400,12 +382,6 @@ class TextMap:
     by: str
 
 
-def can_embed() -> bool:
-    """Return whether the embedding model and the libraries that run it are installed."""
-    libraries = all(find_spec(name) is not None for name in ("torch", "transformers"))
-    return libraries and weights_folder() is not None
-
-
 def map_texts(texts: Sequence[str], embed: Embed | None = None) -> TextMap:
     """Map texts to a plane; equal texts get equal points.
 
@@ -415,7 +391,8 @@ def map_texts(texts: Sequence[str], embed: Embed | None = None) -> TextMap:
             installed.
     """
     by = "embedded"
-    if embed is None and can_embed():
+    libraries = all(find_spec(name) is not None for name in ("torch", "transformers"))
+    if embed is None and libraries and weights_folder() is not None:
         embed, by = Embedder.load(), "embedded by all-MiniLM-L6-v2"
     elif embed is None or embed is place_by_words:
         embed, by = place_by_words, "placed by their words (TF-IDF)"

@@ -134,6 +134,7 @@ Give a numbered list of requests, and nothing else."""
 _MIN_YIELD: Final = 0.1  # queries per request; lower bound when planning a wave
 
 _ROUND_SIZE: Final = 32
+_ROUGE_L: Final = 0.7  # with an earlier query, from which a query is a near duplicate
 _STEM: Final = 4  # letters by which a word of the topic is recognized in another form
 
 _SHOWN: Final = 8  # queries in a prompt of `expanded_queries`
@@ -450,7 +451,6 @@ class GeneratedQueries:
         sampling: Sampling,
         token: str = DEFAULT_TOKEN,
         english: bool = True,
-        rouge_l: float = 0.7,
         limit: int | None = None,
     ) -> None:
         """Set up without reading or requesting anything.
@@ -462,7 +462,6 @@ class GeneratedQueries:
             sampling: Sampling parameters.
             token: The special token, which no query may contain.
             english: Accept English queries only.
-            rouge_l: ROUGE-L with an earlier query from which a query is a near duplicate.
             limit: Maximum number of generated queries, seeds not counted. It is not part of the
                 description, because a longer list begins with the shorter one.
 
@@ -479,13 +478,13 @@ class GeneratedQueries:
         self._settings = {
             "checks": {
                 "english": english,
-                "rouge_l": rouge_l,
+                "rouge_l": _ROUGE_L,
                 "token": token,
                 "words": [MIN_WORDS, MAX_WORDS],
             }
         }
         self._log = CompletionLog(folder)
-        self._novelty = Novelty(rouge_l)
+        self._novelty = Novelty(_ROUGE_L)
         self._accepted: list[Query] = list(generator.seeds)
         for query in generator.seeds:
             self._novelty.add(query.text)

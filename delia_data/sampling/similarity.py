@@ -222,12 +222,6 @@ def _encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def jaccard(first: Sequence[str], second: Sequence[str]) -> float:
-    """Return the Jaccard similarity of the shingles of two texts, which the filter estimates."""
-    a, b = set(_shingles(first)), set(_shingles(second))
-    return len(a & b) / len(a | b)
-
-
 def _shingles(found: Sequence[str]) -> list[str]:
     """Return all sequences of three words; the whole text if it has fewer."""
     if len(found) <= _SHINGLE:
