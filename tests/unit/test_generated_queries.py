@@ -235,14 +235,13 @@ def test_only_the_last_text_of_a_truncated_completion_is_truncated(tmp_path: Pat
     assert queries.dropped["cut_off"] == 4
 
 
-@pytest.mark.parametrize("change", ["sampling", "token", "english", "rouge_l"])
+@pytest.mark.parametrize("change", ["sampling", "token", "english"])
 def test_other_settings_are_refused(tmp_path: Path, change: str) -> None:
     written(tmp_path).ensure(5)
     changes: dict[str, dict[str, Any]] = {
         "sampling": {"sampling": Sampling(temperature=0.1)},
         "token": {"token": "<t>"},
         "english": {"english": False},
-        "rouge_l": {"rouge_l": 0.5},
     }
     settings = {"sampling": SAMPLING, **changes[change]}
     other = GeneratedQueries(MockEngine(made_up), Lister(), tmp_path, **settings)
