@@ -275,9 +275,9 @@ def encode_rows(
             "context, or cut them with truncate (--truncate)"
         )
     if report.problems:
-        first = report.problems[0]
+        first, number = report.problems[0], len(report.problems)
         raise TokenError(
-            f"{len(report.problems)} problems in {count} rows, the first in "
+            f"{number} problem{'s' * (number != 1)} in {count} rows, the first in "
             f"{source.place(first.row)}: {first.reason}; delia lint lists them"
         )
     if not ids:

@@ -79,9 +79,9 @@ def command(
     else:
         _print(report, source, tokens, max_length)
     if report.problems:
-        rows = sum(report.rows.values())
+        count, rows = len(report.problems), sum(report.rows.values())
         raise TokenError(
-            f"{mixture}: {len(report.problems)} problems in {rows} rows: correct the rows"
+            f"{mixture}: {count} problem{'s' * (count != 1)} in {rows} rows: correct the rows"
         )
 
 

@@ -58,7 +58,7 @@ def test_rows_that_are_too_long(delia: Delia, tmp_path: Path, tokenizer: Any) ->
     refused(result, "problems in 2 rows: correct the rows")
     assert "<sep> is named 1 times, and 0 are left after truncation" in result.out
     assert "rows of more than 8: 2" in result.out
-    refused(delia("lint", mixture, "--max-length", 20), "1 problems in 2 rows")
+    refused(delia("lint", mixture, "--max-length", 20), "1 problem in 2 rows")
     kept = delia("lint", mixture, "--max-length", 20, "--truncate")
     assert kept.code == 0
     assert "1 task row: 20 tokens, the loss on 5" in kept.out
@@ -112,7 +112,7 @@ def test_problems_and_errors_name_file_and_line(
     rows = [{"prompt": "as <sep>", "completion": "a"}, {"prompt": "<|end|>", "completion": "b"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     result = delia("lint", file)
-    refused(result, "rows.jsonl: 1 problems in 2 rows")
+    refused(result, "rows.jsonl: 1 problem in 2 rows")
     assert f"{file}:2: the user turn holds the control token <|end|>" in result.out
     file.write_text(json.dumps(rows[0]) + '\n{"prompt": "q"}\n', "utf-8")
     refused(delia("lint", file), f"{file}:2: ")
