@@ -78,7 +78,9 @@ class MockEngine:
     def _complete(self, request: Request, sampling: Sampling) -> Completion:
         asked = sum(len(turn.content.split()) for turn in request.messages)
         if self.fail(request):
-            return Completion(request.id, "", 0, "error", "the mock engine was told to fail", asked)
+            return Completion(
+                request.id, "", 0, "error", "the mock engine failed on purpose", asked
+            )
         words = f"{request.prefill}{self.answer(request)}".split(" ")
         kept = words[: sampling.max_tokens]
         finish: Finish = "stop" if len(kept) == len(words) else "length"

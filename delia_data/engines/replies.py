@@ -71,7 +71,7 @@ class RequestFailure(Exception):  # noqa: N818 - handled inside the engine, not 
             second attempt may help. `"retry"`: a later attempt may succeed. `"throttle"`: the same,
             and the API receives too many requests. `"unreachable"`: no connection. `"stop"`: no
             request can succeed.
-        reason: What went wrong, on one line without secrets.
+        reason: Description of the failure on one line, without secrets.
         retry_after_s: Seconds to wait before the next attempt, if the API gives them.
     """
 
@@ -94,7 +94,7 @@ class Api:
     Attributes:
         name: The API, such as `"the server at http://127.0.0.1:8000/v1"`.
         model: The model's name.
-        key: Where the key comes from, such as `"OPENAI_API_KEY"`.
+        key: Source of the key, such as `"OPENAI_API_KEY"`.
         secrets: Texts that must not appear in a message.
     """
 

@@ -86,7 +86,7 @@ def test_few_queries_make_a_small_probe() -> None:
 
 
 def test_rows_that_all_fail_are_an_error() -> None:
-    message = r"none of 50 probe rows was accepted \(the mock engine was told to fail\)"
+    message = r"none of 50 probe rows was accepted \(the mock engine failed on purpose\)"
 
     def reject(query: str, completion: Completion) -> str | None:
         return completion.error and "failed"

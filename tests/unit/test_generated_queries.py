@@ -310,12 +310,14 @@ def test_requests_that_fail_three_times_are_left_out(tmp_path: Path) -> None:
     failed = [row["number"] for row in rows if row["finish"] == "error"]
     assert failed == [row["number"] for row in rows if row["number"] % 3 == 0]
     assert queries.dropped["failed"] == len(failed)
-    assert {row["error"] for row in rows} == {None, "the mock engine was told to fail"}
+    assert {row["error"] for row in rows} == {None, "the mock engine failed on purpose"}
 
 
 def test_a_dead_engine_is_an_error(tmp_path: Path) -> None:
     queries = written(tmp_path, MockEngine(fail=lambda _: True), round_size=40)
-    with pytest.raises(EngineError, match=r"32 requests .* one after the other .*told to fail"):
+    with pytest.raises(
+        EngineError, match=r"32 requests .* one after the other .*failed on purpose"
+    ):
         queries.ensure(10)
     assert not (tmp_path / "written.jsonl").exists()
 

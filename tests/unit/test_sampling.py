@@ -203,7 +203,7 @@ def test_where_nothing_is_kept_there_is_no_cache(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no answer was accepted \(10 empty\)"):
         run(Asked(lambda _: " "), tmp_path, queries=QUERIES[:10])
     asked = Asked(fail=lambda _: True)
-    reason = r"\(10 failed; the last failure: the mock engine was told to fail\)"
+    reason = r"\(10 failed; the last failure: the mock engine failed on purpose\)"
     with pytest.raises(InputError, match=reason):
         run(asked, tmp_path / "two", queries=QUERIES[:10])
     assert not is_finished(tmp_path)
@@ -439,7 +439,7 @@ def test_one_bad_row_is_tried_again_and_does_not_end_the_job(tmp_path: Path, bad
     assert manifest.dropped == {"failed": 1}
     assert Counter(asked.queries)[QUERIES[bad].text] == 2
     (row,) = pq.read_table(tmp_path / "rejected-00000.parquet").to_pylist()
-    assert (row["query"], row["error"]) == (QUERIES[bad].text, "the mock engine was told to fail")
+    assert (row["query"], row["error"]) == (QUERIES[bad].text, "the mock engine failed on purpose")
 
 
 def test_a_row_that_fails_once_is_kept(tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ def test_every_third_row_may_fail(tmp_path: Path) -> None:
 
 def test_too_many_failures_end_the_job_and_are_asked_again_later(tmp_path: Path) -> None:
     bad = {query.text for query in QUERIES[::5]}
-    with pytest.raises(EngineError, match=r"4 rows failed after all retries, .*told to fail"):
+    with pytest.raises(EngineError, match=r"4 rows failed after all retries, .*failed on purpose"):
         run(Asked(fail=lambda q: q in bad), tmp_path, target=60, limits=Limits(failures=3))
     assert not is_finished(tmp_path)
     assert len(lines(tmp_path)) > 10
@@ -475,7 +475,7 @@ def test_too_many_failures_end_the_job_and_are_asked_again_later(tmp_path: Path)
 def test_a_dead_engine_ends_the_job_and_what_is_there_stays(tmp_path: Path) -> None:
     good = {query.text for query in QUERIES[:40]}
     asked = Asked(fail=lambda query: query not in good)
-    message = r"of the latest 32 requests failed \(the mock engine was told to fail\): fix"
+    message = r"of the latest 32 requests failed \(the mock engine failed on purpose\): fix"
     with pytest.raises(EngineError, match=message):
         run(asked, tmp_path, target=80)
     assert not is_finished(tmp_path)
