@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,8 +26,6 @@ from typing import Any, Final
 
 from benchmarks._inputs import Inputs
 from benchmarks.candidates import CANDIDATES, OURS, Candidate
-
-__all__ = ["Measured", "Phase", "measure", "measure_headline", "measure_warm"]
 
 _ROOT: Final = Path(__file__).parents[1]
 _SAMPLE_S: Final = 0.02
@@ -96,6 +94,19 @@ def measure_warm(inputs: Inputs, work: Path, repeats: int) -> list[tuple[float, 
     return [(ours, parquet) for ours, parquet in found]
 
 
+def measure_ratios(inputs: Inputs, work: Path, ratios: Sequence[int]) -> list[float]:
+    """Return the seconds of `load_dataset` for each ratio of one cache, each in a new process.
+
+    Raises:
+        RuntimeError: A load failed, or gave another number of rows than it should.
+    """
+    with tempfile.TemporaryDirectory(dir=work, prefix="home-") as home:
+        return [
+            _in_process({"ratio": ratio, "inputs": asdict(inputs)}, work, cache_home=home)
+            for ratio in ratios
+        ]
+
+
 def measure_headline(work: Path, ratio: int) -> tuple[float, float]:
     """Seconds of `load_dataset("delia_mix", ratio=ratio)` after the imports, in two new processes.
 
@@ -109,13 +120,16 @@ def measure_headline(work: Path, ratio: int) -> tuple[float, float]:
     return cold, warm
 
 
-def _in_process(order: dict[str, Any], work: Path, *, home: str | None = None) -> Any:
+def _in_process(
+    order: dict[str, Any], work: Path, *, home: str | None = None, cache_home: str | None = None
+) -> Any:
     """Run this module on an order; all that it writes lies in a new folder of `work`.
 
     Args:
         order: What to run.
         work: Folder of folders.
         home: Home of `datasets`, where it is to outlive the process.
+        cache_home: Home of all other caches, where it is to outlive the process.
     """
     with tempfile.TemporaryDirectory(dir=work, prefix="run-") as folder:
         for name in ("tmp", "out"):
@@ -123,7 +137,7 @@ def _in_process(order: dict[str, Any], work: Path, *, home: str | None = None) -
         environment = {
             **os.environ,
             "HF_HOME": home or f"{folder}/hf",
-            "XDG_CACHE_HOME": f"{folder}/cache",
+            "XDG_CACHE_HOME": cache_home or f"{folder}/cache",
             "TMPDIR": f"{folder}/tmp",
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -249,11 +263,34 @@ def _run_headline(ratio: int) -> float:
     return taken
 
 
+def _run_ratio(inputs: Inputs, folder: Path, ratio: int) -> float:
+    for module in (*OURS.modules, "delia_data.builders.delia_mix"):
+        importlib.import_module(module)
+    from datasets import load_dataset
+
+    began = time.perf_counter()
+    rows = load_dataset(
+        "delia_mix",
+        ratio=ratio,
+        task=inputs.task,
+        cache=inputs.cache,
+        cache_dir=str(folder),
+        split="train",
+    )
+    taken = time.perf_counter() - began
+    if rows.num_rows != (1 + ratio) * inputs.task_rows:
+        raise RuntimeError(f"{rows.num_rows} rows at ratio {ratio}")
+    return taken
+
+
 def _main(order: dict[str, Any], folder: Path) -> None:
     if "headline" in order:
         print(json.dumps(_run_headline(order["headline"])))
         return
     inputs = Inputs(**order["inputs"])
+    if "ratio" in order:
+        print(json.dumps(_run_ratio(inputs, folder, order["ratio"])))
+        return
     if "warm" in order:
         print(json.dumps(_run_warm(inputs, folder, order["warm"])))
         return

@@ -31,7 +31,7 @@ from delia_data._version import __version__
 from delia_data.bundled_cache import bundled_cache_folder, is_bundled
 from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.mixing import Mixture
-from delia_data.mixing.store import CacheRows
+from delia_data.mixing.store import CacheRows, read_ahead
 from delia_data.outputs import canonical_json, known_sha256
 from delia_data.tasks import (
     BUNDLED_TASKS,
@@ -67,7 +67,7 @@ class Shard:
         if isinstance(self.source, pa.Table):
             yield self.source.slice(self.begin, self.end - self.begin)
         elif isinstance(self.source, Mixture):
-            yield from map(_table, self.source.batches(self.begin, self.end))
+            yield from map(_table, read_ahead(self.source.batches(self.begin, self.end)))
         else:
             yield from map(_table, self.source.with_source_ids(self.begin, self.end))
 

@@ -880,14 +880,16 @@ def _json_table(block: bytes) -> pa.Table | None:
     if (codes[ends + 1] != opened).any() or (before != closed).any():
         return None
     lines = len(ends) + 1
-    brackets = np.flatnonzero((codes == ord("[")) | (codes == opened))
-    per_line = np.diff(np.searchsorted(brackets, ends), prepend=0, append=len(brackets))
-    if per_line.max(initial=0) > _MOST_BRACKETS:
-        return None
+    longest = np.diff(ends, prepend=0, append=len(codes)).max()
+    if longest > _MOST_BRACKETS:  # bytes: only a line with as many can have as many brackets
+        brackets = np.flatnonzero((codes == ord("[")) | (codes == opened))
+        per_line = np.diff(np.searchsorted(brackets, ends), prepend=0, append=len(brackets))
+        if per_line.max(initial=0) > _MOST_BRACKETS:
+            return None
     try:
         table = pyarrow.json.read_json(
             pa.BufferReader(block),
-            pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES // 4 + len(block) // 4),
+            pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
             pyarrow.json.ParseOptions(_SCHEMA, unexpected_field_behavior="infer"),
         )
         table.validate(full=True)

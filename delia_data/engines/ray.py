@@ -74,9 +74,8 @@ class RayOptions:
         if self.device not in ("auto", "cpu", "gpu"):
             raise InputError(f"device {self.device!r} is unknown: use one of auto, cpu, gpu")
         for name in ("replicas", "cpus", "batch_size", "batches", "window"):
-            number = getattr(self, name)
-            if type(number) is not int or number < 1:
-                raise InputError(f"{name} is {number!r}: give a whole number of at least 1")
+            if (number := getattr(self, name)) < 1:
+                raise InputError(f"{name} is {number}: give at least 1")
 
 
 class RayEngine:

@@ -60,9 +60,8 @@ class TransformersEngine:
         The attribute `on_part` may be set to a function. It is called at every token with the
         finished part of the running batch, in requests.
         """
-        for name, number in (("batch_size", batch_size), ("window", window)):
-            if type(number) is not int or number < 1:
-                raise InputError(f"{name} is {number!r}: give a whole number of at least 1")
+        if batch_size < 1 or window < 1:
+            raise InputError(f"batch_size {batch_size} and window {window} must be at least 1")
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size

@@ -69,8 +69,8 @@ class VllmEngine:
             tokenizer: The model's tokenizer, with a chat template.
             ahead: Maximum number of requests to hold, in multiples of what vLLM runs at a time.
         """
-        if type(ahead) not in (int, float) or ahead < 1:
-            raise InputError(f"ahead is {ahead!r}: give a number of at least 1")
+        if ahead < 1:
+            raise InputError(f"ahead {ahead} is too small: give at least 1")
         self.name = name
         self.engine = engine
         self.tokenizer = tokenizer

@@ -99,11 +99,11 @@ def rank_keys(seed: int, purpose: str, hexadecimal: bytes) -> Keys:
         hexadecimal: The ids as 32 digits each, one after another.
     """
     key = f"{seed}:{purpose}".encode()
-    digests = b"".join(
+    digests = [
         hashlib.md5(key + hexadecimal[i : i + 32], usedforsecurity=False).digest()
         for i in range(0, len(hexadecimal), 32)
-    )
-    return np.frombuffer(digests, "<u8").reshape(-1, 2)[:, ::-1]
+    ]
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)[:, ::-1]
 
 
 def sort_keys(keys: Keys) -> Numbers:

@@ -1,4 +1,4 @@
-"""The mock engine, sampling parameters, request streams, and `load_engine`."""
+"""The mock engine, which users test with, and what every engine's settings must hold."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ from delia_data.records import Record
         ({"max_tokens": 0}, "max_tokens 0 is too small"),
     ],
 )
-def test_sampling_out_of_range_is_rejected(values: dict[str, float], message: str) -> None:
+def test_sampling_has_bounds(values: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Sampling(**values)  # type: ignore[arg-type]
     Sampling(temperature=0, top_p=1, max_tokens=1)
@@ -42,7 +42,7 @@ def requests(count: int) -> Sequence[Request]:
 
 
 @pytest.mark.parametrize("shuffle", [1, 4, 100])
-def test_each_request_is_answered_once(shuffle: int) -> None:
+def test_the_mock_engine_answers_every_request_once(shuffle: int) -> None:
     asked = requests(10)
     engine = MockEngine(shuffle=shuffle)
     answers = list(engine.generate(iter(asked), Sampling()))
@@ -53,14 +53,14 @@ def test_each_request_is_answered_once(shuffle: int) -> None:
     assert {a.id: a for a in answers} == plain
 
 
-def test_answers_are_truncated() -> None:
+def test_the_mock_engine_cuts_and_says_so() -> None:
     engine = MockEngine(answer=lambda _: "one two three")
     cut, whole = (next(engine.generate(requests(1), Sampling(max_tokens=n))) for n in (2, 3))
     assert (cut.text, cut.tokens, cut.finish) == ("one two", 2, "length")
     assert (whole.text, whole.tokens, whole.finish) == ("one two three", 3, "stop")
 
 
-def test_costs() -> None:
+def test_the_mock_engine_counts_what_it_pretends_to_charge() -> None:
     engine = MockEngine(answer=lambda _: "one two three", prices=Prices(1.0, 10.0))
     (answer,) = engine.generate(requests(1), Sampling())
     assert (answer.prompt_tokens, answer.cost) == (2, 2 * 1.0 + 3 * 10.0)
@@ -68,13 +68,13 @@ def test_costs() -> None:
     assert answer.cost is None
 
 
-def test_user_turn_starts_with_the_prefill() -> None:
+def test_the_mock_engine_speaks_for_the_user() -> None:
     request = Request("id", (), 7, role="user", prefill="Explain ")
     (answer,) = MockEngine(answer=lambda _: "the rain.").generate([request], Sampling())
     assert answer.text == "Explain the rain."
 
 
-def test_request_stream_stops_at_none() -> None:
+def test_none_among_requests_means_go_on_with_what_is_there() -> None:
     first, second, third = requests(3)
     intake = RequestStream([first, second, None, third, None])
     assert intake.take(8) == [first, second]
@@ -84,7 +84,7 @@ def test_request_stream_stops_at_none() -> None:
     assert intake.ended
 
 
-def test_request_stream_takes_no_more_than_the_limit() -> None:
+def test_requests_are_taken_as_there_is_room_for_them() -> None:
     taken = []
 
     def stream() -> object:
@@ -98,7 +98,7 @@ def test_request_stream_takes_no_more_than_the_limit() -> None:
     assert len(taken) == 3
 
 
-def test_unknown_engines_and_options_are_rejected() -> None:
+def test_unknown_engines_and_options_are_named() -> None:
     with pytest.raises(InputError, match=f"'gpt' is unknown: use one of {', '.join(ENGINES)}"):
         load_engine("gpt", model="m")
     with pytest.raises(InputError, match="engine 'mock' has no option batch_size: it has none"):

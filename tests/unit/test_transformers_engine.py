@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -65,7 +64,7 @@ def test_seeds_give_different_answers(make_engine: Make) -> None:
     assert len(texts) > 4
 
 
-def test_greedy_decoding_needs_no_seed(make_engine: Make) -> None:
+def test_temperature_zero_needs_no_seed(make_engine: Make) -> None:
     greedy = Sampling(temperature=0.0, max_tokens=5)
     message = (Message("user", "why"),)
     pair = [Request("a", message, 1), Request("b", message, 2)]
@@ -102,13 +101,20 @@ def test_describe_identifies_the_weights(make_engine: Make) -> None:
     assert one.describe() != other.describe()
 
 
-@pytest.mark.parametrize("size", [0, "many", 2.5, True])
-def test_invalid_batch_size_is_rejected(make_engine: Make, size: Any) -> None:
-    with pytest.raises(InputError, match=f"batch_size is {size!r}"):
-        make_engine(batch_size=size)
+@pytest.mark.parametrize(
+    "values", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.2}, {"max_tokens": 0}]
+)
+def test_sampling_out_of_bounds_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(values))):
+        Sampling(**values)  # type: ignore[arg-type]
 
 
-def test_unknown_model_is_one_line() -> None:
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(InputError, match="use one of"):
+        load_engine("vlm", model="none")
+
+
+def test_an_unknown_model_is_one_line() -> None:
     with pytest.raises(InputError, match="cannot be loaded") as error:
         load_engine("transformers", model="./no-such-folder")
     assert "\n" not in str(error.value)
