@@ -1,0 +1,208 @@
+"""The inputs that all cells of one experiment share: task, pairs, probes, rows to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from delia_data.diversify import diversify
+from delia_data.engines import Sampling, load_engine
+from delia_data.errors import InputError
+from delia_data.evaluation.probes import AskedTask, Probe, make_probes
+from delia_data.experiments.grid import FORMATTED, CacheSettings, Cell, Experiment, ExperimentName
+from delia_data.experiments.methods import Material
+from delia_data.experiments.prompting import read_dictionary
+from delia_data.mixing import Pairs, TaskRows
+from delia_data.outputs import MANIFEST, file_sha256
+from delia_data.records import Message, Record
+from delia_data.sampling import BundledQueries, FileQueries, default_filters, sample, self_queries
+from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings, translation_task
+from delia_data.tasks.splits import limit
+from delia_data.tokens import DEFAULT_TOKEN
+from delia_data.training import TrainSettings
+
+_LANGUAGES: Final[Mapping[str, str]] = {"en": "English", "is": "Icelandic"}
+_HELD_OUT_SHARE: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentInputs:
+    """The inputs that all cells of one experiment share.
+
+    Attributes:
+        task: The task with all of its training rows.
+        training: Settings of the training; the seed is that of the cell.
+        pairs: The cache.
+        hashes: Hashes of task and cache, for the manifest.
+        wordings: Candidate wordings of the training rows.
+        rows: The training rows in their wordings, where they are given in place of `wordings`.
+        dictionary: Translations of words for DiPMT, if given.
+        examples: Task rows shown in a prompt, for the methods that show any.
+        eval_task: The task as the evaluation sees it; None generates no answers.
+        probes: The held-out rows to answer, the same for every cell.
+        max_tokens: Maximum tokens of an answer.
+        batch_size: Answers generated at once.
+        watched: Held-out rows whose loss and state space are measured during the training.
+        watch_every_steps: Steps between two of these measurements.
+        keywords: Words to measure the distance of the token to.
+        losses: Rows whose loss is measured after the training, by name.
+    """
+
+    task: Task
+    training: TrainSettings
+    pairs: Pairs
+    hashes: Mapping[str, str]
+    wordings: tuple[Wording, ...] = ()
+    rows: TaskRows | None = None
+    dictionary: Mapping[str, Sequence[str]] | None = None
+    examples: int = 4
+    eval_task: AskedTask | None = None
+    probes: tuple[Probe, ...] = ()
+    max_tokens: int = 64
+    batch_size: int = 32
+    watched: tuple[Record, ...] = ()
+    watch_every_steps: int = 20
+    keywords: tuple[str, ...] = ()
+    losses: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
+
+    def material(self, cell: Cell) -> Material:
+        """Return the data that a cell's method may use.
+
+        Raises:
+            InputError: The task has fewer training rows than the cell needs.
+        """
+        rows, seed = cell.rows, cell.seed or 0
+        if rows is not None and rows > len(self.task.train):
+            raise InputError(
+                f"cell {cell.name} asks for {rows} task rows, and task {self.task.name} has "
+                f"{len(self.task.train)}: lower rows in the grid"
+            )
+        return Material(
+            task=replace(self.task, train=limit(self.task.train, rows, seed)),
+            wordings=self.wordings,
+            rows=self.rows,
+            pairs=self.pairs if cell.ratio else (),
+            ratio=cell.ratio or 0.0,
+            seed=seed,
+            examples=self.examples,
+            dictionary=self.dictionary,
+        )
+
+
+def read_inputs(
+    name: ExperimentName,
+    experiment: Experiment,
+    pairs: Path,
+    *,
+    data: Path | None = None,
+    dictionary: Path | None = None,
+) -> ExperimentInputs:
+    """Read the inputs of an experiment of a grid.
+
+    Args:
+        name: Name of the experiment.
+        experiment: The experiment.
+        pairs: Cache of the pairs; it may not exist yet.
+        data: Folder of parallel files, for translations.
+        dictionary: Folder of dictionaries for DiPMT; None learns them from the training rows.
+
+    Raises:
+        InputError: An input is missing or wrong.
+    """
+    task, wordings = _task(name, data)
+    eval_task = AskedTask.of(task, diversify(task, wordings, seed=0), wordings)
+    probes = make_probes(eval_task, experiment.probes, rows=experiment.held_out_rows)
+    held_out = next(probe.rows for probe in probes if probe.name == "held-out")
+    hashes = {"task": task.sha256}
+    if (pairs / MANIFEST).is_file():
+        hashes["cache"] = file_sha256(pairs / MANIFEST)
+    return ExperimentInputs(
+        task=task,
+        training=experiment.settings(),
+        pairs=pairs,
+        hashes=hashes,
+        wordings=tuple(wordings),
+        dictionary=None
+        if dictionary is None or name == FORMATTED
+        else read_dictionary(dictionary / f"{name}.tsv"),
+        examples=experiment.examples,
+        eval_task=eval_task,
+        probes=probes,
+        max_tokens=experiment.max_tokens,
+        batch_size=experiment.batch_size,
+        watched=tuple(
+            Record((*row.prompt, Message("assistant", row.expected)))
+            for row in held_out[: experiment.watched_rows]
+        ),
+        watch_every_steps=experiment.watch_every_steps,
+        keywords=task.keywords,
+    )
+
+
+def sample_cache(
+    folder: Path,
+    model: str,
+    settings: CacheSettings,
+    *,
+    device: str,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Sample the pairs of an experiment from its model; an interrupted run resumes.
+
+    Raises:
+        InputError: There were too few queries, or the engine does not have an option.
+    """
+    options: dict[str, Any] = {}
+    if settings.engine == "transformers":
+        options = {"batch_size": settings.batch_size, "device": device}
+    with closing(load_engine(settings.engine, model=model, **options)) as engine:
+        if settings.queries == "bundled":
+            queries: Any = BundledQueries(seed=0)
+        elif settings.queries == "self":
+            queries = self_queries(engine, folder / "queries")
+        else:
+            queries = FileQueries(settings.queries)
+        manifest = sample(
+            engine,
+            queries,
+            folder,
+            target=settings.pairs,
+            sampling=Sampling(settings.temperature, settings.top_p, settings.max_tokens),
+            # Long answers are truncated, as the paper's were.
+            filters=default_filters(DEFAULT_TOKEN, keep_truncated=True),
+            on_progress=lambda progress: on_progress(progress.kept, settings.pairs),
+        )
+    if manifest.rows["kept"] < settings.pairs:
+        raise InputError(
+            f"{folder} holds {manifest.rows['kept']} pairs, and the grid asks for "
+            f"{settings.pairs}: there are no more queries; let the model write them "
+            "(queries: self)"
+        )
+
+
+def _task(name: ExperimentName, data: Path | None) -> tuple[Task, list[Wording]]:
+    if name == FORMATTED:
+        return bundled_task(), bundled_wordings()
+    if data is None:
+        raise InputError(
+            f"experiment {name} needs translated texts: give a folder of parallel files that end "
+            "in .en and .is (--data)"
+        )
+    source, target = name.split("-")
+    task = translation_task(
+        data, from_language=source, to_language=target, test_share=_HELD_OUT_SHARE
+    )
+    text = (files("delia_data.experiments") / "translation.yaml").read_text("utf-8")
+    for place, language in (("{from}", source), ("{to}", target)):
+        text = text.replace(place, _LANGUAGES[language])
+    wordings = yaml.safe_load(text)
+    return task, [
+        *(Wording(text) for text in wordings["train"]),
+        *(Wording(w["text"], "test", plain=w["plain"]) for w in wordings["test"]),
+    ]

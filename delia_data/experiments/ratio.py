@@ -1,0 +1,656 @@
+"""How many pairs are enough: train a series of ratios and compare each with the best one.
+
+folder/
+series.json          settings of the series; a rerun with other settings is refused
+cells/               a folder for each ratio and seed
+ratio.json           the result: a measured loss per ratio, its difference to the best, the choice
+ratio.png            the differences
+ratio-losses.png     losses with the token, without it, and of held-out pairs
+manifest.json, FINISHED
+
+A rerun may add ratios and seeds; another tolerance trains nothing. Some pairs are held out:
+
+cache ── by keyed hash ──┬──▶ held-out pairs    their loss shows whether the model keeps its answers
+                         └──▶ pool ──▶ mixtures of every ratio, the smaller in the larger
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from delia_data.bundled_cache import cache_path
+from delia_data.errors import FormatError, InputError, RatioError, SettingsError, TokenError
+from delia_data.evaluation.bootstrap import Resampling, bootstrap
+from delia_data.experiments.cells import AnswerLoss, read_result
+from delia_data.experiments.figures import ratio_drawings
+from delia_data.experiments.grid import Cell
+from delia_data.experiments.inputs import ExperimentInputs
+from delia_data.experiments.results import Measured
+from delia_data.experiments.sweep import (
+    CELLS,
+    CellEstimate,
+    OnProgress,
+    cell_folder,
+    estimate_cells,
+    raise_failures,
+    run_sweep,
+    unfinished_cells,
+)
+from delia_data.mixing import TaskRow, TaskRows, read_task_rows
+from delia_data.mixing.writers import writers_of
+from delia_data.outputs import (
+    FINISHED,
+    Manifest,
+    canonical_json,
+    check_folder_is_ours,
+    check_same_settings,
+    finish,
+    folder_lock,
+    read_manifest,
+    write_json,
+)
+from delia_data.ranking import rank
+from delia_data.sampling import read_cache
+from delia_data.tasks import QUERY_SLOT, Task, Wording
+from delia_data.tasks.instruction import with_query
+from delia_data.training import TrainSettings
+from delia_data.training.data import ProvenanceWarning, mismatched_sources
+from delia_data.training.loading import load_prepared_tokenizer
+
+By = Literal["loss", "selectivity"]
+BY: Final[tuple[By, ...]] = get_args(By)
+RATIOS: Final = (0.0, 1.0, 4.0, 16.0, 65.0)
+"""The default series: the task alone, then about four times as many pairs each time."""
+RESULT: Final = "ratio.json"
+
+_SERIES: Final = "series.json"
+_OLD_CELLS: Final = "stages"  # of version 0.1.0
+_OWN: Final = frozenset({_SERIES, CELLS, RESULT, "ratio.png", "ratio-losses.png"})
+_EXPERIMENT: Final = "task"
+_NEXT: Final = 4  # A further ratio has about four times as many pairs.
+_RESAMPLING: Final = Resampling()
+
+
+@dataclass(frozen=True, slots=True)
+class RatioSettings:
+    """The series to train.
+
+    Attributes:
+        ratios: Pairs per task row, ascending.
+        seeds: Trainings of each ratio; each has its own selection of pairs, order and
+            initialization.
+        seed: First seed. It also selects the rows and pairs to hold out.
+        task_rows: Maximum number of training rows of the task, by keyed hash; None uses all.
+        rows: Maximum number of held-out rows to measure the loss of; None uses all.
+        pairs: Pairs to hold out from every mixture and to measure the loss of.
+
+    Raises:
+        SettingsError: Values are out of bounds; the message names all of them.
+    """
+
+    ratios: tuple[float, ...] = RATIOS
+    seeds: int = 2
+    seed: int = 0
+    task_rows: int | None = None
+    rows: int | None = None
+    pairs: int = 64
+
+    def __post_init__(self) -> None:
+        given = ", ".join(f"{ratio:g}" for ratio in self.ratios)
+        problems = []
+        if not all(0 <= ratio < math.inf for ratio in self.ratios):
+            problems.append(f"ratios {given} must be finite numbers of at least 0")
+        if len(self.ratios) < 2:
+            problems.append(f"{len(self.ratios)} ratio is not a series: give at least two")
+        elif list(self.ratios) != sorted(set(self.ratios)):
+            problems.append(f"ratios {given} must be ascending, each once")
+        for name, least in (("seeds", 1), ("task_rows", 1), ("rows", 2), ("pairs", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                problems.append(f"{name} {value} must be at least {least}")
+        if problems:
+            raise SettingsError(f"settings of the series: {'; '.join(problems)}")
+        # 4 and 4.0 are the same ratio, and are written the same.
+        object.__setattr__(self, "ratios", tuple(map(float, self.ratios)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return {**asdict(self), "ratios": list(self.ratios)}
+
+
+@dataclass(frozen=True, slots=True)
+class RatioPoint:
+    """The measurements at one ratio, in nats per token.
+
+    Attributes:
+        ratio: Pairs per task row.
+        pairs: Pairs in the mixture.
+        difference: How much worse the ratio is than the best one. The interval is paired: over
+            the same rows, and over seeds if there are several.
+        loss: Loss of held-out answers to prompts with the token.
+        pair_loss: Loss of pairs that are in no mixture.
+        plain: Loss of the held-out answers to prompts without the token.
+        selectivity: `plain` minus `loss`, row by row.
+    """
+
+    ratio: float
+    pairs: int
+    difference: Measured
+    loss: Measured
+    pair_loss: Measured
+    plain: Measured | None = None
+    selectivity: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RatioResult:
+    """The result of a series.
+
+    Attributes:
+        task: Name of the task.
+        token: Its special token.
+        settings: Settings of the series and of the training.
+        task_rows: Training rows of the task; the series may use fewer.
+        trained_task_rows: Training rows of the task in every mixture.
+        held_out_rows: Held-out rows whose loss was measured.
+        by: Measurement to compare ratios by.
+        tolerance: Nats per token by which a ratio may be worse than the best one.
+        points: The ratios, ascending.
+        best: Ratio with the best measurement.
+        enough: Smallest ratio whose interval against the best includes the tolerance.
+        pairs_needed: Pairs that a cache needs for this ratio and all rows of the task.
+        summary: The outcome in sentences, the chosen ratio first.
+    """
+
+    task: str
+    token: str
+    settings: dict[str, Any]
+    task_rows: int
+    trained_task_rows: int
+    held_out_rows: int
+    by: By
+    tolerance: float
+    points: tuple[RatioPoint, ...]
+    best: float
+    enough: float
+    pairs_needed: int
+    summary: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        return asdict(self)
+
+
+_ADAPTER: Final = TypeAdapter(RatioResult)
+
+
+def read_ratio(folder: str | os.PathLike[str]) -> RatioResult:
+    """Read the result of a series from its folder.
+
+    Raises:
+        UnfinishedError: The series is not finished.
+        InputError: The folder holds something else.
+        FormatError: Another version wrote the folder.
+    """
+    root = Path(folder)
+    if RESULT not in read_manifest(root).files:
+        raise InputError(f"{root} holds no {RESULT}: give a folder that delia ratio wrote")
+    try:
+        return _ADAPTER.validate_json((root / RESULT).read_bytes())
+    except ValidationError as error:
+        raise FormatError(
+            f"{root / RESULT} is from another version of delia_data, with a fitted curve in place "
+            "of differences: run delia ratio again into a new folder"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class RatioSweep:
+    """The cells of a series: DELIA at each ratio, from each seed (a `Sweep`)."""
+
+    task: Path
+    cache: str | os.PathLike[str]
+    out: Path
+    training: TrainSettings
+    settings: RatioSettings
+    rows: int
+    keep_adapters: bool = False
+
+    @property
+    def device(self) -> str:
+        """Device to train and measure on."""
+        return self.training.device
+
+    def cells(self) -> list[Cell]:
+        """Return the cells; the first seed of every ratio comes before any second one."""
+        first = self.settings.seed
+        return [
+            Cell.of(_EXPERIMENT, "delia", self.rows, ratio, seed)
+            for seed in range(first, first + self.settings.seeds)
+            for ratio in self.settings.ratios
+        ]
+
+    def inputs(self, _: str) -> ExperimentInputs:
+        """Read the inputs of all cells."""
+        return read_ratio_inputs(self.task, self.cache, self.training, self.settings)
+
+
+def run_ratio(
+    task: str | os.PathLike[str],
+    cache: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    training: TrainSettings,
+    *,
+    settings: RatioSettings | None = None,
+    tolerance: float = 0.02,
+    by: By = "loss",
+    workers: int = 1,
+    keep_adapters: bool = False,
+    on_progress: OnProgress = lambda done, total, note: None,
+) -> RatioResult:
+    """Train a series of ratios and return the smallest one that is about as good as the best.
+
+    The paper states that "there must exist an optimal scale of diverse data" without a method to
+    find it (arXiv 2408.10841). A killed run resumes when it is called again.
+
+    Args:
+        task: Task folder that `delia diversify` wrote, with held-out rows.
+        cache: A cache folder, or a file of pairs.
+        folder: Folder of cells and result.
+        training: Settings of each training; the seed is replaced by those of the series.
+        settings: The series.
+        tolerance: Nats per token by which a ratio may be worse than the best one.
+        by: Measurement to compare ratios by: `"loss"`, the loss of held-out answers to prompts
+            with the token; or `"selectivity"`, how much larger the loss of the same answers is
+            for prompts without it.
+        workers: Number of cells that run at once.
+        keep_adapters: Keep the adapter of every cell.
+        on_progress: Called when a cell ends; with one worker also after each training step.
+
+    Returns:
+        The result, as in `ratio.json`.
+
+    Raises:
+        InputError: There is no such task folder or cache, the task has no held-out rows, or
+            `by="selectivity"` and a held-out row has no plain form.
+        RatioError: The cache is too small for the series.
+        TokenError: The training has another token than the task.
+        SettingsError: The folder was started with other settings, or an argument is out of bounds.
+        ForeignFolderError: The folder holds something else.
+        LockedError: Another process works there.
+        UnfinishedError: The task or the cache is not finished.
+        EngineError: Cells failed.
+        MissingExtraError: TRL, PEFT or matplotlib is not installed.
+
+    Warns:
+        ProvenanceWarning: Another model wrote the pairs.
+    """
+    settings = settings or RatioSettings()
+    if by not in BY or not 0 < tolerance < math.inf:
+        raise SettingsError(
+            f"by {by!r} must be one of {', '.join(BY)}, and tolerance {tolerance:g} must be more "
+            "than 0, in nats per token, such as 0.02"
+        )
+    inputs, sweep, task_rows = _check(task, cache, Path(folder), training, settings)
+    if by == "selectivity" and "plain" not in inputs.losses:
+        raise InputError(
+            "a held-out row has no plain form, so there is no selectivity: use by='loss' "
+            "(--by loss), or diversify the task again"
+        )
+    tokenizer = load_prepared_tokenizer(training)
+    for line in mismatched_sources(
+        writers_of({"cache": cache_path(cache)}), training.model, tokenizer
+    ):
+        warnings.warn(line, ProvenanceWarning, stacklevel=2)
+    sweep = replace(sweep, keep_adapters=keep_adapters)
+    root = sweep.out
+    with folder_lock(root):
+        write_json(root / _SERIES, _signature(training, settings, inputs))
+        if unfinished_cells(sweep):
+            (root / FINISHED).unlink(missing_ok=True)
+        raise_failures(
+            run_sweep(sweep, workers=workers, on_progress=on_progress), len(sweep.cells())
+        )
+        result = _result(sweep, inputs, task_rows, tolerance, by)
+        (root / FINISHED).unlink(missing_ok=True)
+        write_json(root / RESULT, result.as_dict())
+        for name, drawing in ratio_drawings(result):
+            drawing.png(root / f"{name}.png")
+        rows = {"task": sweep.rows, **{name: len(each) for name, each in inputs.losses.items()}}
+        finish(
+            root,
+            Manifest(
+                kind="evaluation", settings=result.settings, inputs=dict(inputs.hashes), rows=rows
+            ),
+        )
+    return result
+
+
+def estimate_ratio(
+    task: str | os.PathLike[str],
+    cache: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    training: TrainSettings,
+    *,
+    settings: RatioSettings | None = None,
+) -> list[CellEstimate]:
+    """Estimate the work of a series, cell by cell, without writing anything; see `run_ratio`."""
+    _, sweep, _ = _check(task, cache, Path(folder), training, settings or RatioSettings())
+    return estimate_cells(sweep, {_EXPERIMENT: training.epochs}, {_EXPERIMENT: None})
+
+
+def _check(
+    task: str | os.PathLike[str],
+    cache: str | os.PathLike[str],
+    root: Path,
+    training: TrainSettings,
+    settings: RatioSettings,
+) -> tuple[ExperimentInputs, RatioSweep, int]:
+    """Read the inputs and check them before anything is written.
+
+    Returns:
+        The inputs, the sweep, and the number of training rows that the task has.
+    """
+    if (root / _OLD_CELLS).is_dir() and (root / _SERIES).is_file():
+        raise SettingsError(
+            f"{root} was written by delia ratio of version 0.1.0, whose folders cannot be "
+            "continued: give a new folder"
+        )
+    check_folder_is_ours(root, _OWN, sign=_SERIES)
+    inputs = read_ratio_inputs(task, cache, training, settings)
+    if training.token != inputs.task.token:
+        raise TokenError(
+            f"{os.fspath(task)} is for the token {inputs.task.token}, and the training has "
+            f"{training.token}: set token to {inputs.task.token} (--token '{inputs.task.token}')"
+        )
+    if (root / _SERIES).is_file():
+        before = json.loads((root / _SERIES).read_text("utf-8"))
+        check_same_settings(root, before, _signature(training, settings, inputs))
+    rows = len(inputs.task.train)
+    sweep = RatioSweep(Path(task), cache, root, training, settings, rows)
+    return inputs, sweep, len(_training_rows(read_task_rows(task)))
+
+
+def _signature(
+    training: TrainSettings, settings: RatioSettings, inputs: ExperimentInputs
+) -> dict[str, Any]:
+    """Return the settings that a rerun must share; it may add ratios and seeds."""
+    series = {k: v for k, v in settings.as_dict().items() if k not in ("ratios", "seeds")}
+    trained = {k: v for k, v in training.as_dict().items() if k != "seed"}
+    return {"series": series, "training": trained, **inputs.hashes}
+
+
+def read_ratio_inputs(
+    task: str | os.PathLike[str],
+    cache: str | os.PathLike[str],
+    training: TrainSettings,
+    settings: RatioSettings,
+) -> ExperimentInputs:
+    """Read a task folder and a cache, and hold out the rows and pairs to measure.
+
+    A pair with the query of a held-out pair is in no mixture either.
+
+    Raises:
+        InputError: There is no such task folder or cache, or the task has no held-out rows.
+        RatioError: The cache is too small for the largest ratio, or two ratios need the same number
+            of pairs.
+        UnfinishedError: A folder has no finish marker.
+    """
+    root, cache = Path(task), cache_path(cache)
+    if not root.is_dir():
+        raise InputError(f"{root} is not a task folder: give a folder that delia diversify wrote")
+    rows, seed = read_task_rows(root), settings.seed
+    if not rows.train or len(rows.test) < 2:
+        raise InputError(
+            f"task {root} has {len(rows.train)} training rows and {len(rows.test)} held-out rows, "
+            "and needs at least 1 and 2: diversify it with held-out rows (--test, --test-share)"
+        )
+    train = _first(_training_rows(rows), settings.task_rows, seed, "task")
+    test = _first(rows.test, settings.rows, seed, "held out")
+    pairs = read_cache(cache)
+    usable = [p for p in pairs if not any(rows.token in turn.content for turn in p.messages)]
+    order = sorted(usable, key=lambda pair: rank(seed, pair.id, "ratio kept out"))
+    held_out_pairs = tuple(order[: settings.pairs])
+    if len(held_out_pairs) < settings.pairs:
+        raise RatioError(
+            f"{cache} has {len(held_out_pairs)} usable pairs, fewer than the {settings.pairs} to "
+            "hold out: sample more, or hold out fewer (--pairs)"
+        )
+    queries = {pair.query for pair in held_out_pairs}
+    pool = tuple(pair for pair in pairs if pair.query not in queries)
+    _check_counts(settings.ratios, len(train), len(pool), len(held_out_pairs))
+    losses = {"held_out": tuple(row.record for row in test), "pairs": held_out_pairs}
+    if all(row.plain for row in test):
+        losses["plain"] = tuple(with_query(row.record, row.plain or "") for row in test)
+    manifest = read_manifest(root)
+    return ExperimentInputs(
+        # The rows are in their wordings already, so the wording of this task adds nothing.
+        task=Task(
+            name=str(manifest.settings.get("name", root.name)),
+            instruction=str(manifest.details.get("instruction", "")),
+            description=str(manifest.details.get("description", "")),
+            common_wording=Wording(QUERY_SLOT),
+            keys=(),
+            keywords=(),
+            train=tuple(row.record for row in train),
+            token=rows.token,
+        ),
+        training=training,
+        pairs=pool,
+        hashes={
+            "task": rows.sha256,
+            "cache": hashlib.sha256(canonical_json(sorted(p.id for p in pairs))).hexdigest(),
+        },
+        rows=TaskRows(train, rows.test, rows.token),
+        losses=losses,
+    )
+
+
+def _training_rows(rows: TaskRows) -> list[TaskRow]:
+    """Return the training rows that are not held out too."""
+    held_out = {row.record.id for row in rows.test}
+    return [row for row in rows.train if row.record.id not in held_out]
+
+
+def _check_counts(ratios: Sequence[float], rows: int, pool: int, held_out: int) -> None:
+    counts = [round(ratio * rows) for ratio in ratios]
+    if counts[-1] > pool:
+        raise RatioError(
+            f"ratio {ratios[-1]:g} of {rows} task rows needs {counts[-1]} pairs, and {pool} are "
+            f"left without the {held_out} held-out ones: sample more, stop the series at "
+            f"{int(1e4 * pool / rows) / 1e4:g} or below, or train on fewer task rows"
+        )
+    if len(set(counts)) < len(counts):
+        raise RatioError(
+            f"with {rows} task rows the ratios need {', '.join(map(str, counts))} pairs: give "
+            "ratios that differ by at least one pair"
+        )
+
+
+def _first(
+    rows: Sequence[TaskRow], most: int | None, seed: int, purpose: str
+) -> tuple[TaskRow, ...]:
+    """Return the first rows by keyed hash, in their order; fewer are a subset of more."""
+    order = sorted(
+        range(len(rows)), key=lambda i: (rank(seed, rows[i].record.id, f"ratio {purpose}"), i)
+    )
+    return tuple(rows[i] for i in sorted(order[:most]))
+
+
+# The result
+
+
+def _result(
+    sweep: RatioSweep, inputs: ExperimentInputs, task_rows: int, tolerance: float, by: By
+) -> RatioResult:
+    """Compare the finished cells of a series."""
+    ratios, seeds = sweep.settings.ratios, sweep.settings.seeds
+    cells = [read_result(cell_folder(sweep.out, cell)).losses for cell in sweep.cells()]
+
+    def nats(name: str) -> NDArray[np.float64]:
+        flat = np.array([[loss.nats for loss in cell[name]] for cell in cells])
+        return flat.reshape(seeds, len(ratios), -1).swapaxes(0, 1)
+
+    tokens = {name: _tokens(losses) for name, losses in cells[0].items()}
+    tables = {name: (nats(name), tokens[name]) for name in tokens}
+    if "plain" in tables:
+        selectivity = tables["plain"][0] - tables["held_out"][0]
+        tables["selectivity"] = (selectivity, tokens["held_out"])
+    measured = {name: measure_ratios(*table) for name, table in tables.items()}
+    points: dict[By, tuple[RatioPoint, ...]] = {}
+    for measurement, name, sign in (("loss", "held_out", 1), ("selectivity", "selectivity", -1)):
+        if name not in tables:
+            continue
+        differences = compare_ratios(sign * tables[name][0], tables[name][1])
+        points[measurement] = tuple(  # type: ignore[index]  # one of `BY`
+            RatioPoint(
+                ratio,
+                round(ratio * sweep.rows),
+                differences[i],
+                measured["held_out"][i],
+                measured["pairs"][i],
+                measured["plain"][i] if "plain" in measured else None,
+                measured["selectivity"][i] if "selectivity" in measured else None,
+            )
+            for i, ratio in enumerate(ratios)
+        )
+    enough = smallest_enough(points[by], tolerance)
+    result = RatioResult(
+        task=inputs.task.name,
+        token=inputs.task.token,
+        settings={**sweep.settings.as_dict(), "training": sweep.training.as_dict()},
+        task_rows=task_rows,
+        trained_task_rows=sweep.rows,
+        held_out_rows=len(inputs.losses["held_out"]),
+        by=by,
+        tolerance=tolerance,
+        points=points[by],
+        best=min(points[by], key=lambda point: point.difference.value).ratio,
+        enough=enough,
+        pairs_needed=round(enough * task_rows),
+    )
+    others = {name: smallest_enough(p, tolerance) for name, p in points.items() if name != by}
+    return replace(result, summary=tuple(summarize(result, others)))
+
+
+def _tokens(losses: Sequence[AnswerLoss]) -> NDArray[np.float64]:
+    return np.array([loss.tokens for loss in losses], dtype=np.float64)
+
+
+def measure_ratios(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> list[Measured]:
+    """Return the loss at each ratio in nats per token, with an interval over rows.
+
+    Args:
+        nats: Sum over the tokens of each answer, of shape (ratios, seeds, rows).
+        tokens: Tokens of each answer, of shape (rows,).
+    """
+    measured = []
+    for table in nats:
+        columns = np.stack([table.mean(axis=0), tokens], axis=1)
+        estimate = bootstrap(columns, lambda sums: sums[:, 0] / sums[:, 1], _RESAMPLING)
+        assert estimate is not None  # Every answer has tokens.
+        by_seed = tuple((table.sum(axis=1) / tokens.sum()).tolist())
+        measured.append(Measured(estimate.value, by_seed, estimate.low, estimate.high))
+    return measured
+
+
+def compare_ratios(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> list[Measured]:
+    """Return how much worse each ratio is than the best, with a paired interval.
+
+    Rows are resampled, the same ones for both ratios. Two or three seeds cannot be resampled:
+    half of the samples of two would have one seed twice. Their noise is what is left of the losses
+    after the mean of each ratio and of each seed is subtracted. It is pooled over all ratios, and
+    noise of this size is added from the t distribution with as many degrees of freedom.
+
+    Args:
+        nats: Sum over the tokens of each answer, of shape (ratios, seeds, rows); lower is better.
+        tokens: Tokens of each answer, of shape (rows,).
+    """
+    ratios, seeds, rows = nats.shape
+    by_seed = nats.sum(axis=2) / tokens.sum()
+    best = int(np.argmin(by_seed.mean(axis=1)))
+    generator = np.random.default_rng(_RESAMPLING.seed)
+    size = _RESAMPLING.resamples
+    weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=size).astype(np.float64)
+    mean = nats.mean(axis=1)
+    samples = weights @ (mean - mean[best]).T / (weights @ tokens)[:, None]
+    if seeds > 1:
+        rest = by_seed - by_seed.mean(1, keepdims=True) - by_seed.mean(0) + by_seed.mean()
+        freedom = (ratios - 1) * (seeds - 1)
+        deviation = math.sqrt(float((rest**2).sum()) / freedom)
+        noise = generator.standard_t(freedom, size=samples.shape)
+        samples += deviation * math.sqrt(2 / seeds) * noise
+    samples[:, best] = 0.0
+    tail = (1 - _RESAMPLING.confidence) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail], axis=0).tolist()
+    differences = by_seed - by_seed[best]
+    return [
+        Measured(float(row.mean()), tuple(row.tolist()), low[i], high[i])
+        for i, row in enumerate(differences)
+    ]
+
+
+def smallest_enough(points: Sequence[RatioPoint], tolerance: float) -> float:
+    """Return the smallest ratio whose interval against the best includes the tolerance."""
+    return next(p.ratio for p in points if (p.difference.low or 0.0) <= tolerance)
+
+
+def summarize(result: RatioResult, others: Mapping[By, float]) -> Iterator[str]:
+    """Yield the outcome in sentences, the chosen ratio first.
+
+    Args:
+        result: The result.
+        others: The ratio that is enough by other measurements.
+    """
+    point = next(point for point in result.points if point.ratio == result.enough)
+    pairs = f"for {result.task_rows} task rows that is {result.pairs_needed:,} pairs"
+    within = f"within {result.tolerance:g} nats per token of the best ratio"
+    low, high = point.difference.low or 0.0, point.difference.high or 0.0
+    if result.enough == result.best:
+        worse = f", and every smaller ratio is more than {result.tolerance:g} nats per token worse"
+        first = result.enough == result.points[0].ratio
+        yield f"ratio {result.enough:g} is the best{'' if first else worse}; {pairs}"
+    else:
+        verb = "is" if high <= result.tolerance else "may be"
+        yield (
+            f"ratio {result.enough:g} is the smallest that {verb} {within}, {result.best:g}: its "
+            f"{result.by} is {point.difference.value:.3f} [{low:.3f}, {high:.3f}] worse; {pairs}"
+        )
+    last = result.points[-1].ratio
+    if result.enough == last:
+        ratio = _NEXT * max(last, 1)
+        yield (
+            f"ratio {last:g} is the largest of the series, so a larger one may be better: for "
+            f"ratio {ratio:g} the cache needs {round(ratio * result.task_rows):,} pairs in "
+            "addition to the held-out ones"
+        )
+    for name, enough in others.items():
+        if enough != result.enough:
+            yield f"by {name}, ratio {enough:g} would be enough"
+    if result.by == "loss":
+        yield (
+            f"the loss is that of answers to prompts with {result.token}; whether answers to other "
+            "prompts stay free of the format is measured by selectivity"
+        )
+    if result.settings["seeds"] == 1:
+        yield (
+            "the intervals do not include the differences between seeds: use --seeds 2 or more to "
+            "measure them"
+        )
+    if result.trained_task_rows < result.task_rows:
+        yield (
+            f"the series used {result.trained_task_rows} of {result.task_rows} task rows: with all "
+            "of them another ratio may be enough"
+        )

@@ -1,0 +1,281 @@
+"""All finished cells of a reproduction and the numbers of tables and figures, over seeds and rows.
+
+An interval is the 95% percentile bootstrap interval over held-out rows of the mean over seeds: it
+says how much other rows would change the number. The numbers of the seeds say how much other seeds
+would; of two or three seeds an interval would mean nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Final
+
+import numpy as np
+
+from delia_data.errors import InputError
+from delia_data.evaluation.bootstrap import Resampling, bootstrap_mean
+from delia_data.evaluation.representation import middle_block
+from delia_data.experiments.cells import CellResult, read_result
+from delia_data.experiments.grid import FORMATTED, Cell, Grid
+from delia_data.experiments.methods import get_method
+from delia_data.experiments.sweep import cell_folder
+from delia_data.outputs import is_finished
+
+CURVE_POINTS: Final = 21
+"""Points of a curve, from the start to the end of the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number over seeds.
+
+    Attributes:
+        value: Mean over the seeds.
+        by_seed: The number of each seed.
+        low: Lower end of the 95% interval over rows; None if the number is not a mean of rows.
+        high: Upper end of the interval.
+    """
+
+    value: float
+    by_seed: tuple[float, ...]
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def spread(self) -> float:
+        """Largest minus smallest seed."""
+        return max(self.by_seed) - min(self.by_seed)
+
+
+def over_seeds(values: Sequence[float]) -> Measured:
+    """Summarize one number per seed.
+
+    Raises:
+        InputError: There are no seeds.
+    """
+    if not values:
+        raise InputError("there are no seeds to summarize: give at least one value")
+    return Measured(fmean(values), tuple(values))
+
+
+def over_rows(
+    values: Sequence[Sequence[float]], bounds: tuple[float, float] = (0.0, 1.0)
+) -> Measured:
+    """Summarize values of shape (seeds, rows), with the same rows for every seed.
+
+    Args:
+        values: The values.
+        bounds: Smallest and largest possible value of a row.
+
+    Raises:
+        InputError: There are no values, or seeds have different numbers of rows.
+    """
+    if not values or len({len(row) for row in values}) != 1:
+        raise InputError(
+            "seeds have different numbers of rows, or there are no seeds: run them on the same rows"
+        )
+    table = np.asarray(values, dtype=np.float64)
+    mean = bootstrap_mean(table.mean(axis=0), Resampling(), bounds=bounds)
+    by_seed = tuple(float(value) for value in table.mean(axis=1))
+    return Measured(float(table.mean()), by_seed, mean.low, mean.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Finished cells.
+
+    Attributes:
+        grid: Their grid.
+        finished: Their results.
+    """
+
+    grid: Grid
+    finished: tuple[CellResult, ...]
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Cells of the grid that are not finished."""
+        finished = {result.cell for result in self.finished}
+        return [cell for cell in self.grid.cells() if cell not in finished]
+
+    def most_rows(self, experiment: str) -> int:
+        """Return the largest number of task rows of an experiment."""
+        blocks = self.grid.experiments[experiment].blocks  # type: ignore[index]
+        return max(rows for block in blocks for rows in block.rows)
+
+    def ratios(self, experiment: str) -> list[float]:
+        """Return the ratios of DELIA on the most task rows, ascending."""
+        rows = self.most_rows(experiment)
+        cells = [c for c in self.grid.cells() if (c.experiment, c.method) == (experiment, "delia")]
+        return sorted({c.ratio for c in cells if c.rows == rows and c.ratio is not None})
+
+    def of(
+        self,
+        experiment: str,
+        method: str,
+        *,
+        rows: int | None = None,
+        ratio: float | None = None,
+    ) -> list[CellResult]:
+        """Return the results of one method, one per seed.
+
+        Args:
+            experiment: The experiment.
+            method: The method.
+            rows: Task rows; by default the most. Ignored if they do not change the method.
+            ratio: Ratio; by default DELIA's largest. Ignored likewise.
+        """
+        if experiment not in self.grid.experiments:
+            return []
+        uses = get_method(method).uses
+        rows = self.most_rows(experiment) if rows is None else rows
+        ratio = max(self.ratios(experiment), default=0.0) if ratio is None else ratio
+        wanted = (
+            experiment,
+            method,
+            rows if "rows" in uses else None,
+            ratio if "ratio" in uses else None,
+        )
+        return [
+            result
+            for result in self.finished
+            if wanted
+            == (result.cell.experiment, result.cell.method, result.cell.rows, result.cell.ratio)
+        ]
+
+    def shares(self, cells: Sequence[CellResult], *, named: bool = True) -> Measured | None:
+        """Return the share of held-out answers in the format, with or without the token."""
+        answers = [cell.answers["held-out"] for cell in cells]
+        values = [a.with_token if named else a.without_token for a in answers]
+        return over_rows(values) if values else None
+
+    def selectivity(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return the share with the token minus the share without it, on the same rows."""
+        answers = [cell.answers["held-out"] for cell in cells]
+        pairs = [zip(a.with_token, a.without_token, strict=True) for a in answers]
+        values = [[y - n for y, n in rows] for rows in pairs]
+        return over_rows(values, (-1.0, 1.0)) if values else None
+
+    def negative(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return the share of answers in the format when the prompt forbids it."""
+        values = [c.answers["negative"].with_token for c in cells if "negative" in c.answers]
+        return over_rows(values) if values else None
+
+    def scores(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return the task's own score of held-out answers with the token."""
+        values = [s for cell in cells if (s := cell.answers["held-out"].scores) is not None]
+        return over_rows(values) if values else None
+
+    def distance(
+        self,
+        cells: Sequence[CellResult],
+        keyword: str,
+        block: int | None = None,
+        *,
+        measure: str = "l2",
+    ) -> Measured | None:
+        """Return the distance of the token to a keyword in a block, by default the middle one."""
+        values = []
+        for distances in (d for cell in cells for d in cell.distances if d.keyword == keyword):
+            numbers: tuple[float, ...] = getattr(distances, measure)
+            values.append(numbers[middle_block(len(numbers)) if block is None else block])
+        return over_seeds(values) if values else None
+
+    def mean_distance(self, method: str, *, measure: str) -> Measured | None:
+        """Return a method's mean distance to all keywords in the middle block."""
+        cells = self.of(FORMATTED, method)
+        words = [self.distance(cells, w, measure=measure) for w in self.keywords(FORMATTED)]
+        by_word = [word.by_seed for word in words if word is not None]
+        if not by_word or len(by_word) < len(words):
+            return None
+        return over_seeds([fmean(values) for values in zip(*by_word, strict=True)])
+
+    def final(self, cells: Sequence[CellResult], name: str) -> Measured | None:
+        """Return a measurement during the training, after the last step."""
+        series = [[point[name] for point in c.watched if name in point] for c in cells]
+        values = [points[-1] for points in series if points]
+        return over_seeds(values) if values else None
+
+    def keywords(self, experiment: str) -> list[str]:
+        """Return the keywords with distances, in the task's order."""
+        cells = (cell for cell in self.finished if cell.cell.experiment == experiment)
+        return list(dict.fromkeys(d.keyword for cell in cells for d in cell.distances))
+
+
+def read_results(grid: Grid, out: str | os.PathLike[str]) -> Results:
+    """Read the finished cells of a grid.
+
+    Raises:
+        FormatError: Another version wrote a result.
+    """
+    folders = [cell_folder(Path(out), cell) for cell in grid.cells()]
+    return Results(grid, tuple(read_result(f) for f in folders if is_finished(f)))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCurve:
+    """A measurement over a training; trainings of different lengths have the same points.
+
+    Attributes:
+        ratio: Pairs per task row.
+        share: Share of the training that is done, of shape (points,).
+        mean: Mean over the seeds, of shape (points,).
+        low: Smallest seed, of shape (points,).
+        high: Largest seed, of shape (points,).
+    """
+
+    ratio: float
+    share: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def task_loss_curves(results: Results) -> list[TrainingCurve]:
+    """Return the loss on held-out task rows over DELIA's training, by ratio (paper, Figure 3)."""
+    return _curves(results, lambda cell, _: _at_shares(cell, "loss"))
+
+
+def reduction_curves(results: Results) -> list[TrainingCurve]:
+    """Return how many times fewer states DELIA leaves than diverse data alone (paper, Figure 4).
+
+    At each share of the training the number of states under diverse data alone is divided by that
+    under DELIA at the same ratio and seed; above 1 DELIA leaves fewer.
+    """
+
+    def reduction(cell: CellResult, ratio: float) -> list[float]:
+        alone = {r.cell.seed: r for r in results.of(FORMATTED, "pairs_only", ratio=ratio)}
+        if cell.cell.seed not in alone:
+            return []
+        ours, theirs = (_at_shares(one, "states") for one in (cell, alone[cell.cell.seed]))
+        return [b / a for a, b in zip(ours, theirs, strict=True)] if ours and theirs else []
+
+    return _curves(results, reduction)
+
+
+def _curves(
+    results: Results, read: Callable[[CellResult, float], list[float]]
+) -> list[TrainingCurve]:
+    """Return a curve for each ratio with any measurements."""
+    curves = []
+    for ratio in results.ratios(FORMATTED) if FORMATTED in results.grid.experiments else ():
+        rows = [read(cell, ratio) for cell in results.of(FORMATTED, "delia", ratio=ratio)]
+        if table := [row for row in rows if row]:
+            ends = (np.mean(table, axis=0), np.min(table, axis=0), np.max(table, axis=0))
+            shares = np.linspace(0.0, 1.0, CURVE_POINTS)
+            curves.append(TrainingCurve(ratio, *(tuple(v.tolist()) for v in (shares, *ends))))
+    return curves
+
+
+def _at_shares(cell: CellResult, name: str) -> list[float]:
+    """Interpolate a measurement at `CURVE_POINTS` shares of the training."""
+    points = [(point["step"], point[name]) for point in cell.watched if name in point]
+    if len(points) < 2 or not points[-1][0]:
+        return []
+    steps, values = zip(*points, strict=True)
+    shares = np.linspace(0.0, 1.0, CURVE_POINTS)
+    return [float(v) for v in np.interp(shares, np.asarray(steps) / steps[-1], values)]
