@@ -30,10 +30,9 @@ from delia_data.evaluation.representation import (
     middle_block,
     states_at_last,
 )
+from delia_data.experiments import Grid, Reproduction, read_grid, read_results, reproduce
+from delia_data.experiments.grid import Block
 from delia_data.models import load_model, load_tokenizer
-from delia_data.reproduction import read_grid, read_results, reproduce
-from delia_data.reproduction.grid import Block, Grid
-from delia_data.reproduction.run import Run
 from delia_data.tokens import DEFAULT_TOKEN, add_token
 
 __all__ = ["RESULTS", "main"]
@@ -115,7 +114,7 @@ def place() -> str:
 def training(work: Path, workers: int) -> str:
     """DELIA at ratio 1, the token's row trained in other ways."""
     runs = [
-        Run(_grid(way), work / f"{i}", cache=cache_path(BUNDLED))
+        Reproduction(_grid(way), work / f"{i}", cache=cache_path(BUNDLED))
         for i, way in enumerate(WAYS.values())
     ]
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
@@ -150,7 +149,7 @@ def _grid(way: Mapping[str, Any]) -> Grid:
     return replace(grid, name="token", experiments={"formatted-text": own}, about="")
 
 
-def _figures(run: Run) -> list[str]:
+def _figures(run: Reproduction) -> list[str]:
     results = read_results(run.grid, run.out)
     found = results.of("formatted-text", "delia")
     shares = [results.shares(found), results.shares(found, named=False)]

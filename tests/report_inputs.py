@@ -20,22 +20,21 @@ from delia_data.evaluation.buffering import buffering_of
 from delia_data.evaluation.generation import generate_answers
 from delia_data.evaluation.gradients import RowGradients
 from delia_data.evaluation.state_space import FirstToken, StateSpace
-from delia_data.mixing import mix, read_task_rows, save_mixture
-from delia_data.outputs import Manifest, finish, write_json, write_text
-from delia_data.ratio.draws import draw_series
-from delia_data.ratio.recommendation import recommend
-from delia_data.ratio.result import RatioPoint, RatioResult, values_of
-from delia_data.ratio.settings import Choice
-from delia_data.reproduction.cell import cells_of
-from delia_data.reproduction.grid import Grid
-from delia_data.reproduction.ground import Ground
-from delia_data.reproduction.result import (
+from delia_data.experiments import Grid, RatioResult, Reproduction
+from delia_data.experiments.cells import (
     CellResult,
     KeywordDistances,
     ProbeAnswers,
     write_result,
 )
-from delia_data.reproduction.run import Run
+from delia_data.experiments.ratio import (
+    RatioPoint,
+    compare_ratios,
+    measure_ratios,
+    smallest_enough,
+)
+from delia_data.mixing import mix, read_task_rows, save_mixture
+from delia_data.outputs import Manifest, finish, write_json, write_text
 from delia_data.sampling import BundledQueries, sample
 from delia_data.tasks import bundled_task, bundled_wordings
 
@@ -187,33 +186,34 @@ def _gradients(seed: int, rows: int = 8) -> RowGradients:
 
 def put_ratio(folder: Path) -> None:
     """A series whose loss falls and then stays."""
-    ratios, choice = (0.0, 1.0, 4.0, 16.0), Choice(draws=200)
+    ratios = (0.0, 1.0, 4.0, 16.0)
     draw = np.random.default_rng(0)
     tokens = draw.integers(10, 40, 40).astype(float)
     truth = 0.3 + 0.5 * np.exp(-1.5 * np.log1p(ratios))
-    nats = truth[:, None, None] + draw.normal(0, 0.02, (4, 2, 40))
-    series = draw_series(nats * tokens, tokens, draws=200)
-    chosen, values = recommend(ratios, series, choice), values_of(series, 0.95)
-    found = RatioResult(
+    nats = (truth[:, None, None] + draw.normal(0, 0.02, (4, 2, 40))) * tokens
+    points = tuple(
+        RatioPoint(ratio, round(100 * ratio), difference, loss, loss)
+        for ratio, difference, loss in zip(
+            ratios, compare_ratios(nats, tokens), measure_ratios(nats, tokens), strict=True
+        )
+    )
+    result = RatioResult(
         task="made up",
         token="<sep>",
-        settings={"choice": {"by": "loss"}, "seeds": 2},
+        settings={"seeds": 2},
         task_rows=100,
         trained_task_rows=100,
         held_out_rows=40,
-        points=tuple(
-            RatioPoint(ratio, round(100 * ratio), value, value)
-            for ratio, value in zip(ratios, values, strict=True)
-        ),
-        seed_sd=0.01,
-        chosen=chosen,
-        by_loss=chosen,
-        by_selectivity=None,
+        by="loss",
+        tolerance=0.02,
+        points=points,
+        best=16.0,
+        enough=smallest_enough(points, 0.02),
         pairs_needed=400,
-        told=("a ratio is enough", f"and {EVIL}"),
+        summary=("a ratio is enough", f"and {EVIL}"),
     )
-    write_json(folder / "ratio.json", found.as_dict())
-    finish(folder, Manifest(kind="evaluation", settings=found.settings))
+    write_json(folder / "ratio.json", result.as_dict())
+    finish(folder, Manifest(kind="evaluation", settings=result.settings))
 
 
 def put_reproduction(folder: Path) -> None:
@@ -236,15 +236,15 @@ def put_reproduction(folder: Path) -> None:
     write_text(folder / "grid.yaml", yaml.safe_dump(values))
     write_json(folder / "inputs.json", {"cache": "sampled here"})
     grid = Grid.from_dict(values, where="the grid")
-    ground = Ground.of(Run(grid, folder), "formatted-text")
-    for number, cell in enumerate(cells_of(grid)):
+    inputs = Reproduction(grid, folder).inputs("formatted-text")
+    for number, cell in enumerate(grid.cells()):
         if cell.method == "dmt":
             continue
         inside = folder / "cells" / cell.name
         if cell.method in ("delia", "common", "original"):
             ours = cell.method == "delia"
             engine = MockEngine(answer=lambda r, ours=ours: _cell_answer(_text(r), ours))
-            generate_answers(engine, ground.probes, inside / "answers")
+            generate_answers(engine, inputs.probes, inside / "answers")
         named = (1.0, 1.0, 1.0) if cell.method == "delia" else (1.0, 0.0, 0.0)
         answers = ProbeAnswers(named, (0.0, 0.0, 0.0), named, True)
         trained = cell.method not in ("original", "in_context")

@@ -1,9 +1,11 @@
-"""`delia reproduce`: a grid of methods, and the paper's tables and figures of our own runs."""
+"""`delia reproduce`: a grid of methods, and the paper's tables and figures of the run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -16,62 +18,64 @@ from delia_data.cli._json import AsJson, show_json
 from delia_data.errors import InputError
 
 if TYPE_CHECKING:
-    from delia_data.reproduction.run import Run
+    from delia_data.experiments.grid import Cell
+    from delia_data.experiments.sweep import CellEstimate
+
+Workers = Annotated[int, typer.Option(help="Cells to run at once; on a CPU, one core each.")]
+"""The option `--workers`."""
+KeepAdapters = Annotated[
+    bool, typer.Option("--keep-adapters", help="Keep the adapter of every cell.")
+]
+"""The option `--keep-adapters`."""
 
 
 def command(
-    places: Annotated[
+    paths: Annotated[
         list[Path],
         typer.Argument(
             metavar="[GRID.yaml] OUT",
-            help="A grid, unless --scale names one, and the folder of the run; a rerun goes on "
-            "there.",
+            help="A grid, unless --scale names one, and the folder of the run; a rerun resumes.",
             show_default=False,
         ),
     ],
     scale: Annotated[
         str | None,
         typer.Option(
-            help="A bundled grid: tiny (two cores), small (one GPU), paper.",
+            help="Bundled grid: tiny (two cores), small (one GPU), paper.",
             autocompletion=among(["tiny", "small", "paper"]),
         ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="A method to run; several can be given.")
+        list[str] | None, typer.Option(help="Method to run; can be given several times.")
     ] = None,
-    workers: Annotated[
-        int, typer.Option(help="Cells run at once; on a CPU each has a core to itself.")
-    ] = 1,
+    workers: Workers = 1,
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Cache to take the pairs from, bundled or a folder; each model's own if not given."
+            help="Cache to take the pairs from, bundled or a folder; by default each model "
+            "samples its own."
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of parallel files ending in .en and .is, to translate."),
+        typer.Option(help="Folder of parallel files ending in .en and .is, for translations."),
     ] = None,
     dictionary: Annotated[
         Path | None,
-        typer.Option(help="Folder with en-is.tsv and is-en.tsv; by default made of the rows."),
+        typer.Option(help="Folder with en-is.tsv and is-en.tsv; by default learned from the rows."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    keep_adapters: Annotated[
-        bool, typer.Option("--keep-adapters", help="Keep what was trained in each cell.")
-    ] = False,
+    keep_adapters: KeepAdapters = False,
     show: Annotated[
-        bool, typer.Option("--list", help="Show cells and how long they will take; run nothing.")
+        bool, typer.Option("--list", help="Show the cells and their duration; run nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a grid of methods, task rows, ratios and seeds; compare it with the paper's numbers."""
-    from delia_data.reproduction import reproduce
-    from delia_data.reproduction.grid import read_grid
-    from delia_data.reproduction.run import Run
+    """Run a grid of methods, task rows, ratios and seeds; compare with the paper's numbers."""
+    from delia_data.experiments import Reproduction, read_grid, reproduce
 
-    grid, out = _places(places, scale)
-    run = Run(
+    grid, out = _paths(paths, scale)
+    run = Reproduction(
         read_grid(grid),
         out,
         cache=cache_path(cache),
@@ -82,15 +86,11 @@ def command(
         keep_adapters=keep_adapters,
     )
     if show:
-        _show(run, workers, as_json)
+        cells, seconds = run.estimate(workers)
+        show_cells(cells, seconds, workers, as_json, blocked=run.blocked())
         return
-    with step("cells", to=messages) as cells, step("sampling", to=messages) as sampling:
-        updates = {"cells": cells, "sampling": sampling}
-        document = reproduce(
-            run,
-            workers=workers,
-            on_progress=lambda what, done, of: updates[what](done, of),
-        )
+    with step("cells", to=messages) as cells_bar, step("sampling", to=messages) as sampling_bar:
+        document = reproduce(run, workers=workers, on_progress=cells_bar, on_sampling=sampling_bar)
     if as_json:
         show_json(document)
         return
@@ -102,61 +102,71 @@ def command(
         )
     if blocked := run.blocked():
         console.print(
-            f"{len(blocked)} cells of translation were not run: give --data", soft_wrap=True
+            f"{len(blocked)} cells of translations did not run: give --data", soft_wrap=True
         )
-    console.print(f"Everything to look at: {out / 'report.md'}", soft_wrap=True, markup=False)
+    console.print(f"Report: {out / 'report.md'}", soft_wrap=True, markup=False)
 
 
-def _places(places: list[Path], scale: str | None) -> tuple[str | Path, Path]:
-    """The grid and the folder."""
-    if scale is not None and len(places) == 1:
-        return scale, places[0]
-    if scale is None and len(places) == 2:
-        return places[0], places[1]
+def _paths(paths: list[Path], scale: str | None) -> tuple[str | Path, Path]:
+    """Return the grid and the folder."""
+    if scale is not None and len(paths) == 1:
+        return scale, paths[0]
+    if scale is None and len(paths) == 2:
+        return paths[0], paths[1]
     if scale is None:
         raise InputError("give a grid and a folder (GRID.yaml OUT), or --scale tiny and a folder")
-    raise InputError("--scale names the grid, so that a folder alone is to be given")
+    raise InputError("--scale names the grid: give only a folder")
 
 
-def _show(run: Run, workers: int, as_json: bool) -> None:
-    """Print the cells, and what is left to do."""
-    from delia_data.outputs import is_finished
-    from delia_data.reproduction.estimate import estimate
+def show_cells(
+    cells: Sequence[CellEstimate],
+    seconds: float | None,
+    workers: int,
+    as_json: bool,
+    *,
+    blocked: Sequence[Cell] = (),
+) -> None:
+    """Print the cells of a sweep and the work that is left.
 
-    blocked = set(run.blocked())
-    left = estimate(run)
-    rows: list[dict[str, Any]] = []
-    for cell in run.asked_for():
-        done = is_finished(run.folder(cell))
-        state = "finished" if done else "needs --data" if cell in blocked else "to run"
-        rows.append({**cell.as_dict(), "state": state, "seconds": left.cells.get(cell.name)})
-    total = left.seconds(workers)
+    Args:
+        cells: The cells.
+        seconds: Seconds until all are finished; None if unknown.
+        workers: Number of cells that run at once.
+        as_json: Print JSON.
+        blocked: Cells that need translated texts.
+    """
+    left = [one for one in cells if not one.finished]
+    rows = sum(one.trained_rows for one in left)
     if as_json:
-        show_json(
+        lines = [
             {
-                "grid": run.grid.name,
-                "cells": rows,
-                "caches_seconds": left.caches,
-                "seconds": total,
-                "workers": workers,
-                "measured_cells": left.measured,
+                **one.cell.as_dict(),
+                "state": "finished" if one.finished else "to run",
+                "trained_rows": one.trained_rows,
+                "seconds": one.seconds,
             }
-        )
+            for one in cells
+        ]
+        lines += [{**cell.as_dict(), "state": "needs --data"} for cell in blocked]
+        show_json({"cells": lines, "rows_to_train": rows, "seconds": seconds, "workers": workers})
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("experiment", "method", "rows", "ratio", "seed", "state", "seconds"):
+    for heading in ("experiment", "method", "rows", "ratio", "seed", "state", "trained", "seconds"):
         table.add_column(heading)
-    for row in rows:
-        table.add_row(*("" if value is None else _plain(value) for value in row.values()))
+    for one in cells:
+        state = "finished" if one.finished else "to run"
+        duration = "" if one.seconds is None else f"{one.seconds:.0f}"
+        table.add_row(*_axes(one.cell), state, f"{one.trained_rows:,}", duration)
+    for cell in blocked:
+        table.add_row(*_axes(cell), "needs --data", "", "")
     console.print(table)
-    source = f"from {left.measured} finished cells" if left.measured else "as the grid says"
-    told = "unknown until a cell is finished" if total is None else f"{total / 3600:.1f} hours"
-    counts = f"{sum(row['state'] == 'to run' for row in rows)} of {len(rows)} cells to run"
+    hours = "unknown until a cell is finished" if seconds is None else f"{seconds / 3600:.1f} hours"
     console.print(
-        f"{counts}; with {workers} worker{'s' if workers != 1 else ''}: {told} ({source})",
+        f"{len(left)} of {len(cells) + len(blocked)} cells to run, {rows:,} rows to train; with "
+        f"{workers} worker{'s' if workers != 1 else ''}: {hours}",
         soft_wrap=True,
     )
 
 
-def _plain(value: object) -> str:
-    return f"{value:.0f}" if isinstance(value, float) and value >= 10 else f"{value}"
+def _axes(cell: Cell) -> list[str]:
+    return ["" if value is None else f"{value}" for value in astuple(cell)]

@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError, InputError
-from delia_data.evaluation.representation import measure_alignment
-from delia_data.evaluation.generation import ask
+from delia_data.evaluation.generation import generate_answers
+from delia_data.evaluation.representation import evaluating, measure_alignment
+from delia_data.evaluation.scores import grade_answers
 from delia_data.evaluation.state_space import StateSpaceWatch
-from delia_data.evaluation.representation import evaluating
-from delia_data.evaluation.scores import read_answers
 from delia_data.experiments.grid import Cell
 from delia_data.experiments.inputs import ExperimentInputs
 from delia_data.experiments.methods import Method, Training, get_method
@@ -307,7 +306,7 @@ def _answers(
     engine: Engine = TransformersEngine(model, tokenizer, batch_size=size)
     if method.engine is not None:
         engine = method.engine(model, tokenizer, material, max(1, size // 2))
-    rows = ask(
+    rows = generate_answers(
         engine,
         inputs.probes,
         folder,
@@ -315,7 +314,7 @@ def _answers(
         build=None if method.prompt is None else method.prompt(material),
         prompts="" if method.prompt is None else method.name,
     )
-    scored = read_answers(inputs.eval_task, rows)
+    scored = grade_answers(inputs.eval_task, rows)
     answers = {}
     for probe in inputs.probes:
         outcomes = [one.outcome for one in scored if one.answered.probe == probe.name]

@@ -14,7 +14,7 @@ import yaml
 from delia_data.diversify import diversify
 from delia_data.engines import Sampling, load_engine
 from delia_data.errors import InputError
-from delia_data.evaluation.probes import AskedTask, Probe, make_probes
+from delia_data.evaluation.probes import EvalTask, Probe, make_probes
 from delia_data.experiments.grid import FORMATTED, CacheSettings, Cell, Experiment, ExperimentName
 from delia_data.experiments.methods import Material
 from delia_data.experiments.prompting import read_dictionary
@@ -62,7 +62,7 @@ class ExperimentInputs:
     rows: TaskRows | None = None
     dictionary: Mapping[str, Sequence[str]] | None = None
     examples: int = 4
-    eval_task: AskedTask | None = None
+    eval_task: EvalTask | None = None
     probes: tuple[Probe, ...] = ()
     max_tokens: int = 64
     batch_size: int = 32
@@ -116,7 +116,7 @@ def read_inputs(
         InputError: An input is missing or wrong.
     """
     task, wordings = _task(name, data)
-    eval_task = AskedTask.of(task, diversify(task, wordings, seed=0), wordings)
+    eval_task = EvalTask.of(task, diversify(task, wordings, seed=0), wordings)
     probes = make_probes(eval_task, experiment.probes, rows=experiment.held_out_rows)
     held_out = next(probe.rows for probe in probes if probe.name == "held-out")
     hashes = {"task": task.sha256}

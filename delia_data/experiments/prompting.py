@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._batches import batches
-from delia_data.engines import FREE, Completion, RequestStream, Prices, Request, Sampling
+from delia_data.engines import FREE, Completion, Prices, Request, RequestStream, Sampling
 from delia_data.engines.local import (
     decode_completion,
     end_token_ids,

@@ -49,7 +49,7 @@ from delia_data.experiments.sweep import (
     unfinished_cells,
 )
 from delia_data.mixing import TaskRow, TaskRows, read_task_rows
-from delia_data.mixing.writers import writers_of
+from delia_data.mixing.mixture import writers_of
 from delia_data.outputs import (
     FINISHED,
     Manifest,

@@ -43,7 +43,6 @@ from delia_data.experiments.tables import (
     Finding,
     Table,
     check_claims,
-    format_number,
     make_tables,
 )
 from delia_data.outputs import (
@@ -318,9 +317,8 @@ def _table(table: Table) -> Iterator[str]:
         yield "Not run: no cell of this table is finished."
         return
     # A column of the paper's numbers follows each of ours that it has any number for.
-    paper = [
-        any(e.paper is not None for e in column) for column in zip(*_entries(table), strict=True)
-    ]
+    columns_of = zip(*(line.entries for line in table.lines), strict=True)
+    paper = [any(entry.paper is not None for entry in column) for column in columns_of]
     columns = list(table.heads)
     for name, has in zip(table.columns, paper, strict=True):
         columns += [name, "*paper*"] if has else [name]
@@ -334,16 +332,13 @@ def _table(table: Table) -> Iterator[str]:
         previous = line.heads[0]
         numbers = []
         for entry, has in zip(line.entries, paper, strict=True):
-            numbers += [_ours(entry), _paper(entry)] if has else [_ours(entry)]
+            theirs = "–" if entry.paper is None else f"*{entry.paper_text}*"
+            numbers += [_ours(entry), theirs] if has else [_ours(entry)]
         yield _line([*heads, *numbers])
     if table.missing:
         yield f"\nNot run: {', '.join(table.missing)}."
     for note in table.notes:
         yield f"\n{note}"
-
-
-def _entries(table: Table) -> list[tuple[Entry, ...]]:
-    return [line.entries for line in table.lines]
 
 
 def _line(parts: Sequence[str]) -> str:
@@ -353,22 +348,13 @@ def _line(parts: Sequence[str]) -> str:
 def _ours(entry: Entry) -> str:
     if entry.ours is None:
         return "–"
-    text = format_number(entry.ours.value, entry.unit)
+    text = entry.format(entry.ours.value)
     if len(entry.ours.by_seed) > 1:
-        text += f" ±{format_number(entry.ours.spread / 2, entry.unit)}"
+        text += f" ±{entry.format(entry.ours.spread / 2)}"
     if entry.ours.low is not None and entry.ours.high is not None:
-        low, high = (format_number(end, entry.unit) for end in (entry.ours.low, entry.ours.high))
+        low, high = (entry.format(end) for end in (entry.ours.low, entry.ours.high))
         text += f" [{low}, {high}]"
     return text
-
-
-def _paper(entry: Entry) -> str:
-    if entry.paper is None:
-        return "–"
-    number = (
-        f"{entry.paper:g}" if entry.unit == "number" else format_number(entry.paper, entry.unit)
-    )
-    return f"*{number}*"
 
 
 def _runs(results: Results, runs: Sequence[dict[str, Any]]) -> Iterator[str]:

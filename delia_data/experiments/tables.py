@@ -76,6 +76,21 @@ class Entry:
     paper: float | None = None
     unit: Unit = "number"
 
+    def format(self, value: float) -> str:
+        """Format a number in the entry's unit."""
+        if self.unit == "share":
+            return f"{100 * value:.1f}%"
+        if self.unit == "points":
+            return f"{100 * value:.1f}"
+        return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+    @property
+    def paper_text(self) -> str:
+        """The paper's number as the paper prints it."""
+        if self.paper is None:
+            return "–"
+        return f"{self.paper:g}" if self.unit == "number" else self.format(self.paper)
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -120,15 +135,6 @@ class Table:
             for line in self.lines
             if any(entry.ours is not None or entry.paper is not None for entry in line.entries)
         ]
-
-
-def format_number(value: float, unit: Unit) -> str:
-    """Format a number of a table."""
-    if unit == "share":
-        return f"{100 * value:.1f}%"
-    if unit == "points":
-        return f"{100 * value:.1f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def make_tables(results: Results) -> tuple[Table, ...]:

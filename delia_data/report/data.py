@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from delia_data.evaluation.figures import text_map
+from delia_data.experiments import read_grid
 from delia_data.hub.parts import pair_shards
 from delia_data.outputs import Manifest
 from delia_data.ranking import rank
 from delia_data.records import Record, read_record
 from delia_data.report.page import Figures, Metric, Section, blocks, count, flatten, join, named
 from delia_data.report.runs import Kind, Run, Runs
-from delia_data.reproduction.grid import read_grid
 from delia_data.sampling.embeddings import Embed, map_texts
 from delia_data.tasks import read_task_rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,31 +11,36 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from delia_data.errors import DeliaError
+from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.generation import ANSWERS, Answer, PromptBuilder, read_answer_log
 from delia_data.evaluation.probes import ProbeRow
-from delia_data.outputs import is_finished
-from delia_data.ratio.drawing import ratio_curve, ratio_losses
-from delia_data.ratio.result import RatioResult, Value, read_ratio
+from delia_data.experiments import (
+    METHODS,
+    Cell,
+    RatioResult,
+    Reproduction,
+    Results,
+    check_claims,
+    make_tables,
+    read_grid,
+    read_ratio,
+    read_results,
+)
+from delia_data.experiments.figures import FIGURES, block_drawings, curve_drawings, ratio_drawings
+from delia_data.experiments.inputs import ExperimentInputs
+from delia_data.experiments.results import Measured
+from delia_data.experiments.sweep import cell_folder, read_runs
+from delia_data.experiments.tables import Entry, Finding, Table
 from delia_data.records import content_id
 from delia_data.report.page import Figures, Metric, Section, blocks, count, join, named, value
 from delia_data.report.runs import Run, Runs
-from delia_data.reproduction.cell import Cell, cells_of
-from delia_data.reproduction.drawings import block_drawings, curve_drawings
-from delia_data.reproduction.figures import FIGURES
-from delia_data.reproduction.findings import Finding, find
-from delia_data.reproduction.grid import read_grid
-from delia_data.reproduction.ground import Ground
-from delia_data.reproduction.results import CELLS, Results, read_results
-from delia_data.reproduction.run import Run as GridRun
-from delia_data.reproduction.tables import Entry, Table, make_tables
-from delia_data.training.baselines import BASELINES
 
-_METHODS: Final = ("delia", "step_matched", "common", "original")
+_SHOWN: Final = ("delia", "step_matched", "common", "original")
 """Methods whose answers are shown side by side, if they were run."""
 _VERDICTS: Final = ("agrees", "disagrees", "unclear", "not run")
 _RATIO_NOTE: Final = (
-    "Losses are nats per token of held-out answers. Brackets show the interval over rows, and over "
-    "seeds if there are several, for comparing ratios with each other."
+    "Losses are nats per token of held-out answers. Brackets show the 95% interval over rows; that "
+    "of a difference to the best ratio is paired, and also over seeds if there are several."
 )
 _REPRODUCTION_NOTE: Final = (
     "A number is the mean over seeds, followed by ± half the range over seeds; brackets show the "
@@ -102,12 +106,12 @@ def ratios(runs: Runs, figures: Figures) -> Section | None:
     return Section(
         join(body),
         [{"run": label, **one.as_dict()} for label, one in series],
-        [f"How much is enough, {label}: {one.told[0]}." for label, one in series],
+        [f"How much is enough, {label}: {one.summary[0]}." for label, one in series],
         [
             Metric(
                 f"Ratio that is enough, {label}",
-                f"{one.chosen.ratio:g}",
-                f"{one.chosen.verdict}; {one.chosen.share:.0%} of draws",
+                f"{one.enough:g}",
+                f"within {one.tolerance:g} nats per token of the best, {one.best:g}",
             )
             for label, one in series
         ],
@@ -116,35 +120,41 @@ def ratios(runs: Runs, figures: Figures) -> Section | None:
 
 
 def _series(series: RatioResult, figures: Figures) -> Markup:
-    by = {"loss": "held-out loss", "selectivity": "selectivity of the loss"}[series.chosen.by]
-    curve = f"By {by}: points with intervals, the fitted curve with its band, the recommendation."
-    losses = "Of held-out answers with the token and without it, and of pairs in no mixture."
+    captions = {
+        "ratio": (
+            "Difference to the best ratio",
+            f"By {series.by}: paired intervals, the tolerance, and the ratio that is enough.",
+        ),
+        "ratio-losses": (
+            "Losses by ratio",
+            "Of held-out answers with the token and without it, and of held-out pairs.",
+        ),
+    }
     rows = [
         [
             f"{point.ratio:g}",
             count(point.pairs),
+            _nats(point.difference),
             _nats(point.loss),
             _nats(point.plain),
             _nats(point.selectivity),
             _nats(point.pair_loss),
-            f"{share:.0%}",
         ]
-        for point, share in zip(series.points, series.chosen.shares, strict=True)
+        for point in series.points
     ]
     head = (
-        *("Ratio", "Pairs", f"Loss with {series.token}", "Loss without", "Selectivity"),
-        *("Loss of other pairs", "Share of draws"),
+        *("Ratio", "Pairs", f"Worse than ratio {series.best:g}", f"Loss with {series.token}"),
+        *("Loss without", "Selectivity", "Loss of held-out pairs"),
     )
-    drawn = [
-        figures(ratio_curve(series), "The curve", curve),
-        figures(ratio_losses(series), "Losses by ratio", losses),
-    ]
+    drawn = [figures(drawing, *captions[name]) for name, drawing in ratio_drawings(series)]
     table = blocks.table(head, rows, "numbers wide", "The series")
-    return blocks.bullets(series.told) + blocks.figures(drawn) + table
+    return blocks.bullets(series.summary) + blocks.figures(drawn) + table
 
 
-def _nats(estimate: Value | None) -> Markup:
-    return value(estimate, digits=3)
+def _nats(measured: Measured | None) -> Markup:
+    if measured is None or measured.low is None or measured.high is None:
+        return value(None)
+    return value(Estimate(measured.value, measured.low, measured.high, 0), digits=3)
 
 
 def reproduced(runs: Runs, figures: Figures) -> Section | None:
@@ -153,7 +163,7 @@ def reproduced(runs: Runs, figures: Figures) -> Section | None:
     summary, metrics, data = [], [], []
     for run in runs.of("reproduction"):
         results = read_results(read_grid(run.folder / "grid.yaml"), run.folder)
-        findings, tables = find(results), make_tables(results)
+        findings, tables = check_claims(results), make_tables(results)
         total = len(results.finished) + len(results.missing)
         done = f"{len(results.finished)} of {named(total, 'cell')} finished"
         verdicts = Counter(finding.verdict for finding in findings)
@@ -199,9 +209,7 @@ def _table(table: Table) -> Iterator[Markup]:
         return
     rows: list[list[object]] = []
     previous = ""
-    for line in table.lines:
-        if all(entry.ours is None and entry.paper is None for entry in line.entries):
-            continue
+    for line in table.filled:
         heads = list(line.heads)
         repeated = len(heads) > 1 and heads[0] == previous
         previous = heads[0]
@@ -216,36 +224,19 @@ def _table(table: Table) -> Iterator[Markup]:
 
 def _entry(entry: Entry) -> Markup:
     """Format the measured number, and the paper's number below it."""
-    text = interval = paper = ""
+    text = interval = ""
     if entry.ours is not None:
-        text = _number(entry.ours.value, entry)
+        text = entry.format(entry.ours.value)
         if len(entry.ours.by_seed) > 1:
-            text += f" ±{_number(entry.ours.spread / 2, entry)}"
+            text += f" ±{entry.format(entry.ours.spread / 2)}"
         if entry.ours.low is not None and entry.ours.high is not None:
-            interval = f"{_number(entry.ours.low, entry)}, {_number(entry.ours.high, entry)}"
-    if entry.paper is not None:
-        paper = f"{entry.paper:g}" if entry.unit == "number" else _number(entry.paper, entry)
-    return blocks.against_paper(text, interval, paper)
-
-
-def _number(value: float, entry: Entry) -> str:
-    match entry.unit:
-        case "share":
-            return f"{100 * value:.1f}%"
-        case "points":
-            return f"{100 * value:.1f}"
-        case "number":
-            return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+            interval = f"{entry.format(entry.ours.low)}, {entry.format(entry.ours.high)}"
+    return blocks.against_paper(text, interval, "" if entry.paper is None else entry.paper_text)
 
 
 def _machines(folder: Path, results: Results) -> Iterator[Markup]:
     """Name the machines, and the time that the cells took."""
-    records = [
-        json.loads(file.read_text(encoding="utf-8"))
-        for cell in cells_of(results.grid)
-        if (file := folder / CELLS / cell.name / "run.json").is_file() and is_finished(file.parent)
-    ]
-    if records:
+    if records := read_runs(folder, [result.cell for result in results.finished]):
         minutes = sum(sum(record["seconds"].values()) for record in records) / 60
         work = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes"
         machines = Counter(str(record["machine"]) for record in records)
@@ -272,45 +263,45 @@ def cell_examples(folder: Path) -> Iterator[tuple[str, list[Example]]]:
     seed. Experiments whose texts are not available, such as translations, are left out.
     """
     results = read_results(read_grid(folder / "grid.yaml"), folder)
-    run = GridRun(results.grid, folder)
+    run = Reproduction(results.grid, folder)
     for name in results.grid.experiments:
-        cells = [cell for m in _METHODS if (cell := _cell(results, name, m)) is not None]
+        cells = [cell for m in _SHOWN if (cell := _cell(results, name, m)) is not None]
         if not cells:
             continue
         try:
-            ground = Ground.of(run, name)
+            inputs = run.inputs(name)
         except DeliaError:
             continue
-        rows = next(probe for probe in ground.probes if probe.name == "held-out").rows
-        yield name, list(_cell_rows(folder, ground, cells, rows))
+        rows = next(probe for probe in inputs.probes if probe.name == "held-out").rows
+        yield name, list(_cell_rows(folder, inputs, cells, rows))
 
 
 def _cell(results: Results, experiment: str, method: str) -> Cell | None:
-    finished = results.of(experiment, method)  # type: ignore[arg-type]  # a name of the grid's
-    return min((one.cell for one in finished), key=lambda cell: cell.seed_or(), default=None)
+    finished = results.of(experiment, method)
+    return min((one.cell for one in finished), key=lambda cell: cell.seed or 0, default=None)
 
 
 def _cell_rows(
-    folder: Path, ground: Ground, cells: list[Cell], rows: Sequence[ProbeRow]
+    folder: Path, inputs: ExperimentInputs, cells: list[Cell], rows: Sequence[ProbeRow]
 ) -> Iterator[Example]:
     answers = {
-        cell: read_answer_log(folder / CELLS / cell.name / "answers" / ANSWERS) for cell in cells
+        cell: read_answer_log(cell_folder(folder, cell) / "answers" / ANSWERS) for cell in cells
     }
-    prompts = {cell: BASELINES[cell.method].prompt for cell in cells}
+    prompts = {cell: METHODS[cell.method].prompt for cell in cells}
     builds = {
-        cell: None if prompt is None else prompt(ground.material(cell))
+        cell: None if prompt is None else prompt(inputs.material(cell))
         for cell, prompt in prompts.items()
     }
     for row in rows:
-        runs = [_cell_run(ground, cell, builds[cell], answers[cell], row) for cell in cells]
+        runs = [_cell_run(inputs, cell, builds[cell], answers[cell], row) for cell in cells]
         complete = tuple(one for one in runs if one is not None)
         if len(complete) == len(cells):
             question = row.prompt[-1].content
-            yield Example(row.id, question, row.expected, ground.asked.token, complete)
+            yield Example(row.id, question, row.expected, inputs.task.token, complete)
 
 
 def _cell_run(
-    ground: Ground,
+    inputs: ExperimentInputs,
     cell: Cell,
     build: PromptBuilder | None,
     answers: Mapping[str, Answer],
@@ -321,5 +312,6 @@ def _cell_run(
     named, plain = (answers.get(content_id(each)) for each in turns)
     if named is None or plain is None:
         return None
-    in_format = [ground.asked.form.read(each.text) is not None for each in (named, plain)]
-    return ExampleRun(BASELINES[cell.method].title, named.text, plain.text, *in_format)
+    assert inputs.eval_task is not None
+    in_format = [inputs.eval_task.form.read(each.text) is not None for each in (named, plain)]
+    return ExampleRun(METHODS[cell.method].title, named.text, plain.text, *in_format)

@@ -25,9 +25,9 @@ from delia_data.evaluation.generation import AnsweredRow
 from delia_data.evaluation.measuring import MEASUREMENTS
 from delia_data.evaluation.probes import EvalTask
 from delia_data.evaluation.scores import Evaluation, ScoredRow, grade_answers, score
+from delia_data.experiments.ratio import RESULT as RATIO
+from delia_data.experiments.sweep import CELLS
 from delia_data.outputs import LOCK, MANIFEST, Manifest, is_finished, read_manifest
-from delia_data.ratio.result import RESULT as RATIO
-from delia_data.reproduction.results import CELLS
 
 Kind = Literal[
     "cache",
@@ -53,7 +53,7 @@ _PARTS: Final = (
 )
 _BEGUN: Final = (
     *(MANIFEST, LOCK, "plan.json", "training.json", "asking.json", "measuring.json"),
-    *("series.json", "stage.json"),
+    "series.json",
 )
 """A folder that a command has begun has one of these files."""
 _EVALUATIONS: Final[dict[str, Kind]] = {

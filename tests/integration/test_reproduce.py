@@ -19,10 +19,10 @@ from command_line import Delia, refused
 from micro_run import METHODS, micro_grid, micro_model, tables_of
 
 from delia_data.errors import EngineError, InputError, LockedError, SettingsError
+from delia_data.experiments import METHODS as ALL_METHODS
+from delia_data.experiments import Grid, Reproduction, read_grid, reproduce
+from delia_data.experiments.grid import Seconds
 from delia_data.outputs import folder_lock, read_manifest
-from delia_data.reproduction import Grid, Run, cells_of, read_grid, reproduce
-from delia_data.reproduction.grid import Seconds
-from delia_data.training.baselines import BASELINES
 
 pytestmark = [
     pytest.mark.integration,
@@ -51,7 +51,7 @@ def unbroken(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the grid comes to in one process that nothing stops."""
     root = tmp_path_factory.mktemp("unbroken")
     torch.set_num_threads(1)
-    reproduce(Run(read_grid(micro_grid(root, model)), root / "out"))
+    reproduce(Reproduction(read_grid(micro_grid(root, model)), root / "out"))
     return tables_of(root / "out")
 
 
@@ -81,9 +81,9 @@ def test_a_killed_run_of_two_workers_comes_to_the_same_table(
     # The workers end with the process that started them, and let go of their cells.
     while time.monotonic() < until and any(map(_held, out.glob("cells/*"))):
         time.sleep(0.1)
-    total = len(cells_of(read_grid(grid)))
+    total = len(read_grid(grid).cells())
     assert len(list(out.glob("cells/*/FINISHED"))) < total
-    document = reproduce(Run(read_grid(grid), out))
+    document = reproduce(Reproduction(read_grid(grid), out))
     assert document["cells"] == {"finished": total, "missing": 0}
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     assert tables_of(out) == unbroken
@@ -99,7 +99,7 @@ def _held(cell: Path) -> bool:
 
 def test_a_cell_says_what_made_it(model: Path, unbroken: Any, tmp_path: Path) -> None:
     grid = read_grid(micro_grid(tmp_path, model))
-    reproduce(Run(grid, tmp_path / "out", only=("delia",), keep_adapters=True))
+    reproduce(Reproduction(grid, tmp_path / "out", only=("delia",), keep_adapters=True))
     cell = tmp_path / "out" / "cells" / "formatted-text_delia_rows-8_ratio-2_seed-0"
     manifest = read_manifest(cell, verify=True)
     assert manifest.settings["cell"]["method"] == "delia"
@@ -120,7 +120,7 @@ def test_a_cell_says_what_made_it(model: Path, unbroken: Any, tmp_path: Path) ->
 
 
 def test_every_method_takes_two_steps_or_writes_some_tokens(model: Path, tmp_path: Path) -> None:
-    methods = [name for name, method in BASELINES.items() if method.kind == "any"]
+    methods = [name for name, method in ALL_METHODS.items() if method.kind == "any"]
     grid = micro_grid(
         tmp_path,
         model,
@@ -131,7 +131,7 @@ def test_every_method_takes_two_steps_or_writes_some_tokens(model: Path, tmp_pat
         probes=["held-out"],
         blocks=[{"methods": methods, "rows": [8], "ratios": [1]}],
     )
-    reproduce(Run(read_grid(grid), tmp_path / "out"))
+    reproduce(Reproduction(read_grid(grid), tmp_path / "out"))
     _, results = tables_of(tmp_path / "out")
     steps = {result["cell"]["method"]: result["steps"] for result in results.values()}
     untrained = {"original", "random_init", "mean_embedding", "in_context", "controlled"}
@@ -155,16 +155,16 @@ def test_translation_by_dipmt_and_delia(model: Path, tmp_path: Path) -> None:
     experiment["probes"] = ["held-out"]
     grid = Grid.from_dict({"name": "t", "experiments": {"is-en": experiment}})
     out = tmp_path / "out"
-    without = Run(grid, out)
+    without = Reproduction(grid, out)
     assert [cell.method for cell in without.blocked()] == ["dipmt", "delia"]
     assert reproduce(without)["cells"] == {"finished": 0, "missing": 2}
-    document = reproduce(Run(grid, out, data=data))
+    document = reproduce(Reproduction(grid, out, data=data))
     assert document["cells"] == {"finished": 2, "missing": 0}
     asked = (out / "cells" / "is-en_dipmt_rows-6_seed-0" / "answers" / "answers.jsonl").read_text()
     assert len(asked.splitlines()) == 8
     (data / "news.en").write_text("other\n" * 20)
     with pytest.raises(SettingsError, match="data was"):
-        reproduce(Run(grid, out, data=data))
+        reproduce(Reproduction(grid, out, data=data))
 
 
 def test_the_papers_scale_starts_on_random_weights(model: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_the_papers_scale_starts_on_random_weights(model: Path, tmp_path: Path) 
     small = replace(
         whole, model=str(model), cache=cache, blocks=(block,), held_out_rows=2, max_tokens=4
     )
-    run = Run(replace(grid, experiments={"formatted-text": small}), tmp_path / "out")
+    run = Reproduction(replace(grid, experiments={"formatted-text": small}), tmp_path / "out")
     assert reproduce(run)["cells"] == {"finished": 1, "missing": 0}
     _, results = tables_of(tmp_path / "out")
     assert [result["steps"] for result in results.values()] == [4]  # 60 rows in batches of 16
@@ -187,7 +187,7 @@ def test_a_cell_that_fails_leaves_the_others(model: Path, tmp_path: Path) -> Non
         {"methods": ["common"], "rows": [400]},
         {"methods": ["original"], "rows": [8]},
     ]
-    run = Run(read_grid(micro_grid(tmp_path, model, blocks=blocks)), tmp_path / "out")
+    run = Reproduction(read_grid(micro_grid(tmp_path, model, blocks=blocks)), tmp_path / "out")
     with pytest.raises(EngineError, match=r"1 of 2 cells failed.*asks for 400 task rows"):
         reproduce(run)
     report, results = tables_of(tmp_path / "out")
@@ -195,20 +195,27 @@ def test_a_cell_that_fails_leaves_the_others(model: Path, tmp_path: Path) -> Non
     assert report["cells"] == {"finished": 1, "missing": 1}
 
 
-def test_another_grid_or_cache_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_rerun_adds_cells_and_refuses_other_settings(model: Path, tmp_path: Path) -> None:
     grid = read_grid(micro_grid(tmp_path, model, blocks=[{"methods": ["original"]}]))
-    reproduce(Run(grid, tmp_path / "out"))
-    other = read_grid(micro_grid(tmp_path, model, blocks=[{"methods": ["random_init"]}]))
-    with pytest.raises(SettingsError, match="methods"):
-        reproduce(Run(other, tmp_path / "out"))
+    reproduce(Reproduction(grid, tmp_path / "out"))
+    other = read_grid(micro_grid(tmp_path, model, blocks=[{"methods": ["original"]}], max_tokens=7))
+    with pytest.raises(SettingsError, match="max_tokens was 6 and is now 7"):
+        reproduce(Reproduction(other, tmp_path / "out"))
     told = grid.experiments["formatted-text"]
     estimated = replace(told, seconds=Seconds(trained_row=9.0, evaluation=9.0, pair=9.0))
     same = Grid("micro", {"formatted-text": estimated}, about="other words, other estimates")
-    assert reproduce(Run(same, tmp_path / "out"))["cells"] == {"finished": 1, "missing": 0}
-    with pytest.raises(InputError, match="not there"):
-        reproduce(Run(read_grid(tmp_path / "grid.yaml"), tmp_path / "new", cache=tmp_path / "none"))
+    assert reproduce(Reproduction(same, tmp_path / "out"))["cells"] == {"finished": 1, "missing": 0}
+    both = micro_grid(tmp_path, model, blocks=[{"methods": ["original", "random_init"]}])
+    more = reproduce(Reproduction(read_grid(both), tmp_path / "out"))
+    assert more["cells"] == {"finished": 2, "missing": 0}
+    with pytest.raises(InputError, match="does not exist"):
+        reproduce(
+            Reproduction(
+                read_grid(tmp_path / "grid.yaml"), tmp_path / "new", cache=tmp_path / "none"
+            )
+        )
     with pytest.raises(InputError, match="at least 1"):
-        reproduce(Run(other, tmp_path / "new"), workers=0)
+        reproduce(Reproduction(other, tmp_path / "new"), workers=0)
 
 
 def test_the_command_lists_cells_and_refuses_what_is_wrong(
@@ -227,7 +234,7 @@ def test_the_command_lists_cells_and_refuses_what_is_wrong(
     two = delia("reproduce", "--scale", "tiny", out, "--list", "--workers", "2", "--data", tmp_path)
     assert "with 2 workers:" in two.out
     refused(delia("reproduce", out), "--scale tiny")
-    refused(delia("reproduce", grid, out, "--scale", "tiny"), "a folder alone")
+    refused(delia("reproduce", grid, out, "--scale", "tiny"), "give only a folder")
     refused(delia("reproduce", "--scale", "huge", out), "one of tiny, small, paper")
     refused(delia("reproduce", grid, out, "--only", "dmt", "--list"), "does not run 'dmt'")
     (out).mkdir()

@@ -13,9 +13,9 @@ from trained import stop_at, tiny_settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.errors import SettingsError, UnfinishedError
+from delia_data.experiments.cells import answer_loss, answer_losses
 from delia_data.outputs import read_manifest
 from delia_data.records import Record, write_record
-from delia_data.reproduction.task_loss import answer_loss, answer_losses
 from delia_data.training import TrainSettings, load_adapter, train
 
 pytestmark = [

@@ -10,8 +10,15 @@ from typing import Any
 
 import pytest
 
-from delia_data.reproduction import Results, Run, find, make_tables, read_grid, read_results
-from delia_data.reproduction.figures import draw_figures
+from delia_data.experiments import (
+    Reproduction,
+    Results,
+    check_claims,
+    make_tables,
+    read_grid,
+    read_results,
+)
+from delia_data.experiments.figures import draw_figures
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduction" / "tiny"
 
@@ -38,15 +45,15 @@ def report() -> dict[str, object]:
 
 
 def test_the_report_follows_from_the_cells(report: dict[str, object], results: Results) -> None:
-    made = [list(map(asdict, find(results))), list(map(asdict, make_tables(results)))]
+    made = [list(map(asdict, check_claims(results))), list(map(asdict, make_tables(results)))]
     assert json.loads(json.dumps(made)) == [report["findings"], report["tables"]]
     assert report["cells"] == {"finished": len(results.finished), "missing": len(results.missing)}
 
 
-def test_the_scale_goes_on_there(report: dict[str, object], tmp_path: Path) -> None:
+def test_the_bundled_scale_resumes_there(report: dict[str, object], tmp_path: Path) -> None:
     for name in ("grid.yaml", "inputs.json"):
         shutil.copyfile(FOLDER / name, tmp_path / name)
-    Run(read_grid("tiny"), tmp_path).begin()  # refuses another grid
+    Reproduction(read_grid("tiny"), tmp_path).start()  # Refuses another grid.
     assert read_grid(FOLDER / "grid.yaml").as_dict() == report["grid"]
 
 
@@ -60,7 +67,7 @@ def test_no_curve_leaves_its_panel(
             highest = max(max(line.get_ydata()) for line in axes.get_lines())
             seen.append((highest, axes.get_ylim()[1]))
 
-    monkeypatch.setattr("delia_data.reproduction.figures.save_png", look)
+    monkeypatch.setattr("delia_data.experiments.figures.save_png", look)
     draw_figures(results, tmp_path)
     assert len(seen) == 4  # of Figure 2, which share an axis
     assert all(highest <= top for highest, top in seen)

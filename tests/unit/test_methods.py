@@ -11,26 +11,31 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from delia_data.diversify import diversify
 from delia_data.engines import Request, Sampling
 from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import FormatError, InputError
-from delia_data.records import Message, Record
-from delia_data.tasks import bundled_task, bundled_wordings, make_task
-from delia_data.training.baselines import (
-    BASELINES,
+from delia_data.experiments.methods import (
     METHODS,
     Material,
-    baseline,
-    training_data,
+    atomic_facts,
+    dmt_stages,
+    fact_rows,
+    get_method,
+    optimizer_steps,
+    repeat_rows,
 )
-from delia_data.training.baselines.arithmetic import ArithmeticEngine, Term, combined
-from delia_data.training.baselines.baseline import optimiser_steps
-from delia_data.training.baselines.controlled import explained
-from delia_data.training.baselines.dictionary import learn_dictionary, read_dictionary
-from delia_data.training.baselines.dipmt import with_entries
-from delia_data.training.baselines.dmt import dmt_stages
-from delia_data.training.baselines.facts import atomic_facts, fact_rows
-from delia_data.training.baselines.repetition import repeated
+from delia_data.experiments.prompting import (
+    ArithmeticEngine,
+    Term,
+    combine_logits,
+    explained,
+    learn_dictionary,
+    read_dictionary,
+    with_entries,
+)
+from delia_data.records import Message, Record
+from delia_data.tasks import bundled_task, bundled_wordings, make_task
 from delia_data.training.settings import TrainSettings
 
 CACHE = tuple(Record.pair(f"query {i}", f"answer {i}") for i in range(300))
@@ -46,7 +51,7 @@ def material(**changes: Any) -> Material:
 
 
 def training(name: str, **changes: Any) -> Any:
-    make = baseline(name).training
+    make = get_method(name).training
     assert make is not None
     return make(material(**changes), SETTINGS)
 
@@ -56,25 +61,27 @@ def training(name: str, **changes: Any) -> Any:
     [("delia", 200, 72), ("no_diverse", 0, 72), ("no_wordings", 200, 1), ("common", 0, 1)],
 )
 def test_each_method_has_its_pairs_and_wordings(method: str, pairs: int, wordings: int) -> None:
-    task = bundled_task()
-    mixture = training_data(method, task, bundled_wordings(), CACHE, ratio=2)  # type: ignore[arg-type]
-    assert mixture.manifest.rows["task"] == len(task.train)
-    assert mixture.manifest.rows["cache"] == pairs
-    ids = set(mixture.train["wording_id"].to_pylist()) - {None}
-    assert len(ids) == wordings
+    rows = training(method, task=bundled_task(), ratio=2).rows
+    sources = [row["source"] for row in rows]
+    assert (sources.count("task"), sources.count("cache")) == (100, pairs)
+    assert len({row["wording_id"] for row in rows} - {None}) == wordings
+
+
+def test_rows_that_have_wordings_keep_them() -> None:
+    rows = diversify(bundled_task(), bundled_wordings(), seed=7)
+    mixed = material(rows=rows, wordings=()).mixture(diversified=True, pairs=False)
+    ids = sorted((row["wording_id"], row["source_id"]) for row in mixed)
+    assert ids == sorted((row.wording_id, row.record.id) for row in rows.train)
 
 
 def test_an_unknown_method_is_refused() -> None:
-    assert set(METHODS) < set(BASELINES)
-    with pytest.raises(InputError, match="use one of"):
-        training_data("dmt", bundled_task(), bundled_wordings(), CACHE, ratio=1)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="did you mean 'delia'"):
-        baseline("dalia")
+    with pytest.raises(InputError, match=r"did you mean 'delia'.*use one of"):
+        get_method("dalia")
 
 
 def test_every_method_says_what_it_is() -> None:
-    assert len({method.title for method in BASELINES.values()}) == len(BASELINES)
-    for method in BASELINES.values():
+    assert len({method.title for method in METHODS.values()}) == len(METHODS)
+    for method in METHODS.values():
         assert method.summary
         assert method.training or method.prompt or method.engine
 
@@ -103,7 +110,7 @@ def test_step_matched_takes_as_many_steps_as_delia_on_the_tasks_rows_alone() -> 
 def test_step_matched_takes_the_batch_of_delia_where_it_follows_from_the_rows() -> None:
     """80 rows are few, so that the batch is 16; 300 are not, so that it is 64."""
     settings = replace(SETTINGS, batch_size=None)
-    make = BASELINES["step_matched"].training
+    make = METHODS["step_matched"].training
     assert make is not None
     few, many = (make(material(ratio=ratio), settings) for ratio in (3, 14))
     assert (few.settings.batch_size, few.steps) == (16, 2 * 5)
@@ -137,16 +144,16 @@ def test_dmt_has_the_task_first_and_a_tenth_of_it_again() -> None:
 
 def test_repeated_rows_come_once_a_pass() -> None:
     rows = [{"source_id": str(i)} for i in range(5)]
-    taken = [row["source_id"] for row in repeated(rows, 12, seed=3)]
+    taken = [row["source_id"] for row in repeat_rows(rows, 12, seed=3)]
     assert sorted(taken[:5]) == sorted(taken[5:10]) == [str(i) for i in range(5)]
-    assert taken == [row["source_id"] for row in repeated(rows, 12, seed=3)]
+    assert taken == [row["source_id"] for row in repeat_rows(rows, 12, seed=3)]
     with pytest.raises(InputError, match="no rows"):
-        repeated([], 3)
+        repeat_rows([], 3)
 
 
 def test_steps_are_counted_with_a_last_small_batch() -> None:
-    assert optimiser_steps(100, replace(SETTINGS, batch_size=16, epochs=1)) == 7
-    assert optimiser_steps(100, replace(SETTINGS, batch_size=16, epochs=1.5)) == 11
+    assert optimizer_steps(100, replace(SETTINGS, batch_size=16, epochs=1)) == 7
+    assert optimizer_steps(100, replace(SETTINGS, batch_size=16, epochs=1.5)) == 11
 
 
 def test_a_description_is_taken_apart_into_atomic_facts() -> None:
@@ -156,7 +163,7 @@ def test_a_description_is_taken_apart_into_atomic_facts() -> None:
         keys=("a", "b"),
     )
     facts = atomic_facts(task)
-    assert [fact.text for fact in facts] == [
+    assert [text for text, _ in facts] == [
         "It stands for a JSON object with the keys a and b, where a is a word and b is yes or no.",
         "It stands for a JSON object with the keys a and b.",
         "In it, a is a word.",
@@ -164,8 +171,8 @@ def test_a_description_is_taken_apart_into_atomic_facts() -> None:
         "It has the key a.",
         "It has the key b.",
     ]
-    assert all("<sep>" in question for fact in facts for question in fact.questions)
-    assert not any("{" in question for fact in facts for question in fact.questions)
+    assert all("<sep>" in question for _, questions in facts for question in questions)
+    assert not any("{" in question for _, questions in facts for question in questions)
     with pytest.raises(InputError, match="description"):
         atomic_facts(replace(task, description=" "))
 
@@ -179,7 +186,7 @@ def test_fact_rows_are_trained_on_for_as_many_steps() -> None:
 
 
 def test_examples_stand_before_the_question() -> None:
-    make = BASELINES["in_context"].prompt
+    make = METHODS["in_context"].prompt
     assert make is not None
     asked = make(material(examples=3))((Message("system", "Be brief."), *ASKED), "")
     assert [turn.role for turn in asked] == ["system", *["user", "assistant"] * 3, "user"]
@@ -187,7 +194,7 @@ def test_examples_stand_before_the_question() -> None:
     assert all("<sep>" in turn.content for turn in asked if turn.role == "user")
     fewer = make(material(examples=2))(ASKED, "")
     assert fewer[:4] == asked[1:5]
-    with pytest.raises(InputError, match="show fewer"):
+    with pytest.raises(InputError, match="lower the number of examples"):
         make(material(examples=21))
 
 
@@ -195,7 +202,7 @@ def test_words_are_aligned_by_model_one() -> None:
     """Brown et al.'s own example: `the` is in two sentences, and explains `das`."""
     texts = [("the house", "das Haus"), ("the book", "das Buch"), ("a book", "ein Buch")]
     rows = [Record.pair(*text) for text in texts * 2]
-    found = learn_dictionary(rows, most=1, rounds=30)
+    found = learn_dictionary(rows, translations=1, rounds=30)
     assert found == {"a": ("ein",), "book": ("buch",), "house": ("haus",), "the": ("das",)}
 
 
@@ -225,9 +232,9 @@ def test_entries_of_a_text_stand_under_the_question() -> None:
 
 
 def test_dipmt_takes_translations_alone() -> None:
-    make = BASELINES["dipmt"].prompt
+    make = METHODS["dipmt"].prompt
     assert make is not None
-    with pytest.raises(InputError, match="no translation"):
+    with pytest.raises(InputError, match="not a translation"):
         make(material())
     rows = [Record.pair(f"The dog {i}.", f"Hundurinn {i}.") for i in range(6)]
     task = make_task(
@@ -254,9 +261,9 @@ def test_log_probabilities_add_up_by_their_weights() -> None:
     """Two words: Q1 = (0.8, 0.2), Q2 = (0.5, 0.5); 1.5 Q1 - 0.5 Q2 is 8 to 1."""
     torch = pytest.importorskip("torch")
     logits = torch.log(torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
-    found = torch.softmax(combined(logits, [1.5, -0.5]), dim=-1)
+    found = torch.softmax(combine_logits(logits, [1.5, -0.5]), dim=-1)
     assert found.tolist() == pytest.approx([8 / 9, 1 / 9], rel=1e-5)
-    halves = torch.softmax(combined(logits + 3.0, [1.0, 1.0]), dim=-1)
+    halves = torch.softmax(combine_logits(logits + 3.0, [1.0, 1.0]), dim=-1)
     assert halves.tolist() == pytest.approx([2 / 3, 1 / 3], rel=1e-5)
 
 
