@@ -357,7 +357,7 @@ class ArithmeticEngine:
         weights = [term.weight for term in self.terms]
 
         def next_scores(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            combined = combine_logits(scores.unflatten(0, (len(weights), -1)), weights)
+            combined = combine_logits(scores.reshape(len(weights), len(batch), -1), weights)
             if sampling.temperature > 0:
                 position = ids.shape[1] - width
                 numbers = [uniform_number(request.seed, position) for request in batch]
