@@ -29,6 +29,7 @@ from delia_data._optional import require
 from delia_data.errors import EngineError, InputError, MissingExtraError
 from delia_data.evaluation import _learned_worker
 from delia_data.evaluation.bootstrap import Estimate, Resampling, Sums, bootstrap
+from delia_data.tasks.scoring import chrf_counts, chrf_of_counts
 
 LEARNED: Final = {"bleurt": "BLEURT", "comet": "COMET"}
 
@@ -114,8 +115,7 @@ class LearnedMetric:
         )
 
 
-_SACREBLEU: Final = {"chrf": "chrF", "bleu": "BLEU"}
-METRICS: Final = (*_SACREBLEU, *LEARNED)
+METRICS: Final = ("chrf", "bleu", *LEARNED)
 
 
 class CorpusMetric(Protocol):
@@ -138,36 +138,63 @@ class CorpusMetric(Protocol):
         ...
 
 
-class Sacrebleu:
-    """chrF2 or BLEU with sacrebleu's own settings.
+class Chrf:
+    """chrF2 of a corpus, 0 to 100, equal to that of sacrebleu."""
 
-    The counts of a row come from the methods that its significance tests use.
-    """
-
-    def __init__(self, metric: str) -> None:
-        """Make the metric.
-
-        Args:
-            metric: `"chrf"` or `"bleu"`.
-
-        Raises:
-            MissingExtraError: sacrebleu is not installed.
-        """
-        library = require("sacrebleu.metrics", extra="translation")
-        self.name = _SACREBLEU[metric]
-        self._metric: Any = library.CHRF() if metric == "chrf" else library.BLEU()
+    name = "chrF"
 
     def counts(
         self, sources: Sequence[str], answers: Sequence[str], references: Sequence[str]
     ) -> NDArray[np.float64]:
-        """Counts of n-grams, of shape (rows, k)."""
-        found = self._metric._extract_corpus_statistics(list(answers), [list(references)])
-        return np.asarray(found, dtype=np.float64)
+        """Return counts of character n-grams, of shape (rows, k)."""
+        rows = [chrf_counts(*pair) for pair in zip(answers, references, strict=True)]
+        return np.asarray(rows, dtype=np.float64)
 
     def score(self, sums: Sums, rows: int) -> Sums:
-        """Scores of sums of counts, 0 to 100."""
-        by = self._metric._compute_score_from_stats
-        return np.asarray([by([int(n) for n in each]).score for each in sums])
+        """Return the scores of sums of counts."""
+        return np.asarray([100 * chrf_of_counts(each) for each in sums.tolist()])
+
+
+class Bleu:
+    """BLEU of a corpus with sacrebleu's own settings, 0 to 100."""
+
+    name = "BLEU"
+
+    def __init__(self) -> None:
+        """Load sacrebleu.
+
+        Raises:
+            MissingExtraError: sacrebleu is not installed.
+        """
+        self._bleu: Any = require("sacrebleu.metrics", extra="translation").BLEU
+
+    def counts(
+        self, sources: Sequence[str], answers: Sequence[str], references: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Return lengths and counts of word n-grams, of shape (rows, k)."""
+        bleu = self._bleu(effective_order=True)  # as it wants for sentences; counts are the same
+        scores = (
+            bleu.sentence_score(answer, [reference])
+            for answer, reference in zip(answers, references, strict=True)
+        )
+        rows = [[one.sys_len, one.ref_len, *one.counts, *one.totals] for one in scores]
+        return np.asarray(rows, dtype=np.float64)
+
+    def score(self, sums: Sums, rows: int) -> Sums:
+        """Return the scores of sums of counts."""
+        half = (sums.shape[1] - 2) // 2
+        return np.asarray(
+            [
+                self._bleu.compute_bleu(
+                    correct=each[2 : 2 + half],
+                    total=each[2 + half :],
+                    sys_len=each[0],
+                    ref_len=each[1],
+                    smooth_method="exp",
+                ).score
+                for each in sums.astype(int).tolist()
+            ]
+        )
 
 
 def load_metrics(given: Sequence[str]) -> tuple[CorpusMetric, ...]:
@@ -190,7 +217,7 @@ def load_metrics(given: Sequence[str]) -> tuple[CorpusMetric, ...]:
         elif checkpoint:
             raise InputError(f"metric {name} takes no checkpoint, and {checkpoint!r} was given")
         else:
-            metrics.append(Sacrebleu(name))
+            metrics.append(Chrf() if name == "chrf" else Bleu())
     return tuple(metrics)
 
 

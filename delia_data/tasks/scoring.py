@@ -49,22 +49,36 @@ def exact(answer: str, expected: str) -> float:
 
 
 def chrf(answer: str, expected: str) -> float:
-    """The chrF2 of a translation, 0 to 1: n-grams of 1 to 6 characters (Popović 2015).
+    """Return the chrF2 of a translation, 0 to 1: n-grams of 1 to 6 characters (Popović 2015).
 
     Spaces do not count. Precision and recall are averaged over the orders that both texts have.
     """
+    return chrf_of_counts(chrf_counts(answer, expected))
+
+
+def chrf_counts(answer: str, expected: str) -> list[int]:
+    """Return the counts behind chrF, which add up over the rows of a corpus.
+
+    Returns:
+        For each order of n-grams: those of the answer, of the expected text, and of both.
+    """
     hypothesis, reference = ("".join(text.split()) for text in (answer, expected))
-    precisions, recalls = [], []
+    counts = []
     for size in range(1, _ORDER + 1):
         mine, theirs = _grams(hypothesis, size), _grams(reference, size)
-        if not mine or not theirs:
-            continue
-        common = (mine & theirs).total()
-        precisions.append(common / mine.total())
-        recalls.append(common / theirs.total())
-    if not precisions or not sum(precisions):
+        counts += [mine.total(), theirs.total(), (mine & theirs).total()]
+    return counts
+
+
+def chrf_of_counts(counts: Sequence[int]) -> float:
+    """Return the chrF2 of counts or of sums of counts, 0 to 1."""
+    orders = [counts[start : start + 3] for start in range(0, len(counts), 3)]
+    shared = [(m / h, m / r) for h, r, m in orders if h and r]
+    if not shared:
         return 0.0
-    precision, recall = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
+    precision, recall = (sum(column) / len(shared) for column in zip(*shared, strict=True))
+    if not precision:
+        return 0.0
     weight = _BETA**2
     return (1 + weight) * precision * recall / (weight * precision + recall)
 
