@@ -151,7 +151,9 @@ def read_evaluation(folder: str | os.PathLike[str]) -> tuple[Evaluation, list[Sc
         raise InputError(
             f"{root} holds a {manifest.kind} and no {EVALUATION}: give what delia evaluate wrote"
         )
-    found = Evaluation.from_dict(json.loads((root / EVALUATION).read_text(encoding="utf-8")))
+    found = Evaluation.from_dict(
+        json.loads((root / EVALUATION).read_text(encoding="utf-8")), where=str(root / EVALUATION)
+    )
     return found, read_scored_rows(root / ROWS)
 
 

@@ -144,7 +144,7 @@ def test_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:
     assert f"All answers: {out}" in told.out
     again = delia("evaluate", "any", task, out, "--engine", "mock", "--rows", "4")
     begins = told.out.index("hallucination-check")
-    assert again.out == f"asking: 28 of 28\n{told.out[begins:]}"
+    assert again.out == f"answers: 28 of 28\n{told.out[begins:]}"
 
 
 def test_json(tmp_path: Path, task: Path, delia: Delia) -> None:

@@ -89,7 +89,7 @@ def test_probes_stay_apart_and_notes_are_told() -> None:
     assert found.probe("negative").notes == ("of one",)
     assert not found.probe("negative").wants_format
     assert found.probe("negative").rows == 2
-    with pytest.raises(InputError, match="probe 'bare' was not asked: use one of held-out, neg"):
+    with pytest.raises(InputError, match="probe 'bare' was not evaluated: use one of held-out, neg"):
         found.probe("bare")
 
 
@@ -103,7 +103,7 @@ def test_a_scoring_function_counts_where_it_is_known() -> None:
 def test_through_json_and_back() -> None:
     found = score(scored(), ASKED, system={"engine": "x"}, how=HOW)
     assert Evaluation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
-    with pytest.raises(FormatError, match="this is no evaluation: token: Field required"):
+    with pytest.raises(FormatError, match="changed: token: Field required"):
         Evaluation.from_dict({"task": "t"})
 
 
@@ -112,7 +112,7 @@ def test_rows_on_disk(tmp_path_factory: pytest.TempPathFactory) -> None:
     write_scored_rows(path, scored())
     assert read_scored_rows(path) == scored()
     path.write_text('{"probe": "bare"}\n')
-    with pytest.raises(FormatError, match=r"rows.jsonl:1 is no evaluated row"):
+    with pytest.raises(FormatError, match=r"rows.jsonl:1 is not an evaluated row"):
         read_scored_rows(path)
 
 
