@@ -79,7 +79,7 @@ def chrf_of_counts(counts: Sequence[int]) -> float:
     precision, recall = (sum(column) / len(shared) for column in zip(*shared, strict=True))
     if not precision:
         return 0.0
-    weight = _BETA**2
+    weight = float(_BETA**2)
     return (1 + weight) * precision * recall / (weight * precision + recall)
 
 

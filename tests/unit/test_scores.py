@@ -89,7 +89,7 @@ def test_probes_stay_apart_and_notes_are_told() -> None:
     assert found.probe("negative").notes == ("of one",)
     assert not found.probe("negative").wants_format
     assert found.probe("negative").rows == 2
-    with pytest.raises(InputError, match="probe 'bare' was not evaluated: use one of held-out, neg"):
+    with pytest.raises(InputError, match="probe 'bare' was not evaluated: use one of held-out"):
         found.probe("bare")
 
 
