@@ -71,6 +71,8 @@ class Repo:
     private: bool
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    gated: bool = False
+    disabled: bool = False
 
     def add(self, tree: dict[str, Blob], parent: str | None, title: str) -> Commit:
         listed = sorted((path, blob.oid, blob.lfs) for path, blob in tree.items())
@@ -183,6 +185,7 @@ class HubServer:
 
     def __init__(self, *, page: int = 50) -> None:
         self.repos: dict[str, Repo] = {}
+        self.renamed: dict[str, str] = {}
         self.users: dict[str, User] = {}
         self.objects: dict[str, bytes] = {}
         self.log: list[Request] = []
@@ -257,6 +260,9 @@ class HubServer:
             return getattr(self, f"_{route}")(request, **groups)
         user = self._user(request)
         if name := groups.pop("name", None):
+            if name in self.renamed:
+                location = request.path.replace(name, self.renamed[name], 1)
+                return Reply(status=307, headers={"Location": location})
             groups["repo"] = self._repo(name, user)
             if route in WRITES and not _is_proposal(route, request):
                 self._check_writes(name, user)
@@ -275,6 +281,8 @@ class HubServer:
         repo = self.repos.get(name)
         if repo is None or (repo.private and not _belongs(name, user)):
             raise RefusedError(404 if user else 401, "Repository not found", code="RepoNotFound")
+        if repo.disabled:
+            raise RefusedError(403, "Access to this resource is disabled.")
         return repo
 
     def _check_writes(self, name: str, user: User | None) -> None:
@@ -326,6 +334,7 @@ class HubServer:
         commit = repo.resolve(revision)
         siblings = [{"rfilename": path} for path in sorted(commit.tree)]
         value = {"id": repo.name, "sha": commit.sha, "private": repo.private, "tags": []}
+        value |= {"gated": "manual" if repo.gated else False, "disabled": repo.disabled}
         return Reply.of({**value, "siblings": siblings, "downloads": 0, "likes": 0})
 
     def _refs(self, request: Request, user: User | None, repo: Repo) -> Reply:
@@ -472,6 +481,9 @@ class HubServer:
     def _resolve(
         self, request: Request, user: User | None, repo: Repo, revision: str, path: str
     ) -> Reply:
+        if repo.gated and not _belongs(repo.name, user):
+            message = f"Access to dataset {repo.name} is restricted. Visit its page to ask for it."
+            raise RefusedError(403 if user else 401, message, code="GatedRepo")
         commit = repo.resolve(revision)
         headers = {"X-Repo-Commit": commit.sha}
         blob = commit.tree.get(path)

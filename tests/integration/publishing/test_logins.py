@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_folders import READER, STRANGER, UNKNOWN, WRITER, WRITES, routes_since
@@ -76,3 +78,72 @@ def test_a_proposal_is_a_pull_request_and_only_one(
     merged = client("push", WRITER, folders=[folders["grown"]], repo=repo)
     assert (merged["changed"], merged["tag"]) == (False, "v1.1.0")
     assert "refs/tags/v1.1.0" in hub.repos[repo].refs
+
+
+class TestRepositoriesOutOfReach:
+    """Gated, disabled, private, and renamed repositories, for reading and for writing."""
+
+    @pytest.fixture
+    def attempts(
+        self, client: Worker, folders: dict[str, Path], repo: str, tmp_path: Path
+    ) -> dict[str, Callable[[str | None], Any]]:
+        return {
+            "pull": lambda token: client("pull", token, name=repo, folder=tmp_path / "pulled"),
+            "load": lambda token: client(
+                "load", token, path="delia_mix", repo=repo, ratio=1, home=tmp_path / "home"
+            ),
+            "push": lambda token: client("push", token, folders=[folders["grown"]], repo=repo),
+        }
+
+    @pytest.mark.parametrize("how", ["pull", "load", "push"])
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [
+            ("gated", "is gated, .*says: Access to dataset org/.* is restricted"),
+            ("disabled", "is disabled .*says: Access to this resource is disabled"),
+            ("private", "does not exist, or is private"),
+        ],
+    )
+    def test_the_error_says_which_it_is(
+        self, hub: HubServer, repo: str, attempts: Any, how: str, kind: str, message: str
+    ) -> None:
+        setattr(hub.repos[repo], kind, True)
+        before = dict(hub.repos[repo].refs)
+        if (kind, how) == ("private", "push"):
+            message = "needs a license"  # like a repository that does not exist
+        with pytest.raises(ClientError, match=message):
+            attempts[how](STRANGER)
+        assert hub.repos[repo].refs == before
+
+    @pytest.mark.parametrize("how", ["pull", "load"])
+    def test_a_gated_repository_asks_for_a_login_first(
+        self, hub: HubServer, repo: str, attempts: Any, how: str
+    ) -> None:
+        hub.repos[repo].gated = True
+        with pytest.raises(ClientError, match=r"is gated.*hf auth login, request access"):
+            attempts[how](None)
+        assert attempts[how](READER)
+
+    def test_a_token_that_may_not_read_is_not_asked_to_write(
+        self, hub: HubServer, repo: str, attempts: Any
+    ) -> None:
+        hub.fail("info", status=403)
+        with pytest.raises(ClientError, match=r"may not read .*says: .*403"):
+            attempts["pull"](READER)
+
+    def test_a_renamed_repository_is_read_with_a_warning_and_not_written(
+        self, hub: HubServer, client: Worker, folders: dict[str, Path], repo: str, tmp_path: Path
+    ) -> None:
+        old = f"{repo}-old"
+        hub.renamed[old] = repo
+        message = f"{old} was renamed to {repo} on the Hub: use {repo}"
+        done = client("pull", None, name=f"{old}@v1.0.0", folder=tmp_path / "pulled")
+        assert (done["repo"], done["warnings"]) == (repo, [message])
+        shown = client("main", None, arguments=["pull", old, str(tmp_path / "again")])
+        assert shown["code"] == 0 and message in shown["err"]
+        commit = hub.repos[repo].refs["refs/tags/v1.0.0"]
+        client("pull", None, name=f"{old}@{commit}", folder=tmp_path / "commit")
+        before = dict(hub.repos[repo].refs)
+        with pytest.raises(ClientError, match=f"renamed to {repo} on the Hub: push to {repo}"):
+            client("push", WRITER, folders=[folders["grown"]], repo=old)
+        assert hub.repos[repo].refs == before
