@@ -279,12 +279,9 @@ def _http_error() -> type[Exception]:
 
 
 def _specific(error: BaseException) -> BaseException:
-    """Return the answer of the Hub that an error of the client was raised from, if there is one."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if _status(cause) is not None:
-            return cause
-        cause = cause.__cause__
+    """Return the answer of the Hub, or else the first error, that an error was raised from."""
+    while _status(error) is None and error.__cause__ is not None:
+        error = error.__cause__
     return error
 
 
