@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
@@ -16,138 +18,83 @@ from delia_data.records import FORMATS, check_format
 from delia_data.tasks import READY_TASKS, SCORINGS, Task, read_task, ready_task
 from delia_data.tokens import DEFAULT_TOKEN
 
-_READING: Final = "How rows are read"
-_TELLING: Final = "What the task is"
+_READING: Final = "Reading the rows"
+_TASK: Final = "Describing the task"
 _READY: Final = "Ready tasks"
 _TEST_SHARE: Final = 0.2  # of a ready task whose data has no test rows
 
-Name = Annotated[
-    str | None, typer.Option(help="Its name; by default the file's.", rich_help_panel=_TELLING)
-]
-Query = Annotated[
-    str | None,
-    typer.Option(help="Template of the query, such as '{question}'.", rich_help_panel=_READING),
-]
-Answer = Annotated[
-    str | None,
-    typer.Option(help="Template of the answer, such as '{label}'.", rich_help_panel=_READING),
-]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        help=f"One of {', '.join(FORMATS)}; told by the columns if not given.",
-        rich_help_panel=_READING,
-        autocompletion=among(FORMATS),
-    ),
-]
-Instruction = Annotated[
-    str | None, typer.Option(help="The instruction, in plain words.", rich_help_panel=_TELLING)
-]
-InstructionColumn = Annotated[
-    str | None, typer.Option(help="Column that holds it.", rich_help_panel=_READING)
-]
-LastParagraph = Annotated[
-    bool,
-    typer.Option(
-        "--last-paragraph", help="It is the last paragraph of a query.", rich_help_panel=_READING
-    ),
-]
-StandsFor = Annotated[
-    str | None,
-    typer.Option(
-        help="What the token stands for; told by JSON answers and by labels.",
-        rich_help_panel=_TELLING,
-    ),
-]
-Request = Annotated[
-    str,
-    typer.Option(
-        help="The instruction without what it says of the format.", rich_help_panel=_TELLING
-    ),
-]
-Meaning = Annotated[
-    list[str] | None,
-    typer.Option(help="Another plain phrasing of the request.", rich_help_panel=_TELLING),
-]
-Key = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A key of the answer's object; told by the answers.", rich_help_panel=_TELLING
-    ),
-]
-Scoring = Annotated[
-    str | None,
-    typer.Option(
-        help=f"One of {', '.join(SCORINGS)}.",
-        rich_help_panel=_TELLING,
-        autocompletion=among(SCORINGS),
-    ),
-]
-Token = Annotated[
-    str, typer.Option(help="The special token, such as <sep:table>.", rich_help_panel=_TELLING)
-]
-Avoid = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A word that no wording may use, beside those of the format.",
-        rich_help_panel=_TELLING,
-    ),
-]
-Test = Annotated[
-    str | None,
-    typer.Option(help="Held-out rows: a file, or a Hub id.", rich_help_panel=_READING),
-]
-TestShare = Annotated[
-    float | None,
-    typer.Option(
-        help=f"Share of the rows that is held out; 0, or {_TEST_SHARE:g} of a ready task.",
-        rich_help_panel=_READING,
-    ),
-]
-Rows = Annotated[
-    int | None, typer.Option(help="Rows to train on at most.", rich_help_panel=_READING)
-]
-Seed = Annotated[int, typer.Option(help="Seed of all that is chosen.")]
-Data = Annotated[
-    Path | None,
-    typer.Option(help="File of halueval, folder of translation.", rich_help_panel=_READY),
-]
-FromLanguage = Annotated[
-    str, typer.Option(help="Language that is translated.", rich_help_panel=_READY)
-]
-ToLanguage = Annotated[str, typer.Option(help="Language of its answers.", rich_help_panel=_READY)]
+
+def _option(help: str, panel: str, *names: str, complete: Any = ()) -> Any:
+    completion = among(complete) if complete else None
+    return typer.Option(*names, help=help, rich_help_panel=panel, autocompletion=completion)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How a task is read, under the names of the options."""
+class TaskOptions:
+    """The options of a task; each field is a flag."""
 
-    name: str | None = None
-    query: str | None = None
-    answer: str | None = None
-    format: str | None = None
-    instruction: str | None = None
-    instruction_column: str | None = None
-    last_paragraph: bool = False
-    stands_for: str | None = None
-    request: str = ""
-    meaning: Sequence[str] | None = None
-    key: Sequence[str] | None = None
-    scoring: str | None = None
-    token: str = DEFAULT_TOKEN
-    avoid: Sequence[str] | None = None
-    test: str | None = None
-    test_share: float | None = None
-    rows: int | None = None
-    seed: int = 0
-    data: Path | None = None
-    from_language: str = "en"
-    to_language: str = "is"
-
-    @classmethod
-    def of(cls, given: dict[str, Any]) -> Reading:
-        """Take the options among all of a command's."""
-        return cls(**{name: given[name] for name in cls.__dataclass_fields__})
+    query: Annotated[
+        str | None, _option("Template of the query, such as '{question}'.", _READING)
+    ] = None
+    answer: Annotated[
+        str | None, _option("Template of the answer, such as '{label}'.", _READING)
+    ] = None
+    format: Annotated[
+        str | None,
+        _option(
+            f"Row format: one of {', '.join(FORMATS)}. Default: detected from the columns.",
+            _READING,
+            complete=FORMATS,
+        ),
+    ] = None
+    instruction: Annotated[str | None, _option("The instruction, without the token.", _TASK)] = None
+    instruction_column: Annotated[
+        str | None, _option("Column that holds the instruction.", _READING)
+    ] = None
+    last_paragraph: Annotated[
+        bool,
+        _option(
+            "The last paragraph of each query is the instruction.", _READING, "--last-paragraph"
+        ),
+    ] = False
+    stands_for: Annotated[
+        str | None,
+        _option(
+            "Format that the token stands for. Default: derived from JSON answers or labels.", _TASK
+        ),
+    ] = None
+    request: Annotated[str, _option("The instruction without its words on the format.", _TASK)] = ""
+    meaning: Annotated[
+        list[str] | None, _option("Another plain phrasing of the request; repeatable.", _TASK)
+    ] = None
+    key: Annotated[
+        list[str] | None,
+        _option("Key of the JSON answers; repeatable. Default: the keys of the answers.", _TASK),
+    ] = None
+    scoring: Annotated[
+        str | None, _option(f"One of {', '.join(SCORINGS)}.", _TASK, complete=SCORINGS)
+    ] = None
+    token: Annotated[str, _option("The special token, such as <sep:table>.", _TASK)] = DEFAULT_TOKEN
+    avoid: Annotated[
+        list[str] | None,
+        _option("Word that no wording may use, in addition to those of the format.", _TASK),
+    ] = None
+    name: Annotated[str | None, _option("Name of the task. Default: the file's.", _TASK)] = None
+    test: Annotated[str | None, _option("Held-out rows: a file or a Hub id.", _READING)] = None
+    test_share: Annotated[
+        float | None,
+        _option(
+            f"Share of the rows to hold out. Default: 0, or {_TEST_SHARE:g} of a ready task.",
+            _READING,
+        ),
+    ] = None
+    rows: Annotated[int | None, _option("Maximum number of training rows.", _READING)] = None
+    seed: Annotated[int, typer.Option(help="Seed of all choices.")] = 0
+    data: Annotated[Path | None, _option("File of halueval, or folder of translation.", _READY)] = (
+        None
+    )
+    from_language: Annotated[str, _option("Language to translate from.", _READY)] = "en"
+    to_language: Annotated[str, _option("Language to translate to.", _READY)] = "is"
 
     def read(self, source: str) -> Task:
         """Read a task: a ready one by its name, or rows of the user's.
@@ -159,12 +106,12 @@ class Reading:
             return self._ready(source)
         if re.fullmatch(r"[\w-]+", source) and not Path(source).exists():
             raise InputError(
-                f"no task {source!r} is ready, and no file or folder of that name is there: use "
-                f"one of {', '.join(READY_TASKS)}, or give rows"
+                f"{source!r} is neither a ready task nor a file or folder: use one of "
+                f"{', '.join(READY_TASKS)}, or give rows"
             )
         if self.data is not None:
             raise InputError(
-                f"--data is for ready tasks, and {source!r} is none: give the file by itself"
+                f"--data is for ready tasks only, and {source!r} is not one: leave --data out"
             )
         scoring: Any = self.scoring
         return read_task(
@@ -200,7 +147,7 @@ class Reading:
         }
         if given := [option for option, value in own.items() if value is not None]:
             raise InputError(
-                f"task {name} is ready, and {', '.join(given)} is for rows of yours: leave it out"
+                f"{name} is a ready task, and {', '.join(given)} is for your own rows: leave it out"
             )
         return ready_task(
             name,
@@ -214,6 +161,30 @@ class Reading:
         )
 
 
+def with_task_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of `TaskOptions`; its argument `options` receives the values."""
+    signature = inspect.signature(function, eval_str=True)
+    own = [each for each in signature.parameters.values() if each.name != "options"]
+    hints = get_type_hints(TaskOptions, include_extras=True)
+    flags = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(TaskOptions)
+    ]
+
+    @wraps(function)
+    def command(**given: Any) -> None:
+        options = TaskOptions(**{flag.name: given.pop(flag.name) for flag in flags})
+        function(**given, options=options)
+
+    command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
+    return command
+
+
 def _lines(template: str | None) -> str | None:
-    r"""A template with its line breaks, which a shell hands over as `\n`."""
+    r"""Return a template with line breaks for each `\n` that was typed."""
     return None if template is None else template.replace("\\n", "\n")

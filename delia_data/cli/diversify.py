@@ -1,39 +1,44 @@
-"""`delia diversify`: a task whose every row has its own wording."""
+"""`delia diversify`: give every row of a task its own wording."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from delia_data.cli import _engine_options as by
-from delia_data.cli import _task_options as given
 from delia_data.cli._completion import among
-from delia_data.cli._console import console
-from delia_data.cli._diversifying import BUNDLED, MODEL, Diversified, Diversifying
+from delia_data.cli._console import console, step
 from delia_data.cli._json import AsJson, show_json
-from delia_data.models import DEFAULT_MODEL
-from delia_data.outputs import read_manifest
-from delia_data.tasks import BUNDLED_TASKS, READY_TASKS
-from delia_data.tokens import DEFAULT_TOKEN
+from delia_data.cli._task_options import TaskOptions, with_task_options
+from delia_data.diversify import DiversifiedTask, make_task_folder
+from delia_data.diversify.folder import BUNDLED, MODEL
+from delia_data.diversify.generate import WORDING_SAMPLING
+from delia_data.engines import Engine, load_engine
+from delia_data.models import DEFAULT_MODEL, load_tokenizer
+from delia_data.tasks import BUNDLED_TASKS, READY_TASKS, ready_wordings
 
 _WORDINGS = "Wordings"
 
 
+@with_task_options
 def command(
     out: Annotated[Path, typer.Argument(help="Folder of the diversified task.")],
     task: Annotated[
         str,
         typer.Option(
-            help=f"File, glob, folder or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
+            help=f"File, glob, folder, or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
             autocompletion=among(READY_TASKS),
         ),
     ] = BUNDLED_TASKS[0],
     wordings_from: Annotated[
         str | None,
         typer.Option(
-            help=f"{BUNDLED}, {MODEL}, or a file of yours; {BUNDLED} where the task has some.",
+            help=f"{BUNDLED}, {MODEL}, or your own file. Default: {BUNDLED} if the task has some, "
+            f"else {MODEL}.",
             autocompletion=among([BUNDLED, MODEL]),
             rich_help_panel=_WORDINGS,
         ),
@@ -41,51 +46,56 @@ def command(
     wordings: Annotated[
         int | None,
         typer.Option(
-            help="Accepted wordings, those set aside included; of a list all, of a model 40.",
+            help="Wordings to accept, those for held-out rows included. Default: all of a file, 40 "
+            "of a model.",
             rich_help_panel=_WORDINGS,
         ),
     ] = None,
     tries: Annotated[
         int | None,
         typer.Option(
-            help="Texts that the model may write; 20 for each wording.", rich_help_panel=_WORDINGS
+            help="Maximum number of texts that the model writes. Default: 20 for each wording.",
+            rich_help_panel=_WORDINGS,
         ),
     ] = None,
     times: Annotated[
-        int, typer.Option(help="How often a wording names the token.", rich_help_panel=_WORDINGS)
+        int,
+        typer.Option(help="How often each wording names the token.", rich_help_panel=_WORDINGS),
     ] = 1,
     held_out_share: Annotated[
         float,
         typer.Option(
-            help="Share of wordings set aside for held-out rows, where none is marked.",
+            help="Share of the wordings for held-out rows, if none is marked as such.",
             rich_help_panel=_WORDINGS,
         ),
     ] = 0.2,
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            help="Tokenizer in which the token must be one id; that of a local model.",
+            help="Model in whose tokenizer the token must be a single id. Default: the local model "
+            "that writes the wordings.",
             rich_help_panel=_WORDINGS,
         ),
     ] = None,
     embeddings: Annotated[
         bool,
         typer.Option(
-            help="Judge meaning and spread by embeddings; bundled ones are judged already.",
+            help="Check meaning and measure diversity with embeddings; bundled wordings are "
+            "checked already.",
             rich_help_panel=_WORDINGS,
         ),
     ] = True,
     any_language: Annotated[
         bool,
         typer.Option(
-            "--any-language", help="Take wordings in any language.", rich_help_panel=_WORDINGS
+            "--any-language", help="Accept wordings in any language.", rich_help_panel=_WORDINGS
         ),
     ] = False,
     lenient: Annotated[
         bool,
         typer.Option(
             "--lenient",
-            help="Judge what a model writes as if written by hand: for large models.",
+            help="Check wordings of a model like those of a person; for large models.",
             rich_help_panel=_WORDINGS,
         ),
     ] = False,
@@ -99,43 +109,60 @@ def command(
     tpm: by.Tpm = None,
     engine_option: by.EngineOption = None,
     temperature: Annotated[
-        float, typer.Option(help="0 takes the likeliest token.", rich_help_panel="Engine")
+        float,
+        typer.Option(help="Sampling temperature; 0 decodes greedily.", rich_help_panel="Engine"),
     ] = 0.7,
-    query: given.Query = None,
-    answer: given.Answer = None,
-    format: given.Format = None,
-    instruction: given.Instruction = None,
-    instruction_column: given.InstructionColumn = None,
-    last_paragraph: given.LastParagraph = False,
-    stands_for: given.StandsFor = None,
-    request: given.Request = "",
-    meaning: given.Meaning = None,
-    key: given.Key = None,
-    scoring: given.Scoring = None,
-    token: given.Token = DEFAULT_TOKEN,
-    avoid: given.Avoid = None,
-    name: given.Name = None,
-    test: given.Test = None,
-    test_share: given.TestShare = None,
-    rows: given.Rows = None,
-    seed: given.Seed = 0,
-    data: given.Data = None,
-    from_language: given.FromLanguage = "en",
-    to_language: given.ToLanguage = "is",
     as_json: AsJson = False,
+    *,
+    options: TaskOptions,
 ) -> None:
     """Give every row of a task its own wording of the instruction, checked."""
-    options = dict(locals())
-    reading = given.Reading.of(options)
-    job = Diversifying.of(options)
-    made = job.run(reading.read(task))
+    named = {
+        "device": device,
+        "batch_size": batch_size,
+        "api_base": api_base,
+        "concurrency": concurrency,
+        "rpm": rpm,
+        "tpm": tpm,
+    }
+
+    def open_engine() -> Engine:
+        return load_engine(engine, model=model, **by.engine_options(named, engine_option or ()))
+
+    read = options.read(task)
+    by_model = wordings_from == MODEL or not (
+        wordings_from or ready_wordings(read.name, read.token)
+    )
+    if tokenizer is None and by_model and engine == "transformers":
+        tokenizer = model
+    is_silent = wordings_from != MODEL
+    with nullcontext(lambda *_: None) if is_silent else step("writing wordings") as update:
+        made = make_task_folder(
+            read,
+            out,
+            wordings=wordings_from,
+            count=wordings,
+            times=times,
+            held_out_share=held_out_share,
+            tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
+            embed=embeddings,
+            engine=open_engine,
+            tries=tries,
+            sampling=replace(WORDING_SAMPLING, temperature=temperature),
+            any_language=any_language,
+            lenient=lenient,
+            seed=options.seed,
+            on_progress=lambda done, wanted, tried, most: update(
+                done, wanted, f"{tried} of {most} tries"
+            ),
+        )
     if as_json:
-        show_json(read_manifest(out))
+        show_json(made.manifest)
     else:
         _print(out, made)
 
 
-def _print(out: Path, made: Diversified) -> None:
+def _print(out: Path, made: DiversifiedTask) -> None:
     rejected = ", ".join(f"{n} {reason}" for reason, n in made.gates.counts.items()) or "none"
     console.print(
         f"{len(made.rows.train)} training and {len(made.rows.test)} held-out rows in "

@@ -1,4 +1,4 @@
-"""`delia task inspect`: what was understood of a task, before anything is spent on it."""
+"""`delia task inspect`: show how a task is read, before a model is used."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from delia_data.cli import _task_options as given
 from delia_data.cli._completion import among
 from delia_data.cli._console import console
 from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._task_options import TaskOptions, with_task_options
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
-from delia_data.tokens import DEFAULT_TOKEN
 
 app = typer.Typer(name="task", help="Look at a task.", no_args_is_help=True)
 
@@ -23,40 +22,21 @@ def _task() -> None:
 
 
 @app.command("inspect")
+@with_task_options
 def inspect(
     source: Annotated[
         str,
         typer.Argument(
-            help=f"File, glob, folder or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
+            help=f"File, glob, folder, or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
             autocompletion=among(READY_TASKS),
         ),
     ],
-    query: given.Query = None,
-    answer: given.Answer = None,
-    format: given.Format = None,
-    instruction: given.Instruction = None,
-    instruction_column: given.InstructionColumn = None,
-    last_paragraph: given.LastParagraph = False,
-    stands_for: given.StandsFor = None,
-    request: given.Request = "",
-    meaning: given.Meaning = None,
-    key: given.Key = None,
-    scoring: given.Scoring = None,
-    token: given.Token = DEFAULT_TOKEN,
-    avoid: given.Avoid = None,
-    name: given.Name = None,
-    test: given.Test = None,
-    test_share: given.TestShare = None,
-    rows: given.Rows = None,
-    seed: given.Seed = 0,
-    data: given.Data = None,
-    from_language: given.FromLanguage = "en",
-    to_language: given.ToLanguage = "is",
     as_json: AsJson = False,
+    *,
+    options: TaskOptions,
 ) -> None:
-    """Show what was understood of a task: rows, instruction, token, scoring."""
-    reading = given.Reading.of(dict(locals()))
-    found = inspect_task(reading.read(source))
+    """Show how a task is read: rows, instruction, token, scoring."""
+    found = inspect_task(options.read(source))
     if as_json:
         show_json(found.as_dict())
     else:

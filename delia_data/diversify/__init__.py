@@ -1,33 +1,50 @@
-"""Diversify: every task row gets its own wording of the instruction, checked."""
+"""Give every task row its own wording of the instruction.
+
+generate     wordings of a model, or of a file
+check        the checks that each wording must pass
+select       the most diverse of the accepted wordings
+assign       one wording for each row
+folder       all of these, into a task folder
+"""
 
 from __future__ import annotations
 
-from delia_data.diversify.assign import diversify, undiversified
-from delia_data.diversify.author import KINDS, Author
-from delia_data.diversify.choice import Anisotropy, choose, measure
-from delia_data.diversify.folder import save_task_rows
-from delia_data.diversify.gates import Gatekeeper, GateResult, gate_task_wordings
-from delia_data.diversify.held_out import set_aside
-from delia_data.diversify.lists import read_wordings
-from delia_data.diversify.meaning import Embed
+from delia_data.diversify.assign import diversify, set_aside, undiversified
+from delia_data.diversify.check import Embed, GateResult, WordingChecker, gate_task_wordings
+from delia_data.diversify.folder import DiversifiedTask, make_task_folder, save_task_rows
+from delia_data.diversify.generate import (
+    KINDS,
+    ParaphraseGenerator,
+    WordingRun,
+    read_wordings,
+    write_wordings,
+)
 from delia_data.diversify.plain import plain_form
-from delia_data.diversify.spread import Spread, greedy_spread, spread
-from delia_data.diversify.synonyms import synonym_swaps
-from delia_data.diversify.writing import WordingRun, write_wordings
+from delia_data.diversify.select import (
+    Anisotropy,
+    Spread,
+    choose,
+    greedy_spread,
+    measure,
+    spread,
+    synonym_swaps,
+)
 
 __all__ = [
     "KINDS",
     "Anisotropy",
-    "Author",
+    "DiversifiedTask",
     "Embed",
     "GateResult",
-    "Gatekeeper",
+    "ParaphraseGenerator",
     "Spread",
+    "WordingChecker",
     "WordingRun",
     "choose",
     "diversify",
     "gate_task_wordings",
     "greedy_spread",
+    "make_task_folder",
     "measure",
     "plain_form",
     "read_wordings",

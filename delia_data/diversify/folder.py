@@ -1,27 +1,39 @@
-"""The task folder that `delia diversify` writes and `delia mix` takes.
+"""The folder of a diversified task: generate wordings, check, select, assign, and write it.
 
 my-task/
     train.jsonl          rows in their wordings
-    test.jsonl           held-out rows in held-out wordings, where there are any
-    wordings.jsonl       the wordings that are used
-    rejected.jsonl       the ledger of the others, each with its reason
+    test.jsonl           held-out rows in held-out wordings, if the task has held-out rows
+    wordings.jsonl       the wordings in use
+    rejected.jsonl       the rejected wordings, each with its reason
     undiversified/       the same rows in one wording: a task folder of its own
-    written/             what a model wrote, where one did
+    written/             the texts of a model that wrote the wordings
     manifest.json, FINISHED
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import jsonlines
 
-from delia_data.diversify.assign import undiversified
-from delia_data.diversify.gates import GateResult
+from delia_data.diversify.assign import HELD_OUT_SHARE, diversify, set_aside, undiversified
+from delia_data.diversify.check import Embed, GateResult, WordingChecker
+from delia_data.diversify.generate import (
+    WORDING_SAMPLING,
+    ParaphraseGenerator,
+    WordingRun,
+    read_wordings,
+    write_wordings,
+)
+from delia_data.diversify.select import Anisotropy, choose, measure
+from delia_data.engines import Engine
+from delia_data.engines.base import Sampling
+from delia_data.errors import InputError
 from delia_data.mixing import TaskRows
 from delia_data.outputs import (
     FINISHED,
@@ -32,27 +44,170 @@ from delia_data.outputs import (
     finish,
     folder_lock,
 )
-from delia_data.tasks import Task, Wording
+from delia_data.tasks import Task, Wording, ready_wordings
 from delia_data.tasks.scoring import scoring_name
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BUNDLED: Final = "bundled"
+MODEL: Final = "model"
 UNDIVERSIFIED: Final = "undiversified"
 WRITTEN: Final = "written"
+_COUNT: Final = 40  # wordings that a model writes by default
+_TRIES_PER_WORDING: Final = 20
+_WORDINGS_PER_SPARE: Final = 4  # a model writes one more for every 4, so that there is a choice
 _ROWS: Final = ("train.jsonl", "test.jsonl")
 _LISTS: Final = ("wordings.jsonl", "rejected.jsonl")
 _NAMES: Final = frozenset({*_ROWS, *_LISTS, UNDIVERSIFIED, WRITTEN})
 
 
-def check_task_folder(folder: str | os.PathLike[str]) -> None:
-    """Refuse a folder that holds something else, and sign it as ours.
+@dataclass(frozen=True)
+class DiversifiedTask:
+    """The result of `make_task_folder`.
+
+    Attributes:
+        rows: The rows in their wordings.
+        gates: The accepted and the rejected wordings.
+        run: The run of the model that wrote the wordings; None for other wordings.
+        anisotropy: The spread of the wordings; None without embeddings.
+        manifest: The manifest of the folder.
+    """
+
+    rows: TaskRows
+    gates: GateResult
+    run: WordingRun | None
+    anisotropy: Anisotropy | None
+    manifest: Manifest
+
+
+def make_task_folder(
+    task: Task,
+    folder: str | os.PathLike[str],
+    *,
+    wordings: str | os.PathLike[str] | Iterable[Any] | None = None,
+    count: int | None = None,
+    times: int = 1,
+    held_out_share: float = HELD_OUT_SHARE,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    embed: Embed | bool = True,
+    engine: Engine | Callable[[], Engine] | None = None,
+    tries: int | None = None,
+    sampling: Sampling = WORDING_SAMPLING,
+    any_language: bool = False,
+    lenient: bool = False,
+    seed: int = 0,
+    on_progress: Callable[[int, int, int, int], None] = lambda *_: None,
+) -> DiversifiedTask:
+    """Give every row of a task its own checked wording, and write the task folder.
+
+    Args:
+        task: The task.
+        folder: Output folder. A rerun resumes the writing of a model.
+        wordings: `"bundled"`, `"model"`, or a file or a list of wordings. Default: the bundled
+            ones of the task, or else those of a model.
+        count: Wordings to accept, those for held-out rows included. Default: all, or 40 of a model.
+        times: How often each wording names the token.
+        held_out_share: Share of the wordings for held-out rows if none is marked as such, 0 to 1.
+        tokenizer: Tokenizer in which the token must be a single id.
+        embed: Function from texts to unit vectors, to check meaning and to choose the most diverse
+            wordings; True for the bundled model, False for neither. Bundled wordings are checked
+            already and need it only together with `count`.
+        engine: Engine that writes the wordings, or a function that opens it; for `"model"` only.
+            An engine that the function opens is closed at the end.
+        tries: Maximum number of texts that the model writes. Default: 20 for each wording.
+        sampling: How the model samples.
+        any_language: Accept wordings of a model in any language.
+        lenient: Check wordings of a model like those of a person, for large models.
+        seed: Seed of prompts, choices, and the assignment.
+        on_progress: Called with the numbers of accepted wordings, of wordings to accept, of tries,
+            and of tries at most.
 
     Raises:
-        ForeignFolderError: It holds something else.
-        LockedError: Another process writes there.
-        OutputError: It cannot be written.
+        InputError: An argument is wrong, or too few wordings pass the checks.
+        EngineError: The engine failed.
+        OutputError: The folder cannot be written, holds something else, or is in use.
     """
-    check_folder_is_ours(folder, _NAMES, sign=LOCK)
-    with folder_lock(folder):
-        pass
+    bundled = ready_wordings(task.name, task.token)
+    source = wordings if wordings is not None else (BUNDLED if bundled else MODEL)
+    by_model = isinstance(source, str) and source == MODEL
+    is_bundled = isinstance(source, str) and source == BUNDLED
+    if count is not None and count < 1:
+        raise InputError(f"{count} wordings are too few: give at least 1 (--wordings)")
+    if count is not None and not by_model and embed is False:
+        raise InputError(
+            "a number of wordings is chosen by embeddings: leave --no-embeddings (embed=False) out"
+        )
+    if is_bundled and not bundled:
+        raise InputError(
+            f"no wordings for task {task.name} are bundled: let a model write them "
+            "(--wordings-from model), or give your own file"
+        )
+    if is_bundled and count is None:
+        embed = False
+    if embed is True:
+        from delia_data.sampling.embeddings import Embedder
+
+        embed = Embedder.load()
+    run = None
+    if by_model:
+        if engine is None:
+            raise InputError("wordings of a model need an engine: give engine=")
+        count = count or _COUNT
+        generator = ParaphraseGenerator(task, seed=seed, times=times)
+        detect = None
+        if not any_language:
+            from delia_data.sampling.filters import load_detector
+
+            detect = load_detector()
+        checker = WordingChecker(
+            task,
+            embed=embed or None,
+            tokenizer=tokenizer,
+            detect=detect,
+            times=times,
+            examples=generator.examples,
+            strict=not lenient,
+        )
+        check_folder_is_ours(folder, _NAMES, sign=LOCK)
+        with folder_lock(folder):  # marks the folder before a model writes into it
+            pass
+        spare = count // _WORDINGS_PER_SPARE if embed else 0
+        most = tries or _TRIES_PER_WORDING * count
+        wanted = count + spare
+        with closing(engine()) if callable(engine) else nullcontext(engine) as opened:
+            run = write_wordings(
+                opened,
+                generator,
+                checker,
+                Path(folder) / WRITTEN,
+                count=count,
+                tries=most,
+                spare=spare,
+                sampling=sampling,
+                on_progress=lambda passed, tried: on_progress(passed, wanted, tried, most),
+            )
+        gates = run.gates
+    else:
+        checker = WordingChecker(task, embed=embed or None, tokenizer=tokenizer, times=times)
+        gates = checker.check_all(bundled if is_bundled else read_wordings(source))
+    if task.test and all(wording.split == "train" for wording in gates.accepted):
+        aside = set_aside(gates.accepted, task.token, share=held_out_share, seed=seed)
+        gates = replace(gates, accepted=aside)
+    if not task.test:  # every wording is for training
+        trained = tuple(replace(wording, split="train") for wording in gates.accepted)
+        gates = replace(gates, accepted=trained)
+    if count is not None and embed:
+        gates = choose(task, gates, count, embed)
+    rows = diversify(task, gates.accepted, seed=seed)
+    anisotropy = measure(task, gates.accepted, embed, seed=seed) if embed else None
+    details: dict[str, Any] = {}
+    if anisotropy is not None:
+        details["spread"] = anisotropy.as_dict()
+    if run is not None:
+        details["writing"] = run.as_dict()
+    manifest = save_task_rows(folder, rows, task, seed=seed, gates=gates, details=details)
+    return DiversifiedTask(rows, gates, run, anisotropy, manifest)
 
 
 def save_task_rows(
@@ -71,13 +226,13 @@ def save_task_rows(
         rows: The rows in their wordings.
         task: The task.
         seed: Seed of the assignment.
-        gates: What came of checking the wordings.
-        details: What else the manifest says, such as the spread of the wordings.
+        gates: The accepted and the rejected wordings.
+        details: More entries of the manifest, such as the spread of the wordings.
 
     Raises:
         ForeignFolderError: The folder holds something else.
-        LockedError: Another process writes there.
-        OutputError: It cannot be written.
+        LockedError: Another process writes to the folder.
+        OutputError: The folder cannot be written.
     """
     root = Path(folder)
     check_folder_is_ours(root, _NAMES, sign=LOCK)
@@ -87,7 +242,7 @@ def save_task_rows(
         _clear(root / UNDIVERSIFIED)
         common = root / UNDIVERSIFIED
         _write_rows(common, plain := undiversified(task))
-        finish(common, _manifest(plain, task, seed=None, dropped={}, details={"wordings": 1}))
+        finish(common, _manifest(plain, task, None, {}, {"wordings": 1}))
         _write_rows(root, rows)
         held = {row.wording_id for row in rows.test}
         kept = [
@@ -96,18 +251,16 @@ def save_task_rows(
             if w.id in used
         ]
         _write(root / "wordings.jsonl", kept)
-        ledger = [{"reason": why, **_as_line(w)} for w, why in gates.rejected]
-        if ledger:
-            _write(root / "rejected.jsonl", ledger)
-        told = {"wordings": len(used), **(details or {})}
-        manifest = _manifest(rows, task, seed=seed, dropped=gates.counts, details=told)
-        return finish(root, manifest)
+        rejected = [{"reason": why, **_as_line(w)} for w, why in gates.rejected]
+        if rejected:
+            _write(root / "rejected.jsonl", rejected)
+        more = {"wordings": len(used), **(details or {})}
+        return finish(root, _manifest(rows, task, seed, gates.counts, more))
 
 
 def _manifest(
     rows: TaskRows,
     task: Task,
-    *,
     seed: int | None,
     dropped: dict[str, int],
     details: Mapping[str, Any],

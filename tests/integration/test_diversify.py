@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from delia_data.diversify import (
-    Gatekeeper,
+    WordingChecker,
     choose,
     gate_task_wordings,
     measure,
     spread,
     synonym_swaps,
 )
-from delia_data.diversify.meaning import Meaning, bare_text
+from delia_data.diversify.check import Meaning, bare_text
 from delia_data.models import load_tokenizer
 from delia_data.sampling import bundled_queries
 from delia_data.sampling.embeddings import Embedder
@@ -34,18 +34,18 @@ def embed() -> Embedder:
 
 
 @pytest.fixture(scope="module")
-def keeper(embed: Embedder) -> Callable[..., Gatekeeper]:
+def checker(embed: Embedder) -> Callable[..., WordingChecker]:
     """Makes every gate, the real embeddings, tokenizer and detector among them."""
     tokenizer, detect = load_tokenizer(), load_detector()
 
-    def make(*, strict: bool = False) -> Gatekeeper:
-        return Gatekeeper(TASK, embed=embed, tokenizer=tokenizer, detect=detect, strict=strict)
+    def make(*, strict: bool = False) -> WordingChecker:
+        return WordingChecker(TASK, embed=embed, tokenizer=tokenizer, detect=detect, strict=strict)
 
     return make
 
 
-def test_the_bundled_wordings_pass_every_gate(keeper: Callable[..., Gatekeeper]) -> None:
-    result = keeper().judge_all(WORDINGS)
+def test_the_bundled_wordings_pass_every_gate(checker: Callable[..., WordingChecker]) -> None:
+    result = checker().check_all(WORDINGS)
     assert result.counts == {}
     assert len(result.accepted) == 88
 
@@ -119,9 +119,9 @@ def test_unrelated_requests_fail(embed: Embedder, strict: bool, most: float) -> 
     ],
 )
 def test_meaning_and_language(
-    keeper: Callable[..., Gatekeeper], text: str, reason: str | None
+    checker: Callable[..., WordingChecker], text: str, reason: str | None
 ) -> None:
-    assert keeper().judge(Wording(text)) == reason
+    assert checker().check(Wording(text)) == reason
 
 
 @pytest.mark.parametrize(
@@ -135,17 +135,17 @@ def test_meaning_and_language(
     ],
 )
 def test_what_small_models_write_is_judged_strictly(
-    keeper: Callable[..., Gatekeeper], text: str, reason: str | None
+    checker: Callable[..., WordingChecker], text: str, reason: str | None
 ) -> None:
-    found = keeper(strict=True).judge(Wording(text))
+    found = checker(strict=True).check(Wording(text))
     assert found == reason or (reason is not None and found in {"off_meaning", "other_request"})
 
 
-def test_a_reworded_copy_is_a_near_copy(keeper: Callable[..., Gatekeeper]) -> None:
-    judge = keeper()
+def test_a_reworded_copy_is_a_near_copy(checker: Callable[..., WordingChecker]) -> None:
+    judge = checker()
     first = "Please check whether the answer given below is correct, and reply in <sep>.\n{query}"
-    assert judge.judge(Wording(first)) is None
+    assert judge.check(Wording(first)) is None
     again = Wording(
         "{query}\nPlease verify whether the answer shown below is right, and respond in <sep>."
     )
-    assert judge.judge(again) == "near_copy"
+    assert judge.check(again) == "near_copy"

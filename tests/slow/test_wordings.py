@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 from real_server import serving
 
-from delia_data.diversify import Author, Gatekeeper, WordingRun, diversify, write_wordings
+from delia_data.diversify import (
+    ParaphraseGenerator,
+    WordingChecker,
+    WordingRun,
+    diversify,
+    write_wordings,
+)
 from delia_data.engines import Engine, load_engine
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
 from delia_data.sampling.embeddings import Embedder
@@ -46,16 +52,16 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 def write(engine: Engine, task: Task, folder: Path) -> WordingRun:
-    author = Author(task)
-    keeper = Gatekeeper(
+    generator = ParaphraseGenerator(task)
+    checker = WordingChecker(
         task,
         embed=Embedder.load(),
         tokenizer=load_tokenizer(),
         detect=load_detector(),
-        examples=author.examples,
+        examples=generator.examples,
         strict=True,
     )
-    return write_wordings(engine, author, keeper, folder, count=WANTED, tries=TRIES)
+    return write_wordings(engine, generator, checker, folder, count=WANTED, tries=TRIES)
 
 
 def check(run: WordingRun, task: Task) -> None:

@@ -195,7 +195,10 @@ def test_unfinished_and_wrong_folders(delia: Delia, files: Path) -> None:
     (files / "task" / "FINISHED").unlink()
     refused(delia("mix", files / "task", *arguments), "task is not a finished output")
     refused(delia("lint", files / "task"), "task is not a finished output")
-    refused(delia("diversify", files / "new", "--task", "unknown"), "no task 'unknown' is ready")
+    refused(
+        delia("diversify", files / "new", "--task", "unknown"),
+        "'unknown' is neither a ready task",
+    )
     assert not (files / "out").exists()
     assert not (files / "new").exists()
 

@@ -78,11 +78,20 @@ def test_inspect_a_ready_task(delia: Delia, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["poetry"], ["no task 'poetry' is ready", "use one of hallucination-check, halueval"]),
+        (
+            ["poetry"],
+            [
+                "'poetry' is neither a ready task nor a file",
+                "use one of hallucination-check, halueval",
+            ],
+        ),
         (["halueval"], ["task halueval needs its data", "--data"]),
-        (["halueval", "--query", "{q}"], ["is ready, and --query is for rows of yours"]),
+        (["halueval", "--query", "{q}"], ["is a ready task, and --query is for your own rows"]),
         (["mine.csv"], ["4 of 4 rows cannot be used", "columns (id, label, question)"]),
-        (["mine.csv", "--data", "."], ["--data is for ready tasks, and 'mine.csv' is none"]),
+        (
+            ["mine.csv", "--data", "."],
+            ["and 'mine.csv' is not one"],
+        ),
         (["mine.csv", "--format", "xml"], ["format 'xml' is unknown"]),
         (["mine.csv", *TOLD[:4]], ["no instruction was found", "--instruction-column"]),
         (["mine.csv", *TOLD[:5], " "], ["the instruction is empty"]),
@@ -205,10 +214,10 @@ def test_what_cannot_be_asked_of_a_model(delia: Delia, rows: Path) -> None:
         "names the format (no, yes)",
         "--request",
     )
-    refused(delia("diversify", out, *told, "--wordings", 0), "--wordings 0 is too few")
+    refused(delia("diversify", out, *told, "--wordings", 0), "0 wordings are too few")
     refused(
         delia("diversify", out, *told, "--wordings", 3, "--wordings-from", "list.txt"),
-        "--wordings chooses by embeddings: leave --no-embeddings out",
+        "leave --no-embeddings (embed=False) out",
     )
     assert not out.exists()
     refused(

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from wordings import verdicts
 
-from delia_data.diversify import KINDS, Author, Gatekeeper, WordingRun, write_wordings
+from delia_data.diversify import (
+    KINDS,
+    ParaphraseGenerator,
+    WordingChecker,
+    WordingRun,
+    write_wordings,
+)
 from delia_data.engines import Completion, MockEngine, Request, Sampling
 from delia_data.errors import EngineError, InputError, SettingsError
 from delia_data.ranking import rank
@@ -37,11 +43,11 @@ def run(
     spare: int = 0,
     seed: int = 0,
 ) -> WordingRun:
-    author = Author(task, seed=seed)
+    generator = ParaphraseGenerator(task, seed=seed)
     return write_wordings(
         engine or MockEngine(mostly),
-        author,
-        Gatekeeper(task, examples=author.examples),
+        generator,
+        WordingChecker(task, examples=generator.examples),
         folder,
         count=count,
         tries=tries,
@@ -53,15 +59,15 @@ def run(
 
 
 def test_every_kind_is_asked_for_in_turn() -> None:
-    author = Author(TASK)
-    kinds = [author.wording(number, "x").kind for number in range(2 * len(KINDS))]
+    generator = ParaphraseGenerator(TASK)
+    kinds = [generator.wording(number, "x").kind for number in range(2 * len(KINDS))]
     assert Counter(kinds) == dict.fromkeys(KINDS, 2)
     assert kinds[: len(KINDS)] != kinds[len(KINDS) :]
 
 
 def test_prompts_differ_and_never_tell_the_format() -> None:
-    author = Author(TASK)
-    asked = [author.request(number) for number in range(60)]
+    generator = ParaphraseGenerator(TASK)
+    asked = [generator.request(number) for number in range(60)]
     assert len({request.messages for request in asked}) == 60
     assert len({request.seed for request in asked}) == len({r.id for r in asked}) == 60
     for request in asked:
@@ -74,22 +80,22 @@ def test_prompts_differ_and_never_tell_the_format() -> None:
         assert last.startswith("Reword as ")
         assert "Say whether it is right. " in last or "Is it so? " in last
         assert "JSON object" not in "".join(turn.content for turn in request.messages)
-    assert author.request(5) == Author(TASK).request(5)
-    assert author.request(5) != Author(TASK, seed=1).request(5)
+    assert generator.request(5) == ParaphraseGenerator(TASK).request(5)
+    assert generator.request(5) != ParaphraseGenerator(TASK, seed=1).request(5)
 
 
 def test_a_task_with_its_own_token() -> None:
-    author = Author(replace(TASK, token="<sep:table>"))
-    said = "".join(turn.content for turn in author.request(0).messages)
+    generator = ParaphraseGenerator(replace(TASK, token="<sep:table>"))
+    said = "".join(turn.content for turn in generator.request(0).messages)
     assert said.count("<sep:table>") >= 10
     assert "<sep>" not in said
-    assert all("<sep:table>" in example for example in author.examples)
+    assert all("<sep:table>" in example for example in generator.examples)
 
 
 def test_every_example_passes_the_gate_of_marks() -> None:
-    keeper = Gatekeeper(verdicts())
-    author = Author(TASK)
-    reasons = [keeper.judge(author.wording(0, text)) for text in author.examples]
+    checker = WordingChecker(verdicts())
+    generator = ParaphraseGenerator(TASK)
+    reasons = [checker.check(generator.wording(0, text)) for text in generator.examples]
     assert set(reasons) <= {None, "near_copy"}
     assert len(reasons) == 4 * len(KINDS)
 
@@ -104,15 +110,17 @@ def test_every_example_passes_the_gate_of_marks() -> None:
     ],
 )
 def test_the_wording_in_a_completion(text: str, said: str) -> None:
-    found = Author(TASK).wording(0, text).text
+    found = ParaphraseGenerator(TASK).wording(0, text).text
     assert found.replace("{query}", "").strip() == said
     assert found.count("{query}") == 1
-    assert Author(TASK).wording(0, "Is {query} so? <sep>").text == "Is {query} so? <sep>"
+    assert (
+        ParaphraseGenerator(TASK).wording(0, "Is {query} so? <sep>").text == "Is {query} so? <sep>"
+    )
 
 
 def test_the_place_of_the_input_fits_the_kind() -> None:
-    author = Author(TASK)
-    found = [author.wording(number, "x <sep>") for number in range(300)]
+    generator = ParaphraseGenerator(TASK)
+    found = [generator.wording(number, "x <sep>") for number in range(300)]
     starts = Counter((w.kind, w.text.startswith("{query}")) for w in found)
     assert starts["after-input", False] == starts["before-input", True] == 0
     assert starts["question", True] and starts["question", False]
@@ -120,9 +128,9 @@ def test_the_place_of_the_input_fits_the_kind() -> None:
 
 def test_a_request_that_names_the_format_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(InputError, match=r"names the format \(json\).*without it \(--request\)"):
-        Author(replace(TASK, request="Say it in JSON."))
+        ParaphraseGenerator(replace(TASK, request="Say it in JSON."))
     with pytest.raises(InputError, match="kinds poem: use some of imperative, question"):
-        Author(TASK, kinds=("poem",))
+        ParaphraseGenerator(TASK, kinds=("poem",))
 
 
 # Writing

@@ -7,8 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 from wordings import TEXTS, TRAIN, bag_of_words, verdicts
 
-from delia_data.diversify import Gatekeeper, gate_task_wordings
-from delia_data.diversify.text_gates import MAX_WORDS
+from delia_data.diversify import WordingChecker, gate_task_wordings
+from delia_data.diversify.check import MAX_WORDS
 from delia_data.errors import InputError, TokenError
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings
@@ -26,7 +26,7 @@ TASK = replace(
 
 
 def reason(text: str, task: Task = TASK, **options: object) -> str | None:
-    return Gatekeeper(task, **options).judge(Wording(text))  # type: ignore[arg-type]
+    return WordingChecker(task, **options).check(Wording(text))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_as_often_as_asked() -> None:
     assert reason(twice, times=2) is None
     assert reason("{query} Use <sep> well.", times=2) == "no_token"
     with pytest.raises(InputError, match="cannot name the token 0 times"):
-        Gatekeeper(TASK, times=0)
+        WordingChecker(TASK, times=0)
 
 
 @pytest.mark.parametrize(
@@ -115,26 +115,26 @@ def test_as_often_as_asked() -> None:
     ],
 )
 def test_a_near_copy(text: str, expected: str | None) -> None:
-    keeper = Gatekeeper(verdicts())
-    assert keeper.judge(Wording("one two three four {query} <sep>")) is None
-    assert keeper.judge(Wording(text)) == expected
+    checker = WordingChecker(verdicts())
+    assert checker.check(Wording("one two three four {query} <sep>")) is None
+    assert checker.check(Wording(text)) == expected
 
 
 def test_the_token_and_the_slot_are_no_words_of_a_wording() -> None:
-    keeper = Gatekeeper(replace(verdicts(), token="<my_format>"))
-    assert keeper.judge(Wording("{query} one two three four <my_format>")) is None
-    assert keeper.judge(Wording("one two three four {query} <my_format>")) == "near_copy"
+    checker = WordingChecker(replace(verdicts(), token="<my_format>"))
+    assert checker.check(Wording("{query} one two three four <my_format>")) is None
+    assert checker.check(Wording("one two three four {query} <my_format>")) == "near_copy"
     # "query" as a word of its own counts on both sides.
-    keeper = Gatekeeper(verdicts())
-    assert keeper.judge(Wording("{query} answer the query well <sep>")) is None
-    assert keeper.judge(Wording("well answer the query <sep> {query}")) == "near_copy"
+    checker = WordingChecker(verdicts())
+    assert checker.check(Wording("{query} answer the query well <sep>")) is None
+    assert checker.check(Wording("well answer the query <sep> {query}")) == "near_copy"
 
 
 def test_what_did_not_end_fails() -> None:
-    keeper = Gatekeeper(verdicts())
-    assert keeper.judge(TRAIN[0], "length") == "cut_off"
-    assert keeper.judge(TRAIN[0], "error") == "failed"
-    assert keeper.judge(TRAIN[0]) is None
+    checker = WordingChecker(verdicts())
+    assert checker.check(TRAIN[0], "length") == "cut_off"
+    assert checker.check(TRAIN[0], "error") == "failed"
+    assert checker.check(TRAIN[0]) is None
 
 
 # What models write
@@ -204,7 +204,7 @@ def test_a_template_that_breaks_the_token(tiny_tokenizer: PreTrainedTokenizerBas
 
 def test_a_token_with_another_role(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(TokenError, match="already in the model's vocabulary"):
-        Gatekeeper(replace(verdicts(), token="<|end|>"), tokenizer=tiny_tokenizer)
+        WordingChecker(replace(verdicts(), token="<|end|>"), tokenizer=tiny_tokenizer)
 
 
 # Language
@@ -220,7 +220,7 @@ def test_the_language_is_kept() -> None:
     assert reason(text, detect=detector({"de": 0.5, "en": 0.001})) is None  # not sure
     assert reason(text, detect=detector({"de": 0.7, "en": 0.1})) is None  # or both
     assert reason("sprache so <sep>\n{query}", detect=detector({"de": 0.9})) is None  # too short
-    unsure = Gatekeeper(TASK, detect=lambda _: {"en": 0.3, "de": 0.2})
+    unsure = WordingChecker(TASK, detect=lambda _: {"en": 0.3, "de": 0.2})
     assert unsure.describe()["language"] is None
 
 
@@ -252,10 +252,10 @@ def test_the_gate_of_meaning(text: str, expected: str | None) -> None:
 
 def test_the_same_in_other_order_is_a_near_copy_by_meaning() -> None:
     first = "Is the claim about the moon right, is the claim right? <sep>\n{query}"
-    keeper = Gatekeeper(MOONS, embed=bag_of_words)
-    assert keeper.judge(Wording(first)) is None
+    checker = WordingChecker(MOONS, embed=bag_of_words)
+    assert checker.check(Wording(first)) is None
     longer = "About the claim: right is the claim, the moon is right there somehow? <sep>\n{query}"
-    assert keeper.judge(Wording(longer)) == "near_copy"
+    assert checker.check(Wording(longer)) == "near_copy"
 
 
 # All together

@@ -1,0 +1,522 @@
+"""Gates that read a wording: its marks, its words, its length, what it gives away.
+
+Each takes a wording and gives the reason why it fails, or None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from delia_data.diversify.plain import asks, is_format_talk, sentences_of
+from delia_data.engines.base import Finish
+from delia_data.errors import InputError
+from delia_data.sampling.embeddings import Vectors
+from delia_data.sampling.similarity import words
+from delia_data.tasks import QUERY_SLOT, Task, Wording
+from delia_data.tasks.scoring import json_object
+from delia_data.tokens import add_token_to_tokenizer, render_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Gate: TypeAlias = Callable[[Wording], str | None]
+
+MIN_WORDS: Final = 2
+MAX_WORDS: Final = 120
+NEAR_COPY: Final = 0.8  # Jaccard similarity of two sets of words
+_COPIED: Final = 6  # words in a row of a query
+_EXAMPLE: Final = 4  # words in a row of an example, or of an answer
+_MARK: Final = re.compile(r"<[^<>\n]{1,40}>|\[/?[A-Za-z][^\]\n]{0,40}\]|[{}]|<\||\|>|__+")
+_GLUED: Final = r"(?<=\w)TOKEN|TOKEN(?=\w)"
+_REWORDING: Final = re.compile(
+    r"\b(?:re-?word|re-?phras|paraphras)\w*|\bplaceholders?\b|\bthe mark\b|\bas an ai\b"
+    r"|\boriginal (?:request|instruction|sentence|text)\b"
+    r"|\b(?:here is|here's|this is) (?:an?|the|your|another) \w*\s?(?:version|instruction|request)",
+    re.I,
+)
+_ANSWERING: Final = re.compile(
+    r"\W*(?:yes|no|sure|certainly|of course|absolutely|i'm sorry|i am sorry|sorry, (?:i|but)"
+    r"|i(?:'m| am) (?:not )?(?:an? (?:ai|assistant|bot|(?:large )?language)|here|ready|happy|unable"
+    r"|able|sure|sorry)|i(?: cannot|can't| can) help"
+    r"|the (?:given |correct |right )?answer (?:is|was)(?! whether)"
+    r"|that answer (?:is|was|may)|it is (?:not )?(?:true|false|correct|wrong))\b",
+    re.I,
+)
+_NEGATED: Final = re.compile(
+    r"(?<!or )(?<!if )(?<!why )\b(?:not|never|cannot)\b(?!\.? (?:so|only|just))|\w+n't\b"
+    r"|\bnothing\b(?! else| more)",
+    re.I,
+)
+_TURNS: Final = re.compile(r"^\W*(?:q|a|user|assistant|system|human|ai|bot)\s*:", re.I | re.M)
+_ABOUT: Final = re.compile(
+    r"\bhow (?:to|do (?:you|we|i|people|they))\b|\bwhat does it mean\b"
+    r"|\b(?:did|have|are|were) you\b",
+    re.I,
+)
+_QUOTES: Final = re.compile(r"[\"“”«»`]")
+_MISUSED: Final = r"TOKEN (?:to|and (?!nothing)\w+|with|for a|of|as a)\b|\bTOKEN(?:'s|,? which)"
+_CONDITION: Final = re.compile(
+    r"(?:^|[.!?\n]\s*)(?:if|when|unless)\b"
+    r"|(?:^|[.!?:\n]\s*|\b(?:and|then|please)\s+)(?:reply|respond|answer|write|use|put)\b"
+    r"[^.?!\n]*\b(?:if|when|unless)\b",
+    re.I,
+)
+
+
+def own_words(wording: Wording, token: str) -> tuple[str, ...]:
+    """Words of the phrasing itself, without the token and the slot of the query."""
+    return words(wording.text.replace(token, " ").replace(QUERY_SLOT, " "))
+
+
+def marks_gate(token: str, times: int = 1) -> Gate:
+    """The token stands there as often as asked and by itself, the query once, no other mark."""
+    glued = re.compile(_GLUED.replace("TOKEN", re.escape(token)))
+
+    def gate(wording: Wording) -> str | None:
+        named = wording.text.count(token)
+        if named < times:
+            return "no_token"
+        if named > times:
+            return "token_repeated"
+        if wording.text.count(QUERY_SLOT) != 1:
+            return "no_query_slot"
+        if glued.search(wording.text):
+            return "token_glued"
+        rest = wording.text.replace(token, " ").replace(QUERY_SLOT, " ")
+        return "other_mark" if _MARK.search(rest) else None
+
+    return gate
+
+
+def shape_gate(token: str) -> Gate:
+    """It has words, not too many, and does not repeat itself."""
+
+    def gate(wording: Wording) -> str | None:
+        said = own_words(wording, token)
+        if not said:
+            return "no_words"
+        if len(said) < MIN_WORDS:
+            return "too_short"
+        if len(said) > MAX_WORDS:
+            return "too_long"
+        threes = Counter(zip(said, said[1:], said[2:], strict=False))
+        stuck = any(len(set(three)) == 1 for three in threes)
+        again = threes and max(threes.values()) >= 3
+        fours = Counter(zip(said, said[1:], said[2:], said[3:], strict=False))
+        twice = fours and max(fours.values()) >= 2
+        return "repetition" if stuck or again or twice else None
+
+    return gate
+
+
+def leaks_gate(token: str, leaks: frozenset[str]) -> Gate:
+    """It does not use the words that describe the format."""
+    phrases = [words(leak) for leak in sorted(leaks)]
+
+    def gate(wording: Wording) -> str | None:
+        said = own_words(wording, token)
+        return "leaks_format" if any(_has(said, phrase) for phrase in phrases) else None
+
+    return gate
+
+
+def answers_gate(task: Task) -> Gate:
+    """It gives no answer away: no label without the others, nothing of an answer's words."""
+    labels = [words(label) for label in task.labels if label.casefold() not in task.leaks]
+    told = " ".join((task.instruction, task.plain_request, *task.meanings))
+    known = set(_grams(words(told), _EXAMPLE))
+    texts = [text for row in (*task.train, *task.test) for text in _values(row.answer)]
+    pieces = {gram for text in texts for gram in _grams(words(text), _EXAMPLE)} - known
+
+    def gate(wording: Wording) -> str | None:
+        said = own_words(wording, task.token)
+        named = sum(_has(said, label) for label in labels)
+        one_sided = 0 < named < len(labels)
+        copied = not pieces.isdisjoint(_grams(said, _EXAMPLE))
+        return "leaks_answer" if one_sided or copied else None
+
+    return gate
+
+
+def copies_gate(task: Task, examples: Iterable[str] = ()) -> Gate:
+    """It has nothing of a row's query, and nothing of the examples that a writer is shown."""
+    told = words(" ".join((task.instruction, task.plain_request, *task.meanings)))
+    rows = {gram for row in (*task.train, *task.test) for gram in _grams(words(row.query), _COPIED)}
+    rows -= set(_grams(told, _COPIED))
+    shown = {
+        gram
+        for text in examples
+        for part in text.split(task.token)
+        for gram in _grams(words(part), _EXAMPLE)
+    } - set(_grams(told, _EXAMPLE))
+
+    def gate(wording: Wording) -> str | None:
+        said = own_words(wording, task.token)
+        if not rows.isdisjoint(_grams(said, _COPIED)):
+            return "copies_row"
+        return None if shown.isdisjoint(_grams(said, _EXAMPLE)) else "copies_example"
+
+    return gate
+
+
+def written_gate(token: str) -> Gate:
+    """What small models write instead of a wording.
+
+    Talk of rewording, answers, quotations, turns of its own, questions how it is done, orders not
+    to do it, a token that is a tool or a condition of the reply, no request at all. It knows
+    English.
+    """
+    misused = re.compile(_MISUSED.replace(r"TOKEN", re.escape(token)), re.I)
+
+    def gate(wording: Wording) -> str | None:
+        text = wording.text.replace(QUERY_SLOT, "\n").strip()
+        if _REWORDING.search(text):
+            return "about_rewording"
+        if _ANSWERING.match(text):
+            return "answers"
+        if _QUOTES.search(text):
+            return "quotes"
+        if _TURNS.search(text):
+            return "other_turns"
+        if _ABOUT.search(text):
+            return "asks_how"
+        if _NEGATED.search(text):
+            return "negated"
+        if misused.search(text):
+            return "token_misused"
+        if _CONDITION.search(text):
+            return "conditional_reply"
+        sentences = sentences_of(text)
+        named = next((part for part in sentences if token in part), "")
+        rest = "\n".join(part for part in sentences if part is not named)
+        said = rest if is_format_talk(named, token) else f"{rest}\n{named.replace(token, '')}"
+        return None if asks(said) else "no_request"
+
+    return gate
+
+
+def is_near_copy(said: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two wordings share most of their words."""
+    a, b = set(said), set(other)
+    return len(a & b) >= NEAR_COPY * len(a | b)
+
+
+def _values(answer: str) -> list[str]:
+    value = json_object(answer)
+    return [answer] if value is None else [str(part) for part in value.values()]
+
+
+def _grams(said: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
+    return (tuple(said[i : i + size]) for i in range(len(said) - size + 1))
+
+
+def _has(said: Sequence[str], phrase: Sequence[str]) -> bool:
+    size = len(phrase)
+    return bool(size) and any(
+        tuple(said[i : i + size]) == tuple(phrase) for i in range(len(said) - size + 1)
+    )
+
+
+Embed = Callable[[Sequence[str]], Vectors]
+
+LOW: Final = 0.3
+STRICT: Final = 0.5
+HIGH: Final = 0.98
+SAME: Final = 0.9
+"""Similarity from which a wording is a near copy of another."""
+_MARGIN: Final = -0.05  # by which it is nearer to the task's requests than to others
+_STRICT_MARGIN: Final = 0.1
+_ALIKE: Final = 0.75
+"""Similarity from which another request is one of the task's own."""
+_PLAINLY: Final = 0.65
+"""That from which a single sentence asks for another request."""
+_FEWEST_WORDS: Final = 2
+
+
+def bare_text(text: str, token: str) -> str:
+    """A wording without its slot and its token, as it is embedded."""
+    return " ".join(text.replace(QUERY_SLOT, " ").replace(token, " ").split())
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    own: float
+    other: float
+
+
+class Meaning:
+    """Judges by embeddings whether a wording asks for what the task asks for."""
+
+    def __init__(self, task: Task, embed: Embed, *, strict: bool = False) -> None:
+        """Embed the task's requests and the others.
+
+        Args:
+            task: The task.
+            embed: Gives vectors of length 1.
+            strict: Ask for more, as for what a small model writes.
+        """
+        self._embed = embed
+        self._token = task.token
+        self._strict = strict
+        self._low = STRICT if strict else LOW
+        self._margin = _STRICT_MARGIN if strict else _MARGIN
+        self._own = embed((task.plain_request, task.instruction, *task.meanings))
+        others = embed(_lines("others.txt") + (_lines("near.txt") if strict else ()))
+        self._others = others[(others @ self._own.T).max(axis=1) < _ALIKE]
+
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        """Embed wordings; shape (texts, width)."""
+        return self._embed([bare_text(text, self._token) for text in texts])
+
+    def fault(self, text: str, vector: Vectors) -> str | None:
+        """Give the reason why a wording's meaning is not the task's, or None.
+
+        Args:
+            text: The wording.
+            vector: Its embedding; shape (width,).
+        """
+        near = self._near(vector)
+        if near.own < self._low:
+            return "off_meaning"
+        if near.own > HIGH:
+            return "copies_request"
+        if near.own < near.other + self._margin:
+            return "other_request"
+        return "asks_more" if self._asks_more(text) else None
+
+    def _asks_more(self, text: str) -> bool:
+        """Whether one of several sentences asks for something else; if strict, or is beside it."""
+        sentences = sentences_of(text)
+        parts = [
+            bare_text(part, self._token)
+            for part in sentences
+            if len(part.split()) >= _FEWEST_WORDS and not is_format_talk(part, self._token)
+        ]
+        if len(sentences) < _FEWEST_WORDS or not parts:
+            return False
+        nears = [self._near(vector) for vector in self._embed(parts)]
+        if self._strict:
+            return any(near.own < LOW or near.other > near.own for near in nears)
+        return any(near.other >= _PLAINLY and near.other > near.own for near in nears)
+
+    def _near(self, vector: Vectors) -> _Near:
+        other = float((self._others @ vector).max()) if len(self._others) else -1.0
+        return _Near(float((self._own @ vector).max()), other)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that decide what passes."""
+        return {"low": self._low, "high": HIGH, "margin": self._margin, "same": SAME}
+
+    def is_near_copy(self, vector: Vectors, kept: Sequence[Vectors]) -> bool:
+        """Whether a wording says what a kept one says, in nearly the same words."""
+        return bool(kept) and float(np.max(np.stack(kept) @ vector)) >= SAME
+
+
+@cache
+def _lines(name: str) -> tuple[str, ...]:
+    data = files("delia_data.diversify") / "data" / name
+    return tuple(data.read_text(encoding="utf-8").splitlines())
+
+
+_SHOWN: Final = 3  # rejected texts that are shown
+_SURE: Final = 0.6
+_RULED_OUT: Final = 0.01
+_FEWEST_LETTERS: Final = 20
+Detect = Callable[[str], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What came of checking wordings.
+
+    Attributes:
+        accepted: The wordings that passed, in their order.
+        rejected: The others, each with its reason.
+    """
+
+    accepted: tuple[Wording, ...]
+    rejected: tuple[tuple[Wording, str], ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many were rejected, by reason."""
+        return dict(sorted(Counter(reason for _, reason in self.rejected).items()))
+
+    @property
+    def share(self) -> float:
+        """Share of all that was accepted, 0 to 1."""
+        count = len(self.accepted) + len(self.rejected)
+        return len(self.accepted) / count if count else 0.0
+
+    def complaint(self) -> str:
+        """Which gate rejects most, with three examples; empty where nothing was rejected."""
+        if not self.rejected:
+            return ""
+        reason, count = Counter(reason for _, reason in self.rejected).most_common(1)[0]
+        texts = [w.text for w, why in self.rejected if why == reason and w.text.strip()]
+        shown = "; ".join(repr(text[:120]) for text in dict.fromkeys(texts[: 4 * _SHOWN]))
+        shown = "; ".join(shown.split("; ")[:_SHOWN])
+        return f"{reason} rejects most, {count:,} of {len(self.rejected):,}: {shown or 'no text'}"
+
+
+class WordingChecker:
+    """Puts wordings through every gate, one after another, and remembers those that passed."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        embed: Embed | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        detect: Detect | None = None,
+        times: int = 1,
+        examples: Iterable[str] = (),
+        strict: bool = False,
+    ) -> None:
+        """Set up the gates of a task.
+
+        Args:
+            task: The task: its token, what it stands for, its rows.
+            embed: Gives embeddings; without it the gates of meaning fall away.
+            tokenizer: The tokenizer of the model that will be trained; without it, that the token
+                is one id is left to `delia lint`. The token is added to it.
+            detect: Tells languages; without it the gate of language falls away.
+            times: How often a wording names the token.
+            examples: What a writer was shown.
+            strict: Ask for more, as for what a small model writes.
+
+        Raises:
+            InputError: `times` is below 1.
+            TokenError: The tokenizer has the token with another role.
+        """
+        if times < 1:
+            raise InputError(f"a wording cannot name the token {times} times: give at least 1")
+        self._token, self._times, self._strict = task.token, times, strict
+        gates = [marks_gate(task.token, times), shape_gate(task.token)]
+        gates += [leaks_gate(task.token, task.leaks), answers_gate(task)]
+        gates += [copies_gate(task, examples)]
+        if strict:
+            gates += [written_gate(task.token)]
+        if tokenizer is not None:
+            gates += [_whole_gate(task, tokenizer, times)]
+        self._language = None if detect is None else _language_of(task, detect)
+        if detect is not None and self._language is not None:
+            gates += [_language_gate(task.token, self._language, detect)]
+        self._gates: Sequence[Gate] = gates
+        self._meaning = None if embed is None else Meaning(task, embed, strict=strict)
+        self._tokenizer = tokenizer is not None
+        self.accepted: list[Wording] = []
+        self.rejected: list[tuple[Wording, str]] = []
+        self._words: list[tuple[str, ...]] = []
+        self._vectors: list[Vectors] = []
+
+    @property
+    def result(self) -> GateResult:
+        """What came of it so far."""
+        return GateResult(tuple(self.accepted), tuple(self.rejected))
+
+    def check(self, wording: Wording, finish: Finish = "stop") -> str | None:
+        """Check one wording, and remember it.
+
+        Returns:
+            The reason why it fails, or None where it passes.
+        """
+        said = own_words(wording, self._token)
+        reason = {"error": "failed", "length": "cut_off"}.get(finish)
+        if reason is None:
+            reason = next((why for gate in self._gates if (why := gate(wording))), None)
+        if reason is None and any(is_near_copy(said, other) for other in self._words):
+            reason = "near_copy"
+        vector = None
+        if reason is None and self._meaning is not None:
+            vector = self._meaning.vectors([wording.text])[0]
+            reason = self._meaning.fault(wording.text, vector)
+            if reason is None and self._meaning.is_near_copy(vector, self._vectors):
+                reason = "near_copy"
+        if reason is not None:
+            self.rejected.append((wording, reason))
+            return reason
+        self.accepted.append(wording)
+        self._words.append(said)
+        if vector is not None:
+            self._vectors.append(vector)
+        return None
+
+    def check_all(self, wordings: Iterable[Wording]) -> GateResult:
+        """Check wordings in their order."""
+        for wording in wordings:
+            self.check(wording)
+        return self.result
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that decide what passes."""
+        return {
+            "times": self._times,
+            "words": [MIN_WORDS, MAX_WORDS],
+            "near_copy": NEAR_COPY,
+            "meaning": None if self._meaning is None else self._meaning.describe(),
+            "language": self._language,
+            "tokenizer": self._tokenizer,
+            "strict": self._strict,
+        }
+
+
+def gate_task_wordings(
+    task: Task,
+    wordings: Iterable[Wording],
+    *,
+    embed: Embed | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    detect: Detect | None = None,
+) -> GateResult:
+    """Check wordings against a task, in their order.
+
+    Args:
+        task: The task.
+        wordings: The wordings.
+        embed: As `WordingChecker`.
+        tokenizer: As `WordingChecker`.
+        detect: As `WordingChecker`.
+    """
+    checker = WordingChecker(task, embed=embed, tokenizer=tokenizer, detect=detect)
+    return checker.check_all(wordings)
+
+
+def _whole_gate(task: Task, tokenizer: PreTrainedTokenizerBase, times: int) -> Gate:
+    """The token is one id after the chat template, as often as the wording names it."""
+    token_id = add_token_to_tokenizer(tokenizer, task.token)
+    query = task.train[0].query
+
+    def gate(wording: Wording) -> str | None:
+        turn = {"role": "user", "content": wording.fill(query)}
+        ids = render_ids(tokenizer, [turn], generate=True)
+        return None if ids.count(token_id) == times else "token_split"
+
+    return gate
+
+
+def _language_of(task: Task, detect: Detect) -> str | None:
+    """The language of the instruction; None where it is not sure."""
+    found = detect(" ".join((task.plain_request, *task.meanings)))
+    code = max(found, key=lambda one: found[one])
+    return code if found[code] >= _SURE else None
+
+
+def _language_gate(token: str, language: str, detect: Detect) -> Gate:
+    def gate(wording: Wording) -> str | None:
+        said = " ".join(own_words(wording, token))
+        if sum(letter.isalpha() for letter in said) < _FEWEST_LETTERS:
+            return None
+        found = detect(said)
+        wrong = max(found.values()) >= _SURE and found.get(language, 0.0) < _RULED_OUT
+        return "wrong_language" if wrong else None
+
+    return gate
