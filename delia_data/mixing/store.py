@@ -219,10 +219,7 @@ def store_rows(
 
 
 def read_ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches while a thread makes the next one: Arrow works without the interpreter's lock.
-
-    The thread takes a third off the time of reading and hashing a cache, and of writing a mixture.
-    """
+    """Yield batches while a thread makes the next one: Arrow works without the interpreter's lock."""
     iterator = iter(batches)
     with ThreadPoolExecutor(1, thread_name_prefix="delia-read") as thread:
         coming = thread.submit(next, iterator, None)
