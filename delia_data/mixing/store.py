@@ -219,7 +219,7 @@ def store_rows(
 
 
 def read_ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches while a thread makes the next one: Arrow works without the interpreter's lock."""
+    """Yield batches while a thread makes the next one; Arrow works without the global lock."""
     iterator = iter(batches)
     with ThreadPoolExecutor(1, thread_name_prefix="delia-read") as thread:
         coming = thread.submit(next, iterator, None)
