@@ -159,7 +159,7 @@ def _frozen_parts(head: Any) -> dict[str, Any] | None:
     row, row_id = None, 0
     if isinstance(layer, TrainableTokensLayer):
         active = layer.active_adapters
-        ids = layer.token_indices[active[0]] if _is_simple(layer, active) else ()
+        ids: list[int] = layer.token_indices[active[0]] if _is_simple(layer, active) else []
         head = layer.base_layer
         plain = isinstance(head, torch.nn.Linear) and getattr(head, "bias", None) is None
         if len(ids) != 1 or not plain:

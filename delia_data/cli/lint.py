@@ -104,8 +104,8 @@ def _print(
     for example in report.examples:
         console.print(Text(f"row {example.row}, {_NAMES[example.source]}:", style="bold"))
         shown = Text()
-        for text, labeled in example.parts:
-            shown.append(f"[[{text}]]" if labeled else text, style="green" if labeled else "")
+        for text, in_loss in example.parts:
+            shown.append(f"[[{text}]]" if in_loss else text, style="green" if in_loss else "")
         console.print(shown, soft_wrap=True)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
         console.print(Text(f"{source.place(problem.row)}: {problem.reason}"), soft_wrap=True)
