@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Literal, TypeAlias, cast
+from typing import IO, Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +54,7 @@ from delia_data.records import (
 MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _SCHEMA: Final = pa.schema([("messages", MESSAGES)])
 
+T = TypeVar("T")
 Purpose = Literal["cache", "task", "queries", "training"]
 Place: TypeAlias = tuple[str, Any]
 """A row with its place; a `FormatError` in place of a row that cannot be parsed."""
@@ -199,7 +200,8 @@ class Source:
             table = chunk.table()
             ready = None if table is None or self.format not in (None, "messages") else exact(table)
             if ready is None:
-                yield from _arrow(r for _, r in self._convert(chunk.rows(), problems))
+                found = self._convert(chunk.rows(), self._record, problems)
+                yield from _arrow(record for _, record in found)
                 continue
             self.report.rows += ready.num_rows
             if table is not None:
@@ -213,10 +215,7 @@ class Source:
         Raises:
             InputError: As `batches`.
         """
-        problems = self._start()
-        for chunk in self._chunks():
-            yield from self._convert(chunk.rows(), problems)
-        self._end(problems)
+        return self.map(self._record)
 
     def rows(self) -> Iterator[Place]:
         """Yield each row's place and the row as the input holds it.
@@ -224,14 +223,21 @@ class Source:
         Raises:
             InputError: As `batches`, for rows that cannot be parsed.
         """
+        return self.map(lambda row: row)
+
+    def map(self, read: Callable[[Any], T]) -> Iterator[tuple[str, T]]:
+        """Yield each row's place and what a function makes of the row.
+
+        Args:
+            read: Function of one row. A `FormatError` of it is a problem of the row; an
+                `UnsupportedRowError` drops the row, unless the source is strict.
+
+        Raises:
+            InputError: As `batches`.
+        """
         problems = self._start()
         for chunk in self._chunks():
-            for where, row in chunk.rows():
-                self.report.rows += 1
-                if isinstance(row, FormatError):
-                    problems.add(where, row)
-                else:
-                    yield where, row
+            yield from self._convert(chunk.rows(), read, problems)
         self._end(problems)
 
     def _start(self) -> Problems:
@@ -250,32 +256,35 @@ class Source:
             with _reading(part.file):
                 yield from part.chunks()
 
-    def _convert(self, rows: Iterable[Place], problems: Problems) -> Iterator[tuple[str, Record]]:
-        report = self.report
+    def _convert(
+        self, rows: Iterable[Place], read: Callable[[Any], T], problems: Problems
+    ) -> Iterator[tuple[str, T]]:
         for where, row in rows:
-            report.rows += 1
+            self.report.rows += 1
             try:
                 if isinstance(row, FormatError):
                     raise row
-                if isinstance(row, Record):
-                    yield where, row
-                    continue
-                record, reasoned = read_with_reasoning(row, self.format)
-                if reasoned and self.strict:
-                    raise FormatError("the row holds reasoning, which would be removed")
-            except UnsupportedRowError as error:
-                if self.strict:
-                    problems.add(where, error)
-                else:
-                    report.dropped[error.reason] += 1
-                continue
+                value = read(row)
             except FormatError as error:
-                problems.add(where, error)
-                continue
-            report.changed.update(["reasoning_removed"] if reasoned else [])
-            if not row.keys() <= _USED[used := self.format or detect_format(row)]:
-                report.ignored |= {str(name) for name in row.keys() - _USED[used]}
-            yield where, record
+                if isinstance(error, UnsupportedRowError) and not self.strict:
+                    self.report.dropped[error.reason] += 1
+                else:
+                    problems.add(where, error)
+            else:
+                yield where, value
+
+    def _record(self, row: Any) -> Record:
+        if isinstance(row, Record):
+            return row
+        record, reasoned = read_with_reasoning(row, self.format)
+        if reasoned:
+            if self.strict:
+                raise FormatError("the row holds reasoning, which would be removed: remove it")
+            self.report.changed["reasoning_removed"] += 1
+        used = _USED[self.format or detect_format(row)]
+        if not row.keys() <= used:
+            self.report.ignored |= {str(name) for name in row.keys() - used}
+        return record
 
 
 _USED: Final = {format: MEANINGFUL | {*columns} for format, columns in FORMAT_COLUMNS.items()}
@@ -1038,7 +1047,7 @@ def _open_path(path: Path, strict: bool, format: Format | None) -> dict[str, Sou
 
 
 def _open_folder(path: Path, strict: bool, format: Format | None) -> dict[str, Source]:
-    if _is_ours(path):
+    if is_output(path):
         manifest = read_manifest(path)
         if manifest.kind != "cache":
             raise InputError(f"{path} holds a {manifest.kind}, not a cache: give a cache folder")
@@ -1061,7 +1070,7 @@ def _open_folder(path: Path, strict: bool, format: Format | None) -> dict[str, S
     return _split_files(str(path), [str(path / file) for file in files], strict, format, skipped)
 
 
-def _is_ours(path: Path) -> bool:
+def is_output(path: Path) -> bool:
     """Return whether a folder is an output of this package, finished or not."""
     if (path / FINISHED).exists() or (path / "plan.json").exists():
         return True

@@ -13,8 +13,7 @@ from delia_data.mixing import TaskRow, TaskRows
 from delia_data.ranking import rank
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording
-from delia_data.tasks.instruction import with_query
-from delia_data.tasks.making import check_token_is_new
+from delia_data.tasks.reading import check_token_is_new, with_query
 
 HELD_OUT_SHARE: Final = 0.2
 

@@ -67,7 +67,7 @@ from delia_data.records import Record
 from delia_data.sampling import read_cache
 from delia_data.sampling.embeddings import Embed, LazyEmbedder
 from delia_data.tasks import TaskRow, TaskRows, read_task_rows
-from delia_data.tasks.instruction import with_query
+from delia_data.tasks.reading import with_query
 
 MEASUREMENTS: Final = "measurements.json"
 MeasureName = Literal["representation", "state-space", "buffering"]

@@ -21,7 +21,7 @@ from delia_data.ranking import rank
 from delia_data.records import Message, Record
 from delia_data.tasks import QUERY_SLOT, SCORINGS, Scoring, Task, TaskRow, TaskRows, Wording
 from delia_data.tasks import read_task_rows as read_rows
-from delia_data.tasks.instruction import with_query
+from delia_data.tasks.reading import with_query
 
 _WORDINGS: Final = "wordings.jsonl"
 

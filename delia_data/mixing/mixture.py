@@ -49,6 +49,7 @@ from delia_data.mixing.store import (
 from delia_data.mixing.task_rows import Rows, TaskRow, as_task_rows, check_token
 from delia_data.outputs import Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import rank
+from delia_data.reading import is_splits
 from delia_data.records import Format, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -257,7 +258,7 @@ def named_caches(given: Any) -> dict[str, Any]:
 
 def _named(given: Any, name: str) -> Mapping[str, Any]:
     """One input under its own name, or several under theirs."""
-    return given if isinstance(given, Mapping) else {name: given}
+    return {name: given} if is_splits(given) or not isinstance(given, Mapping) else given
 
 
 def _weights(

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delia_data.errors import FormatError, InputError, TokenError
-from delia_data.mixing.sources import SUFFIXES, rows_of
-from delia_data.outputs import MANIFEST, canonical_json, read_manifest
-from delia_data.records import Record, read_record, write_record
+from delia_data.errors import InputError, TokenError
+from delia_data.outputs import canonical_json, read_manifest
+from delia_data.reading import Source, is_output, open_splits
+from delia_data.records import Record, read_record, read_text, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
 
@@ -83,9 +83,8 @@ def as_task_rows(given: Rows, token: str | None) -> TaskRows:
     """
     if isinstance(given, TaskRows):
         return given
-    if isinstance(given, str | os.PathLike):
-        return _read_folder(Path(given)) or _read_rows(given, token or "")
-    return TaskRows(tuple(_task_rows(rows_of(given))), (), token or "")
+    folder = _read_folder(Path(given)) if isinstance(given, str | os.PathLike) else None
+    return folder or _read_rows(given, token or "")
 
 
 def read_task_rows(path: str | os.PathLike[str], *, token: str | None = None) -> TaskRows:
@@ -131,44 +130,49 @@ def check_token(rows: Sequence[TaskRow], tokens: Sequence[str], kind: str = "tas
         )
 
 
-def _read_rows(path: str | os.PathLike[str], token: str) -> TaskRows:
-    return TaskRows(tuple(_task_rows(rows_of(path))), (), token)
+def _read_rows(given: Rows, token: str) -> TaskRows:
+    splits = open_splits(given, purpose="task")
+    if "train" not in splits:
+        raise InputError(f"the task has the splits {', '.join(splits)}: give one with 'train'")
+    return TaskRows(_task_rows(splits["train"]), _task_rows(splits.get("test")), token)
 
 
 def _read_folder(source: Path) -> TaskRows | None:
-    """The rows of a task folder; None where there is none."""
-    if not (source / MANIFEST).exists() and not _is_empty_folder(source):
+    """Return the rows of a task folder; None if it is no output of this package."""
+    if not is_output(source) and not _is_empty_folder(source):
         return None
     manifest = read_manifest(source)
     if manifest.kind != "task":
         raise InputError(f"{source} holds a {manifest.kind}, not a task: give a task folder")
     test = source / "test.jsonl"
+    train = open_splits(source / "train.jsonl", purpose="task")["train"]
+    held_out = open_splits(test, purpose="task")["train"] if test.is_file() else None
     return TaskRows(
-        train=tuple(_task_rows(rows_of(source / "train.jsonl"))),
-        test=tuple(_task_rows(rows_of(test))) if test.is_file() else (),
+        train=_task_rows(train),
+        test=_task_rows(held_out),
         token=str(manifest.settings.get("token", DEFAULT_TOKEN)),
     )
 
 
-def _task_rows(rows: Iterable[tuple[str, Any]]) -> Iterator[TaskRow]:
-    for where, row in rows:
-        if isinstance(row, TaskRow):
-            yield row
-            continue
-        try:
-            wording_id, plain = (_text_or_none(row, name) for name in ("wording_id", "plain"))
-            yield TaskRow(read_record(row), wording_id, plain)
-        except FormatError as error:
-            raise FormatError(f"{where}: {error}") from error
+def _task_rows(source: Source | None) -> tuple[TaskRow, ...]:
+    return () if source is None else tuple(row for _, row in source.map(_task_row))
+
+
+def _task_row(row: Any) -> TaskRow:
+    if isinstance(row, TaskRow):
+        return row
+    if isinstance(row, Record):
+        return TaskRow(row)
+    record = read_record(row)
+    wording_id, plain = (_text_or_none(row, name) for name in ("wording_id", "plain"))
+    return TaskRow(record, wording_id, plain)
 
 
 def _is_empty_folder(path: Path) -> bool:
-    """Whether a task folder was begun there, and nothing written: its marker is asked for."""
-    return path.is_dir() and not any(file.suffix in SUFFIXES for file in path.rglob("[!.]*"))
+    """Return whether a folder is there without any file: its finish marker is asked for."""
+    return path.is_dir() and not any(file.is_file() for file in path.rglob("[!.]*"))
 
 
-def _text_or_none(row: dict[str, Any], column: str) -> str | None:
+def _text_or_none(row: Mapping[str, Any], column: str) -> str | None:
     value = row.get(column)
-    if value is None or isinstance(value, str):
-        return value
-    raise FormatError(f"column {column!r} must hold text or nothing, and holds {value!r}")
+    return None if value is None else read_text(value, column)

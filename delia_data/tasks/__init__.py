@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from delia_data.mixing import TaskRow, TaskRows, read_task_rows
-from delia_data.tasks.bundled import BUNDLED_TASKS, bundled_task, bundled_wordings
 from delia_data.tasks.inspection import Inspection, inspect_task
-from delia_data.tasks.leaks import leaking_words, words_of
-from delia_data.tasks.making import make_task
-from delia_data.tasks.reading import read_task
-from delia_data.tasks.ready import READY_TASKS, halueval_task, ready_task, ready_wordings
+from delia_data.tasks.reading import make_task, read_task
+from delia_data.tasks.ready import (
+    BUNDLED_TASKS,
+    READY_TASKS,
+    bundled_task,
+    bundled_wordings,
+    halueval_task,
+    ready_task,
+    ready_wordings,
+    translation_task,
+)
 from delia_data.tasks.scoring import SCORINGS, Scoring, chrf, exact
-from delia_data.tasks.task import QUERY_SLOT, Task, Wording
-from delia_data.tasks.translation import translation_task
+from delia_data.tasks.task import QUERY_SLOT, Task, Wording, leaking_words, words_of
 
 __all__ = [
     "BUNDLED_TASKS",

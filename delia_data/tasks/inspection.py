@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from delia_data.records import Record
-from delia_data.tasks.leaks import words_of
 from delia_data.tasks.scoring import json_object, scoring_name
-from delia_data.tasks.task import Task
+from delia_data.tasks.task import Task, words_of
 
 _SHOWN: Final = 3  # rows
 

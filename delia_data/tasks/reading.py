@@ -1,30 +1,338 @@
-"""A user's task, from rows in whatever form they have.
-
-rows ──▶ query and answer ──▶ instruction ──▶ what the token stands for ──▶ splits ──▶ Task
-         by format or          given, in a     given, or told by the
-         by template           column, or the  answers where they tell
-                               last paragraph
-"""
+"""Templates: the query or the answer of a row, made of its columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from delia_data.errors import FormatError, InputError
-from delia_data.mixing.sources import Pairs, rows_of
-from delia_data.records import Format, Record, detect_format, read_record
-from delia_data.tasks.instruction import one_instruction, split_last_paragraph, with_query
-from delia_data.tasks.making import make_task
-from delia_data.tasks.scoring import Scoring
-from delia_data.tasks.splits import hold_out, limit
-from delia_data.tasks.task import Task
-from delia_data.tasks.template import Template
+from delia_data.errors import FormatError, InputError, TokenError
+from delia_data.mixing.sources import Pairs
+from delia_data.ranking import rank
+from delia_data.reading import Source, open_splits
+from delia_data.records import (
+    Format,
+    Message,
+    Record,
+    alpaca_input,
+    content_id,
+    detect_format,
+    read_record,
+    read_text,
+)
+from delia_data.tasks.scoring import Scoring, check_scoring, json_object, labels_of
+from delia_data.tasks.task import QUERY_SLOT, Task, Wording, leaking_words, without_leaks
 from delia_data.tokens import DEFAULT_TOKEN
 
+
+class Template:
+    """A text with the names of columns in braces, such as `"{title}: {body}"`.
+
+    `{{` and `}}` stand for braces. A column that holds an object or a list is written as JSON.
+
+    Attributes:
+        columns: The columns that it names.
+    """
+
+    def __init__(self, text: str, what: str) -> None:
+        """Read a template.
+
+        Args:
+            text: The template.
+            what: What it makes, for errors: `"query"` or `"answer"`.
+
+        Raises:
+            InputError: Its braces do not match, or it names no column.
+        """
+        self.text = text
+        self._what = what
+        try:
+            self._parts = [
+                (literal, _whole(name, spec, conversion))
+                for literal, name, spec, conversion in string.Formatter().parse(text)
+            ]
+        except ValueError as error:
+            raise InputError(
+                f"{what} template {text!r} has a brace without its other half: "
+                "write {{ for a brace, and {column} for a column"
+            ) from error
+        self.columns = tuple(dict.fromkeys(name for _, name in self._parts if name))
+        if not self.columns:
+            raise InputError(
+                f"{what} template {text!r} names no column: write {{{text or 'column'}}} "
+                "for what stands in one"
+            )
+
+    def fill(self, row: Mapping[str, Any]) -> str:
+        """Make the text of a row, outer spaces stripped.
+
+        Raises:
+            FormatError: The row has no such column, or the columns hold nothing.
+        """
+        for column in self.columns:
+            if column not in row:
+                known = ", ".join(map(str, row)) or "none"
+                raise FormatError(
+                    f"{self._what} template {self.text!r} names column {column!r}, "
+                    f"and the row has {known}"
+                )
+        if not any(_text(row[column]).strip() for column in self.columns):
+            named = ", ".join(map(repr, self.columns))
+            raise FormatError(f"the row has no {self._what}: it holds nothing under {named}")
+        return "".join(
+            literal + (_text(row[name]) if name else "") for literal, name in self._parts
+        ).strip()
+
+
+def _whole(name: str | None, spec: str | None, conversion: str | None) -> str:
+    """A column's name; `!` and `:` mean nothing in it."""
+    return f"{name or ''}{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}"
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case str() | bytes():
+            return read_text(value, "cell")
+        case bool() | dict() | list() | tuple():
+            return json.dumps(value, ensure_ascii=False, default=str)
+        case _:
+            return str(value)
+
+
+_PARAGRAPH: Final = re.compile(r"\n[ \t]*\n")
+_SHOWN: Final = 60  # characters of an instruction that an error shows
+
+
+def one_instruction(found: Sequence[str | None], where: str) -> str:
+    """The one instruction of all rows, spaces aside.
+
+    Args:
+        found: The instruction of each row.
+        where: Where it was looked for, for errors.
+
+    Raises:
+        InputError: Rows have none, or there are several.
+    """
+    texts = Counter(" ".join((text or "").split()) for text in found)
+    if empty := texts.pop("", 0):
+        raise InputError(f"{empty:,} of {len(found):,} rows have no instruction in {where}")
+    if len(texts) > 1:
+        shown = ", ".join(f"{_short(text)} ({n:,})" for text, n in texts.most_common(3))
+        raise InputError(
+            f"{where} holds {len(texts):,} instructions, and a task has one: {shown}; "
+            "keep the rows of one of them, or give --instruction"
+        )
+    return next(text.strip() for text in found if text)
+
+
+def split_last_paragraph(record: Record) -> tuple[Record, str]:
+    """Take the last paragraph off the user's last turn.
+
+    Returns:
+        The record with what stands before it, and the paragraph.
+
+    Raises:
+        FormatError: There is one paragraph only.
+    """
+    breaks = list(_PARAGRAPH.finditer(record.query.rstrip()))
+    if not breaks:
+        raise FormatError("the query is one paragraph: its last one cannot be the instruction")
+    last = breaks[-1]
+    return with_query(record, record.query[: last.start()].strip()), record.query[
+        last.end() :
+    ].strip()
+
+
+def with_query(record: Record, query: str) -> Record:
+    """The record with another last turn of the user; all other turns stay."""
+    place = max(i for i, turn in enumerate(record.messages) if turn.role == "user")
+    turns = list(record.messages)
+    turns[place] = replace(turns[place], content=query)
+    return Record(tuple(turns))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def limit(rows: Sequence[Record], most: int | None, seed: int) -> tuple[Record, ...]:
+    """Take at most so many rows; those of a smaller number are among those of a larger one.
+
+    Raises:
+        InputError: The number is below 1.
+    """
+    if most is None:
+        return tuple(rows)
+    if most < 1:
+        raise InputError(f"{most} rows are too few: give at least 1")
+    order = sorted(range(len(rows)), key=lambda i: (rank(seed, rows[i].id, "task rows"), i))
+    return tuple(rows[i] for i in sorted(order[:most]))
+
+
+def hold_out(
+    rows: Sequence[Record], share: float, seed: int
+) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Set a share of the rows aside; rows with the same query stay together.
+
+    Returns:
+        The rows to train on, and those that are held out.
+
+    Raises:
+        InputError: The share is not between 0 and 1, or leaves one side without rows.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"test share {share} is out of bounds: give 0 or more, below 1")
+    if not share:
+        return tuple(rows), ()
+    queries = sorted(
+        {_query_id(row) for row in rows}, key=lambda query: rank(seed, query, "held out")
+    )
+    count = round(share * len(queries))
+    if not 0 < count < len(queries):
+        raise InputError(
+            f"a test share of {share:g} of {len(queries)} queries leaves {count} held out: "
+            "give another share, or rows to test on"
+        )
+    held = set(queries[:count])
+    return (
+        tuple(row for row in rows if _query_id(row) not in held),
+        tuple(row for row in rows if _query_id(row) in held),
+    )
+
+
+def _query_id(row: Record) -> str:
+    return content_id([Message("user", row.query)])
+
+
 _NAMED: Final = 3  # rows that an error names
+
+
+def make_task(
+    *,
+    name: str,
+    train: Sequence[Record],
+    instruction: str | None,
+    test: Sequence[Record] = (),
+    stands_for: str | None = None,
+    request: str = "",
+    meanings: Sequence[str] = (),
+    keys: Sequence[str] | None = None,
+    keywords: Sequence[str] = (),
+    scoring: Scoring | None = None,
+    token: str = DEFAULT_TOKEN,
+    forbidden: Sequence[str] = (),
+) -> Task:
+    """Make a task of rows that were read, and work out what was not said.
+
+    Raises:
+        InputError: There are no rows, no instruction, or nothing to tell what the token stands
+            for.
+        TokenError: The token occurs in the data.
+    """
+    if not train:
+        raise InputError("the task has no rows to train on: give at least one")
+    if instruction is None:
+        raise InputError(
+            "no instruction was found in the rows: give one (--instruction), its column "
+            "(--instruction-column), or say that it is the last paragraph (--last-paragraph)"
+        )
+    if not instruction.strip():
+        raise InputError("the instruction is empty: say what is to be done with a query")
+    answers = [row.answer for row in (*train, *test)]
+    found = _keys_of(answers) if keys is None else tuple(keys)
+    scored: Scoring = scoring or ("json" if found else "exact")
+    check_scoring(scored, found)
+    description = stands_for or _told_by(answers, found)
+    leaks = leaking_words(description, found, labels_of(answers))
+    told = request or without_leaks(instruction, leaks | {w.casefold() for w in forbidden})
+    task = Task(
+        name=name,
+        instruction=" ".join(instruction.split()),
+        description=description,
+        common_wording=common_wording(told, token),
+        keys=found,
+        keywords=tuple(keywords) or _keywords(found),
+        train=tuple(train),
+        test=tuple(test),
+        token=token,
+        request=request,
+        meanings=tuple(meanings),
+        scoring=scored,
+        forbidden=tuple(forbidden),
+    )
+    check_token_is_new(task)
+    return task
+
+
+def common_wording(request: str, token: str) -> Wording:
+    """The one phrasing of the undiversified task."""
+    plain = f"{request.strip()}\n\n{QUERY_SLOT}"
+    named = f"{request.strip()} Reply in the {token} format.\n\n{QUERY_SLOT}"
+    return Wording(named, kind="common", plain=plain)
+
+
+def check_token_is_new(task: Task) -> None:
+    """Refuse a token that the data holds already, as text.
+
+    Raises:
+        TokenError: A row, the instruction or the description holds it; or it is no token at all.
+    """
+    token = task.token
+    if not token or token != token.strip() or len(token.split()) != 1 or QUERY_SLOT in token:
+        raise TokenError(f"token {token!r} is empty or has spaces: give one such as <sep>")
+    other = f"choose another one (--token), such as <sep:{task.name.split('-')[0] or 'task'}>"
+    for what, text in (("instruction", task.instruction), ("description", task.description)):
+        if token in text:
+            raise TokenError(f"the {what} holds {token} already, as text: {other}")
+    rows = (*task.train, *task.test)
+    having = [i for i, row in enumerate(rows) if any(token in m.content for m in row.messages)]
+    if having:
+        named = ", ".join(f"row {i}" for i in having[:_NAMED])
+        raise TokenError(
+            f"{len(having):,} of {len(rows):,} rows hold {token} already, as text ({named}): "
+            f"{other}"
+        )
+
+
+def _keys_of(answers: Sequence[str]) -> tuple[str, ...]:
+    """The keys of the objects, where every answer is one, and all have the same."""
+    keys: tuple[str, ...] | None = None
+    for answer in answers:
+        value = json_object(answer)
+        if value is None or (keys is not None and set(value) != set(keys)):
+            return ()
+        keys = keys or tuple(value)
+    return keys or ()
+
+
+def _told_by(answers: Sequence[str], keys: Sequence[str]) -> str:
+    labels = labels_of(answers)
+    if keys:
+        several = f"the keys {_and(keys)}" if len(keys) > 1 else f"the key {keys[0]}"
+        values = f", whose values are {_and(labels, 'or')}" if labels and len(keys) == 1 else ""
+        return f"a JSON object with {several}{values}"
+    if labels:
+        return f"one of {_and(labels, 'or')}, and nothing else"
+    raise InputError(
+        "the answers are free text, which does not tell what the token stands for: "
+        'say it (--stands-for), such as "three bullet points"'
+    )
+
+
+def _and(words: Sequence[str], last: str = "and") -> str:
+    *head, tail = words
+    return f"{', '.join(head)} {last} {tail}" if head else tail
+
+
+def _keywords(keys: Sequence[str]) -> tuple[str, ...]:
+    return ("json", *keys[:1]) if keys else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +365,10 @@ class _Reader:
         if self.query is not None and self.answer is not None:
             return Record.pair(self.query.fill(row), self.answer.fill(row)), None
         record = read_record(row, self.format)
-        given = row.get("input")
-        if (self.format or detect_format(row)) == "alpaca" and isinstance(given, str) and given:
-            return with_query(record, given), str(row["instruction"])
+        if (self.format or detect_format(row)) == "alpaca":
+            given, instruction = alpaca_input(row.get("input")), row["instruction"]
+            if given:
+                return with_query(record, given), instruction
         return record, None
 
 
@@ -125,8 +434,9 @@ def read_task(
         raise InputError(
             "the instruction is given, in a column, or the last paragraph: give one of these"
         )
-    if test is None and not test_share and isinstance(given, Mapping) and "test" in given:
-        test = given["test"]
+    splits = _open_splits(given)
+    if test is None and not test_share:
+        test = splits.get("test")
     if test is not None and test_share:
         raise InputError("give rows to test on, or a share to hold out, not both")
     reader = _Reader(
@@ -136,8 +446,8 @@ def read_task(
         column=instruction_column,
         last_paragraph=last_paragraph,
     )
-    train, told = _read(given, reader, "train")
-    held, _ = ((), None) if test is None else _read(test, reader, "test")
+    train, told = _read(splits["train"], reader)
+    held, _ = ((), None) if test is None else _read(_open_test(test), reader)
     where = f"column {instruction_column!r}" if instruction_column else "the rows"
     if instruction is None and any(told):
         instruction = one_instruction(told, where)
@@ -159,33 +469,25 @@ def read_task(
     )
 
 
-def _read(given: Any, reader: _Reader, split: str) -> tuple[tuple[Record, ...], list[str | None]]:
-    """All rows; those that cannot be read are counted, and the first ones named."""
-    if isinstance(given, Mapping):
-        if split not in given:
-            known = ", ".join(map(str, given)) or "none"
-            raise InputError(f"the splits are {known}: give one of them as rows")
-        given = given[split]
-    records: list[Record] = []
-    told: list[str | None] = []
-    wrong: list[str] = []
-    count = 0
-    rows: Iterable[tuple[str, Any]] = rows_of(given, split=split)
-    for where, row in rows:
-        count += 1
-        try:
-            record, instruction = reader.read(row)
-        except FormatError as error:
-            wrong.append(f"{where}: {error}" if len(wrong) < _NAMED else "")
-            continue
-        records.append(record)
-        told.append(instruction)
-    if wrong:
-        more = f"; and {len(wrong) - _NAMED:,} more" if len(wrong) > _NAMED else ""
-        raise FormatError(
-            f"{len(wrong):,} of {count:,} rows cannot be used: {'; '.join(wrong[:_NAMED])}{more}"
+def _read(source: Source, reader: _Reader) -> tuple[tuple[Record, ...], list[str | None]]:
+    """Return all records, and the instruction of each row that has one."""
+    rows = [row for _, row in source.map(reader.read)]
+    return tuple(record for record, _ in rows), [instruction for _, instruction in rows]
+
+
+def _open_splits(given: Any) -> dict[str, Source]:
+    splits = open_splits(given, purpose="task")
+    if "train" not in splits:
+        raise InputError(
+            f"the splits are {', '.join(splits) or 'none'}, and none is 'train': give one of them "
+            "as rows"
         )
-    return tuple(records), told
+    return splits
+
+
+def _open_test(given: Any) -> Source:
+    splits = open_splits(given, purpose="task")
+    return splits.get("test") or splits["train"]
 
 
 def _name_of(given: Any) -> str:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.records import Message, Record
 from delia_data.tasks import Task, inspect_task, leaking_words, make_task, read_task
-from delia_data.tasks.leaks import without_leaks
-from delia_data.tasks.template import Template
+from delia_data.tasks.reading import Template
+from delia_data.tasks.task import without_leaks
 
 ROWS: list[dict[str, Any]] = [
     {"id": i, "question": f"Question, {i}?\nIt has two lines.", "label": ["yes", "no"][i % 2]}
