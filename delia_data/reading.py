@@ -703,17 +703,15 @@ def _decoder(kind: pa.DataType, feature: Any) -> Callable[[Any], Any] | None:
         return lambda value: {
             k: fields[k](v) if k in fields and v is not None else v for k, v in value.items()
         }
-    if pa.types.is_map(kind):
-        inside = _decoder(kind.item_type, None)
-        if inside is None:
-            return None
-        return lambda value: {k: None if v is None else inside(v) for k, v in value.items()}
-    value_type = getattr(kind, "value_type", None)
-    if value_type is not None:
-        inside = _decoder(value_type, named.get("feature"))
-        if inside is not None:
-            return lambda value: [None if each is None else inside(each) for each in value]
-    return None
+    is_map = pa.types.is_map(kind)
+    value_type = kind.item_type if is_map else getattr(kind, "value_type", None)
+    inside = None if value_type is None else _decoder(value_type, named.get("feature"))
+    if inside is None:
+        return None
+    decode: Callable[[Any], Any] = inside
+    if is_map:
+        return lambda value: {k: None if v is None else decode(v) for k, v in value.items()}
+    return lambda value: [None if each is None else decode(each) for each in value]
 
 
 def _is_fixed_binary(kind: pa.DataType) -> bool:
@@ -1051,8 +1049,8 @@ def _open_folder(path: Path, strict: bool, format: Format | None) -> dict[str, S
         manifest = read_manifest(path)
         if manifest.kind != "cache":
             raise InputError(f"{path} holds a {manifest.kind}, not a cache: give a cache folder")
-        files = sorted(path.glob("pairs-*.parquet")) or [path / "pairs.parquet"]
-        parts = tuple(FilePart(str(file)) for file in files)
+        shards = sorted(path.glob("pairs-*.parquet")) or [path / "pairs.parquet"]
+        parts = tuple(FilePart(str(file)) for file in shards)
         return {"train": Source(str(path), parts, strict, format)}
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         import datasets
@@ -1144,7 +1142,7 @@ def _split_files(
 
 def _remote_files(url: str) -> list[str]:
     """Return the URLs of the files behind a URL: itself, those of a folder, those of a glob."""
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     with _reading(url):
         system, path = fsspec.core.url_to_fs(url)
@@ -1199,7 +1197,7 @@ def _is_plain(file: str) -> bool:
 def _open(file: str) -> Any:
     """Open a local or remote file, decompressed."""
     if _is_url(file):
-        import fsspec
+        import fsspec  # type: ignore[import-untyped]
 
         opened = fsspec.open(file, "rb").open()
     else:

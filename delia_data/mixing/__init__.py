@@ -10,11 +10,11 @@ from delia_data.mixing.options import (
     MixOptions,
     OnShort,
     Order,
+    Pairs,
     config_name,
     parse_ratio,
     schema,
 )
-from delia_data.mixing.sources import Pairs
 from delia_data.mixing.task_rows import Rows, TaskRow, TaskRows, read_task_rows
 
 __all__ = [

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from delia_data.bundled_cache import BUNDLED, cache_path, is_bundled
 from delia_data.errors import FormatError, InputError, RatioError
-from delia_data.mixing.options import MESSAGES, MixOptions, OnShort, Order, schema
+from delia_data.mixing.options import MESSAGES, MixOptions, OnShort, Order, Pairs, schema
 from delia_data.mixing.selection import (
     Usable,
     interleave,
@@ -34,7 +34,6 @@ from delia_data.mixing.selection import (
     sort_keys,
     usable_pairs,
 )
-from delia_data.mixing.sources import Pairs
 from delia_data.mixing.store import (
     SCHEMA,
     CacheRows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import pyarrow as pa
 
@@ -12,7 +12,18 @@ from delia_data.errors import InputError, RatioError
 from delia_data.records import Format, check_format
 
 if TYPE_CHECKING:
-    pass
+    import os
+    from collections.abc import Mapping, Sequence
+
+    import datasets
+
+    from delia_data.records import Record
+
+Pairs: TypeAlias = (
+    "str | os.PathLike[str] | Sequence[Record] | Sequence[Mapping[str, Any]] | pa.Table "
+    "| datasets.Dataset | datasets.IterableDataset"
+)
+"""Every input of a cache; `reading.open_source` opens it."""
 
 Order = Literal["shuffled", "interleaved"]
 OnShort = Literal["error", "all", "repeat"]

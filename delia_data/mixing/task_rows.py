@@ -20,7 +20,7 @@ from typing import Any
 from delia_data.errors import InputError, TokenError
 from delia_data.outputs import canonical_json, read_manifest
 from delia_data.reading import Source, is_output, open_splits
-from delia_data.records import Record, read_record, read_text, write_record
+from delia_data.records import Record, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
 
@@ -175,4 +175,6 @@ def _is_empty_folder(path: Path) -> bool:
 
 def _text_or_none(row: Mapping[str, Any], column: str) -> str | None:
     value = row.get(column)
-    return None if value is None else read_text(value, column)
+    if value is None or isinstance(value, str):
+        return value
+    raise FormatError(f"column {column!r} must hold text or nothing, and holds {value!r}")

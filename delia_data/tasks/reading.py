@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from delia_data.errors import FormatError, InputError, TokenError
-from delia_data.mixing.sources import Pairs
+from delia_data.mixing.options import Pairs
 from delia_data.ranking import rank
-from delia_data.reading import Source, open_splits
+from delia_data.reading import Source, is_splits, open_splits
 from delia_data.records import (
     Format,
     Message,
@@ -476,11 +476,11 @@ def _read(source: Source, reader: _Reader) -> tuple[tuple[Record, ...], list[str
 
 
 def _open_splits(given: Any) -> dict[str, Source]:
-    splits = open_splits(given, purpose="task")
-    if "train" not in splits:
+    named = isinstance(given, Mapping) and not is_splits(given)
+    splits = given if named else open_splits(given, purpose="task")
+    if named or "train" not in splits:
         raise InputError(
-            f"the splits are {', '.join(splits) or 'none'}, and none is 'train': give one of them "
-            "as rows"
+            f"the splits are {', '.join(map(str, splits)) or 'none'}: give one of them as rows"
         )
     return splits
 

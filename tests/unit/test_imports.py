@@ -13,7 +13,7 @@ import pytest
 
 LAYERS = [
     {"errors", "_version"},
-    {"outputs", "_optional", "_batches", "_csv", "_after_import"},
+    {"outputs", "_optional", "_batches", "_after_import"},
     {"ranking", "records", "reading", "tokens", "bundled_cache"},
     {"models"},
     {"engines", "mixing"},

@@ -154,8 +154,8 @@ def test_a_bad_line_is_named(line: str, reason: str, tmp_path: Path) -> None:
 def test_a_bad_line_far_into_a_file_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DuckDB comes upon it when the first rows are read already."""
-    monkeypatch.setattr("delia_data.mixing.sources._BATCH", 1_000)
+    """The fast path hands over the blocks before it."""
+    monkeypatch.setattr("delia_data.reading._BLOCK_BYTES", 100_000)
     (tmp_path / "a.jsonl").write_text(GOOD * 30_000 + "not json\n")
     with pytest.raises(FormatError, match=r"a\.jsonl:30001: the line is not a JSON object"):
         mix(TASK, tmp_path / "a.jsonl", ratio=0.1)
