@@ -1142,7 +1142,7 @@ def _split_files(
 
 def _remote_files(url: str) -> list[str]:
     """Return the URLs of the files behind a URL: itself, those of a folder, those of a glob."""
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     with _reading(url):
         system, path = fsspec.core.url_to_fs(url)
@@ -1197,7 +1197,7 @@ def _is_plain(file: str) -> bool:
 def _open(file: str) -> Any:
     """Open a local or remote file, decompressed."""
     if _is_url(file):
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec
 
         opened = fsspec.open(file, "rb").open()
     else:

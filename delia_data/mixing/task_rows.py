@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delia_data.errors import InputError, TokenError
+from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.outputs import canonical_json, read_manifest
 from delia_data.reading import Source, is_output, open_splits
 from delia_data.records import Record, read_record, write_record
