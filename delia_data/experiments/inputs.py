@@ -23,7 +23,7 @@ from delia_data.outputs import MANIFEST, file_sha256
 from delia_data.records import Message, Record
 from delia_data.sampling import BundledQueries, FileQueries, default_filters, sample, self_queries
 from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings, translation_task
-from delia_data.tasks.splits import limit
+from delia_data.tasks.reading import limit
 from delia_data.tokens import DEFAULT_TOKEN
 from delia_data.training import TrainSettings
 

@@ -64,7 +64,7 @@ from delia_data.outputs import (
 from delia_data.ranking import rank
 from delia_data.sampling import read_cache
 from delia_data.tasks import QUERY_SLOT, Task, Wording
-from delia_data.tasks.instruction import with_query
+from delia_data.tasks.reading import with_query
 from delia_data.training import TrainSettings
 from delia_data.training.data import ProvenanceWarning, mismatched_sources
 from delia_data.training.loading import load_prepared_tokenizer
