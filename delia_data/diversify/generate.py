@@ -30,7 +30,7 @@ from delia_data.ranking import rank, row_seed
 from delia_data.records import Message, content_id
 from delia_data.sampling.completion_log import CompletionLog
 from delia_data.tasks import QUERY_SLOT, Task, Wording
-from delia_data.tasks.leaks import words_of
+from delia_data.tasks.task import words_of
 from delia_data.tokens import DEFAULT_TOKEN
 
 _PARAGRAPHS: Final = re.compile(r"\n[ \t]*\n\s*")
