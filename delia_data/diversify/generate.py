@@ -24,9 +24,9 @@ import yaml
 from delia_data.diversify.check import GateResult, WordingChecker
 from delia_data.engines.base import Engine, Request, Sampling
 from delia_data.errors import FormatError, InputError
-from delia_data.mixing.sources import rows_of
 from delia_data.outputs import canonical_json
 from delia_data.ranking import rank, row_seed
+from delia_data.reading import open_source
 from delia_data.records import Message, content_id
 from delia_data.sampling.completion_log import CompletionLog
 from delia_data.tasks import QUERY_SLOT, Task, Wording
@@ -49,7 +49,7 @@ def read_wordings(given: str | os.PathLike[str] | Iterable[Any]) -> list[Wording
         FormatError: A row has no text, or a split that is none.
     """
     if isinstance(given, str | os.PathLike):
-        rows = _lines(Path(given)) if Path(given).suffix == ".txt" else rows_of(given)
+        rows = _lines(Path(given)) if Path(given).suffix == ".txt" else open_source(given).rows()
         source = str(given)
     else:
         rows = ((f"wording {i}", row) for i, row in enumerate(given))
