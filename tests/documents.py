@@ -91,8 +91,7 @@ def commands_of(block: Block) -> Iterator[str]:
 
 def check_command(command: str) -> None:
     """Holds a command to what there is: commands, their options, targets, extras."""
-    from delia_data.cli._group import load_command
-    from delia_data.cli.app import COMMANDS
+    from delia_data.cli.app import COMMANDS, load_command
 
     words = shlex.split(command, comments=True)
     if words[0] == "make":

@@ -125,11 +125,11 @@ def _load(path: str, name: str | None = None, home: str | None = None, **given: 
 
 def _main(arguments: list[str]) -> Any:
     """The command line, in this process."""
-    from delia_data.cli import _console, main
+    from delia_data.cli import _output, main
 
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["delia", *arguments]
-    _console.console.file = out
+    _output.console.file = out
     try:
         with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
             main()
@@ -137,7 +137,7 @@ def _main(arguments: list[str]) -> Any:
     except SystemExit as stopped:
         code = stopped.code or 0
     finally:
-        _console.console.file = None  # type: ignore[assignment]  # its own again
+        _output.console.file = None  # type: ignore[assignment]  # its own again
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
 

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from delia_data.cli._console import console
+from delia_data.cli._output import console
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.comparison import Comparison, ProbeDifference
 from delia_data.evaluation.scores import Evaluation, LabelScores, ProbeScores

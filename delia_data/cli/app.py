@@ -1,16 +1,64 @@
-"""The application, and the one place where errors become a line and an exit code."""
+"""The application: lazy commands, and the one place where errors become a line and an exit code."""
 
 from __future__ import annotations
 
+import shlex
 import sys
-from typing import Annotated, Final
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Annotated, Any, ClassVar, Final
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from delia_data._version import __version__
-from delia_data.cli._group import CONTEXT, LazyGroup
-from delia_data.cli._json import give_back_stdout
+from delia_data.cli._output import give_back_stdout
 from delia_data.errors import DeliaError
+
+CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
+"""Settings that every command shares."""
+
+
+class LazyGroup(TyperGroup):
+    """Knows its commands by name and help alone until one of them is run or completed."""
+
+    lazy: ClassVar[Mapping[str, str]] = {}
+    """Help in one line, by command; `delia_data.cli.NAME` has the command."""
+    aliases: ClassVar[Mapping[str, Callable[[list[str]], list[str]]]] = {}
+    """Command lines that replace earlier names of commands; help does not list them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        """Put a mark for each command in front of those that were registered."""
+        super().__init__(**attributes)
+        marks = {name: TyperCommand(name, help=line) for name, line in self.lazy.items()}
+        self.commands = {**marks, **self.commands}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the command that is asked for, and say which one it is."""
+        if args and args[0] in self.aliases:
+            earlier, args = args[0], self.aliases[args[0]](args[1:])
+            typer.echo(f"delia {earlier} is an earlier name of delia {shlex.join(args)}", err=True)
+        if args and args[0] in self.lazy:
+            self.commands[args[0]] = load_command(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def load_command(name: str) -> Any:
+    """Import a command of `delia`.
+
+    Args:
+        name: Its name; its module has a function `command`, or an `app` of further commands.
+
+    Returns:
+        What Typer makes of it.
+    """
+    module = import_module(f"delia_data.cli.{name.replace('-', '_')}")
+    if hasattr(module, "app"):
+        return typer.main.get_command(module.app)
+    alone = typer.Typer(add_completion=False, context_settings=dict(CONTEXT))
+    alone.command(name)(module.command)
+    return typer.main.get_command(alone)
+
 
 COMMANDS: Final = {
     "quickstart": "Sample, diversify, mix, load, train, and evaluate, in minutes on two cores.",
@@ -41,28 +89,26 @@ COMMANDS: Final = {
 """The commands, each with the first line of its help. `cli/NAME.py` has it as `command` (or as
 `app`, if it has commands of its own), and is imported when it runs."""
 
-EARLIER: Final = {
-    "compare": "Compare two finished evaluations; use `delia evaluate EVALUATION --against OTHER`.",
-    "config": "Write another trainer's files; use `delia export MIXTURE OUT --for NAME`.",
-    "diff": "Show which settings, rows, and wordings differ; use `delia pull --diff`.",
+ALIASES: Final[Mapping[str, Callable[[list[str]], list[str]]]] = {
+    "plan": lambda given: ["sample", "--estimate", *given],
+    "compare": lambda given: ["evaluate", *given[:1], "--against", *given[1:]],
+    "config": lambda given: ["export", *given[:1], *given[2:3], "--model", *given[1:2], *given[3:]],
+    "diff": lambda given: ["pull", *given[:1], "--diff", *given[1:]],
 }
-"""Earlier names of commands; they stay for one release and are not listed in the help."""
-
-ALIASES: Final = {"plan": ("sample", "--estimate")}
-"""Earlier names of commands with the arguments they stand for; they stay for one release."""
+"""Earlier names of commands, with the command line that replaces them; each works for one release
+if its positional arguments come first."""
 
 EXIT_CODES: Final = {
-    0: "done",
-    1: "a fault of ours, with its traceback",
-    2: "what was given cannot be used: one line says what, why, and what to do",
-    3: "done, with fewer rows than were asked for; what was printed says why",
-    130: "stopped by Ctrl-C; the same command goes on from there",
+    0: "success",
+    1: "internal error, with its traceback",
+    2: "invalid input or setting: one line says what is wrong and what to do",
+    3: "finished with fewer rows than requested; the output says why",
+    130: "stopped by Ctrl-C; run the same command again to continue",
 }
 
 
 class _Commands(LazyGroup):
     lazy = COMMANDS
-    earlier = EARLIER
     aliases = ALIASES
 
 
@@ -101,7 +147,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
-            print("delia: stopped; the same command goes on from here", file=sys.stderr)
+            print("delia: stopped; run the same command again to continue", file=sys.stderr)
         raise
     finally:
         give_back_stdout()

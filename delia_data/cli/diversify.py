@@ -11,8 +11,7 @@ import typer
 
 from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
-from delia_data.cli._console import console, step
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, show_json, step
 from delia_data.cli._task_options import TaskOptions, with_task_options
 from delia_data.diversify import DiversifiedTask, make_task_folder
 from delia_data.diversify.folder import BUNDLED, MODEL

@@ -14,8 +14,7 @@ from packaging.requirements import Requirement
 from rich.table import Table
 
 from delia_data._version import __version__
-from delia_data.cli._console import console
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, show_json
 from delia_data.models import DEFAULT_MODEL, embedded_gguf
 from delia_data.registration import is_registered
 from delia_data.sampling.embeddings import weights_folder

@@ -10,8 +10,7 @@ import typer
 
 from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
-from delia_data.cli._console import console, messages, step
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, messages, show_json, step
 from delia_data.cli._score_tables import print_comparison, print_evaluation
 from delia_data.errors import InputError
 from delia_data.evaluation import (

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from delia_data.cli._console import console
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, show_json
 from delia_data.cli._setting_flags import Recipe
 from delia_data.errors import InputError
 from delia_data.training import read_recipe

@@ -12,8 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from delia_data.cli._console import Update, console, messages, step
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, Update, console, messages, show_json, step
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.buffering import Buffering
 from delia_data.evaluation.figures import group_name, in_order

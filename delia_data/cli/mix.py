@@ -8,8 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from delia_data.cli._completion import among
-from delia_data.cli._console import console, messages
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, messages, show_json
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
 from delia_data.mixing.ray import mix_on_ray

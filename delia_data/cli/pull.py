@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from delia_data.cli._console import console, step, warnings_in_one_line
-from delia_data.cli._json import AsJson, plain, show_json
+from delia_data.cli._output import AsJson, console, plain, show_json, step, warnings_in_one_line
 from delia_data.hub import Difference, pull
 from delia_data.hub import diff as compare_versions
 from delia_data.hub.client import parse_name

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from delia_data.cli._console import console
-from delia_data.cli._json import AsJson, plain, show_json
+from delia_data.cli._output import AsJson, console, plain, show_json
 from delia_data.errors import InputError, SecretError
 from delia_data.hub import Pushed, published_license, push
 from delia_data.hub.card import size_text

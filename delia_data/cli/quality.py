@@ -8,8 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from delia_data.cli._console import console, step
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, show_json, step
 from delia_data.sampling.quality import Quality, measure_quality
 
 _SHARES: Final = {

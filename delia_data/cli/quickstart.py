@@ -12,8 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from delia_data.cli._console import console, step
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, show_json, step
 from delia_data.cli._score_tables import percent, signed
 from delia_data.mixing import parse_ratio
 

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from delia_data.cli._completion import among
-from delia_data.cli._console import console, messages, step, warnings_in_one_line
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, messages, show_json, step, warnings_in_one_line
 from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.cli.reproduce import KeepAdapters, Workers, show_cells
 from delia_data.errors import InputError

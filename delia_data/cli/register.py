@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from delia_data import startup
-from delia_data.cli._console import console
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, show_json
 
 
 def command(

@@ -13,8 +13,7 @@ from rich.table import Table
 
 from delia_data.bundled_cache import cache_path
 from delia_data.cli._completion import among
-from delia_data.cli._console import console, messages, step
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, messages, show_json, step
 from delia_data.errors import InputError
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from rich.table import Table
 from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
 from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
-from delia_data.cli._console import console, step
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, show_json, step
 from delia_data.engines import Sampling, load_engine
 from delia_data.engines.base import with_parts
 from delia_data.errors import InputError

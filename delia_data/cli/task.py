@@ -8,8 +8,7 @@ import typer
 from rich.text import Text
 
 from delia_data.cli._completion import among
-from delia_data.cli._console import console
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, show_json
 from delia_data.cli._task_options import TaskOptions, with_task_options
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
 

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from delia_data.cli._console import console, messages, step, warnings_in_one_line
-from delia_data.cli._json import AsJson, show_json
+from delia_data.cli._output import AsJson, console, messages, show_json, step, warnings_in_one_line
 from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.outputs import Manifest
 from delia_data.training import TrainSettings, train

@@ -16,8 +16,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from delia_data.cli._group import load_command
-from delia_data.cli.app import COMMANDS, EXIT_CODES
+from delia_data.cli.app import COMMANDS, EXIT_CODES, load_command
 
 __all__ = ["setup"]
 

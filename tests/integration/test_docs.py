@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from delia_data.cli._group import load_command
-from delia_data.cli.app import COMMANDS, EXIT_CODES
+from delia_data.cli.app import COMMANDS, EXIT_CODES, load_command
 
 ROOT = Path(__file__).parents[2]
 LOADED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src"}

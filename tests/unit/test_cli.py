@@ -284,5 +284,5 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         assert program.stderr is not None
         assert program.stdout.readline() == "waiting\n"
         program.send_signal(signal.SIGINT)
-        assert program.stderr.read() == "delia: stopped; the same command goes on from here\n"
+        assert program.stderr.read() == "delia: stopped; run the same command again to continue\n"
         assert program.wait(30) == 130

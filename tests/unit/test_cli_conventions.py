@@ -19,9 +19,8 @@ from command_line import Delia
 from rich.console import Console
 from typer.testing import CliRunner
 
-from delia_data.cli import _console, _json, app
-from delia_data.cli._group import load_command
-from delia_data.cli.app import COMMANDS, EXIT_CODES
+from delia_data.cli import _output, app
+from delia_data.cli.app import COMMANDS, EXIT_CODES, load_command
 
 ESCAPE = "\x1b"
 PAIRS = "".join(f'{{"prompt": "query {i}", "completion": "answer {i}"}}\n' for i in range(10))
@@ -139,7 +138,7 @@ def test_every_command_has_json(name: str) -> None:
     """By the one option that keeps the standard output free."""
     found = [p for p in ALL[name].params if "--json" in p.opts]
     assert [p.name for p in found] == ["as_json"], f"{name} has no --json"
-    assert found[0].help == _json.AsJson.__metadata__[0].help, f"{name}: use AsJson"  # type: ignore[attr-defined]
+    assert found[0].help == _output.AsJson.__metadata__[0].help, f"{name}: use AsJson"  # type: ignore[attr-defined]
 
 
 def only_json(delia: Delia, *arguments: object) -> Any:
@@ -171,8 +170,8 @@ def test_progress_and_what_others_print_go_to_stderr(files: Path) -> None:
     """Even from C and from programs that are started, which know nothing of our `sys.stdout`."""
     code = (
         "import os, sys, subprocess, typer\n"
-        "from delia_data.cli._console import console, step\n"
-        "from delia_data.cli._json import AsJson, show_json\n"
+        "from delia_data.cli._output import console, step\n"
+        "from delia_data.cli._output import AsJson, show_json\n"
         "app = typer.Typer()\n"
         "@app.command()\n"
         "def command(as_json: AsJson = False) -> None:\n"
@@ -210,7 +209,7 @@ def test_an_error_leaves_stdout_empty(delia: Delia, files: Path) -> None:
 
 def test_what_json_cannot_hold() -> None:
     value = {1: float("nan"), "b": (Path("x"), {3, 2}, float("inf"), 0.5, None, True)}
-    assert _json.plain(value) == {"1": None, "b": ["x", [2, 3], None, 0.5, None, True]}
+    assert _output.plain(value) == {"1": None, "b": ["x", [2, 3], None, 0.5, None, True]}
 
 
 # Colours and bars
@@ -258,9 +257,9 @@ def test_no_color_means_no_colours(files: Path) -> None:
 def told(counts: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines of a step of 100 that is told of (seconds, count)."""
     lines = io.StringIO()
-    with _console.step("work", to=Console(file=lines)) as update:
+    with _output.step("work", to=Console(file=lines)) as update:
         for now, done in counts:
-            monkeypatch.setattr(_console.time, "monotonic", partial(float, now))
+            monkeypatch.setattr(_output.time, "monotonic", partial(float, now))
             update(done, 100)
     return lines.getvalue().splitlines()
 
