@@ -72,9 +72,9 @@ COMMANDS: Final = {
     "export": "Write an adapter so that any engine serves it, or a mixture's files for another "
     "trainer.",
     "evaluate": "Evaluate a model on held-out rows, with the token and without it.",
-    "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare it with the paper's "
-    "numbers.",
-    "ratio": "Find the smallest ratio that is about as good as the best, by a short series.",
+    "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare with the "
+    "paper's numbers.",
+    "ratio": "Find the smallest ratio that is about as good as the best of a short series.",
     "measure": "Measure an adapter before and after training: representation, state space, "
     "gradients.",
     "report": "Write one page on any runs: summary, tables, figures, answers, settings.",

@@ -219,7 +219,7 @@ def test_all_numbers_go_through_json() -> None:
     )
     text = json.dumps(made.as_dict(), allow_nan=False)
     assert Buffering.from_dict(json.loads(text)) == made
-    with pytest.raises(FormatError, match=r"ratio.*measure again"):
+    with pytest.raises(FormatError, match=r"ratio.*run its command again"):
         Buffering.from_dict({**made.as_dict(), "ratio": None})
 
 

@@ -255,7 +255,11 @@ def test_bad_input_as_a_program(files: Path) -> None:
     (files / "pairs.jsonl").write_text(PAIR + "no json\n")
     before = names(files)
     result = spawn(files, "mix", "task.jsonl", "pairs.jsonl", "out", "--ratio", 1)
-    refused(result, "delia: pairs.jsonl:2: the line is not a JSON object: mend or remove it")
+    refused(
+        result,
+        "delia: 1 of 2 rows cannot be used: pairs.jsonl:2: the line is not a JSON object: "
+        "correct or remove it",
+    )
     assert result.out == ""
     assert names(files) == before
 

@@ -195,7 +195,7 @@ def test_summaries_by_hand() -> None:
     assert space.probability == pytest.approx(0.5)
     assert space.opening == pytest.approx(0.6)
     assert StateSpace.from_dict(json.loads(json.dumps(space.as_dict()))) == space
-    with pytest.raises(FormatError, match="measure again"):
+    with pytest.raises(FormatError, match="run its command again"):
         StateSpace.from_dict({"mass": 0.95})
     with pytest.raises(InputError, match="at least one row"):
         StateSpace(0.95, 200, ())
