@@ -12,6 +12,8 @@ LITELLM := .venv-litellm
 # services that take figures, with what .venv lacks of theirs.
 TRAINERS := build/trainers
 SOURCES := delia_data builders training tests benchmarks docs .ci/release.py
+# Two test processes on two cores: OpenMP threads of both would fight.
+ONE_THREAD := OMP_NUM_THREADS=1
 # Wheel of this tree, unpacked: where mypy sees the package whole.
 WHOLE := build/whole
 
@@ -33,10 +35,10 @@ quickstart: $(READY)  ## Run the whole chain on the embedded model (about 10 min
 	$(BIN)/delia quickstart
 
 test: $(READY)  ## Run the unit and integration tests, real weights included
-	$(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(READY)  ## Run the unit tests alone
-	$(BIN)/python -m pytest tests/unit
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 
 test-slow: $(READY)  ## Run the tests that let a real model write for minutes
 	$(BIN)/python -m pytest tests/slow
