@@ -1,4 +1,4 @@
-"""The cache that comes with the package, and the name that it goes by."""
+"""The bundled cache and its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wordings that training never sees, set aside for evaluation by keyed hash."""
+"""Assign wordings to task rows by keyed hash; some wordings are held out for evaluation."""
 
 from __future__ import annotations
 

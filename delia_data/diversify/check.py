@@ -1,6 +1,6 @@
-"""Gates that read a wording: its marks, its words, its length, what it gives away.
+"""Check wordings: token, shape, leaks, copies, language and meaning.
 
-Each takes a wording and gives the reason why it fails, or None.
+Each check takes a wording and returns the reason why it fails, or None.
 """
 
 from __future__ import annotations

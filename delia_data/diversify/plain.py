@@ -1,4 +1,4 @@
-"""Sentences of a wording: those that ask, and those that only say how to reply."""
+"""Plain forms of a wording: the same request without the token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The baseline that anisotropy is measured against: one sentence with its words swapped."""
+"""Select wordings that differ most, and measure their spread next to synonym swaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Strings and braces in text that was meant to be JSON but may be quoted wrongly.
+r"""Read an answer in the format: find the object, repair quotes, compare keys and labels.
 
     {'thought': 'It isn't so', 'hallucination': 'yes'}
      ^       ^  ^           ^  ^             ^  ^   ^      delimiters: beside { : , }

@@ -1,7 +1,7 @@
-"""The difference of two evaluations, on the rows that both asked.
+"""Compare two evaluations on the rows that both asked.
 
-A row is drawn with the answers of both systems, so that what makes a row hard for both cancels:
-the interval of the difference is a paired one.
+A row is resampled with the answers of both systems, so its difficulty cancels: the interval of the
+difference is paired.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The colours of pages and figures, light and dark, that people who see few colours tell apart.
+"""Figures and their colors: one style for PNG files and pages, light and dark.
 
-The six series were searched for: under simulated protanopia, deuteranopia and tritanopia (Machado,
-Oliveira and Fernandes 2009) as well as without, no two are nearer than 0.075 in OKLab, and each has
-a contrast of at least 3 to its paper. Lines differ in their dashes too, where they are many.
+The six series colors were searched for: under simulated protanopia, deuteranopia and tritanopia
+(Machado, Oliveira and Fernandes 2009) and without, no two are nearer than 0.075 in OKLab, and each
+has a contrast of at least 3 to its background. Lines also differ in their dashes.
 """
 
 from __future__ import annotations

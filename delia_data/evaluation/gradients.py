@@ -1,4 +1,4 @@
-"""Random projection of gradients, so that those of many rows fit into memory together.
+"""Gradients of single rows, projected so that those of many rows fit into memory.
 
 A count sketch (Charikar, Chen and Farach-Colton 2002; Weinberger et al. 2009, feature hashing):
 every coordinate is added to one of `dimensions` places, with a random sign.

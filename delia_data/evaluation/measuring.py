@@ -1,9 +1,9 @@
-"""What `delia measure` writes: all measurements of one adapter, and how to read them again.
+"""Measure an adapter before and after training: the library call of `delia measure`.
 
 out/
-    measurements.json    everything, as `Measurements.as_dict` gives it
-    figures/*.png        the same to look at
-    manifest.json        the settings, and hashes of the adapter, the task and the cache
+    measurements.json    all measurements (`Measurements.as_dict`)
+    figures/*.png        their figures
+    manifest.json        settings, and hashes of the adapter, the task and the cache
     FINISHED
 """
 

@@ -1,7 +1,7 @@
-"""A task as it is asked about: held-out rows, wordings, and what is in the format.
+"""Probes: held-out rows with the token and without it, in held-out and training wordings.
 
-It is made of a task and its rows in their wordings, or read from the folder that `delia diversify`
-wrote. There the queries stand inside their wordings; they are cut out again.
+An `EvalTask` is built from a task and its rows, or read from a folder that `delia diversify` wrote;
+there, queries are extracted from the wordings that contain them.
 """
 
 from __future__ import annotations

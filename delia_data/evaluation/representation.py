@@ -1,4 +1,4 @@
-"""Hidden states at a word: where it stands among the ids of a context, and what the blocks give.
+"""Hidden states at a word, and the token's distances to its keywords in every block.
 
     "Follow the {word} format"   ids   Follow | the | <sep> | format
                                        └── read up to here ┘

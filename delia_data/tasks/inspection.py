@@ -1,4 +1,4 @@
-"""What was understood of a task, before anything is spent on it."""
+"""Inspect a task before anything is spent on it: rows, lengths, format, irregularities."""
 
 from __future__ import annotations
 

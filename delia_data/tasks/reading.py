@@ -1,4 +1,4 @@
-"""Templates: the query or the answer of a row, made of its columns."""
+"""Read a task from rows of any form: templates, instruction, held-out rows."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The task in the box: `hallucination-check`, made from a table of checkable facts.
+"""Ready tasks: `hallucination-check` (bundled), `halueval` and `translation`.
 
-A row shows a question and a candidate answer, right or wrong. The answer to give names the fact
-and the verdict: `{'thought': 'The capital of France is Paris.', 'hallucination': 'no'}`. It is
-the form of the paper's formatted-text task, on rows short enough for a model of 135M parameters.
+A row of `hallucination-check` shows a question and a candidate answer, right or wrong. Its answer
+names the fact and the verdict: `{'thought': 'The capital of France is Paris.', 'hallucination':
+'no'}`. It has the form of the paper's formatted-text task, with rows short enough for a model of
+135M parameters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How an answer is scored: by a name, or by a function of the user's."""
+"""Score the answers of a task: exact match, JSON object, chrF, or a user's function."""
 
 from __future__ import annotations
 

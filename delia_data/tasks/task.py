@@ -1,4 +1,4 @@
-"""Words that would give the format away: what an instruction must not say beside the token."""
+"""The task: rows, instruction, wordings, and the words that would reveal the format."""
 
 from __future__ import annotations
 
