@@ -24,7 +24,8 @@ Finish = Literal["stop", "length", "error"]
 Role = Literal["assistant", "user"]
 
 # A tag in quotes or backticks is mentioned, not used.
-_THINK_TAG: Final = re.compile(r"(?<![`'\"])<(/?)think>", re.IGNORECASE)
+# The pattern begins with "<", which a search finds much faster than a lookbehind.
+_THINK_TAG: Final = re.compile(r"<(?<![`'\"]<)(/?)think>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

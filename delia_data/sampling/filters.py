@@ -108,9 +108,11 @@ def empty(_query: str, completion: Completion) -> str | None:
     """
     text = completion.text
     if not is_blank(text):
+        if any(map(str.isalnum, text)):  # most answers; true at the first character
+            return None
         marks = set(text) - _PUNCTUATION
         signs = any(unicodedata.category(c) in _SIGNS for c in marks)
-        if signs or len(marks) > 1 or any(c.isalnum() for c in marks):
+        if signs or len(marks) > 1:
             return None
     return "reasoning" if completion.reasoning else "empty"
 

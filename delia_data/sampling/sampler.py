@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 _PROGRESS_S: Final = 0.25
 _MIN_ACCEPTED_SHARE: Final = 0.1  # lower bound when planning how many queries to generate
 _BUCKET_S: Final = 1.0
-_DISTINCT_EVERY_S: Final = 5.0  # counting a window takes some 20 ms
+_DISTINCT_EVERY_S: Final = 5.0
+_DISTINCT_TIME: Final = 0.01  # maximum share of the time to compute distinct-n in
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,6 @@ class ProgressMeter:
         """
         self._counts = counts
         self._start = replace(counts)
-        self._window = window
         self._answers: deque[str] = deque(maxlen=window)
         self._recent_s = recent_s
         self._novelty = novelty or (lambda: None)
@@ -122,7 +122,7 @@ class ProgressMeter:
         self._buckets: deque[list[float]] = deque()  # start in s, rows, tokens
         self._rows = self._accepted = 0  # rows of this run
         self._distinct: tuple[float | None, float | None] = (None, None)
-        self._distinct_at = -_DISTINCT_EVERY_S
+        self._distinct_due = self._started
         self._distinct_rows = 0  # accepted rows when distinct-n was computed
 
     def add(self, row: SampledRow) -> None:
@@ -142,7 +142,7 @@ class ProgressMeter:
         """Return the current progress.
 
         Args:
-            fresh: Compute distinct-n again; otherwise its values are up to 5 s old.
+            fresh: Compute distinct-n again; otherwise its values are at least 5 s apart.
         """
         now = self._clock()
         elapsed = now - self._started
@@ -151,14 +151,11 @@ class ProgressMeter:
         counts, start = self._counts, self._start
         duplicates, near = counts.dropped["duplicate"], counts.dropped["near_duplicate"]
         clean = counts.kept + duplicates + near
-        if self._accepted != self._distinct_rows and (
-            fresh
-            or now - self._distinct_at >= _DISTINCT_EVERY_S
-            # While there are few answers, every one changes the figures.
-            or (self._accepted >= 2 * self._distinct_rows and self._distinct_rows < self._window)
-        ):
+        if self._accepted != self._distinct_rows and (fresh or now >= self._distinct_due):
             self._distinct = distinct(self._answers, 1), distinct(self._answers, 2)
-            self._distinct_rows, self._distinct_at = self._accepted, now
+            took = self._clock() - now
+            self._distinct_rows = self._accepted
+            self._distinct_due = now + max(_DISTINCT_EVERY_S, took / _DISTINCT_TIME)
         tokens = counts.tokens - start.tokens
         return Progress(
             asked=counts.asked,

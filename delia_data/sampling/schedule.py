@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from delia_data.engines.base import Completion, Request
@@ -85,7 +85,7 @@ class PromptOptions:
         return Request(row_id, tuple(turns), row_seed(seed, row_id, "sample"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PendingRequest:
     """A request that the engine has, or gets next.
 
@@ -175,7 +175,8 @@ class RequestScheduler:
             return request
         self._check_health()
         if request.tries < self._limits.retries and not completion.final:
-            self._retries.append(replace(request, tries=request.tries + 1))
+            request.tries += 1
+            self._retries.append(request)
             return None
         self._failures += 1
         if self._failures > self._limits.failures:
@@ -198,7 +199,8 @@ class RequestScheduler:
             if not self._pending:
                 self.stop("budget")
             return None
-        return replace(request, reserved=reserved)
+        request.reserved = reserved
+        return request
 
     def _check_health(self) -> None:
         errors = [c.error for c in self._latest if c.finish == "error"]
