@@ -69,7 +69,7 @@ def _train(given: argparse.Namespace) -> dict[str, Any]:
     import transformers
 
     from delia_data.models import quiet
-    from delia_data.training.data import encode_rows, open_source
+    from delia_data.training.data import encode_rows, open_training_rows
     from delia_data.training.loading import load_prepared, load_prepared_tokenizer, resolve
     from delia_data.training.settings import TrainSettings
 
@@ -87,7 +87,7 @@ def _train(given: argparse.Namespace) -> dict[str, Any]:
     )
     settings = resolve(settings, rows=given.batch * given.steps)
     tokenizer = load_prepared_tokenizer(settings)
-    rows = encode_rows(open_source(given.mixture), tokenizer, settings)
+    rows = encode_rows(open_training_rows(given.mixture), tokenizer, settings)
     count = min(len(rows.dataset), given.batch * given.steps)
     dataset = rows.dataset.select(range(count))
     model = load_prepared(settings, tokenizer)

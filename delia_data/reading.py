@@ -1204,7 +1204,9 @@ def _open(file: str) -> Any:
         opened = open(file, "rb")  # noqa: SIM115  (the caller closes it)
     match _kind(file)[1]:
         case "gzip":
-            return gzip.GzipFile(fileobj=opened)
+            unpacked = gzip.GzipFile(fileobj=opened)
+            unpacked.myfileobj = opened  # closed together; GzipFile leaves a given file open
+            return unpacked
         case "zstd":
             return io.BufferedReader(_Raw(pa.CompressedInputStream(opened, "zstd")))
     return opened

@@ -1,12 +1,11 @@
 """Rows to train on: opened, encoded and linted in one pass, and checked for who wrote the pairs.
 
-    out/mixture                          a finished folder that delia mix wrote
-    delia_mix:ratio-4                    the same, of the bundled task and cache
-    rows.jsonl, org/name, org/name:c     anything load_dataset reads (c is a configuration); the
-                                         split train
+    out/mixture                a finished folder that `delia mix` wrote
+    delia_mix:ratio-4          the same, of the bundled task and cache
+    anything else              whatever `reading.open_source` reads; the split `train`
 
-The first two name their token and the models that wrote the pairs. The third does not: a row with
-the token in its prompt is a task row, any other row a pair, unless a column `source` tells.
+The first two name their token and the models that wrote the pairs. In any other input, a row with
+the token in its prompt is a task row and any other row a pair, unless a column `source` says so.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from delia_data.errors import FormatError, InputError, TokenError
+from delia_data.errors import InputError, TokenError
 from delia_data.mixing.mixture import Mixture
 from delia_data.models import identify_files, quiet
-from delia_data.outputs import FINISHED, LOCK, MANIFEST, Manifest, canonical_json, read_manifest
-from delia_data.reading import read_rows
-from delia_data.records import Record, read_record
+from delia_data.outputs import LOCK, Manifest, canonical_json, read_manifest
+from delia_data.reading import FilePart, Source, is_output, open_source
+from delia_data.records import Record, read_with_reasoning
 from delia_data.tokens import Linter
 from delia_data.training.prepare import prepared_from
 from delia_data.training.settings import TrainSettings
@@ -38,10 +37,8 @@ from delia_data.training.settings import TrainSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# A Hub id, or one of the names that this package registers with datasets.
-_NAME: Final = re.compile(r"delia_(mix|task|cache)|[\w-][\w.-]*/[\w.-]+")
-_MIX: Final = "delia_mix"
-_FILES: Final = (".parquet", ".jsonl", ".ndjson", ".json")
+_REGISTERED: Final = re.compile(r"(delia_mix|delia_task|delia_cache)(?::(.+))?")
+"""Datasets that this package registers, and their configuration."""
 _IGNORED: Final = -100
 NO_ANSWER: Final = "no_answer_token_within_max_length"
 """Reason to drop a row when rows are cut: nothing of its answer would be learned."""
@@ -50,25 +47,22 @@ _DTYPES: Final = ("bfloat16", "float32", "float16")
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingRows:
     """Rows to train on, with their mixture's manifest if there is one.
 
     Attributes:
-        rows: The training rows in their order, in the columns of a row format; can be iterated
-            over several times.
+        source: The rows in their order; they can be read several times.
         name: Name of the input in errors.
         manifest: The mixture's manifest, if there is one.
-        places: File and line of each row, if they are known.
     """
 
-    rows: Iterable[dict[str, Any]]
-    name: str = "the mixture"
+    source: Source
+    name: str
     manifest: Manifest | None = None
-    places: Sequence[str] | None = None
 
     @property
     def tokens(self) -> list[str] | None:
-        """The special tokens that the task rows name; None if the source does not tell."""
+        """Special tokens that the task rows name; None if the input does not say."""
         if self.manifest is None:
             return None
         tokens = self.manifest.settings.get("token")
@@ -76,7 +70,7 @@ class Source:
 
     @property
     def written_by(self) -> dict[str, Any]:
-        """The models that wrote the pairs, by the cache's name, as far as the source tells."""
+        """The models that wrote the pairs, by the cache's name, as far as the input says."""
         return dict(self.manifest.details.get("written_by", {})) if self.manifest else {}
 
     def records(self, tokens: Sequence[str]) -> Iterator[tuple[Record, bool]]:
@@ -86,111 +80,87 @@ class Source:
             tokens: Tokens by which a task row is recognized if it has no column `source`.
 
         Raises:
-            FormatError: A row is in no known format.
+            InputError: The input cannot be read, or is empty.
+            FormatError: Rows cannot be used; the message counts them and shows the first three.
         """
-        for index, row in enumerate(self.rows):
-            try:
-                record = read_record(row)
-            except FormatError as error:
-                raise FormatError(f"{self.place(index)}: {error}") from error
-            if row.get("source") in ("task", "cache"):
-                yield record, row["source"] == "task"
-            else:
-                prompt = "".join(message.content for message in record.prompt)
-                yield record, any(token in prompt for token in tokens)
+        report = self.source.report
 
-    def place(self, index: int) -> str:
-        """Return the file and number of a row, for errors; -1 stands for the tokenizer."""
-        if index < 0:
-            return "the tokenizer"
-        return f"{self.name}, row {index}" if self.places is None else self.places[index]
+        def read(row: Any) -> tuple[Record, bool]:
+            record, reasoned = (row, False) if isinstance(row, Record) else read_with_reasoning(row)
+            if reasoned:
+                report.changed["reasoning_removed"] += 1
+            source = row.get("source") if isinstance(row, Mapping) else None
+            if source in ("task", "cache"):
+                return record, source == "task"
+            prompt = "".join(message.content for message in record.prompt)
+            return record, any(token in prompt for token in tokens)
+
+        return (row for _, row in self.source.map(read))
+
+    def places(self, rows: Collection[int]) -> dict[int, str]:
+        """Return the file and line, or number, of rows for errors; -1 stands for the tokenizer.
+
+        The input is read again up to the last of these rows, so no place is kept in memory.
+        """
+        places = {-1: "the tokenizer"}
+        found = enumerate(islice(self.source.rows(), max(rows, default=-1) + 1))
+        return places | {index: where for index, (where, _) in found if index in rows}
 
 
-Given = str | os.PathLike[str] | Source | Mixture | Iterable[dict[str, Any]]
-"""Every input of a training; `open_source` opens it."""
-
-
-def open_source(given: Given) -> Source:
+def open_training_rows(given: Any) -> TrainingRows:
     """Open the rows of a training.
 
     Args:
-        given: A path or a name that `load_dataset` knows; a mixture that `mix` returned; or rows.
+        given: Folder of a mixture, `delia_mix:ratio-4`, a mixture that `mix` returned, or any
+            input of `reading.open_source`.
 
     Raises:
-        InputError: The input does not exist, is no mixture, or has no training rows.
+        InputError: The input does not exist, is an output that is not a mixture, or has no split
+            `train`.
         UnfinishedError: It is a folder of this package without its finish marker.
     """
-    if isinstance(given, Source):
+    if isinstance(given, TrainingRows):
         return given
     if isinstance(given, Mixture):
-        return Source(datasets.Dataset(given.train), manifest=given.manifest)
+        source = open_source(given.train, purpose="training")
+        return TrainingRows(source, "the mixture", given.manifest)
     if not isinstance(given, str | os.PathLike):
-        return Source(given if isinstance(given, datasets.Dataset | list | tuple) else list(given))
+        rows = list(given) if isinstance(given, Iterator) else given  # rows are read twice
+        return TrainingRows(open_source(rows, purpose="training"), "the mixture")
     name = os.fspath(given)
     folder = Path(name)
-    if folder.is_dir() and any((folder / sign).exists() for sign in (MANIFEST, FINISHED, LOCK)):
+    if folder.is_dir() and (is_output(folder) or (folder / LOCK).exists()):
         return _open_folder(folder, name)
-    return _load(name)
+    if (match := _REGISTERED.fullmatch(name)) and not os.path.exists(name):
+        return _open_registered(name, match[1], match[2])
+    with quiet():
+        return TrainingRows(open_source(given, purpose="training"), name)
 
 
-def _open_folder(folder: Path, name: str) -> Source:
+def _open_folder(folder: Path, name: str) -> TrainingRows:
     manifest = read_manifest(folder)
     if manifest.kind != "mixture":
         raise InputError(f"{name} holds a {manifest.kind}, not a mixture: give a mixture's folder")
     files = sorted(folder.glob("train*.parquet"))
-    return Source(_tables(files, name), name, manifest)
+    source = Source(name, tuple(FilePart(str(file)) for file in files), strict=True)
+    return TrainingRows(source, name, manifest)
 
 
-def _load(name: str) -> Source:
-    """Open a file, folder or dataset without a manifest."""
-    file = Path(name)
-    if file.is_file():
-        if file.suffix not in _FILES:
-            raise InputError(
-                f"{name} has an unknown ending: give a mixture's folder, or a file that ends in "
-                f"{', '.join(_FILES)}"
-            )
-        if file.suffix == ".parquet":
-            return Source(_tables([file], name), name)
-        places, rows = zip(*read_rows(file), strict=True)
-        return Source(rows, name, places=places)
-    if file.is_dir():
-        return Source(_read(name, name), name)
-    path, _, configuration = name.partition(":")
-    if not _NAME.fullmatch(path):
-        raise InputError(
-            f"{name} does not exist: give the folder that delia mix wrote, delia_mix:ratio-4, a "
-            "file of rows, or a dataset's id such as org/name"
-        )
-    rows = _read(path, name, configuration or None)
-    manifest = Manifest.model_validate_json(rows.info.description) if path == _MIX else None
-    return Source(rows, name, manifest)
-
-
-def _tables(files: Sequence[Path], name: str) -> datasets.Dataset:
-    """Read Parquet files, one after another."""
-    try:
-        return datasets.Dataset(pa.concat_tables([pq.read_table(file) for file in files]))
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _read(path: str, name: str, configuration: str | None = None) -> datasets.Dataset:
-    """Load the split `train`; an error of `datasets` becomes one line."""
+def _open_registered(name: str, dataset: str, configuration: str | None) -> TrainingRows:
     try:
         with quiet():
-            rows = datasets.load_dataset(path, configuration, split="train")
+            rows = datasets.load_dataset(dataset, configuration, split="train")
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InputError(
-            f"{name} cannot be read as a mixture: {line.strip()}; give the folder that delia mix "
-            "wrote, delia_mix:ratio-4, or what load_dataset reads"
+            f"{name} cannot be read as a mixture: {line.strip()}; give a ratio, as in "
+            "delia_mix:ratio-4"
         ) from error
-    if not isinstance(rows, datasets.Dataset):
-        raise InputError(f"{name} is a {type(rows).__name__}: give a dataset with a split train")
-    return rows
+    description = rows.info.description
+    manifest = Manifest.model_validate_json(description) if dataset == "delia_mix" else None
+    return TrainingRows(open_source(rows, purpose="training"), name, manifest)
 
 
 @dataclass(frozen=True)
@@ -209,25 +179,25 @@ class EncodedRows:
     dropped: dict[str, int]
 
 
-def count_rows(source: Source, token: str) -> tuple[dict[str, int], str]:
+def count_rows(rows: TrainingRows, token: str) -> tuple[dict[str, int], str]:
     """Count the rows by source, and hash them in their order.
 
     Raises:
         InputError: There are no rows.
-        FormatError: A row is in no known format.
+        FormatError: Rows cannot be used.
     """
     counts = {"task": 0, "cache": 0}
     digest = hashlib.sha256()
-    for record, is_task in source.records([token]):
+    for record, is_task in rows.records([token]):
         counts["task" if is_task else "cache"] += 1
         digest.update(canonical_json([record.id, is_task]))
     if not any(counts.values()):
-        raise InputError(f"{source.name} has no training rows: make it again")
+        raise InputError(f"{rows.name} has no training rows: make it again")
     return counts, digest.hexdigest()
 
 
 def encode_rows(
-    source: Source,
+    rows: TrainingRows,
     tokenizer: PreTrainedTokenizerBase,
     settings: TrainSettings,
     *,
@@ -236,7 +206,7 @@ def encode_rows(
     """Put every row through the chat template once, and lint the very ids that are trained on.
 
     Args:
-        source: The rows.
+        rows: The rows.
         tokenizer: The tokenizer, with the token added.
         settings: The token, the most tokens of a row, and whether to cut longer rows.
         context: Positions that the model has, if known.
@@ -254,7 +224,7 @@ def encode_rows(
     labels: list[np.ndarray[Any, np.dtype[np.int32]]] = []
     are_task: list[bool] = []
     count, cut, dropped = 0, 0, Counter[str]()
-    for count, (record, is_task) in enumerate(source.records([settings.token]), start=1):
+    for count, (record, is_task) in enumerate(rows.records([settings.token]), start=1):
         row = linter.encode(count - 1, record, is_task)
         if row is None:
             continue
@@ -270,7 +240,7 @@ def encode_rows(
     report = linter.report()
     if cut and not settings.truncate:
         raise InputError(
-            f"{source.name}: {cut} of {count} rows are longer than {named} of {limit} tokens (the "
+            f"{rows.name}: {cut} of {count} rows are longer than {named} of {limit} tokens (the "
             f"longest has {report.longest}): raise max_length, choose a model with a longer "
             "context, or cut them with truncate (--truncate)"
         )
@@ -278,11 +248,11 @@ def encode_rows(
         first, number = report.problems[0], len(report.problems)
         raise TokenError(
             f"{number} problem{'s' * (number != 1)} in {count} rows, the first in "
-            f"{source.place(first.row)}: {first.reason}; delia lint lists them"
+            f"{rows.places([first.row])[first.row]}: {first.reason}; delia lint lists them"
         )
     if not ids:
         raise InputError(
-            f"{source.name}: no answer token of any of the {count} rows is within {named} of "
+            f"{rows.name}: no answer token of any of the {count} rows is within {named} of "
             f"{limit} tokens: raise max_length"
         )
     offsets = pa.array(np.cumsum([0, *map(len, ids)]), pa.int32())

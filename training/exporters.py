@@ -30,7 +30,7 @@ from delia_data.outputs import (
 )
 from delia_data.records import Format, Record, write_record
 from delia_data.tokens import encode
-from delia_data.training.data import Source, open_source
+from delia_data.training.data import TrainingRows, open_training_rows
 from delia_data.training.loading import last_name, linear_names
 from delia_data.training.settings import TrainSettings, rows_a_step
 
@@ -177,7 +177,7 @@ def write_trainer_files(
             f"{model} is not a prepared model: run delia prepare {model} my-model, and give "
             "my-model"
         )
-    source = open_source(Path(mixture))
+    source = open_training_rows(Path(mixture))
     if source.manifest is None:
         raise InputError(f"{mixture} is not a mixture's folder: give the folder of delia mix")
     missing = [t for t in source.tokens or [] if t not in prepared.details["token_ids"]]
@@ -205,7 +205,7 @@ def write_trainer_files(
     return TrainerFiles(paths, rows, command, tuple(exporter.notes(inputs)))
 
 
-def _convert(source: Source, file: Path, format: Format) -> None:
+def _convert(source: TrainingRows, file: Path, format: Format) -> None:
     """Write rows in another format as JSON Lines."""
     with atomic_path(file) as part:
         with part.open("w", encoding="utf-8") as lines:

@@ -40,13 +40,12 @@ from delia_data.training.adapter import (
 )
 from delia_data.training.data import (
     EncodedRows,
-    Given,
     ProvenanceWarning,
-    Source,
+    TrainingRows,
     count_rows,
     encode_rows,
     mismatched_sources,
-    open_source,
+    open_training_rows,
 )
 from delia_data.training.loading import (
     context_of,
@@ -74,7 +73,7 @@ OnStep = Callable[[int, int, float], None]
 
 def train(
     settings: TrainSettings,
-    mixture: Given,
+    mixture: Any,
     folder: str | os.PathLike[str],
     *,
     on_step: OnStep = lambda step, steps, loss: None,
@@ -89,8 +88,8 @@ def train(
     Args:
         settings: The settings.
         mixture: The folder that `delia mix` wrote, the mixture that `mix` returned, or anything
-            else that `open_source` takes; or rows in the columns of a row format, with a column
-            `source` (`"task"` or `"cache"`).
+            else that `reading.open_source` takes. A column `source` (`"task"` or `"cache"`) names
+            the kind of each row; without it, rows whose prompt contains the token are task rows.
         folder: Folder for the adapter, the tokenizer, the losses and the manifest.
         on_step: Called after each step with its number, the number of steps, and the loss.
         on_resolved: Called before anything is loaded, with the resolved settings.
@@ -120,9 +119,9 @@ def train(
     require("trl", extra="train")
     require("peft", extra="train")
     root = Path(folder)
-    source = open_source(mixture)
-    _check_token(source, settings.token)
-    counts, rows_sha256 = count_rows(source, settings.token)
+    given = open_training_rows(mixture)
+    _check_token(given, settings.token)
+    counts, rows_sha256 = count_rows(given, settings.token)
     settings = resolve(settings, rows=sum(counts.values()))
     inputs = {"mixture": rows_sha256}
     if start is not None:
@@ -135,8 +134,8 @@ def train(
         return read_manifest(root)
     # Every error of the inputs is raised before anything is written.
     tokenizer = load_prepared_tokenizer(settings)
-    rows = encode_rows(source, tokenizer, settings, context=context_of(settings.model))
-    mismatches = mismatched_sources(source.written_by, settings.model, tokenizer)
+    rows = encode_rows(given, tokenizer, settings, context=context_of(settings.model))
+    mismatches = mismatched_sources(given.written_by, settings.model, tokenizer)
     for line in mismatches:
         warnings.warn(line, ProvenanceWarning, stacklevel=2)
     with training_errors(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
@@ -164,6 +163,7 @@ def train(
                 "steps": len(losses),
                 "last_loss": losses[-1]["loss"],
                 **({"cut": rows.cut} if rows.cut else {}),
+                **({"read": read} if (read := given.source.report.details()) else {}),
                 **({"foreign_words": mismatches} if mismatches else {}),
             },
         )
@@ -187,26 +187,26 @@ def _is_done(root: Path, plan: dict[str, Any]) -> bool:
     return is_finished(root)
 
 
-def _check_token(source: Source, token: str) -> None:
+def _check_token(rows: TrainingRows, token: str) -> None:
     """Refuse a mixture whose task rows name another token, several, or none.
 
     Raises:
         TokenError: They do.
     """
-    if source.tokens is None or source.tokens == [token]:
+    if rows.tokens is None or rows.tokens == [token]:
         return
-    if not source.tokens:
+    if not rows.tokens:
         raise TokenError(
-            f"{source.name} was mixed without a token, but token is {token}: mix it with --token"
+            f"{rows.name} was mixed without a token, but token is {token}: mix it with --token"
         )
-    if len(source.tokens) > 1:
+    if len(rows.tokens) > 1:
         raise TokenError(
-            f"{source.name} is for {len(source.tokens)} tokens ({', '.join(source.tokens)}), but a "
+            f"{rows.name} is for {len(rows.tokens)} tokens ({', '.join(rows.tokens)}), but a "
             "training has one: mix each task by itself"
         )
     raise TokenError(
-        f"{source.name} is for the token {source.tokens[0]}, but token is {token}: "
-        f"set token to {source.tokens[0]} (--token '{source.tokens[0]}')"
+        f"{rows.name} is for the token {rows.tokens[0]}, but token is {token}: "
+        f"set token to {rows.tokens[0]} (--token '{rows.tokens[0]}')"
     )
 
 

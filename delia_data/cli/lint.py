@@ -19,14 +19,17 @@ from delia_data.tokens import (
     add_token_to_tokenizer,
     lint_rows,
 )
-from delia_data.training.data import Source, open_source
+from delia_data.training.data import TrainingRows, open_training_rows
 
 _PROBLEMS_SHOWN = 20
 
 
 def command(
     mixture: Annotated[
-        str, typer.Argument(help="Mixture's folder, delia_mix:ratio-4, or what load_dataset reads.")
+        str,
+        typer.Argument(
+            help="Mixture folder, delia_mix:ratio-4, or rows: a file, folder, glob, URL or Hub id."
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="Embedded model's name, folder (delia prepare's too) or Hub id.")
@@ -60,12 +63,12 @@ def command(
     if truncate and max_length is None:
         raise InputError("--truncate cuts rows to --max-length tokens: give --max-length too")
     tokenizer = load_tokenizer(model)
-    source = open_source(mixture)
-    tokens = _tokens(source, token)
+    rows = open_training_rows(mixture)
+    tokens = _tokens(rows, token)
     for each in tokens:
         add_token_to_tokenizer(tokenizer, each)
     report = lint_rows(
-        source.records(tokens),
+        rows.records(tokens),
         tokenizer,
         tokens=tokens,
         max_length=max_length,
@@ -76,29 +79,29 @@ def command(
     if as_json:
         show_json({"special_tokens": tokens, "loss": loss, **report.as_dict()})
     else:
-        _print(report, source, tokens, max_length)
+        _print(report, rows, tokens, max_length)
     if report.problems:
-        count, rows = len(report.problems), sum(report.rows.values())
+        count, checked = len(report.problems), sum(report.rows.values())
         raise TokenError(
-            f"{mixture}: {count} problem{'s' * (count != 1)} in {rows} rows: correct the rows"
+            f"{mixture}: {count} problem{'s' * (count != 1)} in {checked} rows: correct the rows"
         )
 
 
-def _tokens(source: Source, given: Sequence[str] | None) -> list[str]:
+def _tokens(rows: TrainingRows, given: Sequence[str] | None) -> list[str]:
     """Return the tokens that task rows name: the manifest's if there is one, else those given."""
-    known = source.tokens
+    known = rows.tokens
     if known is None:
         return list(given or [DEFAULT_TOKEN])
     if given and sorted(given) != sorted(known):
         raise TokenError(
-            f"{source.name} was mixed with {', '.join(known) or 'no token'}, and "
+            f"{rows.name} was mixed with {', '.join(known) or 'no token'}, and "
             f"{', '.join(given)} was given: leave --token out"
         )
     return known
 
 
 def _print(
-    report: LintReport, source: Source, tokens: Sequence[str], max_length: int | None
+    report: LintReport, source: TrainingRows, tokens: Sequence[str], max_length: int | None
 ) -> None:
     for example in report.examples:
         console.print(Text(f"row {example.row}, {_NAMES[example.source]}:", style="bold"))
@@ -106,8 +109,10 @@ def _print(
         for text, in_loss in example.parts:
             shown.append(f"[[{text}]]" if in_loss else text, style="green" if in_loss else "")
         console.print(shown, soft_wrap=True)
-    for problem in report.problems[:_PROBLEMS_SHOWN]:
-        console.print(Text(f"{source.place(problem.row)}: {problem.reason}"), soft_wrap=True)
+    shown_problems = report.problems[:_PROBLEMS_SHOWN]
+    places = source.places({problem.row for problem in shown_problems})
+    for problem in shown_problems:
+        console.print(Text(f"{places[problem.row]}: {problem.reason}"), soft_wrap=True)
     left = len(report.problems) - _PROBLEMS_SHOWN
     if left > 0:
         console.print(f"... and {left} more; --json has them all", soft_wrap=True)

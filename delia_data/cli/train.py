@@ -19,7 +19,10 @@ from delia_data.training.settings import as_recipe
 @with_setting_flags
 def command(
     mixture: Annotated[
-        str, typer.Argument(help="Mixture's folder, delia_mix:ratio-4, or what load_dataset reads.")
+        str,
+        typer.Argument(
+            help="Mixture folder, delia_mix:ratio-4, or rows: a file, folder, glob, URL or Hub id."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the adapter; rerun to resume.")],
     *,

@@ -20,11 +20,11 @@ from chat_models import FAMILIES, family
 
 from delia_data.mixing import mix, save_mixture
 from delia_data.models import quiet
-from delia_data.records import Format, Record, read_record
+from delia_data.records import Format, Record
 from delia_data.tasks import TaskRow
 from delia_data.tokens import encode
 from delia_data.training import TrainSettings
-from delia_data.training.data import open_source
+from delia_data.training.data import open_training_rows
 from delia_data.training.exporters import TrainerName, write_trainer_files
 from delia_data.training.prepare import prepare
 
@@ -115,7 +115,7 @@ def family_of(folder: Path) -> Any:
 
 def wanted(tokenizer: Any, folder: Path) -> Seen:
     """Our own ids and labels, in the mixture's order."""
-    found = [encode(tokenizer, read_record(row)) for row in open_source(folder).rows]
+    found = [encode(tokenizer, record) for record, _ in open_training_rows(folder).records([])]
     return [
         (list(one.ids), [i if kept else -100 for i, kept in zip(one.ids, one.mask, strict=True)])
         for one in found

@@ -132,7 +132,7 @@ def test_a_finished_run_is_not_done_again(settings: TrainSettings, tmp_path: Pat
     [
         ([], InputError, "no training rows"),
         ([row("no token", "x", "task")], TokenError, "a task row does not name <sep>"),
-        ([row("<sep>", "x", "cache")], TokenError, "the mixture, row 0: a pair names <sep>"),
+        ([row("<sep>", "x", "cache")], TokenError, "in row 0: a pair names <sep>"),
     ],
 )
 def test_unsound_rows_are_refused(

@@ -26,7 +26,12 @@ from delia_data.outputs import Manifest, finish, read_manifest
 from delia_data.records import read_record, write_record
 from delia_data.tokens import add_token_to_tokenizer, render_ids
 from delia_data.training import TrainSettings, read_recipe, train
-from delia_data.training.data import NO_ANSWER, ProvenanceWarning, mismatched_sources, open_source
+from delia_data.training.data import (
+    NO_ANSWER,
+    ProvenanceWarning,
+    mismatched_sources,
+    open_training_rows,
+)
 from delia_data.training.prepare import prepare
 from delia_data.training.settings import as_recipe
 
@@ -139,10 +144,10 @@ def test_everything_that_a_mixture_can_be_is_trained_alike(
 
 def test_a_mixture_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
-    source = open_source("delia_mix:ratio-0.1")
-    assert source.tokens == ["<sep>"]
-    assert source.written_by["cache"]["name"]
-    assert len(list(source.rows)) == 110
+    rows = open_training_rows("delia_mix:ratio-0.1")
+    assert rows.tokens == ["<sep>"]
+    assert rows.written_by["cache"]["name"]
+    assert len(list(rows.records([]))) == 110
 
 
 def test_the_resolved_settings_are_a_recipe(
@@ -206,7 +211,7 @@ def test_what_is_no_mixture_is_refused_and_nothing_is_left(
 ) -> None:
     """What the command refuses besides is in test_training_refusals.py."""
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="nowhere does not exist: give the folder"):
+    with pytest.raises(InputError, match="nowhere is not there: give a folder"):
         train(settings, "nowhere", out)
     cache = tmp_path / "cache"
     cache.mkdir()

@@ -13,7 +13,7 @@ from hub_server import HubServer
 from hub_worker import ClientError, Worker
 
 from delia_data.outputs import read_manifest
-from delia_data.training.data import open_source
+from delia_data.training.data import open_training_rows
 
 pytestmark = pytest.mark.integration
 
@@ -38,9 +38,7 @@ def test_a_pull_gives_back_what_was_pushed(
     assert done["code"] == 0, done["err"]
     published = (root / "ratio-3" / "train.parquet").read_bytes()
     assert (tmp_path / "mixed" / "train.parquet").read_bytes() == published
-    assert (
-        len(list(open_source(root / "ratio-3").rows)) == 24
-    )  # what delia lint and delia train read
+    assert len(list(open_training_rows(root / "ratio-3").records([]))) == 24  # as lint, train do
 
     done = client("pull", None, name=repo, folder=root)  # the newer one, over it
     assert done["version"] == "1.1.0"

@@ -1,0 +1,172 @@
+"""Rows to train on and to lint come from every input that the one reader reads."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import Delia, refused
+from mixtures import pairs, task_rows
+
+from delia_data.errors import FormatError, InputError, UnfinishedError
+from delia_data.mixing import mix, save_mixture
+from delia_data.training.data import count_rows, open_training_rows
+
+ROWS = [
+    {"prompt": "as <sep>", "completion": "a"},
+    {"prompt": "a question", "completion": "b"},
+    {"prompt": "another <sep>", "completion": "c"},
+]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("delia_data.cli.lint.load_tokenizer", lambda _: tiny_tokenizer)
+    return tiny_tokenizer
+
+
+def write_gzip(folder: Path) -> Path:
+    (file := folder / "rows.JSONL.gz").write_bytes(gzip.compress(LINES.encode()))
+    return file
+
+
+def write_zstd(folder: Path) -> Path:
+    with pa.CompressedOutputStream(str(folder / "rows.jsonl.zst"), "zstd") as file:
+        file.write(LINES.encode())
+    return folder / "rows.jsonl.zst"
+
+
+def write_csv(folder: Path) -> Path:
+    pd.DataFrame(ROWS).to_csv(folder / "rows.csv", index=False)
+    return folder / "rows.csv"
+
+
+def write_shards(folder: Path) -> str:
+    for number, row in enumerate(ROWS):
+        pq.write_table(pa.Table.from_pylist([row]), folder / f"shard-{number}.parquet")
+    return str(folder / "shard-*.parquet")
+
+
+def write_splits(folder: Path) -> Path:
+    (folder / "train.jsonl").write_text(LINES)
+    (folder / "test.jsonl").write_text(LINES)
+    return folder
+
+
+def write_saved(folder: Path) -> Path:
+    datasets.DatasetDict(
+        {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS)}
+    ).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+def write_remote(folder: Path) -> str:
+    url = f"memory://{folder.name}/rows.jsonl"
+    with fsspec.open(url, "w") as file:
+        file.write(LINES)
+    return url
+
+
+def with_transform(folder: Path) -> datasets.Dataset:
+    rows = datasets.Dataset.from_list([{"number": number} for number in range(3)])
+    rows.set_transform(
+        lambda batch: pd.DataFrame([ROWS[n] for n in batch["number"]]).to_dict("list")
+    )
+    return rows
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        write_gzip,
+        write_zstd,
+        write_csv,
+        write_shards,
+        write_splits,
+        write_saved,
+        write_remote,
+        with_transform,
+        lambda _: datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
+        lambda _: pd.DataFrame(ROWS),
+        lambda _: pa.Table.from_pylist(ROWS),
+        lambda _: iter(ROWS),
+    ],
+)
+def test_every_input_gives_the_same_rows(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    rows = open_training_rows(make(tmp_path))
+    assert count_rows(rows, "<sep>") == count_rows(open_training_rows(ROWS), "<sep>")
+    assert [is_task for _, is_task in rows.records(["<sep>"])] == [True, False, True]
+
+
+@pytest.mark.parametrize("bad", [{"prompt": "q"}, {**ROWS[0], "label": False}])
+def test_all_bad_rows_are_counted_and_three_shown(
+    delia: Delia, tmp_path: Path, tokenizer: Any, bad: dict[str, Any]
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(LINES + f"{json.dumps(bad)}\n" * 5)
+    told = [f"5 of 8 rows cannot be used: {file}:4: ", f"{file}:5: ", f"{file}:6: ", "2 more"]
+    result = delia("lint", file)
+    refused(result, *told)
+    assert f"{file}:7" not in result.err
+    with pytest.raises(FormatError, match="5 of 8 rows cannot be used"):
+        count_rows(open_training_rows(file), "<sep>")
+
+
+def test_a_column_says_where_a_row_is_from(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "source": "cache"}, {**ROWS[1], "source": "task"}]
+    assert [task for _, task in open_training_rows(rows).records(["<sep>"])] == [False, True]
+
+
+def test_reasoning_is_removed_and_counted() -> None:
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "reasoning_content": "because"},
+    ]
+    rows = open_training_rows([{"messages": turns}])
+    assert [record.answer for record, _ in rows.records([])] == ["a"]
+    assert rows.source.report.details() == {"changed": {"reasoning_removed": 1}}
+
+
+def test_places_of_rows(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n" + LINES)
+    rows = open_training_rows(tmp_path / "rows.jsonl")
+    assert rows.places({-1, 0, 2}) == {
+        -1: "the tokenizer",
+        0: f"{tmp_path / 'rows.jsonl'}:2",
+        2: f"{tmp_path / 'rows.jsonl'}:4",
+    }
+    assert open_training_rows(ROWS).places([1])[1] == "row 1"
+
+
+def test_a_mixture_in_memory_and_in_a_folder(tmp_path: Path) -> None:
+    mixed = mix(task_rows(4), pairs(12), ratio=2)
+    save_mixture(mixed, tmp_path / "mixture")
+    opened = [open_training_rows(each) for each in (mixed, tmp_path / "mixture")]
+    assert [rows.tokens for rows in opened] == [["<sep>"], ["<sep>"]]
+    assert count_rows(opened[0], "<sep>") == count_rows(opened[1], "<sep>")
+    assert opened[1].places([0])[0] == f"{tmp_path / 'mixture' / 'train.parquet'}: row 0"
+
+
+def test_inputs_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere is not there: give a folder"):
+        open_training_rows("nowhere")
+    (tmp_path / "rows.txt").write_text("x")
+    with pytest.raises(InputError, match="unknown ending"):
+        open_training_rows(tmp_path / "rows.txt")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"empty\.jsonl is empty"):
+        count_rows(open_training_rows(tmp_path / "empty.jsonl"), "<sep>")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".lock").touch()
+    with pytest.raises(UnfinishedError, match="not a finished output"):
+        open_training_rows(tmp_path / "begun")
