@@ -424,7 +424,11 @@ class FilePart:
         """Return a part for each row group of a Parquet file; any other file stays whole."""
         if _kind(self.file) != ("parquet", None) or self.groups is not None:
             return [self]
-        with _reading(self.file), pq.ParquetFile(_open(self.file)) as parquet:
+        with (
+            _reading(self.file),
+            _open(self.file) as opened,
+            pq.ParquetFile(opened) as parquet,
+        ):
             count = parquet.num_row_groups
         return [FilePart(self.file, (group, group + 1)) for group in range(count)] or [self]
 

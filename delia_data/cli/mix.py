@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -19,6 +20,7 @@ from delia_data.tasks import read_task_rows
 
 _ENGINES: Final = ("local", "ray")
 _RATIOS: Final = ("1", "4", "20", "65", "260", "520")  # some to complete
+_SHOWN: Final = 5  # names of files or columns in a note
 _PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"
 
 
@@ -69,6 +71,13 @@ def command(
         bool | None,
         typer.Option(help="Drop pairs that share 13 words in a row with a held-out row."),
     ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option(
+            help="Refuse a cache with rows that would be dropped or changed: tools, images, audio, "
+            "label false, weight 0, preferences, reasoning."
+        ),
+    ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(help="Model whose tokenizer counts tokens by source into the manifest."),
@@ -102,6 +111,7 @@ def command(
         "on_short": on_short,
         "format": format,
         "decontaminate": decontaminate,
+        "strict": strict,
     }
     arguments = made_of | {k: v for k, v in given.items() if v is not None}
     if "ratio" not in arguments:
@@ -116,6 +126,8 @@ def command(
     if as_json:
         show_json(manifest)
         return
+    for line in _notes(manifest.details.get("read", {})):
+        messages.print(line, soft_wrap=True)
     dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
     tokens = dict(manifest.details.get("tokens", {}))
     if uncounted := tokens.pop("uncounted_rows", 0):
@@ -130,6 +142,26 @@ def command(
         f"{manifest.rows['cache']} pairs in {out}; pairs dropped: {dropped}{counted}",
         soft_wrap=True,
     )
+
+
+def _notes(read: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each cache some of whose files, columns or texts are not in the mixture."""
+    kinds = (("skipped", "files not read"), ("ignored", "columns ignored"))
+    for name, found in read.items():
+        notes = [
+            f"{len(found[key])} {kind} ({_some(found[key])})"
+            for key, kind in kinds
+            if found.get(key)
+        ]
+        if count := found.get("changed", {}).get("reasoning_removed"):
+            notes.append(f"reasoning removed from {count} rows")
+        if notes:
+            yield f"note: {name}: {'; '.join(notes)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return ", ".join([*names[:_SHOWN], *more])
 
 
 def _made_of(

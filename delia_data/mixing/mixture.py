@@ -130,6 +130,7 @@ def mix(
     task_weights: Mapping[str, float] | None = None,
     cache_weights: Mapping[str, float] | None = None,
     decontaminate: bool = False,
+    strict: bool = False,
 ) -> Mixture:
     """Mix pairs of the cache with the task rows, `ratio` of them for each.
 
@@ -160,6 +161,8 @@ def mix(
         cache_weights: Shares of the pairs that come from each named cache, relative to each
             other; 1.0 for a cache that is not named.
         decontaminate: Drop pairs that share 13 words in a row with a held-out row.
+        strict: Refuse rows of a cache with tools, images, audio, a negative label, a weight of 0,
+            a preference or reasoning, which are dropped or changed and counted by default.
 
     Returns:
         The mixture.
@@ -170,7 +173,7 @@ def mix(
         InputError: There are no task rows, an input cannot be read, or a choice is unknown.
         FormatError: A row is in no known format, or the format is unknown or cannot hold a row.
     """
-    options = MixOptions(ratio, seed, order, on_short, format, decontaminate)
+    options = MixOptions(ratio, seed, order, on_short, format, decontaminate, strict)
     tasks = {name: as_task_rows(given, token) for name, given in _named(task, "task").items()}
     held_out = [row for rows in tasks.values() for row in rows.test] if test is None else [*test]
     known = {row.record.id for row in held_out}
@@ -188,7 +191,7 @@ def mix(
     if all(rows.token for rows in tasks.values()):
         check_token(held_out, tokens, "held-out rows")
     caches = named_caches(cache)
-    stored = {name: open_cache(given) for name, given in caches.items()}
+    stored = {name: open_cache(given, strict) for name, given in caches.items()}
     wanted = round(options.ratio * len(taken))
     shares = _shares(wanted, _weights("cache", caches, cache_weights))
     task_rows = [row for rows in tasks.values() for row in rows.train]
@@ -221,6 +224,7 @@ def mix(
             "select": "uniform",
             "token": tokens[0] if len(tokens) == 1 else list(tokens) or None,
             **({"decontaminate": True} if decontaminate else {}),
+            **({"strict": True} if strict else {}),
             **({"task_weights": dict(task_weights)} if task_weights else {}),
             **({"cache_weights": dict(cache_weights)} if cache_weights else {}),
         },

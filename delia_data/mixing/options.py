@@ -59,6 +59,7 @@ class MixOptions:
             are, or `"repeat"` the cache.
         format: Row format of the result.
         decontaminate: Drop pairs that share 13 words in a row with a held-out row.
+        strict: Refuse rows of a cache that text cannot express, rather than drop them.
 
     Raises:
         RatioError: The ratio is no number of at least 0.
@@ -71,6 +72,7 @@ class MixOptions:
     on_short: OnShort = "error"
     format: Format = "messages"
     decontaminate: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", parse_ratio(self.ratio))

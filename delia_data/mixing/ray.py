@@ -94,7 +94,7 @@ def mix_on_ray(
     if shard_rows < 1:
         raise InputError(f"shard_rows is {shard_rows}: give a number of at least 1")
     given = named_caches(cache)
-    caches = {name: _open(path) for name, path in given.items()}
+    caches = {name: _open(path, settings.get("strict", False)) for name, path in given.items()}
     with connected(address):
         mixture = mix(
             task,
@@ -118,11 +118,12 @@ def mix_on_ray(
             return finish(root, with_tokens(mixture.manifest, tokens))
 
 
-def _open(path: _Path) -> _ClusterRows:
-    files = open_source(path).files
+def _open(path: _Path, strict: bool) -> _ClusterRows:
+    source = open_source(path)
+    files = source.files
     if not files:
         raise InputError(f"{path} has no files that every node can read: give a file or a folder")
-    return _ClusterRows(files, path)
+    return _ClusterRows(files, path, strict, source.report.skipped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +133,14 @@ class _ClusterRows:
     Attributes:
         files: The files.
         folder: The path that was given.
+        strict: Whether rows that would be dropped are refused.
+        skipped: Files of the folder that are not read.
     """
 
     files: Sequence[Path]
     folder: _Path
+    strict: bool = False
+    skipped: Sequence[str] = ()
 
     @cached_property
     def ids(self) -> pa.FixedSizeBinaryArray:
@@ -151,7 +156,11 @@ class _ClusterRows:
         parts = self._ask(lambda rows: rows.read)
         changed = sum((Counter(part.get("changed", {})) for part in parts), Counter[str]())
         ignored = sorted({name for part in parts for name in part.get("ignored", [])})
-        read = {"changed": dict(sorted(changed.items())), "ignored": ignored}
+        read = {
+            "changed": dict(sorted(changed.items())),
+            "ignored": ignored,
+            "skipped": list(self.skipped),
+        }
         return {name: value for name, value in read.items() if value}
 
     @property
@@ -178,7 +187,8 @@ class _ClusterRows:
         return np.concatenate([numbers + start for numbers, start in parts])
 
     def _ask(self, question: Callable[[CacheRows], Any]) -> list[Any]:
-        ask = _task(lambda file: question(open_cache(file)))
+        strict = self.strict
+        ask = _task(lambda file: question(open_cache(file, strict)))
         return _results([ask.remote(file.absolute()) for file in self.files])
 
 
@@ -243,7 +253,7 @@ def _write_shards(mixture: Mixture, job: _Job) -> Counter[str]:
             low, high = np.searchsorted(numbers, np.add(bounds, start))
             of_file = np.sort(where[low:high])
             picked = mixture.rows[of_file] - start - bounds[0]
-            parts = route.remote(job, file.absolute(), picked, of_file)
+            parts = route.remote(job, file.absolute(), picked, of_file, cache.strict)
             routed.append(parts if job.shards > 1 else [parts])
         start += cache.starts[-1]
     write = _task(_Job.write)
@@ -264,9 +274,9 @@ def _write_shards(mixture: Mixture, job: _Job) -> Counter[str]:
     return sum((tokens for _, tokens in done), Counter[str]())
 
 
-def _route(job: _Job, file: Path, numbers: Numbers, positions: Numbers) -> Any:
+def _route(job: _Job, file: Path, numbers: Numbers, positions: Numbers, strict: bool) -> Any:
     """Read the picked pairs of a file, and return those of each shard."""
-    cache = open_cache(file)
+    cache = open_cache(file, strict)
     if len(numbers) and int(numbers.max()) >= cache.num_rows:
         raise EngineError(f"{file} changed while it was mixed: run the command again")
     batches = [batch for _, batch in take_in_windows(cache.batches, numbers)]

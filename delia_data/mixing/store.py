@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
@@ -157,11 +157,12 @@ _WORD: Final = re.compile(r"\w+")
 _NO_IDS: Final = pa.array([], pa.binary(16))
 
 
-def open_cache(given: Any) -> CacheRows:
+def open_cache(given: Any, strict: bool = False) -> CacheRows:
     """Return the rows of a cache, whatever it is given as.
 
     Args:
         given: As `mix` takes it, or rows that are open.
+        strict: Whether rows that would be dropped are refused.
 
     Raises:
         InputError: The cache cannot be read.
@@ -171,12 +172,17 @@ def open_cache(given: Any) -> CacheRows:
     if hasattr(given, "rows_with_token"):
         opened: CacheRows = given
         return opened
-    source = open_source(given)
-    return store_rows(source.batches(), source.report, source.files)
+    source = open_source(given, strict=strict)
+    rows = store_rows(source.batches(), source.report, source.files, strict)
+    skipped = list(source.report.skipped)
+    return replace(rows, read={**rows.read, "skipped": skipped}) if skipped else rows
 
 
 def store_rows(
-    batches: Iterable[pa.RecordBatch], report: Report, files: Sequence[Path] = ()
+    batches: Iterable[pa.RecordBatch],
+    report: Report,
+    files: Sequence[Path] = (),
+    strict: bool = False,
 ) -> CacheRows:
     """Return the rows of a source with their ids, from the cache home when they are there.
 
@@ -184,12 +190,13 @@ def store_rows(
         batches: Valid rows, column `messages`; not read when the cache home has them.
         report: Report of the reader, complete when `batches` is exhausted.
         files: The files that the rows come from, or none.
+        strict: Whether the reader refuses rows that it would drop.
 
     Raises:
         OutputError: The disk is full.
     """
     home = cache_home() / "sources"
-    key = _key(files)
+    key = _key(files, strict)
     if files:
         with suppress(OSError, ValueError):  # not there, or cut off by a crash of the machine
             stored = _map(home / key / _ROWS)
@@ -209,7 +216,7 @@ def store_rows(
             buffer = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             batches = _batches_of(pa.ipc.open_file(buffer))
             return CacheRows(batches, dict(report.dropped), report.details(), unnamed=True)
-        if _key(files) != key:
+        if _key(files, strict) != key:
             raise InputError(f"{files[0].parent} changed while it was read: run the command again")
         read = {"dropped": dict(report.dropped), "read": report.details()}
         (home / key / _READ).write_text(json.dumps(read), "utf-8")
@@ -248,10 +255,10 @@ def _new_file(folder: Path | None) -> Iterator[IO[bytes]]:
         yield stack.enter_context(file)
 
 
-def _key(files: Sequence[Path]) -> str:
-    """Name of the rows of files: a hash of their order, kinds and bytes."""
+def _key(files: Sequence[Path], strict: bool) -> str:
+    """Name of the rows of files: a hash of their order, kinds and bytes, and of strictness."""
     content = [[file.name, known_sha256(file)] for file in files]
-    return hashlib.sha256(canonical_json([__version__, content])).hexdigest()
+    return hashlib.sha256(canonical_json([__version__, strict, content])).hexdigest()
 
 
 def _map(path: Path) -> CacheRows:
