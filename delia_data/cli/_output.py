@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final, Protocol
 
 import typer
@@ -130,6 +131,23 @@ def _lines(title: str, shown_in: Console) -> Update:
         shown_in.print(f"{title}: {done:.0f} of {total:.0f}{time_left}{told}", soft_wrap=True)
 
     return update
+
+
+def show_skipped_files(given: Any) -> None:
+    """Print which files of a folder of rows the reader skips, with the reasons.
+
+    Args:
+        given: An input of `open_source`, or several by name; anything but a folder prints nothing.
+    """
+    from delia_data.reading import is_output, open_source
+
+    for each in given.values() if isinstance(given, Mapping) else [given]:
+        if isinstance(each, str | os.PathLike) and os.path.isdir(each):
+            folder = Path(each)
+            skipped = () if is_output(folder) else open_source(folder).report.skipped
+            if skipped:
+                line = f"{folder}: files that are not read: {', '.join(skipped)}"
+                messages.print(line, markup=False, soft_wrap=True)
 
 
 @contextmanager

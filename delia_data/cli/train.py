@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from delia_data.cli._output import AsJson, console, messages, show_json, step, warnings_in_one_line
+from delia_data.cli._output import (
+    AsJson,
+    console,
+    messages,
+    show_json,
+    show_skipped_files,
+    step,
+    warnings_in_one_line,
+)
 from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.outputs import Manifest
 from delia_data.training import TrainSettings, train
@@ -38,6 +46,7 @@ def command(
     settings = settings_from(recipe, given)
     if not is_main_process():  # the main process prints for all
         console.quiet = messages.quiet = True
+    show_skipped_files(mixture)
     with warnings_in_one_line(ProvenanceWarning), step("training") as update:
         manifest = train(
             settings,
