@@ -27,7 +27,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeAlias, TypeVar, cast
@@ -1240,10 +1240,12 @@ def _open_seekable(file: str) -> Any:
     """Open a file for formats that seek; a compressed one is unpacked into a temporary file."""
     if _kind(file)[1] is None:
         return _open(file)
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
-    with _open(file) as opened:
-        shutil.copyfileobj(opened, unpacked, 1 << 20)
-    unpacked.seek(0)
+    with ExitStack() as on_error:
+        unpacked = on_error.enter_context(tempfile.TemporaryFile())
+        with _open(file) as opened:
+            shutil.copyfileobj(opened, unpacked, 1 << 20)
+        unpacked.seek(0)
+        on_error.pop_all()  # the caller closes it
     return unpacked
 
 

@@ -1,0 +1,562 @@
+"""Inputs as users have them: each is read as it is meant, or refused in one line."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import Delia, Result, refused
+from datasets.features import ClassLabel, Value
+
+from delia_data.errors import DeliaError, FormatError, InputError
+from delia_data.mixing import Mixture, mix
+from delia_data.reading import open_source, open_splits
+from delia_data.tasks import read_task
+
+TASK = [
+    {
+        "messages": [
+            {"role": "user", "content": "Name it <sep>"},
+            {"role": "assistant", "content": "x"},
+        ]
+    }
+]
+INSTRUCTION = ["--instruction", "Give the city's river.", "--stands-for", "one river"]
+
+
+def row(question: Any, answer: Any = "It is.", **more: Any) -> dict[str, Any]:
+    """Return a row of one question and one answer; `more` are other columns."""
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, **more}
+
+
+ROWS = [row(f"Is {n} odd?") for n in range(4)]
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows), "utf-8")
+    return path
+
+
+def parquet(path: Path, table: pa.Table) -> Path:
+    pq.write_table(table, path)
+    return path
+
+
+def table_of(rows: list[dict[str, Any]]) -> pa.Table:
+    """Return a table with the columns of all rows."""
+    names = dict.fromkeys(name for each in rows for name in each)
+    return pa.table({name: [each.get(name) for each in rows] for name in names})
+
+
+def mixed(cache: Any) -> Mixture:
+    return mix(TASK, cache, ratio=1000, on_short="all")
+
+
+def questions(cache: Any) -> list[str]:
+    """Return the questions of the pairs of a mixture, sorted."""
+    rows = mixed(cache).train.to_pylist()
+    return sorted(each["messages"][-2]["content"] for each in rows if each["source"] == "cache")
+
+
+def shown(cache: Any) -> list[str]:
+    """Return the pairs of a mixture, each as one text."""
+    rows = mixed(cache).train.to_pylist()
+    return sorted(
+        " | ".join(f"{t['role'][0]}:{t['content']}" for t in each["messages"])
+        for each in rows
+        if each["source"] == "cache"
+    )
+
+
+class TestContents:
+    """Contents that are no plain text."""
+
+    @pytest.mark.parametrize("kind", ["jsonl", "parquet", "memory"])
+    def test_text_parts_are_joined(self, kind: str, tmp_path: Path) -> None:
+        parts = [{"type": "text", "text": "Which "}, {"type": "text", "text": "one?"}]
+        rows = [row(parts, [{"type": "text", "text": "That."}])]
+        given: Any = rows
+        if kind == "jsonl":
+            given = write(tmp_path / "a.jsonl", rows)
+        elif kind == "parquet":
+            given = parquet(tmp_path / "a.parquet", table_of(rows))
+        assert shown(given) == ["u:Which one? | a:That."]
+
+    @pytest.mark.parametrize("content", [True, 7, {"text": "Yes."}, [1], [{"type": "chart"}]])
+    def test_any_other_content_is_refused(self, content: Any, delia: Delia, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", [ROWS[0], row("Which?", content)])
+        refused(run_mix(delia, path), f"{path}:2: column 'messages'")
+        path = parquet(tmp_path / "a.parquet", table_of([row(content, content)]))
+        refused(run_mix(delia, path), f"{path}: row 0: column 'messages'")
+
+    def test_bytes_are_utf8(self, tmp_path: Path) -> None:
+        turn = pa.struct([("role", pa.binary()), ("content", pa.binary())])
+        kind = pa.schema([("messages", pa.list_(turn))])
+        rows = [
+            {
+                "messages": [
+                    {k: v.encode() for k, v in t.items()} for t in row("Tür?", "Ø")["messages"]
+                ]
+            }
+        ]
+        path = parquet(tmp_path / "a.parquet", pa.Table.from_pylist(rows, kind))
+        assert shown(path) == ["u:Tür? | a:Ø"]
+        rows[0]["messages"][0]["content"] = b"\xff\xfe"
+        with pytest.raises(FormatError, match=r"a\.parquet: row 0: .*UTF-8"):
+            mixed(parquet(path, pa.Table.from_pylist(rows, kind)))
+
+    @pytest.mark.parametrize("text", ["\ue012\uf8ff", "\U000f0000"])
+    def test_private_use_characters_are_text(self, text: str) -> None:
+        assert shown([row("Logo?", text)]) == [f"u:Logo? | a:{text}"]
+
+    @pytest.mark.parametrize(
+        "text", ["\u200b\u2060", "\ufe0f", "\u2800", "\U000e0020", "\u3164", ""]
+    )
+    def test_invisible_texts_are_refused(self, text: str, delia: Delia, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", [ROWS[0], row("Logo?", text)])
+        refused(run_mix(delia, path), f"{path}:2: the row's assistant turn is empty")
+
+    def test_both_spellings_of_turns_are_read_in_both_columns(self) -> None:
+        spelled = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+        rows = [{"conversations": row("C", "A")["messages"]}, {"messages": spelled}]
+        assert shown(rows) == ["u:C | a:A", "u:Q | a:A"]
+
+    @pytest.mark.parametrize("word", ["<noinput>", "", "  ", None, "No input", "N/A <noinput>"])
+    def test_no_input(self, word: str | None) -> None:
+        found = shown([{"instruction": "Count.", "input": word, "output": "1 2"}])
+        expected = (
+            "u:Count.\n\nN/A <noinput> | a:1 2" if word == "N/A <noinput>" else "u:Count. | a:1 2"
+        )
+        assert found == [expected]
+
+
+def run_mix(delia: Delia, cache: Any, *options: str) -> Result:
+    """Run `delia mix` on a task of one row, next to a path."""
+    folder = Path(str(cache)).parent
+    task = write(folder / "of-task" / "task.jsonl", TASK)
+    out = folder / "of-task" / "out"
+    return delia("mix", task, cache, out, "--ratio", "1000", "--on-short", "all", *options)
+
+
+UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
+    "tools": ({"tools": [{"name": "clock"}]}, "tools"),
+    "tools as text": ({"tools": '[{"name": "clock"}]'}, "tools"),
+    "images": ({"images": ["a.png"]}, "images"),
+    "audio": ({"audio": {"path": "a.wav"}}, "audio"),
+    "label": ({"label": False}, "label_false"),
+    "weight": ({"weight": 0}, "weight_zero"),
+    "preference": ({"chosen": "a", "rejected": "b"}, "preference"),
+}
+
+
+class TestColumnsWithMeaning:
+    """Columns and fields that change the meaning of a row."""
+
+    @pytest.mark.parametrize("name", UNSUPPORTED)
+    @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+    def test_a_row_that_text_cannot_express(
+        self, name: str, kind: str, delia: Delia, tmp_path: Path
+    ) -> None:
+        columns, reason = UNSUPPORTED[name]
+        rows = [ROWS[0], row("Bad?", "Bad.", **columns)]
+        path = write(tmp_path / "a.jsonl", rows)
+        if kind == "parquet":
+            path = parquet(tmp_path / "a.parquet", table_of(rows))
+            rows = pq.read_table(path).to_pylist()
+        where = f"{path}:2" if kind == "jsonl" else f"{path}: row 1"
+        assert mixed(path).manifest.dropped == {reason: 1}
+        result = run_mix(delia, path)
+        assert result.code == 0
+        assert f"dropped: 1 {reason}" in result.out
+        refused(run_mix(delia, path, "--strict"), f"1 of 2 rows cannot be used: {where}: ")
+        with pytest.raises(FormatError, match="1 of 2 rows"):
+            mix(TASK, rows, ratio=1, strict=True)
+        with pytest.raises(FormatError, match="1 of 2 rows"):
+            mix(path, ROWS, ratio=1, token=None)
+        if reason not in ("label_false", "weight_zero", "preference"):
+            refused(delia("task", "inspect", path, *INSTRUCTION), where)
+
+    def test_fields_of_turns(self) -> None:
+        rows = [row(f"{n}?") for n in "abcd"]
+        rows[0]["messages"][1]["tool_calls"] = [{"function": {"name": "clock"}}]
+        rows[1]["messages"][1]["reasoning_content"] = "Let me think."
+        rows[2]["messages"].insert(1, {"role": "tool", "content": "12:00"})
+        mixture = mixed(rows)
+        assert mixture.manifest.dropped == {"tools": 2}
+        assert mixture.manifest.details["read"]["cache"]["changed"] == {"reasoning_removed": 1}
+        assert "think" not in str(mixture.train.to_pylist())
+        with pytest.raises(FormatError, match="3 of 4 rows"):
+            mix(TASK, rows, ratio=1, strict=True)
+
+    @pytest.mark.parametrize("name", ["label", "weight", "tools", "images", "rejected"])
+    def test_columns_that_say_nothing_are_no_reason(self, name: str) -> None:
+        empty = (None, True, 1) if name in ("label", "weight") else (None, [], "")
+        rows = [row(f"{n}?", **{name: value}) for n, value in enumerate(empty)]
+        assert len(questions(rows)) == 3
+
+    def test_strict_after_the_rows_are_stored(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DELIA_CACHE", str(tmp_path / "home"))
+        monkeypatch.setattr("delia_data.mixing.store._STORED_BYTES", 0)
+        path = write(tmp_path / "a.jsonl", [*ROWS, row("Bad?", label=False)])
+        assert mixed(path).manifest.dropped == {"label_false": 1}
+        with pytest.raises(FormatError, match="labeled as a bad answer"):
+            mix(TASK, path, ratio=1, strict=True)
+        assert mixed(path).manifest.dropped == {"label_false": 1}
+        manifest = mix(TASK, write(path, ROWS), ratio=1, strict=True).manifest
+        assert manifest.settings["strict"] is True
+
+    @pytest.mark.parametrize("name", ["system", "system_prompt"])
+    def test_a_system_column_is_a_system_turn(
+        self, name: str, delia: Delia, tmp_path: Path
+    ) -> None:
+        turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
+        rows = [{"conversations": turns, name: "Be short."}]
+        assert shown(rows) == ["s:Be short. | u:Who? | a:Me."]
+        path = write(tmp_path / "q.jsonl", rows)
+        out = tmp_path / "out"
+        result = delia("sample", out, "--queries", path, "--engine", "mock", "--target", "1")
+        assert result.code == 0, result.err
+        assert questions(out) == ["Be short.\n\nWho?"]
+
+    def test_other_columns_are_listed_once(self, delia: Delia, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", [{**each, "n": 1, "url": "x"} for each in ROWS])
+        assert mixed(path).manifest.details == {"read": {"cache": {"ignored": ["n", "url"]}}}
+        result = run_mix(delia, path)
+        assert result.err == "note: cache: 2 columns ignored (n, url)\n"
+
+
+class TestJson:
+    """Lines that are hard to parse."""
+
+    def test_nesting_that_is_too_deep(self, delia: Delia, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", ROWS)
+        with path.open("a") as lines:
+            lines.write('{"n": ' + "[" * 30_000 + "]" * 30_000 + "}\n")
+        refused(run_mix(delia, path), f"{path}:5: ", "nested deeper than")
+        refused(delia("lint", path), f"{path}:5", "nested")
+
+    def test_an_integer_of_many_digits(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", [])
+        line = json.dumps(row("How many?"))[:-1]
+        path.write_text(f'{line}, "n": {"7" * 6_000}}}\n')
+        assert questions(path) == ["How many?"]
+
+    @pytest.mark.parametrize("alone", [True, False])
+    @pytest.mark.parametrize(
+        "line",
+        ['{"messages": [{"role": "user", "content": "a"},]}', '{"n": 1,}', "{'n': 1}", '{"n": 01}'],
+    )
+    def test_one_rule_whatever_else_is_in_the_file(
+        self, line: str, alone: bool, delia: Delia, tmp_path: Path
+    ) -> None:
+        path = write(
+            tmp_path / "a.jsonl", [] if alone else [*ROWS, row([{"type": "text", "text": "a"}])]
+        )
+        with path.open("a") as lines:
+            lines.write(f"{line}\n")
+        number = 1 if alone else 6
+        refused(run_mix(delia, path), f"{path}:{number}: the line is not a JSON object")
+
+    def test_three_problems_are_shown_and_all_counted(self, delia: Delia, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", [row(None) if n % 2 else ROWS[0] for n in range(20)])
+        result = run_mix(delia, path)
+        refused(result, "10 of 20 rows cannot be used", f"{path}:6: ", "; and 7 more")
+        assert f"{path}:8: " not in result.err
+
+
+class TestMemory:
+    """Inputs that are no files."""
+
+    def test_tables_and_frames(self) -> None:
+        table = pa.Table.from_pylist(ROWS)
+        frame = pd.DataFrame(ROWS)
+        assert questions(table) == questions(frame) == questions(ROWS) == questions(iter(ROWS))
+        assert questions(pd.DataFrame({"instruction": ["a"], "output": ["b"]})) == ["a"]
+
+    def test_polars(self) -> None:
+        polars = pytest.importorskip("polars")
+        assert questions(polars.DataFrame(ROWS)) == questions(ROWS)
+
+    @pytest.mark.parametrize(
+        "given", [["a", "b"], [[{"role": "user", "content": "a"}]], [None], [3]]
+    )
+    def test_things_that_are_no_rows(self, given: list[Any]) -> None:
+        for read in (mixed, lambda rows: mix(rows, ROWS, ratio=1), lambda rows: read_task(rows)):
+            with pytest.raises(DeliaError) as refusal:
+                read(given)
+            assert "\n" not in str(refusal.value)
+            assert "row 0" in str(refusal.value)
+
+    @pytest.mark.parametrize("given", [3, b"rows", None, {"messages": []}, object()])
+    def test_things_that_are_no_inputs(self, given: Any) -> None:
+        with pytest.raises(InputError) as refusal:
+            open_source(given)
+        assert "\n" not in str(refusal.value)
+
+    def test_splits(self) -> None:
+        parts = {name: datasets.Dataset.from_list([row(name)]) for name in ("train", "test")}
+        lazy = {name: part.to_iterable_dataset() for name, part in parts.items()}
+        for given in (datasets.DatasetDict(parts), datasets.IterableDatasetDict(lazy), parts):
+            assert questions(given) == ["train"]
+            mixture = mix(given, ROWS, ratio=1, token=None)
+            assert mixture.manifest.rows == {"task": 1, "cache": 1, "test": 1}
+            assert "'test'" not in str(mixture.train.to_pylist())
+        with pytest.raises(InputError, match="splits"):
+            open_source({"test": parts["test"], "train": parts["train"]}, split="validation")
+
+    def test_a_transform_is_applied(self) -> None:
+        dataset = datasets.Dataset.from_list(ROWS)
+        dataset.set_transform(
+            lambda batch: {"messages": [row("New?")["messages"]] * len(batch["messages"])}
+        )
+        assert questions(dataset) == ["New?"]
+
+    def test_class_labels_have_names(self, tmp_path: Path) -> None:
+        features = datasets.Features(
+            {"text": Value("string"), "kind": ClassLabel(names=["tea", "rum"])}
+        )
+        dataset = datasets.Dataset.from_dict({"text": ["a", "b"], "kind": [1, 0]}, features)
+        dataset.to_parquet(tmp_path / "a.parquet")
+        dataset.save_to_disk(tmp_path / "saved")
+        for given in (
+            dataset,
+            tmp_path / "a.parquet",
+            tmp_path / "saved",
+            dataset.to_iterable_dataset(),
+        ):
+            task = read_task(
+                given, query="{text}", answer="{kind}", instruction="Say.", stands_for="one word"
+            )
+            answers = [example.answer for example in (*task.train, *task.test)]
+            assert sorted(answers) == ["rum", "tea"]
+
+
+class TestNames:
+    """Names of files and folders."""
+
+    def test_a_name_that_exists_is_no_pattern(self, delia: Delia, tmp_path: Path) -> None:
+        write(tmp_path / "a1.jsonl", [row("twin")])
+        write(tmp_path / "run2" / "x.jsonl", [row("twin")])
+        assert questions(write(tmp_path / "a[1].jsonl", [row("named")])) == ["named"]
+        assert questions(write(tmp_path / "run[2]" / "x.jsonl", [row("named")]).parent) == ["named"]
+        assert questions(str(tmp_path / "a[1].jsonl")) == ["named"]
+        assert questions(tmp_path / "a[0-9].jsonl") == ["twin"]
+        assert questions(write(tmp_path / "what?*.jsonl", [row("named")])) == ["named"]
+        task = write(tmp_path / "t[1].jsonl", [row("named")])
+        assert mix(task, ROWS, ratio=1, token=None).manifest.rows["task"] == 1
+        write(tmp_path / "t1.jsonl", [row("twin")])
+        assert "named" in delia("task", "inspect", task, *INSTRUCTION).out
+
+    def test_a_folder_with_a_test_split(self, delia: Delia, tmp_path: Path) -> None:
+        for name in ("train", "test"):
+            write(tmp_path / "f" / f"{name}.jsonl", [row(name)])
+        assert questions(tmp_path / "f") == ["train"]
+        mixture = mix(tmp_path / "f", ROWS, ratio=1, token=None)
+        assert mixture.manifest.rows == {"task": 1, "cache": 1, "test": 1}
+        result = run_mix(delia, tmp_path / "f")
+        assert "test.jsonl (split test)" in result.err
+
+    def test_what_a_folder_holds_besides_rows(self, delia: Delia, tmp_path: Path) -> None:
+        folder = tmp_path / "f"
+        write(folder / "a.jsonl", [row("a")])
+        write(folder / ".ipynb_checkpoints" / "a-checkpoint.jsonl", [row("stale")])
+        write(folder / "_temporary" / "b.jsonl", [row("stale")])
+        write(folder / ".hidden.jsonl", [row("stale")])
+        (folder / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps(row("b")).encode()))
+        (folder / "c.jsonl.bz2").write_bytes(bz2.compress(b"{}"))
+        (folder / "notes.md").write_text("rows")
+        assert questions(folder) == ["a", "b"]
+        skipped = ["c.jsonl.bz2 (unknown kind)", "notes.md (unknown kind)"]
+        assert mixed(folder).manifest.details["read"]["cache"]["skipped"] == skipped
+        result = run_mix(delia, folder)
+        assert result.err == f"note: cache: 2 files not read ({', '.join(skipped)})\n"
+
+    def test_folders_with_the_names_of_files(self, tmp_path: Path) -> None:
+        write(tmp_path / "f" / "x.jsonl" / "part-0.json", [row("a")])
+        write(tmp_path / "f" / "x.jsonl" / "part-1.json", [row("b")])
+        (tmp_path / "f" / "x.jsonl" / "_SUCCESS").write_text("")
+        assert questions(tmp_path / "f") == questions(tmp_path / "f" / "x.jsonl") == ["a", "b"]
+        assert questions(tmp_path / "f" / "*.jsonl") == ["a", "b"]
+
+    def test_links_are_followed_once(self, tmp_path: Path) -> None:
+        write(tmp_path / "real" / "a.jsonl", [row("a")])
+        folder = tmp_path / "f"
+        folder.mkdir()
+        (folder / "linked").symlink_to(tmp_path / "real")
+        (folder / "again").symlink_to(tmp_path / "real")
+        (folder / "linked.jsonl").symlink_to(tmp_path / "real" / "a.jsonl")
+        (folder / "up").symlink_to(folder)
+        (folder / "gone.jsonl").symlink_to(tmp_path / "nothing")
+        source = open_source(folder)
+        assert [where for where, _ in source.records()] == [f"{folder}/linked.jsonl:1"]
+        assert any("gone.jsonl (broken link)" in name for name in source.report.skipped)
+
+    def test_a_folder_of_datasets(self, tmp_path: Path) -> None:
+        datasets.Dataset.from_list([row("a")]).save_to_disk(tmp_path / "one")
+        parts = {n: datasets.Dataset.from_list([row(n)]) for n in ("train", "test")}
+        datasets.DatasetDict(parts).save_to_disk(tmp_path / "two")
+        assert questions(tmp_path / "one") == ["a"]
+        assert questions(tmp_path / "two") == ["train"]
+        assert list(open_splits(tmp_path / "two")) == ["train", "test"]
+
+    @pytest.mark.parametrize("content", ['{"name": "app", "icons": []}', "[]", "not JSON"])
+    def test_a_manifest_of_others(self, content: str, delia: Delia, tmp_path: Path) -> None:
+        write(tmp_path / "f" / "a.jsonl", [row("a")])
+        (tmp_path / "f" / "manifest.json").write_text(content)
+        assert questions(tmp_path / "f") == ["a"]
+
+    @pytest.mark.parametrize("ending", ["txt", "xlsx", "jsonl.zip", "jsonl.bz2", ""])
+    def test_an_unknown_ending_is_named(self, ending: str, delia: Delia, tmp_path: Path) -> None:
+        path = tmp_path / f"a.{ending}"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.jsonl", "{}")
+        refused(run_mix(delia, path), "has an unknown ending", ".jsonl")
+
+
+def spelled(kind: str, rows: list[dict[str, Any]]) -> bytes:
+    """Return the bytes of a file of some kind."""
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pylist(rows)
+    match kind:
+        case "parquet":
+            pq.write_table(table, sink)
+        case "arrow":
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+        case "csv":
+            return b"instruction,output\n" + b"".join(
+                b'"%b","%b"\n' % tuple(t["content"].encode() for t in each["messages"])
+                for each in rows
+            )
+        case "json":
+            return json.dumps(rows).encode()
+        case _:
+            return "".join(json.dumps(each) + "\n" for each in rows).encode()
+    return sink.getvalue().to_pybytes()
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".GZ": lambda data: gzip.compress(data[:20]) + gzip.compress(data[20:]),
+    ".zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+    ".ZST": lambda data: pa.compress(data, "zstd", asbytes=True),
+}
+
+
+class TestKinds:
+    """Kinds of files, compressed or behind a URL."""
+
+    @pytest.mark.parametrize("pack", PACK)
+    @pytest.mark.parametrize("kind", ["jsonl", "ndjson", "json", "parquet", "arrow", "csv"])
+    def test_every_kind_in_every_compression(self, kind: str, pack: str, tmp_path: Path) -> None:
+        path = tmp_path / f"a.{kind.upper() if pack.isupper() else kind}{pack}"
+        path.write_bytes(PACK[pack](spelled(kind, ROWS)))
+        assert questions(path) == questions(ROWS)
+        assert questions(tmp_path) == questions(ROWS)
+        if kind != "csv":
+            assert mix(path, [row("Other?")], ratio=0.25, token=None).manifest.rows["task"] == 4
+            task = read_task(path, instruction="Say.", stands_for="one word")
+            assert len(task.train) + len(task.test) == 4
+
+    @pytest.mark.parametrize("pack", [".gz", ".zst"])
+    @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "arrow", "csv"])
+    def test_a_damaged_file(self, kind: str, pack: str, delia: Delia, tmp_path: Path) -> None:
+        path = tmp_path / f"a.{kind}{pack}"
+        rows = [row(f"{n} {os.urandom(20).hex()}") for n in range(200)]
+        path.write_bytes(PACK[pack](spelled(kind, rows))[:-400])
+        refused(run_mix(delia, path), f"{path}")
+        path.write_bytes(spelled(kind, ROWS))
+        refused(run_mix(delia, path), f"{path}")
+        path.write_bytes(b"")
+        assert run_mix(delia, path).code == 2
+
+    @pytest.mark.parametrize("pack", PACK)
+    @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "arrow", "csv"])
+    def test_urls(self, kind: str, pack: str, delia: Delia, tmp_path: Path) -> None:
+        system = fsspec.filesystem("memory")
+        url = f"memory://{kind}{pack.strip('.')}"
+        for name in ("train", "test"):
+            system.pipe(f"{url}/{name}.{kind}{pack}", PACK[pack](spelled(kind, [row(name)])))
+        system.pipe(f"{url}/.old/train.{kind}", spelled(kind, [row("stale")]))
+        system.pipe(f"{url}/README.md", b"rows")
+        for given in (url, f"{url}/train.{kind}{pack}", f"{url}/tr*.{kind}{pack}"):
+            assert questions(given) == ["train"]
+        assert list(open_splits(url)) == ["train", "test"]
+        out = tmp_path / "out"
+        task = write(tmp_path / "task.jsonl", TASK)
+        assert delia("mix", task, url, out, "--ratio", "1").code == 0
+        with pytest.raises(InputError, match="is not there"):
+            mixed(f"{url}/nothing.{kind}")
+
+    def test_two_columns_of_one_name(self, delia: Delia, tmp_path: Path) -> None:
+        one = pa.Table.from_pylist(ROWS)["messages"]
+        table = pa.Table.from_arrays([one, one], names=["messages", "messages"])
+        path = parquet(tmp_path / "a.parquet", table)
+        refused(run_mix(delia, path), f"{path}: ", "two columns of one name ('messages')")
+
+
+class TestCsv:
+    """CSV files, as tasks and as caches."""
+
+    def inspect(self, delia: Delia, path: Path) -> Result:
+        columns = ["--query", "{text}", "--answer", "{team}"]
+        return delia("task", "inspect", path, *columns, "--instruction", "Which team?")
+
+    def test_quotes_that_do_not_match(self, delia: Delia, tmp_path: Path) -> None:
+        path = tmp_path / "t.csv"
+        lines = ["text,team", *(f"note {n},blue" for n in range(9))]
+        lines[3], lines[7] = '"note 2,blue', '"note 6,red'
+        path.write_text("\n".join(lines) + "\n")
+        result = self.inspect(delia, path)
+        refused(result, f"{path}:4", "quote")
+
+    @pytest.mark.parametrize(
+        ("text", "parts"),
+        [
+            ("text,team,text\na,b,c\n", [":1: ", "'text'"]),
+            ("text, team\na,b\n", [":1: ", "' team'"]),
+            ("text;team\na;b\n", [":1: ", "';'"]),
+            ("text\tteam\na\tb\n", [":1: ", "'\\t'"]),
+            ("text,team\na,b\nc\n", [":3: ", "1 cells"]),
+            ("text,team\na,b\nc,d,e\n", [":3: ", "3 cells"]),
+        ],
+    )
+    def test_tables_that_are_refused(
+        self, text: str, parts: list[str], delia: Delia, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "t.csv"
+        path.write_text(text)
+        refused(self.inspect(delia, path), f"{path}{parts[0]}", *parts[1:])
+        refused(run_mix(delia, path), f"{path}")
+
+    def test_cells_of_any_length(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.csv"
+        path.write_text('instruction,output\n"' + "a,\n" * 100_000 + 'b",c\n')
+        assert len(questions(path)[0]) == 300_001
+
+
+class TestLint:
+    """`delia lint` on files that nothing mixed."""
+
+    def test_a_bad_row_is_named(self, delia: Delia, tmp_path: Path) -> None:
+        path = write(tmp_path / "r.jsonl", [ROWS[0], {"messages": []}])
+        result = delia("lint", path)
+        assert result.code == 2
+        assert f"{path}:2" in result.err + result.out
