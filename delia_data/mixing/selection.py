@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from delia_data.mixing.store import CacheRows, Numbers, binary_ids, hex_of
+from delia_data.mixing.store import CacheRows, Numbers, binary_ids, hex_of, md5
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 """`ranking.rank` of rows: the upper and the lower 64 bits of each; shape (rows, 2)."""
@@ -100,7 +100,7 @@ def rank_keys(seed: int, purpose: str, hexadecimal: bytes) -> Keys:
     """
     key = f"{seed}:{purpose}".encode()
     digests = [
-        hashlib.md5(key + hexadecimal[i : i + 32], usedforsecurity=False).digest()
+        md5(key + hexadecimal[i : i + 32], usedforsecurity=False).digest()
         for i in range(0, len(hexadecimal), 32)
     ]
     return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)[:, ::-1]

@@ -33,6 +33,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+try:
+    from _md5 import md5  # type: ignore[import-not-found]  # a short text takes a third of the time
+except ImportError:  # a Python without its own hash functions
+    from hashlib import md5
+
 from delia_data._version import __version__
 from delia_data.errors import InputError, OutputError
 from delia_data.mixing.options import MESSAGES
@@ -46,7 +51,8 @@ SCHEMA: Final = pa.schema([("messages", MESSAGES), ("id", pa.binary(16))])
 
 _STORED_BYTES: Final = 1 << 20  # rows of a file that take less are as quick to read again
 _IN_MEMORY_BYTES: Final = 256 << 20
-_WINDOW_BYTES: Final = 128 << 20
+_WINDOW_BYTES: Final = 32 << 20  # more is slower: the system takes long to hand out fresh memory
+_WINDOWS: Final = 64  # of a large file, whose windows grow fourfold: each one sweeps the whole file
 _NGRAM_WORDS: Final = 13
 _UNUSED_S: Final = 30 * 86_400
 _ABANDONED_S: Final = 86_400
@@ -304,14 +310,16 @@ def _with_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def content_ids(messages: pa.ListArray) -> pa.FixedSizeBinaryArray:
     """Return `records.content_id` of every row, in binary."""
-    turns = messages.flatten()
-    roles, contents = (turns.field(name).cast(pa.binary()) for name in ("role", "content"))
-    spelled = zip(roles.to_pylist(), contents.to_pylist(), strict=True)
-    parts = [part for role, content in spelled for part in (role, len(content), content)]
-    turn = b"%b:%d:%b"
-    ends = np.cumsum([0, *pc.list_value_length(messages).to_pylist()]).tolist()
-    texts = (turn * (high - low) % tuple(parts[3 * low : 3 * high]) for low, high in pairwise(ends))
-    digests = b"".join([hashlib.md5(text, usedforsecurity=False).digest() for text in texts])
+    turns, kind = messages.flatten(), pa.large_binary()
+    role, content = (turns.field(name).cast(kind) for name in ("role", "content"))
+    length = pc.binary_length(content).cast(pa.string()).cast(kind)
+    spelled = pc.binary_join_element_wise(role, length, content, pa.scalar(b":", kind))
+    _, offsets, text = spelled.buffers()
+    turn_ends = np.frombuffer(offsets, np.int64, len(turns) + 1, spelled.offset * 8)
+    rows = messages.offsets.to_numpy()
+    ends = turn_ends[rows - rows[0]].tolist() if len(rows) else []
+    view = memoryview(text or b"")
+    digests = b"".join([md5(view[i:j], usedforsecurity=False).digest() for i, j in pairwise(ends)])
     return binary_ids(digests)
 
 
@@ -350,8 +358,9 @@ def take_in_windows(
         The numbers of some rows, and those rows in one batch.
     """
     starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
-    size = sum(batch.nbytes for batch in batches) / max(int(starts[-1]), 1)
-    window = max(1_000, int(_WINDOW_BYTES / max(size, 1)))
+    size = sum(batch.nbytes for batch in batches)
+    some_bytes = max(_WINDOW_BYTES, min(size // _WINDOWS, 4 * _WINDOW_BYTES))
+    window = max(1_000, some_bytes * int(starts[-1]) // max(size, 1))
     for begin in range(0, len(numbers), window):
         some = numbers[begin : begin + window]
         by_number = np.argsort(some)
