@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from delia_data.engines.base import Completion, Request
@@ -27,6 +28,7 @@ from delia_data.sampling.store import PairStore
 _HEALTH_WINDOW: Final = 32  # latest requests; if more than half failed, the engine is dead
 
 
+@lru_cache(maxsize=1)  # a new request needs the id of its query twice
 def query_id(query: str) -> str:
     """Return the content id of a query: 32 hexadecimal digits."""
     return content_id([Message("user", query)])

@@ -196,15 +196,16 @@ class Duplicates:
         """Return a hash of the whole pair and one of each band; shape (1 + bands,)."""
         found = compared(query, answer)
         digest = hashlib.blake2b("\x1f".join(found).encode(), digest_size=8)
-        exact = np.frombuffer(digest.digest(), dtype="<u8")
-        if not self._bands:
-            return exact.astype(np.uint64)
-        signature = rensa.RMinHash(num_perm=_VALUES, seed=_SEED)
-        signature.update(_shingles(found))
-        values = np.fromiter(signature.digest(), np.uint64, self._bands * self._rows)
-        mixed = values.reshape(self._bands, self._rows) * _factors()[: self._rows]
-        places = np.arange(1, self._bands + 1, dtype=np.uint64)
-        return np.concatenate([exact, mix(mixed.sum(axis=1, dtype=np.uint64) + mix(places))])
+        keys = [int.from_bytes(digest.digest(), "little")]
+        if self._bands:
+            signature = rensa.RMinHash(num_perm=_VALUES, seed=_SEED)
+            signature.update(_shingles(found))
+            values = signature.digest()
+            for band in range(self._bands):
+                start = band * self._rows
+                # A tuple of integers has the same hash in every process.
+                keys.append(hash((band, *values[start : start + self._rows])) % 2**64)
+        return np.array(keys, dtype=np.uint64)
 
 
 def compared(query: str, answer: str) -> Sequence[str]:
@@ -246,12 +247,6 @@ def _shape(threshold: float) -> tuple[int, int]:
 
     shapes = ((b, r) for b in range(1, _MOST_BANDS + 1) for r in range(1, _VALUES // b + 1))
     return min(shapes, key=error)
-
-
-@cache
-def _factors() -> npt.NDArray[np.uint64]:
-    """Return odd numbers to hash a band with; shape (values,)."""
-    return mix(np.arange(1, _VALUES + 1, dtype=np.uint64) << np.uint64(32)) | np.uint64(1)
 
 
 _EXTRA_LOOKUPS: Final = 3  # words looked up beyond those needed; most chance hits share fewer

@@ -79,7 +79,7 @@ _REJECTED_SCHEMA: Final = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SampledRow:
     """One finished request.
 
