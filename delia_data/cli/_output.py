@@ -133,21 +133,16 @@ def _lines(title: str, shown_in: Console) -> Update:
     return update
 
 
-def show_skipped_files(given: Any) -> None:
-    """Print which files of a folder of rows the reader skips, with the reasons.
-
-    Args:
-        given: An input of `open_source`, or several by name; anything but a folder prints nothing.
-    """
+def show_skipped_files(given: str) -> None:
+    """Print which files of a folder of rows are not read, with the reasons."""
     from delia_data.reading import is_output, open_source
 
-    for each in given.values() if isinstance(given, Mapping) else [given]:
-        if isinstance(each, str | os.PathLike) and os.path.isdir(each):
-            folder = Path(each)
-            skipped = () if is_output(folder) else open_source(folder).report.skipped
-            if skipped:
-                line = f"{folder}: files that are not read: {', '.join(skipped)}"
-                messages.print(line, markup=False, soft_wrap=True)
+    folder = Path(given)
+    if not folder.is_dir() or is_output(folder):
+        return
+    if skipped := open_source(folder).report.skipped:
+        line = f"note: {folder}: {len(skipped)} files not read ({', '.join(skipped)})"
+        messages.print(line, markup=False, soft_wrap=True)
 
 
 @contextmanager

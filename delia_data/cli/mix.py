@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from delia_data.cli._completion import among
-from delia_data.cli._output import AsJson, console, messages, show_json, show_skipped_files
+from delia_data.cli._output import AsJson, console, messages, show_json
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
 from delia_data.mixing.ray import mix_on_ray
@@ -117,7 +117,6 @@ def command(
     if "ratio" not in arguments:
         raise InputError("no ratio was given: give one, such as --ratio 4")
     task, cache = arguments.pop("task"), arguments.pop("cache")
-    show_skipped_files(cache)
     counting = None if tokenizer is None else load_tokenizer(tokenizer)
     if engine == "ray":
         arguments |= {"address": address, "tokenizer": counting}

@@ -88,7 +88,7 @@ RULES = {
         "delia lint": Rule(skip=TRAINERS),
         "delia mix": Rule(skip=TRAINERS),
         "delia register": Rule(skip=TRAINERS),
-        "delia config": Rule(skip=TRAINERS),
+        "delia export": Rule(skip=TRAINERS),
     },
     "docs/guides/report.md": {
         "delia report my-mix": Rule(["my-mix", "my-task", "my-cache"]),

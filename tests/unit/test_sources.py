@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from command_line import Delia
 
 from delia_data.engines import MockEngine
 from delia_data.errors import FormatError, InputError, RatioError, UnfinishedError
@@ -290,17 +289,3 @@ def test_a_folder_of_a_glob_is_itself_whatever_its_name(
     jsonl(tmp_path / "bundled" / "rows.jsonl", ROWS)
     monkeypatch.chdir(tmp_path)
     assert mix(TASK, "*", ratio=5).manifest.inputs == EXPECTED.manifest.inputs
-
-
-def test_files_that_are_not_read_are_printed(tmp_path: Path, delia: Delia) -> None:
-    folder = tmp_path / "rows"
-    folder.mkdir()
-    jsonl(folder / "train.jsonl", ROWS)
-    task = jsonl(tmp_path / "task.jsonl", [write_record(row.record) for row in TASK])
-    command = ("mix", task, folder)
-    assert "not read" not in delia(*command, tmp_path / "all", "--ratio", 5).err
-    jsonl(folder / "test.jsonl", ROWS)
-    (folder / "notes.md").write_text("x")
-    skipped = "notes.md (unknown kind), test.jsonl (split test)"
-    result = delia(*command, tmp_path / "some", "--ratio", 5)
-    assert (result.code, result.err) == (0, f"{folder}: files that are not read: {skipped}\n")

@@ -122,6 +122,18 @@ def test_all_bad_rows_are_counted_and_three_shown(
         count_rows(open_training_rows(file), "<sep>")
 
 
+def test_files_of_a_folder_that_are_not_read_are_printed(
+    delia: Delia, tmp_path: Path, tokenizer: Any
+) -> None:
+    (tmp_path / "train.jsonl").write_text(LINES)
+    assert delia("lint", tmp_path).err == ""
+    (tmp_path / "test.jsonl").write_text(LINES)
+    (tmp_path / "notes.md").write_text("x")
+    result = delia("lint", tmp_path)
+    skipped = "notes.md (unknown kind), test.jsonl (split test)"
+    assert (result.code, result.err) == (0, f"note: {tmp_path}: 2 files not read ({skipped})\n")
+
+
 def test_a_column_says_where_a_row_is_from(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "source": "cache"}, {**ROWS[1], "source": "task"}]
     assert [task for _, task in open_training_rows(rows).records(["<sep>"])] == [False, True]
