@@ -80,7 +80,7 @@ _STEPS: Final = np.arange(_PROBES, dtype=np.uint64)
 
 
 class BloomFilter:
-    """A growing set of 64-bit keys in 40 bits a key, with rare false positives.
+    """A growing set of 64-bit hashes in 40 bits a key, with rare false positives.
 
     Bloom (1970), with the double hashing of Kirsch and Mitzenmacher (2006). Segments of a fixed
     size are added as needed. With 10 keys a row, a million rows take 69 MB and each further
@@ -125,16 +125,9 @@ class BloomFilter:
         self._room = rows
 
 
-def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Spread numbers over 64 bits: the finalizer of SplitMix64 (Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 def _places(keys: Keys, segment: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
     """Return word and bit of each probe of each key: two arrays of shape (keys, probes)."""
-    step = mix(keys) | _ONE
+    step = (keys >> np.uint64(32)) | _ONE  # keys are hashes, so their halves are independent
     bits = (keys[:, None] + step[:, None] * _STEPS) % np.uint64(len(segment) * 64)
     return bits >> np.uint64(6), bits & np.uint64(63)
 
