@@ -29,7 +29,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from delia_data._version import __version__
 from delia_data.errors import (
@@ -421,7 +421,7 @@ def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> Ma
         )
     try:
         manifest = Manifest.model_validate_json((root / MANIFEST).read_text(encoding="utf-8"))
-    except ValidationError as error:
+    except ValueError as error:  # not UTF-8, not JSON, or other keys
         raise UnfinishedError(
             f"{root / MANIFEST} was written by another version of this package: make it again"
         ) from error

@@ -777,10 +777,16 @@ def _arrow_chunks(file: str) -> Iterator[Chunk]:
         convert = _Converter(reader.schema)
         cut = (
             batch.slice(start, _BATCH)
-            for batch in found
+            for batch in map(_validate, found)
             for start in range(0, batch.num_rows, _BATCH)
         )
         yield from _table_chunks(cut, convert, f"{_quoted(file)}: row {{}}")
+
+
+def _validate(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch whose offsets stay inside its buffers; others would crash the process."""
+    batch.validate(full=True)
+    return batch
 
 
 def _json_chunks(file: str) -> Iterator[Chunk]:

@@ -20,7 +20,7 @@ from delia_data.tasks import read_task_rows
 
 _ENGINES: Final = ("local", "ray")
 _RATIOS: Final = ("1", "4", "20", "65", "260", "520")  # some to complete
-_SHOWN: Final = 5  # names of files or columns in a note
+_SHOWN: Final = 5  # columns that a note names
 _PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"
 
 
@@ -145,14 +145,11 @@ def command(
 
 
 def _notes(read: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each cache some of whose files, columns or texts are not in the mixture."""
-    kinds = (("skipped", "files not read"), ("ignored", "columns ignored"))
+    """Yield a line for each cache some of whose columns or texts are not in the mixture."""
     for name, found in read.items():
-        notes = [
-            f"{len(found[key])} {kind} ({_some(found[key])})"
-            for key, kind in kinds
-            if found.get(key)
-        ]
+        notes = []
+        if columns := found.get("ignored"):
+            notes.append(f"{len(columns)} columns ignored ({_some(columns)})")
         if count := found.get("changed", {}).get("reasoning_removed"):
             notes.append(f"reasoning removed from {count} rows")
         if notes:

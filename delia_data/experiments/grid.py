@@ -301,7 +301,7 @@ def read_grid(grid: str | os.PathLike[str]) -> Grid:
         )
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SettingsError(f"{grid} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{grid} must hold a mapping with the keys name and experiments")
@@ -312,6 +312,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
     keys = sorted({f.name for kind in _KINDS for f in fields(kind)})
     for problem in error.errors():
         place = ".".join(str(part) for part in problem["loc"])
+        place = place if place.isprintable() else ascii(place)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "unexpected_keyword_argument":
             message = _unknown("key", str(problem["loc"][-1]), keys)

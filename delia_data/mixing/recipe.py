@@ -95,7 +95,7 @@ def read_mix_recipe(path: str | os.PathLike[str]) -> MixRecipe:
         raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8 text: write it anew as UTF-8") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SettingsError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path} must hold a mapping of {', '.join(_KEYS)}")

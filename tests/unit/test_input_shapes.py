@@ -385,7 +385,7 @@ class TestNames:
         skipped = ["c.jsonl.bz2 (unknown kind)", "notes.md (unknown kind)"]
         assert mixed(folder).manifest.details["read"]["cache"]["skipped"] == skipped
         result = run_mix(delia, folder)
-        assert result.err == f"note: cache: 2 files not read ({', '.join(skipped)})\n"
+        assert result.err == f"{folder}: files that are not read: {', '.join(skipped)}\n"
 
     def test_folders_with_the_names_of_files(self, tmp_path: Path) -> None:
         write(tmp_path / "f" / "x.jsonl" / "part-0.json", [row("a")])
@@ -560,3 +560,13 @@ class TestLint:
         result = delia("lint", path)
         assert result.code == 2
         assert f"{path}:2" in result.err + result.out
+
+
+def test_an_arrow_file_with_offsets_out_of_bounds(delia: Delia, tmp_path: Path) -> None:
+    data = bytearray(spelled("arrow", [row("a"), row("b")]))
+    offsets = (0).to_bytes(4, "little") + (4).to_bytes(4, "little") + (13).to_bytes(4, "little")
+    place = data.index(offsets)
+    data[place + 4 : place + 8] = (2**30).to_bytes(4, "little")
+    path = tmp_path / "a.arrow"
+    path.write_bytes(data)
+    refused(run_mix(delia, path), f"{path} cannot be read: ")
