@@ -190,7 +190,8 @@ def detect_format(row: Mapping[str, Any]) -> Format:
     for format, (mark, *_) in FORMAT_COLUMNS.items():
         if row.get(mark) is not None:
             return format
-    columns = ", ".join(sorted(map(str, row))) or "none"
+    names = sorted(map(str, row))
+    columns = ", ".join(n if n.isprintable() else ascii(n) for n in names) or "none"
     marks = ", ".join(columns[0] for columns in FORMAT_COLUMNS.values())
     raise FormatError(f"the row's columns ({columns}) fit no known format: it needs one of {marks}")
 
