@@ -71,11 +71,12 @@ def pages(site: Path) -> dict[Path, Page]:
 
 
 def options() -> Iterator[tuple[str, str]]:
-    """Every option of every command."""
+    """Every option of every command that its help shows."""
     commands = {name: load_command(name) for name in COMMANDS}
     for name, command in commands.items():
         for inner in getattr(command, "commands", {name: command}).values():
-            yield from ((name, opt) for param in inner.params for opt in param.opts if "-" in opt)
+            shown = (param for param in inner.params if not getattr(param, "hidden", False))
+            yield from ((name, opt) for param in shown for opt in param.opts if "-" in opt)
 
 
 def test_the_same_target_is_what_a_person_runs() -> None:
