@@ -19,8 +19,6 @@ ROOT = Path(__file__).parents[1]
 
 STUBS = {
     "sample": ["--engine", "mock"],
-    "plan": ["--engine", "mock"],
-    "push": ["--no-pictures"],
     "train": ["--max-length", "256", "--epochs", "0.01"],
 }
 """What is added to commands that would take a real model minutes, where they name no engine."""

@@ -37,9 +37,7 @@ OWN_TASK = ("tickets.csv", "wordings.txt")
 
 RULES = {
     "README.md": {
-        'load_dataset("./my-mix", "ratio-4")': Rule(
-            ["my-mix", "my-cache"], {"/data/my-cache": "{folder}/my-cache"}
-        ),
+        'load_dataset("./my-mix", "ratio-4")': Rule(["my-mix"]),
         "delia sample my-cache --target 500": Rule(
             instead={
                 "\ndelia evaluate my-adapter my-task my-scores": "",
