@@ -137,12 +137,12 @@ def _print(result: RatioResult) -> None:
         *("without", "selectivity", "held-out pairs"),
     )
     for heading in headings:
-        table.add_column(Text(heading))
+        table.add_column(Text(heading), no_wrap=heading == headings[2])
     for point in result.points:
         cells = (
             f"{point.ratio:g}",
             f"{point.pairs:,}",
-            _number(point.difference),
+            _number(point.difference, interval=True),
             _number(point.loss),
             _number(point.plain),
             _number(point.selectivity),
@@ -150,8 +150,8 @@ def _print(result: RatioResult) -> None:
         )
         table.add_row(*map(Text, cells))
     console.print(
-        f"{result.task}: nats per token of {result.held_out_rows} held-out answers, with 95% "
-        f"intervals. Worse: difference in {result.by} to the best ratio, paired by rows.",
+        f"{result.task}: nats per token of {result.held_out_rows} held-out answers. Worse: "
+        f"difference in {result.by} to the best ratio, with its paired 95% interval.",
         soft_wrap=True,
         markup=False,
     )
@@ -161,7 +161,8 @@ def _print(result: RatioResult) -> None:
         console.print(text, soft_wrap=True, markup=False, style=style)
 
 
-def _number(measured: Measured | None) -> str:
+def _number(measured: Measured | None, *, interval: bool = False) -> str:
     if measured is None:
         return ""
-    return f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
+    text = f"{measured.value:.3f}"
+    return f"{text} [{measured.low:.3f}, {measured.high:.3f}]" if interval else text

@@ -319,7 +319,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
         run(training=replace(training, token="<out>"))
     with pytest.raises(InputError, match="not a task folder"):
         run(task=inputs.cache)
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         run(cache=tmp_path / "nothing.jsonl")
     assert not out.exists()
     (tmp_path / "theirs").mkdir()
@@ -363,5 +363,6 @@ def test_the_command_lists_its_cost_and_prints_a_table(
     assert shown.code == 0, shown.err
     found = read_ratio(unbroken)
     assert found.summary[0] in shown.out
-    assert f"{found.points[1].loss.value:.3f} [" in shown.out
+    assert f"{found.points[1].loss.value:.3f}" in shown.out
+    assert f"{found.points[1].difference.value:.3f} [" in shown.out
     assert "\x1b" not in shown.out + shown.err
