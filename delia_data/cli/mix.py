@@ -145,9 +145,11 @@ def command(
 
 
 def _notes(read: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each cache some of whose columns or texts are not in the mixture."""
+    """Yield a line for each cache some of whose files, columns or texts are not in the mixture."""
     for name, found in read.items():
         notes = []
+        if skipped := found.get("skipped"):
+            notes.append(f"{len(skipped)} files not read ({_some(skipped)})")
         if columns := found.get("ignored"):
             notes.append(f"{len(columns)} columns ignored ({_some(columns)})")
         if count := found.get("changed", {}).get("reasoning_removed"):

@@ -385,7 +385,7 @@ class TestNames:
         skipped = ["c.jsonl.bz2 (unknown kind)", "notes.md (unknown kind)"]
         assert mixed(folder).manifest.details["read"]["cache"]["skipped"] == skipped
         result = run_mix(delia, folder)
-        assert result.err == f"{folder}: files that are not read: {', '.join(skipped)}\n"
+        assert result.err == f"note: cache: 2 files not read ({', '.join(skipped)})\n"
 
     def test_folders_with_the_names_of_files(self, tmp_path: Path) -> None:
         write(tmp_path / "f" / "x.jsonl" / "part-0.json", [row("a")])
