@@ -279,8 +279,12 @@ def _http_error() -> type[Exception]:
 
 
 def _specific(error: BaseException) -> BaseException:
-    """Return the answer of the Hub, or else the first error, that an error was raised from."""
-    while _status(error) is None and error.__cause__ is not None:
+    """Return the Hub's answer or the broken connection that an error was raised from."""
+    while (
+        _status(error) is None
+        and error.__cause__ is not None
+        and not isinstance(error, _http_error())
+    ):
         error = error.__cause__
     return error
 
