@@ -14,14 +14,13 @@ from rich.text import Text
 
 from delia_data.cli._output import AsJson, Update, console, messages, show_json, step
 from delia_data.evaluation.bootstrap import Estimate
-from delia_data.evaluation.buffering import Buffering
+from delia_data.evaluation.buffering import Buffering, When
 from delia_data.evaluation.figures import group_name, in_order
 from delia_data.evaluation.measuring import (
     MEASURES,
     Measurements,
     MeasureName,
     MeasureSettings,
-    When,
     Which,
 )
 from delia_data.evaluation.representation import Alignment, first_middle_last, middle_block

@@ -73,7 +73,7 @@ def evaluate(
     seed: int = 0,
     metrics: Sequence[CorpusMetric] = (),
     notes: Sequence[str] = (),
-    on_progress: Callable[[int, int], None] = lambda done, of: None,
+    on_progress: Callable[[float, float], None] = lambda done, of: None,
 ) -> Evaluation:
     """Evaluate a system on a task's held-out rows.
 

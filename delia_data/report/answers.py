@@ -221,8 +221,8 @@ def _tables(
             yield blocks.heading(f"Difference from {group[0].label}, paired by row", 4)
             head = ["Run", "Selectivity", f"With {token}", "Without", "Rows"]
             yield blocks.table(head, changed, "numbers wide", "Paired differences")
-    if lines := list(dict.fromkeys(_notes(group, differences))):
-        yield blocks.bullets(lines, "note")
+    if notes := list(dict.fromkeys(_notes(group, differences))):
+        yield blocks.bullets(notes, "note")
 
 
 def _label_tables(scores: Sequence[tuple[str, ProbeScores]]) -> Iterator[Markup]:

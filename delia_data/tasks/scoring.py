@@ -80,7 +80,7 @@ def chrf_of_counts(counts: Sequence[int]) -> float:
     if not precision:
         return 0.0
     weight = float(_BETA**2)
-    return (1 + weight) * precision * recall / (weight * precision + recall)
+    return float((1 + weight) * precision * recall / (weight * precision + recall))
 
 
 def json_object(answer: str) -> dict[str, Any] | None:
