@@ -66,7 +66,11 @@ def test_it_is_lora_on_what_4_bits_hold(
     AutoTokenizer.from_pretrained(settings.model).save_pretrained(tmp_path / "rounded")
     plain = replace(settings, adaptation="lora", model=str(tmp_path / "rounded"))
     train(plain, ROWS, tmp_path / "plain")
-    assert losses(tmp_path / "packed") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+    # Adam's first steps turn rounding, which depends on the processor, into whole steps of weights
+    # whose gradient is nearly 0: before them the losses agree closely, and later less so.
+    packed, unpacked = losses(tmp_path / "packed"), losses(tmp_path / "plain")
+    assert packed[0] == pytest.approx(unpacked[0], rel=1e-6)
+    assert packed == pytest.approx(unpacked, rel=1e-3)
     assert losses(tmp_path / "packed")[-1] < losses(tmp_path / "packed")[0]
 
 
