@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
 from delia_data.errors import InputError, SettingsError
-from delia_data.models import load_model, load_tokenizer, quiet
+from delia_data.models import load_model, load_tokenizer, quiet, widen
 from delia_data.outputs import (
     LOCK,
     Manifest,
@@ -90,7 +90,7 @@ def load_adapter(
         import torch
 
         model = load_model(folder, device=device, dtype=getattr(torch, settings.dtype))
-        return model, load_tokenizer(folder)
+        return widen(model), load_tokenizer(folder)
     adapter, tokenizer = open_adapter(folder, device=device)
     base = adapter.get_base_model()
     tied = bool(getattr(base.config.get_text_config(), "tie_word_embeddings", False))
@@ -103,7 +103,7 @@ def load_adapter(
         merged.tie_weights()
     # Trainable, as after loading any model: with a frozen head, torch.matmul copies the head for
     # every row of a batch (3 GB for 50 rows of the embedded model).
-    return merged.requires_grad_(True).eval(), tokenizer
+    return widen(merged).requires_grad_(True).eval(), tokenizer
 
 
 def open_adapter(

@@ -18,7 +18,14 @@ from delia_data.errors import (
     OutputError,
     SettingsError,
 )
-from delia_data.models import load_model, load_tokenizer, loading, quiet, resolve_model
+from delia_data.models import (
+    computes_bfloat16,
+    load_model,
+    load_tokenizer,
+    loading,
+    quiet,
+    resolve_model,
+)
 from delia_data.tokens import add_token, add_token_to_tokenizer
 from delia_data.training.settings import TrainSettings, rows_a_step
 
@@ -66,7 +73,7 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
     dtype = settings.dtype
     if dtype == "auto":
         # Steps of a whole model's weights are smaller than the resolution of bfloat16.
-        low = settings.adaptation != "full" and (not cuda or torch.cuda.is_bf16_supported())
+        low = settings.adaptation != "full" and computes_bfloat16(device)
         dtype = "bfloat16" if low else "float32"
     tokens = settings.micro_batch_tokens or (_TOKENS_ON_CUDA if cuda else _TOKENS_ON_CPU)
     checkpointing = settings.gradient_checkpointing
