@@ -175,10 +175,11 @@ class PairStore:
         self.folder = folder
         self.asked: set[str] = set()
         self.counts = Counts()
-        self._failed: dict[str, str] = {}  # reason by row id
         self._generation = generation
-        self._has_new_rows = False
-        self._log = _logs(folder, generation)[-1]
+        self._logs = _logs(folder, generation)
+        self._lines = array("q")  # of each logged row: number, log, start, length, accepted
+        self._failed: dict[str, tuple[int, str]] = {}  # latest failure by row id: line, reason
+        self._superseded: list[int] = []  # lines of failures whose rows were requested again
         columns = ["row_id", "tokens", "prompt_tokens", "cost"]
         for number in range(generation):
             table = pq.read_table(_pairs_file(folder, number), columns=columns)
@@ -189,8 +190,12 @@ class PairStore:
             table = pq.read_table(_rejected_file(folder, number), columns=[*columns, "reason"])
             self.counts.dropped.update(table["reason"].to_pylist())
             self._read_usage(table)
-        for row in self._logged_rows():
-            self._count(row)
+        self._reasoning_before = self.counts.reasoning
+        for log, logged in enumerate(self._logs):
+            self._end = 0  # of the complete lines of the log
+            for row, start, length in logged.read():
+                self._count(row, log, start, length)
+                self._end = start + length
 
     @classmethod
     @contextmanager
@@ -234,7 +239,7 @@ class PairStore:
             for finished in range(generation):  # logs that a kill left after compaction
                 _delete_logs(root, finished)
             store = cls(root, generation)
-            with store._log:
+            with store._logs[-1]:
                 yield store
 
     @property
@@ -249,24 +254,25 @@ class PairStore:
                 for row in batch.to_pylist():
                     record = read_record(row, "messages")
                     yield record.query, record.answer
-        for row in self._logged_rows():
-            if row.rejected is None:
-                yield row.query, row.answer
+        for log in self._logs:
+            for row, *_ in log.read():
+                if row.rejected is None:
+                    yield row.query, row.answer
 
     def begin(self) -> None:
         """Remove the finish marker before the cache grows."""
         for name in (FINISHED, MANIFEST):
             (self.folder / name).unlink(missing_ok=True)
 
-    def append(self, *rows: SampledRow) -> None:
-        """Add finished rows. They survive a kill at once and a crash within a second.
+    def append(self, row: SampledRow) -> None:
+        """Add a finished row. It survives a kill at once and a crash within a second.
 
         Raises:
             OutputError: The disk is full or gone. Rows written before stay.
         """
-        self._log.append(*rows)
-        for row in rows:
-            self._count(row)
+        length = self._logs[-1].append(row)
+        self._count(row, len(self._logs) - 1, self._end, length)
+        self._end += length
 
     def finish(self, manifest: Manifest, *, keep_rejected: bool = False) -> Manifest:
         """Write this generation as Parquet, then the manifest and the finish marker.
@@ -278,16 +284,11 @@ class PairStore:
         Raises:
             OutputError: The disk is full or gone.
         """
-        self._log.close()
-        if self._has_new_rows:
-            _compact(self.folder, self._generation, keep_rejected=keep_rejected)
+        self._logs[-1].close()
+        if self._lines:
+            self._compact(keep_rejected)
         _delete_logs(self.folder, self._generation)
         return finish(self.folder, manifest)
-
-    def _logged_rows(self) -> Iterator[SampledRow]:
-        for log in _logs(self.folder, self._generation):
-            for row, *_ in log.read():
-                yield row
 
     def _read_usage(self, table: Any) -> None:
         self.asked.update(table["row_id"].to_pylist())
@@ -295,15 +296,46 @@ class PairStore:
         for tokens, prompt_tokens, cost in zip(*usage, strict=True):
             self.counts.add_usage(tokens, prompt_tokens, cost)
 
-    def _count(self, row: SampledRow) -> None:
-        self._has_new_rows = True
+    def _count(self, row: SampledRow, log: int, start: int, length: int) -> None:
+        """Count a finished row whose line is at an offset of a log."""
+        line = len(self._lines) // 5
+        self._lines.extend((row.number, log, start, length, row.rejected is None))
         self.counts.add(row)
         if row.id in self._failed:
-            self.counts.dropped[self._failed.pop(row.id)] -= 1
+            earlier, reason = self._failed.pop(row.id)
+            self.counts.dropped[reason] -= 1
+            self._superseded.append(earlier)
         if row.error is not None and row.rejected is not None:
-            self._failed[row.id] = row.rejected
+            self._failed[row.id] = line, row.rejected
         else:
             self.asked.add(row.id)
+
+    def _compact(self, keep_rejected: bool) -> None:
+        """Write the logs as Parquet, sorted by row number.
+
+        The pairs are written last; their file marks the generation as complete. The rows are read
+        from the logs again, one row group at a time.
+        """
+        table = np.frombuffer(self._lines, np.int64).reshape(-1, 5)
+        table = np.delete(table, self._superseded, axis=0)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        accepted = table[:, 4] == 1
+        with ExitStack() as stack:
+            files = [stack.enter_context(log.path.open("rb")) for log in self._logs]
+
+            def read(selected: np.ndarray[Any, Any]) -> Iterator[SampledRow]:
+                for first in range(0, len(selected), _GROUP):
+                    for _, log, start, length, _ in selected[first : first + _GROUP].tolist():
+                        line = os.pread(files[log].fileno(), length, start)
+                        yield self._logs[log].parse(line, start)
+
+            rejected = (_rejected_columns(row, keep_rejected) for row in read(table[~accepted]))
+            file = _rejected_file(self.folder, self._generation)
+            _write_parquet(file, _REJECTED_SCHEMA, rejected)
+            pairs = (_pair_columns(row) for row in read(table[accepted]))
+            reasoning = self.counts.reasoning - self._reasoning_before
+            schema = _PAIR_SCHEMA.with_metadata({_REASONING: str(reasoning)} if reasoning else None)
+            _write_parquet(_pairs_file(self.folder, self._generation), schema, pairs)
 
 
 def read_cache(path: str | os.PathLike[str]) -> list[Record]:
@@ -432,49 +464,6 @@ def _logs(folder: Path, generation: int) -> list[JsonlLog[SampledRow]]:
 def _delete_logs(folder: Path, generation: int) -> None:
     for log in _logs(folder, generation):
         log.path.unlink(missing_ok=True)
-
-
-def _compact(folder: Path, generation: int, *, keep_rejected: bool) -> None:
-    """Write the logs of a generation as Parquet, sorted by row number.
-
-    The pairs are written last; their file marks the generation as complete. Memory holds 40 bytes
-    a row; the rows themselves are read again from the logs, one row group at a time.
-
-    Raises:
-        OutputError: The disk is full or gone.
-    """
-    logs = _logs(folder, generation)
-    positions = array("q")  # of each row: number, log, start, length, whether accepted
-    failures: dict[str, int] = {}  # index of the latest failure by row id
-    superseded = []  # failures of rows that were requested again
-    reasoning = 0
-    lines = ((number, *line) for number, log in enumerate(logs) for line in log.read())
-    for index, (log_number, row, start, length) in enumerate(lines):
-        positions.extend((row.number, log_number, start, length, row.rejected is None))
-        reasoning += row.reasoning and row.rejected is None
-        if row.id in failures:
-            superseded.append(failures.pop(row.id))
-        if row.error is not None:
-            failures[row.id] = index
-    table = np.frombuffer(positions, np.int64).reshape(-1, 5)
-    table = np.delete(table, superseded, axis=0)
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    accepted = table[:, 4] == 1
-    with ExitStack() as stack:
-        files = [stack.enter_context(log.path.open("rb")) for log in logs]
-
-        def read(selected: np.ndarray[Any, Any]) -> Iterator[SampledRow]:
-            for first in range(0, len(selected), _GROUP):
-                for _, number, start, length, _ in selected[first : first + _GROUP].tolist():
-                    line = os.pread(files[number].fileno(), length, start)
-                    yield logs[number].parse(line, start)
-
-        rejected = (_rejected_columns(row, keep_rejected) for row in read(table[~accepted]))
-        _write_parquet(_rejected_file(folder, generation), _REJECTED_SCHEMA, rejected)
-        pairs = (_pair_columns(row) for row in read(table[accepted]))
-        metadata = {_REASONING: str(reasoning)} if reasoning else None
-        schema = _PAIR_SCHEMA.with_metadata(metadata)
-        _write_parquet(_pairs_file(folder, generation), schema, pairs)
 
 
 def _write_parquet(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:

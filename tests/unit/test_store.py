@@ -41,13 +41,15 @@ FAILED = SampledRow(6, "g7", "Hm?", "", 0, rejected="failed", error="no answer")
 
 def fill(folder: Path, rows: list[SampledRow] = ROWS) -> None:
     with PairStore.open(folder, PLAN) as store:
-        store.append(*rows)
+        for row in rows:
+            store.append(row)
 
 
 def finished(folder: Path, rows: list[SampledRow] = ROWS, **options: Any) -> Manifest:
     with PairStore.open(folder, PLAN) as store:
         store.begin()
-        store.append(*rows)
+        for row in rows:
+            store.append(row)
         return store.finish(Manifest(kind="cache", settings=PLAN), **options)
 
 
@@ -87,8 +89,8 @@ def test_what_was_appended_is_known_again(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "cache"
     with PairStore.open(folder, PLAN) as store:
         assert (store.counts.kept, len(store.asked)) == (0, 0)
-        store.append(*ROWS[:1])
-        store.append(*ROWS[1:3])
+        for row in ROWS[:3]:
+            store.append(row)
         assert store.counts.kept == 2
     assert known(folder) == of_rows(ROWS[:3])
     fill(folder, ROWS[3:])
@@ -283,7 +285,8 @@ def test_a_cache_grows_by_a_generation_and_the_earlier_files_stay(tmp_path: Path
         assert store.finished
         store.begin()
         assert not is_finished(tmp_path)
-        store.append(*MORE)
+        for row in MORE:
+            store.append(row)
         assert list(store.pairs()) == of_rows(ROWS + MORE)["pairs"]
         store.finish(Manifest(kind="cache", settings=PLAN))
     assert known(tmp_path) == of_rows(ROWS + MORE)
@@ -309,22 +312,22 @@ def test_a_kill_while_finishing_loses_nothing(
     def die(*_: object, **__: object) -> None:
         raise KilledError
 
-    real = module._compact
+    real = PairStore._compact
 
-    def rejected_alone(folder: Path, *args: Any, **options: Any) -> None:
-        real(folder, *args, **options)
-        (folder / "pairs-00000.parquet").unlink()
+    def rejected_alone(store: PairStore, keep_rejected: bool) -> None:
+        real(store, keep_rejected)
+        (store.folder / "pairs-00000.parquet").unlink()
         raise KilledError
 
-    def both(*args: Any, **options: Any) -> None:
-        real(*args, **options)
+    def both(store: PairStore, keep_rejected: bool) -> None:
+        real(store, keep_rejected)
         raise KilledError
 
     with monkeypatch.context() as patch:
         if step == "before the marker":
             patch.setattr(module, "finish", die)
         else:
-            patch.setattr(module, "_compact", both if step == "after pairs" else rejected_alone)
+            patch.setattr(PairStore, "_compact", both if step == "after pairs" else rejected_alone)
         with pytest.raises(KilledError):
             finished(tmp_path)
     assert not is_finished(tmp_path)
