@@ -125,15 +125,14 @@ class TransformersEngine:
             for row in finished:
                 yield self._complete(row)
 
-    def _generate_batch(self, batch: Sequence[Row], sampling: Sampling) -> list[Completion]:
+    def _generate_batch(
+        self, batch: Sequence[Row], sampling: Sampling, **options: Any
+    ) -> list[Completion]:
         """Generate with the model's own `generate`, which applies all its settings."""
         torch = require("torch", extra="local")
-        pad = self.tokenizer.pad_token_id
         ends = end_token_ids(self.tokenizer, self.model.generation_config)
-        width = max(len(row.prompt) for row in batch)
-        padding = [width - len(row.prompt) for row in batch]
-        ids = torch.tensor([[pad] * n + row.prompt for n, row in zip(padding, batch, strict=True)])
-        mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
+        ids, mask = self._pad([row.prompt for row in batch])
+        width = ids.shape[1]
         processors: list[_ProgressReporter | _RowSampler] = [
             _ProgressReporter(self.on_part, width, len(batch) / sampling.max_tokens)
         ]
@@ -141,18 +140,28 @@ class TransformersEngine:
             processors.append(_RowSampler([row.request.seed for row in batch], width, sampling))
         with torch.inference_mode(), self._translate_errors():
             output = self.model.generate(
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
+                input_ids=ids,
+                attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=sampling.max_tokens,
-                pad_token_id=pad,
+                pad_token_id=self.tokenizer.pad_token_id,
                 logits_processor=processors,
+                **options,
             )
         for row, answer in zip(batch, output[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(answer) if token in ends), None)
             row.answer = answer if end is None else answer[: end + 1]
             row.finish = "length" if end is None else "stop"
         return [self._complete(row) for row in batch]
+
+    def _pad(self, prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and attention mask of prompts, padded at the left."""
+        torch = require("torch", extra="local")
+        width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
+        padding = [width - len(prompt) for prompt in prompts]
+        ids = torch.tensor([[pad] * n + p for n, p in zip(padding, prompts, strict=True)])
+        mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
+        return ids.to(self.model.device), mask.to(self.model.device)
 
     def _complete(self, row: Row) -> Completion:
         assert row.finish is not None

@@ -6,14 +6,10 @@ also those of the examples, comes with dictionary entries of its words:
     Translate ... : The dog sleeps.
     In this text, the word "dog" means "hundur"; the word "sleeps" means "sefur".
 
-Controlled text generation (Dekoninck et al. 2023) changes the engine. A formula is a weighted sum
-of distributions Q_i, here one model under several prompts. The next token is sampled from
+Controlled text generation (Dekoninck et al. 2023) changes the engine. It combines distributions of
+the next token, here those of one model after two prompts:
 
-    softmax( sum_i w_i log Q_i  /  sum_i w_i )
-
-which is the paper's solution for weights that do not depend on the token. The method here is
-
-    (1 + b) Q(question and the token's explanation)  -  b Q(question only),      b = 0.5
+    softmax( (1 + b) log Q(question and the token's explanation)  -  b log Q(question) ),   b = 0.5
 
 so half of what the explanation adds to the plain question is added once more.
 """
@@ -24,32 +20,27 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._batches import batches
-from delia_data.engines import FREE, Completion, Prices, Request, RequestStream, Sampling
-from delia_data.engines.local import (
-    decode_completion,
-    end_token_ids,
-    sample_tokens,
-    uniform_number,
-)
+from delia_data.engines import Completion, Request, RequestStream, Sampling
+from delia_data.engines.local import encode_prompt
+from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import FormatError, InputError
-from delia_data.models import identify
 from delia_data.ranking import rank
 from delia_data.records import Message, Record
-from delia_data.tokens import render_ids
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from delia_data.experiments.methods import Material
 
 Prompt = Callable[[Sequence[Message], str], tuple[Message, ...]]
 """Make a prompt from the conversation of a row and the row's bare query."""
+Explain = Callable[[Sequence[Message]], tuple[Message, ...]]
+"""Add the token's explanation to a conversation."""
 
 _ENTRIES: Final = 20  # dictionary entries in one prompt, at most
 _BIAS: Final = 0.5
@@ -214,33 +205,19 @@ def _words(text: str) -> list[str]:
 # Controlled text generation
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One distribution of a formula.
-
-    Attributes:
-        weight: Weight; below 0 to lead the answer away from the distribution.
-        prompt: Make the term's prompt from the request's.
-    """
-
-    weight: float
-    prompt: Callable[[Sequence[Message]], tuple[Message, ...]]
-
-
 def controlled_engine(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material, batch_size: int
-) -> ArithmeticEngine:
+) -> ControlledEngine:
     """Make the engine of controlled text generation for a task.
 
     Raises:
         InputError: The task has no description.
     """
     explain = explained(material.task.token, material.task.description)
-    terms = (Term(1 + _BIAS, explain), Term(-_BIAS, tuple))
-    return ArithmeticEngine(model, tokenizer, terms, batch_size=batch_size)
+    return ControlledEngine(model, tokenizer, explain, batch_size=batch_size)
 
 
-def explained(token: str, description: str) -> Callable[[Sequence[Message]], tuple[Message, ...]]:
+def explained(token: str, description: str) -> Explain:
     """Return a function that adds the meaning of the token to a conversation's last turn.
 
     Raises:
@@ -257,44 +234,19 @@ def explained(token: str, description: str) -> Callable[[Sequence[Message]], tup
     return explain
 
 
-def combine_logits(logits: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """Combine distributions by their weights.
+class ControlledEngine(TransformersEngine):
+    """Generates answers to explained prompts, guided away from the answers to the plain ones.
 
-    Args:
-        logits: Logits of shape (terms, ..., vocabulary).
-        weights: A weight for each term; their sum is above 0.
-
-    Returns:
-        Scores of shape (..., vocabulary), whose softmax is the formula's distribution.
-    """
-    import torch
-
-    logs = torch.log_softmax(logits.float(), dim=-1)
-    scale = torch.tensor(list(weights), device=logits.device) / sum(weights)
-    combined: torch.Tensor = torch.einsum("t,t...->...", scale, logs)
-    return combined
-
-
-class ArithmeticEngine:
-    """An engine that generates from a formula over several prompts of one transformers model.
-
-    request ──▶ prompt 1 ──▶ log Q_1 ─┐ w_1
-            ──▶ prompt 2 ──▶ log Q_2 ─┤ w_2 ──▶ sum / (w_1 + w_2 + ...) ──▶ next token
-            ...                       ┘         which is appended to every prompt
-
-    Attributes:
-        prices: Prices: free.
-        writes_users: Whether the engine accepts requests with `role="user"`: no.
+    transformers' classifier-free guidance computes the formula; its scale is `1 + b`.
     """
 
-    prices: Prices | None = FREE
     writes_users = False
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        terms: Sequence[Term],
+        explain: Explain,
         *,
         batch_size: int = 16,
     ) -> None:
@@ -303,27 +255,15 @@ class ArithmeticEngine:
         Args:
             model: The model.
             tokenizer: Its tokenizer, with a padding token.
-            terms: The formula.
-            batch_size: Answers generated at once; each needs as many rows as there are terms.
-
-        Raises:
-            InputError: The sum of the weights is not above 0, or the batch size is below 1.
+            explain: Adds the explanation to a prompt.
+            batch_size: Answers generated at once; the model computes twice as many rows.
         """
-        if not terms or sum(term.weight for term in terms) <= 0:
-            weights = ", ".join(f"{term.weight:g}" for term in terms)
-            raise InputError(f"weights ({weights or 'none'}) must add up to more than 0")
-        if batch_size < 1:
-            raise InputError(f"batch size {batch_size} is too small: give at least 1")
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.terms = tuple(terms)
-        self.batch_size = batch_size
+        super().__init__(model, tokenizer, batch_size=batch_size)
+        self.explain = explain
 
     def describe(self) -> dict[str, Any]:
-        """Return the engine's name, its weights and the model's identity."""
-        weights = [term.weight for term in self.terms]
-        model = identify(self.model, self.tokenizer)
-        return {"engine": "arithmetic", "weights": weights, "model": model}
+        """Return the engine's name, the weights of its formula and the model's identity."""
+        return {**super().describe(), "engine": "arithmetic", "weights": [1 + _BIAS, -_BIAS]}
 
     def generate(
         self, requests: Iterable[Request | None], sampling: Sampling
@@ -331,58 +271,17 @@ class ArithmeticEngine:
         """Answer every request once, one batch at a time."""
         stream = RequestStream(requests)
         while not stream.ended:
-            for batch in batches(stream.take(self.batch_size), self.batch_size):
-                yield from self._generate(batch, sampling)
-
-    def close(self) -> None:
-        """Do nothing: the engine holds only memory."""
-
-    def _generate(self, batch: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Generate a batch of answers; sequences are ordered by term, then by request."""
-        import torch
-
-        prompts = [
-            render_ids(
-                self.tokenizer,
-                [turn.as_dict() for turn in term.prompt(request.messages)],
-                generate=True,
-            )
-            for term in self.terms
-            for request in batch
-        ]
-        width = max(map(len, prompts))
-        pad = self.tokenizer.pad_token_id
-        device = self.model.device
-        ends = end_token_ids(self.tokenizer, self.model.generation_config)
-        weights = [term.weight for term in self.terms]
-
-        def next_scores(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            combined = combine_logits(scores.reshape(len(weights), len(batch), -1), weights)
-            if sampling.temperature > 0:
-                position = ids.shape[1] - width
-                numbers = [uniform_number(request.seed, position) for request in batch]
-                token = sample_tokens(combined, numbers, sampling.temperature, sampling.top_p)
-                combined = torch.full_like(combined, float("-inf")).scatter_(1, token, 0.0)
-            return combined.repeat(len(weights), 1)
-
-        with torch.inference_mode():
-            output = self.model.generate(
-                input_ids=torch.tensor(
-                    [[pad] * (width - len(p)) + p for p in prompts], device=device
-                ),
-                attention_mask=torch.tensor(
-                    [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device
-                ),
-                do_sample=False,
-                max_new_tokens=sampling.max_tokens,
-                pad_token_id=pad,
-                eos_token_id=sorted(ends),
-                logits_processor=[next_scores],
-            )
-        for number, (request, answer) in enumerate(
-            zip(batch, output[: len(batch), width:].tolist(), strict=True)
-        ):
-            stop = next((i + 1 for i, token in enumerate(answer) if token in ends), None)
-            asked = sum(map(len, prompts[number :: len(batch)]))
-            finish: Any = "length" if stop is None else "stop"
-            yield decode_completion(request, self.tokenizer, answer[:stop], finish, asked)
+            for batch in batches(self._take_window(stream), self.batch_size):
+                plain_ids, plain_mask = self._pad([row.prompt for row in batch])
+                for row in batch:
+                    prompt = self.explain(row.request.messages)
+                    row.prompt = encode_prompt(
+                        self.tokenizer, replace(row.request, messages=prompt)
+                    )
+                yield from self._generate_batch(
+                    batch,
+                    sampling,
+                    guidance_scale=1 + _BIAS,
+                    negative_prompt_ids=plain_ids,
+                    negative_prompt_attention_mask=plain_mask,
+                )

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.diversify import diversify
 from delia_data.engines import Request, Sampling
-from delia_data.engines.transformers import TransformersEngine
+from delia_data.engines.local import encode_prompt
 from delia_data.errors import FormatError, InputError
 from delia_data.experiments.methods import (
     METHODS,
@@ -26,9 +26,7 @@ from delia_data.experiments.methods import (
     repeat_rows,
 )
 from delia_data.experiments.prompting import (
-    ArithmeticEngine,
-    Term,
-    combine_logits,
+    ControlledEngine,
     explained,
     learn_dictionary,
     read_dictionary,
@@ -257,65 +255,35 @@ def test_dipmt_takes_translations_alone() -> None:
     )
 
 
-def test_log_probabilities_add_up_by_their_weights() -> None:
-    """Two words: Q1 = (0.8, 0.2), Q2 = (0.5, 0.5); 1.5 Q1 - 0.5 Q2 is 8 to 1."""
-    torch = pytest.importorskip("torch")
-    logits = torch.log(torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
-    found = torch.softmax(combine_logits(logits, [1.5, -0.5]), dim=-1)
-    assert found.tolist() == pytest.approx([8 / 9, 1 / 9], rel=1e-5)
-    halves = torch.softmax(combine_logits(logits + 3.0, [1.0, 1.0]), dim=-1)
-    assert halves.tolist() == pytest.approx([2 / 3, 1 / 3], rel=1e-5)
-
-
-REQUESTS = [Request(str(i), (Message("user", "a question " * (1 + i)),), seed=i) for i in range(5)]
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_formula_of_one_term_is_the_model_itself(
-    temperature: float,
-    make_tiny_model: Callable[..., PreTrainedModel],
-    tiny_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    model = make_tiny_model().float()
-    how = Sampling(temperature, 0.95, 6)
-    plain = TransformersEngine(model, tiny_tokenizer, batch_size=2)
-    ours = ArithmeticEngine(
-        model, tiny_tokenizer, [Term(2.0, tuple), Term(-1.0, tuple)], batch_size=2
-    )
-    expected = {done.id: done.text for done in plain.generate(REQUESTS, how)}
-    found = {done.id: done.text for done in ours.generate(REQUESTS, how)}
-    assert found == expected
-    assert ours.describe()["weights"] == [2.0, -1.0]
-
-
-def test_batches_change_no_answer_of_a_formula(
+def test_controlled_generation_combines_two_distributions(
     make_tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    model = make_tiny_model().float()
-    terms = [Term(1.5, explained("<sep>", "a JSON object")), Term(-0.5, tuple)]
-    how = Sampling(0.0, 1.0, 8)
-    alone, together = (
+    """The first token is worked out from the logits; batches change no answer."""
+    import torch
+
+    model, explain = make_tiny_model().float(), explained("<sep>", "a JSON object")
+    requests = [Request(str(i), (Message("user", "what " * (1 + i)),), seed=i) for i in range(5)]
+    answers = [
         {
             done.id: (done.text, done.tokens)
-            for done in ArithmeticEngine(model, tiny_tokenizer, terms, batch_size=size).generate(
-                iter(REQUESTS), how
+            for done in ControlledEngine(model, tiny_tokenizer, explain, batch_size=size).generate(
+                iter(requests), Sampling(0.0, 1.0, tokens)
             )
         }
-        for size in (1, 5)
-    )
-    assert alone == together
-    assert len(alone) == 5
-
-
-def test_a_formula_without_weight_is_refused(
-    make_tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    model = make_tiny_model()
-    for terms in ([], [Term(1.0, tuple), Term(-1.0, tuple)]):
-        with pytest.raises(InputError, match="more than 0"):
-            ArithmeticEngine(model, tiny_tokenizer, terms)
+        for size, tokens in ((1, 8), (5, 8), (5, 1))
+    ]
+    assert answers[0] == answers[1]
+    for request in requests:
+        logits = []
+        for messages in (explain(request.messages), request.messages):
+            ids = encode_prompt(tiny_tokenizer, replace(request, messages=messages))
+            with torch.no_grad():
+                logits.append(model(torch.tensor([ids])).logits[0, -1].log_softmax(0))
+        token = int((1.5 * logits[0] - 0.5 * logits[1]).argmax())
+        text = tiny_tokenizer.decode([token], skip_special_tokens=True)
+        assert answers[2][request.id] == (text.strip(), 1)
     with pytest.raises(InputError, match="at least 1"):
-        ArithmeticEngine(model, tiny_tokenizer, [Term(1.0, tuple)], batch_size=0)
+        ControlledEngine(model, tiny_tokenizer, explain, batch_size=0)
 
 
 def test_controlled_generation_explains_the_token() -> None:
