@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,6 +17,7 @@ from delia_data.tokens import render_ids
 from delia_data.training import TrainSettings
 
 __all__ = [
+    "MARKS",
     "ROWS",
     "logits_of",
     "losses",
@@ -25,6 +27,20 @@ __all__ = [
     "stop_at",
     "tiny_settings",
 ]
+
+
+MARKS = [
+    pytest.mark.integration,
+    *(
+        pytest.mark.filterwarnings(f"ignore::{kind}")
+        for kind in (
+            "DeprecationWarning",
+            "FutureWarning",
+            "UserWarning:(torch|peft|trl|transformers|accelerate|bitsandbytes).*",
+        )
+    ),
+]
+"""Marks of tests that train; a warning of ours is an error."""
 
 
 def row(question: str, answer: str, source: str) -> dict[str, Any]:

@@ -4,14 +4,18 @@ The flags of `delia train`, the keys of a recipe and the settings in a manifest 
 `TrainSettings`; bounds and descriptions are written next to each field.
 """
 
+# `_setting` returns a dataclass field.
+# ruff: noqa: RUF009
+
 from __future__ import annotations
 
 import difflib
 import functools
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
@@ -26,16 +30,21 @@ PAPER_BATCH: Final = 64
 """Rows per step in the paper's experiments."""
 PAPER_SMALL_BATCH: Final = (256, 16)
 """With fewer rows than the first number, the paper takes the second number of rows per step."""
+_RECIPES: Final = files("delia_data.training") / "recipes"
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Names = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
 ]
 
 
-def _about(description: str, **bounds: Any) -> Any:
-    """Describe a field, with bounds as pydantic names them; numbers must be finite."""
-    return Field(description=description, **bounds)
+def _setting(default: Any, description: str, **bounds: Any) -> Any:
+    """Return a field of the settings, with bounds as pydantic names them."""
+    return field(
+        default=default,
+        metadata={"description": description, "schema": Field(description=description, **bounds)},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,129 +55,91 @@ class TrainSettings:
         SettingsError: Values have the wrong type or are out of bounds; the message names all.
     """
 
-    model: Annotated[str, _about("Embedded model's name, folder, or Hub id.")] = DEFAULT_MODEL
-    token: Annotated[str, _about("Special token.")] = DEFAULT_TOKEN
-    init: Annotated[
-        Init,
-        _about("Initial embedding row of the token: mean of all rows, random, or description."),
-    ] = "mean"
-    description: Annotated[
-        str | None, _about("Meaning of the token in words, for init 'description'.")
-    ] = None
-    adaptation: Annotated[
-        Literal["lora", "qlora", "full"],
-        _about(
-            "Weights to train: LoRA, LoRA on weights kept in 4 bits (needs bitsandbytes), or all."
-        ),
-    ] = "lora"
-    token_training: Annotated[
-        Literal["row", "lora"],
-        _about(
-            "How to train the token's embedding: that row alone, or LoRA on the input embedding "
-            "as in the paper's code."
-        ),
-    ] = "row"
-    rank: Annotated[int, _about("Rank of LoRA.", gt=0)] = 16
-    alpha: Annotated[
-        int, _about("Scale of LoRA; updates are multiplied by alpha / rank.", gt=0)
-    ] = 16
-    dropout: Annotated[
-        float, _about("Dropout of LoRA, from 0 to below 1.", ge=0, lt=1, allow_inf_nan=False)
-    ] = 0.05
-    targets: Annotated[
-        Names, _about("Names of the modules that get LoRA, or all-linear.", min_length=1)
-    ] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    learning_rate: Annotated[
-        float, _about("Learning rate of the LoRA weights.", gt=0, allow_inf_nan=False)
-    ] = 2e-4
-    token_learning_rate: Annotated[
-        float | None,
-        _about(
-            "Learning rate of the token's embedding row; by default learning_rate.",
-            ge=0,
-            allow_inf_nan=False,
-        ),
-    ] = None
-    epochs: Annotated[
-        float, _about("Number of passes over the mixture.", gt=0, allow_inf_nan=False)
-    ] = 1.0
-    batch_size: Annotated[
-        int | None,
-        _about(
-            "Rows per optimizer step, over all processes; by default the paper's: 64, or 16 for "
-            "mixtures of fewer than 256 rows.",
-            gt=0,
-        ),
-    ] = None
-    micro_batch_size: Annotated[
-        int | None,
-        _about(
-            "Maximum rows to compute at once, a divisor of batch_size; by default all of them.",
-            gt=0,
-        ),
-    ] = None
-    micro_batch_tokens: Annotated[
-        int | None,
-        _about(
-            "Maximum tokens to pack into one sequence; by default 1,024 on a CPU and 16,384 on a "
-            "GPU.",
-            gt=0,
-        ),
-    ] = None
-    schedule: Annotated[
-        Literal["constant_with_warmup", "linear", "cosine"], _about("Learning rate schedule.")
-    ] = "constant_with_warmup"
-    warmup_steps: Annotated[int, _about("Steps until the full learning rate.", ge=0)] = 25
-    weight_decay: Annotated[
-        float, _about("Weight decay of the LoRA weights.", ge=0, allow_inf_nan=False)
-    ] = 0.01
-    max_length: Annotated[int, _about("Maximum tokens per row.", gt=0)] = 1024
-    truncate: Annotated[bool, _about("Cut and count longer rows instead of refusing them.")] = False
-    packing: Annotated[
-        bool,
-        _about(
-            "Compute the rows of a micro-batch as one sequence without padding; attention never "
-            "crosses rows. Otherwise rows of similar length are padded. A step holds the same "
-            "rows either way."
-        ),
-    ] = True
-    gradient_checkpointing: Annotated[
-        bool | None,
-        _about("Recompute activations to save memory; by default on a GPU only."),
-    ] = None
-    neftune_alpha: Annotated[
-        float | None,
-        _about(
-            "Scale of noise on the input embeddings (NEFTune); by default no noise.",
-            gt=0,
-            allow_inf_nan=False,
-        ),
-    ] = None
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        _about("Type of the weights; auto is bfloat16 if the device has it."),
-    ] = "auto"
-    save_every_steps: Annotated[
-        int, _about("Steps between two checkpoints, from which a stopped run resumes.", gt=0)
-    ] = 10
-    watch_every_steps: Annotated[
-        int | None,
-        _about(
-            "Steps between two measurements of the token's distance to watch_keywords; by default "
-            "none.",
-            gt=0,
-        ),
-    ] = None
-    watch_keywords: Annotated[
-        Names, _about("Words that the token is expected to approach, such as json.")
-    ] = ()
-    report_to: Annotated[
-        Names, _about("Experiment trackers that receive the metrics, such as tensorboard.")
-    ] = ()
-    seed: Annotated[
-        int, _about("Seed of the new row, of LoRA's initialization and of dropout.")
-    ] = 0
-    device: Annotated[str, _about("Device: cpu, cuda, or auto for a GPU if available.")] = "cpu"
+    model: str = _setting(DEFAULT_MODEL, "Embedded model's name, folder, or Hub id.")
+    token: str = _setting(DEFAULT_TOKEN, "Special token.")
+    init: Init = _setting(
+        "mean", "Initial embedding row of the token: mean of all rows, random, or description."
+    )
+    description: str | None = _setting(
+        None, "Meaning of the token in words, for init 'description'."
+    )
+    adaptation: Literal["lora", "qlora", "full"] = _setting(
+        "lora",
+        "Weights to train: LoRA, LoRA on weights kept in 4 bits (needs bitsandbytes), or all.",
+    )
+    token_training: Literal["row", "lora"] = _setting(
+        "row",
+        "How to train the token's embedding: that row alone, or LoRA on the input embedding as in "
+        "the paper's code.",
+    )
+    rank: int = _setting(16, "Rank of LoRA.", gt=0)
+    alpha: int = _setting(16, "Scale of LoRA; updates are multiplied by alpha / rank.", gt=0)
+    dropout: Number = _setting(0.05, "Dropout of LoRA, from 0 to below 1.", ge=0, lt=1)
+    targets: Names = _setting(
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        "Names of the modules that get LoRA, or all-linear.",
+        min_length=1,
+    )
+    learning_rate: Number = _setting(2e-4, "Learning rate of the LoRA weights.", gt=0)
+    token_learning_rate: Number | None = _setting(
+        None, "Learning rate of the token's embedding row; by default learning_rate.", ge=0
+    )
+    epochs: Number = _setting(1.0, "Number of passes over the mixture.", gt=0)
+    batch_size: int | None = _setting(
+        None,
+        "Rows per optimizer step, over all processes; by default the paper's: 64, or 16 for "
+        "mixtures of fewer than 256 rows.",
+        gt=0,
+    )
+    micro_batch_size: int | None = _setting(
+        None,
+        "Maximum rows to compute at once, a divisor of batch_size; by default all of them.",
+        gt=0,
+    )
+    micro_batch_tokens: int | None = _setting(
+        None,
+        "Maximum tokens to pack into one sequence; by default 1,024 on a CPU and 16,384 on a GPU.",
+        gt=0,
+    )
+    schedule: Literal["constant_with_warmup", "linear", "cosine"] = _setting(
+        "constant_with_warmup", "Learning rate schedule."
+    )
+    warmup_steps: int = _setting(25, "Steps until the full learning rate.", ge=0)
+    weight_decay: Number = _setting(0.01, "Weight decay of the LoRA weights.", ge=0)
+    max_length: int = _setting(1024, "Maximum tokens per row.", gt=0)
+    truncate: bool = _setting(False, "Cut and count longer rows instead of refusing them.")
+    packing: bool = _setting(
+        True,
+        "Compute the rows of a micro-batch as one sequence without padding; attention never "
+        "crosses rows. Otherwise rows of similar length are padded. A step holds the same rows "
+        "either way.",
+    )
+    gradient_checkpointing: bool | None = _setting(
+        None, "Recompute activations to save memory; by default on a GPU only."
+    )
+    neftune_alpha: Number | None = _setting(
+        None, "Scale of noise on the input embeddings (NEFTune); by default no noise.", gt=0
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = _setting(
+        "auto", "Type of the weights; auto is bfloat16 if the device computes in it."
+    )
+    save_every_steps: int = _setting(
+        10, "Steps between two checkpoints, from which a stopped run resumes.", gt=0
+    )
+    watch_every_steps: int | None = _setting(
+        None,
+        "Steps between two measurements of the token's distance to watch_keywords; by default "
+        "none.",
+        gt=0,
+    )
+    watch_keywords: Names = _setting(
+        (), "Words that the token is expected to approach, such as json."
+    )
+    report_to: Names = _setting(
+        (), "Experiment trackers that receive the metrics, such as tensorboard."
+    )
+    seed: int = _setting(0, "Seed of the new row, of LoRA's initialization and of dropout.")
+    device: str = _setting("cpu", "Device: cpu, cuda, or auto for a GPU if available.")
 
     def __post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -210,7 +181,7 @@ class TrainSettings:
                 the message names all.
         """
         known = [field.name for field in fields(cls)]
-        unknown = [_unknown(key, known) for key in values if key not in known]
+        unknown = [unknown_name("key", key, known) for key in values if key not in known]
         valid, problems = _validate({key: values[key] for key in values if key in known})
         if unknown or problems:
             raise SettingsError(f"{where}: {'; '.join(unknown + problems)}")
@@ -225,7 +196,8 @@ class TrainSettings:
 @functools.cache
 def _validators() -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(TrainSettings, include_extras=True)
-    return {name: TypeAdapter(hint) for name, hint in hints.items()}
+    schemas = {field.name: field.metadata["schema"] for field in fields(TrainSettings)}
+    return {name: TypeAdapter(Annotated[hints[name], schemas[name]]) for name in schemas}
 
 
 def _validate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -240,9 +212,10 @@ def _validate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return valid, problems
 
 
-def _unknown(key: Any, known: list[str]) -> str:
-    near = difflib.get_close_matches(str(key), known, n=1)
-    return f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
+    """Return "unknown KIND NAME", with the nearest known name."""
+    near = [each for each in difflib.get_close_matches(str(name), list(known), n=1) if each != name]
+    return f"unknown {kind} {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
 
 
 def rows_a_step(rows: int, settings: TrainSettings) -> int:
@@ -253,10 +226,7 @@ def rows_a_step(rows: int, settings: TrainSettings) -> int:
 
 def recipe_names() -> list[str]:
     """Return the names of the bundled recipes."""
-    folder = files("delia_data.training") / "recipes"
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
+    return sorted(file.name.removesuffix(".yaml") for file in _RECIPES.iterdir())
 
 
 def read_recipe(
@@ -272,30 +242,43 @@ def read_recipe(
         InputError: There is no such recipe.
         SettingsError: It is not a YAML mapping, a key is unknown, or a value is wrong.
     """
-    path = Path(recipe)
-    if path.suffix in {".yaml", ".yml"}:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{path} is not UTF-8 text: save it as UTF-8") from error
-    elif str(recipe) in recipe_names():
-        bundled = files("delia_data.training") / "recipes" / f"{recipe}.yaml"
-        text = bundled.read_text(encoding="utf-8")
-    else:
-        raise InputError(
-            f"recipe {str(recipe)!r} is unknown: give a .yaml file or one of "
-            f"{', '.join(recipe_names())}"
-        )
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{recipe} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{recipe} must hold a mapping of settings")
+    values = read_yaml(recipe, "recipe", _RECIPES, recipe_names())
     where = f"{recipe} with {', '.join(sorted(overrides))}" if overrides else str(recipe)
     return TrainSettings.from_dict({**values, **(overrides or {})}, where=where)
+
+
+def read_yaml(
+    file: str | os.PathLike[str], kind: str, folder: Traversable, names: Sequence[str]
+) -> dict[str, Any]:
+    """Read the settings in a YAML file, or in a bundled one.
+
+    Args:
+        file: Path that ends in `.yaml` or `.yml`, or the name of a bundled file.
+        kind: Kind of the file in errors, such as `"recipe"`.
+        folder: Folder of the bundled files.
+        names: Their names.
+
+    Raises:
+        InputError: There is no such file.
+        SettingsError: It is not UTF-8 text or not a YAML mapping.
+    """
+    path = Path(file)
+    if path.suffix not in {".yaml", ".yml"} and str(file) not in names:
+        raise InputError(
+            f"{kind} {str(file)!r} is unknown: give a .yaml file or one of {', '.join(names)}"
+        )
+    try:
+        source = folder / f"{file}.yaml" if str(file) in names else path
+        values = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SettingsError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} must hold a mapping of settings, such as 'name: value'")
+    return values
 
 
 def as_recipe(settings: TrainSettings) -> str:

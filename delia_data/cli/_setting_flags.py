@@ -28,14 +28,14 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command a flag for each training setting; its `**given` receives the values typed."""
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    hints = get_type_hints(TrainSettings, include_extras=True)
+    hints = get_type_hints(TrainSettings)
     flags = []
     for field in fields(TrainSettings):
-        kind, *_, about = get_args(hints[field.name])
+        kind = hints[field.name]
         flag, is_switch = f"--{field.name.replace('_', '-')}", bool in _types(kind)
         option = typer.Option(
             f"{flag}/--no-{flag[2:]}" if is_switch else flag,
-            help=about.description,
+            help=field.metadata["description"],
             metavar=None if is_switch else _metavar(kind),
             show_default=False,
             rich_help_panel=_PANEL,

@@ -15,15 +15,12 @@ A block is a product; a cell that is in several blocks runs once.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from delia_data.engines import ENGINES, Sampling
@@ -31,6 +28,7 @@ from delia_data.errors import InputError, SettingsError
 from delia_data.experiments.methods import METHODS, get_method
 from delia_data.models import DEFAULT_MODEL
 from delia_data.training import TrainSettings, read_recipe
+from delia_data.training.settings import read_yaml, unknown_name
 
 ExperimentName = Literal["formatted-text", "en-is", "is-en"]
 EXPERIMENTS: Final[tuple[ExperimentName, ...]] = get_args(ExperimentName)
@@ -126,7 +124,7 @@ class Block:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        problems = [_unknown("method", m, METHODS) for m in self.methods if m not in METHODS]
+        problems = [unknown_name("method", m, METHODS) for m in self.methods if m not in METHODS]
         problems += [f"rows {n} must be at least 1" for n in self.rows if n < 1]
         problems += [f"ratio {r} must be 0 or more" for r in self.ratios if not r >= 0]
         problems += [
@@ -285,26 +283,7 @@ def read_grid(grid: str | os.PathLike[str]) -> Grid:
         InputError: There is no such scale or file.
         SettingsError: The file is not a YAML mapping, a key is unknown, or a value is wrong.
     """
-    path = Path(grid)
-    if path.suffix in {".yaml", ".yml"}:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{path} is not UTF-8 text: save it as UTF-8") from error
-    elif str(grid) in SCALES:
-        text = (files("delia_data.experiments") / "scales" / f"{grid}.yaml").read_text("utf-8")
-    else:
-        raise InputError(
-            f"grid {str(grid)!r} is unknown: give a .yaml file or one of {', '.join(SCALES)}"
-        )
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SettingsError(f"{grid} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{grid} must hold a mapping with the keys name and experiments")
+    values = read_yaml(grid, "grid", files("delia_data.experiments") / "scales", SCALES)
     return Grid.from_dict(values, where=str(grid))
 
 
@@ -315,11 +294,5 @@ def _problems(error: ValidationError) -> Iterator[str]:
         place = place if place.isprintable() else ascii(place)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "unexpected_keyword_argument":
-            message = _unknown("key", str(problem["loc"][-1]), keys)
+            message = unknown_name("key", str(problem["loc"][-1]), keys)
         yield f"{place}: {message}" if place else message
-
-
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f", did you mean {near[0]!r}?" if near and near[0] != name else ""
-    return f"unknown {what} {name!r}{hint}"

@@ -10,7 +10,6 @@ rows and settings (or its prompts, or its engine) and add an entry to `METHODS`.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from delia_data.mixing import Pairs, TaskRows, mix
 from delia_data.ranking import rank
 from delia_data.records import Record, write_record
 from delia_data.tasks import Task, Wording
-from delia_data.training.settings import TrainSettings, rows_a_step
+from delia_data.training.settings import TrainSettings, rows_a_step, unknown_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -154,9 +153,7 @@ def get_method(name: str) -> Method:
         InputError: There is no such method.
     """
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"method {name!r} is unknown: {hint}use one of {', '.join(METHODS)}")
+        raise InputError(f"{unknown_name('method', name, METHODS)}; use one of {', '.join(METHODS)}")
     return METHODS[name]
 
 

@@ -142,7 +142,10 @@ def test_the_papers_recipes(name: str, model: str) -> None:
         assert resolve(replace(paper, device="cpu"), rows=rows).batch_size == batch
 
 
-def test_what_is_left_open_is_resolved_by_the_machine_and_the_rows() -> None:
+def test_what_is_left_open_is_resolved_by_the_machine_and_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("delia_data.training.loading.computes_bfloat16", lambda device: True)
     resolved = resolve(TrainSettings(), rows=300)
     assert (resolved.dtype, resolved.device, resolved.batch_size) == ("bfloat16", "cpu", 64)
     assert (resolved.micro_batch_tokens, resolved.gradient_checkpointing) == (1024, False)
