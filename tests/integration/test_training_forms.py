@@ -1,8 +1,9 @@
-"""What is trained of a model, tied and untied; and that every form of it computes the same."""
+"""The weights that each form of training changes; reloaded and exported, a model is the same."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,42 +12,34 @@ from typing import Any
 import pytest
 import torch
 from command_line import Delia, refused
-from trained import ROWS, logits_of, seen_trainers, sequences, tiny_settings
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from trained import MARKS, ROWS, logits_of, losses, seen_trainers, sequences, stop_at
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from delia_data.errors import ForeignFolderError, InputError, SettingsError, UnfinishedError
+from delia_data.errors import (
+    ForeignFolderError,
+    InputError,
+    MissingExtraError,
+    SettingsError,
+    UnfinishedError,
+)
 from delia_data.outputs import read_manifest
 from delia_data.tokens import add_token
 from delia_data.training import TrainSettings, load_adapter, train
 from delia_data.training.adapter import export_merged, export_parted
+from delia_data.training.loading import load_prepared, load_prepared_tokenizer
+from delia_data.training.watching import read_watched
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = MARKS
 
 NEVER = 255
 """Id of a byte that is in no row."""
 MakeSettings = Callable[..., TrainSettings]
+QLORA = {"adaptation": "qlora", "dtype": "float32"}
 
 
-@pytest.fixture
-def make_settings(
-    tmp_path: Path, make_tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: Any
-) -> MakeSettings:
-    def make(*, tied: bool, **over: Any) -> TrainSettings:
-        folder = tmp_path / f"model-{tied}"
-        return tiny_settings(folder, make_tiny_model(tied=tied), tiny_tokenizer, **over)
-
-    return make
-
-
-def begun(settings: TrainSettings) -> tuple[Any, Any]:
-    """The model and tokenizer as training begins with them."""
-    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype)
+def initial(settings: TrainSettings) -> tuple[Any, Any]:
+    """Return the model and tokenizer as training begins with them."""
+    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     add_token(model, tokenizer, init=settings.init, description=settings.description, seed=0)
     return model, tokenizer
@@ -58,7 +51,7 @@ def test_of_the_embedding_the_tokens_row_alone_moves(
 ) -> None:
     settings = make_settings(tied=tied, dtype="float32")
     train(settings, ROWS, tmp_path / "adapter")
-    before, tokenizer = begun(settings)
+    before, tokenizer = initial(settings)
     after, _ = load_adapter(tmp_path / "adapter")
     token_id = tokenizer.convert_tokens_to_ids("<sep>")
     old, new = (m.get_input_embeddings().weight.detach() for m in (before, after))
@@ -76,7 +69,7 @@ def test_lora_on_the_embedding_moves_the_rows_that_occur(
     """As the paper's code has it: other rows move as well, but none that no row names."""
     settings = make_settings(tied=tied, dtype="float32", token_training="lora")
     train(settings, ROWS, tmp_path / "adapter")
-    before, tokenizer = begun(settings)
+    before, tokenizer = initial(settings)
     after, _ = load_adapter(tmp_path / "adapter")
     moved = after.get_input_embeddings().weight - before.get_input_embeddings().weight
     change = moved.detach().abs().amax(1)
@@ -87,64 +80,59 @@ def test_lora_on_the_embedding_moves_the_rows_that_occur(
     assert torch.equal(*heads), "a head that was tied stays as it was"
 
 
-@pytest.mark.parametrize("tied", [True, False])
+FORMS = {
+    "row": {"token_training": "row"},
+    "lora": {"token_training": "lora"},
+    "full": {"adaptation": "full", "token_learning_rate": None, "learning_rate": 1e-3},
+    "qlora": {"adaptation": "qlora"},
+}
+
+
 @pytest.mark.parametrize(
-    "form",
-    [
-        {"token_training": "row"},
-        {"token_training": "lora"},
-        {"adaptation": "full", "token_learning_rate": None, "learning_rate": 1e-3},
-    ],
-    ids=["row", "lora", "full"],
+    ("tied", "dtype"), [(True, "float32"), (False, "float32"), (True, "bfloat16")]
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_reloaded_merged_and_exported_it_computes_the_same(
-    make_settings: MakeSettings, tmp_path: Path, tied: bool, form: dict[str, Any], dtype: str
+@pytest.mark.parametrize("form", FORMS)
+def test_reloaded_and_exported_the_model_computes_the_same(
+    make_settings: MakeSettings, tmp_path: Path, tied: bool, dtype: str, form: str
 ) -> None:
-    settings = make_settings(tied=tied, dtype=dtype, **form)
+    settings = make_settings(tied=tied, dtype=dtype, **FORMS[form])
     with seen_trainers() as trainers:
         train(settings, ROWS, tmp_path / "adapter")
-    untrained, tokenizer = begun(settings)
+    untrained, tokenizer = initial(settings)
     ids = sequences(tokenizer)
     in_memory = logits_of(trainers[0].model, ids)
-    scale = in_memory.abs().max()
-    bound = scale * (1e-5 if dtype == "float32" else 2e-2)
+    bound = in_memory.abs().max() * (1e-5 if dtype == "float32" else 2e-2)
     assert (logits_of(untrained, ids) - in_memory).abs().max() > 5 * bound
     reloaded, same = load_adapter(tmp_path / "adapter")
     assert same.encode("<sep>") == tokenizer.encode("<sep>")
     assert (logits_of(reloaded, ids) - in_memory).abs().max() <= bound
     export_merged(tmp_path / "adapter", tmp_path / "merged")
-    plain = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "merged", dtype=getattr(torch, dtype), local_files_only=True
-    )
-    assert plain.config.tie_word_embeddings == (tied and settings.token_training == "row")
+    merged = load(tmp_path / "merged", dtype)
+    assert merged.config.tie_word_embeddings == (tied and form != "lora")
+    assert not hasattr(merged.config, "quantization_config")
     assert sequences(AutoTokenizer.from_pretrained(tmp_path / "merged")) == ids
-    assert torch.equal(logits_of(plain, ids), logits_of(reloaded, ids))
+    assert (logits_of(merged, ids) - logits_of(reloaded, ids)).abs().max() <= bound
     read_manifest(tmp_path / "merged", verify=True)
+    if form in ("row", "qlora"):
+        parted = export_parted(tmp_path / "adapter", tmp_path / "parted")
+        served = load(tmp_path / "parted" / "model", dtype)
+        served.load_adapter(str(tmp_path / "parted" / "adapter"))
+        assert (logits_of(served, ids) - in_memory).abs().max() <= bound
+        names = lora_names(tmp_path / "parted" / "adapter")
+        assert names and all(".lora_" in name and "embed" not in name for name in names)
+        assert export_parted(tmp_path / "adapter", tmp_path / "parted") == parted
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_parted_it_computes_the_same_and_holds_no_embedding(
-    make_settings: MakeSettings, tmp_path: Path, tied: bool
-) -> None:
-    from peft import PeftModel
-    from safetensors import safe_open
-
-    settings = make_settings(tied=tied, dtype="float32")
-    with seen_trainers() as trainers:
-        train(settings, ROWS, tmp_path / "adapter")
-    export_parted(tmp_path / "adapter", tmp_path / "parted")
-    base = AutoModelForCausalLM.from_pretrained(tmp_path / "parted" / "model", dtype=torch.float32)
-    ids = sequences(AutoTokenizer.from_pretrained(tmp_path / "parted" / "model"))
-    with safe_open(tmp_path / "parted" / "adapter" / "adapter_model.safetensors", "pt") as file:
-        assert file.keys() and all(".lora_" in name and "embed" not in name for name in file.keys())  # noqa: SIM118
-    served = PeftModel.from_pretrained(base, tmp_path / "parted" / "adapter")
-    in_memory = logits_of(trainers[0].model, ids)
-    assert torch.allclose(
-        logits_of(served, ids), in_memory, atol=1e-5 * float(in_memory.abs().max())
+def load(folder: Path, dtype: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), local_files_only=True
     )
-    again = export_parted(tmp_path / "adapter", tmp_path / "parted")
-    assert again == read_manifest(tmp_path / "parted" / "adapter", verify=True)
+
+
+def lora_names(folder: Path) -> list[str]:
+    from safetensors.torch import load_file
+
+    return [*load_file(folder / "adapter_model.safetensors")]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +143,7 @@ def test_parted_it_computes_the_same_and_holds_no_embedding(
         ("description", {"description": "a JSON object"}),
     ],
 )
-def test_the_token_begins_as_it_is_told_to(
+def test_the_tokens_initial_row(
     make_settings: MakeSettings, tmp_path: Path, init: str, over: dict[str, Any]
 ) -> None:
     """At a rate of 0 the row stays where it began."""
@@ -169,8 +157,8 @@ def test_the_token_begins_as_it_is_told_to(
         expected = weight[torch.tensor(tokenizer.encode("a JSON object"))].mean(0)
     if init == "normal":
         assert not torch.allclose(weight[token_id], expected, atol=1e-3)
-        begun_model, _ = begun(settings)
-        expected = begun_model.get_input_embeddings().weight[token_id]
+        untrained, _ = initial(settings)
+        expected = untrained.get_input_embeddings().weight[token_id]
     assert torch.allclose(weight[token_id], expected, atol=1e-6)
 
 
@@ -178,14 +166,16 @@ def test_full_fine_tuning_moves_every_weight(make_settings: MakeSettings, tmp_pa
     settings = make_settings(tied=True, adaptation="full", token_learning_rate=None, epochs=1)
     manifest = train(settings, ROWS, tmp_path / "adapter")
     assert manifest.settings["dtype"] == "float32", "steps are lost in bfloat16"
-    before, _ = begun(replace(settings, dtype="float32"))
+    before, _ = initial(settings)
     after, _ = load_adapter(tmp_path / "adapter")
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
     assert old.keys() == new.keys()
     assert not any(torch.equal(old[name], new[name]) for name in old)
 
 
-def test_exports_that_cannot_be(make_settings: MakeSettings, tmp_path: Path, delia: Delia) -> None:
+def test_exports_that_are_refused(
+    make_settings: MakeSettings, tmp_path: Path, delia: Delia
+) -> None:
     refused(delia("export", tmp_path / "none", tmp_path / "out", "--merged"), "not a finished")
     settings = make_settings(tied=True, token_training="lora", epochs=1)
     train(settings, ROWS, tmp_path / "a")
@@ -218,3 +208,102 @@ def test_the_command_exports_both_forms(
     parted = delia("export", tmp_path / "adapter", tmp_path / "parted")
     assert parted.code == 0 and "adapter in" in parted.out
     assert read_manifest(tmp_path / "parted" / "model", verify=True).kind == "model"
+
+
+# QLoRA (arXiv 2305.14314): LoRA on weights that are kept in 4 bits
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"tied": True},
+        {"tied": False, "token_training": "lora"},
+        {"tied": True, "gradient_checkpointing": True},
+    ],
+    ids=["row", "lora", "checkpointing"],
+)
+def test_qlora_is_lora_on_the_values_that_4_bits_hold(
+    make_settings: MakeSettings, tmp_path: Path, form: dict[str, Any]
+) -> None:
+    settings = make_settings(**QLORA, **form)
+    train(settings, ROWS, tmp_path / "packed")
+    tokenizer = load_prepared_tokenizer(settings)
+    rounded = load_prepared(settings, tokenizer, whole=True)
+    own = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
+    moved = {
+        name: (weight - dict(rounded.named_parameters())[name]).abs().max().item()
+        for name, weight in own.named_parameters()
+        if name.endswith(("proj.weight", "norm.weight"))
+    }
+    assert all((change > 0) == ("proj" in name) for name, change in moved.items())
+    rounded.resize_token_embeddings(len(tokenizer) - 1)  # training adds the token itself
+    rounded.save_pretrained(tmp_path / "rounded")
+    AutoTokenizer.from_pretrained(settings.model).save_pretrained(tmp_path / "rounded")
+    plain = replace(settings, adaptation="lora", model=str(tmp_path / "rounded"))
+    train(plain, ROWS, tmp_path / "plain")
+    # Adam's first steps turn rounding, which depends on the processor, into whole steps of weights
+    # whose gradient is nearly 0: before them the losses agree closely, and later less so.
+    packed, unpacked = losses(tmp_path / "packed"), losses(tmp_path / "plain")
+    assert packed[0] == pytest.approx(unpacked[0], rel=1e-6)
+    assert packed == pytest.approx(unpacked, rel=1e-3)
+    assert losses(tmp_path / "packed")[-1] < losses(tmp_path / "packed")[0]
+
+
+def test_steps_smaller_than_bfloat16_resolves_are_kept(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    settings = make_settings(
+        adaptation="qlora", dtype="bfloat16", learning_rate=1e-5, token_learning_rate=1e-5
+    )
+    with seen_trainers() as trainers:
+        train(settings, ROWS, tmp_path / "adapter")
+    trained = [p for p in trainers[0].model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    row = next(p for n, p in trainers[0].model.named_parameters() if "trainable_tokens" in n)
+    tokenizer = load_prepared_tokenizer(settings)
+    began = load_prepared(settings, tokenizer).get_input_embeddings().weight[-1].float()
+    moved = (row[0] - began).abs()
+    assert moved.min() > 0
+    assert moved.max() < 6 * 1e-5 * 1.5
+
+
+def test_a_stopped_qlora_run_resumes_to_the_same_losses(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    settings = make_settings(**QLORA, save_every_steps=2)
+    train(settings, ROWS, tmp_path / "unbroken")
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, ROWS, tmp_path / "broken", on_step=stop_at(5))
+    seen: list[int] = []
+    train(settings, ROWS, tmp_path / "broken", on_step=lambda step, *_: seen.append(step))
+    assert seen == [5, 6]
+    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
+
+
+def test_a_model_that_generates_during_training_trains_the_same(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    """A watch puts the model into evaluation mode, and back."""
+
+    class Generating:
+        def measure(self, model: Any, tokenizer: Any, step: int) -> dict[str, float]:
+            logits = logits_of(model, sequences(tokenizer))
+            model.train()
+            return {"mean": logits.mean().item()}
+
+    settings = make_settings(adaptation="qlora", dtype="bfloat16")
+    train(settings, ROWS, tmp_path / "plain")
+    watched = replace(settings, watch_every_steps=2, watch_keywords=("even",))
+    train(watched, ROWS, tmp_path / "watched", watches=[Generating()])
+    assert len(read_watched(tmp_path / "watched")) == 4
+    assert losses(tmp_path / "watched") == losses(tmp_path / "plain")
+
+
+def test_without_bitsandbytes_the_extra_is_named(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtraError, match=r"delia_data\[qlora\]"):
+        train(make_settings(**QLORA), ROWS, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
