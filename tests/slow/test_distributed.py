@@ -7,29 +7,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from conftest import tiny_llama
 from safetensors.torch import load_file
-from trained import row, tiny_settings
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trained import MARKS, row, tiny_settings
+from transformers import PreTrainedTokenizerBase
 
 from delia_data.outputs import read_manifest
 from delia_data.training import TrainSettings, train
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = [pytest.mark.slow, *MARKS[1:]]
 
 TIMEOUT_S = 240
-"""Processes that wait for one another would wait for ever; a training here takes some 20 s."""
+"""Processes that wait for one another would wait forever; a training here takes 20 seconds."""
 
 CONFIGS = files("delia_data.training") / "accelerate"
 
@@ -38,21 +33,17 @@ ROWS = [
     *(row(f"Is {i} even? <sep>", f"{{'even': {i % 2 == 0}}}", "task") for i in range(6)),
     *(row(f"Tell me about {i}. " * (1 + i % 3), f"It is {i}.", "cache") for i in range(7)),
 ]
-"""Thirteen rows: the last step of four has one, so that one process has none."""
+"""Thirteen rows: the last step has a single row, so one process has none."""
 
 
 SCRIPT = Path(__file__).parents[1] / "train_on_cpus.py"
 
 
 @pytest.fixture
-def settings(
-    tmp_path: Path,
-    make_tiny_model: Callable[..., PreTrainedModel],
-    tiny_tokenizer: PreTrainedTokenizerBase,
-) -> TrainSettings:
+def settings(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> TrainSettings:
     return tiny_settings(
         tmp_path / "model",
-        make_tiny_model(),
+        tiny_llama(),
         tiny_tokenizer,
         micro_batch_tokens=60,  # several micro-batches a step
         dtype="float32",
@@ -81,14 +72,14 @@ def launch(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        start_new_session=True,  # what it starts in turn is ended with it
+        start_new_session=True,  # so that its own processes end with it
     )
     try:
         out, errors = launched.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         os.killpg(launched.pid, signal.SIGKILL)
         out, errors = launched.communicate()
-        pytest.fail(f"no end after {TIMEOUT_S} s:\n{out}\n{errors}")
+        pytest.fail(f"still running after {TIMEOUT_S} s:\n{out}\n{errors}")
     return subprocess.CompletedProcess(launched.args, launched.returncode, out, errors)
 
 
@@ -97,7 +88,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("config", ["ddp.yaml", "fsdp.yaml"])
-def test_two_processes_give_the_losses_and_the_adapter_of_one_also_after_a_kill(
+def test_two_processes_train_the_adapter_of_one_also_after_a_kill(
     settings: TrainSettings, tmp_path: Path, config: str
 ) -> None:
     alone = tmp_path / "alone"
@@ -114,7 +105,13 @@ def test_two_processes_give_the_losses_and_the_adapter_of_one_also_after_a_kill(
     again = launch(config, script, settings, both)
     assert again.returncode == 0, again.stderr
     steps = [line for line in again.stdout.splitlines() if line.startswith("training: ")]
-    assert [step.split()[1] for step in steps] == ["4", "5", "6", "7", "8"]  # the main one's alone
+    assert [step.split()[1] for step in steps] == [
+        "4",
+        "5",
+        "6",
+        "7",
+        "8",
+    ]  # by one process
     assert again.stdout.count("adapter in") == 1
 
     one, two = losses(alone), losses(both)
@@ -129,7 +126,7 @@ def test_two_processes_give_the_losses_and_the_adapter_of_one_also_after_a_kill(
     assert not (both / ".checkpoints").exists()
 
 
-def test_the_configurations_start_what_they_say() -> None:
+def test_the_bundled_configurations() -> None:
     read = {path.name: yaml.safe_load(path.read_text()) for path in CONFIGS.iterdir()}
     assert set(read) == {"ddp.yaml", "fsdp.yaml"}
     for name, values in read.items():
