@@ -153,7 +153,8 @@ def get_method(name: str) -> Method:
         InputError: There is no such method.
     """
     if name not in METHODS:
-        raise InputError(f"{unknown_name('method', name, METHODS)}; use one of {', '.join(METHODS)}")
+        problem = unknown_name("method", name, METHODS)
+        raise InputError(f"{problem}; use one of {', '.join(METHODS)}")
     return METHODS[name]
 
 

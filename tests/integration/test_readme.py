@@ -30,7 +30,7 @@ LEFT_OUT = {  # half a minute of a real model; the README's block trains
 }
 SERVER, KEY, CLUSTER = "needs a server", "needs a key", "needs a cluster"
 ADAPTER = "takes a trained adapter: test_evaluate.py, test_measuring.py, test_training_forms.py"
-PROCESSES = "takes GPUs: tests/integration/test_distributed.py launches two processes on CPUs"
+PROCESSES = "takes GPUs: tests/slow/test_distributed.py launches two processes on CPUs"
 TRAINERS = "takes a prepared model of 270 MB: tests/integration/test_other_trainers.py runs these"
 HOURS = "hours of a real model: test_bundled_cache.py begins with that copy"
 OWN_TASK = ("tickets.csv", "wordings.txt")
