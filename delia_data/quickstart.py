@@ -183,9 +183,15 @@ class _Steps:
     @cached_property
     def recipe(self) -> TrainSettings:
         """Settings of the training."""
-        s = self.settings
-        recipe = replace(read_recipe(_RECIPE), seed=s.seed, device=s.device, token=self.task.token)
-        return recipe if s.epochs is None else replace(recipe, epochs=s.epochs)
+        s, recipe = self.settings, read_recipe(_RECIPE)
+        return replace(
+            recipe,
+            model=DEFAULT_MODEL,
+            token=self.task.token,
+            epochs=recipe.epochs if s.epochs is None else s.epochs,
+            seed=s.seed,
+            device=s.device,
+        )
 
     @cached_property
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
