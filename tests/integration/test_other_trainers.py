@@ -1,8 +1,8 @@
-"""A prepared model and a mixture in scripts that know nothing of us.
+"""A prepared model and a mixture in scripts of others, two steps each.
 
-Two steps each. The loss of the first step is worked out here by itself, over the answers' tokens
-of the mixture's first rows: it is the same only where the script takes the same rows in the same
-order, and its loss on the answers alone. And the token's row of the embedding moves.
+The loss of the first step is computed here by itself, over the answers' tokens of the mixture's
+first rows. It is the same only if the script takes the same rows in the same order, and its loss
+on the answers alone. And the token's row of the embedding moves.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,10 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from trained import MARKS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from delia_data.mixing import mix, save_mixture
-from delia_data.models import DEFAULT_MODEL, quiet
+from delia_data.models import quiet
 from delia_data.reading import read_records
 from delia_data.records import Format, read_record
 from delia_data.tasks import read_task_rows
@@ -42,8 +44,14 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-pytestmark = pytest.mark.integration
-needs_trl = pytest.mark.skipif(not (BIN / "trl").is_file(), reason="trl is not installed")
+pytestmark = [
+    *MARKS,
+    pytest.mark.skipif(not (BIN / "trl").is_file(), reason="trl is not installed"),
+    pytest.mark.filterwarnings("ignore"),  # of other people's programs
+]
+SETTINGS = TrainSettings(batch_size=BATCH, max_length=256, learning_rate=1e-2, warmup_steps=0)
+UNUSED = 255
+"""Id of a byte that is in no row."""
 
 Run = Callable[..., str]
 
@@ -99,29 +107,21 @@ def mixture(place: Path) -> Callable[[Format], Path]:
 
 
 @pytest.fixture
-def run(place: Path) -> Run:
-    """Runs a program there, with caches of its own and without a network; gives its output."""
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_CACHE": str(place / ".cache" / "datasets"),
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
+def run(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Return a function that runs a script or a module there and returns its output."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(place / ".cache"))
 
-    def run(*command: str | Path) -> str:
-        done = subprocess.run(
-            [str(part) for part in command],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        return done.stdout
+    def run(program: str | Path, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [str(program), *map(str, arguments)])
+        if isinstance(program, Path):
+            runpy.run_path(str(program), run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__")
+        return capsys.readouterr().out
 
     return run
 
@@ -142,8 +142,8 @@ def first_loss(model: Path, rows: list[dict[str, Any]]) -> float:
     return total / count
 
 
-def trl_losses(place: Path) -> list[float]:
-    state = json.loads((place / "trained" / "checkpoint-2" / "trainer_state.json").read_text())
+def trl_losses(trained: Path) -> list[float]:
+    state = json.loads((trained / "checkpoint-2" / "trainer_state.json").read_text())
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
@@ -169,6 +169,7 @@ SFT = {
     "bf16": False,
     "gradient_checkpointing": False,
 }
+DATASET = ["--dataset_name", "./my-mix", "--dataset_config", "ratio-4"]
 LORA = ["--use_peft", "--lora_target_modules", "q_proj", "v_proj", "embed_tokens"]
 
 
@@ -184,56 +185,61 @@ def lora_moves(folder: Path) -> torch.Tensor:
     return (up.float() @ down.float()).norm(dim=0)
 
 
-@needs_trl
-def test_trl_sft_on_the_embedded_model(
-    place: Path, mixture: Callable[[Format], Path], run: Run
+def test_trl_sft_as_a_program(
+    place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path]
 ) -> None:
-    """LoRA, on the embedding too, as the paper's code has it; prompt and completion are columns."""
-    prepare(DEFAULT_MODEL, place / "model")
-    folder = mixture("prompt_completion")
-    dataset = ["--dataset_name", "./my-mix", "--dataset_config", "ratio-4"]
-    run(BIN / "trl", "sft", "--model_name_or_path", "model", *dataset, *flags(), *LORA)
-    losses = trl_losses(place)
+    """LoRA, on the embedding too, as in the paper's code; TRL starts a process of its own."""
+    model, folder = tiny(), mixture("prompt_completion")
+    done = subprocess.run(
+        [BIN / "trl", "sft", "--model_name_or_path", "model", *DATASET, *flags(), *LORA],
+        cwd=place,
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_CACHE": str(place / ".cache"),
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    losses = trl_losses(place / "trained")
     assert len(losses) == 2
-    assert losses[0] == pytest.approx(first_loss(place / "model", rows_of(folder)), abs=2e-3)
+    assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
     moved = lora_moves(place / "trained")
-    unused = AutoTokenizer.from_pretrained(place / "model").convert_tokens_to_ids("<file_sep>")
-    assert moved[49152] > 0
-    assert moved[unused] == 0
+    assert moved[261] > 0
+    assert moved[UNUSED] == 0
 
 
-@needs_trl
 def test_trl_sft_with_generation_marks(
     place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
 ) -> None:
-    """Every weight is trained; the column is messages, and the template says what is labelled."""
+    """All weights are trained; the column is messages, and the template marks the answers."""
     model, folder = tiny(), mixture("messages")
-    dataset = ["--dataset_name", "./my-mix", "--dataset_config", "ratio-4"]
     more = flags(assistant_only_loss=True)
-    run(BIN / "trl", "sft", "--model_name_or_path", "model", *dataset, *more)
-    losses = trl_losses(place)
+    run("trl.scripts.sft", "--model_name_or_path", "model", *DATASET, *more)
+    losses = trl_losses(place / "trained")
     assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
     assert moved_rows(model, place / "trained")[261] > 0
 
 
-@needs_trl
 def test_trl_sft_with_a_generated_configuration(
     place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
 ) -> None:
-    """As it stands, with nothing but the number of steps beside it; rows are written anew."""
+    """The configuration as written, with a number of steps; rows are converted for TRL."""
     model, folder = tiny(), mixture("messages")
-    settings = TrainSettings(batch_size=BATCH, max_length=256, learning_rate=1e-2, warmup_steps=0)
-    written = write_trainer_files("trl", folder, model, place / "config", settings=settings)
+    written = write_trainer_files("trl", folder, model, place / "config", settings=SETTINGS)
     program, *command = written.command.split()
-    run(BIN / program, *command, "--max_steps", "2")
-    logged = place / "config" / "trained" / "checkpoint-2" / "trainer_state.json"
-    losses = [e["loss"] for e in json.loads(logged.read_text())["log_history"] if "loss" in e]
+    assert [program, command[0]] == ["trl", "sft"]
+    run("trl.scripts.sft", *command[1:], "--max_steps", "2")
+    losses = trl_losses(place / "config" / "trained")
     assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
     assert lora_moves(place / "config" / "trained")[261] > 0
 
 
 UNSLOTH = """
-import sys, types
 import peft, trl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -255,31 +261,29 @@ class UnslothTrainer(trl.SFTTrainer):
         for entry in self.state.log_history:
             if "loss" in entry:
                 print(f"step {entry['step']}: loss {entry['loss']:.4f}")
-
-module = types.ModuleType("unsloth")
-vars(module).update({name: globals()[name] for name in list(globals()) if "Unsloth" in name})
-module.FastLanguageModel = FastLanguageModel
-sys.modules["unsloth"] = module
-exec(compile(open(sys.argv[1]).read(), sys.argv[1], "exec"), {"__name__": "cell"})
 """
 
 
-@needs_trl
 def test_the_cell_for_unsloth(
-    place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
+    place: Path,
+    tiny: Callable[..., Path],
+    mixture: Callable[[Format], Path],
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The cell itself, with TRL and PEFT in the place of Unsloth, which needs a GPU."""
+    """The cell itself, with TRL and PEFT in place of Unsloth, which needs a GPU."""
     model, folder = tiny(), mixture("messages")
-    settings = TrainSettings(batch_size=BATCH, max_length=256, learning_rate=1e-2, warmup_steps=0)
-    written = write_trainer_files("unsloth", folder, model, place / "config", settings=settings)
-    losses = printed_losses(run(sys.executable, "-c", UNSLOTH, written.files[0]))
+    written = write_trainer_files("unsloth", folder, model, place / "config", settings=SETTINGS)
+    (place / "unsloth.py").write_text(UNSLOTH)
+    monkeypatch.syspath_prepend(place)
+    losses = printed_losses(run(written.files[0]))
     assert len(losses) == 2
     assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
     assert lora_moves(place / "config" / "trained")[261] > 0
 
 
 def moved_rows(before: Path, after: Path) -> torch.Tensor:
-    """How far training moved each row of the embedding: shape (vocabulary,)."""
+    """Return how far training moved each row of the embedding, of shape (vocabulary,)."""
     old, new = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         .get_input_embeddings()
@@ -290,37 +294,26 @@ def moved_rows(before: Path, after: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_a_plain_transformers_trainer(
+@pytest.mark.parametrize("script", ["transformers_trainer", "pytorch_loop"])
+def test_the_example_scripts(
     place: Path,
     tiny: Callable[..., Path],
     mixture: Callable[[Format], Path],
     run: Run,
+    script: str,
     tied: bool,
 ) -> None:
-    pytest.importorskip("peft")
     model, folder = tiny(tied=tied), mixture("messages")
-    given = ["--task", "task.jsonl", "--cache", "pairs.jsonl", "--steps", "2"]
-    script = EXAMPLES / "transformers_trainer.py"
-    out = run(sys.executable, script, "model", "trained", *given, "--batch-size", str(BATCH))
-    losses = printed_losses(out)
+    given = ["--task", "task.jsonl", "--cache", "pairs.jsonl", "--steps", 2, "--batch-size", BATCH]
+    losses = printed_losses(run(EXAMPLES / f"{script}.py", "model", "trained", *given))
     assert len(losses) == 2
     assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
+    assert losses[1] != losses[0]
+    if script == "pytorch_loop":
+        assert moved_rows(model, place / "trained")[261] > 0
+        return
     weights = load_file(place / "trained" / "adapter_model.safetensors")
     (row,) = (w for name, w in weights.items() if "embed_tokens" in name and "token" in name)
     base = AutoModelForCausalLM.from_pretrained(model).get_input_embeddings().weight.detach()
     assert row.shape == (1, 32)
     assert not torch.equal(row[0], base[261])
-
-
-def test_a_plain_pytorch_loop(
-    place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
-) -> None:
-    model, folder = tiny(), mixture("messages")
-    given = ["--task", "task.jsonl", "--cache", "pairs.jsonl", "--steps", "2"]
-    script = EXAMPLES / "pytorch_loop.py"
-    out = run(sys.executable, script, "model", "trained", *given, "--batch-size", str(BATCH))
-    losses = printed_losses(out)
-    assert len(losses) == 2
-    assert losses[0] == pytest.approx(first_loss(model, rows_of(folder)), abs=2e-3)
-    assert losses[1] != losses[0]
-    assert moved_rows(model, place / "trained")[261] > 0
