@@ -1,7 +1,7 @@
 """The same mixture for other trainers: configuration files that work as they are.
 
-A trainer is one entry of `EXPORTERS`: the row formats that it reads, a function that writes its
-files from `ExportInputs`, the command that starts it, and the settings that it cannot follow.
+A trainer is one entry of `EXPORTERS`: the row formats that it reads, the command that starts it,
+and a function that makes its files from `ExportInputs`, with notes on settings it cannot follow.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ TRAINERS: Final[tuple[TrainerName, ...]] = get_args(TrainerName)
 _ROWS: Final = "train.parquet"
 _MICRO_BATCH: Final = 8
 """Maximum rows to compute at once if the settings do not say."""
+_EXISTS: Final = "{} exists and holds something else: remove it, or give another folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,6 @@ class ExportInputs:
         settings, batch = self.settings, self.settings.batch_size or 1
         most = min(settings.micro_batch_size or _MICRO_BATCH, batch)
         micro_batch = next(size for size in range(most, 0, -1) if batch % size == 0)
-        noise = settings.neftune_alpha
         return {
             "output_dir": self.trained,
             "per_device_train_batch_size": micro_batch,
@@ -125,8 +125,11 @@ class ExportInputs:
             "seed": settings.seed,
             "logging_steps": 1,
             "save_steps": settings.save_every_steps,
-            **({} if noise is None else {"neftune_noise_alpha": noise}),
-        }
+        } | ({"neftune_noise_alpha": settings.neftune_alpha} if settings.neftune_alpha else {})
+
+
+Files = tuple[dict[str, str], list[str]]
+"""Texts of the configuration files by name, the main one last; settings that are not followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +138,13 @@ class Exporter:
 
     Attributes:
         formats: Row formats that the trainer reads; rows in others are converted to the first.
-        files: Returns the texts of the configuration files by name, the main one last.
+        files: Makes its files and notes.
         command: Command that starts the training; `{}` stands for the main file.
-        notes: Returns the settings that the trainer cannot follow, in words.
     """
 
     formats: tuple[Format, ...]
-    files: Callable[[ExportInputs], dict[str, str]]
+    files: Callable[[ExportInputs], Files]
     command: str
-    notes: Callable[[ExportInputs], list[str]]
 
 
 def write_trainer_files(
@@ -191,18 +192,18 @@ def write_trainer_files(
     if format not in exporter.formats or not rows.is_file():
         rows, format = out / f"train-{exporter.formats[0]}.jsonl", exporter.formats[0]
     inputs = _inputs(settings, Path(model).resolve(), prepared, source.manifest, rows, format, out)
-    texts = exporter.files(inputs)
+    texts, notes = exporter.files(inputs)
     for name, text in texts.items():
         file = out / name
         if file.exists() and (not file.is_file() or file.read_text(encoding="utf-8") != text):
-            raise _exists(file)
+            raise ForeignFolderError(_EXISTS.format(file))
     if rows.parent == out:
         _convert(source, rows, format)
     for name, text in texts.items():
         write_text(out / name, text)
     paths = tuple(out / name for name in texts)
     command = exporter.command.format(paths[-1])
-    return TrainerFiles(paths, rows, command, tuple(exporter.notes(inputs)))
+    return TrainerFiles(paths, rows, command, tuple(notes))
 
 
 def _convert(source: TrainingRows, file: Path, format: Format) -> None:
@@ -212,13 +213,7 @@ def _convert(source: TrainingRows, file: Path, format: Format) -> None:
             for record, _ in source.records([]):
                 lines.write(json.dumps(write_record(record, format), ensure_ascii=False) + "\n")
         if file.exists() and file_sha256(file) != file_sha256(part):
-            raise _exists(file)
-
-
-def _exists(file: Path) -> ForeignFolderError:
-    return ForeignFolderError(
-        f"{file} exists and holds something else: remove it, or give another folder"
-    )
+            raise ForeignFolderError(_EXISTS.format(file))
 
 
 def _inputs(
@@ -281,7 +276,7 @@ def _yaml(values: dict[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _axolotl_files(inputs: ExportInputs) -> dict[str, str]:
+def _axolotl(inputs: ExportInputs) -> Files:
     """Write one YAML; rows of type `chat_template` take the loss on the assistant alone."""
     settings = inputs.settings
     column, role, content = (
@@ -340,19 +335,16 @@ def _axolotl_files(inputs: ExportInputs) -> dict[str, str]:
             targets.append(inputs.embedding)
     if settings.token_learning_rate is not None:
         config["embedding_lr"] = settings.token_learning_rate
-    return {"axolotl.yaml": _yaml(config)}
-
-
-def _axolotl_notes(inputs: ExportInputs) -> list[str]:
-    if "mpt" in str(inputs.model).lower() and inputs.settings.gradient_checkpointing is not False:
-        return [
+    notes = []
+    if "mpt" in str(inputs.model).lower() and settings.gradient_checkpointing is not False:
+        notes.append(
             "axolotl takes a model whose path has 'mpt' in it for an MPT, and refuses "
             "gradient_checkpointing: move the model, or set that to false"
-        ]
-    return []
+        )
+    return {"axolotl.yaml": _yaml(config)}, notes
 
 
-def _llama_factory_files(inputs: ExportInputs) -> dict[str, str]:
+def _llama_factory(inputs: ExportInputs) -> Files:
     """Write `dataset_info.json` and a YAML; LLaMA-Factory leaves prompts out of the loss.
 
     Raises:
@@ -406,15 +398,11 @@ def _llama_factory_files(inputs: ExportInputs) -> dict[str, str]:
         tags = dict(zip(names, ("role", "content", "user", "assistant", "system"), strict=True))
         rows = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
     info = {dataset: {"file_name": str(inputs.rows), **rows}}
+    cut = "rows of more than cutoff_len tokens are cut without a warning: run delia lint first"
     return {
         "dataset_info.json": json.dumps(info, indent=2) + "\n",
         "llama_factory.yaml": _yaml(config),
-    }
-
-
-def _llama_factory_notes(inputs: ExportInputs) -> list[str]:
-    cut = "rows of more than cutoff_len tokens are cut without a warning: run delia lint first"
-    return [cut, *_token_notes(inputs)]
+    }, [cut, *_token_notes(inputs)]
 
 
 def _token_notes(inputs: ExportInputs) -> list[str]:
@@ -427,7 +415,7 @@ def _token_notes(inputs: ExportInputs) -> list[str]:
     return notes
 
 
-def _trl_files(inputs: ExportInputs) -> dict[str, str]:
+def _trl(inputs: ExportInputs) -> Files:
     """Write the YAML of `trl sft`, which leaves the column `prompt` out of the loss."""
     settings = inputs.settings
     columns = ["prompt", "completion"]
@@ -458,17 +446,13 @@ def _trl_files(inputs: ExportInputs) -> dict[str, str]:
         }
     if settings.adaptation == "qlora":
         config["load_in_4bit"] = True
-    return {"trl.yaml": _yaml(config)}
-
-
-def _trl_notes(inputs: ExportInputs) -> list[str]:
     notes = _token_notes(inputs)
-    if not inputs.settings.truncate:
+    if not settings.truncate:
         notes.append("rows of more than max_length tokens are cut: run delia lint first")
-    return notes
+    return {"trl.yaml": _yaml(config)}, notes
 
 
-def _unsloth_files(inputs: ExportInputs) -> dict[str, str]:
+def _unsloth(inputs: ExportInputs) -> Files:
     """Write a notebook cell that labels rows itself, with the model's own chat template."""
     settings = inputs.settings
     loading = {
@@ -508,7 +492,10 @@ def _unsloth_files(inputs: ExportInputs) -> dict[str, str]:
         arguments=_keywords(arguments, 8),
         trained=repr(inputs.trained),
     )
-    return {"unsloth_cell.py": cell}
+    notes = []
+    if inputs.trains_row_alone:
+        notes = ["the token's row cannot be trained by itself: the whole embedding is trained"]
+    return {"unsloth_cell.py": cell}, notes
 
 
 def _keywords(values: dict[str, Any], indent: int) -> str:
@@ -516,22 +503,11 @@ def _keywords(values: dict[str, Any], indent: int) -> str:
     return ("\n" + " " * indent).join(f"{name}={value!r}," for name, value in values.items())
 
 
-def _unsloth_notes(inputs: ExportInputs) -> list[str]:
-    if inputs.trains_row_alone:
-        return ["the token's row cannot be trained by itself: the whole embedding is trained"]
-    return []
-
-
 EXPORTERS: Final[dict[TrainerName, Exporter]] = {
-    "axolotl": Exporter(
-        ("messages", "sharegpt"), _axolotl_files, "axolotl train {}", _axolotl_notes
-    ),
+    "axolotl": Exporter(("messages", "sharegpt"), _axolotl, "axolotl train {}"),
     "llama-factory": Exporter(
-        ("messages", "sharegpt", "alpaca"),
-        _llama_factory_files,
-        "llamafactory-cli train {}",
-        _llama_factory_notes,
+        ("messages", "sharegpt", "alpaca"), _llama_factory, "llamafactory-cli train {}"
     ),
-    "trl": Exporter(("prompt_completion",), _trl_files, "trl sft --config {}", _trl_notes),
-    "unsloth": Exporter(("messages",), _unsloth_files, "python {}", _unsloth_notes),
+    "trl": Exporter(("prompt_completion",), _trl, "trl sft --config {}"),
+    "unsloth": Exporter(("messages",), _unsloth, "python {}"),
 }

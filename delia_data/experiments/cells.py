@@ -163,16 +163,7 @@ def run_cell(
 ) -> None:
     """Run one cell into its folder, whose lock the caller holds.
 
-    Args:
-        cell: The cell.
-        inputs: Inputs of its experiment.
-        folder: Folder of the cell.
-        device: Device to train and evaluate on.
-        keep_adapter: Keep the trained weights.
-        on_step: Called after each training step.
-
-    Raises:
-        DeliaError: The cell cannot be run; the folder is kept for another attempt.
+    If it fails, the folder is kept for another attempt.
     """
     method = get_method(cell.method)
     settings = replace(inputs.training, seed=cell.seed or 0, device=device)
@@ -365,31 +356,22 @@ def _machine(device: str) -> str:
     return f"{platform.machine()} CPU, {cores} core{'s' if cores != 1 else ''}"
 
 
-def answer_loss(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Record], *, batch_size: int = 8
-) -> float:
-    """Return the mean cross-entropy of the answers' tokens in nats per token.
-
-    Args:
-        model: A causal language model, also one wrapped by peft; not changed.
-        tokenizer: Its tokenizer.
-        rows: Conversations that end with an answer; prompts do not count.
-        batch_size: Rows per batch.
-
-    Raises:
-        InputError: There are no rows.
-    """
-    losses = answer_losses(model, tokenizer, rows, batch_size=batch_size)
+def answer_loss(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Record]) -> float:
+    """Return the mean cross-entropy of the answers' tokens in nats per token."""
+    losses = answer_losses(model, tokenizer, rows)
     return sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses)
 
 
 def answer_losses(
     model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Record], *, batch_size: int = 8
 ) -> list[AnswerLoss]:
-    """Return the cross-entropy of each answer, in the order of the rows; see `answer_loss`.
+    """Return the cross-entropy of each row's answer, without its prompt, in the rows' order.
 
-    Raises:
-        InputError: There are no rows.
+    Args:
+        model: A causal language model, also one wrapped by PEFT; not changed.
+        tokenizer: Its tokenizer.
+        rows: Conversations that end with an answer, at least one.
+        batch_size: Rows per batch.
     """
     import torch
 
@@ -421,18 +403,12 @@ def answer_losses(
 class TaskLossWatch:
     """Measure the loss on held-out rows as `held_out_loss` (a `training.watching.Watch`)."""
 
-    def __init__(self, rows: Sequence[Record], *, batch_size: int = 8) -> None:
-        """Store the rows.
-
-        Args:
-            rows: Held-out rows that name the token.
-            batch_size: Rows per batch.
-        """
+    def __init__(self, rows: Sequence[Record]) -> None:
+        """Store held-out rows that name the token."""
         self.rows = tuple(rows)
-        self.batch_size = batch_size
 
     def measure(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, step: int
     ) -> dict[str, float]:
         """Measure the model at a training step."""
-        return {_LOSS: answer_loss(model, tokenizer, self.rows, batch_size=self.batch_size)}
+        return {_LOSS: answer_loss(model, tokenizer, self.rows)}

@@ -52,18 +52,7 @@ _LEGEND_LINE: Final = 0.17  # inches
 
 
 def draw_figures(results: Results, folder: str | os.PathLike[str]) -> list[str]:
-    """Draw the figures that have finished cells as PNG files.
-
-    Args:
-        results: The finished cells.
-        folder: Folder of the PNG files.
-
-    Returns:
-        The names of the figures drawn, of `FIGURES`.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Draw the figures that have finished cells as PNG files; return their names in `FIGURES`."""
     root = Path(folder)
     drawn = ["figure-2"] if _draw_blocks(results, root / "figure-2.png") else []
     for name, drawing in curve_drawings(results):
@@ -75,23 +64,15 @@ def draw_figures(results: Results, folder: str | os.PathLike[str]) -> list[str]:
 
 
 def block_drawings(results: Results) -> Iterator[tuple[str, Drawing]]:
-    """Draw Figure 2: a drawing for each keyword, by method and then by task rows.
-
-    Yields:
-        What is compared, and the drawing.
-    """
+    """Yield the drawings of Figure 2, one for each keyword, by method and then by task rows."""
     series = zip(("by method", "of DELIA, by task rows"), _block_series(results), strict=True)
-    for what, lines in series:
+    for axis, lines in series:
         for word in results.keywords(FORMATTED) if lines else ():
-            yield what, _block_drawing(lines, word, what)
+            yield axis, _block_drawing(lines, word, axis)
 
 
 def curve_drawings(results: Results) -> Iterator[tuple[str, Drawing]]:
-    """Draw Figures 3 and 4 if they have finished cells.
-
-    Yields:
-        The figure's name and the drawing.
-    """
+    """Yield the names and drawings of Figures 3 and 4 if they have finished cells."""
     if curves := task_loss_curves(results):
         title = "Loss on held-out task rows over DELIA's training, by pairs per row"
         yield "figure-3", _curve_drawing(curves, "figure-3", title, "loss on held-out task rows")
@@ -133,7 +114,7 @@ def _draw_blocks(results: Results, file: Path) -> bool:
     return True
 
 
-def _block_drawing(series: BlockSeries, word: str, what: str) -> Drawing:
+def _block_drawing(series: BlockSeries, word: str, axis: str) -> Drawing:
     columns = 1 if any(len(name) > 22 for name, _ in series) else 2
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
@@ -142,9 +123,9 @@ def _block_drawing(series: BlockSeries, word: str, what: str) -> Drawing:
         axes.set_ylabel("L2 / ordinary words")
         figure.legend(loc="outside upper left", ncols=columns)
 
-    title = f"L2 from the token to {word} over that between ordinary words, {what}, in every block"
+    title = f"L2 from the token to {word} over that between ordinary words, {axis}, in every block"
     return Drawing(
-        f"figure-2 {word} {what}",
+        f"figure-2 {word} {axis}",
         title,
         paint,
         height=2.4 + _LEGEND_LINE * -(-len(series) // columns),
@@ -202,11 +183,7 @@ def _look(palette: Palette, number: int) -> tuple[str, Any]:
 
 
 def ratio_drawings(result: RatioResult) -> Iterator[tuple[str, Drawing]]:
-    """Draw a series of ratios: the differences to the best ratio, and the losses.
-
-    Yields:
-        The name of the PNG file without its ending, and the drawing.
-    """
+    """Yield the names and drawings of a series: differences to the best ratio, and losses."""
     yield "ratio", _difference_drawing(result)
     yield "ratio-losses", _loss_drawing(result)
 

@@ -136,13 +136,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Durations, to estimate the time of a run whose cells are not finished.
-
-    Attributes:
-        trained_row: Seconds per row and epoch of training.
-        evaluation: Seconds to load, evaluate and measure one cell.
-        pair: Seconds to sample one pair.
-    """
+    """Seconds per row and epoch of training, per cell for the rest, and per sampled pair."""
 
     trained_row: float
     evaluation: float
@@ -223,11 +217,7 @@ class Grid:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "grid") -> Grid:
-        """Make a grid of plain values; all problems are reported at once.
-
-        Raises:
-            SettingsError: A key is unknown, or a value is missing or wrong.
-        """
+        """Make a grid of plain values; one `SettingsError` names all problems."""
         try:
             return _ADAPTER.validate_python(values)
         except ValidationError as error:

@@ -72,11 +72,7 @@ class ExperimentInputs:
     losses: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
 
     def material(self, cell: Cell) -> Material:
-        """Return the data that a cell's method may use.
-
-        Raises:
-            InputError: The task has fewer training rows than the cell needs.
-        """
+        """Return the data that a cell's method may use."""
         rows, seed = cell.rows, cell.seed or 0
         if rows is not None and rows > len(self.task.train):
             raise InputError(

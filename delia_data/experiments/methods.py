@@ -63,14 +63,11 @@ class Material:
     rows: TaskRows | None = None
 
     def mixture(self, *, diversified: bool, pairs: bool) -> tuple[TrainingRow, ...]:
-        """Mix the task with the pairs and return the rows in the order of training.
+        """Return the rows of a mixture in the order of training.
 
         Args:
             diversified: Give each row a wording; otherwise all rows have the common wording.
             pairs: Mix in `ratio` pairs per task row.
-
-        Raises:
-            InputError: The mixture cannot be made, for example because the cache is too small.
         """
         task = self.task
         if not diversified:
@@ -108,6 +105,9 @@ class Training:
         return round(self.settings.epochs * len(self.rows))
 
 
+MakeTraining: TypeAlias = Callable[[Material, TrainSettings], Training]
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One method; DELIA itself is one.
@@ -128,7 +128,7 @@ class Method:
     name: str
     title: str
     summary: str
-    training: Callable[[Material, TrainSettings], Training] | None = None
+    training: MakeTraining | None = None
     prompt: Callable[[Material], Prompt] | None = None
     engine: EngineFactory | None = None
     uses: frozenset[Axis] = frozenset({"rows", "seed"})
@@ -147,11 +147,7 @@ def optimizer_steps(rows: int, settings: TrainSettings) -> int:
 
 
 def get_method(name: str) -> Method:
-    """Return the method with a name.
-
-    Raises:
-        InputError: There is no such method.
-    """
+    """Return the method with a name; an unknown one raises `InputError`."""
     if name not in METHODS:
         problem = unknown_name("method", name, METHODS)
         raise InputError(f"{problem}; use one of {', '.join(METHODS)}")
@@ -161,20 +157,14 @@ def get_method(name: str) -> Method:
 # DELIA and its ablations (paper, Table 4); `_pairs_only` is the reference of Figure 4.
 
 
-def _delia(material: Material, settings: TrainSettings) -> Training:
-    return Training(material.mixture(diversified=True, pairs=True), settings)
+def _train_mixture(*, diversified: bool, pairs: bool) -> MakeTraining:
+    return lambda material, settings: Training(
+        material.mixture(diversified=diversified, pairs=pairs), settings
+    )
 
 
-def _no_diverse(material: Material, settings: TrainSettings) -> Training:
-    return Training(material.mixture(diversified=True, pairs=False), settings)
-
-
-def _no_wordings(material: Material, settings: TrainSettings) -> Training:
-    return Training(material.mixture(diversified=False, pairs=True), settings)
-
-
-def _common(material: Material, settings: TrainSettings) -> Training:
-    return Training(material.mixture(diversified=False, pairs=False), settings)
+_delia = _train_mixture(diversified=True, pairs=True)
+_common = _train_mixture(diversified=False, pairs=False)
 
 
 def _pairs_only(material: Material, settings: TrainSettings) -> Training:
@@ -184,10 +174,6 @@ def _pairs_only(material: Material, settings: TrainSettings) -> Training:
 
 # No training: the token's embedding row is random, a mean, or that of the description (Welch et
 # al. 2020). The paper's Table 1 calls the last two "random init" and "mean embedding".
-
-
-def _original(_: Material, settings: TrainSettings) -> Training:
-    return Training((), settings)
 
 
 def _random_init(material: Material, settings: TrainSettings) -> Training:
@@ -226,11 +212,7 @@ def _neftune(material: Material, settings: TrainSettings) -> Training:
 def repeat_rows(
     rows: Sequence[TrainingRow], count: int, *, seed: int = 0
 ) -> tuple[TrainingRow, ...]:
-    """Repeat rows until there are `count`; each pass has each row once, in an order of its own.
-
-    Raises:
-        InputError: There are no rows.
-    """
+    """Repeat rows until there are `count`; each pass has each row once, in its own order."""
     if not rows:
         raise InputError("there are no rows to repeat: give at least one")
     repeated: list[TrainingRow] = []
@@ -303,14 +285,7 @@ _KEY: Final = (
 
 
 def atomic_facts(task: Task) -> list[tuple[str, tuple[str, ...]]]:
-    """Split the description of the task's format into facts.
-
-    Returns:
-        Each fact, a sentence that does not name the token, with the questions that it answers.
-
-    Raises:
-        InputError: The task has no description.
-    """
+    """Split the description of the task's format into facts, each with questions it answers."""
     description = task.description.strip().rstrip(".")
     if not description:
         raise InputError("the task does not say what its token stands for: give a description")
@@ -353,7 +328,7 @@ METHODS: Final[dict[str, Method]] = {
             "original",
             "Original model",
             "no training; the token begins as the recipe says",
-            _original,
+            lambda _, settings: Training((), settings),
             uses=_NONE,
         ),
         Method(
@@ -442,14 +417,14 @@ METHODS: Final[dict[str, Method]] = {
             "no_diverse",
             "DELIA without diverse data",
             "a wording for each row, no pairs",
-            _no_diverse,
+            _train_mixture(diversified=True, pairs=False),
             trains_on="task",
         ),
         Method(
             "no_wordings",
             "DELIA without diversified wordings",
             "one wording for all rows, and pairs sampled from the model itself",
-            _no_wordings,
+            _train_mixture(diversified=False, pairs=True),
             uses=_ALL,
             trains_on="both",
         ),

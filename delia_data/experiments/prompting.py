@@ -52,22 +52,14 @@ _NULL: Final = ""  # source word of target words that no word in the sentence ex
 
 
 def in_context(material: Material) -> Prompt:
-    """Return the prompt builder that puts examples before the question.
-
-    Raises:
-        InputError: The task has fewer training rows than examples.
-    """
+    """Return the prompt builder that puts examples before the question."""
     wording = material.task.common_wording
     examples = [(wording.fill(row.query), row.answer) for row in _example_rows(material)]
     return lambda asked, _: _with_examples(examples, asked)
 
 
 def dipmt(material: Material) -> Prompt:
-    """Return the prompt builder that adds dictionary entries and examples.
-
-    Raises:
-        InputError: The task is not a translation, or has fewer training rows than examples.
-    """
+    """Return the prompt builder that adds dictionary entries and examples."""
     task = material.task
     if task.scoring != "translation":
         raise InputError(
@@ -208,21 +200,13 @@ def _words(text: str) -> list[str]:
 def controlled_engine(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material, batch_size: int
 ) -> ControlledEngine:
-    """Make the engine of controlled text generation for a task.
-
-    Raises:
-        InputError: The task has no description.
-    """
+    """Make the engine of controlled text generation for a task."""
     explain = explained(material.task.token, material.task.description)
     return ControlledEngine(model, tokenizer, explain, batch_size=batch_size)
 
 
 def explained(token: str, description: str) -> Explain:
-    """Return a function that adds the meaning of the token to a conversation's last turn.
-
-    Raises:
-        InputError: The description is empty.
-    """
+    """Return a function that adds the meaning of the token to a conversation's last turn."""
     if not description.strip():
         raise InputError("the task does not say what its token stands for: give a description")
     meaning = f"{token} stands for {description.strip().rstrip('.')}."
@@ -250,14 +234,7 @@ class ControlledEngine(TransformersEngine):
         *,
         batch_size: int = 16,
     ) -> None:
-        """Wrap a model.
-
-        Args:
-            model: The model.
-            tokenizer: Its tokenizer, with a padding token.
-            explain: Adds the explanation to a prompt.
-            batch_size: Answers generated at once; the model computes twice as many rows.
-        """
+        """Wrap a model, which computes two rows for each answer of a batch."""
         super().__init__(model, tokenizer, batch_size=batch_size)
         self.explain = explain
 

@@ -33,7 +33,7 @@ from pydantic import TypeAdapter, ValidationError
 from delia_data.bundled_cache import cache_path
 from delia_data.errors import FormatError, InputError, RatioError, SettingsError, TokenError
 from delia_data.evaluation.bootstrap import Resampling, bootstrap
-from delia_data.experiments.cells import AnswerLoss, read_result
+from delia_data.experiments.cells import read_result
 from delia_data.experiments.figures import ratio_drawings
 from delia_data.experiments.grid import Cell
 from delia_data.experiments.inputs import ExperimentInputs
@@ -202,7 +202,7 @@ def read_ratio(folder: str | os.PathLike[str]) -> RatioResult:
     Raises:
         UnfinishedError: The series is not finished.
         InputError: The folder holds something else.
-        FormatError: Another version wrote the folder.
+        FormatError: Another version wrote it.
     """
     root = Path(folder)
     if RESULT not in read_manifest(root).files:
@@ -358,11 +358,7 @@ def _check(
     training: TrainSettings,
     settings: RatioSettings,
 ) -> tuple[ExperimentInputs, RatioSweep, int]:
-    """Read the inputs and check them before anything is written.
-
-    Returns:
-        The inputs, the sweep, and the number of training rows that the task has.
-    """
+    """Read and check the inputs; return them, the sweep, and the number of the task's rows."""
     if (root / _OLD_CELLS).is_dir() and (root / _SERIES).is_file():
         raise SettingsError(
             f"{root} was written by delia ratio of version 0.1.0, whose folders cannot be "
@@ -401,12 +397,6 @@ def read_ratio_inputs(
     """Read a task folder and a cache, and hold out the rows and pairs to measure.
 
     A pair with the query of a held-out pair is in no mixture either.
-
-    Raises:
-        InputError: There is no such task folder or cache, or the task has no held-out rows.
-        RatioError: The cache is too small for the largest ratio, or two ratios need the same number
-            of pairs.
-        UnfinishedError: A folder has no finish marker.
     """
     root, cache = Path(task), cache_path(cache)
     if not root.is_dir():
@@ -503,7 +493,10 @@ def _result(
         flat = np.array([[loss.nats for loss in cell[name]] for cell in cells])
         return flat.reshape(seeds, len(ratios), -1).swapaxes(0, 1)
 
-    tokens = {name: _tokens(losses) for name, losses in cells[0].items()}
+    tokens = {
+        name: np.array([loss.tokens for loss in losses], dtype=np.float64)
+        for name, losses in cells[0].items()
+    }
     tables = {name: (nats(name), tokens[name]) for name in tokens}
     if "plain" in tables:
         selectivity = tables["plain"][0] - tables["held_out"][0]
@@ -543,10 +536,6 @@ def _result(
     )
     others = {name: smallest_enough(p, tolerance) for name, p in points.items() if name != by}
     return replace(result, summary=tuple(summarize(result, others)))
-
-
-def _tokens(losses: Sequence[AnswerLoss]) -> NDArray[np.float64]:
-    return np.array([loss.tokens for loss in losses], dtype=np.float64)
 
 
 def measure_ratios(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> list[Measured]:
@@ -608,12 +597,7 @@ def smallest_enough(points: Sequence[RatioPoint], tolerance: float) -> float:
 
 
 def summarize(result: RatioResult, others: Mapping[By, float]) -> Iterator[str]:
-    """Yield the outcome in sentences, the chosen ratio first.
-
-    Args:
-        result: The result.
-        others: The ratio that is enough by other measurements.
-    """
+    """Yield the outcome in sentences; `others` has the ratios enough by other measurements."""
     point = next(point for point in result.points if point.ratio == result.enough)
     pairs = f"for {result.task_rows} task rows that is {result.pairs_needed:,} pairs"
     within = f"within {result.tolerance:g} nats per token of the best ratio"

@@ -31,6 +31,7 @@ from delia_data.experiments.sweep import (
     CELLS,
     CellEstimate,
     OnProgress,
+    check_workers,
     estimate_cells,
     raise_failures,
     read_runs,
@@ -38,13 +39,7 @@ from delia_data.experiments.sweep import (
     total_seconds,
     unfinished_cells,
 )
-from delia_data.experiments.tables import (
-    Entry,
-    Finding,
-    Table,
-    check_claims,
-    make_tables,
-)
+from delia_data.experiments.tables import Entry, Finding, Table, check_claims, make_tables
 from delia_data.outputs import (
     MANIFEST,
     canonical_json,
@@ -101,11 +96,7 @@ class Reproduction:
         return [cell for cell in cells if cell.experiment != FORMATTED]
 
     def inputs(self, experiment: str) -> ExperimentInputs:
-        """Read the inputs of an experiment.
-
-        Raises:
-            InputError: An input is missing or wrong.
-        """
+        """Read the inputs of an experiment."""
         name = next(name for name in self.grid.experiments if name == experiment)
         settings = self.grid.experiments[name]
         cache = self.cache_of(settings)
@@ -128,13 +119,7 @@ class Reproduction:
         return {folder: one for folder, one in caches.items() if not is_finished(folder)}
 
     def start(self) -> None:
-        """Write grid and inputs into the folder, or check that they are those of the folder.
-
-        Raises:
-            ForeignFolderError: The folder holds something else.
-            SettingsError: The folder has other settings of an experiment, or other inputs.
-            InputError: An input does not exist.
-        """
+        """Write grid and inputs into the folder, or check that they are those of the folder."""
         check_folder_is_ours(self.out, _OWN, sign=_GRID)
         grid, inputs = self.grid.as_dict(), self._hashes()
         if (self.out / _GRID).is_file():
@@ -150,11 +135,7 @@ class Reproduction:
         write_json(self.out / _INPUTS, {**known, **inputs})
 
     def estimate(self, workers: int = 1) -> tuple[list[CellEstimate], float | None]:
-        """Estimate the work that is left.
-
-        Returns:
-            The cells, and the seconds until all is finished; None if unknown.
-        """
+        """Return the cells, and the seconds until all are finished; None if unknown."""
         experiments = self.grid.experiments
         cells = estimate_cells(
             self,
@@ -202,8 +183,7 @@ def reproduce(
         InputError: An input does not exist, or there are no workers.
         EngineError: Cells failed; all others are finished, and the report is written.
     """
-    if workers < 1:
-        raise InputError(f"{workers} workers are too few: give at least 1")
+    check_workers(workers)
     run.start()
     for folder, experiment in run.missing_caches().items():
         sample_cache(
@@ -248,18 +228,7 @@ def _hash_of(path: Path) -> str:
 
 
 def write_report(results: Results, out: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write `report.md`, `report.json` and the figures of the finished cells.
-
-    Args:
-        results: The finished cells.
-        out: Folder of the run.
-
-    Returns:
-        The content of `report.json`.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Write `report.md`, `report.json` and the figures; return the content of `report.json`."""
     root = Path(out)
     tables, findings = make_tables(results), check_claims(results)
     drawn = draw_figures(results, root / "figures")

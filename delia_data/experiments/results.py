@@ -52,11 +52,7 @@ class Measured:
 
 
 def over_seeds(values: Sequence[float]) -> Measured:
-    """Summarize one number per seed.
-
-    Raises:
-        InputError: There are no seeds.
-    """
+    """Summarize one number per seed."""
     if not values:
         raise InputError("there are no seeds to summarize: give at least one value")
     return Measured(fmean(values), tuple(values))
@@ -70,9 +66,6 @@ def over_rows(
     Args:
         values: The values.
         bounds: Smallest and largest possible value of a row.
-
-    Raises:
-        InputError: There are no values, or seeds have different numbers of rows.
     """
     if not values or len({len(row) for row in values}) != 1:
         raise InputError(
@@ -86,12 +79,7 @@ def over_rows(
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Finished cells.
-
-    Attributes:
-        grid: Their grid.
-        finished: Their results.
-    """
+    """The finished cells of a grid."""
 
     grid: Grid
     finished: tuple[CellResult, ...]
@@ -207,11 +195,7 @@ class Results:
 
 
 def read_results(grid: Grid, out: str | os.PathLike[str]) -> Results:
-    """Read the finished cells of a grid.
-
-    Raises:
-        FormatError: Another version wrote a result.
-    """
+    """Read the finished cells of a grid; a result of another version is a `FormatError`."""
     folders = [cell_folder(Path(out), cell) for cell in grid.cells()]
     return Results(grid, tuple(read_result(f) for f in folders if is_finished(f)))
 

@@ -84,19 +84,17 @@ def run_sweep(
 
     Args:
         sweep: The sweep.
-        workers: Number of cells that run at once, each in a process of its own, on a CPU also with
-            a core of its own; with 1 they run in this process.
+        workers: Number of cells that run at once, each in its own process, on a CPU also on its
+            own core; with 1 they run in this process.
         on_progress: Called when a cell ends; with one worker also after each training step.
 
     Returns:
         Names of the cells that failed, with the reasons.
 
     Raises:
-        InputError: There are no workers.
         EngineError: A worker crashed.
     """
-    if workers < 1:
-        raise InputError(f"{workers} workers are too few: give at least 1")
+    check_workers(workers)
     cells = sweep.cells()
     for cell in cells:
         (cell_folder(sweep.out, cell) / _FAILED).unlink(missing_ok=True)
@@ -133,12 +131,14 @@ def run_sweep(
     return failures
 
 
-def raise_failures(failures: dict[str, str], total: int) -> None:
-    """Raise an error if there are failed cells.
+def check_workers(workers: int) -> None:
+    """Refuse fewer than one worker."""
+    if workers < 1:
+        raise InputError(f"{workers} workers are too few: give at least 1")
 
-    Raises:
-        EngineError: Cells failed.
-    """
+
+def raise_failures(failures: dict[str, str], total: int) -> None:
+    """Raise an `EngineError` if there are failed cells."""
     if failures:
         name, reason = next(iter(failures.items()))
         raise EngineError(
@@ -148,10 +148,7 @@ def raise_failures(failures: dict[str, str], total: int) -> None:
 
 
 def _run_cells(sweep: Sweep, report: Callable[..., Any] = lambda *_: None) -> None:
-    """Run every cell that is not finished and that no other worker holds, until none is left.
-
-    A failed cell gets a file with the reason; only another call of `run_sweep` tries it again.
-    """
+    """Run each unfinished cell that no other worker holds, once; a failure's reason is a file."""
     inputs: dict[str, ExperimentInputs] = {}
     tried: set[Cell] = set()
     while waiting := [cell for cell in unfinished_cells(sweep) if cell not in tried]:
@@ -258,14 +255,7 @@ def _one_thread(wanted: bool) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class CellEstimate:
-    """The work of one cell.
-
-    Attributes:
-        cell: The cell.
-        finished: Whether it is finished.
-        trained_rows: Rows to train on, summed over epochs.
-        seconds: Estimated seconds; None if finished or unknown.
-    """
+    """The work of one cell: rows summed over epochs, seconds None if finished or unknown."""
 
     cell: Cell
     finished: bool
@@ -281,7 +271,8 @@ def estimate_cells(
     Args:
         sweep: The sweep.
         epochs: Epochs of a training, by experiment.
-        seconds: Durations by experiment, which are used until a trained cell is finished.
+        seconds: Durations by experiment; measured ones replace them once a trained cell is
+            finished.
     """
     cells, estimates = sweep.cells(), []
     measured = {

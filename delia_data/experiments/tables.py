@@ -102,17 +102,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table.
-
-    Attributes:
-        name: `table-1` to `table-4`.
-        title: Title.
-        heads: Names of the head columns.
-        columns: Names of the other columns.
-        lines: Lines.
-        notes: Notes for readers.
-        missing: Titles of the methods of which nothing was run.
-    """
+    """One table, `table-1` to `table-4`; `missing` has the titles of methods that were not run."""
 
     name: str
     title: str
@@ -300,13 +290,7 @@ def _missing(results: Results, experiment: str, methods: Sequence[str]) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One claim, and whether the numbers of the run agree with it.
-
-    Attributes:
-        claim: A claim of the paper or of this project.
-        verdict: Whether the numbers agree; `"unclear"` if seeds or intervals overlap.
-        numbers: The numbers that the verdict follows from, in words.
-    """
+    """A claim, whether the run agrees with it (`"unclear"` if seeds overlap), and its numbers."""
 
     claim: str
     verdict: Verdict

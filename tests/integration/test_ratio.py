@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import names, refused, spawn
+from command_line import Delia, names, refused
 from ratio_inputs import Inputs, make_inputs, training_of
+from trained import MARKS
 
 from delia_data.errors import (
     ForeignFolderError,
@@ -38,15 +38,10 @@ from delia_data.experiments.figures import ratio_drawings
 from delia_data.experiments.inputs import ExperimentInputs
 from delia_data.experiments.ratio import read_ratio_inputs
 from delia_data.outputs import folder_lock, is_finished, read_manifest
-from delia_data.records import Record, read_record, write_record
+from delia_data.records import read_record
 from delia_data.training import load_adapter, train
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = MARKS
 
 SERIES = RatioSettings(ratios=(0, 2, 4), seeds=2, pairs=6, rows=3)
 FLAGS = ("--ratios", "0,2,4", "--seeds", 2, "--pairs", 6, "--rows", 3)
@@ -210,7 +205,7 @@ def test_another_tolerance_and_more_ratios_train_only_what_is_new(
     assert larger.points[0].loss.by_seed[0] == first.points[0].loss.by_seed[0]
 
 
-def delia(inputs: Inputs, out: Path) -> subprocess.Popen[str]:
+def start(inputs: Inputs, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "delia_data", "ratio"),
@@ -220,7 +215,6 @@ def delia(inputs: Inputs, out: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ,
     )
 
 
@@ -230,7 +224,7 @@ def wait_for(process: subprocess.Popen[str], sign: Path) -> None:
             return
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.02)
-    raise AssertionError(f"{sign} did not come")
+    raise AssertionError(f"{sign} does not exist")
 
 
 def test_a_killed_series_resumes_to_the_same_bytes(
@@ -239,7 +233,7 @@ def test_a_killed_series_resumes_to_the_same_bytes(
     """Kill it while a cell trains, interrupt it while another does, then run it to its end."""
     out = tmp_path / "out"
     for name, how in ((cell(2, 0), signal.SIGKILL), (cell(2, 1), signal.SIGINT)):
-        process = delia(inputs, out)
+        process = start(inputs, out)
         wait_for(process, out / name / "adapter")
         process.send_signal(how)
         process.communicate(timeout=300)
@@ -247,20 +241,13 @@ def test_a_killed_series_resumes_to_the_same_bytes(
         assert not is_finished(out)
     assert is_finished(out / cell(4, 0))
     before = (out / cell(0, 0) / "result.json").stat().st_mtime_ns
-    process = delia(inputs, out)
+    process = start(inputs, out)
     printed, messages = process.communicate(timeout=600)
     assert process.returncode == 0, messages
     assert (out / cell(0, 0) / "result.json").stat().st_mtime_ns == before
     shown = {**json.loads((unbroken / "ratio.json").read_text()), "folder": str(out)}
     assert json.loads(printed) == shown
     assert content(out) == content(unbroken)
-
-
-def test_two_workers_train_what_one_does(inputs: Inputs, tmp_path: Path) -> None:
-    settings = replace(SERIES, ratios=(0, 2), seeds=1)
-    out = tmp_path / "out"
-    run_ratio(inputs.task, inputs.cache, out, training_of(inputs), settings=settings, workers=2)
-    assert is_finished(out / cell(0, 0)) and is_finished(out / cell(2, 0))
 
 
 # Estimates
@@ -300,7 +287,7 @@ def test_other_settings_for_the_folder_are_shown_and_nothing_changes(
     assert content(unbroken) == before
 
 
-def test_what_cannot_be_is_refused_before_anything_is_written(
+def test_wrong_inputs_are_refused_before_anything_is_written(
     inputs: Inputs, tmp_path: Path
 ) -> None:
     out, training = tmp_path / "out", training_of(inputs)
@@ -335,34 +322,30 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
         run()
 
 
-def test_without_plain_forms_there_is_no_selectivity(inputs: Inputs, tmp_path: Path) -> None:
-    task = tmp_path / "rows.jsonl"
-    rows = [write_record(Record.pair(f"is it {i} ? <sep>", "{ it }")) for i in range(4)]
-    task.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    with pytest.raises(InputError, match="not a task folder"):
-        run_ratio(task, inputs.cache, tmp_path / "out", training_of(inputs), settings=SERIES)
-
-
-def test_the_command_refuses_in_one_line(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_command_refuses_in_one_line(
+    delia: Delia, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     given = ("ratio", inputs.task, inputs.cache, "out", "--recipe", inputs.recipe)
-    refused(spawn(tmp_path, *given, "--ratios", "0;4"), "--ratios '0;4' is not a list of numbers")
-    refused(spawn(tmp_path, *given, *FLAGS, "--by", "luck"), "one of loss, selectivity")
-    refused(spawn(tmp_path, *given, *FLAGS, "--tolerance", 0), "must be more than 0")
+    refused(delia(*given, "--ratios", "0;4"), "--ratios '0;4' is not a list of numbers")
+    refused(delia(*given, *FLAGS, "--by", "luck"), "one of loss, selectivity")
+    refused(delia(*given, *FLAGS, "--tolerance", 0), "must be more than 0")
     assert not names(tmp_path)
 
 
 def test_the_command_lists_its_cost_and_prints_a_table(
-    inputs: Inputs, unbroken: Path, tmp_path: Path
+    delia: Delia, inputs: Inputs, unbroken: Path, tmp_path: Path
 ) -> None:
     given = ("ratio", inputs.task, inputs.cache)
-    listed = spawn(tmp_path, *given, "out", "--recipe", inputs.recipe, *FLAGS, "--list", "--json")
+    recipe = ("--recipe", inputs.recipe, *FLAGS)
+    listed = delia(*given, tmp_path / "out", *recipe, "--list", "--json")
     document = json.loads(listed.out)
     assert document["rows_to_train"] == 2 * (6 + 18 + 30)
     assert {one["state"] for one in document["cells"]} == {"to run"}
-    shown = spawn(tmp_path, *given, unbroken, "--recipe", inputs.recipe, *FLAGS)
+    shown = delia(*given, unbroken, *recipe)
     assert shown.code == 0, shown.err
-    found = read_ratio(unbroken)
-    assert found.summary[0] in shown.out
-    assert f"{found.points[1].loss.value:.3f}" in shown.out
-    assert f"{found.points[1].difference.value:.3f} [" in shown.out
+    result = read_ratio(unbroken)
+    assert result.summary[0] in shown.out
+    assert f"{result.points[1].loss.value:.3f}" in shown.out
+    assert f"{result.points[1].difference.value:.3f} [" in shown.out
     assert "\x1b" not in shown.out + shown.err
