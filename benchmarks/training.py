@@ -1,24 +1,23 @@
-"""How fast training is beside TRL's trainer, at which loss and in how much memory.
+"""Measure the speed, loss and memory of training, compared with TRL's trainer.
 
     python -m benchmarks.training                  # every case, into RESULTS.md
     python -m benchmarks.training --case float32 --rounds 5
     python -m benchmarks.training --steps 3        # a trial: printed, not written
-    python -m benchmarks.training --cache PAIRS    # what delia sample wrote, or a file of rows
+    python -m benchmarks.training --cache PAIRS    # a cache folder, or a file of rows
 
-The mixture is the bundled task at ratio 20, its 2,000 pairs drawn from the bundled cache. Every
-training runs in a process of its own, on a GPU where there is one, on the first rows of the
-mixture, in its order; ways take turns, and ratios are of two runs of the same round. With --work a
-section that was stopped goes on. The first steps are not timed. Tokens are those of the rows,
-labelled or not; padding does not count. The share of the peak is that of the card's in bfloat16.
+The mixture is the bundled task at ratio 20, with 2,000 pairs of the bundled cache. Each training
+runs in its own process, on a GPU if there is one, on the first rows of the mixture in their order.
+The trainers take turns, and a ratio compares two runs of the same round. With --work a stopped
+section resumes. The first steps are not timed. Tokens are those of the rows, labeled or not,
+without padding. The share of the peak refers to the card's peak in bfloat16.
 
-    delia train                     packed, logits where there are labels; activations are kept on
-                                    a CPU, and computed again on a GPU, as the library does
-    SFTTrainer, defaults            padded to a batch's longest row, activations computed again
+    delia train                     packed, logits only at labels; as in the library, activations
+                                    are kept on a CPU and recomputed on a GPU
+    SFTTrainer, defaults            padded to the longest row of a batch, activations recomputed
     SFTTrainer, activations kept    the same with `gradient_checkpointing=False`
 
-All train LoRA of rank 16 on every linear layer, and the token's row of the embedding. TRL 1.16
-stops at PEFT's wrapper of that row where the head is tied, since it asks for a bias; it is given
-one here.
+All train LoRA of rank 16 on every linear layer, and the token's row of the embedding. With a tied
+head, TRL 1.16 fails at PEFT's wrapper of that row because it has no bias; it gets one here.
 """
 
 from __future__ import annotations
@@ -59,20 +58,14 @@ Rounds = list[dict[str, Run]]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How a run was asked for.
-
-    Attributes:
-        mixture: Folder of the mixture.
-        work: Folder for what trainings write.
-        given: The command line.
-    """
+    """The mixture's folder, a folder for the trainings, and the command line."""
 
     mixture: Path
     work: Path
     given: argparse.Namespace
 
     def train(self, way: str, dtype: str, number: int) -> Run:
-        """Train one way in a process of its own, unless this round of it was done before."""
+        """Train one way in its own process, unless this round of it is finished."""
         given = self.given
         kept = self.runs / f"{dtype}-{number}-{way}.json"
         command = [sys.executable, "-m", "benchmarks._trained", str(self.mixture), way]
@@ -81,19 +74,19 @@ class Setting:
         command += ["--dtype", dtype, "--settle", str(_SETTLE)]
         if given.micro_batch_tokens:
             command += ["--micro-batch-tokens", str(given.micro_batch_tokens)]
-        told = [*command, str(given.threads), str(given.cache)]
-        if kept.is_file() and (earlier := json.loads(kept.read_text()))["command"] == told:
+        identity = [*command, str(given.threads), str(given.cache)]
+        if kept.is_file() and (earlier := json.loads(kept.read_text()))["command"] == identity:
             return dict(earlier["run"])
         threads = {"OMP_NUM_THREADS": str(given.threads)} if given.threads else {}
         environment = {"DELIA_CACHE": str(cache_home()), **threads}
         run = run_script(command, environment=environment, work=self.work).printed
         self.runs.mkdir(exist_ok=True)
-        kept.write_text(json.dumps({"command": told, "run": run}))
+        kept.write_text(json.dumps({"command": identity, "run": run}))
         return run
 
     @property
     def runs(self) -> Path:
-        """Folder of the runs of a section that is not written yet."""
+        """Folder of the runs of the section that is not yet written."""
         return self.work / "runs"
 
 
@@ -159,7 +152,7 @@ def _ways(rounds: Rounds) -> str:
 
 
 def _alternate(setting: Setting, dtype: str) -> Rounds:
-    """Run every way once a round, each round beginning with another one."""
+    """Run every way once per round; each round begins with a different one."""
     names = setting.given.ways
     done: Rounds = []
     for number in range(setting.given.rounds):
@@ -176,17 +169,17 @@ def _alternate(setting: Setting, dtype: str) -> Rounds:
 
 
 def _ratio(rounds: Rounds, figure: Callable[[Run], float]) -> Spread:
-    """Ours as a multiple of the defaults', paired within rounds."""
+    """Return our number as a multiple of the defaults', paired within rounds."""
     return Spread.of(figure(runs[_OURS]) / figure(runs[_DEFAULTS]) for runs in rounds)
 
 
 def _apart(ours: Run, theirs: Run) -> float:
-    """How far the losses of any step are from each other at most."""
+    """Return the largest difference between the losses of a step."""
     return max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
 
 
 def _mixture(cache: Path | None, work: Path) -> Path:
-    """Mix the bundled task at ratio 20 with pairs of a cache, the bundled one if none is given."""
+    """Mix the bundled task at ratio 20 with pairs of a cache, by default the bundled one."""
     from delia_data.diversify import diversify
     from delia_data.mixing import mix, save_mixture
     from delia_data.sampling import bundled_cache_folder
@@ -208,25 +201,25 @@ def _say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the cases that the command line asks for, print their sections, and write them."""
+    """Run the requested cases, print their sections, and write them."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.training",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--cache", type=Path, help="pairs: a cache's folder or a file (bundled)")
+    parser.add_argument("--cache", type=Path, help="cache folder or file of pairs (bundled)")
     parser.add_argument("--case", choices=["all", "float32", "bfloat16"], default="all")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="name, folder or Hub id")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--batch", type=int, default=16, help="rows of a step (16)")
-    parser.add_argument("--length", type=int, default=512, help="tokens of a row at most (512)")
-    parser.add_argument("--steps", type=int, help="steps of a run; fewer are a trial, not written")
-    parser.add_argument("--micro-batch-tokens", type=int, help="packed at once (the library's)")
+    parser.add_argument("--batch", type=int, default=16, help="rows per step (16)")
+    parser.add_argument("--length", type=int, default=512, help="maximum tokens per row (512)")
+    parser.add_argument("--steps", type=int, help="steps per run; fewer are a trial, not written")
+    parser.add_argument("--micro-batch-tokens", type=int, help="tokens per packed sequence")
     parser.add_argument("--threads", type=int, help="threads on a CPU (torch's choice)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of every way (3)")
-    parser.add_argument("--work", type=Path, help="folder in which a stopped section goes on")
-    parser.add_argument("--results", type=Path, help="file to write; for trials none by default")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each way (3)")
+    parser.add_argument("--work", type=Path, help="folder in which a stopped section resumes")
+    parser.add_argument("--results", type=Path, help="file to write; by default none for trials")
     given = parser.parse_args(arguments)
     if given.device == "auto":
         given.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -109,13 +109,7 @@ def load_adapter(
 def open_adapter(
     folder: str | os.PathLike[str], *, device: str = "cpu"
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """Load a trained adapter on its model, not merged.
-
-    Raises:
-        UnfinishedError: The training is not finished.
-        InputError: The folder holds no adapter, or the adapter's model does not exist.
-        MissingExtraError: It was trained in 4 bits, and bitsandbytes is not installed.
-    """
+    """Load a trained adapter on its model, not merged; raise errors as `load_adapter` does."""
     peft = require("peft", extra="train")
     settings = adapter_settings(folder)
     if settings.adaptation == "full":
@@ -129,12 +123,7 @@ def open_adapter(
 
 
 def adapter_settings(folder: str | os.PathLike[str]) -> TrainSettings:
-    """Return the settings that a finished adapter was trained with.
-
-    Raises:
-        UnfinishedError: The training is not finished.
-        InputError: The folder holds something else.
-    """
+    """Return the settings that a finished adapter was trained with."""
     manifest = read_manifest(folder)
     if manifest.kind != "adapter":
         raise InputError(
@@ -146,24 +135,11 @@ def adapter_settings(folder: str | os.PathLike[str]) -> TrainSettings:
 
 def adapter_names(root: Path) -> frozenset[str]:
     """Return the names in a folder that saving an adapter writes."""
-    if not root.is_dir():
-        return frozenset()
     return frozenset(path.name for pattern in _PATTERNS for path in root.glob(pattern))
 
 
 def check_start(start: str | os.PathLike[str], settings: TrainSettings) -> str:
-    """Return the hash of an adapter's weights, if a training can begin from them.
-
-    Args:
-        start: Folder that `train` wrote.
-        settings: Resolved settings of the training that is to begin.
-
-    Raises:
-        SettingsError: Settings that must be the same differ, or whole models are trained, which
-            begin from the earlier one as `model`.
-        UnfinishedError: The earlier training is not finished.
-        InputError: The folder holds something else.
-    """
+    """Return the hash of an adapter's weights, if a training with these settings can use them."""
     if settings.adaptation == "full":
         raise SettingsError(
             "adaptation 'full' trains whole models and no adapter: give the earlier one as model"

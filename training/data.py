@@ -180,12 +180,7 @@ class EncodedRows:
 
 
 def count_rows(rows: TrainingRows, token: str) -> tuple[dict[str, int], str]:
-    """Count the rows by source, and hash them in their order.
-
-    Raises:
-        InputError: There are no rows.
-        FormatError: Rows cannot be used.
-    """
+    """Count the rows by source, and hash them in their order."""
     counts = {"task": 0, "cache": 0}
     digest = hashlib.sha256()
     for record, is_task in rows.records([token]):
@@ -271,7 +266,7 @@ class ProvenanceWarning(UserWarning):
 def mismatched_sources(
     written_by: Mapping[str, Any], model: str, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """Compare the models that wrote the pairs with the model to be trained.
+    """Return a line for each cache that another model wrote, or through another chat template.
 
     Only the model's own words buffer (paper, section 3). A model behind an API can be compared by
     name alone.
@@ -280,10 +275,6 @@ def mismatched_sources(
         written_by: The mixture's record of the models, by the cache's name.
         model: The model to be trained: the embedded model's name, a folder, or a Hub id.
         tokenizer: Its tokenizer.
-
-    Returns:
-        A line for each cache that another model wrote, or that was sampled through another chat
-        template.
     """
     if not written_by:
         return []

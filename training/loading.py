@@ -44,12 +44,7 @@ _MEMORY_TEXTS: Final = ("out of memory", "can't allocate memory", "cannot alloca
 
 
 def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
-    """Replace every `auto` and None by its value on this machine, for this number of rows.
-
-    Raises:
-        InputError: The device is not available, or does not support the settings.
-        MissingExtraError: bitsandbytes is needed and not installed.
-    """
+    """Replace every `auto` and None by its value on this machine, for this number of rows."""
     torch = require("torch", extra="train")
     device = settings.device
     if device == "auto":
@@ -96,12 +91,7 @@ def context_of(model: str) -> int | None:
 
 
 def load_prepared_tokenizer(settings: TrainSettings) -> PreTrainedTokenizerBase:
-    """Load the tokenizer and add the token.
-
-    Raises:
-        InputError: There is no such model, or it has no chat template.
-        TokenError: The token has another role in the vocabulary.
-    """
+    """Load the tokenizer and add the token."""
     tokenizer = load_tokenizer(settings.model)
     if not tokenizer.chat_template:
         raise InputError(
@@ -129,10 +119,6 @@ def load_prepared(
         tokenizer: The tokenizer with the token.
         device: Device of the model; None for the device on which this process trains.
         whole: Turn QLoRA's weights into plain ones, with the values that 4 bits hold.
-
-    Raises:
-        InputError: There is no such model or device.
-        MissingExtraError: bitsandbytes is needed and not installed.
     """
     torch = require("torch", extra="train")
     place = device or own_device(settings.device)
@@ -197,16 +183,7 @@ def _load_in_4_bits(settings: TrainSettings, device: str) -> PreTrainedModel:
 
 
 def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) -> LoraConfig:
-    """Configure PEFT: LoRA on the targets, and the token's row in one of the two ways.
-
-    Args:
-        settings: The settings.
-        model: The model, with the token's row.
-        token_id: The token's id.
-
-    Raises:
-        SettingsError: A target names no module.
-    """
+    """Configure PEFT: LoRA on the targets, and the token's row in one of the two ways."""
     import peft
 
     embedding = last_name(model, model.get_input_embeddings())
@@ -280,13 +257,10 @@ def is_main_process() -> bool:
 
 
 def own_device(device: str) -> str:
-    """Return the device on which this process puts its model.
+    """Return the device on which this process puts its model, for the settings' device.
 
-    Each process has a GPU of its own. If the model is to be sharded, it starts on the CPU, from
-    where each GPU takes its part: no GPU need hold all of it.
-
-    Args:
-        device: The device of the settings, `"cpu"` or `"cuda"`.
+    Each process has its own GPU. A model to be sharded starts on the CPU, from which each GPU
+    takes its part, so no GPU needs to hold all of it.
     """
     if _process_count() == 1 or device != "cuda":
         return device

@@ -59,15 +59,7 @@ class StepPlan:
 
 
 def plan_steps(lengths: Sequence[int], plan: StepPlan) -> list[list[MicroBatches]]:
-    """Plan all steps, in the order of the rows.
-
-    Args:
-        lengths: Tokens of every row.
-        plan: The bounds.
-
-    Returns:
-        For each optimizer step, the micro-batches of each process.
-    """
+    """Return the micro-batches of each process in each step, for rows of these lengths."""
     return [
         plan_step(range(begin, min(begin + plan.batch_size, len(lengths))), lengths, plan)
         for begin in range(0, len(lengths), plan.batch_size)
@@ -75,7 +67,7 @@ def plan_steps(lengths: Sequence[int], plan: StepPlan) -> list[list[MicroBatches
 
 
 def plan_step(rows: Sequence[int], lengths: Sequence[int], plan: StepPlan) -> list[MicroBatches]:
-    """Plan the rows of one optimizer step.
+    """Return the micro-batches of each process in one step.
 
     Every process gets the same number of micro-batches, because the processes of a sharded model
     meet in each. A process with fewer rows gets empty ones.
@@ -84,9 +76,6 @@ def plan_step(rows: Sequence[int], lengths: Sequence[int], plan: StepPlan) -> li
         rows: Indices of the step's rows, in their order.
         lengths: Tokens of every row of the mixture.
         plan: The bounds.
-
-    Returns:
-        The micro-batches of each process.
     """
     shares = _balance(rows, lengths, plan.processes)
     count = max(_least_bins(share, lengths, plan) for share in shares)
@@ -218,7 +207,7 @@ class StepBatches(Dataset):  # type: ignore[type-arg]
         Args:
             rows: The tokenized rows; `rows[i]` has `input_ids`, `labels` and `is_task`.
             steps: For each step, the micro-batches of each process.
-            labeled: Labeled tokens of each row.
+            labeled: Number of labeled tokens of each row.
             process: Number of this process.
             packed: Pack the rows of a micro-batch instead of padding them.
             pad_id: Id of the padding token.

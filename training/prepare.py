@@ -149,13 +149,7 @@ def prepared_from(model: str | os.PathLike[str]) -> dict[str, str] | None:
 
 @contextmanager
 def model_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Hold the folder of a model for writing.
-
-    Raises:
-        ForeignFolderError: The folder holds something else.
-        LockedError: Another process writes there.
-        OutputError: It cannot be written.
-    """
+    """Lock the folder of a model for writing."""
     root = Path(folder)
     known = {path.name for pattern in _NAMES for path in root.glob(pattern)}
     check_folder_is_ours(root, frozenset(known), sign=LOCK)
@@ -179,17 +173,8 @@ def save_model(
 ) -> Manifest:
     """Write a model into the folder of `model_folder`, in place of an earlier one.
 
-    Args:
-        root: The folder.
-        model: The model; its weights are written as safetensors.
-        tokenizer: The tokenizer, with its chat template.
-        manifest: Settings and inputs; the hashes of the files are filled in.
-
     Returns:
-        The manifest as written.
-
-    Raises:
-        OutputError: The folder cannot be written, or the disk is full.
+        The manifest with the hashes of the files.
     """
     from safetensors import SafetensorError
 

@@ -175,12 +175,7 @@ def train(
 
 
 def _is_done(root: Path, plan: dict[str, Any]) -> bool:
-    """Return whether a folder is finished, after checking that its training is the same.
-
-    Raises:
-        ForeignFolderError: It holds something else.
-        SettingsError: It holds a training with other settings or rows.
-    """
+    """Return whether a folder is finished; refuse one that holds something else."""
     check_folder_is_ours(root, adapter_names(root), sign=PLAN)
     if (root / PLAN).is_file():
         check_same_settings(root, json.loads((root / PLAN).read_text()), plan)
@@ -188,11 +183,7 @@ def _is_done(root: Path, plan: dict[str, Any]) -> bool:
 
 
 def _check_token(rows: TrainingRows, token: str) -> None:
-    """Refuse a mixture whose task rows name another token, several, or none.
-
-    Raises:
-        TokenError: They do.
-    """
+    """Refuse a mixture whose task rows name another token, several, or none."""
     if rows.tokens is None or rows.tokens == [token]:
         return
     if not rows.tokens:
