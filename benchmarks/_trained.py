@@ -102,13 +102,13 @@ def _train(given: argparse.Namespace) -> dict[str, Any]:
         peak = _peak_mib(given.device)
     card = torch.cuda.get_device_name() if given.device == "cuda" else None
     lengths = [len(ids) for ids in dataset["input_ids"]]
-    labelled = [sum(label != -100 for label in labels) for labels in dataset["labels"]]
+    labeled = [sum(label != -100 for label in labels) for labels in dataset["labels"]]
     begin = given.settle * given.batch
-    tokens, answers = sum(lengths[begin:]), sum(labelled[begin:])
+    tokens, answers = sum(lengths[begin:]), sum(labeled[begin:])
     flops = model_flops(base, lengths[begin:], answers)
     return {
         "tokens": tokens,
-        "labelled": answers,
+        "labeled": answers,
         "padded_to": _padded(lengths[begin:], given.batch),
         "seconds": clock.seconds,
         "cpu_seconds": clock.cpu_seconds,
@@ -191,7 +191,7 @@ class _Clock:
         return Clock()
 
 
-def model_flops(model: Any, lengths: Sequence[int], labelled: int) -> float:
+def model_flops(model: Any, lengths: Sequence[int], labeled: int) -> float:
     """What the model itself costs: weights forwards, their inputs' gradients, causal attention.
 
     Frozen weights have no gradient of their own, which would be half as much again. The head
@@ -206,7 +206,7 @@ def model_flops(model: Any, lengths: Sequence[int], labelled: int) -> float:
     states = config.num_hidden_layers * config.num_attention_heads * width
     # Two products of (length, length / 2) forwards, and four backwards.
     attention = sum(12 * states * length * length / 2 for length in lengths)
-    return float(4 * weights * sum(lengths) + 4 * head * labelled + attention)
+    return float(4 * weights * sum(lengths) + 4 * head * labeled + attention)
 
 
 def _padded(lengths: Sequence[int], batch: int) -> int:

@@ -125,7 +125,7 @@ def _about(setting: Setting, run: Run) -> str:
     return (
         f"{given.model} on {where}; batches of {given.batch} rows of up to {given.length} tokens, "
         f"{given.steps - _SETTLE} of {given.steps} steps timed, rounds: {given.rounds}. "
-        f"{run['tokens']:,} tokens, {run['labelled'] / run['tokens']:.0%} of them labelled; padded "
+        f"{run['tokens']:,} tokens, {run['labeled'] / run['tokens']:.0%} of them labeled; padded "
         f"batches hold {padding:.2f} times as many."
     )
 

@@ -1,4 +1,4 @@
-"""A run of a grid that takes seconds: a random model with a vocabulary of words, and few rows."""
+"""A grid that runs in seconds: a random model with a vocabulary of words, and few rows."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ METHODS = ["delia", "common", "original", "random_init", "controlled"]
 
 
 def micro_model(folder: Path) -> Path:
-    """Makes a random Llama of two layers, and a tokenizer learnt from the bundled task."""
+    """Save a random Llama of two layers and a tokenizer learned from the bundled task."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -46,7 +46,7 @@ def micro_model(folder: Path) -> Path:
 
 
 def micro_grid(folder: Path, model: Path, **changes: Any) -> Path:
-    """Writes a grid of a few cells."""
+    """Write a grid of a few cells."""
     experiment = {
         "model": str(model),
         "training": {
@@ -75,7 +75,7 @@ def micro_grid(folder: Path, model: Path, **changes: Any) -> Path:
 
 
 def tables_of(out: Path) -> Any:
-    """What a run came to, without times."""
+    """Return the report and the results of a run, without times."""
     report = json.loads((out / "report.json").read_text())
     results = {
         file.parent.name: json.loads(file.read_text())

@@ -34,11 +34,11 @@ RECIPE = {
     "save_every_steps": 1,
     "dtype": "float32",
 }
-"""What is trained; the model's folder is beside it."""
+"""The recipe, without the model's folder."""
 
 
 class Inputs(NamedTuple):
-    """Where everything lies."""
+    """The paths of the inputs."""
 
     task: Path
     cache: Path
@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
 
 
 def make_inputs(folder: Path) -> Inputs:
-    """Writes a model, a task of 6 training and 4 held-out rows, 60 pairs and a recipe."""
+    """Write a model, a task of 6 training and 4 held-out rows, 60 pairs and a recipe."""
     tokenizer = word_tokenizer()
     word_model(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -74,5 +74,5 @@ def make_inputs(folder: Path) -> Inputs:
 
 
 def training_of(inputs: Inputs) -> TrainSettings:
-    """The recipe's settings."""
+    """Return the recipe's settings."""
     return TrainSettings.from_dict(json.loads(inputs.recipe.read_text()))

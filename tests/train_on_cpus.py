@@ -2,7 +2,7 @@
 
 accelerate 1.15 shards on accelerators alone: with `use_cpu` it ignores an FSDP configuration
 without a warning, and each process holds a whole model. torch itself shards on CPUs, and so does
-the rest of accelerate once it is told that the processes shard. Run as a script:
+the rest of accelerate when its state says that the processes shard. Run as a script:
 
     accelerate launch --config_file fsdp.yaml train_on_cpus.py MIXTURE OUT ...
 

@@ -1,4 +1,4 @@
-"""A tiny model on disk, rows for it, and the trained model as it is in memory."""
+"""A tiny model on disk, rows for it, and the trained model in memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ROWS = [
 def tiny_settings(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **over: Any
 ) -> TrainSettings:
-    """Settings that train a model of seconds; it is saved in the folder."""
+    """Save a model in the folder, and return settings that train it in a second."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     values: dict[str, Any] = {
@@ -75,7 +75,7 @@ def tiny_settings(
 
 @contextmanager
 def seen_trainers() -> Iterator[list[Any]]:
-    """The trainers that are at work inside the block, each with its model in memory."""
+    """Record the trainers that run inside the block, each with its model in memory."""
     from delia_data.training.trainer import MixtureTrainer
 
     seen: list[Any] = []
@@ -93,7 +93,7 @@ def seen_trainers() -> Iterator[list[Any]]:
 
 
 def logits_of(model: Any, ids: list[list[int]]) -> torch.Tensor:
-    """Logits of sequences of one length, in float32, of shape (rows, length, vocabulary)."""
+    """Return logits of sequences of equal length, of shape (rows, length, vocabulary)."""
     model.eval()
     with torch.no_grad():
         logits: torch.Tensor = model(torch.tensor(ids)).logits.float()
@@ -101,7 +101,7 @@ def logits_of(model: Any, ids: list[list[int]]) -> torch.Tensor:
 
 
 def sequences(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Ids of three questions, of one length."""
+    """Return the ids of three questions of equal length."""
     turns = [[{"role": "user", "content": f"Is {i} even? <sep>"}] for i in (7, 8, 9)]
     ids = [render_ids(tokenizer, each, generate=True) for each in turns]
     assert len({len(each) for each in ids}) == 1
@@ -109,12 +109,12 @@ def sequences(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 
 
 def losses(folder: Path) -> list[float]:
-    """The loss of every step of a training."""
+    """Return the loss of every step of a training."""
     return [entry["loss"] for entry in json.loads((folder / "losses.json").read_text())]
 
 
 def stop_at(number: int) -> Callable[[int, int, float], None]:
-    """What `train` can be given as `on_step`, to be stopped by Ctrl-C at a step."""
+    """Return an `on_step` that stops a training like Ctrl-C at a step."""
 
     def stop(step: int, steps: int, loss: float) -> None:
         if step == number:

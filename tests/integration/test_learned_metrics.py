@@ -1,4 +1,4 @@
-"""BLEURT and COMET run in another Python; stand-ins take the places of the two packages there."""
+"""BLEURT and COMET run in another Python, where these tests put stand-ins for the packages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def load_from_checkpoint(path):
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand-ins of the two packages, and checkpoints for them."""
+    """Write stand-ins of the two packages, and checkpoints for them."""
     (tmp_path / "bleurt_pytorch.py").write_text(BLEURT)
     (tmp_path / "comet.py").write_text(COMET)
     (tmp_path / "BLEURT-20").mkdir()
@@ -75,13 +75,13 @@ def test_learned_metrics(packages: Path) -> None:
     many = [texts * 5 for texts in (SOURCES, ANSWERS, REFERENCES)]  # more than a batch
     expected = [(10 * len(r) + len(a)) / 100 for _, a, r in zip(*many, strict=True)]
     assert bleurt.counts(*many)[:, 0] == pytest.approx(expected)
-    found = score_corpus(bleurt, *many, HOW)
-    assert found.value == pytest.approx(np.mean(expected))
+    measured = score_corpus(bleurt, *many, HOW)
+    assert measured.value == pytest.approx(np.mean(expected))
     lengths = [len("".join(texts)) / 100 for texts in zip(*many, strict=True)]
     assert score_corpus(comet, *many, HOW).value == pytest.approx(np.mean(lengths))
 
 
-def test_what_is_missing_is_said(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_and_checkpoints(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = packages / "BLEURT-20"
     with pytest.raises(InputError, match=r"no checkpoint was given: give comet=PATH"):
         load_metrics(["comet"])

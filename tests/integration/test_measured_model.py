@@ -1,4 +1,4 @@
-"""The measures on the embedded model, untrained: what must hold of real weights."""
+"""Measurements of the untrained embedded model, which real weights must fulfill."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def parts() -> tuple[Any, Any]:
 
 
 def test_the_untrained_token_is_its_own_control(parts: tuple[Any, Any]) -> None:
-    """What was added as a mean row must be at the distance of a mean row, in every block."""
+    """A token added as the mean row has the distance of a mean row in every block."""
     contexts = DEFAULT_CONTEXTS[:2]
-    found = measure_alignment(
+    measured = measure_alignment(
         *parts, "<sep>", ["json"], contexts=contexts, words=24, controls=4, batch_size=8
     )
-    [json_] = found.keywords
-    assert len(found.median) == 30
+    [json_] = measured.keywords
+    assert len(measured.median) == 30
     assert json_.untrained["mean"].l2.mean == pytest.approx(json_.token.l2.mean, rel=1e-3)
     assert all(0.1 < value < 10 for value in json_.token.relative.mean)
     words = ordinary_words(parts[1], 24, contexts, without=["json", "<sep>"])
-    assert found.controls == words[:4]
+    assert measured.controls == words[:4]
     assert all(len(parts[1].encode(f" {word}", add_special_tokens=False)) == 1 for word in words)
 
 
@@ -62,7 +62,7 @@ def test_the_model_answers_plainly_and_knows_no_brace(parts: tuple[Any, Any]) ->
     assert yes.rank <= 5
 
 
-def test_projected_gradients_keep_what_the_gradients_are(parts: tuple[Any, Any]) -> None:
+def test_projected_gradients_keep_norms_and_angles(parts: tuple[Any, Any]) -> None:
     import peft
 
     model, tokenizer = parts

@@ -77,7 +77,7 @@ def make(
 
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """As any script does."""
+    """Load a model as any script does."""
     return (
         AutoModelForCausalLM.from_pretrained(folder),
         AutoTokenizer.from_pretrained(folder),
@@ -111,7 +111,7 @@ def test_the_row_is_where_the_id_points(
     assert torch.allclose(old_logits, new_logits, atol=1e-6)
 
 
-def test_what_a_script_needs_is_there(make: Make, tmp_path: Path) -> None:
+def test_the_folder_has_all_that_a_script_needs(make: Make, tmp_path: Path) -> None:
     base = make()
     GenerationConfig(eos_token_id=[0, 4], max_new_tokens=7).save_pretrained(base)
     prepare(base, tmp_path / "out")
@@ -135,7 +135,7 @@ def test_the_type_of_the_weights(make: Make, tmp_path: Path, dtype: Any, expecte
     assert load(tmp_path / "out")[0].dtype == expected
 
 
-def test_initialisations_are_those_of_add_token(
+def test_initializations_are_those_of_add_token(
     make: Make, tmp_path: Path, make_tiny_model: Any, make_tiny_tokenizer: Any
 ) -> None:
     ways: list[dict[str, Any]] = [
@@ -164,7 +164,7 @@ def test_several_tokens(make: Make, tmp_path: Path) -> None:
     assert not torch.equal(weight[261], weight[262])
 
 
-def test_the_same_again_changes_nothing_and_another_is_refused(make: Make, tmp_path: Path) -> None:
+def test_a_rerun_changes_nothing_and_another_model_is_refused(make: Make, tmp_path: Path) -> None:
     base, out = make(), tmp_path / "out"
     first = prepare(base, out)
     times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -178,9 +178,7 @@ def test_the_same_again_changes_nothing_and_another_is_refused(make: Make, tmp_p
     assert is_finished(out)
 
 
-def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_begun_anew(
-    make: Make, tmp_path: Path
-) -> None:
+def test_a_killed_run_leaves_no_whole_model_and_starts_over(make: Make, tmp_path: Path) -> None:
     base, out = make(), tmp_path / "out"
     command = [sys.executable, "-c", KILLED, str(base), str(out)]
     done = subprocess.run(command, capture_output=True, timeout=600, env=os.environ)
@@ -229,14 +227,14 @@ def test_wrong_arguments(
     assert not is_finished(tmp_path / "out")
 
 
-def test_a_model_without_a_chat_template_and_none_at_all(make: Make, tmp_path: Path) -> None:
+def test_models_that_are_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no chat template"):
         prepare(make(template=False), tmp_path / "out")
     with pytest.raises(InputError, match="cannot be loaded"):
         prepare(tmp_path / "nothing", tmp_path / "out")
 
 
-def test_it_is_still_the_model_that_wrote_the_pairs(make: Make, tmp_path: Path) -> None:
+def test_a_prepared_model_is_the_model_that_wrote_the_pairs(make: Make, tmp_path: Path) -> None:
     base = make()
     assert prepared_from(base) is None
     assert prepared_from("org/name") is None
@@ -251,9 +249,9 @@ def test_it_is_still_the_model_that_wrote_the_pairs(make: Make, tmp_path: Path) 
 
 def test_the_command(delia: Delia, make: Make, tmp_path: Path) -> None:
     base, out = make(), tmp_path / "out"
-    told = delia("prepare", base, out, "--token", "<x>", "--token", "<y>", "--json")
-    assert json.loads(told.out)["details"]["token_ids"] == {"<x>": 261, "<y>": 262}
-    assert (told.code, told.err) == (0, "")
+    shown = delia("prepare", base, out, "--token", "<x>", "--token", "<y>", "--json")
+    assert json.loads(shown.out)["details"]["token_ids"] == {"<x>": 261, "<y>": 262}
+    assert (shown.code, shown.err) == (0, "")
     again = delia("prepare", base, out, "--token", "<x>", "--token", "<y>")
     assert (
         again.out == f"<x> is id 261, <y> is id 262; --model_name_or_path {out} works in any "

@@ -1,4 +1,4 @@
-"""Fast training computes what plain training does: losses, gradients, and nothing across rows."""
+"""Packed training has the losses and gradients of plain training, and nothing crosses rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Make = Callable[..., PreTrainedModel]
 
 
 def make_rows(lengths: tuple[int, ...] = (5, 9, 12, 7, 6, 8, 30)) -> list[dict[str, Any]]:
-    """Random rows; those of odd length are task rows and name the token."""
+    """Return random rows; those of odd length are task rows and name the token."""
     generator = torch.Generator().manual_seed(1)
     rows = []
     for length in lengths:
@@ -60,7 +60,7 @@ def train(
     rows: list[dict[str, Any]] | None = None,
     **more: Any,
 ) -> tuple[list[dict[str, float]], trl.SFTTrainer]:
-    """Two epochs in batches of three; gives what was logged of each step."""
+    """Train two epochs in batches of three; return the log of each step, and the trainer."""
     options = more.pop("options", {})
     config = trl.SFTConfig(
         output_dir=str(folder),
@@ -98,7 +98,7 @@ def train(
 
 
 class Gradients(TrainerCallback):
-    """Keeps the gradients of every step."""
+    """Keep the gradients of every step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
@@ -131,7 +131,7 @@ WAYS = {
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_losses_and_gradients_of_every_step_are_those_of_the_plain_trainer(
+def test_losses_and_gradients_equal_those_of_the_plain_trainer(
     make_tiny_model: Make,
     tiny_tokenizer: PreTrainedTokenizerBase,
     tmp_path: Path,
@@ -154,10 +154,10 @@ def test_losses_and_gradients_of_every_step_are_those_of_the_plain_trainer(
             assert torch.allclose(slope, wanted, atol=1e-6), (name, key)
 
 
-def test_a_step_holds_the_same_rows_however_they_are_packed(
+def test_packing_does_not_change_the_rows_of_a_step(
     make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """The sums by source of each step, worked out from the losses of the untrained model."""
+    """The sums by source of each step are computed from the losses of the untrained model."""
     rows = make_rows()
     model = make_tiny_model(vocabulary=VOCABULARY)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_a_step_holds_the_same_rows_however_they_are_packed(
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_logits_are_computed_where_there_is_a_label_and_nowhere_else(
+def test_logits_are_computed_only_at_labels(
     make_tiny_model: Make,
     tiny_tokenizer: PreTrainedTokenizerBase,
     tmp_path: Path,
@@ -209,16 +209,14 @@ def test_logits_are_computed_where_there_is_a_label_and_nowhere_else(
     options = {"micro_batch_tokens": 1000} if packed else {}
     model = make_tiny_model(vocabulary=VOCABULARY)
     train(MixtureTrainer, model, tiny_tokenizer, tmp_path, rows=rows, **options)
-    labelled = [len(row["input_ids"]) - 3 for row in rows]
-    steps = [sum(labelled[begin : begin + 3]) for begin in (0, 3, 6)]
+    labeled = [len(row["input_ids"]) - 3 for row in rows]
+    steps = [sum(labeled[begin : begin + 3]) for begin in (0, 3, 6)]
     assert computed == steps * 2
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_never_crosses_from_one_row_to_another(
-    make_tiny_model: Make, attention: str
-) -> None:
-    """Other rows may change and the states of a row do not, not by one bit."""
+def test_attention_never_crosses_rows(make_tiny_model: Make, attention: str) -> None:
+    """When other rows change, the states of a row do not change by one bit."""
     model = make_tiny_model(vocabulary=VOCABULARY)
     model.set_attn_implementation(attention)
     before, middle, after = make_rows((6, 9, 5))
@@ -261,8 +259,8 @@ def test_a_sliding_window_holds_within_packed_rows() -> None:
     assert torch.allclose(packed, torch.cat(alone), atol=1e-6)
 
 
-def test_a_model_that_bends_its_logits_keeps_doing_so() -> None:
-    """Gemma 2 caps them, and its attention is its own business."""
+def test_a_model_that_scales_its_logits_keeps_doing_so() -> None:
+    """Gemma 2 caps its logits and has its own attention."""
     torch.manual_seed(0)
     config = Gemma2Config(
         vocab_size=VOCABULARY,
@@ -325,7 +323,7 @@ def test_a_frozen_head_gives_the_gradients_of_the_plain_loss(
     assert float(each.sum()) == pytest.approx(float(plain), rel=1e-5)
 
 
-def test_rows_read_in_place_are_those_that_peft_reads(make_tiny_model: Make) -> None:
+def test_trained_rows_read_in_place_equal_those_of_peft(make_tiny_model: Make) -> None:
     lora = peft.LoraConfig(
         target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [TOKEN, 7]}
     )
@@ -355,7 +353,7 @@ def test_rows_read_in_place_are_those_that_peft_reads(make_tiny_model: Make) -> 
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_noise_has_the_bound_of_a_row_packed_or_padded(
+def test_the_noise_of_a_row_is_the_same_packed_or_padded(
     make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, packed: bool
 ) -> None:
     """transformers' own noise, whose bound falls with the length of a sequence (NEFTune)."""
@@ -390,7 +388,7 @@ def test_noise_has_the_bound_of_a_row_packed_or_padded(
     assert all(0.9 * bound < value <= bound * (1 + 1e-5) for value in seen)
 
 
-def test_noise_of_the_settings_reaches_the_losses(
+def test_noise_changes_the_losses(
     make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     def first_loss(**options: Any) -> float:

@@ -1,4 +1,4 @@
-"""The reproduction in `benchmarks/`: its report is what its cells say, and it names no machine."""
+"""The reproduction in `benchmarks/`: its report follows from its cells and names no machine."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def test_no_text_of_others_and_no_path_is_kept() -> None:
             assert not [sign for sign in ("/tmp/", "/home/", "/root/") if sign in text], path
 
 
-def test_the_readme_tells_what_the_run_says(results: Results) -> None:
+def test_the_readme_has_the_numbers_of_the_run(results: Results) -> None:
     lines = (FOLDER.parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
     for name, method in IN_README.items():
-        found = results.of("formatted-text", method)
-        shares, without = results.shares(found), results.shares(found, named=False)
+        cells = results.of("formatted-text", method)
+        shares, without = results.shares(cells), results.shares(cells, named=False)
         assert shares and without and shares.low is not None and shares.high is not None
         interval = f"{100 * shares.low:.0f} to {shares.high:.0%}"
         figures = f"{shares.value:.0%} | {interval} | {without.value:.0%} | {len(shares.by_seed)}"

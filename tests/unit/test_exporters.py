@@ -40,7 +40,7 @@ PAIRS = [Record.pair(f"Question {i}?", f"Answer {i}.") for i in range(4)]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where models lie that several tests share; none of them is written to."""
+    """Return the folder of models that tests share and do not change."""
     return tmp_path_factory.mktemp("models")
 
 
@@ -99,7 +99,7 @@ def write(model: Callable[..., Path], mixture: Callable[..., Path], tmp_path: Pa
 
 
 def read(written: TrainerFiles, name: str) -> Any:
-    """A file of what was written: YAML, which JSON is too."""
+    """Return the content of a written file; YAML includes JSON."""
     (file,) = (file for file in written.files if file.name == name)
     return yaml.safe_load(file.read_text("utf-8"))
 
@@ -154,7 +154,7 @@ class TestKeys:
             assert calls[name] <= known[name]
 
 
-def test_what_the_settings_come_to_in_axolotl(write: Write) -> None:
+def test_the_settings_in_axolotl(write: Write) -> None:
     written = write("axolotl")
     config = read(written, "axolotl.yaml")
     assert config["peft_trainable_token_indices"] == {"embed_tokens": [261]}
@@ -173,7 +173,7 @@ def test_a_path_that_axolotl_takes_for_the_name_of_a_model(
 ) -> None:
     prompt = tmp_path / "prompts"
     shutil.copytree(model(), prompt)
-    told = [
+    notes = [
         write_trainer_files("axolotl", mixture(), folder, tmp_path / name, settings=settings).notes
         for name, folder, settings in [
             ("a", model(), SETTINGS),
@@ -181,8 +181,8 @@ def test_a_path_that_axolotl_takes_for_the_name_of_a_model(
             ("c", prompt, replace(SETTINGS, gradient_checkpointing=False)),
         ]
     ]
-    assert [len(notes) for notes in told] == [0, 1, 0]
-    assert "for an MPT" in told[1][0]
+    assert [len(each) for each in notes] == [0, 1, 0]
+    assert "for an MPT" in notes[1][0]
 
 
 def test_an_end_of_turn_that_is_not_the_end_of_sequence(write: Write) -> None:
@@ -192,7 +192,7 @@ def test_an_end_of_turn_that_is_not_the_end_of_sequence(write: Write) -> None:
     assert config["datasets"][0]["train_on_eot"] == "turn"
 
 
-def test_what_the_settings_come_to_in_llama_factory(write: Write) -> None:
+def test_the_settings_in_llama_factory(write: Write) -> None:
     written = write("llama-factory", replace(SETTINGS, targets=("all-linear",)))
     config = read(written, "llama_factory.yaml")
     linear = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
@@ -221,7 +221,7 @@ def test_a_format_that_llama_factory_cannot_read(
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("format", ["messages", "prompt_completion", "alpaca", "sharegpt"])
-def test_rows_that_the_trainer_cannot_read_are_written_anew(
+def test_rows_are_converted_for_a_trainer_that_cannot_read_them(
     write: Write, trainer: TrainerName, format: Format, tmp_path: Path
 ) -> None:
     readable = {
@@ -234,22 +234,22 @@ def test_rows_that_the_trainer_cannot_read_are_written_anew(
     in_place = rows.parent.name.startswith("mix-")
     assert in_place == (format in readable[trainer])
     if not in_place:
-        found = sorted(record.id for record in read_records(rows))
-        assert found == sorted(record.id for record in [TASK[0].record, *PAIRS])
+        sizes = sorted(record.id for record in read_records(rows))
+        assert sizes == sorted(record.id for record in [TASK[0].record, *PAIRS])
 
 
-def test_the_order_of_rows_written_anew(write: Write) -> None:
+def test_converted_rows_keep_their_order(write: Write) -> None:
     import pyarrow.parquet as pq
 
     kept = write("axolotl").rows
-    anew = write("trl").rows
-    wanted = [row["messages"][-1]["content"] for row in pq.read_table(kept).to_pylist()]
-    assert [record.answer for record in read_records(anew)] == wanted
+    converted = write("trl").rows
+    expected = [row["messages"][-1]["content"] for row in pq.read_table(kept).to_pylist()]
+    assert [record.answer for record in read_records(converted)] == expected
 
 
 def test_batches(write: Write) -> None:
     """Sixteen where there are few rows; the rows computed at once divide the batch."""
-    found = []
+    sizes = []
     for trainer, settings in [
         ("axolotl", replace(SETTINGS, batch_size=None)),
         ("trl", replace(SETTINGS, batch_size=12)),
@@ -257,8 +257,8 @@ def test_batches(write: Write) -> None:
     ]:
         config = yaml.safe_load(write(trainer, settings).files[-1].read_text("utf-8"))
         micro = config.get("micro_batch_size") or config["per_device_train_batch_size"]
-        found.append((micro, config["gradient_accumulation_steps"]))
-    assert found == [(8, 2), (6, 2), (3, 4)]
+        sizes.append((micro, config["gradient_accumulation_steps"]))
+    assert sizes == [(8, 2), (6, 2), (3, 4)]
 
 
 class TestRefused:
@@ -276,7 +276,7 @@ class TestRefused:
             file: before[file] for file in first.files
         }
 
-    def test_what_is_no_prepared_model_and_no_mixture(
+    def test_other_folders_are_refused(
         self, made: Path, model: Any, mixture: Any, tmp_path: Path
     ) -> None:
         folder, rows, out = model(), mixture(), tmp_path / "out"

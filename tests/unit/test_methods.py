@@ -1,4 +1,4 @@
-"""What each method trains on, asks and answers with; hand-worked where it can be."""
+"""The training rows, prompts and engine of each method."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_an_unknown_method_is_refused() -> None:
         get_method("dalia")
 
 
-def test_every_method_says_what_it_is() -> None:
+def test_every_method_is_described() -> None:
     assert len({method.title for method in METHODS.values()}) == len(METHODS)
     for method in METHODS.values():
         assert method.summary
@@ -105,7 +105,7 @@ def test_step_matched_takes_as_many_steps_as_delia_on_the_tasks_rows_alone() -> 
     assert ids[:20] != ids[20:40]
 
 
-def test_step_matched_takes_the_batch_of_delia_where_it_follows_from_the_rows() -> None:
+def test_step_matched_takes_the_batch_of_delia_if_it_follows_from_the_rows() -> None:
     """80 rows are few, so that the batch is 16; 300 are not, so that it is 64."""
     settings = replace(SETTINGS, batch_size=None)
     make = METHODS["step_matched"].training
@@ -127,7 +127,7 @@ def test_diverse_data_alone_are_delias_pairs() -> None:
     assert len(pairs) == 60
 
 
-def test_dmt_has_the_task_first_and_a_tenth_of_it_again() -> None:
+def test_dmt_repeats_a_tenth_of_the_task() -> None:
     first, second = dmt_stages(material())
     assert len(first) == 20
     assert {row["source"] for row in first} == {"task"}
@@ -154,7 +154,7 @@ def test_steps_are_counted_with_a_last_small_batch() -> None:
     assert optimizer_steps(100, replace(SETTINGS, batch_size=16, epochs=1.5)) == 11
 
 
-def test_a_description_is_taken_apart_into_atomic_facts() -> None:
+def test_a_description_is_split_into_atomic_facts() -> None:
     task = replace(
         bundled_task(),
         description="a JSON object with the keys a and b, where a is a word and b is yes or no",
@@ -183,7 +183,7 @@ def test_fact_rows_are_trained_on_for_as_many_steps() -> None:
     assert {row["source_id"] for row in made.rows} == {row["source_id"] for row in rows}
 
 
-def test_examples_stand_before_the_question() -> None:
+def test_examples_precede_the_question() -> None:
     make = METHODS["in_context"].prompt
     assert make is not None
     asked = make(material(examples=3))((Message("system", "Be brief."), *ASKED), "")
@@ -200,8 +200,8 @@ def test_words_are_aligned_by_model_one() -> None:
     """Brown et al.'s own example: `the` is in two sentences, and explains `das`."""
     texts = [("the house", "das Haus"), ("the book", "das Buch"), ("a book", "ein Buch")]
     rows = [Record.pair(*text) for text in texts * 2]
-    found = learn_dictionary(rows, translations=1, rounds=30)
-    assert found == {"a": ("ein",), "book": ("buch",), "house": ("haus",), "the": ("das",)}
+    learned = learn_dictionary(rows, translations=1, rounds=30)
+    assert learned == {"a": ("ein",), "book": ("buch",), "house": ("haus",), "the": ("das",)}
 
 
 def test_a_word_seen_once_has_no_entry() -> None:
@@ -219,10 +219,10 @@ def test_a_dictionary_file(tmp_path: Path) -> None:
         read_dictionary(tmp_path / "none.tsv")
 
 
-def test_entries_of_a_text_stand_under_the_question() -> None:
+def test_entries_of_a_text_follow_the_question() -> None:
     entries = {"dog": ("hundur",), "fish": ("fiskur", "fiskar"), "translate": ("þýða",)}
-    told = with_entries("Translate: The dog eats fish.", "The dog eats fish.", entries)
-    assert told.splitlines() == [
+    prompt = with_entries("Translate: The dog eats fish.", "The dog eats fish.", entries)
+    assert prompt.splitlines() == [
         "Translate: The dog eats fish.",
         'In this text, the word "dog" means "hundur"; the word "fish" means "fiskur" or "fiskar".',
     ]
@@ -287,7 +287,7 @@ def test_controlled_generation_combines_two_distributions(
 
 
 def test_controlled_generation_explains_the_token() -> None:
-    told = explained("<sep>", "a JSON object.")(ASKED)
-    assert told[-1].content == "Is it right? <sep>\n\n<sep> stands for a JSON object."
+    prompt = explained("<sep>", "a JSON object.")(ASKED)
+    assert prompt[-1].content == "Is it right? <sep>\n\n<sep> stands for a JSON object."
     with pytest.raises(InputError, match="description"):
         explained("<sep>", "")

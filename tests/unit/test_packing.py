@@ -1,4 +1,4 @@
-"""Which rows are computed together: each once, in the mixture's order, evenly."""
+"""Steps and micro-batches: each row once, in the mixture's order, evenly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_row_is_computed_once_in_its_own_step(
             assert tokens is None or len(part) <= 1 or sum(lengths[i] for i in part) <= tokens
 
 
-def test_one_process_without_bounds_computes_a_step_as_it_stands() -> None:
+def test_one_process_without_bounds_computes_a_whole_step() -> None:
     assert plan_steps([5, 9, 2, 7, 1], StepPlan(3)) == [[[[0, 1, 2]]], [[[3, 4]]]]
 
 
@@ -48,11 +48,11 @@ def test_a_row_longer_than_the_bound_is_alone() -> None:
     assert shares == [[[0], [1, 2]]]
 
 
-def test_padded_rows_lie_with_rows_of_their_length() -> None:
+def test_padded_rows_are_grouped_by_length() -> None:
     assert plan_step(range(4), [50, 3, 49, 2], StepPlan(4, 2)) == [[[1, 3], [0, 2]]]
 
 
-def test_processes_get_even_shares_and_meet_equally_often() -> None:
+def test_processes_get_even_shares_and_as_many_micro_batches() -> None:
     shares = plan_step(range(3), [10, 10, 20], StepPlan(3, None, 10, processes=2))
     assert [sorted(row for part in share for row in part) for share in shares] == [[2], [0, 1]]
     assert [len(share) for share in shares] == [2, 2]

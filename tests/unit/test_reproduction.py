@@ -1,4 +1,4 @@
-"""Grids, cells, and what is made of results: tables, curves, findings, by hand."""
+"""Grids, cells, and the tables, curves and findings of results, computed by hand."""
 
 from __future__ import annotations
 
@@ -230,10 +230,10 @@ def entries(table: Any, *heads: str) -> list[Any]:
 
 
 def test_nothing_run_fills_no_table_and_says_so(tmp_path: Path) -> None:
-    found = results()
-    assert not any(table.run for table in make_tables(found))
-    assert {finding.verdict for finding in check_claims(found)} == {"not run"}
-    document = write_report(found, tmp_path)
+    cells = results()
+    assert not any(table.run for table in make_tables(cells))
+    assert {finding.verdict for finding in check_claims(cells)} == {"not run"}
+    document = write_report(cells, tmp_path)
     assert document["cells"] == {"finished": 0, "missing": 15}
     assert document["figures"] == []
     text = (tmp_path / "report.md").read_text()
@@ -297,7 +297,7 @@ def test_the_papers_numbers_are_those_of_its_tables() -> None:
 
 def test_claims_are_held_against_seeds_and_intervals() -> None:
     good, bad = [1.0] * 40, [0.0] * 40
-    found = results(
+    cells = results(
         result("delia", good, bad),
         result("delia", good, bad, seed=1),
         result("step_matched", good, good),
@@ -305,7 +305,7 @@ def test_claims_are_held_against_seeds_and_intervals() -> None:
         result("common", good, bad),
         result("common", bad, bad, seed=1),
     )
-    by_claim = {finding.claim: finding for finding in check_claims(found)}
+    by_claim = {finding.claim: finding for finding in check_claims(cells)}
 
     def verdict(*parts: str) -> str:
         (one,) = (f for claim, f in by_claim.items() if all(part in claim for part in parts))
@@ -315,13 +315,13 @@ def test_claims_are_held_against_seeds_and_intervals() -> None:
     assert verdict("depends on", "than with Common instruction tuning (") == "unclear"
     assert verdict("more often", "step-matched") == "unclear"
     assert verdict("more often", "Controlled") == "not run"
-    reverse = replace(found, finished=(result("delia", bad, bad), result("original", good, bad)))
+    reverse = replace(cells, finished=(result("delia", bad, bad), result("original", good, bad)))
     below = next(f for f in check_claims(reverse) if "Original" in f.claim)
     assert below.verdict == "disagrees"
     assert "DELIA 0% [0%, 9%] (one seed); Original model 100%" in below.numbers
 
 
-def test_the_nearest_token_is_told_by_the_relative_distance() -> None:
+def test_the_nearest_token_by_the_relative_distance() -> None:
     near, far = result("delia", [1], [0], l2=1.0), result("common", [1], [0], l2=4.0)
     claim = "nearer to its keywords"
     agreed = next(f for f in check_claims(results(near, far)) if claim in f.claim)
@@ -338,25 +338,25 @@ def points(*pairs: tuple[float, float, float]) -> list[dict[str, float]]:
 
 def test_curves_are_read_at_shares_of_the_training() -> None:
     """10 steps against 20: at half of each, 6 states against 2 are 3 times fewer."""
-    found = results(
+    cells = results(
         result("delia", [1], [0], watched=points((0, 4.0, 10), (10, 2.0, 2), (20, 1.0, 2))),
         result("pairs_only", [1], [0], watched=points((0, 4.0, 10), (10, 4.0, 2))),
         result("delia", [1], [0], ratio=1.0, watched=points((0, 4.0, 8), (4, 3.0, 4))),
         result("pairs_only", [1], [0], ratio=1.0, watched=points((0, 4.0, 8), (2, 4.0, 4))),
     )
-    low, high = task_loss_curves(found)
+    low, high = task_loss_curves(cells)
     assert (low.ratio, high.ratio) == (1.0, 5.0)
     assert (high.mean[0], high.mean[10], high.mean[20]) == (4.0, 2.0, 1.0)
     assert (low.mean[10], low.mean[-1]) == (3.5, 3.0)
-    low, high = reduction_curves(found)
+    low, high = reduction_curves(cells)
     assert (high.mean[0], high.mean[10], high.mean[-1]) == (1.0, 3.0, 1.0)
-    falls = next(f for f in check_claims(found) if "Figure 3" in f.claim)
+    falls = next(f for f in check_claims(cells) if "Figure 3" in f.claim)
     assert falls.verdict == "agrees"
     assert "3 at ratio 1, 1 at ratio 5" in falls.numbers
 
 
-def test_the_report_shows_what_was_run_and_draws_it(tmp_path: Path) -> None:
-    found = results(
+def test_the_report_of_a_run(tmp_path: Path) -> None:
+    cells = results(
         result("delia", [1, 1], [0, 0], watched=points((0, 4, 10), (10, 2, 2))),
         result("delia", [1, 0], [0, 0], rows=30),
         result("common", [1, 1], [1, 1], l2=3.0),
@@ -368,10 +368,10 @@ def test_the_report_shows_what_was_run_and_draws_it(tmp_path: Path) -> None:
         "finished": "2026-01-02T03:04:05+00:00",
     }
     for folder in (tmp_path, tmp_path / "again"):
-        for one in found.finished:
+        for one in cells.finished:
             write_json(cell_folder(folder, one.cell) / RUN, run)
             finish(cell_folder(folder, one.cell), Manifest(kind="evaluation"))
-    document = write_report(found, tmp_path)
+    document = write_report(cells, tmp_path)
     assert document["figures"] == ["figure-2", "figure-3"]
     for name in document["figures"]:
         assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -381,7 +381,7 @@ def test_the_report_shows_what_was_run_and_draws_it(tmp_path: Path) -> None:
     assert "*96.0%*" in text  # the paper's, in italics
     assert "- 3 cells on a CPU, 1 core" in text
     assert "60 to 60 seconds per cell, finished from 2026-01-02 to 2026-01-02" in text
-    again = write_report(found, tmp_path / "again")
+    again = write_report(cells, tmp_path / "again")
     assert again == document
     for name in ("report.md", "figures/figure-2.png", "figures/figure-3.png"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()

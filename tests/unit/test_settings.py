@@ -142,7 +142,7 @@ def test_the_papers_recipes(name: str, model: str) -> None:
         assert resolve(replace(paper, device="cpu"), rows=rows).batch_size == batch
 
 
-def test_what_is_left_open_is_resolved_by_the_machine_and_the_rows(
+def test_open_settings_are_resolved_by_the_machine_and_the_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("delia_data.training.loading.computes_bfloat16", lambda device: True)
@@ -159,7 +159,7 @@ def test_what_is_left_open_is_resolved_by_the_machine_and_the_rows(
         resolve(TrainSettings(device="cuda:1"), rows=1)
 
 
-def test_on_a_gpu_activations_are_computed_again_and_more_is_packed(
+def test_a_gpu_recomputes_activations_and_packs_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch = pytest.importorskip("torch")
@@ -198,7 +198,7 @@ def test_bad_recipes(tmp_path: Path, content: bytes, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_recipes_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_recipes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="recipe 'mine' is unknown: give a "):
         read_recipe("mine")
     with pytest.raises(InputError, match="cannot be read: No such file"):

@@ -1,4 +1,4 @@
-"""What the benchmark of training counts: hand-worked."""
+"""The counts of the training benchmark, computed by hand."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ trained = pytest.importorskip("benchmarks._trained")
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("A card of tomorrow", None),
+        ("An unknown card", None),
     ],
 )
-def test_a_cards_peak_is_that_of_the_longest_name_that_fits(name: str, peak: float | None) -> None:
+def test_the_longest_matching_name_gives_the_cards_peak(name: str, peak: float | None) -> None:
     assert trained.card_peak(name) == peak
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_what_a_model_costs(make_tiny_model: Callable[..., Any], tied: bool) -> None:
+def test_the_flops_of_a_model(make_tiny_model: Callable[..., Any], tied: bool) -> None:
     """Two layers of width 32, four heads of 8, two of keys; 64 inside; 261 tokens."""
     attention = 32 * 32 + 32 * 16 * 2 + 32 * 32
     layer = attention + 3 * 32 * 64 + 2 * 32
@@ -34,4 +34,4 @@ def test_what_a_model_costs(make_tiny_model: Callable[..., Any], tied: bool) -> 
     forwards_and_back = 4 * weights * (5 + 3) + 4 * 261 * 32 * 6
     scores = 12 * (2 * 32) * (5 * 5 + 3 * 3) / 2
     model = make_tiny_model(tied=tied)
-    assert trained.model_flops(model, [5, 3], labelled=6) == forwards_and_back + scores
+    assert trained.model_flops(model, [5, 3], labeled=6) == forwards_and_back + scores

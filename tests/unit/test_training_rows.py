@@ -1,7 +1,8 @@
-"""Rows to train on and to lint come from every input that the one reader reads."""
+"""Training rows from every kind of input, and errors of the libraries that train."""
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 from collections.abc import Callable
@@ -17,9 +18,19 @@ import pytest
 from command_line import Delia, refused
 from mixtures import pairs, task_rows
 
-from delia_data.errors import FormatError, InputError, UnfinishedError
+from delia_data.errors import (
+    DeliaError,
+    EngineError,
+    FormatError,
+    InputError,
+    MissingExtraError,
+    OutputError,
+    TokenError,
+    UnfinishedError,
+)
 from delia_data.mixing import mix, save_mixture
 from delia_data.training.data import count_rows, open_training_rows
+from delia_data.training.loading import training_errors
 
 ROWS = [
     {"prompt": "as <sep>", "completion": "a"},
@@ -114,9 +125,9 @@ def test_all_bad_rows_are_counted_and_three_shown(
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(LINES + f"{json.dumps(bad)}\n" * 5)
-    told = [f"5 of 8 rows cannot be used: {file}:4: ", f"{file}:5: ", f"{file}:6: ", "2 more"]
+    parts = [f"5 of 8 rows cannot be used: {file}:4: ", f"{file}:5: ", f"{file}:6: ", "2 more"]
     result = delia("lint", file)
-    refused(result, *told)
+    refused(result, *parts)
     assert f"{file}:7" not in result.err
     with pytest.raises(FormatError, match="5 of 8 rows cannot be used"):
         count_rows(open_training_rows(file), "<sep>")
@@ -134,7 +145,7 @@ def test_files_of_a_folder_that_are_not_read_are_printed(
     assert (result.code, result.err) == (0, f"note: {tmp_path}: 2 files not read ({skipped})\n")
 
 
-def test_a_column_says_where_a_row_is_from(tmp_path: Path) -> None:
+def test_a_column_names_the_source_of_a_row(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "source": "cache"}, {**ROWS[1], "source": "task"}]
     assert [task for _, task in open_training_rows(rows).records(["<sep>"])] == [False, True]
 
@@ -178,7 +189,30 @@ def test_inputs_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(InputError, match=r"empty\.jsonl is empty"):
         count_rows(open_training_rows(tmp_path / "empty.jsonl"), "<sep>")
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / ".lock").touch()
+    (tmp_path / "started").mkdir()
+    (tmp_path / "started" / ".lock").touch()
     with pytest.raises(UnfinishedError, match="not a finished output"):
-        open_training_rows(tmp_path / "begun")
+        open_training_rows(tmp_path / "started")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (RuntimeError("CUDA out of memory. Tried 2 GiB.\nSee"), EngineError, "lower max_length"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), EngineError, "lower max_leng"),
+        (MemoryError(), EngineError, "out of memory: lower max_length"),
+        (OSError(errno.ENOSPC, "No space left"), OutputError, "out cannot be written .*free some"),
+        (RuntimeError("PytorchStreamWriter failed\nat"), OutputError, "rerun the same command"),
+        (ValueError("x is not supported, only tensorboard"), InputError, "report_to: x is not"),
+        (RuntimeError("X requires wandb: pip install wandb"), MissingExtraError, "report_to: X"),
+        (TokenError("as it is"), TokenError, "^as it is$"),
+        (ValueError("an internal error"), ValueError, "^an internal error$"),
+    ],
+)
+def test_errors_of_other_libraries_become_one_line_with_the_next_step(
+    error: Exception, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught, training_errors("out", lower="max_length"):
+        raise error
+    assert isinstance(caught.value, DeliaError | ValueError)
+    assert "\n" not in str(caught.value)
