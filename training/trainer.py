@@ -82,17 +82,13 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             self.model.save_pretrained = functools.partial(save, save_embedding_layers=False)
 
     def watch(self, watches: Sequence[Watch], every_steps: int, file: Path) -> None:
-        """Measure the model every `every_steps` steps, into a file and the trainer's logs.
-
-        Raises:
-            SettingsError: The model is sharded, so that no process can read all of it.
-        """
+        """Measure the model every `every_steps` steps, into a file and the trainer's logs."""
         if self.is_fsdp_enabled:
             raise SettingsError(
                 "watch_every_steps reads a whole model, and FSDP shards it: leave it out, or "
                 "launch with ddp.yaml"
             )
-        self.add_callback(WatchCallback(watches, every_steps, file=file, log=self.log))
+        self.add_callback(WatchCallback(watches, every_steps, file, self.log))
 
     def save_whole(self, folder: Path) -> None:
         """Save the trained weights and the tokenizer, gathered from all shards.
@@ -248,14 +244,10 @@ def _shared_weights(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _load_trained(model: torch.nn.Module, file: Path) -> None:
-    """Load a checkpoint's trained weights into a sharded model; every process calls it.
+    """Load a checkpoint's trained weights into a sharded model, in place; all processes call it.
 
     torch walks each shared module once, and so misses the second name under which a checkpoint
-    has the trained rows of a tied head.
-
-    Args:
-        model: The model; its trained weights are overwritten in place.
-        file: Whole weights by name, as accelerate saves a `FULL_STATE_DICT`.
+    has the trained rows of a tied head. The file is a `FULL_STATE_DICT` of accelerate.
     """
     whole = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     with torch.no_grad():
@@ -271,10 +263,10 @@ def _load_trained(model: torch.nn.Module, file: Path) -> None:
 
 
 class StepCallback(TrainerCallback):  # type: ignore[misc]
-    """Calls a function after each step with its number, the number of steps, and the loss."""
+    """Call a function after each step with its number, the number of steps, and the loss."""
 
     def __init__(self, on_step: Callable[[int, int, float], None]) -> None:
-        """Store the function to call."""
+        """Store the function."""
         self.on_step = on_step
 
     def on_log(
@@ -286,7 +278,7 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class WatchCallback(TrainerCallback):  # type: ignore[misc]
-    """Measures the model before the first step, every few steps, and after the last one.
+    """Measure the model before the first step, every few steps, and after the last one.
 
     Each measurement is one line of `file`, and goes to the trainer's own logs. A run that resumes
     from a checkpoint first drops the lines of the steps that it repeats.
@@ -296,22 +288,11 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self,
         watches: Sequence[Watch],
         every_steps: int,
-        *,
         file: Path,
-        log: Callable[[dict[str, float]], None] = lambda values: None,
+        log: Callable[[dict[str, float]], None],
     ) -> None:
-        """Prepare the measurements.
-
-        Args:
-            watches: The measurements; their names must differ.
-            every_steps: Steps from one measurement to the next, at least 1.
-            file: File of the lines; the main process alone writes it.
-            log: Called with each measurement, such as the trainer's `log`.
-        """
-        self.watches = tuple(watches)
-        self.every_steps = every_steps
-        self.file = file
-        self.log = log
+        """Store the measurements; their names must differ."""
+        self.watches, self.every_steps, self.file, self.log = watches, every_steps, file, log
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Measure a model that has seen nothing yet, or continue after a checkpoint's lines."""

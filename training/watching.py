@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -17,8 +18,6 @@ from delia_data.outputs import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from delia_data.evaluation.representation import Distances, KeywordAlignment
 
 WATCHED: Final = "watched.jsonl"
 
@@ -49,11 +48,7 @@ class Watch(Protocol):
 
 
 def read_watched(folder: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """Read the measurements of an adapter's training, one dictionary per measured step.
-
-    Raises:
-        InputError: The folder has no such file, or a line in it is not a JSON object.
-    """
+    """Read the measurements of an adapter's training, one dictionary per measured step."""
     file = Path(folder) / WATCHED
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -107,9 +102,6 @@ class AlignmentWatch:
             init: Initial embedding of the token: the second token begins as `"normal"` too, or as
                 the mean of all rows.
             words: Number of ordinary words, all of them controls.
-
-        Raises:
-            InputError: There are no keywords.
         """
         if not keywords:
             raise InputError("there are no keywords to watch: give at least one")
@@ -122,35 +114,22 @@ class AlignmentWatch:
         self, model: Any, tokenizer: PreTrainedTokenizerBase, step: int
     ) -> dict[str, float]:
         """Measure the model as it is at a step."""
-        from delia_data.evaluation.representation import measure_alignment
+        from delia_data.evaluation.representation import first_middle_last, measure_alignment
 
         alignment = measure_alignment(
             model, tokenizer, self.token, self.keywords, words=self.words, controls=self.words
         )
-        return {
-            name: value
-            for each in alignment.keywords
-            for name, value in self._numbers(each).items()
-        }
-
-    def _numbers(self, alignment: KeywordAlignment) -> dict[str, float]:
-        from delia_data.evaluation.representation import first_middle_last
-
-        blocks = first_middle_last(len(alignment.nearer))
-        places = dict(zip(("first", "middle", "last"), blocks, strict=True))
         numbers = {}
-        for measure in _MEASURES:
-            curves = {
-                "": _curve(alignment.token, measure),
-                "/untrained": _curve(alignment.untrained[self.untrained], measure),
-                "/ordinary": alignment.ordinary[measure].mean,
-            }
-            for place, block in places.items():
+        for each in alignment.keywords:
+            places = zip(
+                ("first", "middle", "last"), first_middle_last(len(each.nearer)), strict=True
+            )
+            for (place, block), measure in product(places, _MEASURES):
+                curves = {
+                    "": getattr(each.token, measure).mean,
+                    "/untrained": getattr(each.untrained[self.untrained], measure).mean,
+                    "/ordinary": each.ordinary[measure].mean,
+                }
                 for ending, curve in curves.items():
-                    numbers[f"{measure}/{alignment.keyword}/{place}{ending}"] = curve[block]
+                    numbers[f"{measure}/{each.keyword}/{place}{ending}"] = curve[block]
         return numbers
-
-
-def _curve(distances: Distances, measure: str) -> tuple[float, ...]:
-    mean: tuple[float, ...] = getattr(distances, measure).mean
-    return mean

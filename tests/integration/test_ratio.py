@@ -230,7 +230,7 @@ def wait_for(process: subprocess.Popen[str], sign: Path) -> None:
 
 
 def test_a_killed_series_resumes_to_the_same_bytes(
-    inputs: Inputs, unbroken: Path, tmp_path: Path
+    delia: Delia, inputs: Inputs, unbroken: Path, tmp_path: Path
 ) -> None:
     """Kill it while a cell trains, interrupt it while another does, then run it to its end."""
     out = tmp_path / "out"
@@ -243,12 +243,12 @@ def test_a_killed_series_resumes_to_the_same_bytes(
         assert not is_finished(out)
     assert is_finished(out / cell(4, 0))
     before = (out / cell(0, 0) / "result.json").stat().st_mtime_ns
-    process = start(inputs, out)
-    printed, messages = process.communicate(timeout=600)
-    assert process.returncode == 0, messages
+    recipe = ("--recipe", inputs.recipe, *FLAGS)
+    finished = delia("ratio", inputs.task, inputs.cache, out, *recipe, "--json")
+    assert finished.code == 0, finished.err
     assert (out / cell(0, 0) / "result.json").stat().st_mtime_ns == before
     shown = {**json.loads((unbroken / "ratio.json").read_text()), "folder": str(out)}
-    assert json.loads(printed) == shown
+    assert json.loads(finished.out) == shown
     assert content(out) == content(unbroken)
 
 

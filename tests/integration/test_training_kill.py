@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained import ROWS
+from command_line import Delia
+from trained import MARKS, ROWS
 
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.training import TrainSettings
 from delia_data.training.settings import as_recipe
 
-pytestmark = pytest.mark.integration
+pytestmark = MARKS
 
 Launch = Callable[..., subprocess.Popen[str]]
 
@@ -47,30 +48,37 @@ def launch(make_settings: Callable[..., TrainSettings], tmp_path: Path) -> Launc
     return start
 
 
-def steps_of(printed: list[str]) -> list[int]:
-    """Return the steps that were printed: the first one, and one for every tenth."""
-    lines = [line.split() for line in printed if line.startswith("training: ")]
-    assert all(line[3].rstrip(",;") == "30" for line in lines)
-    return [int(line[1]) for line in lines]
+@pytest.fixture
+def finish(delia: Delia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Return a function that runs the same command in this process, and returns the steps shown.
+
+    The first step is shown, and every tenth.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def finish(out: str) -> list[int]:
+        result = delia("train", "rows.jsonl", out, "--recipe", "mine.yaml")
+        assert result.code == 0, result.err
+        lines = [line.split() for line in result.out.splitlines() if line.startswith("training: ")]
+        assert all(line[3].rstrip(",;") == "30" for line in lines)
+        return [int(line[1]) for line in lines]
+
+    return finish
 
 
-def finished(process: subprocess.Popen[str]) -> list[int]:
-    printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return steps_of(printed.splitlines())
-
-
-def test_a_killed_training_resumes_to_the_same_losses(launch: Launch, tmp_path: Path) -> None:
-    assert finished(launch("unbroken"))[-1] == 30
+def test_a_killed_training_resumes_to_the_same_losses(
+    launch: Launch, finish: Callable[[str], list[int]], tmp_path: Path
+) -> None:
     process = launch("broken")
     assert process.stdout is not None
     assert any(line.startswith("training: 15 of 30") for line in process.stdout)
     process.kill()
     process.communicate(timeout=300)
     assert not is_finished(tmp_path / "broken")
-    steps = finished(launch("broken"))
+    steps = finish("broken")
     assert steps[0] > 9, "it began from the start"
     assert steps[-1] == 30
+    assert finish("unbroken")[-1] == 30
     one, other = (
         json.loads((tmp_path / name / "losses.json").read_text()) for name in ("unbroken", "broken")
     )
@@ -80,7 +88,7 @@ def test_a_killed_training_resumes_to_the_same_losses(launch: Launch, tmp_path: 
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_resumes(
-    launch: Launch, tmp_path: Path
+    launch: Launch, finish: Callable[[str], list[int]], tmp_path: Path
 ) -> None:
     def no_large_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
@@ -92,4 +100,4 @@ def test_a_full_disk_is_one_line_and_the_same_command_resumes(
     assert len(lines) == 1 and "cannot be written" in lines[0] and "free some space" in lines[0]
     assert "Traceback" not in errors
     assert not is_finished(tmp_path / "out")
-    assert finished(launch("out"))[-1] == 30
+    assert finish("out")[-1] == 30
