@@ -165,7 +165,7 @@ def computes_bfloat16(device: str) -> bool:
     import torch
 
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return device != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "DEFAULT")
 
 

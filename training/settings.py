@@ -197,7 +197,8 @@ class TrainSettings:
 def _validators() -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(TrainSettings, include_extras=True)
     schemas = {field.name: field.metadata["schema"] for field in fields(TrainSettings)}
-    return {name: TypeAdapter(Annotated[hints[name], schemas[name]]) for name in schemas}
+    kinds: dict[str, Any] = {name: Annotated[hints[name], schemas[name]] for name in schemas}
+    return {name: TypeAdapter(kind) for name, kind in kinds.items()}
 
 
 def _validate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
