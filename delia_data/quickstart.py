@@ -19,8 +19,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -153,14 +153,14 @@ def run(
     steps = _Steps(Path(out), settings or QuickstartSettings(), show_step)
     with folder_lock(steps.out):
         write_json(steps.out / SETTINGS, asdict(steps.settings))
-        steps.sample()
-        steps.diversify()
-        steps.mix()
-        rows = steps.read_back()
-        steps.evaluate_untrained()
-        steps.train(rows)
-        steps.evaluate_trained()
-        steps.measure()
+        steps.do("1 sample", "cache", steps.sample)
+        steps.do("2 diversify", "task", steps.diversify)
+        steps.do("3 mix", "mixture", steps.mix)
+        steps.do("4 load_dataset", None, steps.read_back)
+        steps.do("  untrained", "untrained", steps.evaluate_untrained)
+        steps.do("5 train", "adapter", steps.train)
+        steps.do("6 trained", "trained", steps.evaluate_trained)
+        steps.do("7 measure", "measurements", steps.measure)
         return steps.report()
 
 
@@ -169,6 +169,7 @@ class _Steps:
 
     def __init__(self, out: Path, settings: QuickstartSettings, show_step: ShowStep) -> None:
         self.out, self.settings, self.show_step = out, settings, show_step
+        self.rows: list[dict[str, Any]] = []  # of the mixture, read by step 4
         known = frozenset({SETTINGS, REPORT, _TIMINGS, *_STEPS, *_OF_0_1})
         check_folder_is_ours(out, known, sign=SETTINGS)
         if (out / SETTINGS).is_file():
@@ -198,82 +199,65 @@ class _Steps:
         """The untrained model; loaded by the first step that needs it."""
         return load_model(DEFAULT_MODEL, device=self.settings.device), load_tokenizer(DEFAULT_MODEL)
 
-    @contextmanager
-    def _step(self, title: str, folder: str = "") -> Iterator[Update | None]:
-        """Show a step and record its duration; yield None if it is finished already."""
-        finished = bool(folder) and is_finished(self.out / folder)
+    def do(self, title: str, folder: str | None, work: Callable[[Update], None]) -> None:
+        """Show a step, do it unless its folder is finished, and record its duration."""
         began = time.monotonic()
         with self.show_step(f"{title:<14}") as update:
-            if finished:
+            if folder is not None and is_finished(self.out / folder):
                 update(1, 1)
-            yield None if finished else update
-        if not finished:
-            seconds = {**self._seconds(), title.strip("1234567 "): time.monotonic() - began}
-            write_json(self.out / _TIMINGS, seconds)
+                return
+            work(update)
+        seconds = {**self._seconds(), title.strip("1234567 "): time.monotonic() - began}
+        write_json(self.out / _TIMINGS, seconds)
 
     def _seconds(self) -> dict[str, float]:
         file = self.out / _TIMINGS
         return dict(json.loads(file.read_text())) if file.is_file() else {}
 
-    def sample(self) -> None:
-        """Step 1: the model answers bundled queries."""
-        with self._step("1 sample", "cache") as update:
-            if update is None:
-                return
-            from delia_data.engines.transformers import TransformersEngine
+    def sample(self, update: Update) -> None:
+        """Let the model answer bundled queries."""
+        from delia_data.engines.transformers import TransformersEngine
 
-            s, engine = self.settings, TransformersEngine(*self.base)
-            show_kept = with_parts(engine, lambda kept: update(kept, s.pairs))
-            sample(
-                engine,
-                BundledQueries(seed=s.seed),
-                self.out / "cache",
-                target=s.pairs,
-                sampling=Sampling(max_tokens=s.max_tokens),
-                seed=s.seed,
-                token=self.task.token,
-                # Answers are short so that the run is; most of them are cut off.
-                filters=default_filters(self.task.token, keep_truncated=True),
-                on_progress=lambda progress: show_kept(progress.kept),
-            )
+        s, engine = self.settings, TransformersEngine(*self.base)
+        show_kept = with_parts(engine, lambda kept: update(kept, s.pairs))
+        sample(
+            engine,
+            BundledQueries(seed=s.seed),
+            self.out / "cache",
+            target=s.pairs,
+            sampling=Sampling(max_tokens=s.max_tokens),
+            seed=s.seed,
+            token=self.task.token,
+            # Short answers keep the run short; most of them are cut off.
+            filters=default_filters(self.task.token, keep_truncated=True),
+            on_progress=lambda progress: show_kept(progress.kept),
+        )
 
-    def diversify(self) -> None:
-        """Step 2: each task row gets its own bundled wording, checked."""
-        with self._step("2 diversify", "task") as update:
-            if update is None:
-                return
-            seed, wordings = self.settings.seed, bundled_wordings(self.task.name)
-            gates = gate_task_wordings(self.task, wordings)
-            update(len(gates.accepted), len(wordings))
-            rows = diversify(self.task, wordings, seed=seed)
-            save_task_rows(self.out / "task", rows, self.task, seed=seed, gates=gates)
+    def diversify(self, update: Update) -> None:
+        """Give each task row its own bundled wording, checked."""
+        seed, wordings = self.settings.seed, bundled_wordings(self.task.name)
+        gates = gate_task_wordings(self.task, wordings)
+        update(len(gates.accepted), len(wordings))
+        rows = diversify(self.task, wordings, seed=seed)
+        save_task_rows(self.out / "task", rows, self.task, seed=seed, gates=gates)
 
-    def mix(self) -> None:
-        """Step 3: task rows and pairs in one order."""
-        with self._step("3 mix", "mixture") as update:
-            if update is None:
-                return
-            rows, cache = read_task_rows(self.out / "task"), self.out / "cache"
-            ratio, seed = self.settings.ratio, self.settings.seed
-            if ratio is None:
-                ratio = read_manifest(cache).rows["kept"] / len(rows.train)
-            mixture = mix(
-                rows.train, cache, ratio=ratio, seed=seed, test=rows.test, token=rows.token
-            )
-            manifest = save_mixture(mixture, self.out / "mixture")
-            count = manifest.rows["task"] + manifest.rows["cache"]
-            update(count, count)
+    def mix(self, update: Update) -> None:
+        """Mix task rows and pairs."""
+        rows, cache = read_task_rows(self.out / "task"), self.out / "cache"
+        ratio, seed = self.settings.ratio, self.settings.seed
+        if ratio is None:
+            ratio = read_manifest(cache).rows["kept"] / len(rows.train)
+        mixture = mix(rows.train, cache, ratio=ratio, seed=seed, test=rows.test, token=rows.token)
+        manifest = save_mixture(mixture, self.out / "mixture")
+        count = manifest.rows["task"] + manifest.rows["cache"]
+        update(count, count)
 
-    def read_back(self) -> list[dict[str, Any]]:
-        """Step 4: read the mixture as a user does.
-
-        The builder mixes the same task and cache again, in the same order.
-        """
+    def read_back(self, update: Update) -> None:
+        """Read the mixture as a user does: the builder mixes task and cache in the same order."""
         from datasets import load_dataset
 
         made = read_manifest(self.out / "mixture")
-        with self._step("4 load_dataset") as update, quiet():
-            assert update is not None
+        with quiet():
             dataset = load_dataset(
                 "delia_mix",
                 ratio=made.settings["ratio"],
@@ -282,38 +266,29 @@ class _Steps:
                 cache=str(self.out / "cache"),
                 split="train",
             )
-            rows: list[dict[str, Any]] = dataset.to_list()
-            update(len(rows), made.rows["task"] + made.rows["cache"])
-            return rows
+        self.rows = dataset.to_list()
+        update(len(self.rows), made.rows["task"] + made.rows["cache"])
 
-    def evaluate_untrained(self) -> None:
+    def evaluate_untrained(self, update: Update) -> None:
         """Evaluate the untrained model, whose new token has its initial embedding."""
-        with self._step("  untrained", "untrained") as update:
-            if update is not None:
-                model, tokenizer = self.base
-                recipe = self.recipe
-                add_token(model, tokenizer, recipe.token, init=recipe.init, seed=recipe.seed)
-                self._evaluate(model, tokenizer, "untrained", update)
-        self.__dict__.pop("base", None)
+        (model, tokenizer), recipe = self.base, self.recipe
+        add_token(model, tokenizer, recipe.token, init=recipe.init, seed=recipe.seed)
+        self._evaluate(model, tokenizer, "untrained", update)
 
-    def train(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Step 5: add the token, lint, train."""
-        with self._step("5 train", "adapter") as update:
-            if update is not None:
-                train(
-                    self.recipe,
-                    rows,
-                    self.out / "adapter",
-                    on_step=lambda number, of, _: update(number, of),
-                )
+    def train(self, update: Update) -> None:
+        """Add the token, lint, train."""
+        self.__dict__.pop("base", None)  # frees the memory of the untrained model
+        train(
+            self.recipe,
+            self.rows,
+            self.out / "adapter",
+            on_step=lambda number, steps, _: update(number, steps),
+        )
 
-    def evaluate_trained(self) -> None:
-        """Step 6: evaluate the trained model in the same way."""
-        with self._step("6 trained", "trained") as update:
-            if update is not None:
-                device = self.settings.device
-                model, tokenizer = load_adapter(self.out / "adapter", device=device)
-                self._evaluate(model, tokenizer, "trained", update)
+    def evaluate_trained(self, update: Update) -> None:
+        """Evaluate the trained model in the same way."""
+        model, tokenizer = load_adapter(self.out / "adapter", device=self.settings.device)
+        self._evaluate(model, tokenizer, "trained", update)
 
     def _evaluate(self, model: Any, tokenizer: Any, name: str, update: Update) -> None:
         from delia_data.engines.transformers import TransformersEngine
@@ -328,19 +303,17 @@ class _Steps:
             on_progress=update,
         )
 
-    def measure(self) -> None:
-        """Step 7: compare the token with its keywords before and after training."""
-        with self._step("7 measure", "measurements") as update:
-            if update is not None:
-                measure(
-                    self.out / "adapter",
-                    self.out / "task",
-                    self.out / "measurements",
-                    what=("representation",),
-                    settings=MeasureSettings(words=64, seed=self.settings.seed),
-                    device=self.settings.device,
-                    on_progress=lambda _, done, total: update(done, total),
-                )
+    def measure(self, update: Update) -> None:
+        """Compare the token with its keywords before and after training."""
+        measure(
+            self.out / "adapter",
+            self.out / "task",
+            self.out / "measurements",
+            what=("representation",),
+            settings=MeasureSettings(words=64, seed=self.settings.seed),
+            device=self.settings.device,
+            on_progress=lambda _, done, total: update(done, total),
+        )
 
     def report(self) -> QuickstartResult:
         """Write the report on all steps."""

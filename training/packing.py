@@ -185,39 +185,28 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> Tensors:
     }
 
 
+@dataclass(frozen=True)
 class StepBatches(Dataset):  # type: ignore[type-arg]
     """The micro-batches that one process computes in each optimizer step.
 
     An item has `micro_batches`, a list of tensors by name, and `labeled`, the number of labeled
     tokens of the step over all processes, by which the loss is divided.
+
+    Attributes:
+        rows: The tokenized rows; `rows[i]` has `input_ids`, `labels` and `is_task`.
+        steps: For each step, the micro-batches of each process.
+        labeled: Number of labeled tokens of each row.
+        process: Number of this process.
+        packed: Pack the rows of a micro-batch instead of padding them.
+        pad_id: Id of the padding token.
     """
 
-    def __init__(
-        self,
-        rows: Any,
-        steps: Sequence[Sequence[MicroBatches]],
-        labeled: Sequence[int],
-        *,
-        process: int = 0,
-        packed: bool,
-        pad_id: int,
-    ) -> None:
-        """Store the rows and the plan.
-
-        Args:
-            rows: The tokenized rows; `rows[i]` has `input_ids`, `labels` and `is_task`.
-            steps: For each step, the micro-batches of each process.
-            labeled: Number of labeled tokens of each row.
-            process: Number of this process.
-            packed: Pack the rows of a micro-batch instead of padding them.
-            pad_id: Id of the padding token.
-        """
-        self.rows = rows
-        self.steps = steps
-        self.labeled = labeled
-        self.process = process
-        self.packed = packed
-        self.pad_id = pad_id
+    rows: Any
+    steps: Sequence[Sequence[MicroBatches]]
+    labeled: Sequence[int]
+    process: int
+    packed: bool
+    pad_id: int
 
     def __len__(self) -> int:
         return len(self.steps)
