@@ -1,9 +1,9 @@
-"""One training of a few steps, in this process: what its tokens took, losses, memory.
+"""Run one training of a few steps in this process, and print its speed, losses and memory.
 
     python -m benchmarks._trained MIXTURE WAY --dtype float32 --steps 8
 
-The last line that is printed is the outcome as JSON. The first steps are not timed: the allocator
-and the kernels settle in them.
+The last line of the output is the result as JSON. The first steps are not timed, because the
+allocator and the kernels settle in them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WAYS: Final = {
     "trl": "SFTTrainer, defaults",
     "trl-kept": "SFTTrainer, activations kept",
 }
-"""What is compared, by the name that the command line takes."""
+"""The trainers to compare, by their name on the command line."""
 
 PEAK_FLOPS: Final = {
     "B200": 2250e12,
@@ -41,13 +41,13 @@ PEAK_FLOPS: Final = {
     "L40": 181e12,
     "L4": 121e12,
 }
-"""Dense bfloat16 peaks of cards, from their data sheets; the longest name that fits is taken."""
+"""Dense bfloat16 peaks of cards, from their data sheets; the longest matching name counts."""
 
 _RANK: Final = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train one way, and print what it took."""
+    """Train one way, and print the result."""
     parser = argparse.ArgumentParser("python -m benchmarks._trained", description=__doc__)
     parser.add_argument("mixture", type=Path)
     parser.add_argument("way", choices=WAYS)
@@ -192,7 +192,7 @@ class _Clock:
 
 
 def model_flops(model: Any, lengths: Sequence[int], labeled: int) -> float:
-    """What the model itself costs: weights forwards, their inputs' gradients, causal attention.
+    """Return the FLOPs of the model: weights forwards, gradients of their inputs, causal attention.
 
     Frozen weights have no gradient of their own, which would be half as much again. The head
     counts where there is a label.
@@ -216,7 +216,7 @@ def _padded(lengths: Sequence[int], batch: int) -> int:
 
 
 def card_peak(name: str) -> float | None:
-    """What a card of this name does at most with bfloat16, where that is known."""
+    """Return the bfloat16 peak of a card by its name; None if it is unknown."""
     fitting = sorted((card for card in PEAK_FLOPS if card in name), key=len)
     return PEAK_FLOPS[fitting[-1]] if fitting else None
 

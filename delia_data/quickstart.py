@@ -165,7 +165,7 @@ def run(
 
 
 class _Steps:
-    """The steps, each with what it needs from the earlier ones."""
+    """The steps of a quickstart, with the objects that they share."""
 
     def __init__(self, out: Path, settings: QuickstartSettings, show_step: ShowStep) -> None:
         self.out, self.settings, self.show_step = out, settings, show_step

@@ -74,7 +74,7 @@ class TrainingRows:
         return dict(self.manifest.details.get("written_by", {})) if self.manifest else {}
 
     def records(self, tokens: Sequence[str]) -> Iterator[tuple[Record, bool]]:
-        """Yield each row's record, with whether it is a task row.
+        """Yield the record of each row, and whether it is a task row.
 
         Args:
             tokens: Tokens by which a task row is recognized if it has no column `source`.

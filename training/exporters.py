@@ -259,7 +259,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
         if in_answer and token_id in added:
             return str(added[token_id].content)
     raise InputError(
-        f"{tokenizer.name_or_path}: the chat template ends an answer with no token of its own, "
+        f"{tokenizer.name_or_path}: the chat template has no token that ends an answer, "
         "so nothing teaches the model to stop: use a model whose template does"
     )
 
@@ -465,7 +465,7 @@ def _unsloth(inputs: ExportInputs) -> Files:
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "lora_dropout": settings.dropout,
-        # Unsloth trains all of an embedding that is named here, with a rate of its own.
+        # Unsloth trains the whole embedding if it is named here, with its own learning rate.
         "target_modules": [*settings.targets, inputs.embedding],
         "random_state": settings.seed,
     }

@@ -285,7 +285,7 @@ def _table(table: Table) -> Iterator[str]:
     if not table.run:
         yield "Not run: no cell of this table is finished."
         return
-    # A column of the paper's numbers follows each of ours that it has any number for.
+    # A column with the paper's numbers follows each column for which it has any.
     columns_of = zip(*(line.entries for line in table.lines), strict=True)
     paper = [any(entry.paper is not None for entry in column) for column in columns_of]
     columns = list(table.heads)
