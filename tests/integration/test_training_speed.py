@@ -386,14 +386,3 @@ def test_the_noise_of_a_row_is_the_same_packed_or_padded(
     bound = 5.0 / (40 * model.config.hidden_size) ** 0.5
     assert seen
     assert all(0.9 * bound < value <= bound * (1 + 1e-5) for value in seen)
-
-
-def test_noise_changes_the_losses(
-    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
-    def first_loss(**options: Any) -> float:
-        model = make_tiny_model(vocabulary=VOCABULARY)
-        logged, _ = train(MixtureTrainer, model, tiny_tokenizer, tmp_path, options=options)
-        return logged[0]["loss"]
-
-    assert first_loss(neftune_noise_alpha=500.0) != pytest.approx(first_loss(), abs=1e-3)

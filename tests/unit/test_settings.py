@@ -41,34 +41,13 @@ def test_bounds(name: str, bad: list[Any], good: list[Any]) -> None:
 
 
 def test_every_problem_is_reported_at_once() -> None:
-    bad: dict[str, Any] = {
-        "rank": 0,
-        "alpha": 0,
-        "learning_rate": 0,
-        "epochs": 0,
-        "batch_size": 0,
-        "max_length": 0,
-        "token_learning_rate": -1,
-        "dropout": 2,
-        "warmup_steps": -1,
-        "init": "zero",
-        "schedule": "step",
-        "targets": (),
-    }
+    bad: dict[str, Any] = {"rank": 0, "epochs": 0, "dropout": 2, "init": "zero", "targets": ()}
     with pytest.raises(SettingsError) as caught:
         TrainSettings(**bad)
     problems = str(caught.value).removeprefix("training settings: ").split("; ")
     assert len(problems) == len(bad)
     assert all(any(problem.startswith(name) for problem in problems) for name in bad)
     assert "rank 0 is wrong: Input should be greater than 0" in problems
-
-
-def test_settings_cannot_be_changed() -> None:
-    settings = TrainSettings()
-    with pytest.raises(AttributeError):
-        settings.rank = 4  # type: ignore[misc]
-    with pytest.raises(SettingsError):
-        replace(settings, rank=0)
 
 
 def test_unknown_keys_are_named_with_the_nearest() -> None:
@@ -97,12 +76,7 @@ def test_numbers_that_yaml_reads_as_text() -> None:
     assert isinstance(settings.rank, int)
 
 
-def test_targets_can_be_one_name_or_a_list() -> None:
-    assert TrainSettings.from_dict({"targets": "all-linear"}).targets == ("all-linear",)
-    assert TrainSettings.from_dict({"targets": ["a", "b"]}).targets == ("a", "b")
-
-
-def test_plain_values_come_back() -> None:
+def test_settings_survive_yaml() -> None:
     settings = TrainSettings(
         init="description", description="a JSON object", targets=("a", "b"), token_learning_rate=0.1
     )
@@ -111,6 +85,7 @@ def test_plain_values_come_back() -> None:
     assert plain["targets"] == ["a", "b"]
     assert TrainSettings.from_dict(yaml.safe_load(yaml.safe_dump(plain))) == settings
     assert TrainSettings.from_dict({}) == TrainSettings()
+    assert TrainSettings.from_dict({"targets": "all-linear"}).targets == ("all-linear",)
 
 
 def test_every_recipe_loads() -> None:
@@ -220,7 +195,7 @@ LAUNCHED = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "1"}
     ],
     ids=["one", "one on a CPU", "a GPU each", "CPUs", "sharded", "one to shard"],
 )
-def test_each_process_has_a_device_of_its_own(
+def test_the_device_of_each_process(
     environment: dict[str, str], device: str, own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "ACCELERATE_USE_FSDP"):
