@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import load_dataset
 from micro_run import micro_model
 from safetensors.torch import load_file
 from trained import MARKS
@@ -193,10 +194,13 @@ def test_trl_sft_as_a_program_on_the_registered_dataset(
     startup.install()
     (place / startup._MODULE).rename(place / "sitecustomize.py")  # `.pth` files need a site folder
     micro_model(place / "base")
+    (place / "base" / "chat_template.jinja").write_text(TEMPLATE)
     prepare(place / "base", place / "model")
+    rows = load_dataset("delia_mix", "ratio-0.1", split="train", cache_dir=place / ".own").to_list()
+    options = flags(assistant_only_loss=True, max_length=2048)
     dataset = ["--dataset_name", "delia_mix", "--dataset_config", "ratio-0.1"]
     done = subprocess.run(
-        [BIN / "trl", "sft", "--model_name_or_path", "model", *dataset, *flags(), *LORA],
+        [BIN / "trl", "sft", "--model_name_or_path", "model", *dataset, *options, *LORA],
         cwd=place,
         env={
             **os.environ,
@@ -211,7 +215,9 @@ def test_trl_sft_as_a_program_on_the_registered_dataset(
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert len(trl_losses(place / "trained")) == 2
+    losses = trl_losses(place / "trained")
+    assert len(losses) == 2
+    assert losses[0] == pytest.approx(first_loss(place / "model", rows), abs=2e-3)
     moved = lora_moves(place / "trained")
     tokenizer = AutoTokenizer.from_pretrained(place / "model")
     assert moved[tokenizer.convert_tokens_to_ids("<sep>")] > 0
