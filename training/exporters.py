@@ -47,13 +47,9 @@ _EXISTS: Final = "{} exists and holds something else: remove it, or give another
 
 @dataclass(frozen=True, slots=True)
 class TrainerFiles:
-    """Files that were written for a trainer.
+    """Files written for a trainer, the command that starts it, and settings it cannot follow.
 
-    Attributes:
-        files: The configuration files.
-        rows: File of the rows: the mixture's own, or one in a format that the trainer reads.
-        command: Command that starts the training.
-        notes: Settings that the trainer cannot follow.
+    `rows` is the mixture's own file, or one in a format that the trainer reads.
     """
 
     files: tuple[Path, ...]
@@ -134,12 +130,9 @@ Files = tuple[dict[str, str], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """One trainer.
+    """A trainer: row formats that it reads, its files, and its command, with `{}` for the main one.
 
-    Attributes:
-        formats: Row formats that the trainer reads; rows in others are converted to the first.
-        files: Makes its files and notes.
-        command: Command that starts the training; `{}` stands for the main file.
+    Rows in other formats are converted to the first.
     """
 
     formats: tuple[Format, ...]

@@ -286,17 +286,11 @@ def _process_count() -> int:
 
 @contextmanager
 def training_errors(where: object, *, lower: str) -> Iterator[None]:
-    """Translate the errors of torch, transformers and PEFT for a full memory or disk.
+    """Translate other libraries' errors: out of memory, a full disk, unknown or missing trackers.
 
     Args:
         where: Folder that is being written.
         lower: Settings to lower so that less memory is needed.
-
-    Raises:
-        EngineError: Out of memory.
-        OutputError: The disk is full.
-        InputError: A tracker of `report_to` is unknown.
-        MissingExtraError: A tracker of `report_to` is not installed.
     """
     try:
         yield

@@ -60,12 +60,7 @@ OnStep = Callable[[int, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class AnswerLoss:
-    """The loss of one row's answer.
-
-    Attributes:
-        nats: Sum over its tokens.
-        tokens: Number of tokens.
-    """
+    """The loss of one row's answer, summed over its tokens."""
 
     nats: float
     tokens: int
@@ -90,13 +85,10 @@ class ProbeAnswers:
 
 @dataclass(frozen=True, slots=True)
 class KeywordDistances:
-    """Distances from the token to one keyword, one number per block.
+    """Distances of hidden states from the token to one keyword, one number per block.
 
-    Attributes:
-        keyword: The keyword.
-        l2: L2 distance of the hidden states.
-        relative: `l2` divided by the median distance between ordinary words.
-        cosine: 1 - cosine similarity.
+    `relative` is `l2` divided by the median distance between ordinary words, and `cosine` is
+    1 - cosine similarity.
     """
 
     keyword: str
@@ -138,11 +130,7 @@ def write_result(folder: str | os.PathLike[str], result: CellResult) -> None:
 
 
 def read_result(folder: str | os.PathLike[str]) -> CellResult:
-    """Read a result from a cell's folder.
-
-    Raises:
-        FormatError: Another version wrote the file, or it was changed.
-    """
+    """Read a result from a cell's folder; raise `FormatError` if another version wrote it."""
     file = Path(folder) / RESULT
     try:
         return _ADAPTER_OF_RESULT.validate_json(file.read_bytes())

@@ -44,11 +44,11 @@ class Material:
 
     Attributes:
         task: The task, limited to the rows that may be trained on.
-        wordings: Candidate wordings for the methods that diversify.
-        pairs: The cache, for the methods that mix in pairs.
+        wordings: Candidate wordings.
+        pairs: The cache.
         ratio: Pairs per task row.
         seed: Seed of wordings, selection, order and examples.
-        examples: Number of task rows shown in a prompt, for the methods that show any.
+        examples: Number of task rows shown in a prompt.
         dictionary: Translations of words, for DiPMT; None learns them from the training rows.
         rows: The task's rows in their wordings, if given in place of `wordings`.
     """
@@ -83,12 +83,9 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The rows and settings of one training.
+    """The rows of one training in order, and its settings.
 
-    Attributes:
-        rows: Rows of a mixture in order. Without rows the model stays untrained; only the token is
-            added and initialized.
-        settings: Training settings; an untrained model uses those of the token.
+    Without rows the model stays untrained; only the token is added and initialized.
     """
 
     rows: tuple[TrainingRow, ...]

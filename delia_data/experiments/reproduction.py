@@ -170,7 +170,7 @@ def reproduce(
 
     Args:
         run: The run.
-        workers: Number of cells that run at once; see `run_sweep`.
+        workers: Number of cells that run at once.
         on_progress: Called when a cell ends; with one worker also after each training step.
         on_sampling: Called with the number of pairs sampled and to sample.
 

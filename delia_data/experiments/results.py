@@ -31,14 +31,7 @@ CURVE_POINTS: Final = 21
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A number over seeds.
-
-    Attributes:
-        value: Mean over the seeds.
-        by_seed: The number of each seed.
-        low: Lower end of the 95% interval over rows; None if the number is not a mean of rows.
-        high: Upper end of the interval.
-    """
+    """A mean over seeds, with the 95% interval over rows if it is a mean of rows."""
 
     value: float
     by_seed: tuple[float, ...]
@@ -111,28 +104,20 @@ class Results:
     ) -> list[CellResult]:
         """Return the results of one method, one per seed.
 
-        Args:
-            experiment: The experiment.
-            method: The method.
-            rows: Task rows; by default the most. Ignored if they do not change the method.
-            ratio: Ratio; by default DELIA's largest. Ignored likewise.
+        By default they are those of the most task rows and DELIA's largest ratio; an axis that
+        does not change the method is ignored.
         """
         if experiment not in self.grid.experiments:
             return []
         uses = get_method(method).uses
         rows = self.most_rows(experiment) if rows is None else rows
         ratio = max(self.ratios(experiment), default=0.0) if ratio is None else ratio
-        wanted = (
-            experiment,
-            method,
-            rows if "rows" in uses else None,
-            ratio if "ratio" in uses else None,
-        )
+        axes = (rows if "rows" in uses else None, ratio if "ratio" in uses else None)
         return [
             result
             for result in self.finished
-            if wanted
-            == (result.cell.experiment, result.cell.method, result.cell.rows, result.cell.ratio)
+            if (result.cell.experiment, result.cell.method) == (experiment, method)
+            and (result.cell.rows, result.cell.ratio) == axes
         ]
 
     def shares(self, cells: Sequence[CellResult], *, named: bool = True) -> Measured | None:
@@ -202,15 +187,7 @@ def read_results(grid: Grid, out: str | os.PathLike[str]) -> Results:
 
 @dataclass(frozen=True, slots=True)
 class TrainingCurve:
-    """A measurement over a training; trainings of different lengths have the same points.
-
-    Attributes:
-        ratio: Pairs per task row.
-        share: Share of the training that is done, of shape (points,).
-        mean: Mean over the seeds, of shape (points,).
-        low: Smallest seed, of shape (points,).
-        high: Largest seed, of shape (points,).
-    """
+    """A measurement at equal shares of a training: mean, smallest and largest seed per point."""
 
     ratio: float
     share: tuple[float, ...]

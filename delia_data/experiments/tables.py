@@ -64,13 +64,7 @@ PAPER_ABLATION: Final[Mapping[str, Mapping[str, float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a table.
-
-    Attributes:
-        ours: Number of the run; None if the cells were not run or the method has no such number.
-        paper: The paper's number; None if it has none.
-        unit: Unit to print both in.
-    """
+    """The number of the run and that of the paper, as far as they exist, and their unit."""
 
     ours: Measured | None = None
     paper: float | None = None
