@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import tiny_llama
 from datasets import load_dataset
 from micro_run import micro_model
 from safetensors.torch import load_file
@@ -75,18 +76,14 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tiny(
-    place: Path,
-    make_tiny_model: Callable[..., Any],
-    make_tiny_tokenizer: Callable[[], Any],
-) -> Callable[..., Path]:
+def tiny(place: Path, make_tiny_tokenizer: Callable[[], Any]) -> Callable[..., Path]:
     """Prepares a random tiny model whose chat template has generation marks."""
 
     def tiny(*, tied: bool = True) -> Path:
         tokenizer = make_tiny_tokenizer()
         tokenizer.chat_template = TEMPLATE
         with quiet():
-            make_tiny_model(tied=tied).save_pretrained(place / "base")
+            tiny_llama(tied=tied).save_pretrained(place / "base")
         tokenizer.save_pretrained(place / "base")
         prepare(place / "base", place / "model")
         return place / "model"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import Delia, refused
+from conftest import tiny_llama
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -54,11 +55,7 @@ prepare(sys.argv[1], sys.argv[2])
 
 
 @pytest.fixture
-def make(
-    tmp_path: Path,
-    make_tiny_model: Callable[..., PreTrainedModel],
-    make_tiny_tokenizer: Callable[[], PreTrainedTokenizerBase],
-) -> Make:
+def make(tmp_path: Path, make_tiny_tokenizer: Callable[[], PreTrainedTokenizerBase]) -> Make:
     """Makes the folder of a random tiny model."""
 
     def make(
@@ -66,7 +63,7 @@ def make(
     ) -> Path:
         folder = tmp_path / name
         with quiet():
-            make_tiny_model(**kind).to(dtype).save_pretrained(folder)
+            tiny_llama(**kind).to(dtype).save_pretrained(folder)
         tokenizer = make_tiny_tokenizer()
         if not template:
             tokenizer.chat_template = None
@@ -136,7 +133,7 @@ def test_the_type_of_the_weights(make: Make, tmp_path: Path, dtype: Any, expecte
 
 
 def test_initializations_are_those_of_add_token(
-    make: Make, tmp_path: Path, make_tiny_model: Any, make_tiny_tokenizer: Any
+    make: Make, tmp_path: Path, make_tiny_tokenizer: Any
 ) -> None:
     ways: list[dict[str, Any]] = [
         {"init": "mean"},
@@ -146,7 +143,7 @@ def test_initializations_are_those_of_add_token(
     rows = []
     for number, way in enumerate(ways):
         prepare(make(), tmp_path / str(number), **way)
-        model, tokenizer = make_tiny_model(), make_tiny_tokenizer()
+        model, tokenizer = tiny_llama(), make_tiny_tokenizer()
         add_token(model, tokenizer, **way)
         row = load(tmp_path / str(number))[0].get_input_embeddings().weight.detach()[261]
         assert torch.equal(row, model.get_input_embeddings().weight.detach()[261])

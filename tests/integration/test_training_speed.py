@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 import trl
+from conftest import tiny_llama
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -132,14 +133,10 @@ WAYS = {
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_losses_and_gradients_equal_those_of_the_plain_trainer(
-    make_tiny_model: Make,
-    tiny_tokenizer: PreTrainedTokenizerBase,
-    tmp_path: Path,
-    tied: bool,
-    attention: str,
+    tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, tied: bool, attention: str
 ) -> None:
     def model() -> PreTrainedModel:
-        made = make_tiny_model(vocabulary=VOCABULARY, tied=tied)
+        made = tiny_llama(vocabulary=VOCABULARY, tied=tied)
         made.set_attn_implementation(attention)
         return made
 
@@ -155,11 +152,11 @@ def test_losses_and_gradients_equal_those_of_the_plain_trainer(
 
 
 def test_packing_does_not_change_the_rows_of_a_step(
-    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     """The sums by source of each step are computed from the losses of the untrained model."""
     rows = make_rows()
-    model = make_tiny_model(vocabulary=VOCABULARY)
+    model = tiny_llama(vocabulary=VOCABULARY)
     with torch.no_grad():
         each = [
             cross_entropy(
@@ -172,7 +169,7 @@ def test_packing_does_not_change_the_rows_of_a_step(
     for options in ({}, {"micro_batch_tokens": 20}):
         logged, _ = train(
             MixtureTrainer,
-            make_tiny_model(vocabulary=VOCABULARY),
+            tiny_llama(vocabulary=VOCABULARY),
             tiny_tokenizer,
             tmp_path,
             options={"learning_rate": 0.0},
@@ -192,7 +189,6 @@ def test_packing_does_not_change_the_rows_of_a_step(
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_logits_are_computed_only_at_labels(
-    make_tiny_model: Make,
     tiny_tokenizer: PreTrainedTokenizerBase,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -207,7 +203,7 @@ def test_logits_are_computed_only_at_labels(
     monkeypatch.setattr("delia_data.training.loss.frozen_head_loss", counted)
     rows = make_rows()
     options = {"micro_batch_tokens": 1000} if packed else {}
-    model = make_tiny_model(vocabulary=VOCABULARY)
+    model = tiny_llama(vocabulary=VOCABULARY)
     train(MixtureTrainer, model, tiny_tokenizer, tmp_path, rows=rows, **options)
     labeled = [len(row["input_ids"]) - 3 for row in rows]
     steps = [sum(labeled[begin : begin + 3]) for begin in (0, 3, 6)]
@@ -215,9 +211,9 @@ def test_logits_are_computed_only_at_labels(
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_never_crosses_rows(make_tiny_model: Make, attention: str) -> None:
+def test_attention_never_crosses_rows(attention: str) -> None:
     """When other rows change, the states of a row do not change by one bit."""
-    model = make_tiny_model(vocabulary=VOCABULARY)
+    model = tiny_llama(vocabulary=VOCABULARY)
     model.set_attn_implementation(attention)
     before, middle, after = make_rows((6, 9, 5))
     other, last = make_rows((6, 9, 6, 11))[2:]
@@ -323,11 +319,11 @@ def test_a_frozen_head_gives_the_gradients_of_the_plain_loss(
     assert float(each.sum()) == pytest.approx(float(plain), rel=1e-5)
 
 
-def test_trained_rows_read_in_place_equal_those_of_peft(make_tiny_model: Make) -> None:
+def test_trained_rows_read_in_place_equal_those_of_peft() -> None:
     lora = peft.LoraConfig(
         target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [TOKEN, 7]}
     )
-    model = peft.get_peft_model(make_tiny_model(vocabulary=VOCABULARY), lora)
+    model = peft.get_peft_model(tiny_llama(vocabulary=VOCABULARY), lora)
     embedding = model.get_base_model().get_input_embeddings()
     rows = next(p for n, p in model.named_parameters() if "trainable_tokens" in n)
     with torch.no_grad():
@@ -354,7 +350,7 @@ def test_trained_rows_read_in_place_equal_those_of_peft(make_tiny_model: Make) -
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_the_noise_of_a_row_is_the_same_packed_or_padded(
-    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, packed: bool
+    tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, packed: bool
 ) -> None:
     """transformers' own noise, whose bound falls with the length of a sequence (NEFTune)."""
     seen: list[float] = []
@@ -372,7 +368,7 @@ def test_the_noise_of_a_row_is_the_same_packed_or_padded(
             finally:
                 hook.remove()
 
-    model = make_tiny_model(vocabulary=VOCABULARY)
+    model = tiny_llama(vocabulary=VOCABULARY)
     rows = make_rows((40,) * 8)
     train(
         Measured,

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from chat_models import LLAMA2_WITHOUT_SYSTEM, family
 from command_line import Delia, refused
+from conftest import tiny_llama
 
 from delia_data.errors import ForeignFolderError, InputError, TokenError, UnfinishedError
 from delia_data.mixing import mix, save_mixture
@@ -45,11 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(
-    made: Path,
-    make_tiny_model: Callable[..., Any],
-    make_tiny_tokenizer: Callable[[], Any],
-) -> Callable[..., Path]:
+def model(made: Path, make_tiny_tokenizer: Callable[[], Any]) -> Callable[..., Path]:
     """Prepares a random tiny model; its tokenizer may be that of a family."""
 
     def make(name: str | None = None, template: str | None = None) -> Path:
@@ -60,7 +57,7 @@ def model(
         if template is not None:
             tokenizer.chat_template = template
         with quiet():
-            make_tiny_model(vocabulary=len(tokenizer)).save_pretrained(base)
+            tiny_llama(vocabulary=len(tokenizer)).save_pretrained(base)
         tokenizer.save_pretrained(base)
         prepare(base, folder)
         return folder

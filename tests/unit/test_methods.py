@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from conftest import tiny_llama
+from transformers import PreTrainedTokenizerBase
 
 from delia_data.diversify import diversify
 from delia_data.engines import Request, Sampling
@@ -256,12 +256,12 @@ def test_dipmt_takes_translations_alone() -> None:
 
 
 def test_controlled_generation_combines_two_distributions(
-    make_tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerBase
+    tiny_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """The first token is worked out from the logits; batches change no answer."""
     import torch
 
-    model, explain = make_tiny_model().float(), explained("<sep>", "a JSON object")
+    model, explain = tiny_llama().float(), explained("<sep>", "a JSON object")
     requests = [Request(str(i), (Message("user", "what " * (1 + i)),), seed=i) for i in range(5)]
     answers = [
         {

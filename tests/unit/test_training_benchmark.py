@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
+from conftest import tiny_llama
 
 trained = pytest.importorskip("benchmarks._trained")
 
@@ -26,12 +24,12 @@ def test_the_longest_matching_name_gives_the_cards_peak(name: str, peak: float |
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_flops_of_a_model(make_tiny_model: Callable[..., Any], tied: bool) -> None:
+def test_the_flops_of_a_model(tied: bool) -> None:
     """Two layers of width 32, four heads of 8, two of keys; 64 inside; 261 tokens."""
     attention = 32 * 32 + 32 * 16 * 2 + 32 * 32
     layer = attention + 3 * 32 * 64 + 2 * 32
     weights = 2 * layer + 32
     forwards_and_back = 4 * weights * (5 + 3) + 4 * 261 * 32 * 6
     scores = 12 * (2 * 32) * (5 * 5 + 3 * 3) / 2
-    model = make_tiny_model(tied=tied)
+    model = tiny_llama(tied=tied)
     assert trained.model_flops(model, [5, 3], labeled=6) == forwards_and_back + scores
