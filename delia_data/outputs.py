@@ -29,11 +29,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from delia_data._version import __version__
 from delia_data.errors import (
     ForeignFolderError,
+    FormatError,
     InputError,
     LockedError,
     OutputError,
@@ -42,6 +43,8 @@ from delia_data.errors import (
 )
 
 LOCK: Final = ".lock"
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -86,6 +89,28 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write a JSON file that a person can read, keys sorted, atomically."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def from_json(kind: type[T], values: Any, where: str) -> T:
+    """Build a dataclass from JSON values.
+
+    Args:
+        kind: The dataclass.
+        values: Its values, as `json.loads` returns them.
+        where: Source of the values, for the error.
+
+    Raises:
+        FormatError: A value is missing or has the wrong type.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise FormatError(
+            f"{where} was written by another version, or was changed: {place}: {first['msg']}; "
+            "run its command again"
+        ) from error
 
 
 def canonical_json(value: Any) -> bytes:

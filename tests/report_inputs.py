@@ -10,15 +10,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from alignments import made_alignment
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
 from delia_data.evaluation import MEASURES, EvalTask, Measurements, evaluate
 from delia_data.evaluation.bootstrap import Resampling
-from delia_data.evaluation.buffering import buffering_of
 from delia_data.evaluation.generation import generate_answers
-from delia_data.evaluation.gradients import RowGradients
+from delia_data.evaluation.gradients import Buffering, RowGradients, measure_buffering
+from delia_data.evaluation.representation import (
+    Alignment,
+    Band,
+    Curve,
+    Distances,
+    KeywordAlignment,
+    Neighbor,
+)
 from delia_data.evaluation.state_space import FirstToken, StateSpace
 from delia_data.experiments import Grid, RatioResult, Reproduction
 from delia_data.experiments.cells import (
@@ -146,16 +152,6 @@ def put_measured(folder: Path, *, parts: Sequence[str] = MEASURES) -> None:
         for when, factor in (("before", 20), ("after", 1))
         for which in ("with",)
     }
-    names = ("pairs", "task", "common", "held_out")
-    buffering = buffering_of(
-        {
-            when: {name: _gradients(10 * number + at) for at, name in enumerate(names)}
-            for number, when in enumerate(("before", "after"))
-        },
-        np.linspace(0, 1, 8),
-        ratio=2,
-        how=Resampling(resamples=100),
-    )
     found = Measurements(
         model="tiny",
         token="<sep>",
@@ -168,10 +164,53 @@ def put_measured(folder: Path, *, parts: Sequence[str] = MEASURES) -> None:
         if "representation" in parts
         else None,
         state_space=spaces if "state-space" in parts else None,  # type: ignore[arg-type]
-        buffering=buffering if "buffering" in parts else None,
+        buffering=made_buffering() if "buffering" in parts else None,
     )
     write_json(folder / "measurements.json", found.as_dict())
     finish(folder, Manifest(kind="evaluation", settings={"rows": 8, "seed": 0}))
+
+
+def made_alignment(
+    level: float = 1.0,
+    *,
+    keywords: tuple[str, ...] = ("json", "thought"),
+    near: str = "apple",
+    blocks: int = 4,
+) -> Alignment:
+    """Return an alignment with all distances at one level and one neighbor."""
+    curve = Curve((level,) * blocks, (0.1,) * blocks)
+    distances = Distances(curve, curve, Curve(curve.mean, None))
+    band = Band((1.0,) * blocks, (0.5,) * blocks, (1.5,) * blocks)
+    return Alignment(
+        token="<sep>",
+        contexts=("Answer in {word}",),
+        words=16,
+        controls=("a", "b"),
+        seed=0,
+        median=(2.0,) * blocks,
+        keywords=tuple(
+            KeywordAlignment(
+                keyword=keyword,
+                token=distances,
+                untrained={"mean": distances, "normal": distances},
+                ordinary={"l2": band, "relative": band, "cosine": band},
+                nearer=(3,) * blocks,
+            )
+            for keyword in keywords
+        ),
+        nearest=((Neighbor(near, 0.5, 0.1),),) * blocks,
+    )
+
+
+def made_buffering() -> Buffering:
+    """Return the buffering effect of random gradients."""
+    names = ("pairs", "task", "common", "held_out")
+    gradients: Any = {
+        when: {name: _gradients(10 * number + at) for at, name in enumerate(names)}
+        for number, when in enumerate(("before", "after"))
+    }
+    how = Resampling(resamples=100)
+    return measure_buffering(gradients, np.linspace(0, 1, 8), ratio=2, how=how)
 
 
 def _first(number: int, factor: int) -> FirstToken:

@@ -23,13 +23,13 @@ def print_evaluation(found: Evaluation) -> None:
     )
     named = f"with {found.token}"
     head = ("probe", "selectivity", named, "strict", "without", "rows")
-    _print(head, (_shares(probe) for probe in found.probes))
+    print_table(head, (_shares(probe) for probe in found.probes))
     if extra := [row for probe in found.probes for row in _extra(probe)]:
-        _print(("probe", named, "score"), extra)
+        print_table(("probe", named, "score"), extra)
     first = found.probes[0]
     if first.labels:
         columns = (f"{first.probe}, {named}", "accuracy or F1", "precision", "recall", "rows")
-        _print(columns, (row for scores in first.labels for row in _labels(scores)))
+        print_table(columns, (row for scores in first.labels for row in _labels(scores)))
     _notes(_told(found))
 
 
@@ -41,9 +41,9 @@ def print_comparison(found: Comparison, ours: str, theirs: str) -> None:
         soft_wrap=True,
     )
     head = ("probe", "selectivity", "with the token", "without it", "rows")
-    _print(head, (_difference(probe) for probe in found.probes))
+    print_table(head, (_difference(probe) for probe in found.probes))
     if extra := [row for probe in found.probes for row in _extra_differences(probe)]:
-        _print(("probe", "with the token", "difference"), extra)
+        print_table(("probe", "with the token", "difference"), extra)
     told = [f"{probe.probe}: {note}" for probe in found.probes for note in probe.notes]
     _notes([*found.notes, *told])
 
@@ -112,13 +112,33 @@ def _extra_differences(probe: ProbeDifference) -> Iterator[list[str]]:
         yield [probe.probe, name, signed(estimate)]
 
 
-def _print(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in head:
-        table.add_column(name, overflow="fold")
+def print_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", left: int = 0
+) -> None:
+    """Print a table; with a title, columns after the first `left` are aligned to the right."""
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for number, name in enumerate(head):
+        right = title and number >= left
+        table.add_column(name, overflow="fold", justify="right" if right else "left")
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def interval(estimate: Estimate | None) -> str:
+    """Format a number with its interval in two places; a number that rounds to 0 has no sign."""
+    if estimate is None:
+        return "undefined"
+    value, low, high = (
+        f"{round(number, 2) + 0.0:.2f}" for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} [{low}, {high}]"
 
 
 def _notes(notes: Iterable[str]) -> None:

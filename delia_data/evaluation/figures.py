@@ -16,37 +16,29 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from delia_data._optional import require
 from delia_data.errors import InputError
-from delia_data.evaluation.buffering import Buffering
-from delia_data.evaluation.representation import (
-    Alignment,
-    Distances,
-    KeywordAlignment,
-    Measure,
-)
-from delia_data.evaluation.scores import ProbeScores
+from delia_data.evaluation.bootstrap import Estimate
+from delia_data.evaluation.gradients import GROUP_TITLES, WHENS, Buffering
+from delia_data.evaluation.representation import Alignment
 from delia_data.evaluation.state_space import StateSpace
 from delia_data.outputs import atomic_path
 from delia_data.sampling.embeddings import TextMap
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from delia_data.evaluation.measuring import Measurements
+    from delia_data.evaluation.scores import ProbeScores
 
 # Characters that HTML forbids or UTF-8 cannot encode, such as halves of surrogate pairs, and those
 # that change the direction of all text after them.
 _UNPRINTABLE: Final = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
-_ORDER: Final = (
-    *("before", "after", "change", "with", "without", "mean", "normal"),
-    *("task", "common", "pairs", "mixture", "common_mixture", "held_out"),
-)
-"""Order in which measured groups are shown; files have them in alphabetical order."""
 
 
 def printable(text: str) -> str:
@@ -54,23 +46,23 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
-def in_order(mapping: Mapping[Any, T]) -> list[tuple[Any, T]]:
-    """Return the items of a mapping in the order in which they are shown."""
-    return sorted(mapping.items(), key=lambda item: (*_ORDER, item[0]).index(item[0]))
+def short(word: str) -> str:
+    """Return a word that fits into a legend."""
+    return printable(word if len(word) <= 20 else f"{word[:19]}…")
 
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """Colours to draw with.
+    """Colors to draw with.
 
     Attributes:
-        ink: Of text and what stands out.
-        muted: Of axes, and of what is there to compare with.
-        rule: Of the grid.
-        series: Of what is compared, six.
-        paper: Behind all; None for nothing.
-        panel: Behind what stands apart.
-        good: Of words that say that something is as it should be.
+        ink: Text and emphasis.
+        muted: Axes and controls.
+        rule: Grid.
+        series: Six colors of compared series.
+        paper: Background; None for a transparent one.
+        panel: Background of separate parts.
+        good: Words that say that a value is as it should be.
     """
 
     ink: str
@@ -85,7 +77,7 @@ class Palette:
 STAND_INS: Final = Palette(
     "#010101", "#020202", "#030303", tuple(f"#0401{number:02x}" for number in range(1, 7))
 )
-"""Colours that a drawing's markup has replaced by the page's variables."""
+"""Colors that are replaced by the page's variables in a figure's markup."""
 
 LIGHT: Final = Palette(
     "#1c1f24",
@@ -107,18 +99,17 @@ DARK: Final = Palette(
 )
 
 
+def _variables(palette: Palette) -> dict[str, str]:
+    """Return the colors by the names of the page's variables."""
+    named = {name: getattr(palette, name) for name in ("paper", "ink", "muted", "rule")}
+    named |= {"panel": palette.panel, "good": palette.good}
+    named |= {f"s{number}": color for number, color in enumerate(palette.series, start=1)}
+    return {name: color for name, color in named.items() if color}
+
+
 def style_variables(palette: Palette) -> str:
-    """Give a palette as variables of a style sheet: `--ink`, ..., `--s1` to `--s6`."""
-    named = {
-        "paper": palette.paper,
-        "ink": palette.ink,
-        "muted": palette.muted,
-        "rule": palette.rule,
-        "panel": palette.panel,
-        "good": palette.good,
-        **{f"s{number}": colour for number, colour in enumerate(palette.series, start=1)},
-    }
-    return " ".join(f"--{name}: {colour};" for name, colour in named.items() if colour)
+    """Return a palette as variables of a style sheet: `--ink`, ..., `--s1` to `--s6`."""
+    return " ".join(f"--{name}: {color};" for name, color in _variables(palette).items())
 
 
 _WIDTH_INCHES: Final = 4.3
@@ -129,65 +120,78 @@ _LOG_TICKS: Final = (
     (1.1, (1.0, 3.0)),
     (0.0, (1.0, 2.0, 3.0, 5.0, 7.0)),
 )
-"""Where a logarithmic axis is labelled within a decade, by the decades that it reaches over."""
-
-
-_PAGE_COLOURS: Final = {
-    STAND_INS.ink: "var(--ink)",
-    STAND_INS.muted: "var(--muted)",
-    STAND_INS.rule: "var(--rule)",
-    **{colour: f"var(--s{number})" for number, colour in enumerate(STAND_INS.series, start=1)},
-}
+"""Labels within a decade of a logarithmic axis, by the smallest number of decades it spans."""
+_DASHED: Final = (0, (3, 2))
+_DOTTED: Final = (0, (1, 1.5))
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that can be drawn in either form.
+    """A figure that can be written as SVG or PNG.
 
     Attributes:
         name: Its name among the figures of a page.
-        told: What a screen reader says.
-        paint: Draws it: takes the figure, its axes and the colours.
-        height: In inches; drawings are 4.3 wide.
-        details: What a screen reader says when asked for more, such as the numbers.
+        description: Text for screen readers.
+        paint: Draws it: takes the figure, its axes and the colors.
+        height: Height in inches; the width is 4.3.
+        details: More text for screen readers, such as the numbers.
     """
 
     name: str
-    told: str
+    description: str
     paint: Callable[[Any, Any, Palette], None]
     height: float = _HEIGHT_INCHES
     details: str = ""
 
     def svg(self, name: str | None = None) -> str:
-        """Draw it as markup for the inside of a page.
+        """Return the figure as markup for a page.
 
         Args:
-            name: Its name among the figures of the page, where its own is taken.
+            name: Prefix of all ids, unique in the page; default: its own name.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        with axes_in_style(STAND_INS, self.height) as (figure, axes):
-            self.paint(figure, axes, STAND_INS)
-            return markup(figure, name or self.name, self.told, self.details)
+        file = io.StringIO()
+        with figure_in_style(STAND_INS, height=self.height) as figure:
+            self.paint(figure, figure.add_subplot(), STAND_INS)
+            metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+        prefix = "".join(c if c.isalnum() and c.isascii() else "-" for c in name or self.name)
+        drawn = file.getvalue()
+        drawn = drawn[drawn.index("<svg") :]
+        drawn = re.sub(
+            r"<style.*?</style>|<!--.*?-->|<metadata.*?</metadata>", "", drawn, flags=re.S
+        )
+        drawn = re.sub(r"font-family: [^;]*; ", "", drawn)
+        drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", drawn)
+        for variable, stand_in in _variables(STAND_INS).items():
+            drawn = drawn.replace(stand_in, f"var(--{variable})")
+        view = re.search(r'viewBox="[^"]*"', drawn)
+        box = view.group() if view else ""
+        opening = f'<svg role="img" aria-labelledby="{prefix}-title" {box}>'
+        opening += f'<title id="{prefix}-title">{html.escape(printable(self.description))}</title>'
+        if self.details:
+            opening += f"<desc>{html.escape(printable(self.details))}</desc>"
+        return opening + drawn[drawn.index(">") + 1 :].strip()
 
     def png(self, path: str | os.PathLike[str]) -> None:
-        """Draw it as a PNG file, on white.
+        """Write the figure as a PNG file on white.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
             OutputError: The file cannot be written.
         """
-        with axes_in_style(LIGHT, self.height) as (figure, axes):
-            self.paint(figure, axes, LIGHT)
+        with figure_in_style(LIGHT, height=self.height) as figure:
+            self.paint(figure, figure.add_subplot(), LIGHT)
             save_png(figure, path)
 
 
 @contextmanager
 def figure_in_style(
-    palette: Palette = STAND_INS, width: float = _WIDTH_INCHES, height: float = _HEIGHT_INCHES
+    palette: Palette, width: float = _WIDTH_INCHES, height: float = _HEIGHT_INCHES
 ) -> Iterator[Any]:
-    """Give a figure of a size in inches, in one style whatever the user's own settings are."""
+    """Yield a figure of a size in inches, in one style regardless of the user's settings."""
     matplotlib = require("matplotlib", extra="train")
     figure_class = require("matplotlib.figure", extra="train").Figure
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -197,32 +201,23 @@ def figure_in_style(
         yield figure_class(figsize=(width, height), layout="constrained")
 
 
-@contextmanager
-def axes_in_style(
-    palette: Palette = STAND_INS, height: float = _HEIGHT_INCHES
-) -> Iterator[tuple[Any, Any]]:
-    """Give a figure as wide as a phone, and its axes."""
-    with figure_in_style(palette, height=height) as figure:
-        yield figure, figure.add_subplot()
-
-
 def save_png(figure: Any, path: str | os.PathLike[str]) -> None:
-    """Write a figure as a PNG file, on white; equal figures give equal bytes.
+    """Write a figure as a PNG file on white; equal figures give equal bytes.
 
     Raises:
         OutputError: The file cannot be written.
     """
     with atomic_path(path) as part:
-        nothing = {"Software": None}
-        figure.savefig(part, format="png", dpi=_PNG_DPI, facecolor=LIGHT.paper, metadata=nothing)
+        metadata = {"Software": None}
+        figure.savefig(part, format="png", dpi=_PNG_DPI, facecolor=LIGHT.paper, metadata=metadata)
 
 
 def plain_log_ticks(axis: Any) -> None:
-    """Label a logarithmic axis in plain numbers, at 1, 2, 3, 5, 7, 10, ... or at fewer of them."""
+    """Label a logarithmic axis with plain numbers, at 1, 2, 3, 5, 7, 10, ... or fewer."""
     ticker: Any = require("matplotlib.ticker", extra="train")
 
     def tick_values(locator: Any, vmin: float, vmax: float) -> Any:
-        """Labels that find room whatever the axis reaches over."""
+        """Return ticks whose labels fit, regardless of the range."""
         decades = math.log10(vmax / vmin) if 0 < vmin < vmax else 1.0
         subs = next((few for least, few in _LOG_TICKS if decades > least), (1.0,))
         locator.set_params(subs=subs)
@@ -232,38 +227,6 @@ def plain_log_ticks(axis: Any) -> None:
     axis.set_major_locator(thinned())
     axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axis.set_minor_locator(ticker.NullLocator())
-
-
-def markup(figure: Any, name: str, told: str, details: str = "") -> str:
-    """Write a figure as markup for the inside of a page.
-
-    Args:
-        figure: What was drawn, in stand-in colours.
-        name: Put before every id, since all figures share the page's ids.
-        told: What a screen reader says.
-        details: What it says when asked for more.
-    """
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    own = "".join(c if c.isalnum() and c.isascii() else "-" for c in name)
-    drawn = file.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<style.*?</style>|<!--.*?-->|<metadata.*?</metadata>", "", drawn, flags=re.S)
-    drawn = re.sub(r"font-family: [^;]*; ", "", drawn)
-    drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}-", drawn)
-    for stand_in, variable in _PAGE_COLOURS.items():
-        drawn = drawn.replace(stand_in, variable)
-    view = re.search(r'viewBox="[^"]*"', drawn)
-    opening = f'<svg role="img" aria-labelledby="{own}-told" {view.group() if view else ""}>'
-    opening += f'<title id="{own}-told">{html.escape(printable(told))}</title>'
-    opening += f"<desc>{html.escape(printable(details))}</desc>" if details else ""
-    return opening + drawn[drawn.index(">") + 1 :].strip()
-
-
-def short(word: str) -> str:
-    """A word that fits into a legend."""
-    return printable(word if len(word) <= 20 else f"{word[:19]}…")
 
 
 def _style(palette: Palette) -> dict[str, Any]:
@@ -298,190 +261,102 @@ def _style(palette: Palette) -> dict[str, Any]:
     }
 
 
+def _legend(figure: Any, **options: Any) -> None:
+    figure.legend(loc="outside upper left", ncols=2, **options)
+
+
+def _steps_axis(axes: Any, label: str) -> None:
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _name_rows(axes: Any, names: Sequence[str]) -> None:
+    """Turn the vertical axis into one row per name, from top to bottom."""
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=True, axis="x")
+    axes.grid(visible=False, axis="y")
+
+
+def _intervals(
+    axes: Any,
+    estimates: Sequence[Estimate],
+    color: str,
+    *,
+    offset: float = 0,
+    scale: float = 1,
+    marker: str = "o",
+    label: str | None = None,
+) -> None:
+    """Draw an estimate with its interval in each row."""
+    rows = [row + offset for row in range(len(estimates))]
+    lows, highs, values = ([scale * getattr(e, end) for e in estimates] for end in _ENDS)
+    axes.hlines(rows, lows, highs, color=color, lw=1.6)
+    axes.plot(values, rows, marker, color=color, ms=5, label=label)
+
+
+_ENDS: Final = ("low", "high", "value")
 _SOURCES: Final = {"loss_task": "task rows", "loss_pairs": "pairs", "loss": "all rows"}
 _SPAN: Final = 15
-"""Logged steps that are averaged into a line, where there are many."""
+"""Logged steps averaged into a line, if there are many."""
 
 
 def loss_curve(losses: Sequence[Mapping[str, Any]]) -> Drawing:
-    """Draw the loss over the optimiser steps by source, with running means (paper, Figure 3).
+    """Draw the loss of a training by source, with running means (paper, Figure 3).
 
     Args:
-        losses: What a training logged: `step`, `loss`, and `loss_task` or `loss_pairs` where the
-            step had such rows.
+        losses: Logged steps: `step`, `loss`, and `loss_task` or `loss_pairs` if the step had such
+            rows.
     """
     lines = {
         label: [(p["step"], p[key]) for p in losses if math.isfinite(p.get(key, math.nan))]
         for key, label in _SOURCES.items()
     }
-    split = [label for label in ("task rows", "pairs") if lines[label]]
-    if len(split) > 1 or not lines["all rows"]:
-        lines.pop("all rows")  # it lies between the two
+    if (lines["task rows"] and lines["pairs"]) or not lines["all rows"]:
+        lines.pop("all rows")  # It is between the two.
     else:
         lines = {"all rows": lines["all rows"]}
+    lines = {label: points for label, points in lines.items() if points}
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for (label, points), colour in zip(lines.items(), palette.series, strict=False):
-            if not points:
-                continue
+        for (label, points), color in zip(lines.items(), palette.series, strict=False):
             steps, values = zip(*points, strict=True)
-            span = _SPAN if len(points) >= 3 * _SPAN else 1
-            if span > 1:
-                axes.plot(steps, values, ".", color=colour, ms=3.5, alpha=0.5, mew=0)
-            mark = "o" if len(points) < 3 * _SPAN else ""
-            mean = _running_mean(values, span)
-            axes.plot(steps, mean, color=colour, marker=mark, markersize=3, label=label)
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel("loss, nats a token")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if any(lines.values()):
+            many = len(points) >= 3 * _SPAN
+            if many:
+                axes.plot(steps, values, ".", color=color, ms=3.5, alpha=0.5, mew=0)
+            mean = _running_mean(values, _SPAN if many else 1)
+            marker = "" if many else "o"
+            axes.plot(steps, mean, color=color, marker=marker, markersize=3, label=label)
+        _steps_axis(axes, "loss, nats per token")
+        if lines:
             axes.set_ylim(bottom=0)
-            figure.legend(loc="outside upper left", ncols=2)
+            _legend(figure)
 
     ends = "; ".join(
         f"{label}: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step "
         f"{points[-1][0]:g}"
         for label, points in lines.items()
-        if points
     )
     return Drawing("losses", "Loss over the training, by source", paint, details=ends)
 
 
 def _running_mean(values: Sequence[float], span: int) -> list[float]:
-    """Mean of a value and those before it, as many as the span."""
+    """Return the means of each value and those before it, `span` values at most."""
     return [
         math.fsum(values[max(0, end - span) : end]) / min(span, end)
         for end in range(1, len(values) + 1)
     ]
 
 
-_NAMES: Final[Mapping[Measure, str]] = {
-    "l2": "L2 distance",
-    "relative": "L2 over ordinary median",
-    "cosine": "cosine distance",
-}
-_DASHED: Final = (0, (3, 2))
-_DOTTED: Final = (0, (1, 1.5))
-
-
-def alignment_by_block(
-    after: Alignment,
-    *,
-    before: Alignment | None = None,
-    measure: Measure = "relative",
-    keyword: str | None = None,
-) -> Drawing:
-    """Draw the token's distance to one keyword in every block, with controls (paper, Figure 2).
-
-    The band around the token's line is one standard deviation over the contexts; that of the
-    ordinary words reaches from the least to the greatest.
-
-    Args:
-        after: The trained model's.
-        before: That before training: a dashed line.
-        measure: Which distance.
-        keyword: Which keyword; the first when not given.
-
-    Raises:
-        InputError: The keyword was not measured.
-    """
-    found = _keyword(after, keyword)
-    earlier = None if before is None else _keyword(before, found.keyword)
-    name = _NAMES[measure]
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        mean, sd = _curve(found.token, measure)
-        blocks = range(1, len(mean) + 1)
-        marker = "o" if len(mean) == 1 else ""
-        band = found.ordinary[measure]
-        axes.fill_between(blocks, band.low, band.high, color=palette.muted, alpha=0.15, lw=0)
-        axes.plot(
-            blocks,
-            band.mean,
-            color=palette.muted,
-            marker=marker,
-            label=f"{len(after.controls)} ordinary words",
-        )
-        for (how, distances), line in zip(
-            in_order(found.untrained), (_DASHED, _DOTTED), strict=False
-        ):
-            label = f"untrained token ({how})"
-            values, _ = _curve(distances, measure)
-            axes.plot(blocks, values, color=palette.series[1], ls=line, marker=marker, label=label)
-        if earlier is not None:
-            values, _ = _curve(earlier.token, measure)
-            label = f"{short(after.token)} before"
-            axes.plot(
-                blocks, values, color=palette.series[0], ls=_DASHED, marker=marker, label=label
-            )
-        if sd is not None:
-            low, high = zip(*((m - s, m + s) for m, s in zip(mean, sd, strict=True)), strict=True)
-            axes.fill_between(blocks, low, high, color=palette.series[0], alpha=0.2, lw=0)
-        axes.plot(
-            blocks,
-            mean,
-            color=palette.series[0],
-            marker=marker,
-            label=f"{short(after.token)} after",
-        )
-        axes.set_xlabel("transformer block")
-        axes.set_ylabel(name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylim(bottom=0)
-        title = f"distance to “{short(found.keyword)}” of"
-        figure.legend(loc="outside upper left", ncols=2, title=title, alignment="left")
-
-    told = f"{name} from {after.token} to {found.keyword} in every block, beside controls"
-    return Drawing(f"alignment-{measure}-{found.keyword}", told, paint)
-
-
-def state_space_sizes(spaces: Mapping[str, StateSpace]) -> Drawing:
-    """Draw the state space of every row, one line of dots a group (paper, Figure 4).
-
-    Args:
-        spaces: By a name that is shown, such as `"before, with <sep>"`.
-
-    Raises:
-        InputError: There are none.
-    """
-    if not spaces:
-        raise InputError("there is no state space to draw: measure one")
-
-    def paint(_figure: Any, axes: Any, palette: Palette) -> None:
-        for place, (name, space) in enumerate(spaces.items()):
-            colour = palette.series[0] if "after" in name else palette.muted
-            ranked = sorted(row.size for row in space.rows)
-            # Dots of equal sizes stand beside each other instead of on top of each other.
-            heights = [
-                place + 0.5 * (i / max(1, len(ranked) - 1) - 0.5) for i in range(len(ranked))
-            ]
-            axes.scatter(ranked, heights, s=8, color=colour, alpha=0.6, lw=0)
-            axes.vlines(space.size, place - 0.35, place + 0.35, color=palette.ink, lw=1.6)
-        axes.set_xscale("log")
-        plain_log_ticks(axes.xaxis)
-        axes.set_xlim(left=0.8)
-        axes.set_yticks(range(len(spaces)), [short(name) for name in spaces])
-        axes.set_ylim(len(spaces) - 0.4, -0.6)
-        axes.grid(visible=True, axis="x")
-        axes.grid(visible=False, axis="y")
-        mass = next(iter(spaces.values())).mass
-        axes.set_xlabel(f"tokens that hold {mass:.0%} of the probability")
-
-    told = ", ".join(f"{name} {space.size:.1f}" for name, space in spaces.items())
-    return Drawing(
-        "state-space", f"Tokens that may begin the answer, geometric means: {told}", paint
-    )
-
-
 def watched_state_space(
     runs: Mapping[str, Sequence[Mapping[str, float]]], *, name: str = "state_space"
 ) -> Drawing:
-    """Draw the state space while models trained (paper, Figure 4).
+    """Draw the state space over trainings (paper, Figure 4).
 
     Args:
-        runs: By a name that is shown, what was watched, as `training.watching.read_watched` gives
-            it.
-        name: The watch's name.
+        runs: By a name to show, the result of `training.watching.read_watched`.
+        name: Name of the watch.
 
     Raises:
         InputError: A run has no such numbers.
@@ -496,36 +371,177 @@ def watched_state_space(
         raise InputError(f"{missing} has watched {key}: train with a StateSpaceWatch")
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for place, (run, line) in enumerate(lines.items()):
+        for number, (run, line) in enumerate(lines.items()):
             steps, sizes = zip(*line, strict=True)
-            colour = palette.series[place % len(palette.series)]
+            color = palette.series[number % len(palette.series)]
             marker = "o" if len(steps) < 40 else ""
-            axes.plot(steps, sizes, color=colour, marker=marker, markersize=3, label=short(run))
+            axes.plot(steps, sizes, color=color, marker=marker, markersize=3, label=short(run))
         axes.set_yscale("log")
         plain_log_ticks(axes.yaxis)
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel("tokens that hold the mass")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        figure.legend(loc="outside upper left", ncols=2)
+        _steps_axis(axes, "tokens that have the mass")
+        _legend(figure)
 
     return Drawing("state-space-watched", "State space of the first token over training", paint)
 
 
-def _keyword(alignment: Alignment, keyword: str | None) -> KeywordAlignment:
-    for one in alignment.keywords:
-        if keyword in (None, one.keyword):
-            return one
-    known = ", ".join(one.keyword for one in alignment.keywords)
-    raise InputError(f"keyword {keyword!r} was not measured: use one of {known}")
+def watched_distances(
+    label: str, points: Sequence[Mapping[str, float]], names: Sequence[str]
+) -> Drawing:
+    """Draw distances from the token to its keywords over a training.
+
+    Args:
+        label: Name of the training.
+        points: Watched numbers (`training.watching.read_watched`).
+        names: Names of the numbers to draw, such as `l2/json/middle`.
+    """
+    steps = [point["step"] for point in points]
+
+    def paint(figure: Any, axes: Any, palette: Palette) -> None:
+        styles = (("", "-"), ("/untrained", (0, (5, 2))), ("/ordinary", _DOTTED))
+        for name, color in zip(names, palette.series, strict=False):
+            word = short(name.removeprefix("l2/").removesuffix("/middle"))
+            for suffix, line in styles:
+                values = [point.get(f"{name}{suffix}") for point in points]
+                if None not in values:
+                    legend = None if suffix else f"“{word}”"
+                    axes.plot(steps, values, color=color, ls=line, label=legend)
+        _steps_axis(axes, "L2 distance")
+        axes.set_ylim(bottom=0)
+        _legend(figure)
+
+    description = f"L2 distances from the token to its keywords while {label} was trained"
+    return Drawing("distance-watched", description, paint)
 
 
-def _curve(
-    distances: Distances, measure: Measure
-) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
-    curve = {"l2": distances.l2, "relative": distances.relative, "cosine": distances.cosine}[
-        measure
-    ]
-    return curve.mean, curve.sd
+class MeasurementFigure(NamedTuple):
+    """A figure of measurements with the name of the measurement, a title and a caption."""
+
+    measure: str
+    drawing: Drawing
+    title: str
+    caption: str
+
+
+def measurement_figures(measurements: Measurements) -> Iterator[MeasurementFigure]:
+    """Yield a figure of everything that was measured."""
+    if representation := measurements.representation:
+        for word in representation["after"].keywords:
+            drawing = alignment_by_block(
+                representation["after"], representation["before"], word.keyword
+            )
+            yield MeasurementFigure(
+                "representation",
+                drawing,
+                f"{measurements.token} and “{short(word.keyword)}”",
+                "L2 divided by that between ordinary words; bands are one standard deviation over "
+                "the contexts, and the range of ordinary words.",
+            )
+    if measurements.state_space:
+        spaces = {
+            f"{when}, {which}": space
+            for when, by_which in measurements.state_space.items()
+            for which, space in by_which.items()
+        }
+        yield MeasurementFigure(
+            "state-space",
+            state_space_sizes(spaces),
+            "State space at the start of the answer",
+            f"Tokens that have {spaces['after, with'].mass:.0%} of the probability, row by row; "
+            "bars are means.",
+        )
+    if buffering := measurements.buffering:
+        yield MeasurementFigure(
+            "buffering",
+            cosines_with_held_out(buffering),
+            "Gradient cosines",
+            "Cosines of mean gradients with that of held-out task rows; lines are 95% intervals, "
+            "diamonds random subsets of pairs.",
+        )
+        yield MeasurementFigure(
+            "buffering",
+            norms_by_similarity(buffering),
+            "Gradient norms by similarity",
+            "Each pair, before and after; ρ is Spearman’s rank correlation.",
+        )
+        for when in WHENS:
+            yield MeasurementFigure(
+                "buffering",
+                cancellation_by_rows(buffering, when),
+                f"How gradients cancel, {when} training",
+                "Norm of the mean divided by mean of the norms, for more and more rows; low values "
+                "mean canceling.",
+            )
+
+
+def alignment_by_block(after: Alignment, before: Alignment, keyword: str) -> Drawing:
+    """Draw the token's distance to one keyword in every block, with controls (paper, Figure 2).
+
+    Args:
+        after: Alignment of the trained model.
+        before: Alignment before training.
+        keyword: The keyword, one of those measured.
+    """
+    new, old = (next(k for k in a.keywords if k.keyword == keyword) for a in (after, before))
+
+    def paint(figure: Any, axes: Any, palette: Palette) -> None:
+        curve, band, color = new.token.relative, new.ordinary["relative"], palette.series[0]
+        blocks = range(1, len(curve.mean) + 1)
+        words = f"{len(after.controls)} ordinary words"
+        token = short(after.token)
+        lines = [
+            (band.mean, palette.muted, "-", words),
+            *(
+                (distances.relative.mean, palette.series[1], style, f"untrained token ({how})")
+                for (how, distances), style in zip(
+                    new.untrained.items(), (_DASHED, _DOTTED), strict=False
+                )
+            ),
+            (old.token.relative.mean, color, _DASHED, f"{token} before"),
+            (curve.mean, color, "-", f"{token} after"),
+        ]
+        marker = "o" if len(blocks) == 1 else ""
+        for values, line_color, style, label in lines:
+            axes.plot(blocks, values, color=line_color, ls=style, marker=marker, label=label)
+        axes.fill_between(blocks, band.low, band.high, color=palette.muted, alpha=0.15, lw=0)
+        if curve.sd is not None:
+            mean, sd = np.asarray(curve.mean), np.asarray(curve.sd)
+            axes.fill_between(blocks, mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
+        axes.set_xlabel("transformer block")
+        axes.set_ylabel("L2 / ordinary median")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(bottom=0)
+        _legend(figure, title=f"distance to “{short(keyword)}” of", alignment="left")
+
+    description = f"L2 from {after.token} to {keyword} in every block, with controls"
+    return Drawing(f"alignment-{keyword}", description, paint)
+
+
+def state_space_sizes(spaces: Mapping[str, StateSpace]) -> Drawing:
+    """Draw the state space of every row, one line of dots per group (paper, Figure 4).
+
+    Args:
+        spaces: By a name to show, such as `"before, with <sep>"`; at least one.
+    """
+
+    def paint(_figure: Any, axes: Any, palette: Palette) -> None:
+        for row, (name, space) in enumerate(spaces.items()):
+            color = palette.series[0] if "after" in name else palette.muted
+            sizes = sorted(each.size for each in space.rows)
+            # Dots of equal sizes are spread out instead of drawn on top of each other.
+            heights = [row + 0.5 * (i / max(1, len(sizes) - 1) - 0.5) for i in range(len(sizes))]
+            axes.scatter(sizes, heights, s=8, color=color, alpha=0.6, lw=0)
+            axes.vlines(space.size, row - 0.35, row + 0.35, color=palette.ink, lw=1.6)
+        axes.set_xscale("log")
+        plain_log_ticks(axes.xaxis)
+        axes.set_xlim(left=0.8)
+        _name_rows(axes, list(spaces))
+        mass = next(iter(spaces.values())).mass
+        axes.set_xlabel(f"tokens that have {mass:.0%} of the probability")
+
+    means = ", ".join(f"{name} {space.size:.1f}" for name, space in spaces.items())
+    return Drawing(
+        "state-space", f"Tokens that may begin the answer, geometric means: {means}", paint
+    )
 
 
 def norms_by_similarity(buffering: Buffering) -> Drawing:
@@ -533,233 +549,145 @@ def norms_by_similarity(buffering: Buffering) -> Drawing:
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
         similarity = [pair.similarity for pair in buffering.pairs]
-        groups = (
-            ("before", [pair.before for pair in buffering.pairs], palette.muted, "o"),
-            ("after", [pair.after for pair in buffering.pairs], palette.series[0], "s"),
-        )
-        for when, norms, colour, marker in groups:
+        looks = {"before": (palette.muted, "o"), "after": (palette.series[0], "s")}
+        for when, (color, marker) in looks.items():
+            norms = [getattr(pair, when) for pair in buffering.pairs]
             rank = buffering.norms[when].plain
             label = f"{when} training, ρ {'undefined' if rank is None else f'{rank.value:+.2f}'}"
-            axes.scatter(
-                similarity, norms, s=11, color=colour, marker=marker, alpha=0.65, lw=0, label=label
-            )
+            look = {"s": 11, "color": color, "marker": marker, "alpha": 0.65, "lw": 0}
+            axes.scatter(similarity, norms, label=label, **look)
         axes.set_yscale("log")
         plain_log_ticks(axes.yaxis)
         axes.set_xlabel("similarity of pair and task")
         axes.set_ylabel("norm of its gradient")
-        figure.legend(loc="outside upper left", ncols=2)
+        _legend(figure)
 
-    told = f"Gradient norms of {len(buffering.pairs)} pairs by similarity, before and after"
-    return Drawing("norms", told, paint)
+    description = f"Gradient norms of {len(buffering.pairs)} pairs by similarity, before and after"
+    return Drawing("norms", description, paint)
 
 
-def cancelling_by_rows(buffering: Buffering, *, when: str = "before") -> Drawing:
-    """Draw how far gradients cancel in ever more rows, by group (claim 1).
+def cancellation_by_rows(buffering: Buffering, when: str) -> Drawing:
+    """Draw how far gradients cancel in more and more rows, by group (claim 1).
 
     Args:
         buffering: The measurement.
         when: `"before"` or `"after"` training.
     """
-    groups = dict(in_order(buffering.cancelling[when]))
+    groups = buffering.cancelling[when]
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for place, (name, group) in enumerate(groups.items()):
-            rows = [subset.rows for subset in group.subsets]
-            colour = palette.series[place]
-            low = [subset.low for subset in group.subsets]
-            high = [subset.high for subset in group.subsets]
-            axes.fill_between(rows, low, high, color=colour, alpha=0.12, lw=0)
-            means = [subset.mean for subset in group.subsets]
-            axes.plot(rows, means, color=colour, marker="o", markersize=3, label=group_name(name))
+        for (name, group), color in zip(groups.items(), palette.series, strict=False):
+            rows, mean, low, high = zip(
+                *((s.rows, s.mean, s.low, s.high) for s in group.subsets), strict=True
+            )
+            axes.fill_between(rows, low, high, color=color, alpha=0.12, lw=0)
+            axes.plot(rows, mean, color=color, marker="o", markersize=3, label=GROUP_TITLES[name])
         longest = max(groups.values(), key=lambda group: group.rows).subsets
-        axes.plot(
-            [subset.rows for subset in longest],
-            [subset.independent for subset in longest],
-            color=palette.muted,
-            ls=_DASHED,
-            label="unrelated directions",
-        )
+        unrelated = [(subset.rows, subset.independent) for subset in longest]
+        look = {"color": palette.muted, "ls": _DASHED, "label": "unrelated directions"}
+        axes.plot(*zip(*unrelated, strict=True), **look)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("rows")
         axes.set_ylabel("norm of mean / mean norm")
-        figure.legend(loc="outside upper left", ncols=2)
+        _legend(figure)
 
-    return Drawing(f"cancelling-{when}", f"How far gradients cancel, {when} training", paint)
+    return Drawing(f"canceling-{when}", f"How far gradients cancel, {when} training", paint)
 
 
 def cosines_with_held_out(buffering: Buffering) -> Drawing:
     """Draw the cosines of mean gradients with that of the held-out task rows."""
-    names = [name for name, _ in in_order(buffering.cosines["before"].groups)]
+    names = list(buffering.cosines["before"].groups)
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        sides = {"before": (-0.13, palette.muted), "after": (0.13, palette.series[0])}
-        for when, found in in_order(buffering.cosines):
-            offset, colour = sides[when]
-            for place, name in enumerate(names):
-                estimate, at = found.groups[name], place + offset
-                axes.hlines(at, estimate.low, estimate.high, color=colour, lw=1.6)
-                label = f"{when} training" if place == 0 else None
-                axes.scatter(estimate.value, at, s=18, color=colour, label=label, zorder=3)
-            low, mean, high = found.subsets
-            axes.hlines(len(names) + offset, low, high, color=colour, lw=1.6, alpha=0.6)
-            axes.scatter(mean, len(names) + offset, s=18, color=colour, marker="D", alpha=0.6)
-        shown = [*(group_name(name) for name in names), "subsets of pairs"]
-        axes.set_yticks(range(len(shown)), shown)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
+        looks = {"before": (-0.13, palette.muted), "after": (0.13, palette.series[0])}
+        for when, (offset, color) in looks.items():
+            cosines = buffering.cosines[when]
+            estimates = [cosines.groups[name] for name in names]
+            _intervals(axes, estimates, color, offset=offset, label=f"{when} training")
+            (low, mean, high), row = cosines.subsets, len(names) + offset
+            axes.hlines(row, low, high, color=color, lw=1.6, alpha=0.6)
+            axes.scatter(mean, row, s=18, color=color, marker="D", alpha=0.6)
+        _name_rows(axes, [*(GROUP_TITLES[name] for name in names), "subsets of pairs"])
         axes.axvline(0, color=palette.muted, lw=0.8)
-        axes.grid(visible=True, axis="x")
-        axes.grid(visible=False, axis="y")
         axes.set_xlabel("cosine with the held-out task's gradient")
-        figure.legend(loc="outside upper left", ncols=2)
+        _legend(figure)
 
-    told = "Cosines of mean gradients with that of held-out task rows"
-    return Drawing("cosines", told, paint)
-
-
-def group_name(name: str) -> str:
-    """A group's name as figures and tables show it."""
-    return {
-        "task": "task, diversified",
-        "common": "task, one wording",
-        "pairs": "pairs alone",
-        "held_out": "held-out task",
-        "mixture": "task and pairs",
-        "common_mixture": "one wording and pairs",
-    }.get(name, name)
-
-
-_LINE: Final = 0.34
-"""Inches for each run."""
+    description = "Cosines of mean gradients with that of held-out task rows"
+    return Drawing("cosines", description, paint)
 
 
 def selectivities(scores: Sequence[tuple[str, ProbeScores]]) -> Drawing:
     """Draw the selectivity of each run with its interval."""
-    names = [name for name, _ in scores]
+    estimates = {name: probe.selectivity for name, probe in scores}
 
     def paint(_figure: Any, axes: Any, palette: Palette) -> None:
-        for place, (_, found) in enumerate(scores):
-            one = found.selectivity
-            axes.hlines(place, one.low, one.high, color=palette.series[0], lw=1.6)
-            axes.plot(one.value, place, "o", color=palette.series[0], ms=5.5)
+        _intervals(axes, list(estimates.values()), palette.series[0])
         axes.axvline(0, color=palette.muted, lw=0.8)
         axes.set_xlim(-1.05, 1.05)
         axes.set_xticks([-1, -0.5, 0, 0.5, 1])
         axes.set_xlabel("selectivity")
-        _lines(axes, names)
+        _name_rows(axes, list(estimates))
 
-    numbers = (
-        f"{name}: {one.selectivity.value:+.2f}, from {one.selectivity.low:+.2f} to "
-        f"{one.selectivity.high:+.2f}"
-        for name, one in scores
+    numbers = "; ".join(
+        f"{name}: {e.value:+.2f}, from {e.low:+.2f} to {e.high:+.2f}"
+        for name, e in estimates.items()
     )
-    return Drawing(
-        "selectivity",
-        "Selectivity of each run, with its interval",
-        paint,
-        height=_height(names),
-        details="; ".join(numbers),
-    )
+    title = "Selectivity of each run, with its interval"
+    return Drawing("selectivity", title, paint, _height_of_rows(len(estimates)), numbers)
 
 
 def shares_in_format(scores: Sequence[tuple[str, ProbeScores]], token: str) -> Drawing:
     """Draw the shares of answers in the format, with the token and without it."""
-    names = [name for name, _ in scores]
-    sides = ((f"with {short(token)}", -0.13, "o"), ("without", 0.13, "s"))
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        colours = (palette.series[0], palette.series[1])
-        for place, (_, found) in enumerate(scores):
-            both = (found.in_format, found.without_token)
-            for (label, offset, mark), colour, one in zip(sides, colours, both, strict=True):
-                at = place + offset
-                axes.hlines(at, 100 * one.low, 100 * one.high, color=colour, lw=1.6)
-                told = label if place == 0 else None
-                axes.plot(100 * one.value, at, mark, color=colour, ms=5, label=told)
+        columns = (
+            (f"with {short(token)}", -0.13, "o", [probe.in_format for _, probe in scores]),
+            ("without", 0.13, "s", [probe.without_token for _, probe in scores]),
+        )
+        for (label, offset, marker, shares), color in zip(columns, palette.series, strict=False):
+            look: dict[str, Any] = {"offset": offset, "marker": marker, "label": label}
+            _intervals(axes, shares, color, scale=100, **look)
         axes.set_xlim(-3, 103)
         axes.set_xticks(range(0, 101, 25), [f"{percent}%" for percent in range(0, 101, 25)])
         axes.set_xlabel("answers in the format")
-        _lines(axes, names)
-        figure.legend(loc="outside upper left", ncols=2)
+        _name_rows(axes, [name for name, _ in scores])
+        _legend(figure)
 
-    numbers = (
+    numbers = "; ".join(
         f"{name}: {one.in_format.value:.0%} with the token, {one.without_token.value:.0%} without"
         for name, one in scores
     )
-    return Drawing(
-        "shares",
-        "Share of answers in the format with the token and without it, run by run",
-        paint,
-        height=_height(names) + 0.25,
-        details="; ".join(numbers),
-    )
+    title = "Share of answers in the format with the token and without it, run by run"
+    return Drawing("shares", title, paint, _height_of_rows(len(scores)) + 0.25, numbers)
 
 
-def _lines(axes: Any, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [short(name) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=True, axis="x")
-    axes.grid(visible=False, axis="y")
-
-
-def _height(names: Sequence[str]) -> float:
-    return max(1.5, 0.7 + _LINE * len(names))
-
-
-def watched_distances(
-    label: str, points: Sequence[Mapping[str, float]], names: Sequence[str]
-) -> Drawing:
-    """Draw distances from the token to its keywords while a model trained.
-
-    Args:
-        label: Name of the training.
-        points: Watched numbers (`training.watching.read_watched`).
-        names: Which of them, such as `l2/json/middle`.
-    """
-    steps = [point["step"] for point in points]
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        styles = (("", "-"), ("/untrained", (0, (5, 2))), ("/ordinary", (0, (1, 1.5))))
-        for name, colour in zip(names, palette.series, strict=False):
-            word = short(name.removeprefix("l2/").removesuffix("/middle"))
-            for suffix, line in styles:
-                values = [point.get(f"{name}{suffix}") for point in points]
-                if None in values:
-                    continue
-                told = None if suffix else f"“{word}”"
-                axes.plot(steps, values, color=colour, ls=line, label=told)
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel("L2 distance")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylim(bottom=0)
-        figure.legend(loc="outside upper left", ncols=2)
-
-    told = f"L2 distances from the token to its keywords while {label} was trained"
-    return Drawing("distance-watched", told, paint)
+def _height_of_rows(rows: int) -> float:
+    return max(1.5, 0.7 + 0.34 * rows)
 
 
 _MAP_NAMES: Final = {"cache": "pairs", "task": "task rows"}
 
 
 def text_map(places: Mapping[str, npt.NDArray[np.float64]], found: TextMap) -> Drawing:
-    """Draw places on the plane, coloured by source.
+    """Draw texts on a plane, colored by source.
 
     Args:
-        places: By source (`cache`, `task`), of shape (rows, 2).
+        places: Coordinates by source (`cache`, `task`), of shape (rows, 2).
         found: The map, with the share of the variance of each axis.
     """
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        marks = (("cache", "o", 9, palette.series[0]), ("task", "^", 16, palette.series[1]))
-        for name, mark, size, colour in marks:
+        looks = (("cache", "o", 9, palette.series[0]), ("task", "^", 16, palette.series[1]))
+        for name, marker, size, color in looks:
             if name in places:
                 x, y = places[name].T
                 label = f"{len(places[name])} {_MAP_NAMES[name]}"
-                axes.scatter(x, y, s=size, marker=mark, color=colour, alpha=0.6, lw=0, label=label)
-        one, other = found.variance
-        axes.set_xlabel(f"first component, {one:.0%} of the variance")
-        axes.set_ylabel(f"second, {other:.0%}")
+                look = {"s": size, "marker": marker, "color": color, "alpha": 0.6, "lw": 0}
+                axes.scatter(x, y, label=label, **look)
+        axes.set_xlabel(f"first component, {found.variance[0]:.0%} of the variance")
+        axes.set_ylabel(f"second, {found.variance[1]:.0%}")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(visible=False)
@@ -768,5 +696,5 @@ def text_map(places: Mapping[str, npt.NDArray[np.float64]], found: TextMap) -> D
             handle.set_alpha(1)
 
     counts = " and ".join(f"{len(part)} {_MAP_NAMES[name]}" for name, part in places.items())
-    told = f"Map of the queries of {counts}, two components with {sum(found.variance):.0%}"
-    return Drawing("map", told, paint, height=3.3)
+    title = f"Map of the queries of {counts}, two components with {sum(found.variance):.0%}"
+    return Drawing("map", title, paint, height=3.3)

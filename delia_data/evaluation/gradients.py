@@ -1,44 +1,74 @@
-"""Gradients of single rows, projected so that those of many rows fit into memory.
+"""Gradients of single rows, and the buffering effect that they show.
 
-A count sketch (Charikar, Chen and Farach-Colton 2002; Weinberger et al. 2009, feature hashing):
-every coordinate is added to one of `dimensions` places, with a random sign.
+The paper claims (section "Buffering Effect"), without measuring it:
+
+    1  trained alone, the gradients of pairs largely cancel
+    2  trained together with the task, pairs similar to the task get smaller gradients and
+       dissimilar pairs larger ones, so that the mixture's gradient approaches that of the ideal,
+       diversified task
+
+`row_gradients` computes the gradient of each row, projected so that those of many rows fit into
+memory. `measure_buffering` computes the numbers of both claims from them.
+
+The projection is a count sketch (Charikar, Chen and Farach-Colton 2002; feature hashing,
+Weinberger et al. 2009): each coordinate is added to one of `dimensions` places with a random sign.
 
     gradient    0.3  -1.2   0.7   0.1   2.0  ...        millions of numbers
-    place         5     2     5     0     2             drawn anew from the seed, block by block
+    place         5     2     5     0     2             random, from the seed, block by block
     sign          +     -     +     -     +
     sketch      -0.1   0   3.2   0   0   1.0  ...       `dimensions` numbers
 
-It is linear, so that the sketch of a mean is the mean of the sketches, and keeps inner products:
-the estimate of <x, y> is unbiased, its variance at most (|x|^2 |y|^2 + <x, y>^2) / dimensions. With
-4,096 dimensions a norm is off by 1.1% and a cosine by at most 0.022 (one standard deviation).
-Signs and places are never kept: beside the gradient itself, memory holds one block of them, about
-40 MB, and the sketch.
+It is linear, so the sketch of a mean is the mean of the sketches. The estimate of <x, y> is
+unbiased with a variance of at most (|x|^2 |y|^2 + <x, y>^2) / dimensions: with 4,096 dimensions a
+norm has a standard error of 1.1% and a cosine of at most 0.022.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from delia_data._optional import require
 from delia_data.errors import InputError
+from delia_data.evaluation.bootstrap import (
+    Correlation,
+    Estimate,
+    Numbers,
+    Resampling,
+    rank_correlation,
+)
 from delia_data.outputs import atomic_path
 from delia_data.ranking import row_seed
 from delia_data.records import Record
+from delia_data.sampling.embeddings import Embed
 from delia_data.tokens import encode
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-_BLOCK: Final = 1 << 20
+When = Literal["before", "after"]
+WHENS: Final[tuple[When, ...]] = get_args(When)
+
+GROUP_TITLES: Final = {
+    "task": "task, diversified",
+    "common": "task, one wording",
+    "pairs": "pairs alone",
+    "mixture": "task and pairs",
+    "common_mixture": "one wording and pairs",
+    "held_out": "held-out task",
+}
+"""Names of groups of rows in tables and figures."""
+
+_BLOCK: Final = 1 << 20  # coordinates whose places are in memory at once
+_SUBSETS: Final = 200  # random subsets of each size
+_SMALLEST: Final = 4  # rows of the smallest subset; each further size is four times larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +76,18 @@ class Projection:
     """A random linear map to a few thousand dimensions.
 
     Attributes:
-        dimensions: Numbers of a sketch.
+        dimensions: Numbers in a sketch, at least 2.
         seed: Seed of places and signs; equal seeds give equal maps on every device.
-
-    Raises:
-        InputError: There are fewer than 2 dimensions.
     """
 
     dimensions: int = 4096
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.dimensions < 2:
-            raise InputError(f"{self.dimensions} dimensions hold no projection: give thousands")
-
     def __call__(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Project a vector that comes in parts, such as one gradient a parameter.
+        """Project a vector given in parts, such as one gradient per parameter.
 
         Args:
-            parts: The parts, of any shape; the order and the shapes belong to the map.
+            parts: The parts, of any shape; the map depends on their order and shapes.
 
         Returns:
             float32, of shape (dimensions,), on the device of the first part.
@@ -85,20 +108,13 @@ class Projection:
         return sketch
 
 
-Numbers: TypeAlias = npt.NDArray[np.float64]
-
-_DELTAS: Final = (".lora_B.", ".lora_embedding_B.")
-_ROWS: Final = ".trainable_tokens_delta."
-_FIELDS: Final = ("sketches", "norms", "losses", "tokens")
-
-
 @dataclass(frozen=True, slots=True)
 class RowGradients:
-    """Gradients of rows.
+    """Gradients of a group of rows.
 
     Attributes:
-        sketches: Their projections, of shape (rows, dimensions).
-        norms: Their own norms, of shape (rows,); not of the projections.
+        sketches: Projected gradients, of shape (rows, dimensions).
+        norms: Norms of the gradients themselves, of shape (rows,).
         losses: Mean loss of each row's answer tokens, of shape (rows,).
         tokens: Answer tokens of each row, of shape (rows,): its weight in a batch's loss.
     """
@@ -111,30 +127,37 @@ class RowGradients:
     def __len__(self) -> int:
         return len(self.norms)
 
+    @property
+    def weighted(self) -> Numbers:
+        """Gradients as they add up in a batch, of shape (rows, dimensions)."""
+        weighted: Numbers = self.tokens[:, None] * self.sketches
+        return weighted
+
+    def check(self) -> None:
+        """Check that the gradients contain information.
+
+        Raises:
+            InputError: There are none, one is not finite, or all are zero.
+        """
+        if not len(self):
+            raise InputError("there are no gradients: measure at least one row")
+        if not np.isfinite(self.sketches).all() or not np.isfinite(self.norms).all():
+            raise InputError(
+                "a gradient is not finite: the training failed, or the dtype is too small"
+            )
+        if not self.norms.any():
+            raise InputError("all gradients are zero: the loss does not depend on LoRA's weights")
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them as one `.npz` file, atomically."""
+        """Write an `.npz` file, atomically."""
         with atomic_path(path) as part, part.open("wb") as file:
-            np.savez(file, **{name: getattr(self, name) for name in _FIELDS})
+            np.savez(file, **{each.name: getattr(self, each.name) for each in fields(self)})
 
 
 def read_gradients(path: str | os.PathLike[str]) -> RowGradients:
-    """Read what `RowGradients.save` wrote."""
+    """Read the file that `RowGradients.save` wrote."""
     with np.load(Path(path), allow_pickle=False) as file:
-        return RowGradients(**{name: file[name] for name in _FIELDS})
-
-
-def check_gradients(gradients: RowGradients) -> None:
-    """Refuse gradients that say nothing.
-
-    Raises:
-        InputError: There are none, one is not finite, or all are zero.
-    """
-    if not len(gradients):
-        raise InputError("there are no gradients: measure at least one row")
-    if not np.isfinite(gradients.sketches).all() or not np.isfinite(gradients.norms).all():
-        raise InputError("a gradient is not finite: the training failed, or the type is too small")
-    if not gradients.norms.any():
-        raise InputError("all gradients are zero: LoRA reaches nothing that the loss depends on")
+        return RowGradients(**{each.name: file[each.name] for each in fields(RowGradients)})
 
 
 def row_gradients(
@@ -146,91 +169,91 @@ def row_gradients(
     max_length: int | None = None,
     on_row: Callable[[int], None] = lambda done: None,
 ) -> RowGradients:
-    """Take the gradient of every row's loss by itself.
+    """Compute the gradient of the loss of each row by itself, with respect to LoRA's B.
 
     Args:
-        model: A causal language model with LoRA, as peft wraps it; left as it was.
+        model: A causal language model with LoRA, as PEFT wraps it; left unchanged.
         tokenizer: Its tokenizer, with the token.
-        rows: Conversations; the loss is taken on their last answers.
-        projection: What the gradients are projected by.
-        max_length: Tokens that are kept of a row; all when not given.
+        rows: Conversations; the loss is that of the last turn.
+        projection: Projection of the gradients.
+        max_length: Maximum number of tokens of a row; None for all.
         on_row: Called after each row with the number of rows done.
 
     Raises:
         InputError: There are no rows, a row's answer is cut away, the model has no LoRA, or there
             is no chat template.
     """
-    require("torch", extra="local")
+    torch_ = require("torch", extra="local")
     if not rows:
-        raise InputError("there are no rows to take gradients of: give at least one")
+        raise InputError("there are no rows to compute gradients of: give at least one")
     matrices = list(lora_b_matrices(model).values())
-    sketches, norms, losses, tokens = [], [], [], []
-    with _differentiating(model, matrices):
+    computed = []
+    with _only_gradients_of(model, matrices):
         for done, row in enumerate(rows, start=1):
-            loss, count = _loss(model, tokenizer, row, max_length)
-            parts = _gradients(loss, matrices)
-            sketches.append(projection(parts).cpu().numpy())
-            norms.append(sum(float(p.double().square().sum()) for p in parts) ** 0.5)
-            losses.append(float(loss.detach()))
-            tokens.append(float(count))
+            loss, tokens = _answer_loss(model, tokenizer, row, max_length)
+            parts = [
+                torch_.zeros_like(matrix) if gradient is None else gradient
+                for gradient, matrix in zip(
+                    torch_.autograd.grad(loss, matrices, allow_unused=True), matrices, strict=True
+                )
+            ]
+            norm = sum(float(part.double().square().sum()) for part in parts) ** 0.5
+            computed.append((projection(parts).cpu().numpy(), norm, float(loss.detach()), tokens))
             on_row(done)
     return RowGradients(
-        np.asarray(sketches, dtype=np.float64), *(np.asarray(n) for n in (norms, losses, tokens))
+        *(np.asarray(column, dtype=np.float64) for column in zip(*computed, strict=True))
     )
 
 
 def lora_b_matrices(model: Any) -> dict[str, torch.nn.Parameter]:
-    """The matrices B of LoRA on linear modules, by name.
+    """Return the B matrices of LoRA on linear modules by name.
 
     Raises:
         InputError: There are none.
     """
-    found = {name: p for name, p in model.named_parameters() if ".lora_B." in name}
-    if not found:
+    matrices = {name: p for name, p in model.named_parameters() if ".lora_B." in name}
+    if not matrices:
         raise InputError(
-            "the model has no LoRA, and gradients are taken of LoRA's parameters: "
-            "give an adapter that is not merged, trained with adaptation lora or qlora"
+            "the model has no LoRA, and gradients are those of LoRA's parameters: give an adapter "
+            "that is not merged, trained with adaptation lora or qlora"
         )
-    return found
+    return matrices
 
 
 @contextmanager
-def at_start(model: Any) -> Iterator[None]:
-    """Put an adapter back to where its training began: B is zero, the token's row as it was.
+def initial_weights(model: Any) -> Iterator[None]:
+    """Reset an adapter to the start of its training, then restore it.
 
-    LoRA's A stays as trained. On the way out the trained values are put back.
+    B is zero and the token's row has its initial value. LoRA's A stays as trained.
     """
     import torch
 
-    kept = {
-        name: parameter.detach().clone()
-        for name, parameter in model.named_parameters()
-        if any(part in name for part in (*_DELTAS, _ROWS))
-    }
-    named = dict(model.named_parameters())
-    begun = {
+    parts = (".lora_B.", ".lora_embedding_B.", ".trainable_tokens_delta.")
+    trained = {n: p for n, p in model.named_parameters() if any(part in n for part in parts)}
+    values = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    initial_rows = {
         name.replace("_original", "_delta"): buffer
         for name, buffer in model.named_buffers()
         if ".trainable_tokens_original." in name
     }
     try:
         with torch.no_grad():
-            for name in kept:
-                named[name].copy_(begun[name]) if _ROWS in name else named[name].zero_()
+            for name, parameter in trained.items():
+                parameter.copy_(initial_rows.get(name, torch.zeros_like(parameter)))
         yield
     finally:
         with torch.no_grad():
-            for name, value in kept.items():
-                named[name].copy_(value)
+            for name, parameter in trained.items():
+                parameter.copy_(values[name])
 
 
 @contextmanager
-def _differentiating(model: Any, matrices: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """Without dropout, and with gradients for the matrices alone; then as it was."""
+def _only_gradients_of(model: Any, matrices: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    """Turn dropout off and all other gradients, then restore the model's settings."""
     import torch
 
     was_training = model.training
-    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
     model.requires_grad_(False)
     for matrix in matrices:
@@ -239,41 +262,374 @@ def _differentiating(model: Any, matrices: Sequence[torch.nn.Parameter]) -> Iter
         with torch.enable_grad():
             yield
     finally:
-        for parameter, wanted in asked:
-            parameter.requires_grad_(wanted)
+        for parameter, value in required:
+            parameter.requires_grad_(value)
         model.train(was_training)
 
 
-def _loss(
+def _answer_loss(
     model: Any, tokenizer: PreTrainedTokenizerBase, row: Record, max_length: int | None
 ) -> tuple[torch.Tensor, int]:
-    """Mean loss of the row's answer tokens, and their number."""
+    """Return the mean loss of the row's answer tokens, and their number."""
     import torch
 
     encoded = encode(tokenizer, row)
     ids, begin = encoded.ids[:max_length], len(encoded.prompt_ids)
     if len(ids) <= begin:
         raise InputError(
-            f"a row of {len(encoded.ids)} tokens has no answer within {max_length}: "
-            "leave it out, or give a larger max_length"
+            f"a row of {len(encoded.ids)} tokens has no answer within {max_length}: leave it out, "
+            "or give a larger max_length"
         )
     device = model.get_input_embeddings().weight.device
-    columns = torch.arange(begin - 1, len(ids) - 1, device=device)
     output = model(
         input_ids=torch.tensor([ids], device=device),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=device),
-        logits_to_keep=columns,
+        logits_to_keep=torch.arange(begin - 1, len(ids) - 1, device=device),
         use_cache=False,
     )
     answer = torch.tensor(ids[begin:], device=device)
     return torch.nn.functional.cross_entropy(output.logits[0].float(), answer), len(answer)
 
 
-def _gradients(loss: torch.Tensor, matrices: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
-    import torch
+@dataclass(frozen=True, slots=True)
+class SubsetRatio:
+    """Norm of the mean over mean of the norms, in random subsets of a group's rows.
 
-    found = torch.autograd.grad(loss, matrices, allow_unused=True)
-    return [
-        torch.zeros_like(matrix) if one is None else one
-        for one, matrix in zip(found, matrices, strict=True)
-    ]
+    Attributes:
+        rows: Rows of a subset.
+        mean: Mean ratio over the subsets.
+        low: Lowest ratio.
+        high: Highest ratio.
+        independent: Ratio of gradients with the same norms in unrelated directions.
+    """
+
+    rows: int
+    mean: float
+    low: float
+    high: float
+    independent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """How far the gradients of a group cancel (claim 1).
+
+    Rows are weighted by their number of answer tokens, as in the loss of a batch.
+
+    Attributes:
+        rows: Rows of the group.
+        norm_of_mean: Norm of the mean gradient.
+        mean_of_norms: Mean norm of the gradients.
+        ratio: The first over the second: 1 if all have one direction, 0 if they cancel.
+        shared: Mean inner product of two different rows over the squared mean norm: the limit of
+            the squared ratio for many rows, 0 for unrelated directions; None for one row.
+        subsets: The ratio in random subsets of increasing size.
+    """
+
+    rows: int
+    norm_of_mean: float
+    mean_of_norms: float
+    ratio: float
+    shared: Estimate | None
+    subsets: tuple[SubsetRatio, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cosines:
+    """Cosines of mean gradients with that of the held-out, diversified task rows.
+
+    Attributes:
+        groups: By name: `task` (training rows, diversified), `common` (the same rows in one
+            wording), `pairs`, `mixture` (task and pairs at the ratio), `common_mixture`.
+        subsets: Lowest, mean and highest cosine of random subsets of the pairs, with as many rows
+            as the task.
+        halves: Mean cosine between random halves of the held-out rows: the limit that so few rows
+            allow; None for a single row.
+    """
+
+    groups: Mapping[str, Estimate]
+    subsets: tuple[float, float, float]
+    halves: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairGradient:
+    """Gradient of one pair.
+
+    Attributes:
+        similarity: Mean cosine similarity of its text to those of the task rows.
+        tokens: Tokens of its answer.
+        before: Norm of its gradient before training.
+        after: Norm of its gradient after training.
+    """
+
+    similarity: float
+    tokens: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Buffering:
+    """The buffering effect in one training.
+
+    Attributes:
+        ratio: Pairs per task row in the examined mixture.
+        dimensions: Dimensions of the projection.
+        projection_error: Largest relative error of a projected gradient's norm.
+        seed: Seed of rows, projection, subsets and resamples.
+        pairs: Every measured pair.
+        norms: Rank correlation of the pairs' similarity with the norms of their gradients `before`
+            and `after`, and with the `change`, log(after / before) (claim 2: negative).
+        cancelling: By `before` and `after`, and by group: `pairs`, `task`, `common`, `held_out`.
+        cosines: By `before` and `after`.
+    """
+
+    ratio: float
+    dimensions: int
+    projection_error: float
+    seed: int
+    pairs: tuple[PairGradient, ...]
+    norms: Mapping[str, Correlation]
+    cancelling: Mapping[str, Mapping[str, Cancellation]]
+    cosines: Mapping[str, Cosines]
+
+
+def task_similarity(pairs: Sequence[Record], task: Sequence[Record], embed: Embed) -> Numbers:
+    """Return the mean cosine similarity of each pair to the rows of a task.
+
+    Args:
+        pairs: Rows of a cache.
+        task: Rows of the task.
+        embed: Turns texts into vectors of length 1, such as `sampling.embeddings.Embedder`; it
+            reads query and answer together.
+
+    Returns:
+        Shape (pairs,), from -1 to 1.
+
+    Raises:
+        InputError: There are no pairs, or no task rows.
+    """
+    if not pairs or not task:
+        raise InputError(
+            f"similarity of {len(pairs)} pairs to {len(task)} task rows: give at least 1 of both"
+        )
+    of_task, of_pairs = (
+        np.asarray(embed([f"{row.query}\n{row.answer}" for row in rows]), dtype=np.float64)
+        for rows in (task, pairs)
+    )
+    similarity: Numbers = of_pairs @ of_task.mean(axis=0)
+    return similarity
+
+
+Groups: TypeAlias = Mapping[str, RowGradients]
+
+
+def measure_buffering(
+    gradients: Mapping[When, Groups],
+    similarity: Sequence[float] | Numbers,
+    *,
+    ratio: float,
+    how: Resampling,
+) -> Buffering:
+    """Compute the buffering effect.
+
+    Args:
+        gradients: By `before` and `after`, and by group: `pairs`, `task`, `held_out`, and
+            optionally `common`; the same rows in the same order both times.
+        similarity: Similarity of each pair to the task, of shape (pairs,).
+        ratio: Pairs per task row in the mixture.
+        how: Settings of the intervals; its seed also draws the subsets.
+
+    Raises:
+        InputError: The groups do not match, or gradients are zero or not finite.
+    """
+    before, after = gradients["before"], gradients["after"]
+    sizes = [{name: len(group) for name, group in groups.items()} for groups in (before, after)]
+    if sizes[0] != sizes[1] or len(similarity) != sizes[0].get("pairs", 0):
+        raise InputError(
+            f"gradients before are of {sizes[0]}, after of {sizes[1]}, and {len(similarity)} pairs "
+            "have a similarity: measure the same rows"
+        )
+    every = [group for groups in (before, after) for group in groups.values()]
+    for group in every:
+        group.check()
+    old, new = before["pairs"], after["pairs"]
+    tiny = np.finfo(np.float64).tiny
+    change = np.log(np.maximum(new.norms, tiny) / np.maximum(old.norms, tiny))
+    sides = {"before": old.norms, "after": new.norms, "change": change}
+    return Buffering(
+        ratio=float(ratio),
+        dimensions=int(old.sketches.shape[1]),
+        projection_error=max(_projection_error(group) for group in every),
+        seed=how.seed,
+        pairs=tuple(
+            PairGradient(float(s), int(t), float(b), float(a))
+            for s, t, b, a in zip(similarity, old.tokens, old.norms, new.norms, strict=True)
+        ),
+        norms={
+            name: rank_correlation(similarity, values, old.tokens, how)
+            for name, values in sides.items()
+        },
+        cancelling={
+            when: {name: cancellation(group, how) for name, group in groups.items()}
+            for when, groups in gradients.items()
+        },
+        cosines={when: cosines(groups, ratio=ratio, how=how) for when, groups in gradients.items()},
+    )
+
+
+def _projection_error(group: RowGradients) -> float:
+    """Return the largest relative error of a sketch's norm, leaving out rows without gradient."""
+    has_gradient = group.norms > 0
+    sketched = np.linalg.norm(group.sketches, axis=1)[has_gradient]
+    return float(np.abs(sketched / group.norms[has_gradient] - 1).max())
+
+
+def cancellation(gradients: RowGradients, how: Resampling) -> Cancellation:
+    """Measure how far the gradients of a group of rows cancel.
+
+    Args:
+        gradients: Gradients of the group.
+        how: Settings of the interval; its seed also draws the subsets.
+
+    Raises:
+        InputError: All gradients are zero, or a number is not finite.
+    """
+    gradients.check()
+    rows = len(gradients)
+    generator = np.random.default_rng(how.seed)
+    subsets, size = [], _SMALLEST
+    while size < rows:
+        subsets.append(_subset_ratio(gradients, _subsets(generator, rows, size)))
+        size *= 4
+    everything = np.ones((1, rows))
+    subsets.append(_subset_ratio(gradients, everything))
+    [norm_of_mean], [mean_of_norms], _ = _norms(gradients, everything)
+    return Cancellation(
+        rows=rows,
+        norm_of_mean=float(norm_of_mean),
+        mean_of_norms=float(mean_of_norms),
+        ratio=float(norm_of_mean / mean_of_norms),
+        shared=_shared(gradients, how) if rows > 1 else None,
+        subsets=tuple(subsets),
+    )
+
+
+def _subsets(generator: np.random.Generator, rows: int, size: int) -> Numbers:
+    """Return random subsets of rows, of shape (`_SUBSETS`, rows), 1 for a member."""
+    members = generator.permuted(np.tile(np.arange(rows), (_SUBSETS, 1)), axis=1)[:, :size]
+    weights = np.zeros((_SUBSETS, rows))
+    np.put_along_axis(weights, members, 1.0, axis=1)
+    return weights
+
+
+def _norms(gradients: RowGradients, members: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """Return norm of the mean and mean norm of subsets, and the norm if rows were unrelated.
+
+    The squared norm of a mean of unrelated gradients is the sum of the squares of its summands.
+    """
+    shares = members * gradients.tokens
+    shares /= shares.sum(axis=1, keepdims=True)
+    norm_of_mean = np.linalg.norm(shares @ gradients.sketches, axis=1)
+    unrelated = np.sqrt(shares**2 @ gradients.norms**2)
+    return norm_of_mean, shares @ gradients.norms, unrelated
+
+
+def _subset_ratio(gradients: RowGradients, members: Numbers) -> SubsetRatio:
+    norm_of_mean, mean_of_norms, unrelated = _norms(gradients, members)
+    mean_of_norms[mean_of_norms == 0] = np.nan
+    ratios = norm_of_mean / mean_of_norms
+    return SubsetRatio(
+        rows=int(members[0].sum()),
+        mean=float(np.nanmean(ratios)),
+        low=float(np.nanmin(ratios)),
+        high=float(np.nanmax(ratios)),
+        independent=float(np.nanmean(unrelated / mean_of_norms)),
+    )
+
+
+def _shared(gradients: RowGradients, how: Resampling) -> Estimate | None:
+    """Return the mean inner product of two different rows over the squared mean norm.
+
+    A row that a resample contains twice is not compared with itself.
+    """
+    products = gradients.weighted @ gradients.weighted.T
+    np.fill_diagonal(products, 0)
+
+    def statistic(counts: Numbers) -> Numbers:
+        weights = counts * gradients.tokens
+        pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
+        norm = weights @ gradients.norms / weights.sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value: Numbers = ((counts @ products) * counts).sum(axis=1) / pairs / norm**2
+        return value
+
+    rows = len(gradients)
+    resampled = np.concatenate([statistic(weights) for weights in how.weights(rows)])
+    return how.estimate(float(statistic(np.ones((1, rows)))[0]), resampled, rows)
+
+
+def cosines(groups: Groups, *, ratio: float, how: Resampling) -> Cosines:
+    """Compare mean gradients with that of the held-out rows.
+
+    Args:
+        groups: Gradients of `task`, `pairs` and `held_out`, and optionally of `common`.
+        ratio: Pairs per task row in the mixture; the pairs stand for as many as it needs.
+        how: Settings of the intervals; its seed also draws the subsets.
+
+    Raises:
+        InputError: A group is missing, the ratio is negative, or all gradients are zero.
+    """
+    if missing := sorted({"task", "pairs", "held_out"} - set(groups)):
+        raise InputError(f"there are no gradients of {', '.join(missing)}: measure them as well")
+    if not 0 <= ratio < np.inf:
+        raise InputError(f"ratio {ratio} must be a number of at least 0")
+    for group in groups.values():
+        group.check()
+    generator = np.random.default_rng(how.seed)
+    sums = {name: group.weighted.sum(axis=0)[None] for name, group in groups.items()}
+    resampled = {
+        name: generator.multinomial(len(g), np.full(len(g), 1 / len(g)), size=how.resamples)
+        @ g.weighted
+        for name, g in groups.items()
+    }
+    rows = {name: len(group) for name, group in groups.items()}
+    per_pair = ratio * rows["task"] / rows["pairs"]
+    mixtures = {
+        "task": {"task": 1.0},
+        "pairs": {"pairs": 1.0},
+        "mixture": {"task": 1.0, "pairs": per_pair},
+        "common": {"common": 1.0},
+        "common_mixture": {"common": 1.0, "pairs": per_pair},
+    }
+    estimates = {}
+    for name, parts in mixtures.items():
+        if not parts.keys() <= groups.keys():
+            continue
+        value, values = (
+            _cosine(sum(factor * of[part] for part, factor in parts.items()), of["held_out"])
+            for of in (sums, resampled)
+        )
+        estimate = how.estimate(float(value[0]), values, sum(rows[part] for part in parts))
+        if estimate is None:
+            raise InputError(f"the mean gradient of {name} is zero: measure more rows")
+        estimates[name] = estimate
+    members = _subsets(generator, rows["pairs"], min(rows["task"], rows["pairs"]))
+    alone = _cosine(members @ groups["pairs"].weighted, sums["held_out"])
+    halves = _subsets(generator, rows["held_out"], rows["held_out"] // 2)
+    half = halves @ groups["held_out"].weighted
+    between = _cosine(half, sums["held_out"] - half)
+    return Cosines(
+        groups=estimates,
+        subsets=(float(alone.min()), float(alone.mean()), float(alone.max())),
+        halves=float(np.nanmean(between)) if np.isfinite(between).any() else None,
+    )
+
+
+def _cosine(left: Any, right: Any) -> Numbers:
+    """Return cosines of vectors of shape (n or 1, dimensions); NaN for a zero vector."""
+    sizes = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value: Numbers = (left * right).sum(axis=1) / sizes
+    return value

@@ -1,10 +1,13 @@
 """Measure an adapter before and after training: the library call of `delia measure`.
 
 out/
-    measurements.json    all measurements (`Measurements.as_dict`)
+    measurements.json    all measurements (`Measurements`)
     figures/*.png        their figures
     manifest.json        settings, and hashes of the adapter, the task and the cache
     FINISHED
+
+To add a measurement, write a function of `_Job`, name it in `MeasureName` and `_MEASURES`, add a
+field to `Measurements`, and show it in `measurement_tables` and `figures.measurement_figures`.
 """
 
 from __future__ import annotations
@@ -17,37 +20,34 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
+
+from pydantic_core import to_jsonable_python
 
 from delia_data._optional import require
 from delia_data.errors import InputError, TokenError
-from delia_data.evaluation.bootstrap import Resampling
-from delia_data.evaluation.buffering import (
+from delia_data.evaluation.bootstrap import Estimate, Resampling
+from delia_data.evaluation.figures import measurement_figures
+from delia_data.evaluation.gradients import (
+    GROUP_TITLES,
     WHENS,
     Buffering,
-    Groups,
-    When,
-    buffering_of,
-    task_similarity,
-)
-from delia_data.evaluation.figures import (
-    Drawing,
-    alignment_by_block,
-    cancelling_by_rows,
-    cosines_with_held_out,
-    in_order,
-    norms_by_similarity,
-    state_space_sizes,
-)
-from delia_data.evaluation.gradients import (
     Projection,
     RowGradients,
-    at_start,
+    When,
+    initial_weights,
+    measure_buffering,
     read_gradients,
     row_gradients,
+    task_similarity,
 )
-from delia_data.evaluation.representation import Alignment, measure_alignment
-from delia_data.evaluation.serialization import from_plain, to_plain
+from delia_data.evaluation.representation import (
+    Alignment,
+    Band,
+    Curve,
+    first_middle_last,
+    measure_alignment,
+)
 from delia_data.evaluation.state_space import StateSpace, measure_state_space
 from delia_data.outputs import (
     FINISHED,
@@ -58,6 +58,7 @@ from delia_data.outputs import (
     file_sha256,
     finish,
     folder_lock,
+    from_json,
     is_finished,
     read_manifest,
     write_json,
@@ -66,14 +67,26 @@ from delia_data.ranking import rank
 from delia_data.records import Record
 from delia_data.sampling import read_cache
 from delia_data.sampling.embeddings import Embed, LazyEmbedder
-from delia_data.tasks import TaskRow, TaskRows, read_task_rows
+from delia_data.tasks import read_task_rows
 from delia_data.tasks.reading import with_query
 
 MEASUREMENTS: Final = "measurements.json"
+FIGURES: Final = "figures"
+_PLAN: Final = "measuring.json"
+_PARTS: Final = ".parts"
+_UNDIVERSIFIED: Final = "undiversified"
+
 MeasureName = Literal["representation", "state-space", "buffering"]
 MEASURES: Final[tuple[MeasureName, ...]] = get_args(MeasureName)
-
 Which = Literal["with", "without"]
+
+_ORDER: Final = (
+    *("before", "after", "change", "with", "without", "mean", "normal"),
+    *("task", "common", "pairs", "mixture", "common_mixture", "held_out"),
+)
+"""Order in which groups are shown; in files they are sorted by name."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +94,19 @@ class MeasureSettings:
     """Settings of the measurements.
 
     Attributes:
-        rows: Rows of each group at most: held-out ones, and task rows.
-        pairs: Pairs at most, for buffering.
-        keywords: Words that the token is compared with; the task's own where there are none.
-        words: Ordinary words to draw from the vocabulary.
-        mass: Probability that the state space holds.
-        ratio: Pairs for each task row in the mixture whose gradient is looked at; the adapter's
-            own when None, and where it was trained without pairs all that the cache has.
-        dimensions: Dimensions of the gradients' projection.
-        dtype: Type that the model computes in, `"float32"` or `"bfloat16"`.
-        seed: Seed of the rows, the words and the projection.
+        rows: Maximum number of held-out rows, and of task rows.
+        pairs: Maximum number of pairs, for buffering.
+        keywords: Words to compare the token with; default: those of the task.
+        words: Ordinary words to sample from the vocabulary.
+        mass: Probability mass of the state space.
+        ratio: Pairs per task row in the mixture whose gradient is examined; default: that of the
+            adapter's training, or all pairs of the cache if it was trained without pairs.
+        dimensions: Dimensions of the projected gradients.
+        dtype: Type to compute in, `"float32"` or `"bfloat16"`.
+        seed: Seed of rows, words and projection.
 
     Raises:
-        InputError: A value is out of its bounds.
+        InputError: A value is out of bounds.
     """
 
     rows: int = 48
@@ -107,10 +120,11 @@ class MeasureSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        lowest = {"rows": 2, "pairs": 3, "words": 16, "dimensions": 2, "seed": 0}
         problems = [
-            f"{name} {getattr(self, name)!r} must be at least {least}"
-            for name, least in (("rows", 2), ("pairs", 3), ("words", 16), ("dimensions", 2))
-            if getattr(self, name) < least
+            f"{name} {getattr(self, name)!r} must be at least {low}"
+            for name, low in lowest.items()
+            if getattr(self, name) < low
         ]
         if not 0 < self.mass <= 1:
             problems.append(f"mass {self.mass!r} must be above 0 and at most 1")
@@ -118,29 +132,23 @@ class MeasureSettings:
             problems.append(f"ratio {self.ratio!r} must be a number of at least 0")
         if self.dtype not in ("float32", "bfloat16"):
             problems.append(f"dtype {self.dtype!r} must be float32 or bfloat16")
-        if self.seed < 0:
-            problems.append(f"seed {self.seed!r} must be at least 0")
         if problems:
             raise InputError(f"measuring: {'; '.join(problems)}")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the settings as plain values, as a manifest holds them."""
-        return {**asdict(self), "keywords": list(self.keywords)}
 
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """All measurements of one adapter.
+    """All measurements of one adapter; those that were not taken are None.
 
     Attributes:
-        model: Name of the model that was trained.
+        model: Name of the base model.
         token: The special token.
-        steps: Optimiser steps of the training.
-        trained_rows: Rows that it was trained on, by source.
-        representation: `before` and `after` training; None where it was not measured.
-        state_space: The same, each `with` the token and, where the rows have a plain form,
-            `without` it; None where it was not measured.
-        buffering: The gradients; None where they were not measured.
+        steps: Optimizer steps of the training.
+        trained_rows: Rows of the training by source.
+        representation: Distances from the token to its keywords, `before` and `after` training.
+        state_space: State space at the first answer token, `before` and `after`, each `with` the
+            token and, if the rows have a plain form, `without` it.
+        buffering: Gradients of task rows and pairs.
     """
 
     model: str
@@ -153,38 +161,32 @@ class Measurements:
 
     @property
     def measured(self) -> tuple[MeasureName, ...]:
-        """Names of what was measured."""
-        found = (self.representation, self.state_space, self.buffering)
-        return tuple(name for name, one in zip(MEASURES, found, strict=True) if one is not None)
+        """Names of the measurements taken."""
+        return tuple(name for name in MEASURES if getattr(self, _field(name)) is not None)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON takes it."""
-        plain: dict[str, Any] = to_plain(self)
-        return plain
+        """Return the measurements as JSON values."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = MEASUREMENTS) -> Measurements:
-        """Make it of what `as_dict` gave.
+        """Build measurements from the result of `as_dict`, with groups in the order of tables.
 
         Raises:
             FormatError: A value is missing or has the wrong type.
         """
-        return from_plain(cls, values, where)
+        return from_json(cls, _ordered(values), where)
 
 
-def check_measures(names: tuple[str, ...]) -> tuple[MeasureName, ...]:
-    """Give names of measures back in their order, each once.
+def _field(name: MeasureName) -> str:
+    return name.replace("-", "_")
 
-    Raises:
-        InputError: There are none, or one is no measure.
-    """
-    unknown = [name for name in names if name not in MEASURES]
-    if unknown or not names:
-        raise InputError(
-            f"no measure is called {', '.join(unknown) or 'nothing'}: "
-            f"give some of {','.join(MEASURES)}"
-        )
-    return tuple(name for name in MEASURES if name in names)
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        names = sorted(value, key=lambda name: (*_ORDER, name).index(name))
+        return {name: _ordered(value[name]) for name in names}
+    return [_ordered(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def read_measurements(folder: str | os.PathLike[str]) -> Measurements:
@@ -192,307 +194,15 @@ def read_measurements(folder: str | os.PathLike[str]) -> Measurements:
 
     Raises:
         UnfinishedError: The folder has no finish marker.
-        InputError: It holds something else.
-        FormatError: They were written by another version.
+        InputError: The folder contains something else.
+        FormatError: Another version wrote the folder.
     """
     root = Path(folder)
     manifest = read_manifest(root)
     if manifest.kind != "evaluation" or MEASUREMENTS not in manifest.files:
-        raise InputError(f"{root} holds no measurements: give what delia measure wrote")
+        raise InputError(f"{root} has no measurements: give a folder that delia measure wrote")
     values = json.loads((root / MEASUREMENTS).read_text(encoding="utf-8"))
     return Measurements.from_dict(values, where=str(root / MEASUREMENTS))
-
-
-T = TypeVar("T")
-
-_UNDIVERSIFIED: Final = "undiversified"
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredTask:
-    """A task as it is measured.
-
-    Attributes:
-        token: Its special token.
-        keywords: Words that its token is expected to come near; none where it does not say.
-        train: Training rows in their wordings.
-        common: The same rows in one wording; none where the task folder has none.
-        held_out: Held-out rows in held-out wordings.
-        plain: Held-out rows without the token; none where one of them has no plain form.
-        train_rows: Training rows that the task has in all.
-        sha256: Hash of all its rows.
-    """
-
-    token: str
-    keywords: tuple[str, ...]
-    train: tuple[Record, ...]
-    common: tuple[Record, ...]
-    held_out: tuple[Record, ...]
-    plain: tuple[Record, ...]
-    train_rows: int
-    sha256: str
-
-
-def read_measured_task(folder: str | os.PathLike[str], *, rows: int, seed: int = 0) -> MeasuredTask:
-    """Read a task folder, and pick rows of it.
-
-    Args:
-        folder: What `delia diversify` wrote.
-        rows: Rows of each group at most.
-        seed: Seed of the pick.
-
-    Raises:
-        InputError: It is no task folder, or has no held-out rows.
-        UnfinishedError: It has no finish marker.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"{root} is no task folder: give what delia diversify wrote")
-    task = read_task_rows(root)
-    if not task.train or not task.test:
-        raise InputError(
-            f"task {root} has {len(task.train)} training rows and {len(task.test)} held-out ones, "
-            "and both are measured: diversify it with held-out rows (--test, --test-share)"
-        )
-    places = _picked(range(len(task.train)), [r.record.id for r in task.train], rows, seed, "task")
-    test = _picked(task.test, [row.record.id for row in task.test], rows, seed, "held out")
-    common = _common(root, task)
-    keywords = read_manifest(root).details.get("keywords") or ()
-    return MeasuredTask(
-        token=task.token,
-        keywords=tuple(str(word) for word in keywords),
-        train=tuple(task.train[place].record for place in places),
-        common=tuple(common[place].record for place in places) if common else (),
-        held_out=tuple(row.record for row in test),
-        plain=tuple(_plain(row) for row in test) if all(row.plain for row in test) else (),
-        train_rows=len(task.train),
-        sha256=task.sha256,
-    )
-
-
-def picked_pairs(
-    cache: str | os.PathLike[str], *, pairs: int, token: str, seed: int = 0
-) -> tuple[tuple[Record, ...], int]:
-    """Pick pairs of a cache.
-
-    Args:
-        cache: A cache folder, or a file of pairs.
-        pairs: Pairs at most.
-        token: The special token; a pair that names it is none.
-        seed: Seed of the pick.
-
-    Returns:
-        The pairs, and how many the cache has in all.
-
-    Raises:
-        InputError: There is no such cache, or it has fewer than 3 pairs.
-    """
-    every = [
-        record
-        for record in read_cache(cache)
-        if not any(token in message.content for message in record.messages)
-    ]
-    if len(every) < 3:
-        raise InputError(f"{cache} has {len(every)} pairs, and at least 3 are needed: sample more")
-    return tuple(_picked(every, [r.id for r in every], pairs, seed, "pairs")), len(every)
-
-
-def _picked(rows: Sequence[T], ids: Sequence[str], count: int, seed: int, purpose: str) -> list[T]:
-    order = sorted(range(len(rows)), key=lambda i: (rank(seed, ids[i], f"measure {purpose}"), i))
-    return [rows[place] for place in order[:count]]
-
-
-def _common(root: Path, task: TaskRows) -> tuple[TaskRow, ...]:
-    """The training rows in one wording, in the order of the others; none where there are none."""
-    if not is_finished(root / _UNDIVERSIFIED):
-        return ()
-    found = read_task_rows(root / _UNDIVERSIFIED).train
-    answers = [row.record.answer for row in found]
-    return found if answers == [row.record.answer for row in task.train] else ()
-
-
-def _plain(row: TaskRow) -> Record:
-    return with_query(row.record, row.plain or "")
-
-
-Tell = Callable[[int, int], None]
-
-
-class MeasuredAdapter:
-    """An adapter with the rows that it is measured on; it is loaded at the first measure."""
-
-    def __init__(
-        self,
-        folder: Path,
-        task: MeasuredTask,
-        settings: MeasureSettings,
-        parts: Path,
-        *,
-        device: str = "cpu",
-    ) -> None:
-        """Keep what is measured; nothing is loaded yet.
-
-        Args:
-            folder: What `delia train` wrote.
-            task: Rows of the task.
-            settings: The settings.
-            parts: Folder for the gradients of groups that are done.
-            device: Where to compute.
-        """
-        self.folder = folder
-        self.task = task
-        self.settings = settings
-        self.parts = parts
-        self.device = device
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        from delia_data.training.adapter import open_adapter
-
-        torch = require("torch", extra="local")
-        model, tokenizer = open_adapter(self.folder, device=self.device)
-        return model.to(getattr(torch, self.settings.dtype)), tokenizer
-
-    @contextmanager
-    def _model(self, when: When) -> Iterator[tuple[Any, Any]]:
-        model, tokenizer = self._loaded
-        with at_start(model) if when == "before" else nullcontext():
-            yield model, tokenizer
-
-    def representation(self, keywords: Sequence[str], tell: Tell) -> Mapping[When, Alignment]:
-        """Measure where the token stands."""
-        found: dict[When, Alignment] = {}
-        for when in WHENS:
-            tell(len(found), len(WHENS))
-            with self._model(when) as (model, tokenizer):
-                found[when] = measure_alignment(
-                    model,
-                    tokenizer,
-                    self.task.token,
-                    keywords,
-                    words=self.settings.words,
-                    seed=self.settings.seed,
-                )
-        tell(len(found), len(WHENS))
-        return found
-
-    def state_space(self, tell: Tell) -> Mapping[When, Mapping[Which, StateSpace]]:
-        """Measure the first answer token of held-out rows, with the token and without it."""
-        groups: dict[Which, tuple[Record, ...]] = {"with": self.task.held_out}
-        if self.task.plain:
-            groups["without"] = self.task.plain
-        found: dict[When, dict[Which, StateSpace]] = {}
-        done, total = 0, len(WHENS) * len(groups)
-        for when in WHENS:
-            found[when] = {}
-            with self._model(when) as (model, tokenizer):
-                for which, rows in groups.items():
-                    tell(done, total)
-                    found[when][which] = measure_state_space(
-                        model, tokenizer, rows, mass=self.settings.mass
-                    )
-                    done += 1
-        tell(done, total)
-        return found
-
-    def buffering(self, cache: str | os.PathLike[str], embed: Embed, tell: Tell) -> Buffering:
-        """Measure the gradients of pairs, task rows and held-out rows."""
-        settings, trained = self.settings, read_manifest(self.folder)
-        pairs, of = picked_pairs(
-            cache, pairs=settings.pairs, token=self.task.token, seed=settings.seed
-        )
-        ratio = settings.ratio
-        if ratio is None and trained.rows.get("cache"):
-            ratio = trained.rows["cache"] / trained.rows["task"]
-        similarity = task_similarity(pairs, self.task.train, embed)
-        rows = {"pairs": pairs, "task": self.task.train, "held_out": self.task.held_out}
-        if self.task.common:
-            rows["common"] = self.task.common
-        total, done = len(WHENS) * sum(map(len, rows.values())), 0
-        found: dict[When, Groups] = {}
-        for when in WHENS:
-            groups = {}
-            for name, records in rows.items():
-                so_far = partial(_tell_after, done, total, tell)
-                groups[name] = self._gradients(when, name, records, so_far)
-                done += len(records)
-                tell(done, total)
-            found[when] = groups
-        return buffering_of(
-            found,
-            similarity,
-            ratio=of / self.task.train_rows if ratio is None else ratio,
-            how=Resampling(seed=settings.seed),
-        )
-
-    def _gradients(
-        self,
-        when: When,
-        name: str,
-        rows: Sequence[Record],
-        on_row: Callable[[int], None],
-    ) -> RowGradients:
-        """Gradients of a group; taken from the folder of parts where they are there."""
-        from delia_data.training.adapter import adapter_settings
-
-        file = self.parts / f"gradients-{when}-{name}.npz"
-        if file.is_file():
-            return read_gradients(file)
-        with self._model(when) as (model, tokenizer):
-            made = row_gradients(
-                model,
-                tokenizer,
-                rows,
-                Projection(self.settings.dimensions, self.settings.seed),
-                max_length=adapter_settings(self.folder).max_length,
-                on_row=on_row,
-            )
-        made.save(file)
-        return made
-
-
-def _tell_after(before: int, total: int, tell: Tell, row: int) -> None:
-    tell(before + row, total)
-
-
-FIGURES: Final = "figures"
-
-
-def measurement_drawings(measurements: Measurements) -> Iterator[Drawing]:
-    """Make a drawing of everything that was measured."""
-    if representation := measurements.representation:
-        for one in representation["after"].keywords:
-            yield alignment_by_block(
-                representation["after"], before=representation["before"], keyword=one.keyword
-            )
-    if spaces := measurements.state_space:
-        yield state_space_sizes(
-            {f"{when}, {which}": s for when, by in in_order(spaces) for which, s in in_order(by)}
-        )
-    if buffering := measurements.buffering:
-        for when, _ in in_order(buffering.cancelling):
-            yield cancelling_by_rows(buffering, when=when)
-        yield norms_by_similarity(buffering)
-        yield cosines_with_held_out(buffering)
-
-
-def draw_measurements(measurements: Measurements, folder: Path) -> None:
-    """Draw everything that was measured as PNG files; what the folder held before goes.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        OutputError: The folder cannot be written.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    for number, drawing in enumerate(measurement_drawings(measurements)):
-        name = "".join(c if c.isalnum() else "-" for c in drawing.name)
-        drawing.png(folder / f"{number}-{name}.png")
-
-
-OnProgress = Callable[[MeasureName, int, int], None]
-
-_PLAN: Final = "measuring.json"
-_PARTS: Final = ".parts"
 
 
 def measure(
@@ -501,178 +211,434 @@ def measure(
     out: str | os.PathLike[str],
     *,
     cache: str | os.PathLike[str] | None = None,
-    what: Sequence[str] = ("representation", "state-space"),
+    what: Sequence[str] | None = None,
     settings: MeasureSettings | None = None,
     device: str = "cpu",
     embed: Embed | None = None,
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: Callable[[MeasureName, int, int], None] = lambda what, done, total: None,
 ) -> Measurements:
-    """Measure an adapter before its training and after it.
+    """Measure an adapter before and after its training.
 
-    A killed run goes on when it is called again; a finished one is added to where more is asked.
+    A killed run continues when it is called again. A finished folder gets the measurements that
+    it lacks.
 
     Args:
-        adapter: What `delia train` wrote: LoRA, with the token's row.
-        task: What `delia diversify` wrote.
-        out: Where the measurements, the figures and the manifest go.
-        cache: Pairs, a cache folder or a file; for buffering.
-        what: Names of `MEASURES`.
-        settings: The settings; the defaults when not given.
-        device: Where to compute.
-        embed: Turns texts into vectors of length 1, for buffering; all-MiniLM-L6-v2 when not
-            given.
-        on_progress: Called with what is being measured, how much of it is done and how much there
-            is.
+        adapter: Folder that `delia train` wrote, with LoRA and the token's row.
+        task: Folder that `delia diversify` wrote.
+        out: Folder for the measurements, the figures and the manifest.
+        cache: Pairs for buffering: a cache folder or a file.
+        what: Names in `MEASURES`; default: all, without buffering if there is no cache.
+        settings: The settings.
+        device: Device to compute on.
+        embed: Turns texts into vectors of length 1, for buffering; default: all-MiniLM-L6-v2.
+        on_progress: Called with the name of a measurement, the number of its parts done, and the
+            number in all.
 
     Returns:
-        All that the folder holds, as it is written.
+        All measurements of the folder.
 
     Raises:
-        InputError: What is given cannot be measured.
-        TokenError: The adapter is for another token than the task.
+        InputError: The adapter, the task or the cache cannot be measured.
+        TokenError: The adapter was trained for another token than the task's.
         SettingsError: The folder was begun with other settings or inputs.
-        ForeignFolderError: The folder holds something else.
-        LockedError: Another process measures there.
+        ForeignFolderError: The folder contains something else.
+        LockedError: Another process measures into the folder.
         UnfinishedError: The adapter, the task or the cache is not finished.
         MissingExtraError: A library or the embedding model is not installed.
     """
-    names = check_measures(tuple(what))
-    settings = settings or MeasureSettings()
-    root, source = Path(out), Path(adapter)
-    rows = read_measured_task(task, rows=settings.rows, seed=settings.seed)
-    keywords = settings.keywords or rows.keywords
-    _check(source, rows, keywords, names, cache)
+    what = tuple(what if what is not None else MEASURES if cache is not None else MEASURES[:2])
+    unknown = [name for name in what if name not in MEASURES]
+    if unknown or not what:
+        raise InputError(
+            f"no measurement is called {', '.join(unknown) or 'nothing'}: "
+            f"give some of {','.join(MEASURES)}"
+        )
+    names = [name for name in MEASURES if name in what]
+    settings, root = settings or MeasureSettings(), Path(out)
+    rows = _read_rows(Path(task), settings)
+    job = _Job(Path(adapter), rows, settings, root / _PARTS, device, cache, embed)
+    job.check(names)
     if "buffering" in names and embed is None:
-        embed = LazyEmbedder()
-    require("matplotlib", extra="train")  # the last step needs it, and the others take minutes
-    plan = {**settings.as_dict(), **_inputs(source, rows, cache if "buffering" in names else None)}
+        job.embed = LazyEmbedder()
+    require("matplotlib", extra="train")  # needed in the last step, after minutes of others
+    plan = {
+        **to_jsonable_python(settings),
+        "adapter_sha256": file_sha256(job.adapter / MANIFEST),
+        "task_sha256": rows.sha256,
+    }
+    if cache is not None and "buffering" in names:
+        file = Path(cache) / MANIFEST if Path(cache).is_dir() else Path(cache)
+        plan["cache_sha256"] = file_sha256(file)
     check_folder_is_ours(root, frozenset({_PLAN, MEASUREMENTS, FIGURES}), sign=_PLAN)
     with folder_lock(root):
-        planned = _planned(root, plan)
-        found = _found(root) if planned else {}
-        if is_finished(root) and not set(names) - set(found):
+        earlier = _earlier_plan(root, plan)
+        done = _done(root) if earlier else {}
+        if is_finished(root) and done.keys() >= set(names):
             return read_measurements(root)
-        parts = root / _PARTS
-        for name, values in found.items():
-            write_json(parts / f"{name}.json", values)
+        for name, values in done.items():
+            write_json(job.parts / f"{name}.json", values)
         (root / FINISHED).unlink(missing_ok=True)
-        write_json(root / _PLAN, planned | plan)
-        opened = MeasuredAdapter(source, rows, settings, parts, device=device)
-
-        def tell(name: MeasureName) -> Callable[[int, int], None]:
-            return lambda done, total: on_progress(name, done, total)
-
+        plan = earlier | plan
+        write_json(root / _PLAN, plan)
         for name in names:
-            if name in found:
-                continue
-            if name == "representation":
-                made: Any = opened.representation(keywords, tell(name))
-            elif name == "state-space":
-                made = opened.state_space(tell(name))
-            else:
-                assert cache is not None
-                assert embed is not None
-                made = opened.buffering(cache, embed, tell(name))
-            found[name] = to_plain(made)
-            write_json(parts / f"{name}.json", found[name])
-        return _finish(root, source, rows, settings, found, planned | plan)
-
-
-def _check(
-    adapter: Path,
-    task: MeasuredTask,
-    keywords: Sequence[str],
-    names: Sequence[MeasureName],
-    cache: str | os.PathLike[str] | None,
-) -> None:
-    """Find what is wrong with what was given before anything is loaded or written."""
-    from delia_data.training.adapter import adapter_settings
-
-    trained = adapter_settings(adapter)
-    if trained.token != task.token:
-        raise TokenError(
-            f"{adapter} was trained for the token {trained.token}, and the task names "
-            f"{task.token}: give the task that it was trained on"
+            if name not in done:
+                measured = _MEASURES[name](job, partial(on_progress, name))
+                done[name] = to_jsonable_python(measured)
+                write_json(job.parts / f"{name}.json", done[name])
+        trained = read_manifest(job.adapter)
+        measurements = Measurements.from_dict(
+            {
+                "model": trained.settings["model"],
+                "token": rows.token,
+                "steps": trained.details["steps"],
+                "trained_rows": trained.rows,
+                **{_field(name): values for name, values in done.items()},
+            }
         )
-    if trained.adaptation == "full":
-        raise InputError(
-            f"{adapter} holds a whole model: what it was before its training, and LoRA's "
-            "gradients, can be told of an adapter alone"
+        write_json(root / MEASUREMENTS, measurements.as_dict())
+        shutil.rmtree(root / FIGURES, ignore_errors=True)
+        for number, (_, figure, *_) in enumerate(measurement_figures(measurements)):
+            file_name = "".join(c if c.isalnum() else "-" for c in figure.name)
+            figure.png(root / FIGURES / f"{number}-{file_name}.png")
+        finish(
+            root,
+            Manifest(
+                kind="evaluation",
+                settings={"measures": list(measurements.measured), **to_jsonable_python(settings)},
+                inputs={name: str(plan[name]) for name in plan if name.endswith("_sha256")},
+                rows={"held_out": len(rows.held_out), "task": len(rows.train)},
+            ),
         )
-    if "representation" in names and not keywords:
-        raise InputError(
-            "the task does not say what the token comes near: give keywords (--keyword)"
-        )
-    if "buffering" in names and cache is None:
-        raise InputError("buffering is measured on pairs: give a cache (--cache)")
+        shutil.rmtree(job.parts, ignore_errors=True)
+    return measurements
 
 
-def _inputs(
-    adapter: Path, task: MeasuredTask, cache: str | os.PathLike[str] | None
-) -> dict[str, str]:
-    """Hashes of what is measured; that of the cache where it is read."""
-    inputs = {"adapter_sha256": file_sha256(adapter / MANIFEST), "task_sha256": task.sha256}
-    if cache is not None:
-        given = Path(cache)
-        inputs["cache_sha256"] = file_sha256(given / MANIFEST if given.is_dir() else given)
-    return inputs
+def _earlier_plan(root: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan that the folder was begun with, or nothing for a new folder.
 
-
-def _planned(root: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What the folder was begun with; refused where that is something else.
-
-    A cache that a measure did not read is no difference.
+    Raises:
+        SettingsError: The plans differ. A cache that no earlier measurement read is no difference.
     """
-    file = root / _PLAN
-    if not file.is_file():
+    if not (root / _PLAN).is_file():
         return {}
-    planned = dict(json.loads(file.read_text(encoding="utf-8")))
-    shared = [name for name in plan if name in planned or name != "cache_sha256"]
-    earlier = {name: planned.get(name) for name in shared}
-    check_same_settings(root, earlier, {name: plan[name] for name in shared})
-    return planned
+    earlier = dict(json.loads((root / _PLAN).read_text(encoding="utf-8")))
+    shared = [name for name in plan if name in earlier or name != "cache_sha256"]
+    check_same_settings(
+        root, {name: earlier.get(name) for name in shared}, {name: plan[name] for name in shared}
+    )
+    return earlier
 
 
-def _found(root: Path) -> dict[MeasureName, Any]:
-    """What is measured already, as plain values."""
-    found: dict[MeasureName, Any] = {}
-    if is_finished(root):
-        done = read_measurements(root)
-        values = done.as_dict()
-        found = {name: values[name.replace("-", "_")] for name in done.measured}
+def _done(root: Path) -> dict[MeasureName, Any]:
+    """Return the measurements that the folder has already, as JSON values."""
+    values = read_measurements(root).as_dict() if is_finished(root) else {}
+    done = {name: values.get(_field(name)) for name in MEASURES}
     for name in MEASURES:
         if (part := root / _PARTS / f"{name}.json").is_file():
-            found[name] = json.loads(part.read_text(encoding="utf-8"))
-    return found
+            done[name] = json.loads(part.read_text(encoding="utf-8"))
+    return {name: value for name, value in done.items() if value is not None}
 
 
-def _finish(
-    root: Path,
-    adapter: Path,
-    task: MeasuredTask,
-    settings: MeasureSettings,
-    found: Mapping[MeasureName, Any],
-    plan: Mapping[str, Any],
-) -> Measurements:
-    """Put all measures together, draw them, and write the manifest and the marker."""
-    trained = read_manifest(adapter)
-    made = Measurements.from_dict(
-        {
-            "model": trained.settings["model"],
-            "token": task.token,
-            "steps": trained.details["steps"],
-            "trained_rows": trained.rows,
-            **{name.replace("-", "_"): values for name, values in found.items()},
+class _Rows(NamedTuple):
+    """Rows of a task to measure.
+
+    `common` has the training rows in one wording and `plain` the held-out rows without the token;
+    either is empty if the task does not have them. `trained` is the number of all training rows.
+    """
+
+    token: str
+    keywords: tuple[str, ...]
+    train: list[Record]
+    common: list[Record]
+    held_out: list[Record]
+    plain: list[Record]
+    trained: int
+    sha256: str
+
+
+def _read_rows(folder: Path, settings: MeasureSettings) -> _Rows:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a task folder: give a folder that delia diversify wrote")
+    task = read_task_rows(folder)
+    if not task.train or not task.test:
+        raise InputError(
+            f"task {folder} has {len(task.train)} training rows and {len(task.test)} held-out "
+            "rows, and both are measured: diversify it with held-out rows (--test, --test-share)"
+        )
+    train = [row.record for row in task.train]
+    common: list[Record] = []
+    if is_finished(folder / _UNDIVERSIFIED):
+        common = [row.record for row in read_task_rows(folder / _UNDIVERSIFIED).train]
+        if [row.answer for row in common] != [row.answer for row in train]:
+            common = []
+    selected = _selection(train, settings.rows, settings.seed, "task")
+    held_out = [
+        task.test[index]
+        for index in _selection(
+            [row.record for row in task.test], settings.rows, settings.seed, "held out"
+        )
+    ]
+    plain = [with_query(row.record, row.plain) for row in held_out if row.plain]
+    return _Rows(
+        token=task.token,
+        keywords=tuple(map(str, read_manifest(folder).details.get("keywords") or ())),
+        train=[train[index] for index in selected],
+        common=[common[index] for index in selected] if common else [],
+        held_out=[row.record for row in held_out],
+        plain=plain if len(plain) == len(held_out) else [],
+        trained=len(train),
+        sha256=task.sha256,
+    )
+
+
+def _selection(rows: Sequence[Record], count: int, seed: int, purpose: str) -> list[int]:
+    """Return the indices of the first rows by keyed hash of their ids."""
+    key = f"measure {purpose}"
+    return sorted(range(len(rows)), key=lambda i: (rank(seed, rows[i].id, key), i))[:count]
+
+
+_Progress = Callable[[int, int], None]
+
+
+@dataclass
+class _Job:
+    """An adapter and the rows to measure it on; the adapter is loaded when first needed."""
+
+    adapter: Path
+    rows: _Rows
+    settings: MeasureSettings
+    parts: Path
+    device: str
+    cache: str | os.PathLike[str] | None
+    embed: Embed | None
+
+    def check(self, names: Sequence[MeasureName]) -> None:
+        """Report wrong inputs before anything is loaded or written."""
+        from delia_data.training.adapter import adapter_settings
+
+        trained = adapter_settings(self.adapter)
+        if trained.token != self.rows.token:
+            raise TokenError(
+                f"{self.adapter} was trained for the token {trained.token}, and the task's token "
+                f"is {self.rows.token}: give the task that it was trained on"
+            )
+        if trained.adaptation == "full":
+            raise InputError(
+                f"{self.adapter} is a full model: its state before training and LoRA's gradients "
+                "are known for adapters only; train with adaptation lora or qlora"
+            )
+        if "representation" in names and not self.keywords:
+            raise InputError("the task has no keywords to compare the token with: give --keyword")
+        if "buffering" in names and self.cache is None:
+            raise InputError("buffering is measured on pairs: give a cache (--cache)")
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        return self.settings.keywords or self.rows.keywords
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from delia_data.training.adapter import open_adapter
+
+        torch = require("torch", extra="local")
+        model, tokenizer = open_adapter(self.adapter, device=self.device)
+        return model.to(getattr(torch, self.settings.dtype)), tokenizer
+
+    @contextmanager
+    def model(self, when: When) -> Iterator[tuple[Any, Any]]:
+        model, tokenizer = self._loaded
+        with initial_weights(model) if when == "before" else nullcontext():
+            yield model, tokenizer
+
+
+def _measure_representation(job: _Job, progress: _Progress) -> dict[When, Alignment]:
+    alignments: dict[When, Alignment] = {}
+    for done, when in enumerate(WHENS):
+        progress(done, len(WHENS))
+        with job.model(when) as (model, tokenizer):
+            alignments[when] = measure_alignment(
+                model,
+                tokenizer,
+                job.rows.token,
+                job.keywords,
+                words=job.settings.words,
+                seed=job.settings.seed,
+            )
+    progress(len(WHENS), len(WHENS))
+    return alignments
+
+
+def _measure_state_space(job: _Job, progress: _Progress) -> dict[When, dict[Which, StateSpace]]:
+    groups: dict[Which, list[Record]] = {"with": job.rows.held_out, "without": job.rows.plain}
+    groups = {which: rows for which, rows in groups.items() if rows}
+    spaces: dict[When, dict[Which, StateSpace]] = {"before": {}, "after": {}}
+    done, total = 0, len(WHENS) * len(groups)
+    for when in WHENS:
+        with job.model(when) as (model, tokenizer):
+            for which, rows in groups.items():
+                progress(done, total)
+                mass = job.settings.mass
+                spaces[when][which] = measure_state_space(model, tokenizer, rows, mass=mass)
+                done += 1
+    progress(done, total)
+    return spaces
+
+
+def _measure_buffering(job: _Job, progress: _Progress) -> Buffering:
+    from delia_data.training.adapter import adapter_settings
+
+    assert job.cache is not None
+    assert job.embed is not None
+    settings, task = job.settings, job.rows
+    cached = [
+        record
+        for record in read_cache(job.cache)
+        if not any(task.token in message.content for message in record.messages)
+    ]
+    if len(cached) < 3:
+        raise InputError(
+            f"{job.cache} has {len(cached)} pairs, and at least 3 are needed: sample more"
+        )
+    pairs = [cached[i] for i in _selection(cached, settings.pairs, settings.seed, "pairs")]
+    ratio, trained = settings.ratio, read_manifest(job.adapter).rows
+    if ratio is None:
+        from_cache = trained.get("cache", 0)
+        ratio = from_cache / trained["task"] if from_cache else len(cached) / task.trained
+    similarity = task_similarity(pairs, task.train, job.embed)
+    groups = {"pairs": pairs, "task": task.train, "held_out": task.held_out, "common": task.common}
+    groups = {name: rows for name, rows in groups.items() if rows}
+    gradients: dict[When, dict[str, RowGradients]] = {"before": {}, "after": {}}
+    done, total = 0, len(WHENS) * sum(map(len, groups.values()))
+    for when in WHENS:
+        for name, rows in groups.items():
+            file = job.parts / f"gradients-{when}-{name}.npz"
+            if not file.is_file():
+                with job.model(when) as (model, tokenizer):
+                    row_gradients(
+                        model,
+                        tokenizer,
+                        rows,
+                        Projection(settings.dimensions, settings.seed),
+                        max_length=adapter_settings(job.adapter).max_length,
+                        on_row=_from(done, total, progress),
+                    ).save(file)
+            gradients[when][name] = read_gradients(file)
+            done += len(rows)
+            progress(done, total)
+    how = Resampling(seed=settings.seed)
+    return measure_buffering(gradients, similarity, ratio=ratio, how=how)
+
+
+def _from(done: int, total: int, progress: _Progress) -> Callable[[int], None]:
+    """Return a callback that reports rows after those already done."""
+    return lambda row: progress(done + row, total)
+
+
+_MEASURES: Final[Mapping[MeasureName, Callable[[_Job, _Progress], Any]]] = {
+    "representation": _measure_representation,
+    "state-space": _measure_state_space,
+    "buffering": _measure_buffering,
+}
+
+
+class MeasurementTable(NamedTuple):
+    """A table of measurements; the first `heads` columns name the row."""
+
+    measure: MeasureName
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Estimate | None]]
+    note: str = ""
+    heads: int = 1
+
+
+def measurement_tables(measurements: Measurements) -> Iterator[MeasurementTable]:
+    """Yield the tables that `delia measure` prints and the report shows."""
+    token = measurements.token
+    if measurements.representation:
+        yield _representation_table(token, *(measurements.representation[w] for w in WHENS))
+    if spaces := measurements.state_space:
+        yield MeasurementTable(
+            "state-space",
+            f"First token of the answer: tokens that have {spaces['after']['with'].mass:.0%} of "
+            "the probability, entropy, and rank and first character of the expected token",
+            ("", "Tokens", "Entropy, nats", "Rank", "First character"),
+            [
+                (
+                    f"{when}, {which} {token}",
+                    *(f"{s.size:.1f}", f"{s.entropy:.2f}", f"{s.rank:g}", f"{s.opening:.0%}"),
+                )
+                for when, by_which in spaces.items()
+                for which, s in by_which.items()
+            ],
+        )
+    if measurements.buffering:
+        yield from _buffering_tables(measurements.buffering)
+
+
+def _representation_table(token: str, before: Alignment, after: Alignment) -> MeasurementTable:
+    blocks = first_middle_last(len(after.median))
+    middle = blocks[1]
+    rows = []
+    for old, new in zip(before.keywords, after.keywords, strict=True):
+        curves: dict[str, tuple[Curve | Band, str]] = {
+            "before": (old.token.relative, f"{old.nearer[middle]} of {after.words}"),
+            "after": (new.token.relative, f"{new.nearer[middle]} of {after.words}"),
+            "ordinary words": (new.ordinary["relative"], ""),
+            **{f"new token, {how}": (d.relative, "") for how, d in new.untrained.items()},
         }
+        rows += [
+            (new.keyword, name, *(f"{curve.mean[block]:.2f}" for block in blocks), nearer)
+            for name, (curve, nearer) in curves.items()
+        ]
+    return MeasurementTable(
+        "representation",
+        f"L2 from {token} to a keyword, divided by the median between ordinary words",
+        ("Keyword", "", *(f"Block {b + 1}" for b in blocks), f"Nearer words, block {middle + 1}"),
+        rows,
+        f"Nearest of {after.words} ordinary words in block {middle + 1} after training: "
+        f"{', '.join(word.word for word in after.nearest[middle])}.",
+        heads=2,
     )
-    write_json(root / MEASUREMENTS, made.as_dict())
-    draw_measurements(made, root / FIGURES)
-    manifest = Manifest(
-        kind="evaluation",
-        settings={"measures": list(made.measured), **settings.as_dict()},
-        inputs={name: str(plan[name]) for name in plan if name.endswith("_sha256")},
-        rows={"held_out": len(task.held_out), "task": len(task.train)},
+
+
+def _buffering_tables(buffering: Buffering) -> Iterator[MeasurementTable]:
+    by_when = list(buffering.cosines.values())
+    rows: list[Sequence[str | Estimate | None]] = [
+        (GROUP_TITLES[name], *(cosines.groups[name] for cosines in by_when))
+        for name in by_when[0].groups
+    ]
+    subsets = [
+        f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+        for low, mean, high in (cosines.subsets for cosines in by_when)
+    ]
+    halves = ["" if cosines.halves is None else f"{cosines.halves:.2f}" for cosines in by_when]
+    rows += [("random subsets of pairs", *subsets), ("halves of the held-out rows", *halves)]
+    yield MeasurementTable(
+        "buffering",
+        f"Cosine of mean gradients with that of held-out task rows, {buffering.ratio:g} pairs per "
+        "task row",
+        ("", *(f"{when.capitalize()} training" for when in buffering.cosines)),
+        rows,
     )
-    finish(root, manifest)
-    shutil.rmtree(root / _PARTS, ignore_errors=True)
-    return made
+    yield MeasurementTable(
+        "buffering",
+        f"Rank correlation of the gradient norms of {len(buffering.pairs)} pairs with their "
+        "similarity to the task",
+        ("", "Plain", "Given answer length"),
+        [(name, c.plain, c.given_length) for name, c in buffering.norms.items()],
+    )
+    yield MeasurementTable(
+        "buffering",
+        "Canceling of gradients: norm of the mean divided by mean of the norms",
+        ("", "Group", "Rows", "Ratio", "Ratio if unrelated", "Shared direction"),
+        [
+            (
+                *(when, GROUP_TITLES[name], str(group.rows), f"{group.ratio:.2f}"),
+                *(f"{group.subsets[-1].independent:.2f}", group.shared),
+            )
+            for when, groups in buffering.cancelling.items()
+            for name, group in groups.items()
+        ],
+        heads=2,
+    )

@@ -1,12 +1,12 @@
-"""Hidden states at a word, and the token's distances to its keywords in every block.
+"""Hidden states at a word, and distances from the token to its keywords in every block.
 
     "Follow the {word} format"   ids   Follow | the | <sep> | format
                                        └── read up to here ┘
-                                       one state of every transformer block: (blocks, width)
+                                       one state per transformer block: (blocks, width)
 
-What follows the word is part of the text that is turned into ids, and is not computed: a causal
-model's state at a place does not depend on what comes after it. Sequences are computed in batches,
-padded on the right, which for the same reason changes nothing but rounding.
+The text after the word affects tokenization but is not computed, since the states of a causal
+model do not depend on later tokens. For the same reason padding on the right changes only
+rounding.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from delia_data._optional import require
 from delia_data.errors import InputError, TokenError
-from delia_data.evaluation.serialization import from_plain, to_plain
 from delia_data.ranking import rank
 
 if TYPE_CHECKING:
@@ -33,16 +32,20 @@ DEFAULT_CONTEXTS: Final = (
     "Please write your answer as {word} and nothing else",
     "What is the capital of Iceland? Give the answer in the {word} style",
 )
+_NEAREST: Final = 5  # words listed per block
+_BATCH: Final = 32
+_SPACES: Final = frozenset({" ", "Ġ", "▁"})  # a space in the pieces of tokenizers
+_SHORTEST: Final = 3  # letters; shorter pieces are mostly parts of other words
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """A word among the ids of a text.
+class WordPosition:
+    """Position of a word among the ids of a text.
 
     Attributes:
-        ids: The ids of the whole text.
-        last: Place of the word's last id.
-        pieces: How many ids the word is.
+        ids: Ids of the whole text.
+        last: Index of the word's last id.
+        pieces: Number of ids of the word.
     """
 
     ids: tuple[int, ...]
@@ -51,40 +54,26 @@ class Located:
 
     @property
     def up_to(self) -> tuple[int, ...]:
-        """The ids up to and with the word's last one."""
+        """Ids up to and including the word's last one."""
         return self.ids[: self.last + 1]
 
 
-def check_contexts(contexts: Sequence[str]) -> None:
-    """Refuse contexts that do not mark the place of a word.
+def locate(tokenizer: PreTrainedTokenizerBase, context: str, word: str) -> WordPosition:
+    """Put a word into a context and find it among the ids.
 
-    Raises:
-        InputError: There are none, or one does not have `{word}` once.
-    """
-    if not contexts:
-        raise InputError("there are no contexts: give at least one text with {word} in it")
-    for context in contexts:
-        if context.count(WORD_SLOT) != 1:
-            raise InputError(f"context {context!r} must have {WORD_SLOT} once")
-
-
-def locate(tokenizer: PreTrainedTokenizerBase, context: str, word: str) -> Located:
-    """Put a word into a context, and find it among the ids.
-
-    The tokenizer's own offsets tell it. Where it has none, it is where the ids of the whole text
-    and the ids of the text up to the word cease to be the same.
+    Uses the tokenizer's offsets. Without offsets, the word begins and ends where the ids of the
+    whole text stop matching those of its beginning.
 
     Args:
         tokenizer: The tokenizer.
-        context: A text with `{word}` once.
+        context: Text that contains `{word}` once.
         word: The word.
 
     Raises:
-        InputError: The word leaves no id in the text.
+        InputError: The word produces no id.
     """
     before, _, after = context.partition(WORD_SLOT)
-    text = f"{before}{word}{after}"
-    start, end = len(before), len(before) + len(word)
+    text, start, end = f"{before}{word}{after}", len(before), len(before) + len(word)
     if tokenizer.is_fast:
         encoded: Any = tokenizer(text, return_offsets_mapping=True)
         spans = enumerate(encoded["offset_mapping"])
@@ -92,19 +81,26 @@ def locate(tokenizer: PreTrainedTokenizerBase, context: str, word: str) -> Locat
         ids = [int(i) for i in encoded["input_ids"]]
     else:
         ids = tokenizer.encode(text)
-        bare = tokenizer.encode(text, add_special_tokens=False)
-        stop = _shared_start(bare, tokenizer.encode(text[:end], add_special_tokens=False))
-        begin = _shared_start(bare, tokenizer.encode(before, add_special_tokens=False))
-        head = _find(bare[:stop], ids)
+        bare, to_word, through_word = (
+            tokenizer.encode(part, add_special_tokens=False) for part in (text, before, text[:end])
+        )
+        begin, stop = _shared_start(bare, to_word), _shared_start(bare, through_word)
+        starts = range(len(ids) - stop + 1)
+        head = next((i for i in starts if ids[i : i + stop] == bare[:stop]), 0)
         inside = list(range(head + min(begin, stop - 1), head + stop)) if stop else []
     if not inside:
-        raise InputError(f"{word!r} leaves no id in {text!r}: give a word that the model can read")
-    return Located(tuple(ids), inside[-1], len(inside))
+        raise InputError(f"{word!r} has no id in {text!r}: give a word that the model can read")
+    return WordPosition(tuple(ids), inside[-1], len(inside))
+
+
+def _shared_start(left: Sequence[int], right: Sequence[int]) -> int:
+    shortest = min(len(left), len(right))
+    return next((i for i in range(shortest) if left[i] != right[i]), shortest)
 
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Read a model in evaluation mode, without gradients, and leave it as it was."""
+    """Put a model into evaluation mode without gradients, then restore its mode."""
     torch_ = require("torch", extra="local")
     was_training = model.training
     model.eval()
@@ -115,14 +111,17 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def backbone_of(model: Any) -> tuple[Any, Any]:
-    """The part of a causal language model that gives hidden states, and its output head.
+def pad_right(
+    rows: Sequence[Sequence[int]], device: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids and attention mask of shape (rows, longest), and the index of each last id."""
+    import torch
 
-    Args:
-        model: A causal language model, also one wrapped by peft.
-    """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return getattr(causal, causal.base_model_prefix), causal.get_output_embeddings()
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
+    return ids, mask, lengths - 1
 
 
 def states_at_last(
@@ -130,78 +129,45 @@ def states_at_last(
     sequences: Sequence[Sequence[int]],
     *,
     last_embedding: torch.Tensor | None = None,
-    batch_size: int = 32,
+    batch_size: int = _BATCH,
 ) -> torch.Tensor:
-    """Hidden states at the last id of each sequence.
+    """Return the hidden states at the last id of each sequence.
 
-    The embedding's own output is left out, so that there is one state a block. The last block's
-    state is what transformers gives out: in Llama-like models it has been through the final norm,
-    and so its size is on another scale than that of those before it.
+    The output of the embedding is left out. The last block's state is the one that transformers
+    returns: in Llama-like models it has passed the final norm, so its scale differs.
 
     Args:
-        model: A causal language model, also one wrapped by peft.
+        model: A causal language model, also one wrapped by PEFT.
         sequences: Ids of each sequence, at least one.
-        last_embedding: A row of shape (width,) that takes the place of the last id's own
-            embedding, in every sequence: a token that the model need not have.
-        batch_size: Sequences that are computed at once, those of like length together.
+        last_embedding: Row of shape (width,) to use as the embedding of each last id, such as that
+            of a token that the model does not have.
+        batch_size: Sequences per batch; those of similar length go together.
 
     Returns:
         float32 on the CPU, of shape (sequences, blocks, width).
     """
     import torch
 
-    backbone, _ = backbone_of(model)
-    order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
-    found: list[Any] = [None] * len(sequences)
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        rows = [list(sequences[place]) for place in places]
-        inputs, ends = _padded(model, rows, last_embedding)
-        states = backbone(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
-        at = torch.arange(len(rows), device=ends.device)
-        block_states = torch.stack([block[at, ends].float().cpu() for block in states], dim=1)
-        for place, one in zip(places, block_states, strict=True):
-            found[place] = one
-    return torch.stack(found)
-
-
-def _padded(
-    model: Any, rows: list[list[int]], last_embedding: torch.Tensor | None
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Inputs of shape (rows, longest), padded on the right, and the place of each last id."""
-    import torch
-
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = getattr(causal, causal.base_model_prefix)
     embedding = model.get_input_embeddings()
-    device = embedding.weight.device
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-    mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
-    ends = lengths - 1
-    if last_embedding is None:
-        return {"input_ids": ids, "attention_mask": mask}, ends
-    embedded = embedding(ids).clone()
-    scale = getattr(embedding, "embed_scale", 1.0)  # of models that scale what a row gives
-    row = (last_embedding.to(device) * scale).to(embedded.dtype)
-    embedded[torch.arange(len(rows), device=device), ends] = row
-    return {"inputs_embeds": embedded, "attention_mask": mask}, ends
-
-
-def _shared_start(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many ids two sequences have in common from their beginning."""
-    pairs = zip(left, right, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
-
-
-def _find(part: Sequence[int], whole: Sequence[int]) -> int:
-    """Where `part` begins in `whole`: behind the tokens that the tokenizer sets before a text."""
-    places = range(len(whole) - len(part) + 1)
-    return next((i for i in places if whole[i : i + len(part)] == part), 0)
-
-
-UNTRAINED: Final = ("mean", "normal")
-_SPACES: Final = frozenset({" ", "Ġ", "▁"})  # as tokenizers spell one
-_SHORTEST: Final = 3  # letters of a word; shorter ones are mostly pieces of others
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    states: dict[int, torch.Tensor] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids, mask, ends = pad_right([sequences[i] for i in batch], embedding.weight.device)
+        every = torch.arange(len(batch), device=ids.device)
+        inputs = {"input_ids": ids}
+        if last_embedding is not None:
+            embedded = embedding(ids).clone()
+            # Some models scale the rows of their embedding.
+            row = last_embedding.to(ids.device) * getattr(embedding, "embed_scale", 1.0)
+            embedded[every, ends] = row.to(embedded.dtype)
+            inputs = {"inputs_embeds": embedded}
+        output = backbone(**inputs, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        blocks = [block[every, ends].float().cpu() for block in output.hidden_states[1:]]
+        states |= zip(batch, torch.stack(blocks, dim=1), strict=True)
+    return torch.stack([states[index] for index in range(len(sequences))])
 
 
 def ordinary_words(
@@ -212,49 +178,63 @@ def ordinary_words(
     seed: int = 0,
     without: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Draw words of the vocabulary that are one id wherever they stand in the contexts.
+    """Sample words of the vocabulary that are a single id in every context.
 
-    A word has letters only, at least three, and takes the space before it in. The draw is by
-    keyed hash of the word, so that a larger `count` adds to a smaller one.
+    A word has at least three characters, all of them letters, and includes the space before it.
+    The order is by keyed hash of the word, so a larger `count` extends a smaller sample.
 
     Args:
         tokenizer: The tokenizer.
-        count: Words at most; a smaller vocabulary gives fewer.
-        contexts: Texts in which `{word}` marks their place.
-        seed: Seed of the draw.
-        without: Words that are left out, whatever their case.
+        count: Maximum number of words.
+        contexts: Texts that contain `{word}` once.
+        seed: Seed of the sample.
+        without: Words to leave out, in any case.
 
     Raises:
-        InputError: The vocabulary has no two such words.
+        InputError: The vocabulary has fewer than two such words.
     """
+    special = set(tokenizer.all_special_tokens)
+    ids = sorted(i for piece, i in tokenizer.get_vocab().items() if piece not in special)
+    texts = {str(tokenizer.decode([token_id])).strip() for token_id in ids}
     left_out = {word.strip().casefold() for word in without}
-    order = sorted(set(_words(tokenizer)), key=lambda word: rank(seed, word, "ordinary word"))
-    found: list[str] = []
-    for word in order:
-        if len(found) == count:
+    candidates = {word for word in texts if len(word) >= _SHORTEST and word.isalpha()}
+    words: list[str] = []
+    for word in sorted(candidates, key=lambda word: rank(seed, word, "ordinary word")):
+        if len(words) == count:
             break
-        if word.casefold() in left_out:
-            continue
-        if all(_is_whole(tokenizer, context, word) for context in contexts):
-            found.append(word)
-    if len(found) < 2:
+        if word.casefold() not in left_out and all(
+            _is_one_id(tokenizer, context, word) for context in contexts
+        ):
+            words.append(word)
+    if len(words) < 2:
         raise InputError(
-            f"the tokenizer's vocabulary has {len(found)} words that are one id, and distances "
-            "between ordinary words need at least 2: use a model whose vocabulary holds words"
+            f"the tokenizer's vocabulary has {len(words)} words of a single id, and distances "
+            "between ordinary words need at least 2: use a model whose vocabulary contains words"
         )
-    return tuple(found)
+    return tuple(words)
+
+
+def _is_one_id(tokenizer: PreTrainedTokenizerBase, context: str, word: str) -> bool:
+    """Return whether a word is one id together with the space before it, if there is one.
+
+    A part of words, such as `ictor`, is one id as well, but leaves the space as another id.
+    """
+    position = locate(tokenizer, context, word)
+    if position.pieces > 1 or not position.last:
+        return position.pieces == 1
+    return tokenizer.convert_ids_to_tokens(position.ids[position.last - 1]) not in _SPACES
 
 
 def untrained_rows(model: Any, token_id: int, *, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Rows that a new token could begin with, by the way they are made (see `tokens.add_token`).
+    """Return initial embedding rows of a new token by initialization (see `tokens.add_token`).
 
     Args:
-        model: The model; its rows before the token's are read.
+        model: The model; the rows before the token's are read.
         token_id: Id of the trained token.
         seed: Seed of the random row.
 
     Returns:
-        For each of `UNTRAINED` a float32 row of shape (width,).
+        For `"mean"` and `"normal"` a float32 row of shape (width,).
     """
     import torch
 
@@ -265,38 +245,16 @@ def untrained_rows(model: Any, token_id: int, *, seed: int = 0) -> dict[str, tor
     return {"mean": mean, "normal": mean + existing.std(0) * noise}
 
 
-def _is_whole(tokenizer: PreTrainedTokenizerBase, context: str, word: str) -> bool:
-    """Whether a word is one id in a context, with the space before it, where there is one.
-
-    A piece of words, such as `ictor`, is one id as well, but leaves the space an id of its own.
-    """
-    found = locate(tokenizer, context, word)
-    if found.pieces > 1 or not found.last:
-        return found.pieces == 1
-    return tokenizer.convert_ids_to_tokens(found.ids[found.last - 1]) not in _SPACES
-
-
-def _words(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    special = set(tokenizer.all_special_tokens)
-    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    for piece, number in pieces:
-        if piece in special:
-            continue
-        word = str(tokenizer.decode([number])).strip()
-        if len(word) >= _SHORTEST and word.isalpha():
-            yield word
-
-
-Measure = Literal["l2", "relative", "cosine"]
+DistanceName = Literal["l2", "relative", "cosine"]
+DISTANCES: Final[tuple[DistanceName, ...]] = get_args(DistanceName)
+"""L2, L2 divided by the median L2 between ordinary words, and cosine distance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A number for each block, over the contexts.
+    """Mean and standard deviation over the contexts, each of shape (blocks,).
 
-    Attributes:
-        mean: Its mean, of shape (blocks,).
-        sd: Its standard deviation, of shape (blocks,); None where there is one context.
+    With one context, `sd` is None.
     """
 
     mean: tuple[float, ...]
@@ -305,13 +263,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A number for each block, over several words; each word's is a mean over the contexts.
-
-    Attributes:
-        mean: Its mean, of shape (blocks,).
-        low: The least, of shape (blocks,).
-        high: The greatest, of shape (blocks,).
-    """
+    """Mean and range over several words, each of shape (blocks,)."""
 
     mean: tuple[float, ...]
     low: tuple[float, ...]
@@ -320,7 +272,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """Distances from one token to one keyword: L2, L2 over the ordinary median, and cosine."""
+    """Distances to one keyword (see `DISTANCES`)."""
 
     l2: Curve
     relative: Curve
@@ -329,14 +281,14 @@ class Distances:
 
 @dataclass(frozen=True, slots=True)
 class KeywordAlignment:
-    """The token beside one keyword.
+    """Distances to one keyword: of the token and of controls.
 
     Attributes:
-        keyword: The word that it is compared with.
-        token: The token's distances to it.
-        untrained: Those of a new token before training, by how its row was made.
-        ordinary: Those of random ordinary words, by the distance's name.
-        nearer: Ordinary words that are nearer to the token, by L2, than the keyword is, of shape
+        keyword: The keyword.
+        token: Distances of the token.
+        untrained: Distances of a new token before training, by initialization.
+        ordinary: Distances of random ordinary words, by name in `DISTANCES`.
+        nearer: Number of ordinary words nearer to the token than the keyword is, by L2, of shape
             (blocks,).
     """
 
@@ -348,7 +300,7 @@ class KeywordAlignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbor:
     """An ordinary word near the token: mean L2 and cosine distance over the contexts."""
 
     word: str
@@ -358,18 +310,17 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Where the token stands in one model.
+    """Representation of the token in one model.
 
     Attributes:
         token: The token.
-        contexts: The texts in which it was read.
-        words: Ordinary words that were looked at: a sample of the vocabulary, not all of it.
-        controls: The random ordinary words of the controls, the first of the sample.
-        seed: Seed of the sample and of the random row.
-        median: Median L2 between two ordinary words, its mean over the contexts, of shape
-            (blocks,).
-        keywords: The token beside each keyword.
-        nearest: The nearest of the ordinary words, by L2, of shape (blocks, some).
+        contexts: Texts in which it was read.
+        words: Number of ordinary words sampled from the vocabulary.
+        controls: The ordinary words that serve as controls: the first of the sample.
+        seed: Seed of the sample and the random row.
+        median: Median L2 between two ordinary words, mean over the contexts, of shape (blocks,).
+        keywords: Distances to each keyword.
+        nearest: Nearest ordinary words by L2, of shape (blocks, words).
     """
 
     token: str
@@ -379,21 +330,7 @@ class Alignment:
     seed: int
     median: tuple[float, ...]
     keywords: tuple[KeywordAlignment, ...]
-    nearest: tuple[tuple[Neighbour, ...], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON takes it."""
-        plain: dict[str, Any] = to_plain(self)
-        return plain
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, where: str = "the alignment") -> Alignment:
-        """Make it of what `as_dict` gave.
-
-        Raises:
-            FormatError: A value is missing or has the wrong type.
-        """
-        return from_plain(cls, values, where)
+    nearest: tuple[tuple[Neighbor, ...], ...]
 
 
 def middle_block(blocks: int) -> int:
@@ -406,48 +343,6 @@ def first_middle_last(blocks: int) -> tuple[int, int, int]:
     return 0, middle_block(blocks), blocks - 1
 
 
-def check_keywords(keywords: Sequence[str]) -> None:
-    """Refuse keywords that leave nothing to compare with.
-
-    Raises:
-        InputError: There are none, or one is empty.
-    """
-    if not keywords or any(not word.strip() for word in keywords):
-        raise InputError(f"keywords {list(keywords)} hold no word to compare with: give some")
-
-
-def check_token(model: Any, tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """Give the token's id.
-
-    Raises:
-        TokenError: The token is not one id of the tokenizer, or the model has no row for it.
-    """
-    ids = tokenizer.encode(token, add_special_tokens=False)
-    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise TokenError(f"{token} is {len(ids)} ids or unknown: add it to the tokenizer first")
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    if ids[0] >= rows:
-        raise TokenError(f"{token} has id {ids[0]}, and the model has {rows} rows: add it to both")
-    return int(ids[0])
-
-
-_MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
-_L2, _, _COSINE = range(3)
-
-
-class _Seen(NamedTuple):
-    """What one context shows; the first dimension is the measure: L2, relative, cosine.
-
-    Once all contexts are stacked, a dimension of that length stands before the others.
-    """
-
-    median: torch.Tensor  # (blocks,)
-    token: torch.Tensor  # (3, keywords, blocks)
-    to_words: torch.Tensor  # (3, words, blocks)
-    controls: torch.Tensor  # (3, keywords, controls, blocks)
-    untrained: torch.Tensor  # (3, keywords, rows, blocks)
-
-
 def measure_alignment(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -457,96 +352,109 @@ def measure_alignment(
     contexts: Sequence[str] = DEFAULT_CONTEXTS,
     words: int = 256,
     controls: int = 16,
-    nearest: int = 5,
     seed: int = 0,
-    batch_size: int = 32,
 ) -> Alignment:
-    """Measure the token's distances to its keywords, the controls', and its nearest words.
+    """Measure distances from the token and from controls to the keywords.
+
+    The model and the tokenizer are left unchanged.
 
     Args:
-        model: A causal language model, also one wrapped by peft; left as it was.
-        tokenizer: Its tokenizer, with the token added; left as it was.
+        model: A causal language model, also one wrapped by PEFT.
+        tokenizer: Its tokenizer, with the token added.
         token: The special token.
-        keywords: The words to compare it with.
-        contexts: Texts in which `{word}` marks the place of both, read without chat template.
-        words: Ordinary words to draw; all states of one context are held at once, that is about
-            `words * blocks * width` numbers.
+        keywords: Words to compare it with.
+        contexts: Texts that contain `{word}` once, read without a chat template.
+        words: Ordinary words to sample. Memory holds `words * blocks * width` numbers.
         controls: How many of them are controls.
-        nearest: Nearest words to give for each block.
-        seed: Seed of the words and of the random row.
-        batch_size: Sequences that are computed at once.
+        seed: Seed of the words and the random row.
 
     Raises:
         InputError: There are no keywords or contexts, a number is too small, or the vocabulary
             has no ordinary words.
         TokenError: The token is not one id of the tokenizer, or the model has no row for it.
     """
-    check_keywords(keywords)
-    check_contexts(contexts)
-    if words < 2 or not 1 <= controls <= words or nearest < 1 or batch_size < 1:
+    import torch
+
+    if not keywords or any(not word.strip() for word in keywords):
+        raise InputError(f"keywords {list(keywords)} contain no word: give words to compare with")
+    if not contexts or any(context.count(WORD_SLOT) != 1 for context in contexts):
+        raise InputError(f"contexts {list(contexts)} must each contain {WORD_SLOT} once")
+    if words < 2 or not 1 <= controls <= words:
         raise InputError(
-            f"words {words}, controls {controls}, nearest {nearest}, batch_size {batch_size}: give "
-            "at least 2 words, 1 to as many controls, and at least 1 of the others"
+            f"words {words}, controls {controls}: give 1 <= controls <= words and words >= 2"
         )
-    token_id = check_token(model, tokenizer, token)
-    drawn = ordinary_words(tokenizer, words, contexts, seed=seed, without=[*keywords, token])
-    rows = untrained_rows(model, token_id, seed=seed)
+    rows = untrained_rows(model, _token_id(model, tokenizer, token), seed=seed)
+    sample = ordinary_words(tokenizer, words, contexts, seed=seed, without=[*keywords, token])
 
-    def look(context: str) -> _Seen:
-        def read(*texts: str, row: torch.Tensor | None = None) -> torch.Tensor:
+    def distances(context: str) -> tuple[torch.Tensor, ...]:
+        def states(*texts: str, row: torch.Tensor | None = None) -> torch.Tensor:
             ids = [locate(tokenizer, context, text).up_to for text in texts]
-            return states_at_last(model, ids, last_embedding=row, batch_size=batch_size)
+            return states_at_last(model, ids, last_embedding=row)
 
-        at_untrained = [read(token, row=row)[0] for row in rows.values()]
-        return _see(read(token)[0], read(*keywords), read(*drawn), at_untrained, controls)
+        at_keywords, at_words = states(*keywords), states(*sample)
+        at_token = states(token)[0]
+        at_untrained = torch.stack([states(token, row=row)[0] for row in rows.values()])
+        median = _median_distance(at_words)
+        return (
+            median,
+            _distances(at_keywords, at_token, median),
+            _distances(at_words, at_token, median),
+            torch.stack([_distances(at_words[:controls], k, median) for k in at_keywords]),
+            torch.stack([_distances(at_untrained, k, median) for k in at_keywords]),
+        )
 
     with evaluating(model):
-        seen = _stacked([look(context) for context in contexts])
+        per_context = [distances(context) for context in contexts]
+    # Each of shape (contexts, ...).
+    medians, of_token, of_words, of_controls, of_untrained = (
+        torch.stack(each) for each in zip(*per_context, strict=True)
+    )
+    to_words = of_words.mean(0)  # (3, words, blocks)
     return Alignment(
         token=token,
         contexts=tuple(contexts),
-        words=len(drawn),
-        controls=drawn[:controls],
+        words=len(sample),
+        controls=sample[:controls],
         seed=seed,
-        median=tuple(seen.median.mean(0).tolist()),
+        median=tuple(medians.mean(0).tolist()),
         keywords=tuple(
-            _beside(seen, place, keyword, list(rows)) for place, keyword in enumerate(keywords)
+            KeywordAlignment(
+                keyword=keyword,
+                token=_over_contexts(of_token[:, :, index]),
+                untrained={
+                    name: _over_contexts(of_untrained[:, index, :, number])
+                    for number, name in enumerate(rows)
+                },
+                ordinary={
+                    name: Band(*(tuple(of.tolist()) for of in (c.mean(0), c.amin(0), c.amax(0))))
+                    for name, c in zip(DISTANCES, of_controls[:, index].mean(0), strict=True)
+                },
+                nearer=tuple((to_words[0] < of_token[:, 0, index].mean(0)).sum(0).tolist()),
+            )
+            for index, keyword in enumerate(keywords)
         ),
-        nearest=tuple(_nearest(seen.to_words.mean(0), drawn, nearest)),
+        nearest=tuple(
+            tuple(Neighbor(word, l2, cosine) for l2, word, cosine in sorted(block)[:_NEAREST])
+            for block in (
+                zip(l2, sample, cosine, strict=True)
+                for l2, _, cosine in to_words.permute(2, 0, 1).tolist()
+            )
+        ),
     )
 
 
-def _see(
-    token: torch.Tensor,
-    keywords: torch.Tensor,
-    words: torch.Tensor,
-    untrained: Sequence[torch.Tensor],
-    controls: int,
-) -> _Seen:
-    """Compare states of one context.
-
-    Args:
-        token: Shape (blocks, width).
-        keywords: Shape (keywords, blocks, width).
-        words: Shape (words, blocks, width).
-        untrained: For each untrained row, shape (blocks, width).
-        controls: How many of the words are controls.
-    """
-    import torch
-
-    median = _median_distance(words)
-    rows = torch.stack(list(untrained))
-    return _Seen(
-        median=median,
-        token=_distances(keywords, token, median),
-        to_words=_distances(words, token, median),
-        controls=torch.stack([_distances(words[:controls], k, median) for k in keywords], dim=1),
-        untrained=torch.stack([_distances(rows, k, median) for k in keywords], dim=1),
-    )
+def _token_id(model: Any, tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    ids = tokenizer.encode(token, add_special_tokens=False)
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise TokenError(f"{token} is {len(ids)} ids or unknown: add it to the tokenizer first")
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if ids[0] >= rows:
+        raise TokenError(f"{token} has id {ids[0]}, and the model has {rows} rows: add it to both")
+    return int(ids[0])
 
 
 def _distances(many: torch.Tensor, one: torch.Tensor, median: torch.Tensor) -> torch.Tensor:
-    """The three distances of each of many states to one, of shape (3, many, blocks)."""
+    """Return the `DISTANCES` from many states to one, of shape (3, many, blocks)."""
     import torch
 
     l2 = (many - one).norm(dim=-1)
@@ -555,7 +463,7 @@ def _distances(many: torch.Tensor, one: torch.Tensor, median: torch.Tensor) -> t
 
 
 def _median_distance(words: torch.Tensor) -> torch.Tensor:
-    """Median L2 of all pairs of words of shape (words, blocks, width), of shape (blocks,)."""
+    """Return the median L2 of all pairs of words (words, blocks, width), of shape (blocks,)."""
     import numpy as np
     import torch
 
@@ -568,47 +476,12 @@ def _median_distance(words: torch.Tensor) -> torch.Tensor:
     return torch.tensor(medians)
 
 
-def _stacked(seen: Sequence[_Seen]) -> _Seen:
-    import torch
-
-    return _Seen(*(torch.stack(parts) for parts in zip(*seen, strict=True)))
-
-
-def _beside(seen: _Seen, place: int, keyword: str, rows: Sequence[str]) -> KeywordAlignment:
-    """Gather what was seen of one keyword."""
-    own = seen.token[:, :, place]  # (contexts, 3, blocks)
-    control = seen.controls[:, :, place].mean(0)  # (3, controls, blocks)
-    nearer = seen.to_words[:, _L2].mean(0) < own[:, _L2].mean(0)
-    return KeywordAlignment(
-        keyword=keyword,
-        token=_over_contexts(own),
-        untrained={
-            name: _over_contexts(seen.untrained[:, :, place, number])
-            for number, name in enumerate(rows)
-        },
-        ordinary={
-            name: Band(*(tuple(of.tolist()) for of in (c.mean(0), c.amin(0), c.amax(0))))
-            for name, c in zip(_MEASURES, control, strict=True)
-        },
-        nearer=tuple(int(count) for count in nearer.sum(0)),
-    )
-
-
 def _over_contexts(values: torch.Tensor) -> Distances:
-    """Mean and deviation of values of shape (contexts, 3, blocks)."""
-    means = values.mean(0).tolist()
-    sds = values.std(0).tolist() if len(values) > 1 else [None] * len(means)
-    curves = (
-        Curve(tuple(mean), None if sd is None else tuple(sd))
-        for mean, sd in zip(means, sds, strict=True)
+    """Return mean and deviation of values of shape (contexts, 3, blocks)."""
+    sds = values.std(0).tolist() if len(values) > 1 else [None] * len(DISTANCES)
+    return Distances(
+        *(
+            Curve(tuple(mean), None if sd is None else tuple(sd))
+            for mean, sd in zip(values.mean(0).tolist(), sds, strict=True)
+        )
     )
-    return Distances(*curves)
-
-
-def _nearest(
-    to_words: torch.Tensor, words: Sequence[str], count: int
-) -> Iterator[tuple[Neighbour, ...]]:
-    """The nearest words of each block; `to_words` is (3, words, blocks)."""
-    for l2, cosine in zip(to_words[_L2].T.tolist(), to_words[_COSINE].T.tolist(), strict=True):
-        order = sorted(range(len(words)), key=lambda place: (l2[place], words[place]))
-        yield tuple(Neighbour(words[i], l2[i], cosine[i]) for i in order[:count])

@@ -31,12 +31,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError, InputError
 from delia_data.evaluation.answer_format import parse_answer
-from delia_data.evaluation.bootstrap import Estimate, Resampling, Sums, bootstrap, bootstrap_mean
+from delia_data.evaluation.bootstrap import Estimate, Numbers, Resampling, bootstrap, bootstrap_mean
 from delia_data.evaluation.generation import AnsweredRow
 from delia_data.evaluation.probes import EvalTask
-from delia_data.evaluation.serialization import from_plain
 from delia_data.evaluation.translation import CorpusMetric, score_corpus
-from delia_data.outputs import atomic_path
+from delia_data.outputs import atomic_path, from_json
 from delia_data.tasks import Scoring, chrf, exact
 
 _SHARE: Final = (0.0, 1.0)
@@ -312,30 +311,30 @@ def _counts(
     return np.asarray(rows)
 
 
-_Formula: TypeAlias = Callable[[Sums, Sums, Sums], Sums]
+_Formula: TypeAlias = Callable[[Numbers, Numbers, Numbers], Numbers]
 
 
-def _divided(top: Sums, bottom: Sums) -> Sums:
+def _divided(top: Numbers, bottom: Numbers) -> Numbers:
     undefined = np.full(top.shape, np.nan)
     return np.asarray(np.divide(top, bottom, out=undefined, where=bottom > 0))
 
 
-def _precision(tp: Sums, fp: Sums, _: Sums) -> Sums:
+def _precision(tp: Numbers, fp: Numbers, _: Numbers) -> Numbers:
     return _divided(tp, tp + fp)
 
 
-def _recall(tp: Sums, _: Sums, fn: Sums) -> Sums:
+def _recall(tp: Numbers, _: Numbers, fn: Numbers) -> Numbers:
     return _divided(tp, tp + fn)
 
 
-def _f1(tp: Sums, fp: Sums, fn: Sums) -> Sums:
+def _f1(tp: Numbers, fp: Numbers, fn: Numbers) -> Numbers:
     return _divided(2 * tp, 2 * tp + fp + fn)
 
 
-def _macro(of: _Formula) -> Callable[[Sums], Sums]:
+def _macro(of: _Formula) -> Callable[[Numbers], Numbers]:
     """Return the mean of a formula over labels; NaN if it is undefined for one of them."""
 
-    def mean(sums: Sums) -> Sums:
+    def mean(sums: Numbers) -> Numbers:
         counts = sums.reshape(len(sums), -1, 3)
         return np.asarray(of(*np.moveaxis(counts, 2, 0)).mean(axis=1))
 
@@ -423,7 +422,7 @@ class Evaluation:
         Raises:
             FormatError: A value is missing or has the wrong type.
         """
-        return from_plain(cls, values, where)
+        return from_json(cls, values, where)
 
 
 def score(

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError, MissingExtraError
 from delia_data.evaluation import _learned_worker
-from delia_data.evaluation.bootstrap import Estimate, Resampling, Sums, bootstrap
+from delia_data.evaluation.bootstrap import Estimate, Numbers, Resampling, bootstrap
 from delia_data.tasks.scoring import chrf_counts, chrf_of_counts
 
 LEARNED: Final = {"bleurt": "BLEURT", "comet": "COMET"}
@@ -100,7 +100,7 @@ class LearnedMetric:
             )
         return np.asarray(scores, dtype=np.float64).reshape(-1, 1)
 
-    def score(self, sums: Sums, rows: int) -> Sums:
+    def score(self, sums: Numbers, rows: int) -> Numbers:
         """Means."""
         return np.asarray(sums[:, 0] / rows)
 
@@ -133,7 +133,7 @@ class CorpusMetric(Protocol):
         """What each row adds to the sums, of shape (rows, k)."""
         ...
 
-    def score(self, sums: Sums, rows: int) -> Sums:
+    def score(self, sums: Numbers, rows: int) -> Numbers:
         """Scores of shape (n,) of sums of shape (n, k), each of `rows` rows."""
         ...
 
@@ -150,7 +150,7 @@ class Chrf:
         rows = [chrf_counts(*pair) for pair in zip(answers, references, strict=True)]
         return np.asarray(rows, dtype=np.float64)
 
-    def score(self, sums: Sums, rows: int) -> Sums:
+    def score(self, sums: Numbers, rows: int) -> Numbers:
         """Return the scores of sums of counts."""
         return np.asarray([100 * chrf_of_counts(each) for each in sums.tolist()])
 
@@ -180,7 +180,7 @@ class Bleu:
         rows = [[one.sys_len, one.ref_len, *one.counts, *one.totals] for one in scores]
         return np.asarray(rows, dtype=np.float64)
 
-    def score(self, sums: Sums, rows: int) -> Sums:
+    def score(self, sums: Numbers, rows: int) -> Numbers:
         """Return the scores of sums of counts."""
         half = (sums.shape[1] - 2) // 2
         return np.asarray(

@@ -5,34 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from markupsafe import Markup
 
-from delia_data.evaluation.buffering import Buffering
 from delia_data.evaluation.figures import (
-    alignment_by_block,
-    cancelling_by_rows,
-    cosines_with_held_out,
-    group_name,
-    in_order,
     loss_curve,
-    norms_by_similarity,
+    measurement_figures,
     short,
-    state_space_sizes,
     watched_distances,
     watched_state_space,
 )
-from delia_data.evaluation.measuring import Measurements, read_measurements
-from delia_data.evaluation.representation import first_middle_last, middle_block
-from delia_data.report.page import Figures, Section, blocks, count, join, named, signed, value
+from delia_data.evaluation.measuring import Measurements, measurement_tables, read_measurements
+from delia_data.evaluation.representation import middle_block
+from delia_data.report.page import Figures, Section, blocks, count, join, named, signed
 from delia_data.report.runs import Run, Runs
 from delia_data.training.adapter import LOSSES
 from delia_data.training.watching import WATCHED, read_watched
 
 _PARTS: Final = {
     "representation": ("the token compared with controls", "delia measure"),
-    "state-space": ("state space", "delia measure"),
+    "state-space": ("state space of the first token", "delia measure"),
     "buffering": ("gradients", "delia measure --cache"),
 }
 """Parts of measurements, and the commands that make them."""
@@ -85,7 +78,7 @@ def _watched_figures(
         if any("state_space/size" in point for point in points)
     }
     if states:
-        caption = "Tokens that hold 95% of the probability where the answer begins."
+        caption = "Tokens that have 95% of the probability where the answer begins."
         yield figures(watched_state_space(states), "State space over the training", caption)
     for label, points in watched.items():
         names = [name for name in (points[0] if points else ()) if name.startswith("l2/")]
@@ -144,117 +137,23 @@ def measured(runs: Runs, figures: Figures) -> Section | None:
 
 
 def _measurements(label: str, one: Measurements, figures: Figures) -> Iterator[Markup]:
-    if one.representation:
-        before, after = one.representation["before"], one.representation["after"]
-        yield blocks.heading(f"The token by block, {label}")
+    drawn, tables = list(measurement_figures(one)), list(measurement_tables(one))
+    for name, (heading, _) in _PARTS.items():
+        if name not in one.measured:
+            continue
+        yield blocks.heading(f"{heading.capitalize()}, {label}")
         yield blocks.figures(
-            [
-                figures(
-                    alignment_by_block(after, before=before, keyword=word.keyword),
-                    f"{one.token} and “{short(word.keyword)}”",
-                    "L2 over that between ordinary words; bands are one standard deviation over "
-                    "the contexts, and the range of ordinary words.",
-                )
-                for word in after.keywords
+            [figures(f.drawing, f.title, f.caption) for f in drawn if f.measure == name]
+        )
+        for table in (table for table in tables if table.measure == name):
+            rows = [
+                [cell if isinstance(cell, str) else signed(cell) for cell in row]
+                for row in table.rows
             ]
-        )
-        yield from _representation(one)
-    if one.state_space:
-        spaces = {
-            f"{when}, {which}": space
-            for when, by in in_order(one.state_space)
-            for which, space in in_order(by)
-        }
-        mass = next(iter(spaces.values())).mass
-        caption = f"Tokens that hold {mass:.0%} of the probability, row by row; bars are means."
-        yield blocks.heading(f"State space of the first token, {label}")
-        yield blocks.figures(
-            [figures(state_space_sizes(spaces), "How open the start of the answer is", caption)]
-        )
-        head = ("", "Tokens", "Entropy, nats", "Rank of the expected one", "Opens as expected")
-        rows = [
-            [name, f"{s.size:.1f}", f"{s.entropy:.2f}", f"{s.rank:g}", f"{s.opening:.0%}"]
-            for name, s in spaces.items()
-        ]
-        yield blocks.table(head, rows, "numbers wide", "State space")
-    if one.buffering:
-        yield blocks.heading(f"Gradients, {label}")
-        yield from _gradients(one.buffering, figures)
-
-
-def _representation(one: Measurements) -> Iterator[Markup]:
-    assert one.representation is not None
-    before, after = one.representation["before"], one.representation["after"]
-    shown = first_middle_last(len(after.median))
-    middle = shown[1]
-    rows: list[list[object]] = []
-    for old, new in zip(before.keywords, after.keywords, strict=True):
-        nearer = [f"{word.nearer[middle]} of {after.words}" for word in (old, new)]
-        curves = [
-            ("before", old.token.relative.mean, nearer[0]),
-            ("after", new.token.relative.mean, nearer[1]),
-            ("ordinary words", new.ordinary["relative"].mean, ""),
-            *(
-                (f"new token, {how}", untrained.relative.mean, "")
-                for how, untrained in in_order(new.untrained)
-            ),
-        ]
-        for place, (name, curve, closer) in enumerate(curves):
-            numbers = [f"{curve[block]:.2f}" for block in shown]
-            rows.append([new.keyword if not place else "", name, *numbers, closer])
-    head = ("Keyword", "", *(f"Block {b + 1}" for b in shown), f"Nearer words, block {middle + 1}")
-    yield blocks.table(head, rows, "numbers wide", "Distances", heads=2)
-    near = ", ".join(neighbor.word for neighbor in after.nearest[middle])
-    yield blocks.paragraph(
-        f"Nearest of {after.words} ordinary words in block {middle + 1} after training: {near}.",
-        "note",
-    )
-
-
-def _gradients(found: Buffering, figures: Figures) -> Iterator[Markup]:
-    yield blocks.figures(
-        [
-            figures(
-                cosines_with_held_out(found),
-                "Gradient cosines",
-                "Of mean gradients with that of held-out task rows; lines are 95% intervals, "
-                "diamonds random subsets of pairs.",
-            ),
-            figures(
-                norms_by_similarity(found),
-                "Gradient norms by similarity",
-                "Each pair, before and after; ρ is Spearman’s rank correlation.",
-            ),
-            *(
-                figures(
-                    cancelling_by_rows(found, when=when),
-                    f"How gradients cancel, {when} training",
-                    "Norm of the mean over mean of the norms, in ever more rows; low is canceling.",
-                )
-                for when, _ in in_order(found.cancelling)
-            ),
-        ]
-    )
-    whens, by_when = zip(*in_order(found.cosines), strict=True)
-    rows = [
-        [group_name(name), *(signed(by.groups[name]) for by in by_when)]
-        for name, _ in in_order(by_when[0].groups)
-    ]
-    head = ("Cosine with held-out task rows", *(when.capitalize() for when in whens))
-    yield blocks.table(head, rows, "numbers wide", "Gradient cosines")
-    canceling: list[list[Any]] = [
-        [
-            when,
-            group_name(name),
-            count(group.rows),
-            f"{group.ratio:.2f}",
-            "undefined" if group.shared is None else value(group.shared),
-        ]
-        for when, groups in in_order(found.cancelling)
-        for name, group in in_order(groups)
-    ]
-    head = ("Canceling", "", "Rows", "Ratio", "Shared direction")
-    yield blocks.table(head, canceling, "numbers wide", "Canceling", heads=2)
+            yield blocks.heading(table.title, 4)
+            yield blocks.table(table.head, rows, "numbers wide", table.title, heads=table.heads)
+            if table.note:
+                yield blocks.paragraph(table.note, "note")
 
 
 def _measured_summary(label: str, one: Measurements) -> Iterator[str]:
@@ -274,6 +173,6 @@ def _measured_summary(label: str, one: Measurements) -> Iterator[str]:
         before_space = one.state_space["before"]["with"]
         yield (
             f"{label}: where the answer begins, with the token in the request, "
-            f"{before_space.size:.1f} tokens held {before_space.mass:.0%} of the probability "
+            f"{before_space.size:.1f} tokens had {before_space.mass:.0%} of the probability "
             f"before training and {one.state_space['after']['with'].size:.1f} after it."
         )

@@ -118,7 +118,7 @@ class Figures:
         name = f"f{len(self.drawn) + 1}"
         # Three digits of a point are more than a screen shows.
         svg = re.sub(r"(\d\.\d{3})\d+", r"\1", drawing.svg(name))
-        self.drawn.append({"name": drawing.name, "title": title, "shows": drawing.told})
+        self.drawn.append({"name": drawing.name, "title": title, "shows": drawing.description})
         return blocks.figure(Markup(svg), title, caption)
 
 

@@ -50,7 +50,7 @@ def test_the_untrained_token_is_its_own_control(parts: tuple[Any, Any]) -> None:
     assert all(len(parts[1].encode(f" {word}", add_special_tokens=False)) == 1 for word in words)
 
 
-def test_the_model_answers_plainly_and_knows_no_brace(parts: tuple[Any, Any]) -> None:
+def test_the_untrained_model_answers_without_braces(parts: tuple[Any, Any]) -> None:
     together = measure_state_space(*parts, ROWS, batch_size=3)
     alone = [measure_state_space(*parts, [row]).rows[0] for row in ROWS]
     for one, other in zip(together.rows, alone, strict=True):

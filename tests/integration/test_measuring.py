@@ -1,4 +1,4 @@
-"""Measuring an adapter: what is measured, what is done again, what is refused, what is left."""
+"""`delia measure`: measurements of a tiny adapter, resuming, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from delia_data.evaluation.measuring import (
     MEASURES,
     Measurements,
     MeasureSettings,
-    check_measures,
     measure,
     read_measurements,
 )
@@ -55,7 +54,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 @pytest.fixture(scope="module")
 def measured(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything, measured once."""
+    """Return a folder with all measurements."""
     out = tmp_path_factory.mktemp("out") / "measured"
     everything(inputs, out)
     return out
@@ -66,7 +65,7 @@ def everything(inputs: Inputs, out: Path, **given: Any) -> Measurements:
     return measure(inputs.adapter, inputs.task, out, embed=embed_letters, **{**options, **given})
 
 
-def test_all_of_it_is_written_and_read_again(inputs: Inputs, measured: Path) -> None:
+def test_all_measurements_are_written_and_read(inputs: Inputs, measured: Path) -> None:
     found = read_measurements(measured)
     assert found.measured == MEASURES
     assert found.token == "<sep>"
@@ -96,14 +95,15 @@ def test_all_of_it_is_written_and_read_again(inputs: Inputs, measured: Path) -> 
     assert not (measured / ".parts").exists()
 
 
-def test_before_is_the_untrained_model_and_after_the_trained_one(
+def test_before_equals_the_untrained_model_and_after_the_trained_one(
     inputs: Inputs, measured: Path
 ) -> None:
     found = read_measurements(measured)
     assert found.state_space is not None
     assert found.representation is not None
+    torch = pytest.importorskip("torch")
     rows = [row.record for row in read_task_rows(inputs.task).test]
-    untrained = load_model(inputs.adapter.parent / "model")
+    untrained = load_model(inputs.adapter.parent / "model", dtype=torch.float32)
     tokenizer = load_tokenizer(inputs.adapter.parent / "model")
     add_token(untrained, tokenizer)
     models = {"before": untrained, "after": load_adapter(inputs.adapter)[0]}
@@ -121,9 +121,7 @@ def test_before_is_the_untrained_model_and_after_the_trained_one(
     assert moved[0] != pytest.approx(moved[1], rel=0.05)
 
 
-def test_what_is_watched_while_training_is_what_is_measured_then(
-    inputs: Inputs, measured: Path, tmp_path: Path
-) -> None:
+def test_watched_numbers_equal_measurements(inputs: Inputs, measured: Path, tmp_path: Path) -> None:
     watched = read_watched(inputs.adapter)
     assert [line["step"] for line in watched] == [0, 1, 2]
     spaces = read_measurements(measured).state_space
@@ -138,10 +136,10 @@ def test_what_is_watched_while_training_is_what_is_measured_then(
 
 def test_a_finished_folder_is_not_measured_again(inputs: Inputs, measured: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in measured.rglob("*") if path.is_file()}
-    told: list[Any] = []
-    again = everything(inputs, measured, on_progress=lambda *step: told.append(step))
+    steps: list[Any] = []
+    again = everything(inputs, measured, on_progress=lambda *step: steps.append(step))
     assert again == read_measurements(measured)
-    assert not told
+    assert not steps
     lock = measured / ".lock"
     after = {path: path.stat().st_mtime_ns for path in measured.rglob("*") if path.is_file()}
     assert {p: t for p, t in before.items() if p != lock} == {
@@ -149,15 +147,15 @@ def test_a_finished_folder_is_not_measured_again(inputs: Inputs, measured: Path)
     }
 
 
-def test_measures_are_added_to_those_that_are_there(
+def test_measurements_are_added_to_a_finished_folder(
     inputs: Inputs, measured: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     first = measure(inputs.adapter, inputs.task, out, what=["state-space"], settings=SETTINGS)
     assert first.measured == ("state-space",)
-    told: list[str] = []
-    whole = everything(inputs, out, on_progress=lambda what, done, total: told.append(what))
-    assert set(told) == {"representation", "buffering"}
+    steps: list[str] = []
+    whole = everything(inputs, out, on_progress=lambda what, done, total: steps.append(what))
+    assert set(steps) == {"representation", "buffering"}
     assert (out / "measurements.json").read_bytes() == (measured / "measurements.json").read_bytes()
     assert whole.measured == MEASURES
 
@@ -197,10 +195,10 @@ def lines_until(process: subprocess.Popen[str], pattern: str) -> Iterator[str]:
     raise AssertionError(process.communicate()[1])
 
 
-def test_a_killed_run_goes_on_with_the_group_that_it_was_at(
+def test_a_killed_run_resumes_with_the_current_group(
     inputs: Inputs, measured: Path, tmp_path: Path
 ) -> None:
-    """Killed among the pairs' gradients after training: of 50 rows 25 are before it."""
+    """Killed while computing gradients after training: 25 of 50 rows are before."""
     out = tmp_path / "out"
     process = spawned(inputs, out)
     list(lines_until(process, r"^buffering (2[6-9]|3\d) "))
@@ -212,15 +210,15 @@ def test_a_killed_run_goes_on_with_the_group_that_it_was_at(
     kept = {path.name for path in (out / ".parts").iterdir()}
     assert {"representation.json", "state-space.json", "gradients-before-pairs.npz"} <= kept
 
-    told: list[tuple[str, int, int]] = []
-    everything(inputs, out, on_progress=lambda *step: told.append(step))
+    steps: list[tuple[str, int, int]] = []
+    everything(inputs, out, on_progress=lambda *step: steps.append(step))
 
-    assert {what for what, _, _ in told} == {"buffering"}
-    assert min(done for _, done, _ in told) >= 12
+    assert {what for what, _, _ in steps} == {"buffering"}
+    assert min(done for _, done, _ in steps) >= 12
     assert (out / "measurements.json").read_bytes() == (measured / "measurements.json").read_bytes()
 
 
-def test_other_settings_or_inputs_are_refused(inputs: Inputs, measured: Path) -> None:
+def test_other_settings_or_inputs(inputs: Inputs, measured: Path) -> None:
     with pytest.raises(SettingsError, match="words was 16 and is now 17"):
         everything(inputs, measured, settings=MeasureSettings(words=17, dimensions=1024))
     other = measured.parent / "other.jsonl"
@@ -229,13 +227,15 @@ def test_other_settings_or_inputs_are_refused(inputs: Inputs, measured: Path) ->
         everything(inputs, measured, cache=other)
 
 
-def test_what_cannot_be_measured_is_refused_at_once(inputs: Inputs, tmp_path: Path) -> None:
+def test_wrong_inputs_are_reported_before_work(inputs: Inputs, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="no measure is called loss"):
+    with pytest.raises(InputError, match="no measurement is called loss"):
         everything(inputs, out, what=["loss"])
+    with pytest.raises(InputError, match="called nothing"):
+        everything(inputs, out, what=[])
     with pytest.raises(InputError, match=r"give a cache \(--cache\)"):
         everything(inputs, out, cache=None)
-    with pytest.raises(InputError, match="no task folder"):
+    with pytest.raises(InputError, match="is not a task folder"):
         measure(inputs.adapter, inputs.cache, out)
     with pytest.raises(InputError, match="holds a task, not an adapter"):
         measure(inputs.task, inputs.task, out)
@@ -256,18 +256,12 @@ def test_what_cannot_be_measured_is_refused_at_once(inputs: Inputs, tmp_path: Pa
         ({"seed": -1}, "seed -1"),
     ],
 )
-def test_settings_out_of_their_bounds_are_refused(given: dict[str, Any], message: str) -> None:
+def test_settings_out_of_bounds(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         MeasureSettings(**given)
 
 
-def test_measures_are_given_by_name() -> None:
-    assert check_measures(("buffering", "representation")) == ("representation", "buffering")
-    with pytest.raises(InputError, match="called nothing"):
-        check_measures(())
-
-
-def test_a_file_of_another_version_is_said_to_be_one(measured: Path) -> None:
+def test_a_file_of_another_version(measured: Path) -> None:
     values = json.loads((measured / "measurements.json").read_text())
     del values["steps"]
     with pytest.raises(FormatError, match=r"another version.*steps"):
@@ -283,11 +277,11 @@ def test_the_command_prints_tables_or_json(
     assert shown.code == 0
     for part in (
         "L2 from <sep> to a keyword",
-        "json: after",
+        "ordinary words",
         "First token of the answer",
         "after, without <sep>",
-        "before: pairs alone",
-        "Rank correlation of 12 pairs",
+        "Canceling of gradients",
+        "Rank correlation of the gradient norms of 12 pairs",
         "one wording and pairs",
     ):
         assert part in shown.out
@@ -298,9 +292,7 @@ def test_the_command_prints_tables_or_json(
     assert Measurements.from_dict(document) == read_measurements(measured)
 
 
-def test_the_command_measures_what_it_is_asked_for(
-    inputs: Inputs, delia: Delia, tmp_path: Path
-) -> None:
+def test_the_command_measures_one_thing(inputs: Inputs, delia: Delia, tmp_path: Path) -> None:
     done = delia(
         *("measure", inputs.adapter, inputs.task, tmp_path / "out"),
         *("--what", "representation", "--keyword", "apple", "--words", 16),
@@ -313,11 +305,11 @@ def test_the_command_measures_what_it_is_asked_for(
     assert "representation" in done.err  # progress
 
 
-def test_the_command_refuses_in_one_line(inputs: Inputs, delia: Delia, tmp_path: Path) -> None:
+def test_errors_of_the_command(inputs: Inputs, delia: Delia, tmp_path: Path) -> None:
     out = tmp_path / "out"
     given = ("measure", inputs.adapter, inputs.task, out)
     refused(delia(*given, "--what", "buffering"), "give a cache (--cache)")
-    refused(delia(*given, "--what", "loss,buffering"), "no measure is called loss")
+    refused(delia(*given, "--what", "loss,buffering"), "no measurement is called loss")
     refused(delia(*given, "--words", 2), "words 2 must be at least 16")
     refused(delia("measure", tmp_path / "no", inputs.task, out), "not a finished output")
     refused(delia(*given, "--device", "abacus"), "abacus")

@@ -108,7 +108,7 @@ def test_it_is_whole_and_loads_nothing(page: Path, report: Report) -> None:
     assert not {"script", "img", "iframe", "object", "embed", "form"} & set(read.count)
     assert not [name for name, _ in read.attributes if name.startswith("on")]
     assert text.count("<svg") == text.count('role="img"') == len(report.figures)
-    assert text.count("<svg") == len(re.findall(r'<title id="f\d+-told">[^<]+</title>', text))
+    assert text.count("<svg") == len(re.findall(r'<title id="f\d+-title">[^<]+</title>', text))
 
 
 def test_hostile_words_stay_words(page: Path) -> None:
@@ -131,7 +131,7 @@ def test_all_of_it_is_data_too(report: Report) -> None:
     assert drawn >= {
         *("selectivity", "shares", "figure-2", "figure-3", "figure-4", "ratio", "ratio-losses"),
         *("losses", "state-space-watched", "state-space", "cosines", "norms"),
-        *("cancelling-before", "cancelling-after", "map", "alignment-relative-json"),
+        *("canceling-before", "canceling-after", "map", "alignment-json"),
     }
     (grid,) = document["chapters"]["reproduction"]
     assert grid["cells"] == {"finished": 7, "missing": 1}

@@ -1,59 +1,51 @@
-"""Distances between the token and keywords, on a tiny random model and a tiny tokenizer."""
+"""Distances from the token to keywords and controls, on random models with small tokenizers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import itertools
+from statistics import fmean, median, stdev
+from typing import Any
 
 import pytest
+from word_models import word_model, word_tokenizer
 
 from delia_data.errors import InputError, TokenError
-from delia_data.evaluation.representation import DEFAULT_CONTEXTS, locate, measure_alignment
+from delia_data.evaluation.representation import (
+    DEFAULT_CONTEXTS,
+    locate,
+    measure_alignment,
+    ordinary_words,
+    states_at_last,
+    untrained_rows,
+)
 from delia_data.tokens import add_token
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-WORDS = ["[UNK]", "[BOS]", "[EOS]", "json", "thought", "sche", "##ma", "##s"]
-LAYERS = 2
-
-
-class Distances(NamedTuple):
-    """Mean distances to one keyword, block by block."""
-
-    keyword: str
-    l2: tuple[float, ...]
-    cosine: tuple[float, ...]
-
-
-def token_distances(
-    model: Any,
-    tokenizer: Any,
-    token: str,
-    keywords: Sequence[str],
-    contexts: Sequence[str] = DEFAULT_CONTEXTS,
-) -> list[Distances]:
-    found = measure_alignment(
-        model, tokenizer, token, keywords, contexts=contexts, words=2, controls=1
-    )
-    return [
-        Distances(one.keyword, one.token.l2.mean, one.token.cosine.mean) for one in found.keywords
-    ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+LAYERS = 3
+KEYWORDS = ("json", "thought")
 
 
 @pytest.fixture
 def tokenizer() -> Any:
+    return word_tokenizer()
+
+
+@pytest.fixture
+def model(tokenizer: Any) -> Any:
+    model = word_model(tokenizer, layers=LAYERS)
+    add_token(model, tokenizer, "<sep>", init="normal", seed=5)
+    return model
+
+
+@pytest.fixture
+def pieces() -> Any:
+    """A tokenizer that splits words into pieces and adds marks at both ends."""
     words = {w.strip(".?") for context in DEFAULT_CONTEXTS for w in context.split()} - {"{word}"}
-    vocabulary = {word: index for index, word in enumerate([*WORDS, ".", "?", *sorted(words)])}
+    own = ["[UNK]", "[BOS]", "[EOS]", "json", "sche", "##ma", "##s", "<sep>", ".", "?"]
+    vocabulary = {word: index for index, word in enumerate([*own, *sorted(words)])}
     core = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     core.normalizer = tokenizers.normalizers.Replace("~", "")
     core.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -61,31 +53,12 @@ def tokenizer() -> Any:
         single="[BOS] $A [EOS]", special_tokens=[("[BOS]", 1), ("[EOS]", 2)]
     )
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="[UNK]", bos_token="[BOS]", eos_token="[EOS]"
+        tokenizer_object=core, unk_token="[UNK]", additional_special_tokens=["<sep>"]
     )
-
-
-@pytest.fixture
-def model(tokenizer: Any) -> Any:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        initializer_range=0.5,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    add_token(model, tokenizer, "<sep>", init="normal")
-    return model
 
 
 class WithoutOffsets:
-    """The same tokenizer, as one that cannot tell offsets."""
+    """The same tokenizer without offsets."""
 
     is_fast = False
 
@@ -94,139 +67,239 @@ class WithoutOffsets:
         self.unk_token_id = tokenizer.unk_token_id
 
 
-def test_one_number_for_each_block(model: Any, tokenizer: Any) -> None:
-    distances = token_distances(model, tokenizer, "<sep>", ["json", "thought"])
+@pytest.mark.parametrize("context", ["Follow the {word} format", "{word}", "Answer in {word}"])
+@pytest.mark.parametrize(
+    ("word", "last", "count"),
+    [("<sep>", "<sep>", 1), ("json", "json", 1), ("schema", "##ma", 2), ("schemas", "##s", 3)],
+)
+def test_last_id_of_a_word(pieces: Any, context: str, word: str, last: str, count: int) -> None:
+    position = locate(pieces, context, word)
 
-    assert [d.keyword for d in distances] == ["json", "thought"]
-    for found in distances:
-        assert len(found.l2) == len(found.cosine) == LAYERS
-        assert all(value > 0.01 for value in found.l2)
-        assert all(0.001 < value < 2 for value in found.cosine)
-
-
-def test_numbers_are_those_of_the_hidden_states(model: Any, tokenizer: Any) -> None:
-    [found] = token_distances(model, tokenizer, "<sep>", ["json"], contexts=["Answer in {word}"])
-
-    states = []
-    for word in ("<sep>", "json"):
-        ids = tokenizer(f"Answer in {word}")["input_ids"]
-        assert len(ids) == 5  # [BOS] Answer in word [EOS]
-        with torch.no_grad():
-            output = model(torch.tensor([ids]), output_hidden_states=True)
-        states.append(torch.stack(output.hidden_states[1:])[:, 0, 3])
-    expected = (states[0] - states[1]).pow(2).sum(-1).sqrt()
-    cosine = torch.nn.functional.cosine_similarity(*states, dim=-1)
-    assert found.l2 == pytest.approx(expected.tolist(), rel=1e-5)
-    assert found.cosine == pytest.approx((1 - cosine).tolist(), rel=1e-4)
+    assert pieces.convert_ids_to_tokens(position.ids[position.last]) == last
+    assert position.pieces == count
+    assert position.last == len(context.split("{word}")[0].split()) + count
+    assert locate(WithoutOffsets(pieces), context, word) == position  # type: ignore[arg-type]
 
 
-def test_numbers_are_means_over_the_contexts(model: Any, tokenizer: Any) -> None:
-    alone = [
-        token_distances(model, tokenizer, "<sep>", ["json"], contexts=[context])[0].l2
-        for context in DEFAULT_CONTEXTS
-    ]
-    [together] = token_distances(model, tokenizer, "<sep>", ["json"])
-
-    means = [sum(column) / len(alone) for column in zip(*alone, strict=True)]
-    assert together.l2 == pytest.approx(means)
-
-
-def test_equal_embeddings_are_at_no_distance(model: Any, tokenizer: Any) -> None:
-    weight = model.get_input_embeddings().weight
-    ids = tokenizer.convert_tokens_to_ids(["<sep>", "json"])
+def states(model: Any, tokenizer: Any, context: str, word: str) -> Any:
+    """Return all hidden states of a text computed alone, of shape (blocks, width)."""
+    position = locate(tokenizer, context, word)
     with torch.no_grad():
-        weight[ids[0]] = weight[ids[1]]
+        output = model(torch.tensor([position.ids]), output_hidden_states=True)
+    return torch.stack(output.hidden_states[1:])[:, 0, position.last]
 
-    same, other = token_distances(model, tokenizer, "<sep>", ["json", "thought"])
 
-    assert same.l2 == pytest.approx([0.0] * LAYERS, abs=1e-5)
-    assert same.cosine == pytest.approx([0.0] * LAYERS, abs=1e-5)
-    assert min(other.l2) > 0.01
+def test_numbers_equal_those_of_states_computed_one_by_one(model: Any, tokenizer: Any) -> None:
+    contexts = DEFAULT_CONTEXTS[:3]
+    alignment = measure_alignment(
+        model, tokenizer, "<sep>", ["json"], contexts=contexts, words=7, controls=3
+    )
+    words = ordinary_words(tokenizer, 7, contexts, without=["json", "<sep>"])
+    assert alignment.words == 7
+    assert alignment.controls == words[:3]
+    block = 1
+    at = {
+        (context, word): states(model, tokenizer, context, word)[block]
+        for context in contexts
+        for word in ("<sep>", "json", *words)
+    }
+
+    def l2(context: str, left: str, right: str) -> float:
+        return float((at[context, left] - at[context, right]).norm())
+
+    medians = [
+        median(l2(context, a, b) for a, b in itertools.combinations(words, 2))
+        for context in contexts
+    ]
+    own = [l2(context, "<sep>", "json") for context in contexts]
+    relative = [distance / m for distance, m in zip(own, medians, strict=True)]
+    similarity = torch.nn.functional.cosine_similarity
+    cosine = [1 - float(similarity(at[c, "<sep>"], at[c, "json"], dim=0)) for c in contexts]
+    to_words = {word: fmean(l2(c, "<sep>", word) for c in contexts) for word in words}
+    controls = [fmean(l2(c, word, "json") for c in contexts) for word in words[:3]]
+
+    [keyword] = alignment.keywords
+    assert alignment.median[block] == pytest.approx(fmean(medians), rel=1e-5)
+    assert keyword.token.l2.mean[block] == pytest.approx(fmean(own), rel=1e-5)
+    assert keyword.token.l2.sd is not None
+    assert keyword.token.l2.sd[block] == pytest.approx(stdev(own), rel=1e-4)
+    assert keyword.token.relative.mean[block] == pytest.approx(fmean(relative), rel=1e-5)
+    assert keyword.token.cosine.mean[block] == pytest.approx(fmean(cosine), rel=1e-3)
+    assert keyword.ordinary["l2"].mean[block] == pytest.approx(fmean(controls), rel=1e-5)
+    assert keyword.ordinary["l2"].low[block] == pytest.approx(min(controls), rel=1e-5)
+    assert keyword.ordinary["l2"].high[block] == pytest.approx(max(controls), rel=1e-5)
+    assert keyword.nearer[block] == sum(d < fmean(own) for d in to_words.values())
+    nearest = sorted(to_words, key=lambda word: to_words[word])[:5]
+    assert [word.word for word in alignment.nearest[block]] == nearest
+    assert alignment.nearest[block][0].l2 == pytest.approx(to_words[nearest[0]], rel=1e-5)
+    assert len(alignment.nearest) == len(alignment.median) == LAYERS
+
+
+def test_equal_embeddings_have_no_distance(model: Any, tokenizer: Any) -> None:
+    weight = model.get_input_embeddings().weight
+    token, json_, apple = tokenizer.convert_tokens_to_ids(["<sep>", "json", "apple"])
+    with torch.no_grad():
+        weight[token] = weight[json_]
+    first, second = measure_alignment(model, tokenizer, "<sep>", KEYWORDS).keywords
+    assert first.token.l2.mean == pytest.approx([0] * LAYERS, abs=1e-4)
+    assert first.token.relative.mean == pytest.approx([0] * LAYERS, abs=1e-4)
+    assert first.token.cosine.mean == pytest.approx([0] * LAYERS, abs=1e-6)
+    assert first.nearer == (0,) * LAYERS
+    assert min(second.token.l2.mean) > 0.1
+
+    with torch.no_grad():
+        weight[token] = weight[apple]
+    alignment = measure_alignment(model, tokenizer, "<sep>", KEYWORDS)
+    assert {block[0].word for block in alignment.nearest} == {"apple"}
+    assert alignment.nearest[0][0].l2 == pytest.approx(0, abs=1e-4)
+    assert all(keyword.nearer[0] >= 1 for keyword in alignment.keywords)
+
+
+@pytest.mark.parametrize("init", ["mean", "normal"])
+def test_a_new_token_equals_the_untrained_control(tokenizer: Any, init: Any) -> None:
+    model = word_model(tokenizer, layers=LAYERS)
+    token_id = add_token(model, tokenizer, "<sep>", init=init, seed=3)
+
+    rows = untrained_rows(model, token_id, seed=3)
+    assert torch.allclose(rows[init], model.get_input_embeddings().weight[token_id], atol=1e-6)
+    [keyword] = measure_alignment(model, tokenizer, "<sep>", ["json"], seed=3).keywords
+    assert keyword.untrained[init].l2.mean == pytest.approx(keyword.token.l2.mean, rel=1e-4)
+    other = {"mean": "normal", "normal": "mean"}[init]
+    assert keyword.untrained[other].l2.mean != pytest.approx(keyword.token.l2.mean, rel=1e-2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_batches_and_padding_change_nothing(model: Any, tokenizer: Any, batch_size: int) -> None:
+    texts = [f"{w} {context}" for w in ("json", "a", "river") for context in DEFAULT_CONTEXTS]
+    ids = [tokenizer(text.format(word="<sep>"))["input_ids"] for text in texts]
+    with torch.no_grad():
+        together = states_at_last(model, ids, batch_size=batch_size)
+        alone = torch.cat([states_at_last(model, [one]) for one in ids])
+    assert together.shape == (len(ids), LAYERS, 32)
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_model_and_tokenizer_stay_unchanged(model: Any, tokenizer: Any, training: bool) -> None:
+    model.train(training)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    vocabulary, random = dict(tokenizer.get_vocab()), torch.get_rng_state()
+
+    first = measure_alignment(model, tokenizer, "<sep>", KEYWORDS)
+
+    assert model.training is training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert tokenizer.get_vocab() == vocabulary
+    assert torch.equal(torch.get_rng_state(), random)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert measure_alignment(model, tokenizer, "<sep>", KEYWORDS) == first
 
 
 def test_bfloat16_is_measured_in_float32(model: Any, tokenizer: Any) -> None:
-    [exact] = token_distances(model, tokenizer, "<sep>", ["json"])
-    [rough] = token_distances(model.to(torch.bfloat16), tokenizer, "<sep>", ["json"])
+    given: Any = (tokenizer, "<sep>", ["json"])
+    options: Any = {"contexts": ["Answer in {word}"], "words": 2, "controls": 1}
+    [exact] = measure_alignment(model, *given, **options).keywords
+    [rough] = measure_alignment(model.to(torch.bfloat16), *given, **options).keywords
 
-    assert rough.l2 == pytest.approx(exact.l2, rel=0.1)
-
-
-@pytest.mark.parametrize("context", ["Follow the {word} format", "{word}", "Answer in {word}"])
-@pytest.mark.parametrize("word", ["<sep>", "json", "schema", "schemas"])
-def test_the_last_id_of_the_word_is_found(
-    model: Any, tokenizer: Any, context: str, word: str
-) -> None:
-    last = {"<sep>": "<sep>", "json": "json", "schema": "##ma", "schemas": "##s"}[word]
-    pieces = {"<sep>": 1, "json": 1, "schema": 2, "schemas": 3}[word]
-
-    found = locate(tokenizer, context, word)
-
-    assert tokenizer.convert_ids_to_tokens(found.ids[found.last]) == last
-    assert found.pieces == pieces
-    assert found.last == len(context.split("{word}")[0].split()) + pieces
-    assert locate(WithoutOffsets(tokenizer), context, word) == found  # type: ignore[arg-type]
+    assert exact.token.l2.sd is None  # One context has no deviation.
+    assert rough.token.l2.mean == pytest.approx(exact.token.l2.mean, rel=0.1)
 
 
 def test_a_model_wrapped_by_peft_is_measured(model: Any, tokenizer: Any) -> None:
     peft = pytest.importorskip("peft")
-    plain = token_distances(model, tokenizer, "<sep>", ["json"])
-    token_id = tokenizer.convert_tokens_to_ids("<sep>")
+
+    def l2(model: Any) -> tuple[float, ...]:
+        [keyword] = measure_alignment(model, tokenizer, "<sep>", ["json"]).keywords
+        return keyword.token.l2.mean
+
+    plain = l2(model)
     config = peft.LoraConfig(
         r=4,
         target_modules=["q_proj", "v_proj"],
-        trainable_token_indices=[token_id],
+        trainable_token_indices=[tokenizer.convert_tokens_to_ids("<sep>")],
         task_type="CAUSAL_LM",
     )
     wrapped = peft.get_peft_model(model, config)
-
-    fresh = token_distances(wrapped, tokenizer, "<sep>", ["json"])
+    assert l2(wrapped) == pytest.approx(plain, rel=1e-4)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "trainable_tokens" in name:
                 parameter.add_(1.0)
-    moved = token_distances(wrapped, tokenizer, "<sep>", ["json"])
-
-    assert fresh[0].l2 == pytest.approx(plain[0].l2, rel=1e-4)
-    assert len(moved[0].l2) == LAYERS
-    assert moved[0].l2 != pytest.approx(plain[0].l2, rel=1e-3)
+    assert l2(wrapped) != pytest.approx(plain, rel=1e-3)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_it_was(model: Any, tokenizer: Any, training: bool) -> None:
-    model.train(training)
+def test_ordinary_words_are_single_ids_sampled_by_seed(tokenizer: Any) -> None:
+    few = ordinary_words(tokenizer, 5, DEFAULT_CONTEXTS)
+    more = ordinary_words(tokenizer, 12, DEFAULT_CONTEXTS)
+    assert more[:5] == few
+    assert ordinary_words(tokenizer, 12, DEFAULT_CONTEXTS, seed=1) != more
+    every = ordinary_words(tokenizer, 10_000, DEFAULT_CONTEXTS, without=["JSON"])
+    assert len(set(every)) == len(every)
+    assert all(len(word) >= 3 and word.isalpha() for word in every)
+    assert "json" not in every
+    assert {"apple", "seven"} <= set(every)
 
-    token_distances(model, tokenizer, "<sep>", ["json"])
 
-    assert model.training is training
-    assert all(parameter.grad is None for parameter in model.parameters())
+def test_words_that_are_split_are_left_out() -> None:
+    """The vocabulary has `Zebra`, which is normalized to `zebra`, and that is two ids."""
+    words = ["[UNK]", "answer", "in", "apple", "river", "ze", "##bra", "Zebra"]
+    core = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
+    )
+    core.normalizer = tokenizers.normalizers.Lowercase()
+    core.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
+    assert locate(tokenizer, "Answer in {word}", "Zebra").pieces == 2
+    assert set(ordinary_words(tokenizer, 9, ["Answer in {word}"])) == {"answer", "apple", "river"}
+
+
+def test_parts_of_words_are_left_out() -> None:
+    """`abc` is one id and ` def` is one id, but only the second includes the space."""
+    merges = [("a", "b"), ("ab", "c"), ("Ġ", "d"), ("Ġd", "e"), ("Ġde", "f")]
+    merges += [("Ġ", "g"), ("Ġg", "h"), ("Ġgh", "i")]
+    pieces = [*"abcdefghiĠ", *("".join(pair) for pair in merges)]
+    core = tokenizers.Tokenizer(
+        tokenizers.models.BPE({piece: i for i, piece in enumerate(pieces)}, merges)
+    )
+    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core)
+    assert locate(tokenizer, "a {word} b", "abc").pieces == 1
+    assert set(ordinary_words(tokenizer, 9, ["a {word} b"])) == {"def", "ghi"}
 
 
 @pytest.mark.parametrize(
-    ("keywords", "contexts", "message"),
+    ("given", "message"),
     [
-        ([], DEFAULT_CONTEXTS, "no word to compare with"),
-        (["json", " "], DEFAULT_CONTEXTS, "no word to compare with"),
-        (["json"], [], "no contexts"),
-        (["json"], ["Answer in json"], "must have {word} once"),
-        (["json"], ["{word} {word}"], "must have {word} once"),
-        (["~"], ["Answer in {word}"], "leaves no id"),
+        ({"words": 1}, "words 1"),
+        ({"controls": 0}, "controls 0"),
+        ({"words": 4, "controls": 5}, "controls 5"),
+        ({"contexts": []}, "contain {word} once"),
+        ({"contexts": ["Answer in json"]}, "contain {word} once"),
+        ({"contexts": ["{word} {word}"]}, "contain {word} once"),
+        ({"keywords": []}, "contain no word"),
+        ({"keywords": ["json", " "]}, "contain no word"),
     ],
 )
-def test_bad_input_is_refused(
-    model: Any, tokenizer: Any, keywords: list[str], contexts: list[str], message: str
-) -> None:
+def test_wrong_arguments(model: Any, tokenizer: Any, given: dict[str, Any], message: str) -> None:
+    keywords = given.pop("keywords", KEYWORDS)
     with pytest.raises(InputError, match=message):
-        token_distances(model, tokenizer, "<sep>", keywords, contexts=contexts)
+        measure_alignment(model, tokenizer, "<sep>", keywords, **given)
 
 
-@pytest.mark.parametrize("token", ["<other>", "schema"])
-def test_a_token_that_is_no_id_is_refused(model: Any, tokenizer: Any, token: str) -> None:
+def test_texts_that_cannot_be_measured(
+    model: Any, tokenizer: Any, pieces: Any, make_tiny_model: Any, make_tiny_tokenizer: Any
+) -> None:
+    with pytest.raises(InputError, match="has no id"):
+        locate(pieces, "Answer in {word}", "~")
     with pytest.raises(TokenError, match="add it to the tokenizer first"):
-        token_distances(model, tokenizer, token, ["json"])
-
-
-def test_a_token_without_a_row_is_refused(model: Any, tokenizer: Any) -> None:
+        measure_alignment(model, tokenizer, "<other>", KEYWORDS)
     tokenizer.add_tokens(["<late>"])
-
     with pytest.raises(TokenError, match="add it to both"):
-        token_distances(model, tokenizer, "<late>", ["json"])
+        measure_alignment(model, tokenizer, "<late>", KEYWORDS)
+    tiny, letters = make_tiny_model(), make_tiny_tokenizer()
+    add_token(tiny, letters, "<sep>")
+    with pytest.raises(InputError, match="whose vocabulary contains words"):
+        measure_alignment(tiny, letters, "<sep>", KEYWORDS)

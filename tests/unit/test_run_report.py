@@ -329,7 +329,10 @@ def test_parts_of_measurements_can_be_absent(tmp_path: Path) -> None:
     both = measured(read_runs([tmp_path / "part", tmp_path / "measured"]), Figures())
     assert part is not None and both is not None
 
-    assert part.absent == {"state space": "delia measure", "gradients": "delia measure --cache"}
+    assert part.absent == {
+        "state space of the first token": "delia measure",
+        "gradients": "delia measure --cache",
+    }
     assert both.absent == {}
 
 
