@@ -1,8 +1,9 @@
-"""Tables of an evaluation and of a comparison; selectivity stands first."""
+"""Tables of an evaluation and of a comparison, with selectivity first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -11,105 +12,129 @@ from rich.text import Text
 from delia_data.cli._output import console
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.comparison import Comparison, ProbeDifference
-from delia_data.evaluation.scores import Evaluation, LabelScores, ProbeScores
+from delia_data.evaluation.scores import Evaluation, ProbeScores
 
 
-def print_evaluation(found: Evaluation) -> None:
-    """Print the shares of all probes, the labels of the first, and notes."""
-    share = 100 * found.how.confidence
-    console.print(
-        Text(f"{found.task}: answers in the format, {share:g}% intervals by bootstrap over rows"),
-        soft_wrap=True,
+def signed(estimate: Estimate) -> str:
+    """Format a difference with its sign and its interval."""
+    return f"{estimate.value:+.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def percent(estimate: Estimate) -> str:
+    """Format a share in percent with its interval."""
+    return f"{estimate.value:.0%} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+
+
+def interval(estimate: Estimate | None, digits: int = 2) -> str:
+    """Format a number with its interval; a number that rounds to 0 has no sign."""
+    if estimate is None:
+        return "undefined"
+    value, low, high = (
+        f"{round(number, digits) + 0.0:.{digits}f}"
+        for number in (estimate.value, estimate.low, estimate.high)
     )
-    named = f"with {found.token}"
-    head = ("probe", "selectivity", named, "strict", "without", "rows")
-    print_table(head, (_shares(probe) for probe in found.probes))
-    if extra := [row for probe in found.probes for row in _extra(probe)]:
-        print_table(("probe", named, "score"), extra)
-    first = found.probes[0]
-    if first.labels:
-        columns = (f"{first.probe}, {named}", "accuracy or F1", "precision", "recall", "rows")
-        print_table(columns, (row for scores in first.labels for row in _labels(scores)))
-    _notes(_told(found))
+    return f"{value} [{low}, {high}]"
 
 
-def print_comparison(found: Comparison, ours: str, theirs: str) -> None:
-    """Print the differences of all probes, then notes."""
-    share = 100 * found.how.confidence
-    console.print(
-        Text(f"{ours} minus {theirs}: paired {share:g}% intervals by bootstrap over rows"),
-        soft_wrap=True,
+def _score(estimate: Estimate | None) -> str:
+    """Format a score from 0 to 1 in two places, or from 0 to 100 in one."""
+    return interval(estimate, 1 if estimate is not None and estimate.value > 1 else 2)
+
+
+# Column, field of the scores, format.
+_SCORES: Final[Sequence[tuple[str, str, Callable[[Any], str]]]] = (
+    ("probe", "probe", str),
+    ("selectivity", "selectivity", signed),
+    ("with {token}", "in_format", percent),
+    ("strict", "strict", lambda share: f"{share.value:.0%}"),
+    ("without", "without_token", percent),
+    ("rows", "rows", str),
+)
+_DIFFERENCES: Final[Sequence[tuple[str, str, Callable[[Any], str]]]] = (
+    ("probe", "probe", str),
+    ("selectivity", "selectivity", signed),
+    ("with the token", "in_format", signed),
+    ("without it", "without_token", signed),
+    ("rows", "rows", str),
+)
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the scores of all probes, the labels of the first, and notes."""
+    confidence = 100 * evaluation.how.confidence
+    _line(
+        f"{evaluation.task}: answers in the format, {confidence:g}% intervals by bootstrap over "
+        "rows"
     )
-    head = ("probe", "selectivity", "with the token", "without it", "rows")
-    print_table(head, (_difference(probe) for probe in found.probes))
-    if extra := [row for probe in found.probes for row in _extra_differences(probe)]:
-        print_table(("probe", "with the token", "difference"), extra)
-    told = [f"{probe.probe}: {note}" for probe in found.probes for note in probe.notes]
-    _notes([*found.notes, *told])
-
-
-def _shares(probe: ProbeScores) -> list[str]:
-    return [
-        probe.probe,
-        signed(probe.selectivity),
-        percent(probe.in_format),
-        f"{probe.strict.value:.0%}",
-        percent(probe.without_token),
-        str(probe.rows),
+    named = f"with {evaluation.token}"
+    head = [title.format(token=evaluation.token) for title, *_ in _SCORES]
+    print_table(head, ([show(getattr(p, f)) for _, f, show in _SCORES] for p in evaluation.probes))
+    extra = [
+        [probe.probe, name, _score(estimate)]
+        for probe in evaluation.probes
+        for name, estimate in _more_scores(probe)
     ]
+    if extra:
+        print_table(("probe", named, "score"), extra)
+    first = evaluation.probes[0]
+    rows: list[list[str]] = []
+    for scores in first.labels:
+        macro = (scores.macro_f1, scores.macro_precision, scores.macro_recall)
+        rows += [
+            [f"{scores.key}, accuracy", percent(scores.accuracy), "", "", str(scores.rows)],
+            [f"{scores.key}, macro", *map(_score, macro), ""],
+        ]
+        for label in scores.labels:
+            values = (label.f1, label.precision, label.recall)
+            rows.append([f"  {label.label}", *map(_score, values), str(label.expected)])
+    if rows:
+        head = [f"{first.probe}, {named}", "accuracy or F1", "precision", "recall", "rows"]
+        print_table(head, rows)
+    _print_notes(_notes(evaluation))
 
 
-def _extra(probe: ProbeScores) -> Iterator[list[str]]:
-    """Scores that say more than the share in the format does."""
+def print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
+    """Print the differences of all probes, then notes."""
+    confidence = 100 * comparison.how.confidence
+    _line(f"{ours} minus {theirs}: paired {confidence:g}% intervals by bootstrap over rows")
+    head = [title for title, *_ in _DIFFERENCES]
+    print_table(
+        head, ([show(getattr(p, f)) for _, f, show in _DIFFERENCES] for p in comparison.probes)
+    )
+    extra = [
+        [probe.probe, name, signed(estimate)]
+        for probe in comparison.probes
+        for name, estimate in _more_scores(probe)
+    ]
+    if extra:
+        print_table(("probe", "with the token", "difference"), extra)
+    notes = [f"{probe.probe}: {note}" for probe in comparison.probes for note in probe.notes]
+    _print_notes([*comparison.notes, *notes])
+
+
+def _more_scores(probe: ProbeScores | ProbeDifference) -> Iterator[tuple[str, Estimate]]:
+    """Yield scores that differ from the share in the format, by name."""
     if probe.score is not None and probe.score != probe.in_format:
-        yield [probe.probe, "the task's own", _plain(probe.score)]
-    for name, estimate in probe.translation.items():
-        yield [probe.probe, name, _plain(estimate)]
+        yield "the task's own", probe.score
+    if isinstance(probe, ProbeDifference):
+        yield from ((f"{key}: accuracy", value) for key, value in probe.accuracy.items())
+        yield from ((f"{key}: macro F1", value) for key, value in probe.macro_f1.items())
+    yield from probe.translation.items()
 
 
-def _labels(scores: LabelScores) -> Iterator[list[str]]:
-    yield [f"{scores.key}, accuracy", percent(scores.accuracy), "", "", str(scores.rows)]
-    macro = (scores.macro_f1, scores.macro_precision, scores.macro_recall)
-    yield [f"{scores.key}, macro", *map(_plain, macro), ""]
-    for each in scores.labels:
-        values = (each.f1, each.precision, each.recall)
-        yield [f"  {each.label}", *map(_plain, values), str(each.expected)]
-
-
-def _told(found: Evaluation) -> Iterator[str]:
-    yield from found.notes
-    for probe in found.probes:
+def _notes(evaluation: Evaluation) -> Iterator[str]:
+    yield from evaluation.notes
+    for probe in evaluation.probes:
         yield from (f"{probe.probe}: {note}" for note in probe.notes)
         if not probe.wants_format:
-            yield f"{probe.probe}: here no answer in the format is wanted"
-    if cut := [f"{p.cut[0]} of {p.rows} ({p.probe})" for p in found.probes if p.cut[0]]:
+            yield f"{probe.probe}: answers should not be in the format here"
+    if cut := [f"{p.cut[0]} of {p.rows} ({p.probe})" for p in evaluation.probes if p.cut[0]]:
         yield (
-            f"answers with {found.token} that were cut off, and seldom are whole: "
-            f"{', '.join(cut)}; a higher --max-tokens may change their share"
+            f"answers with {evaluation.token} that were cut off and are therefore seldom "
+            f"complete: {', '.join(cut)}; a higher --max-tokens may change their share"
         )
-    for scores in found.probes[0].labels:
-        yield from (f"{scores.key}: undefined is {reason}" for reason in scores.undefined)
-
-
-def _difference(probe: ProbeDifference) -> list[str]:
-    return [
-        probe.probe,
-        signed(probe.selectivity),
-        signed(probe.in_format),
-        signed(probe.without_token),
-        str(probe.rows),
-    ]
-
-
-def _extra_differences(probe: ProbeDifference) -> Iterator[list[str]]:
-    """Differences that say more than that of the share in the format does."""
-    if probe.score is not None and probe.score != probe.in_format:
-        yield [probe.probe, "the task's own", signed(probe.score)]
-    for name, found in (("accuracy", probe.accuracy), ("macro F1", probe.macro_f1)):
-        for key, estimate in found.items():
-            yield [probe.probe, f"{key}: {name}", signed(estimate)]
-    for name, estimate in probe.translation.items():
-        yield [probe.probe, name, signed(estimate)]
+    for scores in evaluation.probes[0].labels:
+        yield from (f"{scores.key}: undefined: {reason}" for reason in scores.undefined)
 
 
 def print_table(
@@ -131,33 +156,10 @@ def print_table(
     console.print(table)
 
 
-def interval(estimate: Estimate | None) -> str:
-    """Format a number with its interval in two places; a number that rounds to 0 has no sign."""
-    if estimate is None:
-        return "undefined"
-    value, low, high = (
-        f"{round(number, 2) + 0.0:.2f}" for number in (estimate.value, estimate.low, estimate.high)
-    )
-    return f"{value} [{low}, {high}]"
+def _line(text: str) -> None:
+    console.print(Text(text), soft_wrap=True)
 
 
-def _notes(notes: Iterable[str]) -> None:
+def _print_notes(notes: Iterable[str]) -> None:
     for note in dict.fromkeys(notes):
-        console.print(Text(f"note: {note}"), soft_wrap=True)
-
-
-def signed(found: Estimate) -> str:
-    """Format a difference with its sign and its interval."""
-    return f"{found.value:+.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
-def percent(found: Estimate) -> str:
-    """Format a share in percent with its interval."""
-    return f"{found.value:.0%} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
-
-
-def _plain(found: Estimate | None) -> str:
-    if found is None:
-        return "undefined"
-    digits = 1 if found.value > 1 else 2
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+        _line(f"note: {note}")

@@ -1,45 +1,41 @@
-"""Compare two evaluations on the rows that both asked.
+"""Compare two evaluations on the rows that both have.
 
-A row is resampled with the answers of both systems, so its difficulty cancels: the interval of the
-difference is paired.
+A row is resampled together with the answers of both systems, so the intervals of differences are
+paired: differences in difficulty between rows cancel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from delia_data.errors import InputError
-from delia_data.evaluation.bootstrap import (
-    Estimate,
-    Resampling,
-    bootstrap,
-    bootstrap_mean,
-)
-from delia_data.evaluation.scores import RowOutcome, ScoredRow, macro_f1_difference
+from delia_data.evaluation.bootstrap import Estimate, Resampling, bootstrap, bootstrap_mean
+from delia_data.evaluation.scores import METRICS, ScoredRow, macro_f1_difference
 from delia_data.evaluation.translation import CorpusMetric
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeDifference:
-    """One probe of two systems: the first minus the second, on shared rows.
+    """Scores of the first system minus those of the second in one probe, on shared rows.
 
     Attributes:
-        probe: Its name.
-        rows: Rows that both were asked.
+        probe: Name of the probe.
+        rows: Number of shared rows.
         selectivity: Difference of the selectivities, -2 to 2.
         in_format: Difference of the shares in the format with the token.
-        strict: The same with nothing mended.
+        strict: Difference of the shares in the format with the token, without any repair.
         without_token: Difference of the shares in the format without the token.
-        score: Difference of the task's own scores, where both are known.
+        without_token_strict: Difference of the shares in the format without the token, without any
+            repair.
+        score: Difference of the task's scores; None if a row has no score.
         accuracy: Difference of the accuracies of labels, by key.
         macro_f1: Difference of the macro F1 of labels, by key.
-        translation: Difference of corpus scores, by metric.
-        notes: What a reader should know of it.
+        translation: Difference of the corpus scores, by metric.
+        notes: Notes for the reader.
     """
 
     probe: str
@@ -48,6 +44,7 @@ class ProbeDifference:
     in_format: Estimate
     strict: Estimate
     without_token: Estimate
+    without_token_strict: Estimate
     score: Estimate | None = None
     accuracy: Mapping[str, Estimate] = field(default_factory=dict)
     macro_f1: Mapping[str, Estimate] = field(default_factory=dict)
@@ -60,9 +57,9 @@ class Comparison:
     """The difference of two systems.
 
     Attributes:
-        probes: Probe by probe.
-        how: How intervals were made.
-        notes: What a reader should know of it.
+        probes: Differences by probe.
+        how: Settings of the intervals.
+        notes: Notes for the reader.
     """
 
     probes: tuple[ProbeDifference, ...]
@@ -70,7 +67,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON takes it."""
+        """Return the comparison as JSON values."""
         return asdict(self)
 
 
@@ -82,87 +79,71 @@ def compare(
     metrics: Sequence[CorpusMetric] = (),
     notes: Sequence[str] = (),
 ) -> Comparison:
-    """Compare two systems that were asked the same rows.
+    """Compare two systems on the rows that both answered.
 
     Args:
-        ours: Rows of the first.
-        theirs: Rows of the second, which is taken off.
-        how: How intervals are made.
+        ours: Rows of the first system.
+        theirs: Rows of the second system, whose scores are subtracted.
+        how: Settings of the intervals.
         metrics: Corpus scores of translations.
-        notes: What a reader should know.
+        notes: Notes for the reader.
 
     Raises:
-        InputError: They have no rows in common.
+        InputError: The systems have no rows in common.
     """
+    how = how or Resampling()
     second = {(row.answered.probe, row.answered.id): row for row in theirs}
-    names = list(dict.fromkeys(row.answered.probe for row in ours))
-    pairs = {
-        name: [
-            (row, second[name, row.answered.id])
-            for row in ours
-            if row.answered.probe == name and (name, row.answered.id) in second
-        ]
-        for name in names
-    }
-    if not any(pairs.values()):
+    by_probe: dict[str, list[tuple[ScoredRow, ScoredRow]]] = {}
+    for row in ours:
+        if other := second.get((row.answered.probe, row.answered.id)):
+            by_probe.setdefault(row.answered.probe, []).append((row, other))
+    if not by_probe:
         raise InputError(
-            f"the two have no rows in common, of {len(ours)} and {len(theirs)}: evaluate the same "
-            "task with the same probes"
+            f"the systems have no rows in common, of {len(ours)} and {len(theirs)}: evaluate the "
+            "same task with the same probes"
         )
-    by = how or Resampling()
-    left = [row.answered.probe for row in ours if (row.answered.probe, row.answered.id) in second]
-    told = list(notes)
-    alone = len(ours) - len(left), len(theirs) - len(left)
+    shared = sum(map(len, by_probe.values()))
+    alone = len(ours) - shared, len(theirs) - shared
     if any(alone):
-        told.append(f"{alone[0]} and {alone[1]} rows were asked of one of the two alone: left out")
-    differences = [_differ(name, both, by, metrics) for name, both in pairs.items() if both]
-    return Comparison(tuple(differences), by, tuple(told))
+        notes = (*notes, f"left out {alone[0]} and {alone[1]} rows that only one system answered")
+    differences = [_difference(name, pairs, how, metrics) for name, pairs in by_probe.items()]
+    return Comparison(tuple(differences), how, tuple(notes))
 
 
-def _differ(
+def _difference(
     name: str,
     pairs: Sequence[tuple[ScoredRow, ScoredRow]],
     how: Resampling,
     metrics: Sequence[CorpusMetric],
 ) -> ProbeDifference:
-    found = [(ours.outcome, theirs.outcome) for ours, theirs in pairs]
-
-    def of(value: Callable[[RowOutcome], float], wide: float = 1.0) -> Estimate:
-        differences = [value(ours) - value(theirs) for ours, theirs in found]
-        return bootstrap_mean(differences, how, bounds=(-wide, wide))
-
-    keys = [key for key in found[0][0].labels if all(key in o.labels for p in found for o in p)]
-    scored = all(outcome.score is not None for pair in found for outcome in pair)
+    outcomes = [(ours.outcome, theirs.outcome) for ours, theirs in pairs]
+    means: dict[str, Any] = {}
+    for metric in METRICS:
+        values = [(metric.value(ours), metric.value(theirs)) for ours, theirs in outcomes]
+        differences = [a - b for a, b in values if a is not None and b is not None]
+        if len(differences) == len(pairs):
+            wide = metric.high - metric.low
+            means[metric.name] = bootstrap_mean(differences, how, bounds=(-wide, wide))
+    accuracy, macro_f1 = {}, {}
+    for key in outcomes[0][0].labels:
+        if not all(key in one.labels for pair in outcomes for one in pair):
+            continue
+        expected = [ours.labels[key][0] for ours, _ in outcomes]
+        first, second = ([pair[side].labels[key][1] for pair in outcomes] for side in (0, 1))
+        right = [(a == e) - (b == e) for e, a, b in zip(expected, first, second, strict=True)]
+        accuracy[key] = bootstrap_mean(right, how, bounds=(-1, 1))
+        if (f1 := macro_f1_difference(expected, first, second, how)) is not None:
+            macro_f1[key] = f1
     reworded = sum(a.answered.question != b.answered.question for a, b in pairs)
     return ProbeDifference(
         probe=name,
         rows=len(pairs),
-        selectivity=of(lambda outcome: outcome.selectivity, 2.0),
-        in_format=of(lambda outcome: outcome.with_token),
-        strict=of(lambda outcome: outcome.with_token_strict),
-        without_token=of(lambda outcome: outcome.without_token),
-        score=of(lambda outcome: outcome.score or 0.0) if scored else None,
-        accuracy={key: of(partial(_is_right, key)) for key in keys},
-        macro_f1=dict(_f1_differences(found, keys, how)),
-        translation={m.name: _corpus_difference(m, pairs, how) for m in metrics},
-        notes=(f"{reworded} of {len(pairs)} rows were put in other words",) if reworded else (),
+        accuracy=accuracy,
+        macro_f1=macro_f1,
+        translation={corpus.name: _corpus_difference(corpus, pairs, how) for corpus in metrics},
+        notes=(f"{reworded} of {len(pairs)} rows have other wordings",) if reworded else (),
+        **means,
     )
-
-
-def _is_right(key: str, outcome: RowOutcome) -> float:
-    expected, answered = outcome.labels[key]
-    return float(expected == answered)
-
-
-def _f1_differences(
-    found: Sequence[tuple[RowOutcome, RowOutcome]], keys: Sequence[str], how: Resampling
-) -> Iterator[tuple[str, Estimate]]:
-    for key in keys:
-        expected = [ours.labels[key][0] for ours, _ in found]
-        first, second = ([pair[i].labels[key][1] for pair in found] for i in (0, 1))
-        difference = macro_f1_difference(expected, first, second, how)
-        if difference is not None:
-            yield key, difference
 
 
 def _corpus_difference(
@@ -177,11 +158,11 @@ def _corpus_difference(
         for rows in zip(*pairs, strict=True)
     ]
     half, rows = counts[0].shape[1], len(pairs)
-    found = bootstrap(
+    difference = bootstrap(
         np.hstack(counts),
         lambda sums: metric.score(sums[:, :half], rows) - metric.score(sums[:, half:], rows),
         how,
     )
-    if found is None:
-        raise InputError(f"{metric.name} gave no number for {rows} translations")
-    return found
+    if difference is None:
+        raise InputError(f"{metric.name} is undefined for {rows} translations: evaluate more rows")
+    return difference

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,6 @@ from delia_data.outputs import atomic_path, from_json
 from delia_data.tasks import Scoring, chrf, exact
 
 _SHARE: Final = (0.0, 1.0)
-_DIFFERENCE: Final = (-1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,38 @@ class RowOutcome:
     def selectivity(self) -> int:
         """In the format with the token, minus in the format without it: 1, 0 or -1."""
         return self.with_token - self.without_token
+
+
+class Metric(NamedTuple):
+    """A metric that is the mean of one number per row.
+
+    Attributes:
+        name: Its field in `ProbeScores` and `ProbeDifference`.
+        value: Computes the number of a row; None if the row has none. The metric is None if any
+            row has none.
+        low: Lowest number a row can have.
+        high: Highest number a row can have.
+    """
+
+    name: str
+    value: Callable[[RowOutcome], float | None]
+    low: float = 0.0
+    high: float = 1.0
+
+
+METRICS: Final = (
+    Metric("selectivity", lambda row: row.selectivity, low=-1.0),
+    Metric("in_format", lambda row: row.with_token),
+    Metric("strict", lambda row: row.with_token_strict),
+    Metric("without_token", lambda row: row.without_token),
+    Metric("without_token_strict", lambda row: row.without_token_strict),
+    Metric("score", lambda row: row.score),
+)
+"""Metrics of every probe, for single systems and for differences of two.
+
+To add one, append a row here, add a field of its name to `ProbeScores` and `ProbeDifference`, and
+add its column in `cli/_score_tables.py`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,12 +443,12 @@ class Evaluation:
         raise InputError(f"probe {name!r} was not evaluated: use one of {known}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON holds it."""
+        """Return the evaluation as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "the evaluation") -> Evaluation:
-        """Build it from the result of `as_dict`, also after a way through JSON.
+        """Build an evaluation from the result of `as_dict`.
 
         Raises:
             FormatError: A value is missing or has the wrong type.
@@ -477,10 +508,12 @@ def _score_probe(
     notes: tuple[str, ...],
 ) -> ProbeScores:
     outcomes, answered = [row.outcome for row in rows], [row.answered for row in rows]
-
-    def mean(field: str, bounds: tuple[float, float] = _SHARE) -> Estimate:
-        return bootstrap_mean([getattr(each, field) for each in outcomes], how, bounds=bounds)
-
+    means: dict[str, Any] = {}
+    for metric in METRICS:
+        values = [value for row in outcomes if (value := metric.value(row)) is not None]
+        if len(values) == len(rows):
+            bounds = (metric.low, metric.high)
+            means[metric.name] = bootstrap_mean(values, how, bounds=bounds)
     texts = (
         [row.source for row in answered],
         [row.with_token for row in answered],
@@ -489,17 +522,12 @@ def _score_probe(
     return ProbeScores(
         probe=name,
         rows=len(rows),
-        selectivity=mean("selectivity", _DIFFERENCE),
-        in_format=mean("with_token"),
-        strict=mean("with_token_strict"),
-        without_token=mean("without_token"),
-        without_token_strict=mean("without_token_strict"),
         cut=(sum(row.with_cut for row in answered), sum(row.without_cut for row in answered)),
-        score=None if any(each.score is None for each in outcomes) else mean("score"),
         labels=tuple(_labels(outcomes, task.form.labels, how)),
-        translation={metric.name: score_corpus(metric, *texts, how) for metric in metrics},
+        translation={corpus.name: score_corpus(corpus, *texts, how) for corpus in metrics},
         wants_format=answered[0].wants_format,
         notes=notes,
+        **means,
     )
 
 

@@ -140,7 +140,7 @@ def test_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:
     assert [line.split()[0] for line in table if "+0.00" in line] == [
         *("held-out", "training", "bare", "negative")
     ]
-    assert "note: hallucination: undefined is precision of 'no'" in told.out
+    assert "note: hallucination: undefined: precision of 'no'" in told.out
     assert f"All answers: {out}" in told.out
     again = delia("evaluate", "any", task, out, "--engine", "mock", "--rows", "4")
     begins = told.out.index("hallucination-check")

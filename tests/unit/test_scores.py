@@ -152,10 +152,10 @@ def test_rows_are_paired_by_what_they_are_not_by_their_place() -> None:
     (probe,) = found.probes
     assert probe.rows == 4
     assert probe.in_format.value == 0
-    assert found.notes == ("1 and 0 rows were asked of one of the two alone: left out",)
+    assert found.notes == ("left out 1 and 0 rows that only one system answered",)
     other = [replace(r, question="other <sep>") for r in ROWS]
     assert compare(scored(), scored(other), HOW).probes[0].notes == (
-        "5 of 5 rows were put in other words",
+        "5 of 5 rows have other wordings",
     )
 
 
