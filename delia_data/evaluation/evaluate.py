@@ -1,12 +1,12 @@
-"""From a system and a task to a folder with all that was measured.
+"""Evaluate a system on a task, compare evaluations, and read their folders.
 
 system + task ──▶ probes ──▶ answers ──▶ outcomes ──▶ scores
 
 folder/
-    asking.json       what the answers depend on; a rerun under other settings is refused
-    answers.jsonl     a line for each question, as soon as it is answered
-    rows.jsonl        row by row: what was asked, answered, and what it comes to
-    evaluation.json   the scores with their intervals
+    asking.json       settings that the answers depend on; a rerun with other settings fails
+    answers.jsonl     one line per answer, appended as soon as it is generated
+    rows.jsonl        questions, answers and grades of each row
+    evaluation.json   scores with their intervals
     manifest.json, FINISHED
 """
 
@@ -77,39 +77,39 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a system on a task's held-out rows.
 
-    A rerun asks only for answers that are missing: after a kill, for more rows, for other probes.
+    A rerun generates only missing answers: after a kill, for more rows, or for other probes.
 
     Args:
-        engine: The system, with the model that is evaluated.
+        engine: Engine with the model to evaluate.
         task: The task.
-        folder: Where all that is measured goes.
-        probes: Which probes, of `PROBES`.
-        rows: Held-out rows to ask at most, by keyed hash; all if not given.
-        max_tokens: Tokens of an answer at most; the likeliest token is taken each time.
-        build: Changes the prompts, as baselines without training do.
-        prompts: What `build` is called.
-        seed: Seed of the rows, of the training wordings, and of the intervals.
-        metrics: Corpus scores, for translations.
-        notes: What a reader should know of the system.
-        on_progress: Called with the questions answered so far and their number in all.
+        folder: Output folder.
+        probes: Names of probes, of `PROBES`.
+        rows: Maximum number of held-out rows, selected by keyed hash; default: all.
+        max_tokens: Maximum number of tokens in an answer. Decoding is greedy.
+        build: Changes the prompts; used by baselines without training.
+        prompts: Name of `build`.
+        seed: Seed of the rows, the training wordings, and the intervals.
+        metrics: Corpus scores of translations.
+        notes: Notes on the system for the reader.
+        on_progress: Called with the number of questions done, and the number in all.
 
     Returns:
-        The scores, as they stand in `evaluation.json`.
+        The scores, which are also in `evaluation.json`.
 
     Raises:
-        InputError: A probe is unknown, or cannot be put.
-        SettingsError: The folder holds answers of another model, or to other prompts.
-        ForeignFolderError: The folder holds something else.
-        LockedError: Another process evaluates there.
-        EngineError: Some questions failed; the others' answers stay.
+        InputError: A probe is unknown, or the task has no wordings for it.
+        SettingsError: The folder has answers of another model, or to other prompts.
+        ForeignFolderError: The folder contains something else.
+        LockedError: Another process evaluates into the folder.
+        EngineError: Some questions failed; the other answers are kept.
     """
     root, how = Path(folder), Resampling(seed=seed)
-    put = make_probes(task, probes, rows=rows, seed=seed)
+    asked = make_probes(task, probes, rows=rows, seed=seed)
     check_folder_is_ours(root, frozenset({ASKING, ANSWERS, ROWS, EVALUATION}), sign=LOCK)
     with folder_lock(root):
         answered = generate_answers_unlocked(
             engine,
-            put,
+            asked,
             root,
             max_tokens=max_tokens,
             build=build,
@@ -118,11 +118,11 @@ def evaluate(
         )
         system = json.loads((root / ASKING).read_text(encoding="utf-8"))
         scored = grade_answers(task, answered)
-        told = {"": notes, **{probe.name: probe.notes for probe in put}}
-        found = score(scored, task, system=system, how=how, metrics=metrics, notes=told)
+        by_probe = {"": notes, **{probe.name: probe.notes for probe in asked}}
+        evaluation = score(scored, task, system=system, how=how, metrics=metrics, notes=by_probe)
         (root / FINISHED).unlink(missing_ok=True)
         write_scored_rows(root / ROWS, scored)
-        write_json(root / EVALUATION, found.as_dict())
+        write_json(root / EVALUATION, evaluation.as_dict())
         settings = {
             **system,
             "task": task.name,
@@ -132,29 +132,29 @@ def evaluate(
             "seed": seed,
             "intervals": asdict(how),
         }
-        counts = {probe.probe: probe.rows for probe in found.probes}
+        counts = {probe.probe: probe.rows for probe in evaluation.probes}
         inputs = {"task": task.sha256}
         finish(root, Manifest(kind="evaluation", settings=settings, inputs=inputs, rows=counts))
-    return found
+    return evaluation
 
 
 def read_evaluation(folder: str | os.PathLike[str]) -> tuple[Evaluation, list[ScoredRow]]:
-    """Read a finished evaluation: its scores, and its rows.
+    """Read the scores and the rows of a finished evaluation.
 
     Raises:
-        InputError: The folder holds something else.
-        UnfinishedError: It has no finish marker.
+        InputError: The folder contains something else.
+        UnfinishedError: The folder has no finish marker.
     """
     root = Path(folder)
     manifest = read_manifest(root)
     if manifest.kind != "evaluation" or EVALUATION not in manifest.files:
         raise InputError(
-            f"{root} holds a {manifest.kind} and no {EVALUATION}: give what delia evaluate wrote"
+            f"{root} has no {EVALUATION}, it contains a {manifest.kind}: give a folder that "
+            "delia evaluate wrote"
         )
-    found = Evaluation.from_dict(
-        json.loads((root / EVALUATION).read_text(encoding="utf-8")), where=str(root / EVALUATION)
-    )
-    return found, read_scored_rows(root / ROWS)
+    values = json.loads((root / EVALUATION).read_text(encoding="utf-8"))
+    evaluation = Evaluation.from_dict(values, where=str(root / EVALUATION))
+    return evaluation, read_scored_rows(root / ROWS)
 
 
 def compare_folders(
@@ -164,22 +164,22 @@ def compare_folders(
     seed: int = 0,
     metrics: Sequence[CorpusMetric] = (),
 ) -> Comparison:
-    """Compare two finished evaluations of one task: the first minus the second.
+    """Subtract the scores of a finished evaluation from those of another one of the same task.
 
     Raises:
-        InputError: They are of different tasks, or have no rows in common.
-        UnfinishedError: One is not finished.
+        InputError: The tasks differ, or there are no rows in common.
+        UnfinishedError: An evaluation is not finished.
     """
     (first, rows), (second, others) = read_evaluation(ours), read_evaluation(theirs)
     if (first.task, first.form) != (second.task, second.form):
         raise InputError(
-            f"{ours} is of task {first.task!r} and {theirs} of {second.task!r}, or their formats "
-            "differ: compare two evaluations of one task"
+            f"{ours} evaluates task {first.task!r} and {theirs} task {second.task!r}, or their "
+            "formats differ: compare two evaluations of the same task"
         )
     notes = []
     lengths = [each.system.get("max_tokens") for each in (first, second)]
     if lengths[0] != lengths[1]:
-        notes.append(f"answers were cut at {lengths[0]} tokens and at {lengths[1]}")
+        notes.append(f"answers were cut off at {lengths[0]} and at {lengths[1]} tokens")
     return compare(rows, others, Resampling(seed=seed), metrics=metrics, notes=notes)
 
 
@@ -196,42 +196,42 @@ def open_system(
     add: str | None = None,
     seed: int = 0,
 ) -> tuple[Engine, list[str]]:
-    """Open what is to be evaluated.
+    """Open a system to evaluate.
 
     Args:
-        model: An adapter's folder, or a model as the engine takes it.
+        model: Folder of an adapter, or the engine's model.
         engine: Name of the engine.
-        options: Its options.
+        options: Options of the engine.
         token: The task's token.
-        add: How the token's embedding begins, where it is to be added to a model without it.
-        seed: Seed of that.
+        add: Initialization of the token's embedding, to add the token to a model without it.
+        seed: Seed of the initialization.
 
     Returns:
-        The engine, and what a reader should know of it.
+        The engine, and notes for the reader.
 
     Raises:
         InputError: The model, the engine or an option cannot be used.
         TokenError: The adapter was trained for another token, or the model has the token already.
-        UnfinishedError: The adapter's training has not come to its end.
+        UnfinishedError: The adapter's training is not finished.
     """
     if add is not None and add not in INITS:
         raise InputError(f"init {add!r} is unknown: use one of {', '.join(INITS[:2])}")
     if add == "description":
         raise InputError(
             "--add-token takes mean or normal: for init description, write a model with delia "
-            "prepare, and evaluate that"
+            "prepare, and evaluate it"
         )
     trained = _is_adapter(Path(model))
     if engine != "transformers":
         if trained:
             raise InputError(
                 f"{model} is an adapter, and engine {engine} does not take one: merge it with "
-                "delia export, and give that, or use --engine transformers"
+                "delia export and give the result, or use --engine transformers"
             )
         if add is not None:
             raise InputError(
                 f"--add-token is for --engine transformers: for {engine}, write a model with "
-                "delia prepare, and give that"
+                "delia prepare, and give it"
             )
         return load_engine(engine, model=model, **options), _notes_of(engine, model, token)
     return _open_here(model, options, trained=trained, token=token, add=add, seed=seed)
@@ -254,17 +254,17 @@ def _open_here(
         raise InputError(f"engine 'transformers' has no option {', '.join(sorted(given))}")
     if trained:
         if add is not None:
-            raise InputError(f"{model} is an adapter, which has its token: leave --add-token out")
+            raise InputError(f"{model} is an adapter, which has its token: omit --add-token")
         loaded, tokenizer = _load_adapter(model, device, token)
         return TransformersEngine(loaded, tokenizer, batch_size=batch_size), []
     loaded, tokenizer = load_model(model, device=device), load_tokenizer(model)
     notes = _notes_on(tokenizer, token)
     if add is not None:
         if not notes:
-            raise TokenError(f"{model} has {token} already: leave --add-token out")
+            raise TokenError(f"{model} already has {token}: omit --add-token")
         init: Any = add
         add_token(loaded, tokenizer, token, init=init, seed=seed)
-        notes = [f"{token} was added to the model, its embedding begun as {add}, and not trained"]
+        notes = [f"{token} was added to the model with embedding {add}, and not trained"]
     return TransformersEngine(loaded, tokenizer, batch_size=batch_size), notes
 
 
@@ -289,9 +289,9 @@ def _load_adapter(
 
 
 def _notes_of(engine: str, model: str, token: str) -> list[str]:
-    """What is to be said of a token that an engine of its own loads."""
+    """Return notes on a token in a model that another engine loads."""
     if engine in _SERVERS:
-        return [f"whether {token} is one token of the served model cannot be told from here"]
+        return [f"unknown whether {token} is a single token of the served model"]
     return [] if engine == "mock" else _notes_on(load_tokenizer(model), token)
 
 
@@ -299,4 +299,4 @@ def _notes_on(tokenizer: PreTrainedTokenizerBase, token: str) -> list[str]:
     pieces = len(tokenizer.encode(token, add_special_tokens=False))
     if pieces == 1:
         return []
-    return [f"{token} is no token of this model, which reads it as text of {pieces} tokens"]
+    return [f"{token} is not a token of this model, which reads it as {pieces} tokens"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -28,11 +29,11 @@ _WORDINGS: Final = "wordings.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class HeldOutRow:
-    """One row that training did not see.
+    """One row that is not used in training.
 
     Attributes:
-        record: The row as the task has it, before any wording.
-        worded: The same row in its held-out wording, with its plain form.
+        record: The row without a wording.
+        worded: The row in its held-out wording, with its plain form.
     """
 
     record: Record
@@ -41,15 +42,15 @@ class HeldOutRow:
 
 @dataclass(frozen=True, slots=True)
 class EvalTask:
-    """A task as it is asked about.
+    """A task to evaluate on.
 
     Attributes:
-        name: Its name.
+        name: Name of the task.
         token: The special token.
-        form: What is in the format.
-        held_out: The rows to ask.
-        wordings: The wordings, those of training among them.
-        scoring: How an answer is scored; None where a function did, which no folder holds.
+        form: The answer format.
+        held_out: The held-out rows.
+        wordings: All wordings, with those of the training.
+        scoring: Scoring of answers; None if it was a function, which folders do not contain.
         sha256: Hash of the task.
     """
 
@@ -64,8 +65,8 @@ class EvalTask:
     def __post_init__(self) -> None:
         if not self.held_out:
             raise InputError(
-                f"task {self.name!r} has no held-out rows, and answers to rows that were trained "
-                "on tell nothing: make it again with some (--test, --test-share)"
+                f"task {self.name!r} has no held-out rows, and answers to training rows are not "
+                "evidence: diversify it again with held-out rows (--test, --test-share)"
             )
 
     @classmethod
@@ -77,22 +78,22 @@ class EvalTask:
         *,
         rule: str | Callable[[str], bool] | None = None,
     ) -> EvalTask:
-        """Take a task and its rows in their wordings.
+        """Build it from a task and its rows in their wordings.
 
         Args:
             task: The task.
-            rows: Its rows, as `diversify` or `undiversified` gives them.
-            wordings: Wordings; those of the split `"train"` make the training probe.
-            rule: What is in the format, where the answers do not tell (`AnswerFormat.of`).
+            rows: Its rows, from `diversify` or `undiversified`.
+            wordings: Wordings; those of the split `"train"` are used by the training probe.
+            rule: Definition of the format, for answers that are free text (`AnswerFormat.of`).
 
         Raises:
-            InputError: There are no held-out rows, or the rows are not those of the task; or the
-                answers are free text, and there is no rule.
+            InputError: There are no held-out rows, the rows are not those of the task, or the
+                answers are free text and there is no rule.
         """
         if [row.record.answer for row in rows.test] != [row.answer for row in task.test]:
             raise InputError(
-                f"the {len(rows.test)} held-out rows in wordings are not the {len(task.test)} of "
-                f"task {task.name!r}: diversify this task"
+                f"the {len(rows.test)} held-out rows in wordings differ from the {len(task.test)} "
+                f"of task {task.name!r}: diversify this task"
             )
         form = AnswerFormat.of(
             [row.answer for row in (*task.train, *task.test)],
@@ -123,28 +124,28 @@ class EvalTask:
         """Read a task folder.
 
         Args:
-            folder: What `delia diversify` wrote.
-            rule: What is in the format, where the answers do not tell (`AnswerFormat.of`).
-            scoring: The user's function, where the task is scored by one.
+            folder: Folder that `delia diversify` wrote.
+            rule: Definition of the format, for answers that are free text (`AnswerFormat.of`).
+            scoring: The user's scoring function, if the task has one.
 
         Raises:
-            InputError: It is no task folder, or has no held-out rows; or the answers are free
-                text, and there is no rule.
-            UnfinishedError: It has no finish marker.
+            InputError: The folder is not a task folder or has no held-out rows, or the answers are
+                free text and there is no rule.
+            UnfinishedError: The folder has no finish marker.
             FormatError: A row is not in its wording.
         """
         root = Path(folder)
         if not root.is_dir():
-            raise InputError(f"{root} is no folder: give the one that delia diversify wrote")
+            raise InputError(f"{root} is not a folder: give the one that delia diversify wrote")
         manifest, rows, wordings = read_manifest(root), read_rows(root), _read_wordings(root)
-        told: Mapping[str, Any] = manifest.details
-        known = told.get("scoring")
+        details: Mapping[str, Any] = manifest.details
+        known = details.get("scoring")
         by: Scoring | None = scoring or (known if known in SCORINGS else None)
         form = AnswerFormat.of(
             [row.record.answer for row in (*rows.train, *rows.test)],
-            keys=[str(key) for key in told.get("keys", ())],
+            keys=[str(key) for key in details.get("keys", ())],
             scoring=by,
-            description=str(told.get("description", "")),
+            description=str(details.get("description", "")),
             rule=rule,
         )
         by_id = {wording.id: wording for wording in wordings}
@@ -174,7 +175,7 @@ def _read_wordings(root: Path) -> tuple[Wording, ...]:
 
 
 def _unworded(row: TaskRow, wordings: Mapping[str, Wording], root: Path) -> Record:
-    """The row with its query alone."""
+    """Extract the query of a row from its wording."""
     wording = wordings.get(row.wording_id or "")
     head, slot, tail = wording.text.partition(QUERY_SLOT) if wording else ("", "", "")
     text = row.record.query
@@ -197,15 +198,15 @@ NEGATIVE: Final = "Do NOT use the {token} format."
 
 @dataclass(frozen=True, slots=True)
 class ProbeRow:
-    """One row, put in one way.
+    """One row in the wording of a probe.
 
     Attributes:
-        id: Content id of the task's row: the same in every probe, and for every system.
-        query: The row's query, in no wording.
-        prompt: The turns that are asked, naming the token.
+        id: Content id of the task's row, equal in all probes and for all systems.
+        query: The row's query without a wording.
+        prompt: The turns with the token.
         plain: The same turns without the token.
         expected: The row's own answer.
-        wording_id: Id of the wording; None where it is none of the task's.
+        wording_id: Id of the wording; None if it is not one of the task's.
     """
 
     id: str
@@ -218,13 +219,13 @@ class ProbeRow:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Rows that are all put in the same way.
+    """Rows whose wordings are of one kind.
 
     Attributes:
-        name: One of `PROBES`, or a name of the caller's own.
-        rows: The rows, in the order in which they are asked.
+        name: One of `PROBES`, or any other name.
+        rows: The rows in the order of questions.
         wants_format: Whether an answer should be in the format.
-        notes: What a reader should know of it.
+        notes: Notes for the reader.
     """
 
     name: str
@@ -240,75 +241,67 @@ def make_probes(
     rows: int | None = None,
     seed: int = 0,
 ) -> tuple[Probe, ...]:
-    """Put a task's held-out rows.
+    """Make probes of a task's held-out rows.
 
-    The rows of a smaller number are among those of a larger one, in the same wordings, so that a
-    later run with more asks only for the new ones.
+    A greater number of rows includes those of a smaller one in the same wordings, so a later run
+    with more rows generates only the new answers.
 
     Args:
         task: The task.
-        names: Which probes, of `PROBES`.
-        rows: Rows to ask at most, by keyed hash.
-        seed: Seed of the rows, and of the training wordings that they get.
+        names: Names of probes, of `PROBES`.
+        rows: Maximum number of rows, selected by keyed hash; default: all.
+        seed: Seed of the rows and of their training wordings.
 
     Returns:
         The probes, in the order of `names`.
 
     Raises:
-        InputError: A name is unknown, a number is below 1, a held-out row has no plain form, or
-            no training wording has one.
+        InputError: A name is unknown, `rows` is below 1, or a held-out row or all training
+            wordings have no plain form.
     """
     if unknown := [name for name in names if name not in PROBES]:
         raise InputError(f"probe {unknown[0]!r} is unknown: use one of {', '.join(PROBES)}")
     if not names:
-        raise InputError(f"there is no probe to ask: give one of {', '.join(PROBES)}")
+        raise InputError(f"no probe was given: give some of {', '.join(PROBES)}")
     if rows is not None and rows < 1:
         raise InputError(f"{rows} rows are too few: give at least 1")
-    chosen = list(_chosen(task, seed))[:rows]
-    makers = {
-        "held-out": lambda: Probe("held-out", tuple(map(_held_out, chosen))),
-        "training": lambda: _training(task, chosen, seed),
-        "bare": lambda: Probe("bare", tuple(_bare(row, task.token) for row in chosen)),
-        "negative": lambda: Probe(
-            "negative", tuple(_negative(row, task.token) for row in chosen), wants_format=False
-        ),
-    }
-    return tuple(makers[name]() for name in dict.fromkeys(names))
-
-
-def _chosen(task: EvalTask, seed: int) -> Iterator[HeldOutRow]:
-    """The held-out rows in their keyed order; equal ones once."""
     unique = {row.record.id: row for row in task.held_out}
-    for row_id in sorted(unique, key=lambda one: rank(seed, one, "evaluated rows")):
-        yield unique[row_id]
+    ids = sorted(unique, key=lambda one: rank(seed, one, "evaluated rows"))
+    selected = [unique[row_id] for row_id in ids[:rows]]
+
+    def probe(name: str) -> Probe:
+        if name == "training":
+            return _training(task, selected, seed)
+        make = {"held-out": _held_out, "bare": _bare, "negative": _negative}[name]
+        made = tuple(make(row, task.token) for row in selected)
+        return Probe(name, made, wants_format=name != "negative")
+
+    return tuple(probe(name) for name in dict.fromkeys(names))
 
 
-def _held_out(row: HeldOutRow) -> ProbeRow:
-
+def _held_out(row: HeldOutRow, _: str) -> ProbeRow:
     return _row(row, row.worded.record.query, _plain(row), row.worded.wording_id)
 
 
 def _training(task: EvalTask, rows: Sequence[HeldOutRow], seed: int) -> Probe:
-    """Deal the training wordings that have a plain form out to the rows."""
+    """Put the rows into the training wordings that have a plain form, in turn."""
     trained = [wording for wording in task.wordings if wording.split == "train"]
     plains = {w.id: w.plain or plain_form(w.text, task.token) for w in trained}
-    able = [wording for wording in trained if plains[wording.id]]
-    if not able:
+    usable = [wording for wording in trained if plains[wording.id]]
+    if not usable:
         raise InputError(
             f"none of {len(trained)} training wordings has a form without {task.token}, which "
-            'rows are asked with as well: give one as "plain", or leave the training probe out'
+            'the probe needs: give one as "plain", or omit the training probe'
         )
-    deck = sorted(able, key=lambda wording: rank(seed, wording.id, "evaluated wordings"))
-    dealt = [(row, deck[place % len(deck)]) for place, row in enumerate(rows)]
-
-    def put(row: HeldOutRow, wording: Wording) -> ProbeRow:
+    usable.sort(key=lambda wording: rank(seed, wording.id, "evaluated wordings"))
+    made = []
+    for row, wording in zip(rows, cycle(usable), strict=False):
         query = row.record.query
         plain = Wording(wording.text, plain=plains[wording.id]).fill_plain(query)
-        return _row(row, wording.fill(query), plain, wording.id)
-
-    left = len(trained) - len(able)
-    told = f"{left} of {len(trained)} training wordings have no plain form and are not asked"
-    return Probe("training", tuple(put(*pair) for pair in dealt), notes=(told,) if left else ())
+        made.append(_row(row, wording.fill(query), plain, wording.id))
+    left = len(trained) - len(usable)
+    note = f"{left} of {len(trained)} training wordings have no plain form and are not used"
+    return Probe("training", tuple(made), notes=(note,) if left else ())
 
 
 def _bare(row: HeldOutRow, token: str) -> ProbeRow:

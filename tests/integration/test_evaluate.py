@@ -46,7 +46,7 @@ def evaluated(delia: Delia, *arguments: object) -> dict[str, Any]:
 def test_the_embedded_model(tmp_path: Path, task: Path, delia: Delia) -> None:
     plain = evaluated(delia, DEFAULT_MODEL, task, tmp_path / "plain")
     assert plain["system"]["system"]["model"]["name"] == DEFAULT_MODEL
-    assert plain["notes"] == ["<sep> is no token of this model, which reads it as text of 3 tokens"]
+    assert plain["notes"] == ["<sep> is not a token of this model, which reads it as 3 tokens"]
     (probe,) = plain["probes"]
     assert probe["in_format"]["value"] == 0  # no object ends within six tokens
     assert probe["cut"] == [2, 2]
@@ -54,9 +54,7 @@ def test_the_embedded_model(tmp_path: Path, task: Path, delia: Delia) -> None:
     assert len(rows) == 2
     assert all(row["with_token"] and row["without_token"] for row in rows)
     added = evaluated(delia, DEFAULT_MODEL, task, tmp_path / "added", "--add-token", "mean")
-    assert added["notes"] == [
-        "<sep> was added to the model, its embedding begun as mean, and not trained"
-    ]
+    assert added["notes"] == ["<sep> was added to the model with embedding mean, and not trained"]
     mine, its = (each["system"]["system"]["model"]["weights_sha256"] for each in (added, plain))
     assert mine != its
 

@@ -86,13 +86,13 @@ def test_two_systems(tmp_path: Path, task: Path) -> None:
     assert [probe.without_token.value for probe in found.probes] == [-1, -1, -1, -1]
     run(tmp_path / "short", task, max_tokens=50)
     assert compare_folders(tmp_path / "delia", tmp_path / "short").notes == (
-        "answers were cut at 96 tokens and at 50",
+        "answers were cut off at 96 and at 50 tokens",
     )
 
 
 def test_what_is_no_evaluation(tmp_path: Path, task: Path) -> None:
     run(tmp_path / "delia", task, rows=3)
-    with pytest.raises(InputError, match=r"holds a task and no evaluation\.json"):
+    with pytest.raises(InputError, match=r"no evaluation\.json, it contains a task"):
         compare_folders(tmp_path / "delia", task)
     rows = [Record.pair(f"text {i}", ["good", "bad"][i % 2]) for i in range(8)]
     other = make_task(
@@ -104,7 +104,7 @@ def test_what_is_no_evaluation(tmp_path: Path, task: Path) -> None:
     ]
     asked = EvalTask.of(other, diversify(other, wordings), wordings)
     evaluate(MockEngine(), asked, tmp_path / "other", probes=["bare"])
-    with pytest.raises(InputError, match="compare two evaluations of one task"):
+    with pytest.raises(InputError, match="compare two evaluations of the same task"):
         compare_folders(tmp_path / "delia", tmp_path / "other")
 
 
@@ -219,7 +219,7 @@ def test_what_the_command_refuses(tmp_path: Path, task: Path, delia: Delia) -> N
 
     mock = ("--engine", "mock")
     refused(
-        delia("evaluate", "any", tmp_path / "no", out, *mock), "is no folder", "delia diversify"
+        delia("evaluate", "any", tmp_path / "no", out, *mock), "is not a folder", "delia diversify"
     )
     refused(delia("evaluate", "any", task, out, *mock, "--probe", "free"), "use one of held-out")
     refused(delia("evaluate", "any", task, out, *mock, "--rows", 0), "give at least 1")
@@ -233,7 +233,7 @@ def test_what_the_command_refuses(tmp_path: Path, task: Path, delia: Delia) -> N
     (tmp_path / "mine" / "thesis.tex").write_text("dear")
     refused(delia("evaluate", "any", task, tmp_path / "mine", *mock), "thesis.tex")
     assert not out.exists()
-    refused(delia("evaluate", task, "--against", task), "holds a task and no evaluation.json")
+    refused(delia("evaluate", task, "--against", task), "no evaluation.json, it contains a task")
     refused(delia("evaluate", task), "needs MODEL, TASK and OUT")
 
 
@@ -246,7 +246,7 @@ def test_adapters(tmp_path: Path, task: Path, delia: Delia) -> None:
     refused(delia("evaluate", adapter, task, out, "--engine", "mock"), "delia export")
     finish(adapter, Manifest(kind="adapter", settings={"token": "<table>"}))
     refused(delia("evaluate", adapter, task, out), "trained for <table>, and the task's token is")
-    refused(delia("evaluate", adapter, task, out, "--add-token", "mean"), "leave --add-token out")
+    refused(delia("evaluate", adapter, task, out, "--add-token", "mean"), "omit --add-token")
     assert not out.exists()
 
 

@@ -81,7 +81,7 @@ def test_training_wordings_are_dealt_evenly_and_those_left_out_are_told(
     counts = {used.count(one) for one in set(used)}
     assert max(counts) - min(counts) <= 1
     assert probes["training"].notes == (
-        f"{72 - len(set(used))} of 72 training wordings have no plain form and are not asked",
+        f"{72 - len(set(used))} of 72 training wordings have no plain form and are not used",
     )
 
 
@@ -143,13 +143,13 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
     task = asked()
     with pytest.raises(InputError, match="probe 'free' is unknown: use one of held-out, training"):
         make_probes(task, ["free"])
-    with pytest.raises(InputError, match="no probe to ask"):
+    with pytest.raises(InputError, match="no probe was given"):
         make_probes(task, [])
     with pytest.raises(InputError, match="0 rows are too few"):
         make_probes(task, rows=0)
     with pytest.raises(InputError, match="has no held-out rows"):
         asked(replace(TASK, test=()))
-    with pytest.raises(InputError, match="are not the 99 of task"):
+    with pytest.raises(InputError, match="differ from the 99 of task"):
         EvalTask.of(replace(TASK, test=TASK.test[1:]), diversify(TASK, WORDINGS), WORDINGS)
     plainless = [w for w in WORDINGS if w.split == "train" and not plain_form(w.text, "<sep>")]
     bare = replace(task, wordings=tuple(plainless))
@@ -164,7 +164,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     folder = save(tmp_path / "task")
     with pytest.raises(InputError, match=r"has no wordings.jsonl"):
         EvalTask.read(folder / "undiversified")
-    with pytest.raises(InputError, match="nothing is no folder"):
+    with pytest.raises(InputError, match="nothing is not a folder"):
         EvalTask.read(tmp_path / "nothing")
     (tmp_path / "begun").mkdir()
     with pytest.raises(UnfinishedError):
