@@ -21,6 +21,7 @@ import random
 import re
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -350,7 +351,7 @@ class _Job:
     round: int = 0
 
 
-class ApiEngine:
+class ApiEngine(ABC):
     """The part that `OpenAIEngine` and `LitellmEngine` have in common.
 
     Attributes:
@@ -381,9 +382,9 @@ class ApiEngine:
         values = self.options.extra_headers.values()
         return (*environment_secrets(), *(value for value in values if len(value) >= 8))
 
+    @abstractmethod
     def connect(self, sampling: Sampling) -> Client:
         """Return a client for one `generate` call."""
-        raise NotImplementedError
 
     def generate(
         self, requests: Iterable[Request | None], sampling: Sampling

@@ -81,3 +81,22 @@ def test_files_that_name_weights_otherwise_are_loaded(
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
     assert identify_files(folder, tokenizer) == before
     assert loads
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)]
+)
+def test_identity_does_not_depend_on_the_type_the_processor_computes_in(
+    saved: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    dtype: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    folder = saved()
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder)
+    assert model.dtype == dtype
+    identity = identify(load_model(folder, dtype=torch.bfloat16), tokenizer)
+    assert identify(model, tokenizer) == identity
+    assert identify_files(folder, tokenizer) == identity
