@@ -21,7 +21,7 @@ import random
 import re
 import signal
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ from types import FrameType
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from delia_data.engines.base import Completion, Prices, Request, RequestStream, Sampling
+from delia_data.engines.base import Completion, Engine, Prices, Request, RequestStream, Sampling
 from delia_data.engines.replies import RequestFailure, environment_secrets, public_name
 from delia_data.errors import EngineError, InputError
 
@@ -351,7 +351,7 @@ class _Job:
     round: int = 0
 
 
-class ApiEngine(ABC):
+class ApiEngine(Engine):
     """The part that `OpenAIEngine` and `LitellmEngine` have in common.
 
     Attributes:
