@@ -21,7 +21,7 @@ def queries(tmp_path: Path) -> Path:
     return file
 
 
-def test_every_option_of_sample_counts(delia: Delia, tmp_path: Path) -> None:
+def test_sample_applies_every_option(delia: Delia, tmp_path: Path) -> None:
     (tmp_path / "queries.jsonl").write_text(
         '{"query": "What is rain?"}\n'
         '{"instruction": "Translate.", "input": "chat"}\n'
@@ -53,7 +53,7 @@ def test_every_option_of_sample_counts(delia: Delia, tmp_path: Path) -> None:
     assert all(len(record.answer.split()) == 4 for record in records)
 
 
-def test_answers_cut_off_are_dropped_and_kept_for_a_look_where_asked_for(
+def test_keep_rejected_writes_truncated_answers(
     delia: Delia, tmp_path: Path, queries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(request: Any) -> str:
@@ -71,7 +71,7 @@ def test_answers_cut_off_are_dropped_and_kept_for_a_look_where_asked_for(
     assert [row["query"] for row in rejected] == [f"Tell me about {n}7." for n in ("", 1, 2)]
 
 
-def test_an_exemplar_and_several_answers(
+def test_exemplar_and_answers_per_query(
     delia: Delia, tmp_path: Path, queries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
@@ -88,14 +88,14 @@ def test_an_exemplar_and_several_answers(
     assert len(read_cache(tmp_path / "cache")) == 4
 
 
-def test_the_manifest_as_json_is_all_that_is_printed(delia: Delia, tmp_path: Path) -> None:
+def test_json_prints_only_the_manifest(delia: Delia, tmp_path: Path) -> None:
     result = delia("sample", tmp_path / "cache", "--engine", "mock", "--target", 5, "--json")
     printed = json.loads(result.out)
     assert printed == read_manifest(tmp_path / "cache").model_dump(mode="json")
     assert "sampling: 5 of 5" in result.err
 
 
-def test_fewer_pairs_than_asked_for_are_a_cache_with_an_exit_code(
+def test_fewer_pairs_than_the_target_set_the_exit_code(
     delia: Delia, tmp_path: Path, queries: Path
 ) -> None:
     arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--queries", queries]
@@ -110,7 +110,7 @@ def test_fewer_pairs_than_asked_for_are_a_cache_with_an_exit_code(
     assert len(read_cache(tmp_path / "cache")) == 50
 
 
-def test_a_budget_of_tokens_leaves_a_smaller_cache(delia: Delia, tmp_path: Path) -> None:
+def test_token_budget_gives_a_smaller_cache(delia: Delia, tmp_path: Path) -> None:
     arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--max-tokens", 16]
     result = delia(*arguments, "--target", 500, "--budget-tokens", 2000)
     assert result.code == 3
@@ -120,7 +120,7 @@ def test_a_budget_of_tokens_leaves_a_smaller_cache(delia: Delia, tmp_path: Path)
     assert 20 < manifest.rows["kept"] < 500
 
 
-def test_the_model_can_write_the_queries_too(
+def test_model_writes_the_queries(
     delia: Delia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(request: Any) -> str:
@@ -181,7 +181,7 @@ def test_bad_options(delia: Delia, tmp_path: Path, arguments: list[str], fault: 
         {"messages": [{"role": "assistant", "content": "a"}]},
     ],
 )
-def test_a_row_without_a_query(delia: Delia, tmp_path: Path, row: dict[str, Any]) -> None:
+def test_row_without_a_query_is_an_error(delia: Delia, tmp_path: Path, row: dict[str, Any]) -> None:
     file = tmp_path / "queries.jsonl"
     file.write_text(f'{{"query": "Hello"}}\n{json.dumps(row)}\n')
     given = ["--engine", "mock", "--target", 1, "--queries", file]
@@ -191,7 +191,7 @@ def test_a_row_without_a_query(delia: Delia, tmp_path: Path, row: dict[str, Any]
     assert not (tmp_path / "out").exists()
 
 
-def test_sampling_goes_on_and_refuses_other_settings(delia: Delia, tmp_path: Path) -> None:
+def test_sample_resumes_and_rejects_other_settings(delia: Delia, tmp_path: Path) -> None:
     arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--target", 5]
     first, again = delia(*arguments), delia(*arguments)
     assert first.code == again.code == 0
@@ -204,9 +204,7 @@ def test_sampling_goes_on_and_refuses_other_settings(delia: Delia, tmp_path: Pat
 
 
 @pytest.mark.parametrize("command", [["sample", "--estimate"], ["plan"]])
-def test_an_estimate_of_a_run_writes_nothing(
-    delia: Delia, tmp_path: Path, command: list[str]
-) -> None:
+def test_estimate_writes_nothing(delia: Delia, tmp_path: Path, command: list[str]) -> None:
     arguments = [*command, tmp_path / "cache", "--engine", "mock", "--target", 1000]
     result = delia(*arguments)
     assert result.code == 0, result.err
@@ -218,7 +216,7 @@ def test_an_estimate_of_a_run_writes_nothing(
     assert (printed["probed"], printed["tokens"]["value"]) == (20, 12_000)
 
 
-def test_an_estimate_warns_of_too_few_queries(delia: Delia, tmp_path: Path, queries: Path) -> None:
+def test_estimate_warns_of_too_few_queries(delia: Delia, tmp_path: Path, queries: Path) -> None:
     arguments = ["sample", "--estimate", tmp_path / "cache", "--engine", "mock"]
     arguments += ["--queries", queries]
     result = delia(*arguments, "--target", 100)
@@ -236,7 +234,9 @@ def grown_from(delia: Delia, tmp_path: Path) -> Path:
     return tmp_path / "first"
 
 
-def test_a_cache_begins_with_another_one(delia: Delia, tmp_path: Path, grown_from: Path) -> None:
+def test_from_starts_with_the_pairs_of_another_cache(
+    delia: Delia, tmp_path: Path, grown_from: Path
+) -> None:
     before = {path.name: path.read_bytes() for path in grown_from.iterdir()}
     for target in (15, 15, 20):
         done = delia("sample", tmp_path / "second", "--from", grown_from, "--target", target)
@@ -248,7 +248,7 @@ def test_a_cache_begins_with_another_one(delia: Delia, tmp_path: Path, grown_fro
     assert {path.name: path.read_bytes() for path in grown_from.iterdir()} == before
 
 
-def test_what_is_given_comes_before_the_settings_of_another_cache(
+def test_options_override_the_settings_of_the_from_cache(
     delia: Delia, tmp_path: Path, grown_from: Path, queries: Path
 ) -> None:
     given = ["sample", tmp_path / "second", "--from", grown_from, "--target", 20]
@@ -261,7 +261,7 @@ def test_what_is_given_comes_before_the_settings_of_another_cache(
     }
 
 
-def test_a_copy_that_was_cut_off_is_made_again(
+def test_interrupted_copy_is_repeated(
     delia: Delia, tmp_path: Path, grown_from: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: Any) -> None:
@@ -277,7 +277,7 @@ def test_a_copy_that_was_cut_off_is_made_again(
     assert read_cache(tmp_path / "second")[:9] == read_cache(grown_from)
 
 
-def test_other_places_than_caches_to_begin_from(
+def test_from_rejects_anything_but_a_cache(
     delia: Delia, tmp_path: Path, grown_from: Path, queries: Path
 ) -> None:
     given = ["sample", tmp_path / "out", "--from", tmp_path / "none", "--target", 5]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from asked_engine import QUERIES, Asked, text_of
+from recording_engine import QUERIES, RecordingEngine, text_of
 
 from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError
@@ -45,13 +45,13 @@ def test_the_intervals_hold_what_the_whole_run_takes(tmp_path: Path) -> None:
 
 
 def test_the_probe_is_drawn_from_everywhere_and_each_query_once() -> None:
-    asked = Asked()
+    asked = RecordingEngine()
     estimate(asked.engine, [*QUERIES, *QUERIES], target=10, filters=(), rows=30)
     numbers = sorted(int(query.rstrip(".").rsplit(" ", 1)[1]) for query in asked.queries)
     assert len(set(numbers)) == 30
     assert numbers[0] < 20
     assert numbers[-1] > 80
-    again, other = Asked(), Asked()
+    again, other = RecordingEngine(), RecordingEngine()
     estimate(again.engine, QUERIES[::-1], target=10, filters=(), rows=30)
     estimate(other.engine, QUERIES, target=10, filters=(), rows=30, seed=1)
     assert set(again.queries) == set(asked.queries) != set(other.queries)

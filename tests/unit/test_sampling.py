@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from asked_engine import QUERIES, Asked, lines, run, text_of, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recording_engine import QUERIES, RecordingEngine, lines, run, text_of, texts
 
 from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError, LockedError, SettingsError
@@ -34,12 +34,12 @@ from delia_data.sampling.schedule import query_id
     shuffle=st.sampled_from([1, 7, 64]),
     every=st.sampled_from([2, 3, 1000]),
 )
-def test_the_target_is_met_by_the_shortest_beginning_of_the_queries(
+def test_target_is_met_by_the_shortest_prefix_of_the_queries(
     tmp_path_factory: pytest.TempPathFactory, target: int, shuffle: int, every: int
 ) -> None:
     folder = tmp_path_factory.mktemp("cache")
     bad = {query.text for i, query in enumerate(QUERIES) if i % every == 1}
-    asked = Asked(lambda query: "" if query in bad else f"About {query}", shuffle=shuffle)
+    asked = RecordingEngine(lambda query: "" if query in bad else f"About {query}", shuffle=shuffle)
     manifest = run(asked, folder, target=target)
     good = [query.text for query in QUERIES if query.text not in bad][:target]
     assert [record.query for record in read_cache(folder)] == good
@@ -51,9 +51,9 @@ def test_the_target_is_met_by_the_shortest_beginning_of_the_queries(
     assert "stopped" not in manifest.details
 
 
-def test_a_cache_has_the_same_bytes_whatever_the_order_of_the_answers(tmp_path: Path) -> None:
+def test_order_of_completions_does_not_change_the_bytes(tmp_path: Path) -> None:
     for name, shuffle in (("one", 1), ("two", 16)):
-        run(Asked(lambda query: query[::-1], shuffle=shuffle), tmp_path / name, target=48)
+        run(RecordingEngine(lambda query: query[::-1], shuffle=shuffle), tmp_path / name, target=48)
     records = read_cache(tmp_path / "two")
     assert [record.query for record in records] == [query.text for query in QUERIES[:48]]
     assert all(record.answer == record.query[::-1] for record in records)
@@ -62,18 +62,18 @@ def test_a_cache_has_the_same_bytes_whatever_the_order_of_the_answers(tmp_path: 
 
 
 def test_each_request_has_its_own_seed(tmp_path: Path) -> None:
-    asked = Asked()
+    asked = RecordingEngine()
     run(asked, tmp_path / "one", seed=3)
     for request in asked.requests:
         assert request.id == query_id(text_of(request))
         assert request.seed == row_seed(3, request.id, "sample")
     assert len({request.seed for request in asked.requests}) == 20
-    turned = Asked()
+    turned = RecordingEngine()
     run(turned, tmp_path / "two", queries=QUERIES[19::-1], seed=3)
     assert {r.id: r.seed for r in turned.requests} == {r.id: r.seed for r in asked.requests}
 
 
-def test_pairs_do_not_depend_on_the_order_of_queries_but_on_the_seed(tmp_path: Path) -> None:
+def test_pairs_depend_on_the_seed_and_not_on_the_order_of_queries(tmp_path: Path) -> None:
     caches = []
     for name, queries in (("one", QUERIES[:20]), ("two", QUERIES[19::-1])):
         sample(MockEngine(shuffle=3), queries, tmp_path / name, target=20, filters=())
@@ -83,7 +83,7 @@ def test_pairs_do_not_depend_on_the_order_of_queries_but_on_the_seed(tmp_path: P
     assert not caches[0] & {record.id for record in read_cache(tmp_path / "three")}
 
 
-def test_the_manifest_says_what_the_pairs_depend_on(tmp_path: Path) -> None:
+def test_manifest_records_the_settings(tmp_path: Path) -> None:
     def short(query: str, completion: Completion) -> str | None:
         return "short" if completion.tokens < 3 else None
 
@@ -120,14 +120,14 @@ def test_the_manifest_says_what_the_pairs_depend_on(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "pairs-00000.parquet")["tokens"].to_pylist() == [4] * 5
 
 
-def test_the_token_of_a_cache_can_be_another(tmp_path: Path) -> None:
-    asked = Asked(lambda query: "Use <json>." if "number 0." in query else "Use <sep>.")
+def test_cache_with_a_custom_token(tmp_path: Path) -> None:
+    asked = RecordingEngine(lambda query: "Use <json>." if "number 0." in query else "Use <sep>.")
     assert run(asked, tmp_path, target=3, token="<json>").dropped == {"names_token": 1}
 
 
-def test_progress_is_told_at_the_beginning_and_at_the_end(tmp_path: Path) -> None:
+def test_progress_is_reported_at_the_start_and_at_the_end(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    asked = Asked(lambda query: "" if "number 1." in query else "Fine.")
+    asked = RecordingEngine(lambda query: "" if "number 1." in query else "Fine.")
     run(asked, tmp_path, target=8, on_progress=seen.append)
     assert (seen[0].kept, seen[-1].kept, seen[-1].asked) == (0, 8, 9)
     assert seen[-1].rejected == {"empty": 1}
@@ -135,15 +135,15 @@ def test_progress_is_told_at_the_beginning_and_at_the_end(tmp_path: Path) -> Non
     assert seen[-1].kept == 12
 
 
-def test_queries_can_be_named(tmp_path: Path) -> None:
+def test_queries_by_name(tmp_path: Path) -> None:
     file = tmp_path / "queries.jsonl"
     file.write_text(
         '{"query": "What is rain?"}\n{"instruction": "Name a color.", "output": "Red"}\n'
     )
-    manifest = run(Asked(), tmp_path / "file", queries=str(file), target=2)
+    manifest = run(RecordingEngine(), tmp_path / "file", queries=str(file), target=2)
     assert manifest.settings["queries"]["source"] == "rows"
     assert [r.query for r in read_cache(tmp_path / "file")] == ["What is rain?", "Name a color."]
-    manifest = run(Asked(), tmp_path / "bundled", queries="bundled", target=2)
+    manifest = run(RecordingEngine(), tmp_path / "bundled", queries="bundled", target=2)
     assert manifest.settings["queries"]["source"] == "bundled"
     engine = MockEngine(
         lambda request: (
@@ -162,14 +162,14 @@ def test_generated_queries_need_an_engine(options: dict[str, Any]) -> None:
         load_queries(**options)
 
 
-def test_equal_queries_are_asked_once(tmp_path: Path) -> None:
-    asked = Asked()
+def test_repeated_queries_are_requested_once(tmp_path: Path) -> None:
+    asked = RecordingEngine()
     run(asked, tmp_path, queries=[*QUERIES[:5], *QUERIES[:10]], target=10)
     assert sorted(asked.queries) == texts(QUERIES[:10])
 
 
-def test_half_a_character_does_not_break_a_cache(tmp_path: Path) -> None:
-    run(Asked(lambda _: "Fine \ud83d."), tmp_path, target=2)
+def test_lone_surrogate_does_not_break_a_cache(tmp_path: Path) -> None:
+    run(RecordingEngine(lambda _: "Fine \ud83d."), tmp_path, target=2)
     assert [record.answer for record in read_cache(tmp_path)] == ["Fine ?."] * 2
 
 
@@ -182,27 +182,27 @@ def test_half_a_character_does_not_break_a_cache(tmp_path: Path) -> None:
         ({"queries": [*QUERIES, Query(" \n", "user")]}, "a query is empty"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_before_anything_is(
+def test_invalid_queries_are_rejected_before_any_request(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    asked = Asked()
+    asked = RecordingEngine()
     with pytest.raises(InputError, match=message):
         run(asked, tmp_path / "cache", **options)
     assert asked.queries == []
     assert not (tmp_path / "cache").exists()
 
 
-def test_two_writers(tmp_path: Path) -> None:
-    asked = Asked()
+def test_second_writer_is_locked_out(tmp_path: Path) -> None:
+    asked = RecordingEngine()
     with folder_lock(tmp_path), pytest.raises(LockedError):
         run(asked, tmp_path)
     assert asked.queries == []
 
 
-def test_where_nothing_is_kept_there_is_no_cache(tmp_path: Path) -> None:
+def test_run_without_accepted_pairs_gives_no_cache(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no answer was accepted \(10 empty\)"):
-        run(Asked(lambda _: " "), tmp_path, queries=QUERIES[:10])
-    asked = Asked(fail=lambda _: True)
+        run(RecordingEngine(lambda _: " "), tmp_path, queries=QUERIES[:10])
+    asked = RecordingEngine(fail=lambda _: True)
     reason = r"\(10 failed; the last failure: the mock engine failed on purpose\)"
     with pytest.raises(InputError, match=reason):
         run(asked, tmp_path / "two", queries=QUERIES[:10])
@@ -213,7 +213,7 @@ def test_where_nothing_is_kept_there_is_no_cache(tmp_path: Path) -> None:
 
 
 def test_a_system_prompt_comes_first(tmp_path: Path) -> None:
-    asked = Asked()
+    asked = RecordingEngine()
     run(asked, tmp_path, target=1, prompts=PromptOptions(system="Be brief."))
     turns = asked.requests[0].messages
     assert [(turn.role, turn.content) for turn in turns] == [
@@ -223,8 +223,8 @@ def test_a_system_prompt_comes_first(tmp_path: Path) -> None:
     assert [turn.role for turn in read_cache(tmp_path)[0].messages] == ["user", "assistant"]
 
 
-def test_an_exemplar_is_shown_as_the_paper_s_code_does(tmp_path: Path) -> None:
-    asked = Asked()
+def test_exemplar_prompt_matches_the_code_of_the_paper(tmp_path: Path) -> None:
+    asked = RecordingEngine()
     queries = [Query("What is rain?", "user", "Water that falls.")]
     run(asked, tmp_path, queries=queries, target=1, prompts=PromptOptions(exemplar=True))
     assert [(turn.role, turn.content) for turn in asked.requests[0].messages] == [
@@ -237,7 +237,7 @@ def test_an_exemplar_is_shown_as_the_paper_s_code_does(tmp_path: Path) -> None:
         run(asked, tmp_path / "none", prompts=PromptOptions(exemplar=True))
 
 
-def test_several_answers_for_one_query(tmp_path: Path) -> None:
+def test_several_answers_per_query(tmp_path: Path) -> None:
     engine = MockEngine(shuffle=8)
     prompts = PromptOptions(answers_per_query=3)
     options: dict[str, Any] = {"filters": (), "prompts": prompts}
@@ -260,14 +260,14 @@ def test_prompt_options_have_bounds(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("shuffle", [1, 16])
-def test_a_budget_is_never_passed_and_leaves_a_valid_cache(tmp_path: Path, shuffle: int) -> None:
+def test_budget_is_never_exceeded_and_the_cache_is_valid(tmp_path: Path, shuffle: int) -> None:
     prices = Prices(0.001, 0.01)
     sampling = Sampling(max_tokens=12)
     options: dict[str, Any] = {"sampling": sampling, "target": 90}
     one = 5 * 0.001 + 8 * 0.01  # the query has 5 words, the answer 8
 
-    def asked() -> Asked:
-        return Asked(shuffle=shuffle, prices=prices)
+    def asked() -> RecordingEngine:
+        return RecordingEngine(shuffle=shuffle, prices=prices)
 
     manifest = run(asked(), tmp_path, limits=Limits(dollars=3.0), **options)
     assert manifest.details["stopped"] == "budget"
@@ -282,9 +282,9 @@ def test_a_budget_is_never_passed_and_leaves_a_valid_cache(tmp_path: Path, shuff
     assert more.rows["kept"] > manifest.rows["kept"]
 
 
-def test_a_budget_of_tokens(tmp_path: Path) -> None:
+def test_token_budget(tmp_path: Path) -> None:
     options: dict[str, Any] = {"sampling": Sampling(max_tokens=12), "target": 90}
-    manifest = run(Asked(shuffle=4), tmp_path, limits=Limits(tokens=500), **options)
+    manifest = run(RecordingEngine(shuffle=4), tmp_path, limits=Limits(tokens=500), **options)
     spent = manifest.details["tokens"] + manifest.details["prompt_tokens"]
     assert 350 < spent <= 500
     assert manifest.details["stopped"] == "budget"
@@ -300,7 +300,7 @@ class Silent(MockEngine):
             yield Completion(found.id, found.text, 0, found.finish, None, 0, None)
 
 
-def test_what_an_answer_took_is_reckoned_high_where_the_api_does_not_tell(tmp_path: Path) -> None:
+def test_unreported_usage_counts_as_the_reservation(tmp_path: Path) -> None:
     given: dict[str, Any] = {"sampling": Sampling(max_tokens=12), "target": 90, "filters": ()}
     engine = Silent(prices=Prices(0.0, 0.01))
     limits = Limits(dollars=1.0)
@@ -312,14 +312,14 @@ def test_what_an_answer_took_is_reckoned_high_where_the_api_does_not_tell(tmp_pa
         sample(engine, QUERIES, tmp_path, limits=limits, **given)
 
 
-def test_a_budget_that_pays_for_nothing(tmp_path: Path) -> None:
+def test_budget_too_small_for_one_request(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no answer was accepted \(no request was made\)"):
-        run(Asked(), tmp_path, limits=Limits(tokens=10))
+        run(RecordingEngine(), tmp_path, limits=Limits(tokens=10))
 
 
-def test_dollars_need_prices(tmp_path: Path) -> None:
+def test_dollar_budget_needs_prices(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a budget in dollars needs prices"):
-        run(Asked(), tmp_path / "cache", limits=Limits(dollars=1.0))
+        run(RecordingEngine(), tmp_path / "cache", limits=Limits(dollars=1.0))
     assert not (tmp_path / "cache").exists()
 
 
@@ -331,8 +331,10 @@ def test_limits_have_bounds(values: dict[str, Any]) -> None:
         Limits(**values)
 
 
-def test_where_the_queries_run_out_the_cache_is_smaller_and_says_so(tmp_path: Path) -> None:
-    asked = Asked(lambda query: "" if query.endswith(("3.", "4.")) else "Fine.", shuffle=4)
+def test_exhausted_queries_give_a_smaller_cache_with_the_reason(tmp_path: Path) -> None:
+    asked = RecordingEngine(
+        lambda query: "" if query.endswith(("3.", "4.")) else "Fine.", shuffle=4
+    )
     manifest = run(asked, tmp_path, queries=QUERIES[:10], target=10)
     assert manifest.rows == {"asked": 10, "kept": 8}
     assert manifest.details["stopped"] == "queries"
@@ -376,9 +378,9 @@ class Growing:
         return self.there
 
 
-def test_queries_that_can_grow_do_so_as_they_run_out(tmp_path: Path) -> None:
+def test_growable_queries_grow_when_they_run_out(tmp_path: Path) -> None:
     queries = Growing()
-    asked = Asked(lambda query: "" if query.endswith("3.") else "Fine.")
+    asked = RecordingEngine(lambda query: "" if query.endswith("3.") else "Fine.")
     manifest = run(asked, tmp_path, queries=queries, target=20)
     assert manifest.rows == {"asked": 22, "kept": 20}
     assert sorted(asked.queries) == texts(QUERIES[:22])
@@ -390,10 +392,10 @@ def test_queries_that_can_grow_do_so_as_they_run_out(tmp_path: Path) -> None:
     assert manifest.details["queries"] == written
 
 
-def test_what_the_queries_took_counts_in_the_budget(tmp_path: Path) -> None:
+def test_cost_of_generated_queries_counts_toward_the_budget(tmp_path: Path) -> None:
     options: dict[str, Any] = {"sampling": Sampling(max_tokens=12), "target": 30}
     limits = Limits(tokens=500)
-    manifest = run(Asked(), tmp_path, queries=Growing(), limits=limits, **options)
+    manifest = run(RecordingEngine(), tmp_path, queries=Growing(), limits=limits, **options)
     details = manifest.details
     spent = details["tokens"] + details["prompt_tokens"] + details["queries"]["tokens"]
     assert 350 < spent <= 500
@@ -418,13 +420,13 @@ class Saturated:
         return self.left <= 0
 
 
-def test_a_saturated_cache_is_finished_early(tmp_path: Path) -> None:
+def test_saturated_run_ends_early(tmp_path: Path) -> None:
     measure: Any = Saturated(after=7)
-    manifest = run(Asked(), tmp_path, saturation=measure)
+    manifest = run(RecordingEngine(), tmp_path, saturation=measure)
     assert manifest.rows == {"asked": 7, "kept": 7}
     assert manifest.details["stopped"] == "saturated"
     measure = Saturated(after=9)
-    assert run(Asked(), tmp_path, saturation=measure).rows["kept"] == 16
+    assert run(RecordingEngine(), tmp_path, saturation=measure).rows["kept"] == 16
     assert measure.remembered == 7
 
 
@@ -432,8 +434,8 @@ def test_a_saturated_cache_is_finished_early(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [0, 5, 9])
-def test_one_bad_row_is_tried_again_and_does_not_end_the_job(tmp_path: Path, bad: int) -> None:
-    asked = Asked(fail=lambda query: query == QUERIES[bad].text)
+def test_failing_row_is_retried_and_does_not_end_the_run(tmp_path: Path, bad: int) -> None:
+    asked = RecordingEngine(fail=lambda query: query == QUERIES[bad].text)
     manifest = run(asked, tmp_path, target=10, keep_rejected=True)
     assert manifest.rows == {"asked": 11, "kept": 10}
     assert manifest.dropped == {"failed": 1}
@@ -442,45 +444,47 @@ def test_one_bad_row_is_tried_again_and_does_not_end_the_job(tmp_path: Path, bad
     assert (row["query"], row["error"]) == (QUERIES[bad].text, "the mock engine failed on purpose")
 
 
-def test_a_row_that_fails_once_is_kept(tmp_path: Path) -> None:
+def test_row_that_fails_once_is_accepted(tmp_path: Path) -> None:
     tried: Counter[str] = Counter()
 
     def fail(query: str) -> bool:
         tried[query] += 1
         return tried[query] == 1 and query.endswith("7.")
 
-    manifest = run(Asked(fail=fail, shuffle=4), tmp_path)
+    manifest = run(RecordingEngine(fail=fail, shuffle=4), tmp_path)
     assert manifest.rows == {"asked": 20, "kept": 20}
     assert [r.query for r in read_cache(tmp_path)] == [query.text for query in QUERIES[:20]]
 
 
-def test_every_third_row_may_fail(tmp_path: Path) -> None:
+def test_run_tolerates_failures_of_every_third_row(tmp_path: Path) -> None:
     bad = {query.text for query in QUERIES[::3]}
-    manifest = run(Asked(fail=lambda query: query in bad), tmp_path, target=40)
+    manifest = run(RecordingEngine(fail=lambda query: query in bad), tmp_path, target=40)
     assert manifest.rows["kept"] == 40
 
 
-def test_too_many_failures_end_the_job_and_are_asked_again_later(tmp_path: Path) -> None:
+def test_too_many_failures_end_the_run_and_are_requested_again(tmp_path: Path) -> None:
     bad = {query.text for query in QUERIES[::5]}
     with pytest.raises(EngineError, match=r"4 rows failed after all retries, .*failed on purpose"):
-        run(Asked(fail=lambda q: q in bad), tmp_path, target=60, limits=Limits(failures=3))
+        run(
+            RecordingEngine(fail=lambda q: q in bad), tmp_path, target=60, limits=Limits(failures=3)
+        )
     assert not is_finished(tmp_path)
     assert len(lines(tmp_path)) > 10
-    again = Asked()
+    again = RecordingEngine()
     manifest = run(again, tmp_path, target=60)
     assert manifest.dropped == {}
     assert {QUERIES[0].text, QUERIES[5].text, QUERIES[10].text} <= set(again.queries)
 
 
-def test_a_dead_engine_ends_the_job_and_what_is_there_stays(tmp_path: Path) -> None:
+def test_dead_engine_ends_the_run_and_finished_rows_stay(tmp_path: Path) -> None:
     good = {query.text for query in QUERIES[:40]}
-    asked = Asked(fail=lambda query: query not in good)
+    asked = RecordingEngine(fail=lambda query: query not in good)
     message = r"of the latest 32 requests failed \(the mock engine failed on purpose\): fix"
     with pytest.raises(EngineError, match=message):
         run(asked, tmp_path, target=80)
     assert not is_finished(tmp_path)
     assert {row.query for row in lines(tmp_path) if not row.rejected} == good
-    again = Asked()
+    again = RecordingEngine()
     run(again, tmp_path, target=80)
     assert not good & set(again.queries)
     assert len(read_cache(tmp_path)) == 80
@@ -496,6 +500,6 @@ class Mute(MockEngine):
         return iter(())
 
 
-def test_an_engine_that_answers_nothing_is_an_error_not_an_endless_loop(tmp_path: Path) -> None:
+def test_engine_without_completions_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="the engine left 1 requests unanswered"):
         sample(Mute(), QUERIES, tmp_path, target=5)

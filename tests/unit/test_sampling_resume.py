@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asked_engine import QUERIES, Asked, lines, run, text_of, texts
+from recording_engine import QUERIES, RecordingEngine, lines, run, text_of, texts
 
 from delia_data.engines import Completion, MockEngine, Request, Sampling
 from delia_data.errors import SettingsError
@@ -37,13 +37,13 @@ def stop_after(count: int) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize("done", [0, 1, 7, 19])
-def test_what_is_on_disk_is_not_asked_again(tmp_path: Path, done: int) -> None:
+def test_rows_on_disk_are_not_requested_again(tmp_path: Path, done: int) -> None:
     with pytest.raises(KilledError):
-        run(Asked(stop_after(done)), tmp_path)
+        run(RecordingEngine(stop_after(done)), tmp_path)
     on_disk = {row.query for row in lines(tmp_path)}
     assert len(on_disk) == done
     assert not is_finished(tmp_path)
-    again = Asked()
+    again = RecordingEngine()
     run(again, tmp_path)
     assert sorted(again.queries) == sorted(q.text for q in QUERIES[:20] if q.text not in on_disk)
     assert sorted(r.query for r in read_cache(tmp_path)) == texts(QUERIES[:20])
@@ -61,30 +61,30 @@ def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     assert whole == rerun
 
 
-def test_a_half_written_line_is_asked_again_and_no_other(tmp_path: Path) -> None:
+def test_only_a_partly_written_row_is_requested_again(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
-        run(Asked(stop_after(10)), tmp_path)
+        run(RecordingEngine(stop_after(10)), tmp_path)
     file = tmp_path / "sampled-00000-000.jsonl"
     last = lines(tmp_path)[-1].query
     file.write_bytes(file.read_bytes()[:-7])
-    again = Asked()
+    again = RecordingEngine()
     run(again, tmp_path)
     assert sorted(again.queries) == sorted([last, *(query.text for query in QUERIES[10:20])])
     assert len({record.query for record in read_cache(tmp_path)}) == 20
 
 
-def test_rejected_queries_are_not_asked_again(tmp_path: Path) -> None:
+def test_rejected_queries_are_not_requested_again(tmp_path: Path) -> None:
     bad = {query.text for query in QUERIES[:5]}
     answers = stop_after(12)
     with pytest.raises(KilledError):
-        run(Asked(lambda query: "" if query in bad else answers(query)), tmp_path)
-    again = Asked()
+        run(RecordingEngine(lambda query: "" if query in bad else answers(query)), tmp_path)
+    again = RecordingEngine()
     manifest = run(again, tmp_path)
     assert not bad & set(again.queries)
     assert manifest.dropped == {"empty": 5}
 
 
-def test_a_rerun_remembers_what_was_kept(tmp_path: Path) -> None:
+def test_rerun_compares_with_accepted_pairs(tmp_path: Path) -> None:
     def answer(number: int) -> str:
         return f"There are {number // 2} lamps in the garden by the river, and no bread."
 
@@ -94,20 +94,20 @@ def test_a_rerun_remembers_what_was_kept(tmp_path: Path) -> None:
     die = stop_after(9)
     with pytest.raises(KilledError):
         run(
-            Asked(lambda query: numbered(query) if die(query) else ""),
+            RecordingEngine(lambda query: numbered(query) if die(query) else ""),
             tmp_path,
             filters=default_filters(),
         )
-    manifest = run(Asked(numbered), tmp_path, filters=default_filters())
+    manifest = run(RecordingEngine(numbered), tmp_path, filters=default_filters())
     answers = [record.answer for record in read_cache(tmp_path)]
     assert len(answers) == len(set(answers)) == manifest.rows["kept"]
     assert sum(manifest.dropped.values()) >= manifest.rows["kept"] - 1
 
 
 def test_a_finished_cache_is_not_sampled_again(tmp_path: Path) -> None:
-    manifest = run(Asked(), tmp_path, target=10)
+    manifest = run(RecordingEngine(), tmp_path, target=10)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    asked = Asked()
+    asked = RecordingEngine()
     for target in (10, 3):
         assert run(asked, tmp_path, target=target) == manifest
     assert asked.queries == []
@@ -115,18 +115,18 @@ def test_a_finished_cache_is_not_sampled_again(tmp_path: Path) -> None:
 
 
 def test_a_finished_cache_grows_with_its_target(tmp_path: Path) -> None:
-    run(Asked(), tmp_path, target=10)
+    run(RecordingEngine(), tmp_path, target=10)
     old = (tmp_path / "pairs-00000.parquet").read_bytes()
-    asked = Asked(shuffle=3)
+    asked = RecordingEngine(shuffle=3)
     manifest = run(asked, tmp_path, target=25)
     assert sorted(asked.queries) == texts(QUERIES[10:25])
     assert manifest.rows == {"asked": 25, "kept": 25}
     assert (tmp_path / "pairs-00000.parquet").read_bytes() == old
     assert [r.query for r in read_cache(tmp_path)] == [query.text for query in QUERIES[:25]]
     with pytest.raises(KilledError):
-        run(Asked(stop_after(3)), tmp_path, target=40)
+        run(RecordingEngine(stop_after(3)), tmp_path, target=40)
     assert not is_finished(tmp_path)
-    assert run(Asked(), tmp_path, target=25).rows["kept"] == 28
+    assert run(RecordingEngine(), tmp_path, target=25).rows["kept"] == 28
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -142,15 +142,15 @@ def test_a_finished_cache_grows_with_its_target(tmp_path: Path) -> None:
         ({"filters": None}, "filters was .* and is now "),
     ],
 )
-def test_other_settings_are_refused(
+def test_other_settings_are_rejected(
     tmp_path: Path, changed: dict[str, object], difference: str, finished: bool
 ) -> None:
     if finished:
-        run(Asked(), tmp_path)
+        run(RecordingEngine(), tmp_path)
     else:
         with pytest.raises(KilledError):
-            run(Asked(stop_after(5)), tmp_path)
-    asked = Asked()
+            run(RecordingEngine(stop_after(5)), tmp_path)
+    asked = RecordingEngine()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(SettingsError, match=difference):
         run(asked, tmp_path, **changed)
@@ -202,7 +202,7 @@ KILLED = """
 """
 
 
-def test_after_five_kills_every_pair_is_there_once(tmp_path: Path) -> None:
+def test_each_pair_is_written_once_after_five_kills(tmp_path: Path) -> None:
     folder, log = tmp_path / "cache", tmp_path / f"log-{random.randrange(2**32)}"
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(log)],

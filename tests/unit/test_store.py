@@ -85,7 +85,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def test_what_was_appended_is_known_again(tmp_path: Path) -> None:
+def test_appended_rows_are_read_again(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "cache"
     with PairStore.open(folder, PLAN) as store:
         assert (store.counts.kept, len(store.asked)) == (0, 0)
@@ -119,7 +119,7 @@ def test_an_unknown_price_makes_the_cost_unknown(tmp_path: Path) -> None:
     assert known(tmp_path)["cost"] is None
 
 
-def test_a_failed_row_is_asked_again_while_the_run_is_not_done(tmp_path: Path) -> None:
+def test_failed_row_is_requested_again_until_the_run_is_finished(tmp_path: Path) -> None:
     fill(tmp_path, [*ROWS, FAILED])
     there = known(tmp_path)
     assert FAILED.id not in there["asked"]
@@ -151,7 +151,7 @@ def test_a_row_that_fails_twice_counts_once(tmp_path: Path) -> None:
         ({"model": {"name": "n"}}, "model.name was 'm' and is now 'n'"),
     ],
 )
-def test_other_settings_are_refused(
+def test_other_settings_are_rejected(
     tmp_path: Path, changed: dict[str, Any], difference: str
 ) -> None:
     fill(tmp_path)
@@ -161,13 +161,13 @@ def test_other_settings_are_refused(
     assert known(tmp_path) == of_rows(ROWS)
 
 
-def test_a_plan_of_tuples_is_the_same_plan_again(tmp_path: Path) -> None:
+def test_plan_with_tuples_equals_the_plan_on_disk(tmp_path: Path) -> None:
     for _ in range(2):
         with PairStore.open(tmp_path, {"tuple": (1, 2)}):
             pass
 
 
-def test_other_queries_are_added_when_asked_for(tmp_path: Path) -> None:
+def test_extend_adds_other_queries(tmp_path: Path) -> None:
     fill(tmp_path)
     hint = r"other queries can be added with extend \(--extend\)"
     with pytest.raises(SettingsError, match=hint), PairStore.open(tmp_path, other(2)):
@@ -198,7 +198,7 @@ def test_a_damaged_plan_is_an_error(tmp_path: Path) -> None:
         known(tmp_path)
 
 
-def test_a_second_writer_is_kept_out(tmp_path: Path) -> None:
+def test_second_process_is_locked_out(tmp_path: Path) -> None:
     script = (
         "import fcntl, sys\n"
         "lock = open(sys.argv[1], 'a')\n"
@@ -221,13 +221,13 @@ def test_a_second_writer_is_kept_out(tmp_path: Path) -> None:
     assert known(tmp_path) == of_rows(ROWS)
 
 
-def test_a_second_store_in_the_same_process_is_kept_out(tmp_path: Path) -> None:
+def test_second_store_in_the_same_process_is_locked_out(tmp_path: Path) -> None:
     with PairStore.open(tmp_path, PLAN), pytest.raises(LockedError):
         known(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "plan.json", "pairs-00000.parquet", "manifest.json"])
-def test_a_foreign_folder_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_foreign_folder_is_not_changed(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(ForeignFolderError, match=rf"holds something else \({name}\)"):
         known(tmp_path)
@@ -235,7 +235,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_a_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
+def test_existing_file_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("mine")
     with pytest.raises(ForeignFolderError, match="is a file"):
         known(tmp_path / "cache")
@@ -253,7 +253,7 @@ def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     assert known(tmp_path) == of_rows(ROWS[:1])
 
 
-def test_finish_writes_what_is_kept_and_what_is_not(tmp_path: Path) -> None:
+def test_finish_writes_accepted_and_rejected_rows(tmp_path: Path) -> None:
     written = finished(tmp_path, [ROWS[3], ROWS[1], ROWS[2], ROWS[0]])  # in any order
     assert is_finished(tmp_path)
     assert set(written.files) == {"pairs-00000.parquet", "plan.json", "rejected-00000.parquet"}
@@ -272,13 +272,13 @@ def test_finish_writes_what_is_kept_and_what_is_not(tmp_path: Path) -> None:
     assert known(tmp_path) == of_rows(ROWS)
 
 
-def test_the_texts_of_rejected_rows_are_kept_where_asked_for(tmp_path: Path) -> None:
+def test_keep_rejected_writes_the_texts(tmp_path: Path) -> None:
     finished(tmp_path, keep_rejected=True)
     rejected = pq.read_table(tmp_path / "rejected-00000.parquet").to_pylist()
     assert [(row["query"], row["answer"]) for row in rejected] == [("Say it.", "")]
 
 
-def test_a_cache_grows_by_a_generation_and_the_earlier_files_stay(tmp_path: Path) -> None:
+def test_growing_adds_a_generation_and_leaves_earlier_files(tmp_path: Path) -> None:
     finished(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
     with PairStore.open(tmp_path, PLAN) as store:
@@ -296,7 +296,7 @@ def test_a_cache_grows_by_a_generation_and_the_earlier_files_stay(tmp_path: Path
     assert len(read_cache(tmp_path)) == 4
 
 
-def test_nothing_new_makes_no_new_generation(tmp_path: Path) -> None:
+def test_no_new_rows_make_no_new_generation(tmp_path: Path) -> None:
     first = finished(tmp_path)
     assert finished(tmp_path, []) == first
     assert not list(tmp_path.glob("*.jsonl"))
@@ -356,7 +356,7 @@ def test_a_cache_can_be_a_file_in_any_format(tmp_path: Path) -> None:
         read_cache(lines)
 
 
-def test_what_is_no_cache(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_cache(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist: give a cache folder"):
         read_cache(tmp_path / "missing")
     (tmp_path / "train.jsonl").write_text("{}")

@@ -1,4 +1,4 @@
-"""A mock engine that keeps what it was asked, and a short way to sample with it."""
+"""A mock engine that records its requests, and a short way to sample with it."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,8 +16,8 @@ def text_of(request: Request) -> str:
     return request.messages[-1].content
 
 
-class Asked:
-    """A mock engine that keeps what it was asked."""
+class RecordingEngine:
+    """A mock engine that records its requests."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class Asked:
 
     def _fail(self, request: Request) -> bool:
         self.requests.append(request)
-        assert len(self.requests) < 1000, "the queries are asked over and over"
+        assert len(self.requests) < 1000, "the same queries are requested again and again"
         return self.fail(text_of(request))
 
     def _answer(self, request: Request) -> str:
         return self.answer(text_of(request))
 
 
-def run(asked: Asked, folder: Path, **options: Any) -> Manifest:
+def run(asked: RecordingEngine, folder: Path, **options: Any) -> Manifest:
     """Sample with the filters alone that every cache goes through."""
     given = {"queries": QUERIES, "target": 20, "filters": (), **options}
     return sample(asked.engine, folder=folder, **given)
