@@ -1,12 +1,12 @@
 r"""Read an answer in the format: find the object, repair quotes, compare keys and labels.
 
     {'thought': 'It isn't so', 'hallucination': 'yes'}
-     ^       ^  ^           ^  ^             ^  ^   ^      delimiters: beside { : , }
-                      ^                                    no delimiter: inside a word
+     ^       ^  ^           ^  ^             ^  ^   ^      delimiters: next to { : , }
+                      ^                                    not a delimiter: inside a word
 
-A quote opens a string unless it stands right behind a letter. What may close the string depends
-on the character before it: a key ends before a colon, a value before a brace or before a comma
-that another key follows. Every regular expression here runs in linear time, up to the 200
+A quote opens a string unless it directly follows a letter. The character before the string
+determines the end: a key ends before a colon, a value before a brace or before a comma that is
+followed by another key. Every regular expression here runs in linear time, up to the 200
 characters that a key may have.
 """
 
@@ -38,50 +38,24 @@ _AFTER: Final = {
 }
 
 
-def balanced_object(text: str, start: int = 0) -> str | None:
-    """Find the earliest balanced pair of curly braces, leaving out braces inside strings.
+def _repair_quotes(text: str) -> str:
+    """Return an object with its strings in the syntax of JSON.
 
-    Args:
-        text: Any text.
-        start: Where to begin.
-
-    Returns:
-        The text from the opening brace to its closing one, or None where no brace is closed.
-    """
-    opened: list[int] = []
-    earliest: tuple[int, int] | None = None
-    for mark, first, last in _walk(text, start):
-        if mark == "{":
-            opened.append(first)
-        elif mark == "}" and opened:
-            pair = (opened.pop(), last + 1)
-            earliest = min(earliest or pair, pair)
-            if not opened:
-                break
-    return text[slice(*earliest)] if earliest else None
-
-
-def mend_quotes(text: str) -> str:
-    """Write the strings of an object the way JSON wants them, and leave all else as it is.
-
-    Delimiters become double quotes, double quotes within are escaped, and the escape before an
-    apostrophe goes. A quote that closes nothing stays, so that `json` will refuse it.
-
-    Args:
-        text: One object, from brace to brace.
+    Delimiters become double quotes, double quotes inside strings are escaped, and escapes of
+    apostrophes are removed. An unmatched quote stays, so `json` rejects it.
     """
     parts, done = [], 0
-    for mark, first, last in _walk(text, 0):
+    for mark, first, last in _marks(text, 0):
         if mark == "string":
             parts += [text[done:first], '"', _escaped(text[first + 1 : last]), '"']
             done = last + 1
     return "".join([*parts, text[done:]])
 
 
-def _walk(text: str, start: int) -> Iterator[tuple[str, int, int]]:
-    """Give braces outside strings, and strings, each with its first and last position.
+def _marks(text: str, start: int) -> Iterator[tuple[str, int, int]]:
+    """Yield braces outside strings, and strings, each with its first and last position.
 
-    A string is named `"string"` where it stands as a key or a value, else `"prose"`.
+    A string is `"string"` if it is a key or a value, otherwise `"prose"`.
     """
     marks = [m.start() for m in _MARK.finditer(text, start) if len(m.group()) == 1]
     ends: dict[tuple[str, str], list[int]] = {}
@@ -114,7 +88,7 @@ def _walk(text: str, start: int) -> Iterator[tuple[str, int, int]]:
 
 
 def _character_before(text: str, position: int, floor: int) -> str:
-    """The last character that is no space, where it is one that a key or value stands behind."""
+    """Return the last non-space character if a key or a value can follow it."""
     while position > floor and text[position - 1].isspace():
         position -= 1
     before = text[position - 1] if position > floor else _PROSE
@@ -122,11 +96,11 @@ def _character_before(text: str, position: int, floor: int) -> str:
 
 
 def _escaped(content: str) -> str:
-    """Write what stands inside a string so that JSON reads it back, apostrophes bare."""
+    """Escape the content of a string for JSON, without escapes of apostrophes."""
 
     def fix(match: re.Match[str]) -> str:
-        found = match.group()
-        return {'"': '\\"', "\\'": "'"}.get(found, found)
+        mark = match.group()
+        return {'"': '\\"', "\\'": "'"}.get(mark, mark)
 
     return _ESCAPE_OR_QUOTE.sub(fix, content)
 
@@ -136,8 +110,8 @@ class ParsedAnswer:
     """The object in an answer.
 
     Attributes:
-        value: The object; its keys are the asked ones.
-        strict: Whether `json` read it as it stood, with no quote mended.
+        value: The object, with exactly the expected keys.
+        strict: Whether `json` read it without any repair.
     """
 
     value: dict[str, Any]
@@ -145,16 +119,10 @@ class ParsedAnswer:
 
 
 def earliest_object(text: str) -> str | None:
-    """Find the earliest balanced pair of curly braces, with all that is between.
+    """Return the earliest balanced pair of curly braces with its content, or None.
 
-    Braces inside quoted strings do not count. An apostrophe inside a word opens no string, and a
-    quote that nothing closes is none. The time grows in step with the length of the text.
-
-    Args:
-        text: An answer, possibly with words around the object.
-
-    Returns:
-        The text from the opening brace to its closing one, or None where no brace is closed.
+    Braces inside quoted strings are ignored. An apostrophe inside a word does not open a string,
+    and neither does a quote that is never closed. The time is linear in the length of the text.
     """
     start = text.find("{")
     if start < 0:
@@ -163,33 +131,44 @@ def earliest_object(text: str) -> str | None:
         _, end = json.JSONDecoder().raw_decode(text, start)
         return text[start:end]
     except (ValueError, RecursionError):
-        return balanced_object(text, start)
+        pass
+    opened: list[int] = []
+    earliest: tuple[int, int] | None = None
+    for mark, first, last in _marks(text, start):
+        if mark == "{":
+            opened.append(first)
+        elif mark == "}" and opened:
+            pair = (opened.pop(), last + 1)
+            earliest = min(earliest or pair, pair)
+            if not opened:
+                break
+    return text[slice(*earliest)] if earliest else None
 
 
 def parse_answer(text: str, keys: Collection[str]) -> ParsedAnswer | None:
     """Read the object in an answer.
 
     Args:
-        text: An answer, possibly with words around the object.
-        keys: The keys that the object must have, neither more nor fewer; any order.
+        text: An answer, possibly with text around the object.
+        keys: Exactly the keys that the object must have, in any order.
 
     Returns:
-        The object, or None where the earliest pair of braces is not the asked object.
+        The object; None if the earliest pair of braces is not an object with these keys.
     """
-    found = earliest_object(text)
-    if found is None:
+    content = earliest_object(text)
+    if content is None:
         return None
-    value = _read(found)
+    value = _read(content)
     strict = value is not None
     if value is None:
-        value = _read(mend_quotes(found))
+        value = _read(_repair_quotes(content))
     if value is None or set(value) != set(keys):
         return None
     return ParsedAnswer(value, strict)
 
 
 def _read(text: str) -> dict[str, Any] | None:
-    """Read a JSON object; None where it is none, or nested too deep."""
+    """Read a JSON object; None if it is not one, or nested too deep."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -200,7 +179,7 @@ def _read(text: str) -> dict[str, Any] | None:
 FormatKind = Literal["json", "label", "line", "pattern", "check"]
 
 WHOLE: Final = "answer"
-"""The name under which the label of an answer that is nothing but a label stands."""
+"""Key of the label if the whole answer is the label."""
 
 _QUOTES: Final = ('""', "''", "“”", "„“", "«»", "‘’", "``")
 
@@ -210,9 +189,9 @@ class ReadAnswer:
     """An answer that is in the format.
 
     Attributes:
-        strict: Whether nothing was mended.
-        labels: What it says where the task has labels, in plain form, by key; `WHOLE` where the
-            answer itself is the label.
+        strict: Whether nothing was repaired.
+        labels: Labels in plain form by key, if the task has labels; the key is `WHOLE` if the
+            whole answer is the label.
     """
 
     strict: bool
@@ -221,17 +200,17 @@ class ReadAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
-    """What an answer in a task's format is.
+    """The answer format of a task.
 
     Attributes:
-        kind: Which rule tells.
+        kind: The rule that decides whether an answer is in the format.
         keys: Keys of the object, for `json`.
-        labels: The labels in plain form, by key; `WHOLE` for `label`.
+        labels: Labels in plain form by key; the key is `WHOLE` for `label`.
         pattern: The regular expression, for `pattern`.
         check: The user's function, for `check`.
 
     Raises:
-        InputError: The pattern is no regular expression.
+        InputError: The pattern is not a regular expression.
     """
 
     kind: FormatKind
@@ -245,7 +224,7 @@ class AnswerFormat:
             re.compile(self.pattern)
         except re.error as error:
             raise InputError(
-                f"pattern {self.pattern!r} is no regular expression: {error}"
+                f"pattern {self.pattern!r} is not a regular expression: {error}"
             ) from None
 
     @classmethod
@@ -258,18 +237,18 @@ class AnswerFormat:
         description: str = "",
         rule: str | Callable[[str], bool] | None = None,
     ) -> AnswerFormat:
-        """Tell the format by what is known of a task.
+        """Infer the format of a task.
 
         Args:
             answers: The task's own answers.
-            keys: Keys of its object; none where the answers are no objects.
-            scoring: How it is scored; None where that is not known.
-            description: What the token stands for, for the error.
-            rule: A regular expression that a whole answer matches, or a function that says
-                whether an answer is in the format; it goes before all else.
+            keys: Keys of the answers' objects; empty if the answers are not objects.
+            scoring: Scoring of the task; None if unknown.
+            description: Meaning of the token, for the error.
+            rule: Regular expression that matches whole answers in the format, or a function that
+                returns whether an answer is in the format. It overrides everything else.
 
         Raises:
-            InputError: The answers are free text, and there is no rule.
+            InputError: The answers are free text and there is no rule.
         """
         if callable(rule):
             return cls("check", check=rule)
@@ -282,14 +261,14 @@ class AnswerFormat:
             return cls("label", labels={WHOLE: plain})
         if scoring == "translation":
             return cls("line")
-        told = f", which stands for {description!r}" if description else ""
+        meaning = f" (the token means {description!r})" if description else ""
         raise InputError(
-            f"the task's answers are free text{told}: what is in this format cannot be told; give "
-            "a regular expression that a whole answer matches (--pattern), or a function"
+            f"the task's answers are free text{meaning}, so the format cannot be inferred: give a "
+            "regular expression that whole answers match (--pattern), or a function"
         )
 
     def read(self, answer: str) -> ReadAnswer | None:
-        """Read an answer; None where it is not in the format."""
+        """Read an answer; None if it is not in the format."""
         match self.kind:
             case "json":
                 return self._read_object(answer)
@@ -304,14 +283,14 @@ class AnswerFormat:
                 return ReadAnswer(True) if self.check(answer) else None
 
     def as_dict(self) -> dict[str, Any]:
-        """What a manifest says of it."""
-        told = {
+        """Return the format as JSON values."""
+        values = {
             "keys": list(self.keys),
             "labels": {key: list(labels) for key, labels in self.labels.items()},
             "pattern": self.pattern,
             "check": getattr(self.check, "__qualname__", "") if self.check else "",
         }
-        return {"kind": self.kind, **{name: value for name, value in told.items() if value}}
+        return {"kind": self.kind, **{name: value for name, value in values.items() if value}}
 
     def _read_object(self, answer: str) -> ReadAnswer | None:
         parsed = parse_answer(answer, self.keys)
@@ -327,20 +306,20 @@ class AnswerFormat:
 
 
 def plain_label(value: Any) -> str:
-    """A label with case, spaces and an ending full stop aside; values other than text as JSON."""
+    """Normalize case, spaces and a final period; values other than text become JSON."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return " ".join(text.casefold().split()).removesuffix(".")
 
 
 def _labels_by_key(answers: Sequence[str], keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The keys whose values are a few labels that return, at least two."""
-    objects = [found for answer in answers if (found := json_object(answer)) is not None]
-    found = {}
+    """Return the keys whose values are at least two recurring labels, with the labels."""
+    objects = [value for answer in answers if (value := json_object(answer)) is not None]
+    by_key = {}
     for key in keys:
         labels = labels_of([plain_label(value.get(key)) for value in objects]) if objects else ()
         if len(labels) > 1:
-            found[key] = labels
-    return found
+            by_key[key] = labels
+    return by_key
 
 
 def _is_line(text: str) -> bool:

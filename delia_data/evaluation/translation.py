@@ -1,8 +1,8 @@
-"""BLEURT and COMET: metrics that are models, in an environment of their own.
+"""Metrics of translations: chrF, BLEU, and the learned metrics BLEURT and COMET.
 
-Neither runs beside the libraries of this package: `unbabel-comet` 2.2 needs transformers below 5
-and numpy below 2, and `bleurt-pytorch` 0.0.1 imports what transformers 5 no longer has. So another
-Python scores the rows, which has the package and not ours:
+The learned metrics are not compatible with the libraries of this package: `unbabel-comet` 2.2
+needs transformers below 5 and numpy below 2, and `bleurt-pytorch` 0.0.1 imports names that
+transformers 5 does not have. A Python of another environment scores the rows:
 
     rows ── stdin ──▶ PYTHON _learned_worker.py bleurt CHECKPOINT ── stdout ──▶ scores
 
@@ -35,31 +35,31 @@ LEARNED: Final = {"bleurt": "BLEURT", "comet": "COMET"}
 
 _PACKAGES: Final = {"bleurt": "bleurt-pytorch 'transformers<5'", "comet": "unbabel-comet"}
 _CHECKPOINTS: Final = {
-    "bleurt": "the folder of one that bleurt-pytorch reads, such as BLEURT-20",
-    "comet": "the .ckpt file of one, such as that of wmt22-comet-da",
+    "bleurt": "a folder for bleurt-pytorch, such as BLEURT-20",
+    "comet": "a .ckpt file, such as that of wmt22-comet-da",
 }
 
 
 class LearnedMetric:
-    """BLEURT or COMET with a checkpoint that lies here."""
+    """BLEURT or COMET with a local checkpoint."""
 
     def __init__(self, metric: str, checkpoint: str) -> None:
-        """Find the checkpoint and the Python that has the package; nothing is loaded yet.
+        """Find the checkpoint and the Python with the package, without loading anything.
 
         Args:
             metric: `"bleurt"` or `"comet"`.
             checkpoint: Folder or file of the checkpoint.
 
         Raises:
-            InputError: The checkpoint is not there, or the Python is not.
+            InputError: The checkpoint or the Python does not exist.
             MissingExtraError: The Python does not have the package.
         """
         self.name = LEARNED[metric]
         self._metric = metric
         if not checkpoint or not Path(checkpoint).exists():
-            told = f"{checkpoint} is not there" if checkpoint else "no checkpoint was given"
+            problem = f"{checkpoint} does not exist" if checkpoint else "no checkpoint was given"
             raise InputError(
-                f"{self.name} needs its weights, and {told}: give {metric}=PATH, "
+                f"{self.name} needs a checkpoint, and {problem}: give {metric}=PATH, "
                 f"{_CHECKPOINTS[metric]}"
             )
         self._checkpoint = str(Path(checkpoint).resolve())
@@ -67,7 +67,7 @@ class LearnedMetric:
         given = os.environ.get(variable, sys.executable)
         self._python = shutil.which(given) or ""
         if not self._python:
-            raise InputError(f"{variable} names {given!r}, which is no program: give a Python")
+            raise InputError(f"{variable} is {given!r}, which is not a program: set it to a Python")
         if self._run(_learned_worker.CHECK).returncode:
             raise MissingExtraError(
                 f"{given} does not have {self.name}: make an environment with pip install "
@@ -77,10 +77,10 @@ class LearnedMetric:
     def counts(
         self, sources: Sequence[str], answers: Sequence[str], references: Sequence[str]
     ) -> NDArray[np.float64]:
-        """The score of each row, of shape (rows, 1).
+        """Return the score of each row, of shape (rows, 1).
 
         Raises:
-            EngineError: The other Python failed.
+            EngineError: The other Python fails.
         """
         rows = json.dumps(
             [
@@ -94,14 +94,14 @@ class LearnedMetric:
         except (ValueError, IndexError):
             scores = None
         if done.returncode or not isinstance(scores, list) or len(scores) != len(answers):
-            last = (done.stderr.strip().splitlines() or ["it gave no scores"])[-1]
+            last = (done.stderr.strip().splitlines() or ["it returned no scores"])[-1]
             raise EngineError(
                 f"{self.name} failed with checkpoint {Path(self._checkpoint).name}: {last}"
             )
         return np.asarray(scores, dtype=np.float64).reshape(-1, 1)
 
     def score(self, sums: Numbers, rows: int) -> Numbers:
-        """Means."""
+        """Return the means."""
         return np.asarray(sums[:, 0] / rows)
 
     def _run(self, what: str, rows: str = "") -> subprocess.CompletedProcess[str]:
@@ -119,10 +119,10 @@ METRICS: Final = ("chrf", "bleu", *LEARNED)
 
 
 class CorpusMetric(Protocol):
-    """A score of translations.
+    """A score of a corpus of translations.
 
     Attributes:
-        name: Its name, as reports show it.
+        name: Name in reports.
     """
 
     name: str
@@ -130,11 +130,11 @@ class CorpusMetric(Protocol):
     def counts(
         self, sources: Sequence[str], answers: Sequence[str], references: Sequence[str]
     ) -> NDArray[np.float64]:
-        """What each row adds to the sums, of shape (rows, k)."""
+        """Return the summands of each row, of shape (rows, k)."""
         ...
 
     def score(self, sums: Numbers, rows: int) -> Numbers:
-        """Scores of shape (n,) of sums of shape (n, k), each of `rows` rows."""
+        """Return scores of shape (n,) of sums of shape (n, k), each over `rows` rows."""
         ...
 
 
@@ -156,7 +156,7 @@ class Chrf:
 
 
 class Bleu:
-    """BLEU of a corpus with sacrebleu's own settings, 0 to 100."""
+    """BLEU of a corpus with the default settings of sacrebleu, 0 to 100."""
 
     name = "BLEU"
 
@@ -172,7 +172,7 @@ class Bleu:
         self, sources: Sequence[str], answers: Sequence[str], references: Sequence[str]
     ) -> NDArray[np.float64]:
         """Return lengths and counts of word n-grams, of shape (rows, k)."""
-        bleu = self._bleu(effective_order=True)  # as it wants for sentences; counts are the same
+        bleu = self._bleu(effective_order=True)  # no warning for sentences; equal counts
         scores = (
             bleu.sentence_score(answer, [reference])
             for answer, reference in zip(answers, references, strict=True)
@@ -215,7 +215,9 @@ def load_metrics(given: Sequence[str]) -> tuple[CorpusMetric, ...]:
         if name in LEARNED:
             metrics.append(LearnedMetric(name, checkpoint))
         elif checkpoint:
-            raise InputError(f"metric {name} takes no checkpoint, and {checkpoint!r} was given")
+            raise InputError(
+                f"metric {name} has no checkpoint, and {checkpoint!r} was given: give {name}"
+            )
         else:
             metrics.append(Chrf() if name == "chrf" else Bleu())
     return tuple(metrics)
@@ -232,23 +234,25 @@ def score_corpus(
 
     Args:
         metric: The metric.
-        sources: What was translated.
+        sources: Texts to translate.
         answers: The translations.
-        references: The known translations.
-        how: How the interval is made.
+        references: The reference translations.
+        how: Settings of the interval.
 
     Raises:
-        InputError: There are no translations, or not as many of each.
+        InputError: There are no translations, or the numbers of texts differ.
     """
     if not len(sources) == len(answers) == len(references):
         raise InputError(
             f"{len(sources)} sources, {len(answers)} translations and {len(references)} "
-            "references: give one of each a row"
+            "references: give one of each per row"
         )
     if not answers:
         raise InputError("there are no translations to score: give at least one")
     counts = metric.counts(sources, answers, references)
-    found = bootstrap(counts, lambda sums: metric.score(sums, len(answers)), how)
-    if found is None:
-        raise InputError(f"{metric.name} gave no number for {len(answers)} translations")
-    return found
+    estimate = bootstrap(counts, lambda sums: metric.score(sums, len(answers)), how)
+    if estimate is None:
+        raise InputError(
+            f"{metric.name} is undefined for {len(answers)} translations: evaluate more rows"
+        )
+    return estimate

@@ -85,13 +85,13 @@ def test_missing_packages_and_checkpoints(packages: Path, monkeypatch: pytest.Mo
     folder = packages / "BLEURT-20"
     with pytest.raises(InputError, match=r"no checkpoint was given: give comet=PATH"):
         load_metrics(["comet"])
-    with pytest.raises(InputError, match=r"nowhere is not there: give bleurt=PATH"):
+    with pytest.raises(InputError, match=r"nowhere does not exist: give bleurt=PATH"):
         load_metrics([f"bleurt={packages / 'nowhere'}"])
     (packages / "bleurt_pytorch.py").unlink()
     with pytest.raises(MissingExtraError, match=r"pip install bleurt-pytorch .* DELIA_BLEURT_PYT"):
         load_metrics([f"bleurt={folder}"])
     monkeypatch.setenv("DELIA_BLEURT_PYTHON", "/no/such/python")
-    with pytest.raises(InputError, match="DELIA_BLEURT_PYTHON names '/no/such/python'"):
+    with pytest.raises(InputError, match="DELIA_BLEURT_PYTHON is '/no/such/python'"):
         load_metrics([f"bleurt={folder}"])
 
 

@@ -1,4 +1,4 @@
-"""What is in the format of a task, kind by kind, and where that cannot be told."""
+"""Formats of tasks by kind, and tasks whose format cannot be inferred."""
 
 from __future__ import annotations
 
@@ -82,10 +82,12 @@ def test_a_function() -> None:
 
 def test_free_text_is_refused() -> None:
     answers = [f"Answer {i} is of its own." for i in range(4)]
-    with pytest.raises(InputError, match=re.escape("stands for 'three bullet points'")) as caught:
+    with pytest.raises(
+        InputError, match=re.escape("the token means 'three bullet points'")
+    ) as caught:
         of(answers, description="three bullet points")
     assert "--pattern" in str(caught.value)
-    with pytest.raises(InputError, match="is no regular expression"):
+    with pytest.raises(InputError, match="is not a regular expression"):
         of(answers, rule="(")
 
 
