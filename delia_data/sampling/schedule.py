@@ -189,7 +189,7 @@ class RequestScheduler:
         return request
 
     def _next(self) -> PendingRequest | None:
-        """Return the next affordable request; None if there is none, or none now."""
+        """Return the next affordable request; None if no request can be made now."""
         request = self._retries.popleft() if self._retries else next(self._waiting, None)
         if request is None:
             if not self._pending:

@@ -50,12 +50,12 @@ LASTING = [
 
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
-def test_what_passes_is_tried_again(error: Exception) -> None:
+def test_transient_errors_are_retried(error: Exception) -> None:
     assert is_transient(error)
 
 
 @pytest.mark.parametrize("error", LASTING, ids=repr)
-def test_what_lasts_is_not(error: Exception) -> None:
+def test_permanent_errors_are_not_retried(error: Exception) -> None:
     assert not is_transient(error)
 
 
@@ -156,6 +156,6 @@ def test_names(given: str, parsed: Any) -> None:
 
 
 @pytest.mark.parametrize("given", ["name", "org/name@", "a/b/c", "./folder", "", "org/na me"])
-def test_what_is_no_name(given: str) -> None:
+def test_invalid_version_names(given: str) -> None:
     with pytest.raises(InputError, match="is not a repository"):
         parse_name(given)

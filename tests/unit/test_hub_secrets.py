@@ -39,7 +39,7 @@ def test_every_kind_has_its_example() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_secret_is_found_within_a_text(kind: str) -> None:
+def test_secret_within_a_text_is_reported(kind: str) -> None:
     (found,) = scan([("row 3", f"Take ({SECRETS[kind]}), please.")])
     assert (found.kind, found.where) == (kind, "row 3")
     assert found.value in SECRETS[kind] or SECRETS[kind] in found.value
@@ -57,11 +57,11 @@ def test_a_secret_is_found_within_a_text(kind: str) -> None:
         "",
     ],
 )
-def test_what_is_harmless_is_not_reported(text: str) -> None:
+def test_harmless_texts_are_not_reported(text: str) -> None:
     assert list(scan([("here", text)])) == []
 
 
-def test_the_login_is_found_whatever_it_looks_like() -> None:
+def test_login_token_of_any_form_is_reported() -> None:
     (found,) = scan([("manifest", "key=plain-word")], login="plain-word")
     assert found.kind == LOGIN
     assert not is_allowed(found, [LOGIN, "*", "plain-word"])

@@ -88,7 +88,7 @@ def test_earlier_runs_count_for_the_shares_and_not_for_the_rates() -> None:
     assert progress.prompt_tokens == 30
 
 
-def test_the_present_rate_is_not_that_of_the_whole_run() -> None:
+def test_current_rate_differs_from_the_overall_rate() -> None:
     clock = Clock()
     meter = Meter(recent_s=30, clock=clock)
     for _ in range(60):  # 10 rows a second for a minute
@@ -107,7 +107,7 @@ def test_the_present_rate_is_not_that_of_the_whole_run() -> None:
     assert meter.now().rows_per_s == 0.0
 
 
-def test_a_cost_that_is_not_known_stays_unknown() -> None:
+def test_unknown_cost_stays_unknown() -> None:
     meter = Meter()
     meter.take([row(cost=0.25), row(cost=0.5, rejected="echo")])
     assert meter.now().cost == 0.75
@@ -132,7 +132,7 @@ def test_distinct_n(texts: Sequence[str], n: int, expected: float | None) -> Non
     assert distinct(texts, n) == expected
 
 
-def test_distinct_shares_are_those_of_the_latest_kept_answers() -> None:
+def test_distinct_n_covers_the_latest_accepted_answers() -> None:
     meter = Meter(window=3, clock=Clock())
     meter.take([row("a a a a a a")])
     assert meter.now().distinct_1 == 1 / 6
@@ -155,7 +155,7 @@ def test_distinct_shares_are_counted_again_only_now_and_then() -> None:
     assert meter.now().distinct_1 == 4 / 22
 
 
-def test_novelty_is_what_it_is_told() -> None:
+def test_novelty_comes_from_the_given_function() -> None:
     assert Meter(novelty=lambda: 0.25).now().novelty == 0.25
 
 

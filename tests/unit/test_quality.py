@@ -110,14 +110,14 @@ def test_the_order_of_the_pairs_does_not_count(pairs: list[tuple[str, str]]) -> 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
-def test_what_is_like_an_earlier_one(kinds: list[int]) -> None:
+def test_texts_similar_to_an_earlier_one(kinds: list[int]) -> None:
     vectors = np.eye(6, dtype=np.float32)[kinds]
     for similarity in (0.9, 1.0):
         share = share_like_earlier(vectors, similarity)
         assert share == (len(kinds) - len(set(kinds))) / len(kinds)
 
 
-def test_what_is_like_an_earlier_one_in_another_block() -> None:
+def test_texts_similar_to_one_in_another_block() -> None:
     vectors = np.random.default_rng(0).normal(size=(1100, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     expected = sum(bool((vectors[:i] @ vectors[i] >= 0.8).any()) for i in range(1100)) / 1100
@@ -136,7 +136,7 @@ def test_what_is_like_an_earlier_one_in_another_block() -> None:
         {"rival": ["a"], "embed": bag},
     ],
 )
-def test_what_cannot_be_measured(given: dict[str, Any]) -> None:
+def test_measuring_rejects_too_little_data(given: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"there are no pairs|needs"):
         measure_pairs(**{"pairs": PAIRS, **given})
 
@@ -175,7 +175,7 @@ def test_halves_share_nothing_and_are_the_same_each_time(cache: Path) -> None:
     assert len(one) == len(other) == 20
 
 
-def test_what_is_no_cache_is_refused(cache: Path, tmp_path: Path) -> None:
+def test_folder_that_is_not_a_cache_is_rejected(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UnfinishedError):
         measure_quality(tmp_path)
     few = tmp_path / "few.jsonl"
@@ -216,7 +216,7 @@ def test_packed_it_is_clean_and_a_cache_still(
     assert read_manifest(out).rows == {"asked": 42, "kept": 41}
 
 
-def test_written_queries_are_packed_without_what_is_found_in_them(tmp_path: Path) -> None:
+def test_generated_queries_are_packed_without_secrets(tmp_path: Path) -> None:
     bundled = pytest.importorskip("benchmarks.bundled_cache")
     plain = '{"number": 0, "text": "What is rain?"}\n'
     telling = json.dumps({"number": 1, "text": f"Write to {ADDRESS}."}) + "\n"

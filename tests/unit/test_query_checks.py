@@ -80,7 +80,7 @@ def test_nearly_all_bundled_queries_pass() -> None:
     assert sum(fault is not None for fault in faults) <= 0.04 * len(faults)
 
 
-def test_other_languages_where_they_are_asked_for() -> None:
+def test_other_languages_on_request() -> None:
     checks = query_checks("<sep>", english=False)
     assert (
         rejection_reason("Können Sie mir erklären, wieso Bäume grün sind?", "stop", checks) is None

@@ -189,7 +189,7 @@ def test_datasets() -> None:
         FileQueries({"query": ["a"]})
 
 
-def test_what_can_be_read_only_once_is_refused() -> None:
+def test_files_that_can_be_read_only_once_are_rejected() -> None:
     with pytest.raises(InputError, match="only once"):
         FileQueries(row for row in ROWS)
 

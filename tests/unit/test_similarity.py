@@ -39,20 +39,20 @@ def made_up(seed: int, count: int = 60) -> list[str]:
     return [f"w{draw.randrange(10_000)}" for _ in range(count)]
 
 
-def test_the_same_pair_is_kept_once() -> None:
+def test_repeated_pair_is_a_duplicate() -> None:
     check = Duplicates()
     assert ask(check, "Tell me.", LONG) is None
     assert ask(check, "Tell me.", LONG) == "duplicate"
     assert ask(check, "tell me", LONG.upper().replace(",", " -")) == "duplicate"
 
 
-def test_the_same_long_answer_to_another_query_is_a_duplicate() -> None:
+def test_long_answer_to_another_query_is_a_duplicate() -> None:
     check = Duplicates()
     assert ask(check, "Describe a bridge.", LONG) is None
     assert ask(check, "What happens in spring?", LONG) == "duplicate"
 
 
-def test_the_same_short_answer_to_another_query_is_none() -> None:
+def test_short_answer_to_another_query_is_not_a_duplicate() -> None:
     check = Duplicates()
     for query in ("Is water wet?", "Is fire hot?", "Is ice cold?"):
         assert ask(check, query, "Yes, it is.") is None
@@ -90,7 +90,7 @@ def test_exact_duplicates_alone() -> None:
     assert ask(check, "q", LONG) == "duplicate"
 
 
-def test_what_is_rejected_is_not_remembered() -> None:
+def test_rejected_pairs_are_not_remembered() -> None:
     """A chain of small changes must not carry the filter away from what is kept."""
     check, said = Duplicates(), made_up(0)
     assert ask(check, "q", " ".join(said)) is None
@@ -103,7 +103,7 @@ def test_what_is_rejected_is_not_remembered() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.6, 0.7, 0.8, 0.9])
-def test_the_share_that_is_found_rises_around_the_threshold(threshold: float) -> None:
+def test_detection_rate_rises_around_the_threshold(threshold: float) -> None:
     """Pairs of answers of 100 shingles with planted similarities."""
 
     def found(similarity: float) -> float:
@@ -122,7 +122,7 @@ def test_the_share_that_is_found_rises_around_the_threshold(threshold: float) ->
     assert found(0.0) == 0.0
 
 
-def test_unrelated_pairs_of_a_large_cache_are_kept() -> None:
+def test_unrelated_pairs_of_a_large_cache_are_accepted() -> None:
     check = Duplicates()
     rejected = [i for i in range(3000) if ask(check, "q", " ".join(made_up(i, 30)))]
     assert rejected == []
@@ -130,7 +130,7 @@ def test_unrelated_pairs_of_a_large_cache_are_kept() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", LONG, LONG[:-8]]))))
-def test_a_run_that_goes_on_judges_as_one_that_never_stopped(pairs: list[tuple[str, str]]) -> None:
+def test_resumed_run_rejects_the_same_pairs(pairs: list[tuple[str, str]]) -> None:
     whole = Duplicates()
     reasons = [ask(whole, *pair) for pair in pairs]
     half = len(pairs) // 2
@@ -143,7 +143,7 @@ def test_a_run_that_goes_on_judges_as_one_that_never_stopped(pairs: list[tuple[s
     assert again == reasons
 
 
-def test_another_process_judges_the_same() -> None:
+def test_another_process_rejects_the_same_pairs() -> None:
     code = (
         "from tests_duplicates_input import texts\n"
         "from delia_data.engines import Completion\n"
@@ -186,14 +186,14 @@ def test_texts_that_no_file_can_hold_do_not_stop_it() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=200))
-def test_what_was_added_is_there(keys: Sequence[int]) -> None:
+def test_added_keys_are_in_the_filter(keys: Sequence[int]) -> None:
     seen = BloomFilter(1)
     rows = np.array(keys, dtype=np.uint64)[:, None]
     assert not any(seen.add_if_new(row).any() for row in rows)
     assert all(seen.add_if_new(row).all() for row in rows)
 
 
-def test_a_row_of_which_one_key_was_there_is_not_added() -> None:
+def test_row_with_a_known_key_is_not_added() -> None:
     seen = BloomFilter(2)
     one, two, three = (np.array(keys, dtype=np.uint64) for keys in ([1, 2], [2, 3], [3, 4]))
     assert seen.add_if_new(one).tolist() == [False, False]
@@ -259,7 +259,7 @@ def test_the_same_as_comparing_with_all(texts: list[list[str]], threshold: float
     assert len(novelty) == len(taken)
 
 
-def test_texts_that_are_not_new_can_be_taken_too() -> None:
+def test_texts_that_are_not_new_can_be_added() -> None:
     novelty = Novelty()
     for text in ("Why is the sky blue?", "why is the SKY blue", "", "?"):
         novelty.add(text)
