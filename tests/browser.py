@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over a pipe in its own protocol: it needs nothing else.
+"""A headless Chromium, controlled through a pipe with its own protocol.
 
 ours, fd 3 of the browser  ──▶  {"id": 1, "method": ...}\0
 ours, fd 4 of the browser  ◀──  {"id": 1, "result": ...}\0  and events
@@ -20,12 +20,12 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 
 
 def find_chromium() -> str | None:
-    """The program, or None where there is none."""
+    """Return the path of Chromium, or None if it is not installed."""
     return next((path for name in _NAMES if (path := shutil.which(name))), None)
 
 
 class Seen(NamedTuple):
-    """What a page was seen to be."""
+    """Measurements of a page."""
 
     problems: list[str]
     width: int
@@ -53,7 +53,7 @@ _LOOK = """(() => {
 
 
 class Browser:
-    """A browser; leave the block, and it is gone."""
+    """A browser; the end of the `with` block closes it."""
 
     def __init__(self, program: str, folder: Path) -> None:
         theirs_in, ours_out = os.pipe()
@@ -109,7 +109,7 @@ class Browser:
             self._process.wait()
 
     def look(self, page: Path, width: int, scheme: str, picture: Path | None = None) -> Seen:
-        """Open a page in a window so wide, light or dark, and say what is there."""
+        """Open a page in a window of a width, light or dark, and measure it."""
         self._call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -131,7 +131,7 @@ class Browser:
         return Seen(self._problems(page), **seen)
 
     def _problems(self, page: Path) -> list[str]:
-        """All that was logged, thrown, or asked for beside the page itself."""
+        """Return messages, exceptions, and requests other than the page."""
         problems = []
         for event in self._events:
             params = event.get("params", {})

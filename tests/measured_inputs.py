@@ -1,4 +1,4 @@
-"""An adapter of a random tiny model of words, its task and its cache, made in a second."""
+"""An adapter of a tiny random model of words, its task and its cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Inputs(NamedTuple):
 
 
 def make_inputs(folder: Path, *, token: str = "<sep>") -> Inputs:
-    """Trains an adapter for two steps, and writes what it was trained on."""
+    """Train an adapter for two steps, and write its inputs."""
     tokenizer = word_tokenizer()
     word_model(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -87,7 +87,7 @@ def make_inputs(folder: Path, *, token: str = "<sep>") -> Inputs:
 
 
 def embed_letters(texts: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Vectors of length 1 of how often each letter occurs."""
+    """Return vectors of length 1 of letter counts."""
     counts = np.array([[text.count(chr(97 + i)) for i in range(26)] for text in texts])
     vectors = counts / np.linalg.norm(counts, axis=1, keepdims=True)
     return vectors.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Small folders of every kind that a report is made of, with answers that mean it ill."""
+"""Small folders of every kind for reports, with hostile text in answers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BLOCKS = 6
 
 
 class Folders(NamedTuple):
-    """Where everything lies; `quickstart` stands for parts of its own."""
+    """Folders of runs of every kind."""
 
     mixture: Path
     cache: Path
@@ -69,7 +69,7 @@ class Folders(NamedTuple):
 
 
 def make_folders(root: Path) -> Folders:
-    """Writes a folder of every kind."""
+    """Write a folder of every kind."""
     found = Folders(*(root / name for name in Folders._fields))
     put_task(found.task)
     engine = MockEngine()
@@ -89,7 +89,7 @@ def _text(request: Request) -> str:
 
 
 def put_task(folder: Path, *, rows: int = 12) -> None:
-    """The bundled task with few held-out rows."""
+    """Write the bundled task with few held-out rows."""
     whole = bundled_task()
     few, wordings = replace(whole, test=whole.test[:rows]), bundled_wordings()
     gates = gate_task_wordings(few, wordings)
@@ -97,14 +97,14 @@ def put_task(folder: Path, *, rows: int = 12) -> None:
 
 
 def put_mixture(found: Folders) -> None:
-    """Its rows and the pairs, at a ratio of a half."""
+    """Write a mixture of the task and the cache with ratio 0.5."""
     rows = read_task_rows(found.task)
     mixture = mix(rows.train, found.cache, ratio=0.5, seed=0, test=rows.test, token=rows.token)
     save_mixture(mixture, found.mixture)
 
 
 def put_adapter(folder: Path, *, steps: int = 60) -> None:
-    """What a training leaves of numbers, and no weights."""
+    """Write the numbers of a training, without weights."""
     losses = [
         {
             "step": step,
@@ -141,12 +141,12 @@ def put_adapter(folder: Path, *, steps: int = 60) -> None:
 
 
 def put_evaluation(folder: Path, task: Path, answer: Callable[[Request], str]) -> None:
-    """What a system that answers so comes to."""
+    """Write an evaluation of a system with given answers."""
     evaluate(MockEngine(answer=answer), EvalTask.read(task), folder, notes=[f"a note {EVIL}"])
 
 
 def put_measured(folder: Path, *, parts: Sequence[str] = MEASURES) -> None:
-    """Measurements of numbers that are made up."""
+    """Write measurements of invented numbers."""
     spaces = {
         when: {which: StateSpace(0.95, 1000, tuple(_first(n, factor) for n in range(1, 9)))}
         for when, factor in (("before", 20), ("after", 1))
@@ -224,7 +224,7 @@ def _gradients(seed: int, rows: int = 8) -> RowGradients:
 
 
 def put_ratio(folder: Path) -> None:
-    """A series whose loss falls and then stays."""
+    """Write ratios whose loss falls and then stays constant."""
     ratios = (0.0, 1.0, 4.0, 16.0)
     draw = np.random.default_rng(0)
     tokens = draw.integers(10, 40, 40).astype(float)
@@ -256,7 +256,7 @@ def put_ratio(folder: Path) -> None:
 
 
 def put_reproduction(folder: Path) -> None:
-    """Some cells of a grid, with their answers; one of them is not finished."""
+    """Write cells of a grid with their answers; one is not finished."""
     values: dict[str, Any] = {
         "name": "made up",
         "experiments": {

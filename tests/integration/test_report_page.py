@@ -1,4 +1,4 @@
-"""The report on runs of every kind, as a reader sees it: whole, silent, readable on any screen."""
+"""The report on runs of every kind: complete, without errors, readable on any screen."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def test_in_a_browser(
     assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_fault_would_be_seen(browser: Browser, tmp_path: Path) -> None:
-    """The browser does find what the other test says is not there."""
+def test_the_browser_reports_errors(browser: Browser, tmp_path: Path) -> None:
+    """Show that the test above can fail."""
     bad = tmp_path / "bad.html"
     bad.write_text(
         "<!doctype html><style>body{margin:0}</style><script>console.error('x'); y()</script>"
@@ -93,7 +93,7 @@ def test_a_fault_would_be_seen(browser: Browser, tmp_path: Path) -> None:
     assert len(seen.wide) == 1
 
 
-def test_it_is_whole_and_loads_nothing(page: Path, report: Report) -> None:
+def test_the_page_is_valid_and_loads_nothing(page: Path, report: Report) -> None:
     text = page.read_text(encoding="utf-8")
     read = Page(text)
 
@@ -111,7 +111,7 @@ def test_it_is_whole_and_loads_nothing(page: Path, report: Report) -> None:
     assert text.count("<svg") == len(re.findall(r'<title id="f\d+-title">[^<]+</title>', text))
 
 
-def test_hostile_words_stay_words(page: Path) -> None:
+def test_hostile_text_is_escaped(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
 
     assert text.count("&lt;script&gt;") > 20
@@ -122,7 +122,7 @@ def test_hostile_words_stay_words(page: Path) -> None:
     assert EVIL[-60:] in text
 
 
-def test_all_of_it_is_data_too(report: Report) -> None:
+def test_report_data(report: Report) -> None:
     document = json.loads(json.dumps(report.as_dict()))
 
     assert list(document["chapters"]) == CHAPTERS

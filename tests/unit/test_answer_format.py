@@ -33,7 +33,7 @@ def test_objects() -> None:
     assert form.read("no") is None
 
 
-def test_labels_of_objects_are_what_returns() -> None:
+def test_labels_of_objects_are_recurring_values() -> None:
     task = bundled_task()
     form = of([row.answer for row in task.train], keys=task.keys)
     assert form.labels == {"hallucination": ("no", "yes")}
@@ -65,7 +65,7 @@ def test_a_line() -> None:
     assert form.read('"') is not None
 
 
-def test_a_pattern_goes_before_all_else() -> None:
+def test_a_pattern_overrides_other_rules() -> None:
     form = of(["- a\n- b", "- c"], rule=r"(- .+\n?)+")
     assert form.as_dict() == {"kind": "pattern", "pattern": r"(- .+\n?)+"}
     assert form.read("- one\n- two\n") == ReadAnswer(True)
@@ -80,7 +80,7 @@ def test_a_function() -> None:
     assert form.read("abc") is None
 
 
-def test_free_text_is_refused() -> None:
+def test_free_text_needs_a_rule() -> None:
     answers = [f"Answer {i} is of its own." for i in range(4)]
     with pytest.raises(
         InputError, match=re.escape("the token means 'three bullet points'")

@@ -46,7 +46,7 @@ def run(out: Path, task: Path, answer: object = selective, **settings: object) -
     evaluate(engine, EvalTask.read(task), out, **settings)  # type: ignore[arg-type]
 
 
-def test_a_folder_with_all_that_was_measured(tmp_path: Path, task: Path) -> None:
+def test_the_output_folder(tmp_path: Path, task: Path) -> None:
     run(tmp_path / "out", task, notes=["a note"])
     manifest = read_manifest(tmp_path / "out", verify=True)
     assert manifest.kind == "evaluation"
@@ -60,9 +60,7 @@ def test_a_folder_with_all_that_was_measured(tmp_path: Path, task: Path) -> None
     assert found.system["system"]["engine"] == "mock"
 
 
-def test_equal_runs_give_equal_bytes_and_fewer_rows_are_a_beginning(
-    tmp_path: Path, task: Path
-) -> None:
+def test_runs_are_reproducible_and_can_grow(tmp_path: Path, task: Path) -> None:
     for name in ("a", "b"):
         run(tmp_path / name, task, rows=5)
     first, second = (read_manifest(tmp_path / name).files for name in ("a", "b"))
@@ -90,7 +88,7 @@ def test_two_systems(tmp_path: Path, task: Path) -> None:
     )
 
 
-def test_what_is_no_evaluation(tmp_path: Path, task: Path) -> None:
+def test_errors_of_compare_folders(tmp_path: Path, task: Path) -> None:
     run(tmp_path / "delia", task, rows=3)
     with pytest.raises(InputError, match=r"no evaluation\.json, it contains a task"):
         compare_folders(tmp_path / "delia", task)
@@ -108,7 +106,7 @@ def test_what_is_no_evaluation(tmp_path: Path, task: Path) -> None:
         compare_folders(tmp_path / "delia", tmp_path / "other")
 
 
-def test_tasks_whose_answers_are_labels(tmp_path: Path) -> None:
+def test_answers_that_are_labels(tmp_path: Path) -> None:
     rows = [Record.pair(f"text {i}", ["good", "bad"][i % 2]) for i in range(20)]
     task = make_task(
         name="o", train=rows[:8], test=rows[8:], instruction="Judge.", request="Judge it."
@@ -214,7 +212,7 @@ def test_free_text_needs_a_pattern(tmp_path: Path, delia: Delia) -> None:
     assert "100%" in told.out
 
 
-def test_what_the_command_refuses(tmp_path: Path, task: Path, delia: Delia) -> None:
+def test_errors_of_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:
     out = tmp_path / "out"
 
     mock = ("--engine", "mock")
@@ -250,7 +248,7 @@ def test_adapters(tmp_path: Path, task: Path, delia: Delia) -> None:
     assert not out.exists()
 
 
-def test_another_model_is_not_mixed_in(tmp_path: Path, task: Path) -> None:
+def test_a_folder_holds_answers_of_one_model(tmp_path: Path, task: Path) -> None:
     run(tmp_path, task, rows=2)
 
     class Other(MockEngine):

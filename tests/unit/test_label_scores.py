@@ -1,4 +1,4 @@
-"""Accuracy, precision, recall and F1 by hand; what is undefined is said."""
+"""Accuracy, precision, recall and F1 computed by hand, with undefined scores."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_by_hand() -> None:
     assert scores.undefined == ("precision of 'maybe': no answer says it",)
 
 
-def test_all_right() -> None:
+def test_all_answers_are_right() -> None:
     scores = score_labels(["a", "b"] * 10, ["a", "b"] * 10, HOW)
     assert value(scores.accuracy) == value(scores.macro_f1) == value(scores.macro_precision) == 1
     assert scores.accuracy.low == pytest.approx(0.025 ** (1 / 20))
@@ -87,7 +87,7 @@ def test_the_difference_of_two_systems() -> None:
     assert same == Estimate(0, 0, 0, 8)
 
 
-def test_what_cannot_be() -> None:
+def test_errors() -> None:
     with pytest.raises(InputError, match="1 answers for 2 labels"):
         score_labels(["a", "b"], ["a"], HOW)
     with pytest.raises(InputError, match="no labels to score"):

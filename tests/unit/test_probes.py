@@ -39,7 +39,7 @@ def probes() -> dict[str, Probe]:
     return {probe.name: probe for probe in make_probes(asked())}
 
 
-def test_the_token_is_named_once_with_and_never_without(probes: dict[str, Probe]) -> None:
+def test_prompts_contain_the_token_once_and_plain_prompts_never(probes: dict[str, Probe]) -> None:
     assert list(probes) == list(PROBES)
     for probe in probes.values():
         assert len(probe.rows) == 100
@@ -58,7 +58,7 @@ def test_every_probe_asks_the_same_rows(probes: dict[str, Probe]) -> None:
     assert all(known[row.id] == row.expected for row in probes["bare"].rows)
 
 
-def test_each_way(probes: dict[str, Probe]) -> None:
+def test_wordings_of_each_probe(probes: dict[str, Probe]) -> None:
     by_text = {wording.id: wording for wording in WORDINGS}
     for name, split in (("held-out", "test"), ("training", "train")):
         for row in probes[name].rows:
@@ -74,7 +74,7 @@ def test_each_way(probes: dict[str, Probe]) -> None:
     assert [probe.wants_format for probe in probes.values()] == [True, True, True, False]
 
 
-def test_training_wordings_are_dealt_evenly_and_those_left_out_are_told(
+def test_training_wordings_are_used_evenly(
     probes: dict[str, Probe],
 ) -> None:
     used = [row.wording_id for row in probes["training"].rows]
@@ -85,7 +85,7 @@ def test_training_wordings_are_dealt_evenly_and_those_left_out_are_told(
     )
 
 
-def test_fewer_rows_are_among_those_of_more() -> None:
+def test_more_rows_include_fewer_rows() -> None:
     few, many = (make_probes(asked(), rows=rows, seed=3) for rows in (7, 31))
     for small, large in zip(few, many, strict=True):
         assert len(small.rows) == 7
@@ -94,13 +94,13 @@ def test_fewer_rows_are_among_those_of_more() -> None:
     assert {row.id for row in other[0].rows} != {row.id for row in few[0].rows}
 
 
-def test_equal_rows_are_asked_once_and_names_once() -> None:
+def test_duplicate_rows_and_names() -> None:
     twice = replace(TASK, test=(*TASK.test[:3], TASK.test[0]))
     (probe,) = make_probes(asked(twice), ["bare", "bare"])
     assert len(probe.rows) == 3
 
 
-def test_earlier_turns_stay() -> None:
+def test_earlier_turns_are_kept() -> None:
     turns = [Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello")]
     rows = [
         Record((*turns, Message("user", f"Question {i}"), Message("assistant", answer)))
@@ -121,7 +121,7 @@ def test_earlier_turns_stay() -> None:
             assert row.query.startswith("Question")
 
 
-def test_a_folder_gives_what_the_task_gives(tmp_path: Path) -> None:
+def test_a_folder_equals_its_task(tmp_path: Path) -> None:
     read = EvalTask.read(save(tmp_path / "task"))
     made = asked()
     used = {row.worded.wording_id for row in read.held_out}
@@ -132,14 +132,14 @@ def test_a_folder_gives_what_the_task_gives(tmp_path: Path) -> None:
     assert make_probes(read, ["held-out", "bare"]) == make_probes(made, ["held-out", "bare"])
 
 
-def test_a_function_that_scores_is_not_in_a_folder(tmp_path: Path) -> None:
+def test_a_scoring_function_is_not_in_a_folder(tmp_path: Path) -> None:
     folder = save(tmp_path / "task", replace(TASK, scoring=lambda answer, expected: 0.5))
     assert EvalTask.read(folder).scoring is None
     known = EvalTask.read(folder, scoring=lambda answer, expected: 0.5)
     assert callable(known.scoring)
 
 
-def test_what_cannot_be_asked(tmp_path: Path) -> None:
+def test_errors(tmp_path: Path) -> None:
     task = asked()
     with pytest.raises(InputError, match="probe 'free' is unknown: use one of held-out, training"):
         make_probes(task, ["free"])
@@ -160,7 +160,7 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
         make_probes(replace(task, held_out=(row,)), ["held-out"])
 
 
-def test_folders_that_are_none(tmp_path: Path) -> None:
+def test_invalid_folders(tmp_path: Path) -> None:
     folder = save(tmp_path / "task")
     with pytest.raises(InputError, match=r"has no wordings.jsonl"):
         EvalTask.read(folder / "undiversified")

@@ -80,7 +80,7 @@ def test_the_interval_of_selectivity_is_paired() -> None:
     assert (probe.selectivity.low, probe.selectivity.high) == pytest.approx((-unseen, unseen))
 
 
-def test_probes_stay_apart_and_notes_are_told() -> None:
+def test_probes_are_scored_separately_with_notes() -> None:
     rows = [*ROWS, *(replace(r, probe="negative", wants_format=False) for r in ROWS[:2])]
     notes = {"": ["of all"], "negative": ["of one"]}
     found = score(grade_answers(ASKED, rows), ASKED, system={"engine": "x"}, notes=notes)
@@ -93,21 +93,21 @@ def test_probes_stay_apart_and_notes_are_told() -> None:
         found.probe("bare")
 
 
-def test_a_scoring_function_counts_where_it_is_known() -> None:
+def test_a_scoring_function() -> None:
     by_length = replace(ASKED, scoring=lambda answer, expected: min(1, len(answer) / 100))
     assert score(grade_answers(by_length, ROWS), by_length, how=HOW).probes[0].score is not None
     unknown = replace(ASKED, scoring=None)
     assert score(grade_answers(unknown, ROWS), unknown, how=HOW).probes[0].score is None
 
 
-def test_through_json_and_back() -> None:
+def test_json_round_trip() -> None:
     found = score(scored(), ASKED, system={"engine": "x"}, how=HOW)
     assert Evaluation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
     with pytest.raises(FormatError, match="changed: token: Field required"):
         Evaluation.from_dict({"task": "t"})
 
 
-def test_rows_on_disk(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_scored_rows_round_trip(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     write_scored_rows(path, scored())
     assert read_scored_rows(path) == scored()
@@ -116,7 +116,7 @@ def test_rows_on_disk(tmp_path_factory: pytest.TempPathFactory) -> None:
         read_scored_rows(path)
 
 
-def test_a_system_is_no_better_than_itself() -> None:
+def test_a_system_does_not_differ_from_itself() -> None:
     (probe,) = compare(scored(), scored(), HOW).probes
     for found in (
         probe.selectivity,
@@ -147,7 +147,7 @@ def test_differences_by_hand() -> None:
     assert turned.selectivity.value == pytest.approx(-10 / 40)
 
 
-def test_rows_are_paired_by_what_they_are_not_by_their_place() -> None:
+def test_rows_are_paired_by_id() -> None:
     found = compare(scored(), scored(ROWS[:0:-1]), HOW)
     (probe,) = found.probes
     assert probe.rows == 4
@@ -159,7 +159,7 @@ def test_rows_are_paired_by_what_they_are_not_by_their_place() -> None:
     )
 
 
-def test_what_cannot_be() -> None:
+def test_errors() -> None:
     with pytest.raises(InputError, match="no answers to score"):
         score([], ASKED)
     with pytest.raises(InputError, match="no rows in common, of 5 and 5"):

@@ -32,7 +32,7 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("name", "own"), [("chrf", sacrebleu.CHRF), ("bleu", sacrebleu.BLEU)])
-def test_the_corpus_score_is_sacrebleus_own(name: str, own: type) -> None:
+def test_corpus_scores_equal_those_of_sacrebleu(name: str, own: type) -> None:
     """chrF is computed here and BLEU by sacrebleu; both equal sacrebleu on a corpus."""
     (metric,) = load_metrics([name])
     found = score_corpus(metric, SOURCES, ANSWERS, REFERENCES, HOW)
@@ -42,7 +42,7 @@ def test_the_corpus_score_is_sacrebleus_own(name: str, own: type) -> None:
     assert (same.value, same.low, same.high) == pytest.approx((100, 100, 100))
 
 
-def test_a_resample_is_a_corpus_of_its_own() -> None:
+def test_resamples_are_scored_as_corpora() -> None:
     for metric in load_metrics(["chrf", "bleu"]):
         counts = metric.counts(SOURCES, ANSWERS, REFERENCES)
         drawn = [0, 2, 2, 3]
@@ -72,7 +72,7 @@ def scored(answers: list[str]) -> tuple[EvalTask, list[AnsweredRow]]:
     return task, rows
 
 
-def test_in_an_evaluation_and_in_a_comparison() -> None:
+def test_evaluation_and_comparison() -> None:
     metrics = load_metrics(["chrf", "bleu"])
     task, rows = scored(ANSWERS)
     ours = grade_answers(task, rows)
@@ -88,7 +88,7 @@ def test_in_an_evaluation_and_in_a_comparison() -> None:
     assert same.translation["BLEU"].low == same.translation["BLEU"].high == 0
 
 
-def test_what_cannot_be() -> None:
+def test_errors() -> None:
     with pytest.raises(InputError, match="metric 'rouge' is unknown: use one of chrf, bleu"):
         load_metrics(["rouge"])
     with pytest.raises(InputError, match="chrf has no checkpoint"):
