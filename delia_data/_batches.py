@@ -1,4 +1,4 @@
-"""Cutting a stream into groups (`itertools.batched` comes with Python 3.12)."""
+"""Group a stream (`itertools.batched` needs Python 3.12)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Give the items in lists of `size`, the last one shorter where they run out."""
+    """Yield the items in lists of `size`; the last list may be shorter."""
     iterator = iter(items)
     while group := list(itertools.islice(iterator, size)):
         yield group

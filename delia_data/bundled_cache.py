@@ -1,4 +1,4 @@
-"""The bundled cache and its name."""
+"""Find the bundled cache, by its name or as a folder."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from delia_data.errors import InputError
 from delia_data.outputs import is_finished
 
 BUNDLED: Final = "bundled"
-"""The name; it comes before a folder of that name."""
+"""Name of the bundled cache; takes precedence over a folder with that name."""
 
 _Given = TypeVar("_Given")
 
 
 def bundled_cache_folder() -> Path:
-    """Where the cache lies that comes with the package.
+    """Return the folder of the bundled cache.
 
     Raises:
-        InputError: This installation lacks it.
+        InputError: The installation does not contain it.
     """
     if not is_finished(folder := _folder()):
         raise InputError(
-            "the cache that comes with delia_data is not in this installation: install it anew, "
-            "or sample a cache with delia sample, and give its folder"
+            "this installation of delia_data does not contain the bundled cache: reinstall "
+            "delia_data, or sample a cache with delia sample and give its folder"
         )
     return folder
 
 
 def cache_path(given: _Given) -> _Given | Path:
-    """Give the folder of the bundled cache where its name is given, and else what is given.
+    """Replace the name of the bundled cache by its folder; return anything else unchanged.
 
     Raises:
-        InputError: The bundled cache is named, and this installation lacks it.
+        InputError: The installation does not contain the bundled cache.
     """
     return bundled_cache_folder() if _is_its_name(given) else given
 
 
 def is_bundled(given: object) -> bool:
-    """Whether what was given as a cache is the bundled one, by its name or its path."""
+    """Return whether a cache is the bundled one, given by its name or its path."""
     return _is_its_name(given) or (
         isinstance(given, str | os.PathLike) and Path(given) == _folder()
     )

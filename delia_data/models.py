@@ -18,8 +18,6 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import datasets
-
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError, MissingExtraError
 from delia_data.outputs import (
@@ -322,6 +320,8 @@ def loading(name: str | os.PathLike[str]) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide progress bars and warnings of transformers and datasets inside the block."""
+    import datasets  # takes a second: not for commands that load no model
+
     transformers = require("transformers", extra="local")
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -20,7 +20,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import datasets
 import numpy as np
 import pyarrow as pa
 
@@ -35,6 +34,7 @@ from delia_data.training.prepare import prepared_from
 from delia_data.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 _REGISTERED: Final = re.compile(r"(delia_mix|delia_task|delia_cache)(?::(.+))?")
@@ -147,6 +147,8 @@ def _open_folder(folder: Path, name: str) -> TrainingRows:
 
 
 def _open_registered(name: str, dataset: str, configuration: str | None) -> TrainingRows:
+    import datasets
+
     try:
         with quiet():
             rows = datasets.load_dataset(dataset, configuration, split="train")
@@ -174,7 +176,7 @@ class EncodedRows:
         dropped: Rows that were left out, by reason.
     """
 
-    dataset: datasets.Dataset
+    dataset: Dataset
     cut: int
     dropped: dict[str, int]
 
@@ -256,7 +258,9 @@ def encode_rows(
         "labels": pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(labels))),
         "is_task": pa.array(are_task),
     }
-    return EncodedRows(datasets.Dataset(pa.table(columns)), cut, dict(dropped))
+    from datasets import Dataset
+
+    return EncodedRows(Dataset(pa.table(columns)), cut, dict(dropped))
 
 
 class ProvenanceWarning(UserWarning):

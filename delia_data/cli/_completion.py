@@ -1,4 +1,4 @@
-"""What the shell offers for the values of options."""
+"""Shell completion of option values."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ from collections.abc import Callable, Iterable
 
 
 def among(names: Iterable[str]) -> Callable[[str], list[str]]:
-    """Offer some names; other values stay possible, and files are offered where no name fits.
-
-    Args:
-        names: The names, in the order in which they are offered.
-
-    Returns:
-        What Typer takes as `autocompletion=`.
-    """
+    """Return a function for Typer's `autocompletion=` that offers names; others stay valid."""
     known = list(names)
 
     def complete(incomplete: str) -> list[str]:

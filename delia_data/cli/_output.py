@@ -1,4 +1,4 @@
-"""What the commands show: steps with a live bar and the time left, or plain lines in a pipe."""
+"""Output of the commands: progress, notes and warnings, and JSON documents."""
 
 from __future__ import annotations
 
@@ -28,25 +28,22 @@ from rich.progress import (
 from rich.text import Text
 
 console = Console(highlight=False)
-"""Where results go."""
+"""Console for results (stdout)."""
 messages = Console(highlight=False, stderr=True)
-"""Where the way there is told, when the results are for another program."""
+"""Console for notes, warnings, and the progress of `--json` (stderr)."""
 
 
 class Update(Protocol):
-    """Tells how far a step is."""
+    """Function that reports progress."""
 
-    def __call__(self, done: float, total: float, note: str = "") -> None:
-        """Take how much is done, how much there is in all, and a few words on how it goes."""
-        ...
+    def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
 class _Pace:
-    """The time left, were all to go on as fast as since the first look.
+    """Estimate of the time left, from the average pace since the first update.
 
-    Steady where work comes in batches, and what an earlier run did counts for nothing. A count that
-    falls a little is a batch of which less is kept than was thought; one that falls by more than a
-    tenth is of other work, which begins there.
+    Work of an earlier run does not count. A count that falls by more than a tenth of the total
+    starts another piece of work; a smaller fall is a batch that kept less than estimated.
     """
 
     def __init__(self) -> None:
@@ -54,11 +51,11 @@ class _Pace:
         self._furthest = 0.0
 
     def is_other_work(self, done: float, total: float) -> bool:
-        """Whether the next look is the first one, or the first of other work."""
+        """Return whether this is the first update of a piece of work."""
         return done < max(self._before, self._furthest - total / 10)
 
     def left(self, done: float, total: float) -> float | None:
-        """Seconds, or None where they are not known."""
+        """Return the seconds left; None if unknown."""
         now = time.monotonic()
         if self.is_other_work(done, total):
             self._before, self._began, self._furthest = done, now, done
@@ -69,30 +66,28 @@ class _Pace:
 
 
 class _TimeLeft(ProgressColumn):
-    """The time left."""
+    """Column with the time left."""
 
     def __init__(self) -> None:
         super().__init__()
         self._pace = _Pace()
 
     def render(self, task: Task) -> Text:
-        """Show it, or nothing where it is not known."""
+        """Return the time as minutes and seconds; empty if unknown."""
         left = self._pace.left(task.completed, task.total) if task.total else None
         return Text("" if left is None else f"{left // 60:.0f}:{left % 60:02.0f} left")
 
 
 @contextmanager
 def step(title: str, *, to: Console | None = None) -> Iterator[Update]:
-    """Show one step.
+    """Show the progress of one step: a bar in a terminal, a line for each tenth in a pipe.
 
     Args:
-        title: What is being done.
-        to: Where it is shown: with the results when not given.
+        title: The step, such as `"sampling"`.
+        to: Console to print to. Default: stdout.
 
     Yields:
-        A function to call with how much is done and how much there is in all. A terminal shows
-        a bar with the time left; a pipe, or a terminal that cannot move its cursor, gets a line
-        for every tenth.
+        A function that takes the amount done, the total, and a note.
     """
     shown_in = to or console
     if shown_in.is_terminal and not shown_in.is_dumb_terminal:
@@ -127,14 +122,14 @@ def _lines(title: str, shown_in: Console) -> Update:
             return
         shown = tenth
         time_left = "" if left is None else f", about {left:.0f} s left"
-        told = f"; {note}" if note else ""
-        shown_in.print(f"{title}: {done:.0f} of {total:.0f}{time_left}{told}", soft_wrap=True)
+        suffix = f"; {note}" if note else ""
+        shown_in.print(f"{title}: {done:.0f} of {total:.0f}{time_left}{suffix}", soft_wrap=True)
 
     return update
 
 
 def show_skipped_files(given: str) -> None:
-    """Print which files of a folder of rows are not read, with the reasons."""
+    """Print the files of a folder of rows that are not read, with the reasons."""
     from delia_data.reading import is_output, open_source
 
     folder = Path(given)
@@ -147,10 +142,10 @@ def show_skipped_files(given: str) -> None:
 
 @contextmanager
 def warnings_in_one_line(category: type[Warning]) -> Iterator[None]:
-    """Print each warning in one line, with nothing of where in the code it arose.
+    """Print each warning in one line, without its place in the code.
 
     Args:
-        category: Warnings that are shown every time, and not once alone.
+        category: Warnings to print every time; others are printed once.
     """
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -163,11 +158,11 @@ def warnings_in_one_line(category: type[Warning]) -> Iterator[None]:
 
 
 _aside: Final[list[tuple[Any, int | None]]] = []
-"""The standard output while it is kept free: the stream, and a copy of its file descriptor."""
+"""The original stdout while stdout is redirected: the stream and a copy of its descriptor."""
 
 
 def _keep_stdout_free(context: typer.Context, wanted: bool) -> bool:
-    """Send what anybody prints to the standard error until the document is shown."""
+    """Redirect stdout to stderr until `show_json` prints the document."""
     if wanted and not _aside:
         sys.stdout.flush()
         try:
@@ -189,23 +184,18 @@ AsJson = Annotated[
         help="Print one JSON document, and nothing else; progress goes to stderr.",
     ),
 ]
-"""Type of a command's parameter `as_json`. Where it is true, all that is printed goes to the
-standard error, until `show_json` prints the document."""
+"""Type of a command's parameter `as_json`. If true, everything printed before `show_json` goes to
+stderr."""
 
 
 def show_json(value: object) -> None:
-    """Print the document of a command.
-
-    Args:
-        value: Dataclasses, pydantic models, mappings, sequences, sets, paths and plain values,
-            one in another. Numbers that are not finite become null.
-    """
+    """Print the JSON document of a command; see `plain` for the values it takes."""
     give_back_stdout()
     print(json.dumps(plain(value), indent=2, allow_nan=False), flush=True)
 
 
 def give_back_stdout() -> None:
-    """Let the standard output be what it was; nothing happens where it is."""
+    """Restore stdout if it was redirected."""
     if not _aside:
         return
     stream, copy = _aside.pop()
@@ -217,7 +207,10 @@ def give_back_stdout() -> None:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold of a value."""
+    """Convert dataclasses, pydantic models, containers and paths to JSON values.
+
+    Numbers that are not finite become None, sets sorted lists.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if hasattr(value, "model_dump"):

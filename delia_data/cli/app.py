@@ -1,4 +1,4 @@
-"""The application: lazy commands, and the one place where errors become a line and an exit code."""
+"""The command line: commands imported on demand, and errors turned into exit codes."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from delia_data.cli._output import give_back_stdout
 from delia_data.errors import DeliaError
 
 CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
-"""Settings that every command shares."""
+"""Click settings of every command."""
 
 
 class LazyGroup(TyperGroup):
-    """Knows its commands by name and help alone until one of them is run or completed."""
+    """Group that imports a command when it is run or completed."""
 
     lazy: ClassVar[Mapping[str, str]] = {}
-    """Help in one line, by command; `delia_data.cli.NAME` has the command."""
+    """Help line by command name; the command is in `delia_data.cli.NAME`."""
     aliases: ClassVar[Mapping[str, Callable[[list[str]], list[str]]]] = {}
-    """Command lines that replace earlier names of commands; help does not list them."""
+    """Functions that rewrite the arguments of renamed commands, by earlier name."""
 
     def __init__(self, **attributes: Any) -> None:
-        """Put a mark for each command in front of those that were registered."""
+        """Add a placeholder for each command that is not imported yet."""
         super().__init__(**attributes)
-        marks = {name: TyperCommand(name, help=line) for name, line in self.lazy.items()}
-        self.commands = {**marks, **self.commands}
+        lazy = {name: TyperCommand(name, help=line) for name, line in self.lazy.items()}
+        self.commands = {**lazy, **self.commands}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Import the command that is asked for, and say which one it is."""
+        """Import the command; print the new form of an earlier name."""
         if args and args[0] in self.aliases:
             earlier, args = args[0], self.aliases[args[0]](args[1:])
             typer.echo(f"delia {earlier} is an earlier name of delia {shlex.join(args)}", err=True)
@@ -44,13 +44,9 @@ class LazyGroup(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """Import a command of `delia`.
+    """Import a command and return it as a Click command.
 
-    Args:
-        name: Its name; its module has a function `command`, or an `app` of further commands.
-
-    Returns:
-        What Typer makes of it.
+    Its module has a function `command`, or a Typer `app` with subcommands.
     """
     module = import_module(f"delia_data.cli.{name.replace('-', '_')}")
     if hasattr(module, "app"):
@@ -65,29 +61,25 @@ COMMANDS: Final = {
     "sample": "Sample pairs from the model itself into a cache.",
     "quality": "Measure a cache: acceptance, repetition, diversity, coverage, language, secrets.",
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
-    "mix": "Mix tasks with pairs of caches, and write that with its manifest.",
-    "lint": "Prove on tokenized rows that the token is whole and the loss on the answers alone.",
+    "mix": "Mix tasks with pairs of caches; write the rows and a manifest.",
+    "lint": "Check tokenized rows: the token is whole, and only answers have a loss.",
     "prepare": "Add the token to a model, and write a model folder for any training script.",
     "train": "Fine-tune a model and the token's embedding on a mixture.",
-    "export": "Write an adapter so that any engine serves it, or a mixture's files for another "
-    "trainer.",
+    "export": "Write an adapter for serving engines, or a mixture for another trainer.",
     "evaluate": "Evaluate a model on held-out rows, with the token and without it.",
     "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare with the "
     "paper's numbers.",
     "ratio": "Find the smallest ratio that is about as good as the best of a short series.",
-    "measure": "Measure an adapter before and after training: representation, state space, "
-    "gradients.",
-    "report": "Write one page on any runs: summary, tables, figures, answers, settings.",
-    "push": "Publish folders as one version: one commit and one tag; the same again changes "
-    "nothing.",
-    "pull": "Download a version as folders that `delia mix` and `delia train` take.",
-    "doctor": "Print versions, extras found and missing, devices, and what works.",
+    "measure": "Compare an adapter with its base model: representation, state space, gradients.",
+    "report": "Write one HTML page about runs: summary, tables, figures, answers, settings.",
+    "push": "Publish folders as one version: one commit, one tag; repeating it changes nothing.",
+    "pull": "Download a version as folders for `delia mix` and `delia train`.",
+    "doctor": "Print versions, installed and missing extras, and devices.",
     "register": 'Make load_dataset("delia_mix", ...) work in programs that do not import '
     "delia_data.",
-    "task": "Look at a task.",
+    "task": "Inspect a task.",
 }
-"""The commands, each with the first line of its help. `cli/NAME.py` has it as `command` (or as
-`app`, if it has commands of its own), and is imported when it runs."""
+"""The commands and their help lines, in the order of `delia --help`."""
 
 ALIASES: Final[Mapping[str, Callable[[list[str]], list[str]]]] = {
     "plan": lambda given: ["sample", "--estimate", *given],
@@ -95,8 +87,7 @@ ALIASES: Final[Mapping[str, Callable[[list[str]], list[str]]]] = {
     "config": lambda given: ["export", *given[:1], *given[2:3], "--model", *given[1:2], *given[3:]],
     "diff": lambda given: ["pull", *given[:1], "--diff", *given[1:]],
 }
-"""Earlier names of commands, with the command line that replaces them; each works for one release
-if its positional arguments come first."""
+"""Earlier names, kept for one release; positional arguments must come first."""
 
 EXIT_CODES: Final = {
     0: "success",
@@ -139,14 +130,14 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and leave with one of `EXIT_CODES`."""
+    """Run the command line and exit with one of `EXIT_CODES`."""
     try:
         app(standalone_mode=True)
     except DeliaError as error:
         print(f"delia: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
-        if stop.code == 130:  # what typer makes of Ctrl-C
+        if stop.code == 130:  # Ctrl-C
             print("delia: stopped; run the same command again to continue", file=sys.stderr)
         raise
     finally:

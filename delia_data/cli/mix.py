@@ -95,7 +95,7 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Mix tasks with pairs of caches, and write that with its manifest.
+    """Mix tasks with pairs of caches; write the rows and a manifest.
 
     Options come before what the recipe says.
     """

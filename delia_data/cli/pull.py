@@ -32,7 +32,7 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download a version as folders that `delia mix` and `delia train` take."""
+    """Download a version as folders for `delia mix` and `delia train`."""
     with warnings_in_one_line(UserWarning):
         if diff is not None:
             compare(version, diff, as_json)

@@ -57,7 +57,7 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish folders as one version: one commit and one tag; the same again changes nothing."""
+    """Publish folders as one version: one commit, one tag; repeating it changes nothing."""
     license = license or licence
     if license is None and sys.stdin.isatty() and published_license(repo) is None:
         license = typer.prompt("License of the rows, such as apache-2.0")

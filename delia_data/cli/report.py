@@ -26,7 +26,7 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one page on any runs: summary, tables, figures, answers, settings."""
+    """Write one HTML page about runs: summary, tables, figures, answers, settings."""
     from delia_data.report import check_place, make_report
 
     check_place(out)

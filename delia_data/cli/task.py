@@ -12,12 +12,12 @@ from delia_data.cli._output import AsJson, console, show_json
 from delia_data.cli._task_options import TaskOptions, with_task_options
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
 
-app = typer.Typer(name="task", help="Look at a task.", no_args_is_help=True)
+app = typer.Typer(name="task", help="Inspect a task.", no_args_is_help=True)
 
 
 @app.callback()
 def _task() -> None:
-    """Look at a task."""
+    """Inspect a task."""
 
 
 @app.command("inspect")

@@ -156,7 +156,7 @@ class CacheRows:
 
 
 _WORD: Final = re.compile(r"\w+")
-_NO_IDS: Final = pa.array([], pa.binary(16))
+_NO_IDS: Final = pa.nulls(0, pa.binary(16))  # pa.array imports pandas
 
 
 def open_cache(given: Any, strict: bool = False) -> CacheRows:

@@ -130,5 +130,5 @@ def test_its_queries_are_the_packages_and_the_models(pairs: list[Record]) -> Non
 
 def test_an_installation_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("delia_data.bundled_cache._folder", lambda: tmp_path)
-    with pytest.raises(InputError, match="not in this installation"):
+    with pytest.raises(InputError, match="does not contain the bundled cache"):
         read_cache("bundled")
