@@ -20,11 +20,6 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Final
 
-import datasets.inspect
-import datasets.load
-import datasets.packaged_modules
-from datasets.data_files import DataFilesDict
-
 from delia_data._version import __version__
 from delia_data.errors import InputError
 
@@ -39,19 +34,21 @@ def register() -> None:
     """Register the names in this process; `import delia_data` calls it. Idempotent."""
     for name in NAMES:
         _registry()[name] = (f"delia_data.builders.{name}", _CODE)
-    for owner, function, around in _WRAPPED:
+    for owner, function, around in _replaced():
         _wrap(owner, function, around)
 
 
 def is_registered() -> bool:
     """Return whether the names are registered in this process."""
     return all(name in _registry() for name in NAMES) and all(
-        hasattr(getattr(owner, function), _MARK) for owner, function, _ in _WRAPPED
+        hasattr(getattr(owner, function), _MARK) for owner, function, _ in _replaced()
     )
 
 
 def _registry() -> dict[str, tuple[str, str]]:
     """Return the module path and code hash of each packaged builder, by name."""
+    import datasets.packaged_modules
+
     modules: dict[str, tuple[str, str]] = datasets.packaged_modules._PACKAGED_DATASETS_MODULES
     return modules
 
@@ -72,6 +69,9 @@ def _wrap(owner: Any, function: str, around: Callable[..., Any]) -> None:
 
 def _get_module(original: Callable[..., Any], factory: Any) -> Any:
     """Return the module of one of our builders, without data files of the working folder."""
+    from datasets.data_files import DataFilesDict
+    from datasets.load import DatasetModule
+
     if factory.name not in NAMES:
         return original(factory)
     for argument in ("data_files", "data_dir"):
@@ -84,7 +84,7 @@ def _get_module(original: Callable[..., Any], factory: Any) -> Any:
     module_path, code = _registry()[factory.name]
     # load_dataset refuses None.
     arguments = {"data_files": DataFilesDict(), "dataset_name": factory.name}
-    return datasets.load.DatasetModule(module_path, code, arguments)
+    return DatasetModule(module_path, code, arguments)
 
 
 def _increase_load_count(original: Callable[..., Any], name: str) -> Any:
@@ -115,9 +115,15 @@ def _module_to_inspect(
     return original(path, revision, *args, **kwargs)
 
 
-_WRAPPED: Final[tuple[tuple[Any, str, Callable[..., Any]], ...]] = (
-    (datasets.load.PackagedDatasetModuleFactory, "get_module", _get_module),
-    (datasets.load, "increase_load_count", _increase_load_count),
-    (datasets.load, "dataset_module_factory", _module_to_load),
-    (datasets.inspect, "dataset_module_factory", _module_to_inspect),
-)
+def _replaced() -> list[tuple[Any, str, Callable[..., Any]]]:
+    """Return the functions of `datasets` to replace: owner, name, and our function."""
+    # Not at the top of the file: importing datasets calls `register`.
+    import datasets.inspect
+    import datasets.load
+
+    return [
+        (datasets.load.PackagedDatasetModuleFactory, "get_module", _get_module),
+        (datasets.load, "increase_load_count", _increase_load_count),
+        (datasets.load, "dataset_module_factory", _module_to_load),
+        (datasets.inspect, "dataset_module_factory", _module_to_inspect),
+    ]

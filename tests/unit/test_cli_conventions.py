@@ -115,19 +115,30 @@ def test_exit_codes_are_in_the_help() -> None:
         assert re.search(rf"\b{code} +{re.escape(says)}", shown)
 
 
-def test_help_and_completion_import_next_to_nothing(tmp_path: Path) -> None:
+HEAVY = {"datasets", "pandas", "torch", "transformers", "huggingface_hub", "matplotlib"}
+
+
+def imported_by_help(*command: str) -> set[str]:
     code = (
         "import sys\n"
         "from delia_data.cli import main\n"
-        "sys.argv = ['delia', '--help']\n"
+        f"sys.argv = {['delia', *command, '--help']}\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print(*sorted(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.splitlines()[-1].split())
-    heavy = {"datasets", "numpy", "pandas", "pyarrow", "torch", "huggingface_hub"}
-    assert loaded & heavy == set()
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_imports_no_command() -> None:
+    loaded = imported_by_help()
+    assert loaded & (HEAVY | {"numpy", "pyarrow"}) == set()
     assert not any(f"delia_data.cli.{name}" in loaded for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["sample", "mix", "train", "evaluate", "push", "report"])
+def test_help_of_a_command_imports_no_heavy_library(name: str) -> None:
+    assert imported_by_help(name) & HEAVY == set()
 
 
 # --json

@@ -53,6 +53,21 @@ def test_importing_us_registers_the_names() -> None:
     assert set(NAMES) <= set(datasets.packaged_modules._PACKAGED_DATASETS_MODULES)
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import delia_data.registration, datasets",
+        "import delia_data; delia_data.register(); import datasets",
+        "import delia_data, datasets",
+        "import datasets, delia_data",
+    ],
+)
+def test_the_order_of_imports_does_not_matter(first: str) -> None:
+    code = f"{first}; print(datasets.load_dataset_builder('delia_mix', 'ratio-1').config.name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "ratio-1\n", done.stderr
+
+
 def test_registering_again_changes_nothing() -> None:
     def functions() -> list[object]:
         return [
