@@ -16,6 +16,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from itertools import pairwise
@@ -31,7 +32,7 @@ from delia_data._version import __version__
 from delia_data.bundled_cache import bundled_cache_folder, is_bundled
 from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.mixing import Mixture
-from delia_data.mixing.store import CacheRows, read_ahead
+from delia_data.mixing.store import CacheRows
 from delia_data.outputs import canonical_json, known_sha256
 from delia_data.tasks import (
     BUNDLED_TASKS,
@@ -67,7 +68,7 @@ class Shard:
         if isinstance(self.source, pa.Table):
             yield self.source.slice(self.begin, self.end - self.begin)
         elif isinstance(self.source, Mixture):
-            yield from map(_table, read_ahead(self.source.batches(self.begin, self.end)))
+            yield from map(_table, _read_ahead(self.source.batches(self.begin, self.end)))
         else:
             yield from map(_table, self.source.with_source_ids(self.begin, self.end))
 
@@ -87,6 +88,15 @@ def cut(source: RowSource) -> list[Shard]:
 
 def _table(batch: pa.RecordBatch) -> pa.Table:
     return pa.Table.from_batches([batch])
+
+
+def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches while a thread makes the next one; Arrow works without the global lock."""
+    with ThreadPoolExecutor(1, thread_name_prefix="delia-read") as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def _joined(shards: Iterable[Shard]) -> list[Shard]:

@@ -25,8 +25,9 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,7 @@ _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _SHOWN: Final = 3  # problems that an error names
 _BATCH: Final = 10_000
 _BLOCK_BYTES: Final = 4 << 20
+_THREADS: Final = max(2, min(4, os.cpu_count() or 1))
 _MOST_BRACKETS: Final = 2_000  # in a line; pyarrow's stack overflows on a nesting of some 15,000
 _MOST_DIGITS: Final = 4_000  # of an integer; Python refuses to parse more
 
@@ -196,17 +198,14 @@ class Source:
             FormatError: Rows cannot be used; the message counts them and shows the first three.
         """
         problems = self._start()
-        for chunk in self._chunks():
-            table = chunk.table()
-            ready = None if table is None or self.format not in (None, "messages") else exact(table)
+        for chunk, (columns, ready) in _in_threads(self._columns, self._chunks()):
             if ready is None:
-                found = self._convert(chunk.rows(), self._record, problems)
-                yield from _arrow(record for _, record in found)
-                continue
-            self.report.rows += ready.num_rows
-            if table is not None:
-                self.report.ignored |= set(table.column_names) - MEANINGFUL - {"messages"}
-            yield ready
+                rows = self._convert(chunk.rows(), self._record, problems)
+                yield from _arrow(record for _, record in rows)
+            else:
+                self.report.rows += ready.num_rows
+                self.report.ignored |= columns - MEANINGFUL - {"messages"}
+                yield ready
         self._end(problems)
 
     def records(self) -> Iterator[tuple[str, Record]]:
@@ -273,6 +272,11 @@ class Source:
             else:
                 yield where, value
 
+    def _columns(self, chunk: Chunk) -> tuple[set[str], pa.RecordBatch | None]:
+        """Return the column names of a chunk, and its rows if they are valid as they are."""
+        table = None if self.format not in (None, "messages") else chunk.table()
+        return (set(), None) if table is None else (set(table.column_names), exact(table))
+
     def _record(self, row: Any) -> Record:
         if isinstance(row, Record):
             return row
@@ -285,6 +289,24 @@ class Source:
         if not row.keys() <= used:
             self.report.ignored |= {str(name) for name in row.keys() - used}
         return record
+
+
+def _in_threads(
+    function: Callable[[Chunk], T], chunks: Iterable[Chunk]
+) -> Iterator[tuple[Chunk, T]]:
+    """Yield each chunk with the value of a function, which threads work out in advance.
+
+    Arrow parses and checks without the global interpreter lock.
+    """
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="delia-read") as pool:
+        waiting: deque[tuple[Chunk, Future[T]]] = deque()
+        for chunk in chunks:
+            waiting.append((chunk, pool.submit(function, chunk)))
+            if len(waiting) > _THREADS:
+                first, value = waiting.popleft()
+                yield first, value.result()
+        for first, value in waiting:
+            yield first, value.result()
 
 
 _USED: Final = {format: MEANINGFUL | {*columns} for format, columns in FORMAT_COLUMNS.items()}
@@ -566,8 +588,8 @@ def exact(table: pa.Table) -> pa.RecordBatch | None:
         return None
     if not table.num_rows:
         return pa.RecordBatch.from_pylist([], _SCHEMA)
-    column = table["messages"].combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    column = table["messages"]
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     lengths = pc.list_value_length(column)
     if column.null_count or pc.min(lengths).as_py() < 1:
         return None
@@ -839,24 +861,15 @@ def _jsonl_chunks(file: str) -> Iterator[Chunk]:
 
 def _line_chunks(opened: IO[bytes], file: str) -> Iterator[Chunk]:
     """Yield blocks of whole lines."""
-    number, rest = 1, b""
-    while True:
-        data = opened.read(_BLOCK_BYTES)
-        end = data.rfind(b"\n") + 1
-        if data and not end:
-            rest += data
-            continue
-        block, rest = rest + (data[:end] if data else b""), data[end:]
+    number = 1
+    while block := opened.read(_BLOCK_BYTES) + opened.readline():
         if number == 1:
             block = block.removeprefix(b"\xef\xbb\xbf")
-        if block:
-            yield Chunk(
-                lambda block=block, number=number: _lines(block, file, number),  # type: ignore[misc]
-                lambda block=block: _json_table(block),  # type: ignore[misc]
-            )
+        yield Chunk(
+            lambda block=block, number=number: _lines(block, file, number),  # type: ignore[misc]
+            lambda block=block: _json_table(block),  # type: ignore[misc]
+        )
         number += block.count(b"\n")
-        if not data:
-            return
 
 
 def _lines(block: bytes, file: str, number: int) -> Iterator[Place]:

@@ -21,7 +21,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -204,7 +203,7 @@ def store_rows(
             stored = _map(home / key / _ROWS)
             os.utime(home / key / _ROWS)
             return stored
-    rows, first, size = map(_with_ids, read_ahead(batches)), [], 0
+    rows, first, size = map(_with_ids, batches), [], 0
     for batch in rows:
         first.append(batch)
         size += batch.nbytes
@@ -225,16 +224,6 @@ def store_rows(
         Path(file.name).replace(home / key / _ROWS)
     _remove_old(home)
     return _map(home / key / _ROWS)
-
-
-def read_ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches while a thread makes the next one; Arrow works without the global lock."""
-    iterator = iter(batches)
-    with ThreadPoolExecutor(1, thread_name_prefix="delia-read") as thread:
-        coming = thread.submit(next, iterator, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, iterator, None)
-            yield batch
 
 
 @contextmanager
