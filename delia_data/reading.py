@@ -1,8 +1,8 @@
 """One reader for every input: files, folders, URLs, Hub ids, datasets, tables and rows.
 
     given ──▶ open_source ──▶ Source ──▶ batches()   Arrow, one column `messages`
-                                     ├─▶ records()   the same rows one by one, with their place
-                                     └─▶ rows()      raw rows, for templates and queries
+                                     ├─▶ map(read)   a value for each row, with its place
+                                     └─▶ rows()      raw rows, with their places
 
     Every input is cut into chunks of some thousand rows:
 
@@ -26,7 +26,7 @@ import sys
 import tempfile
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -110,9 +110,24 @@ class Report:
     skipped: tuple[str, ...] = ()
 
     def details(self) -> dict[str, Any]:
-        """Return what a manifest says of the reading, without the drops; empty if there is none."""
-        found = {"changed": dict(sorted(self.changed.items())), "ignored": sorted(self.ignored)}
-        return {name: value for name, value in found.items() if value}
+        """Return the entry of a manifest, without the drops; empty if nothing was lost."""
+        lost = {
+            "changed": dict(sorted(self.changed.items())),
+            "ignored": sorted(self.ignored),
+            "skipped": list(self.skipped),
+        }
+        return {name: value for name, value in lost.items() if value}
+
+    def add(self, other: Report) -> Report:
+        """Add the report of another split of the input, and return the sum."""
+        skipped = tuple(dict.fromkeys((*self.skipped, *other.skipped)))
+        return Report(
+            self.rows + other.rows,
+            self.dropped + other.dropped,
+            self.changed + other.changed,
+            self.ignored | other.ignored,
+            skipped,
+        )
 
 
 class Problems:
@@ -200,21 +215,13 @@ class Source:
         problems = self._start()
         for chunk, (columns, ready) in _in_threads(self._columns, self._chunks()):
             if ready is None:
-                rows = self._convert(chunk.rows(), self._record, problems)
+                rows = self._convert(chunk.rows(), self._pair, problems)
                 yield from _arrow(record for _, record in rows)
             else:
                 self.report.rows += ready.num_rows
                 self.report.ignored |= columns - MEANINGFUL - {"messages"}
                 yield ready
         self._end(problems)
-
-    def records(self) -> Iterator[tuple[str, Record]]:
-        """Yield each row's place and record.
-
-        Raises:
-            InputError: As `batches`.
-        """
-        return self.map(self._record)
 
     def rows(self) -> Iterator[Place]:
         """Yield each row's place and the row as the input holds it.
@@ -277,17 +284,31 @@ class Source:
         table = None if self.format not in (None, "messages") else chunk.table()
         return (set(), None) if table is None else (set(table.column_names), exact(table))
 
-    def _record(self, row: Any) -> Record:
+    def record(self, row: Any, *, used: Collection[str] = ()) -> Record:
+        """Return the record of a row, and report the loss of reasoning and of unused columns.
+
+        Args:
+            row: A row of the input.
+            used: Columns that the caller reads, besides those of the row's format.
+
+        Raises:
+            FormatError: As `records.read_record`.
+        """
         if isinstance(row, Record):
             return row
         record, reasoned = read_with_reasoning(row, self.format)
         if reasoned:
-            if self.strict:
-                raise FormatError("the row holds reasoning, which would be removed: remove it")
             self.report.changed["reasoning_removed"] += 1
-        used = _USED[self.format or detect_format(row)]
-        if not row.keys() <= used:
-            self.report.ignored |= {str(name) for name in row.keys() - used}
+        known = _USED[self.format or detect_format(row)]
+        if not row.keys() <= known:
+            self.report.ignored.update(str(n) for n in row.keys() - known if n not in used)
+        return record
+
+    def _pair(self, row: Any) -> Record:
+        before = self.report.changed.total()
+        record = self.record(row)
+        if self.strict and self.report.changed.total() > before:
+            raise FormatError("the row holds reasoning, which would be removed: remove it")
         return record
 
 
@@ -338,11 +359,25 @@ def open_source(
     """
     splits = open_splits(given, purpose=purpose, strict=strict, format=format)
     if split in splits:
-        return splits[split]
+        return skip_other_splits(splits, split)
     raise InputError(
         f"{_name(given)} has the splits {', '.join(splits) or 'none'}, and no {split!r}: give one "
         "of them as rows"
     )
+
+
+def skip_other_splits(splits: Mapping[str, Source], *names: str) -> Source:
+    """Return the first of the named splits; its report lists the files of all others as skipped."""
+    source = splits[names[0]]
+    others = (
+        f"{part.file.removeprefix(other.name).lstrip('/')} (split {name})"
+        for name, other in splits.items()
+        if name not in names
+        for part in other.parts
+        if part.file
+    )
+    source.report.skipped += tuple(others)
+    return source
 
 
 def open_splits(
@@ -661,9 +696,6 @@ class _Converter:
             for f in schema
             if (decoder := _decoder(f.type, features.get(f.name))) is not None
         }
-        unknown = not {"messages", "prompt", "instruction", "conversations"} & set(schema.names)
-        used = {name for columns in FORMAT_COLUMNS.values() for name in columns} | MEANINGFUL
-        self.used = list(schema.names) if unknown else [n for n in schema.names if n in used]
 
     def rows(self, batch: pa.RecordBatch) -> Iterator[Any]:
         """Yield the rows of a batch; an error for a row whose text is not UTF-8."""
@@ -1145,18 +1177,9 @@ def _split_files(
         splits["test" if is_test else "validation" if is_validation else "train"].append(file)
     if not splits["train"]:
         splits = {"train": list(files)}
-    others = [
-        f"{file.removeprefix(name).lstrip('/')} (split {split})"
-        for split in ("test", "validation")
-        for file in splits.get(split, ())
-    ]
     return {
         split: Source(
-            name,
-            tuple(map(FilePart, some)),
-            strict,
-            format,
-            Report(skipped=(*skipped, *(others if split == "train" else ()))),
+            name, tuple(map(FilePart, some)), strict, format, Report(skipped=tuple(skipped))
         )
         for split, some in splits.items()
         if some

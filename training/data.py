@@ -28,7 +28,7 @@ from delia_data.mixing.mixture import Mixture
 from delia_data.models import identify_files, quiet
 from delia_data.outputs import LOCK, Manifest, canonical_json, read_manifest
 from delia_data.reading import FilePart, Source, is_output, open_source
-from delia_data.records import Record, read_with_reasoning
+from delia_data.records import Record
 from delia_data.tokens import Linter
 from delia_data.training.prepare import prepared_from
 from delia_data.training.settings import TrainSettings
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _REGISTERED: Final = re.compile(r"(delia_mix|delia_task|delia_cache)(?::(.+))?")
 """Datasets that this package registers, and their configuration."""
+_COLUMNS: Final = ("source", "source_id", "wording_id")
+"""Columns of a mixture besides those of its row format."""
 _IGNORED: Final = -100
 NO_ANSWER: Final = "no_answer_token_within_max_length"
 """Reason to drop a row when rows are cut: nothing of its answer would be learned."""
@@ -83,12 +85,9 @@ class TrainingRows:
             InputError: The input cannot be read, or is empty.
             FormatError: Rows cannot be used; the message counts them and shows the first three.
         """
-        report = self.source.report
 
         def read(row: Any) -> tuple[Record, bool]:
-            record, reasoned = (row, False) if isinstance(row, Record) else read_with_reasoning(row)
-            if reasoned:
-                report.changed["reasoning_removed"] += 1
+            record = self.source.record(row, used=_COLUMNS)
             source = row.get("source") if isinstance(row, Mapping) else None
             if source in ("task", "cache"):
                 return record, source == "task"

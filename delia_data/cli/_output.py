@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final, Protocol
 
 import typer
@@ -31,6 +30,8 @@ console = Console(highlight=False)
 """Console for results (stdout)."""
 messages = Console(highlight=False, stderr=True)
 """Console for notes, warnings, and the progress of `--json` (stderr)."""
+
+_SHOWN: Final = 5  # files or columns that a note names
 
 
 class Update(Protocol):
@@ -128,16 +129,27 @@ def _lines(title: str, shown_in: Console) -> Update:
     return update
 
 
-def show_skipped_files(given: str) -> None:
-    """Print the files of a folder of rows that are not read, with the reasons."""
-    from delia_data.reading import is_output, open_source
+def show_reading(name: str | os.PathLike[str], read: Mapping[str, Any]) -> None:
+    """Print which files, columns and texts of an input are not used, in one line if there are any.
 
-    folder = Path(given)
-    if not folder.is_dir() or is_output(folder):
-        return
-    if skipped := open_source(folder).report.skipped:
-        line = f"note: {folder}: {len(skipped)} files not read ({', '.join(skipped)})"
-        messages.print(line, markup=False, soft_wrap=True)
+    Args:
+        name: Name of the input.
+        read: Entry `read` of a manifest: `skipped`, `ignored` and `changed`.
+    """
+    notes = []
+    if skipped := read.get("skipped"):
+        notes.append(f"{len(skipped)} files not read ({_some(skipped)})")
+    if columns := read.get("ignored"):
+        notes.append(f"{len(columns)} columns ignored ({_some(columns)})")
+    if count := read.get("changed", {}).get("reasoning_removed"):
+        notes.append(f"reasoning removed from {count} rows")
+    if notes:
+        messages.print(f"note: {name}: {'; '.join(notes)}", markup=False, soft_wrap=True)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return ", ".join([*names[:_SHOWN], *more])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 
 from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
-from delia_data.cli._output import AsJson, console, show_json, step
+from delia_data.cli._output import AsJson, console, show_json, show_reading, step
 from delia_data.cli._task_options import TaskOptions, with_task_options
 from delia_data.diversify import DiversifiedTask, make_task_folder
 from delia_data.diversify.folder import BUNDLED, MODEL
@@ -158,6 +158,7 @@ def command(
     if as_json:
         show_json(made.manifest)
     else:
+        show_reading(task, read.read)
         _print(out, made)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from delia_data.cli._output import AsJson, console, show_json, show_skipped_files
+from delia_data.cli._output import AsJson, console, show_json, show_reading
 from delia_data.errors import InputError, TokenError
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
 from delia_data.tokens import (
@@ -64,7 +64,6 @@ def command(
         raise InputError("--truncate cuts rows to --max-length tokens: give --max-length too")
     tokenizer = load_tokenizer(model)
     rows = open_training_rows(mixture)
-    show_skipped_files(mixture)
     tokens = _tokens(rows, token)
     for each in tokens:
         add_token_to_tokenizer(tokenizer, each)
@@ -77,6 +76,7 @@ def command(
         loss=loss,
         examples=show,
     )
+    show_reading(mixture, rows.source.report.details())
     if as_json:
         show_json({"special_tokens": tokens, "loss": loss, **report.as_dict()})
     else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from delia_data.cli._completion import among
-from delia_data.cli._output import AsJson, console, messages, show_json
+from delia_data.cli._output import AsJson, console, messages, show_json, show_reading
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
 from delia_data.mixing.ray import mix_on_ray
@@ -20,7 +19,6 @@ from delia_data.tasks import read_task_rows
 
 _ENGINES: Final = ("local", "ray")
 _RATIOS: Final = ("1", "4", "20", "65", "260", "520")  # some to complete
-_SHOWN: Final = 5  # columns that a note names
 _PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"
 
 
@@ -126,8 +124,8 @@ def command(
     if as_json:
         show_json(manifest)
         return
-    for line in _notes(manifest.details.get("read", {})):
-        messages.print(line, soft_wrap=True)
+    for name, read in manifest.details.get("read", {}).items():
+        show_reading(name, read)
     dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
     tokens = dict(manifest.details.get("tokens", {}))
     if uncounted := tokens.pop("uncounted_rows", 0):
@@ -142,25 +140,6 @@ def command(
         f"{manifest.rows['cache']} pairs in {out}; pairs dropped: {dropped}{counted}",
         soft_wrap=True,
     )
-
-
-def _notes(read: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each cache some of whose files, columns or texts are not in the mixture."""
-    for name, found in read.items():
-        notes = []
-        if skipped := found.get("skipped"):
-            notes.append(f"{len(skipped)} files not read ({_some(skipped)})")
-        if columns := found.get("ignored"):
-            notes.append(f"{len(columns)} columns ignored ({_some(columns)})")
-        if count := found.get("changed", {}).get("reasoning_removed"):
-            notes.append(f"reasoning removed from {count} rows")
-        if notes:
-            yield f"note: {name}: {'; '.join(notes)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return ", ".join([*names[:_SHOWN], *more])
 
 
 def _made_of(

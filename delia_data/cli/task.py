@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from delia_data.cli._completion import among
-from delia_data.cli._output import AsJson, console, show_json
+from delia_data.cli._output import AsJson, console, show_json, show_reading
 from delia_data.cli._task_options import TaskOptions, with_task_options
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
 
@@ -35,10 +35,12 @@ def inspect(
     options: TaskOptions,
 ) -> None:
     """Show how a task is read: rows, instruction, token, scoring."""
-    found = inspect_task(options.read(source))
+    task = options.read(source)
+    found = inspect_task(task)
     if as_json:
         show_json(found.as_dict())
     else:
+        show_reading(source, task.read)
         _print(found)
 
 

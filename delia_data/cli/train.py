@@ -12,7 +12,7 @@ from delia_data.cli._output import (
     console,
     messages,
     show_json,
-    show_skipped_files,
+    show_reading,
     step,
     warnings_in_one_line,
 )
@@ -46,7 +46,6 @@ def command(
     settings = settings_from(recipe, given)
     if not is_main_process():  # the main process prints for all
         console.quiet = messages.quiet = True
-    show_skipped_files(mixture)
     with warnings_in_one_line(ProvenanceWarning), step("training") as update:
         manifest = train(
             settings,
@@ -55,6 +54,7 @@ def command(
             on_resolved=_show_settings,
             on_step=lambda number, steps, loss: update(number, steps, f"loss {loss:.3f}"),
         )
+    show_reading(mixture, manifest.details.get("read", {}))
     if not as_json:
         console.print(_summary(manifest, out), soft_wrap=True)
     elif is_main_process():

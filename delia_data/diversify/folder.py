@@ -281,6 +281,7 @@ def _manifest(
             "keywords": list(task.keywords),
             "labels": list(task.labels),
             "scoring": scoring_name(task.scoring),
+            **({"read": dict(task.read)} if task.read else {}),
             **details,
         },
     )

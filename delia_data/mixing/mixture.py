@@ -213,6 +213,10 @@ def mix(
     ]
     dropped = sum((pairs.dropped for pairs in usable.values()), Counter[str]())
     dropped["task_row_is_held_out"] = len(task_rows) - sum(map(len, train))
+    read = {n if n == "task" else f"task:{n}": rows.read for n, rows in tasks.items()}
+    read = {
+        name: lost for name, lost in (read | {n: c.read for n, c in stored.items()}).items() if lost
+    }
     manifest = Manifest(
         kind="mixture",
         settings={
@@ -237,9 +241,7 @@ def mix(
         dropped=dict(sorted((+dropped).items())),
         details={
             **({"written_by": written} if (written := writers_of(caches)) else {}),
-            **(
-                {"read": read} if (read := {n: c.read for n, c in stored.items() if c.read}) else {}
-            ),
+            **({"read": read} if read else {}),
         },
     )
     batch, wordings = _task_batch([row for _, row in taken])

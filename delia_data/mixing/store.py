@@ -175,8 +175,8 @@ def open_cache(given: Any, strict: bool = False) -> CacheRows:
         return opened
     source = open_source(given, strict=strict)
     rows = store_rows(source.batches(), source.report, source.files, strict)
-    skipped = list(source.report.skipped)
-    return replace(rows, read={**rows.read, "skipped": skipped}) if skipped else rows
+    skipped = source.report.skipped
+    return replace(rows, read={**rows.read, "skipped": list(skipped)}) if skipped else rows
 
 
 def store_rows(
@@ -219,7 +219,9 @@ def store_rows(
             return CacheRows(batches, dict(report.dropped), report.details(), unnamed=True)
         if _key(files, strict) != key:
             raise InputError(f"{files[0].parent} changed while it was read: run the command again")
-        read = {"dropped": dict(report.dropped), "read": report.details()}
+        details = report.details()
+        details.pop("skipped", None)  # of this folder, not of the files
+        read = {"dropped": dict(report.dropped), "read": details}
         (home / key / _READ).write_text(json.dumps(read), "utf-8")
         Path(file.name).replace(home / key / _ROWS)
     _remove_old(home)

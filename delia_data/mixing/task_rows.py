@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.outputs import canonical_json, read_manifest
-from delia_data.reading import Source, is_output, open_splits
-from delia_data.records import Record, read_record, write_record
+from delia_data.reading import Source, is_output, open_splits, skip_other_splits
+from delia_data.records import Record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
 
@@ -52,11 +52,13 @@ class TaskRows:
         train: Rows to train on.
         test: Held-out rows.
         token: The special token that the wordings name.
+        read: What reading lost: ignored columns, removed reasoning, skipped files.
     """
 
     train: tuple[TaskRow, ...]
     test: tuple[TaskRow, ...] = ()
     token: str = DEFAULT_TOKEN
+    read: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -134,7 +136,10 @@ def _read_rows(given: Rows, token: str) -> TaskRows:
     splits = open_splits(given, purpose="task")
     if "train" not in splits:
         raise InputError(f"the task has the splits {', '.join(splits)}: give one with 'train'")
-    return TaskRows(_task_rows(splits["train"]), _task_rows(splits.get("test")), token)
+    source = skip_other_splits(splits, "train", "test")
+    train, test = _task_rows(source), _task_rows(splits.get("test"))
+    report = source.report.add(splits["test"].report) if test else source.report
+    return TaskRows(train, test, token, report.details())
 
 
 def _read_folder(source: Path) -> TaskRows | None:
@@ -155,17 +160,18 @@ def _read_folder(source: Path) -> TaskRows | None:
 
 
 def _task_rows(source: Source | None) -> tuple[TaskRow, ...]:
-    return () if source is None else tuple(row for _, row in source.map(_task_row))
+    if source is None:
+        return ()
 
+    def read(row: Any) -> TaskRow:
+        if isinstance(row, TaskRow):
+            return row
+        record = source.record(row, used=("wording_id", "plain"))
+        if isinstance(row, Record):
+            return TaskRow(record)
+        return TaskRow(record, _text_or_none(row, "wording_id"), _text_or_none(row, "plain"))
 
-def _task_row(row: Any) -> TaskRow:
-    if isinstance(row, TaskRow):
-        return row
-    if isinstance(row, Record):
-        return TaskRow(row)
-    record = read_record(row)
-    wording_id, plain = (_text_or_none(row, name) for name in ("wording_id", "plain"))
-    return TaskRow(record, wording_id, plain)
+    return tuple(row for _, row in source.map(read))
 
 
 def _is_empty_folder(path: Path) -> bool:

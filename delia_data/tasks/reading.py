@@ -14,7 +14,7 @@ from typing import Any, Final
 from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.mixing.options import Pairs
 from delia_data.ranking import rank
-from delia_data.reading import Source, is_splits, open_splits
+from delia_data.reading import Source, is_splits, open_splits, skip_other_splits
 from delia_data.records import (
     Format,
     Message,
@@ -22,7 +22,6 @@ from delia_data.records import (
     alpaca_input,
     content_id,
     detect_format,
-    read_record,
     read_text,
 )
 from delia_data.tasks.scoring import Scoring, check_scoring, json_object, labels_of
@@ -337,16 +336,19 @@ def _keywords(keys: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """How a row is read."""
+    """The way to read a row: templates or a row format, and the place of the instruction."""
 
     query: Template | None
     answer: Template | None
-    format: Format | None
     column: str | None
     last_paragraph: bool
 
-    def read(self, row: Any) -> tuple[Record, str | None]:
-        """The row's record, without its instruction; and the instruction, where it has one."""
+    def read_all(self, source: Source) -> tuple[tuple[Record, ...], list[str | None]]:
+        """Return all records without their instructions, and the instruction of each, if any."""
+        rows = [row for _, row in source.map(lambda row: self._read(source, row))]
+        return tuple(record for record, _ in rows), [instruction for _, instruction in rows]
+
+    def _read(self, source: Source, row: Any) -> tuple[Record, str | None]:
         if isinstance(row, Record):
             return split_last_paragraph(row) if self.last_paragraph else (row, None)
         if not isinstance(row, Mapping):
@@ -354,18 +356,20 @@ class _Reader:
         if self.column is not None and self.column not in row:
             known = ", ".join(map(str, row)) or "none"
             raise FormatError(f"the row has no column {self.column!r}: it has {known}")
-        record, instruction = self._record(row)
+        record, instruction = self._record(source, row)
         if self.last_paragraph:
             return split_last_paragraph(record)
         if self.column is not None:
             instruction = str(row[self.column] or "")
         return record, instruction
 
-    def _record(self, row: Mapping[str, Any]) -> tuple[Record, str | None]:
+    def _record(self, source: Source, row: Mapping[str, Any]) -> tuple[Record, str | None]:
         if self.query is not None and self.answer is not None:
+            used = {*self.query.columns, *self.answer.columns, self.column}
+            source.report.ignored.update(str(name) for name in row if name not in used)
             return Record.pair(self.query.fill(row), self.answer.fill(row)), None
-        record = read_record(row, self.format)
-        if (self.format or detect_format(row)) == "alpaca":
+        record = source.record(row, used=(self.column or "",))
+        if (source.format or detect_format(row)) == "alpaca":
             given, instruction = alpaca_input(row.get("input")), row["instruction"]
             if given:
                 return with_query(record, given), instruction
@@ -434,26 +438,31 @@ def read_task(
         raise InputError(
             "the instruction is given, in a column, or the last paragraph: give one of these"
         )
-    splits = _open_splits(given)
-    if test is None and not test_share:
-        test = splits.get("test")
     if test is not None and test_share:
         raise InputError("give rows to test on, or a share to hold out, not both")
+    splits = _open_splits(given, format)
+    source, held_out = splits["train"], None
+    if test is not None:
+        others = open_splits(test, purpose="task", format=format)
+        held_out = others.get("test") or others["train"]
+    elif not test_share:
+        held_out = splits.get("test")
+    skip_other_splits(splits, "train", *(["test"] if held_out is splits.get("test") else []))
     reader = _Reader(
         query=None if query is None else Template(query, "query"),
         answer=None if answer is None else Template(answer, "answer"),
-        format=format,
         column=instruction_column,
         last_paragraph=last_paragraph,
     )
-    train, told = _read(splits["train"], reader)
-    held, _ = ((), None) if test is None else _read(_open_test(test), reader)
+    train, instructions = reader.read_all(source)
+    held = () if held_out is None else reader.read_all(held_out)[0]
+    report = source.report if held_out is None else source.report.add(held_out.report)
     where = f"column {instruction_column!r}" if instruction_column else "the rows"
-    if instruction is None and any(told):
-        instruction = one_instruction(told, where)
-    if test is None:
+    if instruction is None and any(instructions):
+        instruction = one_instruction(instructions, where)
+    if held_out is None:
         train, held = hold_out(train, test_share, seed)
-    return make_task(
+    task = make_task(
         name=name or _name_of(given),
         train=limit(train, rows, seed),
         test=held,
@@ -467,27 +476,17 @@ def read_task(
         token=token,
         forbidden=forbidden,
     )
+    return replace(task, read=report.details())
 
 
-def _read(source: Source, reader: _Reader) -> tuple[tuple[Record, ...], list[str | None]]:
-    """Return all records, and the instruction of each row that has one."""
-    rows = [row for _, row in source.map(reader.read)]
-    return tuple(record for record, _ in rows), [instruction for _, instruction in rows]
-
-
-def _open_splits(given: Any) -> dict[str, Source]:
+def _open_splits(given: Any, format: Format | None) -> dict[str, Source]:
     named = isinstance(given, Mapping) and not is_splits(given)
-    splits = given if named else open_splits(given, purpose="task")
+    splits = given if named else open_splits(given, purpose="task", format=format)
     if named or "train" not in splits:
         raise InputError(
             f"the splits are {', '.join(map(str, splits)) or 'none'}: give one of them as rows"
         )
     return splits
-
-
-def _open_test(given: Any) -> Source:
-    splits = open_splits(given, purpose="task")
-    return splits.get("test") or splits["train"]
 
 
 def _name_of(given: Any) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 from delia_data.errors import InputError
 from delia_data.outputs import canonical_json
@@ -113,6 +113,7 @@ class Task:
         meanings: More plain phrasings of the request, by which a wording's meaning is judged.
         scoring: How an answer is scored.
         forbidden: Words that no wording may use, beside those that give the format away.
+        read: What reading lost: ignored columns, removed reasoning, skipped files.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Task:
     meanings: tuple[str, ...] = ()
     scoring: Scoring = "json"
     forbidden: tuple[str, ...] = ()
+    read: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def labels(self) -> tuple[str, ...]:

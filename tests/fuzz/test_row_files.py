@@ -101,7 +101,7 @@ def check_readers(folder: Path, name: str) -> None:
     before = {each: each.stat().st_mtime_ns for each in folder.rglob("*")}
     readers = [
         lambda: sum(batch.num_rows for batch in open_source(path).batches()),
-        lambda: list(open_source(path, strict=True).records()),
+        lambda: list(open_source(path, strict=True).batches()),
         lambda: [list(source.rows()) for source in open_splits(folder, purpose="task").values()],
         lambda: read_task_rows(path, token=""),
         lambda: list(FileQueries(path)),

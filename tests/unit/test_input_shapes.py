@@ -404,7 +404,7 @@ class TestNames:
         (folder / "up").symlink_to(folder)
         (folder / "gone.jsonl").symlink_to(tmp_path / "nothing")
         source = open_source(folder)
-        assert [where for where, _ in source.records()] == [f"{folder}/linked.jsonl:1"]
+        assert [where for where, _ in source.rows()] == [f"{folder}/linked.jsonl:1"]
         assert any("gone.jsonl (broken link)" in name for name in source.report.skipped)
 
     def test_a_folder_of_datasets(self, tmp_path: Path) -> None:

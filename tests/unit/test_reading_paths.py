@@ -124,12 +124,14 @@ def read(given: Any, *, strict: bool = False, fast: bool = True) -> Reading:
 
 
 def check_paths(given: Any, *, strict: bool = False) -> Reading:
-    """Check that both paths agree in every detail, and that `records` gives the same."""
+    """Check that both paths agree in every detail, and that `record` gives the same."""
     fast = read(given, strict=strict)
     assert fast == read(given, strict=strict, fast=False)
     if fast.rows is not None:
         source = open_source(given, strict=strict)
-        records = [[m.as_dict() for m in record.messages] for _, record in source.records()]
+        records = [
+            [m.as_dict() for m in record.messages] for _, record in source.map(source.record)
+        ]
         assert records == fast.rows
     return fast
 
