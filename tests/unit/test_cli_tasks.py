@@ -147,6 +147,31 @@ def test_a_csv_becomes_a_diversified_task(delia: Delia, rows: Path) -> None:
 
 
 @pytest.mark.usefixtures("_light")
+def test_unused_columns_files_and_reasoning_are_noted(delia: Delia, tmp_path: Path) -> None:
+    folder, wordings = tmp_path / "rows", written(tmp_path, MINE)
+    folder.mkdir()
+    (folder / "notes.md").write_text("notes")
+    thoughts = {"role": "assistant", "content": "yes", "reasoning_content": "Let me see."}
+    rows = [
+        {"messages": [{"role": "user", "content": "A?"}, thoughts], "topic": "x"},
+        {"messages": [{"role": "user", "content": "B?"}, {"role": "assistant", "content": "no"}]},
+    ]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ["--instruction", "Is it so?", "--stands-for", "one word"]
+    note = "1 file not read (notes.md (unknown kind)); 1 column ignored (topic); "
+    note += "reasoning removed from 1 row"
+    assert note in delia("task", "inspect", folder, *options).err
+    out = tmp_path / "out"
+    result = delia("diversify", out, "--task", folder, *options, "--wordings-from", wordings)
+    assert result.code == 0, result.err
+    assert note in result.err
+    read = read_manifest(out).details["read"]
+    assert read["skipped"] == ["notes.md (unknown kind)"]
+    assert read["ignored"] == ["topic"]
+    assert read["changed"] == {"reasoning_removed": 1}
+
+
+@pytest.mark.usefixtures("_light")
 def test_fewer_wordings_are_chosen(delia: Delia, rows: Path) -> None:
     out, wordings = rows.parent / "out", written(rows.parent, MINE)
     told = [*TOLD, "--meaning", "Does the question hold?", "--wordings-from", wordings]
