@@ -128,7 +128,7 @@ def estimate(
     requests: dict[str, PendingRequest] = {}
     for number, query in enumerate(drawn):
         request = prompts.request(query, 0, seed)
-        requests[request.id] = PendingRequest(number, query.text, request)
+        requests[request.id] = PendingRequest(number, query, request)
     started = clock()
     completions = list(engine.generate((row.request for row in requests.values()), sampling))
     seconds = clock() - started
@@ -175,7 +175,7 @@ def _draw(queries: Queries, seed: int, rows: int) -> tuple[list[Query], int]:
 
     def ranked() -> Iterator[tuple[int, Query]]:
         for query in queries:
-            key = rank(seed, query_id(query.text), "plan")
+            key = rank(seed, query_id(query), "plan")
             if key not in seen:
                 seen.add(key)
                 yield key, query

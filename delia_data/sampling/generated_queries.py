@@ -140,7 +140,9 @@ _STEM: Final = 4  # letters by which a word of the topic is recognized in anothe
 _SHOWN: Final = 8  # queries in a prompt of `expanded_queries`
 _SHOWN_GROWN: Final = 2  # of which grown, once there are as many
 _WANTED: Final = 8
-_ITEM: Final = re.compile(r"^\s*(?:\W{0,2}\d{1,2}\s*[.):]|[-*•])\s*(?:\(\d{1,2}\))?(.*)", re.M)
+_ITEM: Final = re.compile(
+    r"^\s*(?:\W{0,2}\d{1,2}\s*[.):]|[-*•])\s*(?:\d{1,2}[.)]\s+)*(?:\(\d{1,2}\))?(.*)", re.M
+)
 _AROUND_ITEM: Final = ' \t\n*_"“”'
 
 

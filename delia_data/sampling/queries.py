@@ -19,8 +19,7 @@ A row in any format is a query too (`read_query`):
     instruction, input          both, with an empty line between them
 
 Later turns build on answers that another model gave, so they are left out. A system turn, or the
-column `system`, goes in front of the query with an empty line between, as the chat templates of
-models without system turns do it (Gemma's, Mistral's).
+column `system`, is the system prompt of that query, and becomes a turn of its pair.
 """
 
 from __future__ import annotations
@@ -74,11 +73,13 @@ class Query:
         text: The request, as the content of the user's turn.
         kind: Kind of request, such as `"explain"`, `"compute"` or `"translate"`.
         reference: Known answer, if any; only prompts with an exemplar need it.
+        system: System prompt of this query, if any. It takes precedence over the run's.
     """
 
     text: str
     kind: str
     reference: str | None = None
+    system: str | None = None
 
 
 class Queries(Protocol):
@@ -286,8 +287,8 @@ class QueryList:
 
     def describe(self) -> dict[str, Any]:
         """Return a hash of all texts and references in order."""
-        texts = [[query.text, query.reference] for query in self._queries]
-        return {"source": "list", "sha256": hashlib.sha256(canonical_json(texts)).hexdigest()}
+        texts = canonical_json([_parts(query) for query in self._queries])
+        return {"source": "list", "sha256": hashlib.sha256(texts).hexdigest()}
 
     def __iter__(self) -> Iterator[Query]:
         """Yield the queries in order."""
@@ -382,15 +383,19 @@ def _answer_of(row: Mapping[str, Any]) -> Sequence[Message]:
 
 
 def _first_of(turns: Sequence[Message], kind: str) -> Query:
-    """Return the user's first turn, after what the system says, with the answer to it."""
+    """Return the user's first turn, with the system turn before it and the answer to it."""
     place = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
     if place is None:
         raise FormatError("the row has no question: one turn must be the user's")
-    said = [turn.content for turn in turns[:place] if turn.role == "system"]
+    system = [turn.content for turn in turns[:place] if turn.role == "system"]
     answer = next(iter(turns[place + 1 :]), None)
     answered = answer is not None and answer.role == "assistant" and not is_blank(answer.content)
-    text = "\n\n".join([*said, turns[place].content])
-    return Query(text, kind, answer.content if answer is not None and answered else None)
+    return Query(
+        turns[place].content,
+        kind,
+        answer.content if answer is not None and answered else None,
+        "\n\n".join(system) or None,
+    )
 
 
 class FileQueries:
@@ -482,4 +487,9 @@ class FileQueries:
 
 
 def _update(digest: Any, query: Query) -> None:
-    digest.update(canonical_json([query.text, query.reference]) + b"\n")
+    digest.update(canonical_json(_parts(query)) + b"\n")
+
+
+def _parts(query: Query) -> list[str | None]:
+    """Return what identifies a query; without a system prompt as in version 0.1.0."""
+    return [query.text, query.reference, *([query.system] if query.system else [])]

@@ -338,11 +338,11 @@ def apply_filters(
     text = completion.text
     if not text.isascii():  # a lone surrogate cannot be written to a file
         text = text.encode("utf-8", "replace").decode("utf-8")
-    reasons = (reason for check in filters if (reason := check(request.query, completion)))
+    reasons = (reason for check in filters if (reason := check(request.query.text, completion)))
     return SampledRow(
         request.number,
         request.request.id,
-        request.query,
+        request.query.text,
         text,
         completion.tokens,
         completion.prompt_tokens,
@@ -350,6 +350,7 @@ def apply_filters(
         next(reasons, None),
         completion.error,
         completion.reasoning,
+        request.query.system,
     )
 
 

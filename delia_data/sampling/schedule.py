@@ -29,9 +29,10 @@ _HEALTH_WINDOW: Final = 32  # latest requests; if more than half failed, the eng
 
 
 @lru_cache(maxsize=1)  # a new request needs the id of its query twice
-def query_id(query: str) -> str:
+def query_id(query: Query) -> str:
     """Return the content id of a query: 32 hexadecimal digits."""
-    return content_id([Message("user", query)])
+    system = [Message("system", query.system)] if query.system else []
+    return content_id([*system, Message("user", query.text)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class PromptOptions:
     """How a query becomes a prompt.
 
     Attributes:
-        system: System prompt; None leaves it to the chat template.
+        system: System prompt of queries without their own; None leaves it to the chat template.
         exemplar: Prompt as the paper's code does: the query, its reference answer, and the query
             again. The second answer is kept.
         answers_per_query: Number of answers to sample for each query.
@@ -71,7 +72,7 @@ class PromptOptions:
         Raises:
             InputError: `exemplar` is set and the query has no reference answer.
         """
-        row_id = query_id(query.text)
+        row_id = query_id(query)
         if answer:
             row_id = f"{row_id}:{answer}"
         turns = [Message("user", query.text)]
@@ -82,8 +83,8 @@ class PromptOptions:
                     "with answers, or leave out exemplar"
                 )
             turns = [*turns, Message("assistant", query.reference), *turns]
-        if self.system is not None:
-            turns.insert(0, Message("system", self.system))
+        if system := query.system or self.system:
+            turns.insert(0, Message("system", system))
         return Request(row_id, tuple(turns), row_seed(seed, row_id, "sample"))
 
 
@@ -93,14 +94,14 @@ class PendingRequest:
 
     Attributes:
         number: Position in the order of the run.
-        query: Text of the query.
+        query: The query.
         request: The request.
         tries: Number of failed tries so far.
         reserved: Tokens and dollars reserved for it.
     """
 
     number: int
-    query: str
+    query: Query
     request: Request
     tries: int = 0
     reserved: tuple[int, float] = (0, 0.0)
@@ -220,11 +221,11 @@ def _new_requests(
     seen: set[str] = set()
     number = -1
     for query in queries:
-        key = query_id(query.text)
+        key = query_id(query)
         if key in seen:
             continue
         seen.add(key)
         for answer in range(prompts.answers_per_query):
             number += 1
             if (f"{key}:{answer}" if answer else key) not in asked:
-                yield PendingRequest(number, query.text, prompts.request(query, answer, seed))
+                yield PendingRequest(number, query, prompts.request(query, answer, seed))

@@ -95,6 +95,7 @@ class SampledRow:
         rejected: Reason why the pair was rejected; None if it was accepted.
         error: Error message, if the request failed.
         reasoning: Whether reasoning was removed from the answer.
+        system: System prompt of the query itself, if any; the run's is in the plan.
     """
 
     number: int
@@ -107,6 +108,7 @@ class SampledRow:
     rejected: str | None = None
     error: str | None = None
     reasoning: bool = False
+    system: str | None = None
 
 
 @dataclass
@@ -482,7 +484,7 @@ def _usage_columns(row: SampledRow) -> dict[str, Any]:
 
 
 def _pair_columns(row: SampledRow) -> dict[str, Any]:
-    record = Record.pair(row.query, row.answer)
+    record = Record.pair(row.query, row.answer, system=row.system)
     return {**write_record(record), "source_id": record.id, **_usage_columns(row)}
 
 

@@ -38,9 +38,7 @@ def parts() -> tuple[Any, Any]:
 def test_the_untrained_token_is_its_own_control(parts: tuple[Any, Any]) -> None:
     """A token added as the mean row has the distance of a mean row in every block."""
     contexts = DEFAULT_CONTEXTS[:2]
-    measured = measure_alignment(
-        *parts, "<sep>", ["json"], contexts=contexts, words=24, controls=4, batch_size=8
-    )
+    measured = measure_alignment(*parts, "<sep>", ["json"], contexts=contexts, words=24, controls=4)
     [json_] = measured.keywords
     assert len(measured.median) == 30
     assert json_.untrained["mean"].l2.mean == pytest.approx(json_.token.l2.mean, rel=1e-3)

@@ -122,7 +122,7 @@ def test_what_cannot_be() -> None:
         bootstrap_mean([], Resampling())
     with pytest.raises(InputError, match="99 resamples are too few"):
         Resampling(99)
-    with pytest.raises(InputError, match=r"confidence 1.0 is out of bounds"):
+    with pytest.raises(InputError, match=r"confidence 1.0 must be above 0 and below 1"):
         Resampling(confidence=1.0)
     with pytest.raises(InputError, match="seed -1 is negative"):
         Resampling(seed=-1)

@@ -23,6 +23,7 @@ from datasets.features import ClassLabel, Value
 from delia_data.errors import DeliaError, FormatError, InputError
 from delia_data.mixing import Mixture, mix
 from delia_data.reading import open_source, open_splits
+from delia_data.sampling import read_cache
 from delia_data.tasks import read_task
 
 TASK = [
@@ -232,7 +233,8 @@ class TestColumnsWithMeaning:
         out = tmp_path / "out"
         result = delia("sample", out, "--queries", path, "--engine", "mock", "--target", "1")
         assert result.code == 0, result.err
-        assert questions(out) == ["Be short.\n\nWho?"]
+        messages = read_cache(out)[0].messages
+        assert [turn.content for turn in messages[:2]] == ["Be short.", "Who?"]
 
     def test_other_columns_are_listed_once(self, delia: Delia, tmp_path: Path) -> None:
         path = write(tmp_path / "a.jsonl", [{**each, "n": 1, "url": "x"} for each in ROWS])

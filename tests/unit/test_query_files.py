@@ -50,16 +50,10 @@ def lines(path: Path, rows: list[Any]) -> Path:
         ({"instruction": "Why?", "input": "<noinput>", "output": "So."}, "Why?", "So."),
         ({"instruction": "Why?", "input": "No input required.", "output": "So."}, "Why?", "So."),
         ({"instruction": "Say", "input": "no inputs at all"}, "Say\n\nno inputs at all", None),
-        ({"instruction": "Why?", "system": "Be brief."}, "Be brief.\n\nWhy?", None),
         ({"instruction": "And?", "history": [["Why?", "So."]], "output": "b"}, "Why?", "So."),
         ({"messages": [USER]}, "Why?", None),
         ({"messages": [USER, BECAUSE]}, "Why?", "Because."),
         ({"messages": [USER, {"role": "assistant", "content": ""}]}, "Why?", None),
-        (
-            {"messages": [{"role": "system", "content": "Be brief."}, USER, BECAUSE]},
-            "Be brief.\n\nWhy?",
-            "Because.",
-        ),
         (
             {"messages": [USER, BECAUSE, {"role": "user", "content": "Really?"}]},
             "Why?",
@@ -72,12 +66,34 @@ def lines(path: Path, rows: list[Any]) -> Path:
         ),
         ({"conversations": [{"from": "human", "value": "a?"}]}, "a?", None),
         ("Why?", "Why?", None),
-        (Record.pair("Why?", "Because.", system="Be brief."), "Be brief.\n\nWhy?", "Because."),
         ({"query": "Why?", "messages": None, "other": 4}, "Why?", None),
     ],
 )
 def test_rows(row: Any, text: str, reference: str | None) -> None:
     assert read_query(row) == Query(text, "user", reference)
+
+
+@pytest.mark.parametrize(
+    ("row", "reference"),
+    [
+        ({"instruction": "Why?", "system": "Be brief."}, None),
+        ({"query": "Why?", "system_prompt": "Be brief."}, None),
+        ({"messages": [{"role": "system", "content": "Be brief."}, USER, BECAUSE]}, "Because."),
+        (
+            {
+                "system": "Be brief.",
+                "conversations": [
+                    {"from": "human", "value": "Why?"},
+                    {"from": "gpt", "value": "Because."},
+                ],
+            },
+            "Because.",
+        ),
+        (Record.pair("Why?", "Because.", system="Be brief."), "Because."),
+    ],
+)
+def test_system_prompt_of_a_row(row: Any, reference: str | None) -> None:
+    assert read_query(row) == Query("Why?", "user", reference, "Be brief.")
 
 
 def test_a_row_may_say_its_kind() -> None:

@@ -61,11 +61,23 @@ def test_order_of_completions_does_not_change_the_bytes(tmp_path: Path) -> None:
     assert one == two
 
 
+def test_system_prompts_of_queries_become_turns_of_their_pairs(tmp_path: Path) -> None:
+    queries = [Query("Why?", "user", system="Be brief."), Query("Why?", "user"), *QUERIES[:2]]
+    engine = RecordingEngine()
+    run(engine, tmp_path, queries=queries, target=4, prompts=PromptOptions(system="Be kind."))
+    systems = {tuple(m.as_dict().values()) for r in engine.requests for m in r.messages[:1]}
+    assert systems == {("system", "Be brief."), ("system", "Be kind.")}
+    pairs = [record.messages for record in read_cache(tmp_path)]
+    assert len(pairs) == 4
+    heads = sorted(message.content for pair in pairs if len(pair) == 3 for message in pair[:1])
+    assert heads == ["Be brief."]
+
+
 def test_each_request_has_its_own_seed(tmp_path: Path) -> None:
     asked = RecordingEngine()
     run(asked, tmp_path / "one", seed=3)
     for request in asked.requests:
-        assert request.id == query_id(text_of(request))
+        assert request.id == query_id(Query(text_of(request), "user"))
         assert request.seed == row_seed(3, request.id, "sample")
     assert len({request.seed for request in asked.requests}) == 20
     turned = RecordingEngine()
