@@ -3,15 +3,13 @@
 Duplicates of a pair are found among the pairs accepted before:
 
     words of the pair ──▶ shingles of 3 words ──▶ MinHash, 128 values ──▶ bands ──▶ seen before?
-                                                                             │
-                     Bloom filter of the bands' hashes instead of the texts ◀┘
 
 Two pairs whose sets of shingles have Jaccard similarity s share a band of r values with
 probability s**r, and at least one of b bands with 1 - (1 - s**r)**b (Leskovec et al., Mining of
-Massive Datasets, section 3.4). The bands' hashes are kept in a Bloom filter instead of an index of
-signatures (LSHBloom, Khan et al. 2024), which keeps memory flat. Nothing is verified, so the
-threshold is soft: at 0.8, 40% of the pairs with a similarity of 0.8 count as near duplicates, 8%
-of those with 0.7, 1% of those with 0.6, and 94% of those with 0.9.
+Massive Datasets, section 3.4). Of each band 32 bits of its hash are kept (`HashSet`), so a million
+pairs take 90 MB. Nothing is verified, so the threshold is soft: at 0.8, 40% of the pairs with a
+similarity of 0.8 count as near duplicates, 8% of those with 0.7, 1% of those with 0.6, and 94% of
+those with 0.9.
 
 A query is new if its ROUGE-L with every accepted query is below a threshold (arXiv 2212.10560,
 section 2.2). An index of words finds the few accepted queries that can reach the threshold at all:
@@ -25,13 +23,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import rensa
 
 from delia_data.engines.base import Completion
@@ -65,26 +63,16 @@ def distinct(texts: Iterable[str], n: int) -> float | None:
     total = 0
     for text in texts:
         found = words(text)
-        grams = list(zip(*(found[i:] for i in range(n)), strict=False))
-        seen.update(grams)
-        total += len(grams)
+        seen.update(zip(*(found[i:] for i in range(n)), strict=False))
+        total += max(len(found) - n + 1, 0)
     return len(seen) / total if total else None
 
 
-Keys = npt.NDArray[np.uint64]  # shape (keys,)
+class HashSet:
+    """A growing set of 64-bit hashes that takes a new hash for a known one once in a billion times.
 
-_BITS: Final = 40  # of a segment for each key that it is made for
-_PROBES: Final = 14  # bits that stand for a key: 1 in 25 million others hits a full segment
-_ONE: Final = np.uint64(1)
-_STEPS: Final = np.arange(_PROBES, dtype=np.uint64)
-
-
-class BloomFilter:
-    """A growing set of 64-bit hashes in 40 bits a key, with rare false positives.
-
-    Bloom (1970), with the double hashing of Kirsch and Mitzenmacher (2006). Segments of a fixed
-    size are added as needed. With 10 keys a row, a million rows take 69 MB and each further
-    million 52 MB.
+    The low bits of a hash choose a slot of a table, and its high 32 bits are stored there or in the
+    next free slot. Tables of a fixed size are added as needed, so that growing copies nothing.
     """
 
     def __init__(self, keys_per_row: int) -> None:
@@ -94,42 +82,45 @@ class BloomFilter:
             keys_per_row: Number of keys that are added together.
         """
         self._per_row = keys_per_row
-        self._segments: list[npt.NDArray[np.uint64]] = []  # words of 64 bits
-        self._room = 0  # rows that still fit into the last segment
+        self._tables: list[array[int]] = []
+        self._room = 0  # rows that still fit into the last table
 
-    def add_if_new(self, keys: Keys) -> npt.NDArray[np.bool_]:
+    def add_if_new(self, keys: Sequence[int]) -> list[bool]:
         """Add the keys of one row unless one of them was added before.
 
         Returns:
-            Whether each key was added before; shape (keys,).
+            Whether each key was added before.
         """
         if not self._room:
-            self._grow()
-        seen = np.zeros(len(keys), dtype=np.bool_)
-        for segment in self._segments:
-            place, bit = _places(keys, segment)
-            seen |= ((segment[place] >> bit) & _ONE).all(axis=1)
-        if not seen.any():
-            np.bitwise_or.at(segment, place, _ONE << bit)
+            rows = 1 << min(16 + 2 * len(self._tables), 20)
+            slots = 1 << (rows * self._per_row * 3 // 2).bit_length()  # at most two thirds full
+            self._tables.append(array("I", bytes(4 * slots)))
+            self._room = rows
+        seen = [any(table[_slot(table, key)] for table in self._tables) for key in keys]
+        if not any(seen):
+            table = self._tables[-1]
+            for key in keys:
+                table[_slot(table, key)] = _mark(key)
             self._room -= 1
         return seen
 
     @property
     def nbytes(self) -> int:
         """Size in memory in bytes."""
-        return sum(segment.nbytes for segment in self._segments)
-
-    def _grow(self) -> None:
-        rows = 1 << min(16 + 2 * len(self._segments), 20)
-        self._segments.append(np.zeros(rows * self._per_row * _BITS // 64 + 1, dtype=np.uint64))
-        self._room = rows
+        return sum(table.itemsize * len(table) for table in self._tables)
 
 
-def _places(keys: Keys, segment: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
-    """Return word and bit of each probe of each key: two arrays of shape (keys, probes)."""
-    step = (keys >> np.uint64(32)) | _ONE  # keys are hashes, so their halves are independent
-    bits = (keys[:, None] + step[:, None] * _STEPS) % np.uint64(len(segment) * 64)
-    return bits >> np.uint64(6), bits & np.uint64(63)
+def _mark(key: int) -> int:
+    return key >> 32 or 1  # 0 is a free slot
+
+
+def _slot(table: array[int], key: int) -> int:
+    """Return the slot that holds a key, or the free slot that it would take."""
+    mark, last = _mark(key), len(table) - 1
+    slot = key & last
+    while table[slot] not in (0, mark):
+        slot = (slot + 1) & last
+    return slot
 
 
 DEFAULT_THRESHOLD: Final = 0.8
@@ -162,7 +153,7 @@ class Duplicates:
             raise InputError(f"near-duplicate threshold {threshold} is out of range: give 0.5 to 1")
         self.threshold = threshold
         self._bands, self._rows = _shape(threshold) if threshold is not None else (0, 0)
-        self._seen = BloomFilter(1 + self._bands)
+        self._seen = HashSet(1 + self._bands)
 
     def __call__(self, query: str, completion: Completion, /) -> str | None:
         """Return `"duplicate"` or `"near_duplicate"`, or None after remembering the pair."""
@@ -170,7 +161,7 @@ class Duplicates:
         seen = self._seen.add_if_new(keys)
         if seen[0]:
             return "duplicate"
-        return "near_duplicate" if seen.any() else None
+        return "near_duplicate" if any(seen) else None
 
     def remember(self, query: str, answer: str) -> None:
         """Remember a pair that an earlier run accepted."""
@@ -185,8 +176,8 @@ class Duplicates:
         """Size of the filter's state in bytes."""
         return self._seen.nbytes
 
-    def _keys(self, query: str, answer: str) -> Keys:
-        """Return a hash of the whole pair and one of each band; shape (1 + bands,)."""
+    def _keys(self, query: str, answer: str) -> list[int]:
+        """Return a hash of the whole pair and one of each band."""
         found = compared(query, answer)
         digest = hashlib.blake2b("\x1f".join(found).encode(), digest_size=8)
         keys = [int.from_bytes(digest.digest(), "little")]
@@ -198,7 +189,7 @@ class Duplicates:
                 start = band * self._rows
                 # A tuple of integers has the same hash in every process.
                 keys.append(hash((band, *values[start : start + self._rows])) % 2**64)
-        return np.array(keys, dtype=np.uint64)
+        return keys
 
 
 def compared(query: str, answer: str) -> Sequence[str]:
