@@ -23,6 +23,9 @@ do. The command line prints that line and exits with code 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 
 class DeliaError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -95,3 +98,11 @@ class EngineError(DeliaError, RuntimeError):
 
 class MissingExtraError(DeliaError, ImportError):
     """An optional library is not installed."""
+
+
+def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
+    """Return "unknown KIND NAME", with the nearest known name."""
+    import difflib
+
+    near = [each for each in difflib.get_close_matches(str(name), list(known), n=1) if each != name]
+    return f"unknown {kind} {name!r}" + (f", did you mean {near[0]!r}?" if near else "")

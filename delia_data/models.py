@@ -176,8 +176,9 @@ def widen(model: PreTrainedModel) -> PreTrainedModel:
 
     if model.dtype != torch.bfloat16 or computes_bfloat16(model.device.type):
         return model
+    stored = {name: weight.dtype for name, weight in model.state_dict().items()}
     wide: PreTrainedModel = model.float()
-    wide.weights_dtype = torch.bfloat16
+    wide.stored_dtypes = stored
     return wide
 
 
@@ -187,9 +188,11 @@ def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict
     The weights hash covers every parameter's name, type, shape, and bytes, so that copies of a
     model have the same hash.
     """
-    dtype = getattr(model, "weights_dtype", None)
+    stored = getattr(model, "stored_dtypes", {})
     named = sorted(model.state_dict().items())
-    weights = _weights_hash((key, weight.to(dtype) if dtype else weight) for key, weight in named)
+    weights = _weights_hash(
+        (key, weight.to(stored.get(key, weight.dtype))) for key, weight in named
+    )
     return _identity(str(model.config._name_or_path), weights, tokenizer)
 
 

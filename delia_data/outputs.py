@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
@@ -111,6 +112,33 @@ def from_json(kind: type[T], values: Any, where: str) -> T:
             f"{where} was written by another version, or was changed: {place}: {first['msg']}; "
             "run its command again"
         ) from error
+
+
+def read_mapping(source: Path | Traversable, name: str, holds: str) -> dict[Any, Any]:
+    """Read the mapping in a YAML file.
+
+    Args:
+        source: The file.
+        name: Name of the file in errors.
+        holds: Content that the file should have, for the error.
+
+    Raises:
+        InputError: The file cannot be read.
+        SettingsError: It is not UTF-8 text or not a YAML mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{name} is not UTF-8 text: save it as UTF-8") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SettingsError(f"{name} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{name} must hold a mapping of {holds}")
+    return values
 
 
 def canonical_json(value: Any) -> bytes:

@@ -294,20 +294,23 @@ class Source:
         Raises:
             FormatError: As `records.read_record`.
         """
+        return self._read(row, used)[0]
+
+    def _read(self, row: Any, used: Collection[str] = ()) -> tuple[Record, bool]:
+        """Return the record of a row, and whether reasoning was removed from it."""
         if isinstance(row, Record):
-            return row
+            return row, False
         record, reasoned = read_with_reasoning(row, self.format)
         if reasoned:
             self.report.changed["reasoning_removed"] += 1
         known = _USED[self.format or detect_format(row)]
         if not row.keys() <= known:
             self.report.ignored.update(str(n) for n in row.keys() - known if n not in used)
-        return record
+        return record, reasoned
 
     def _pair(self, row: Any) -> Record:
-        before = self.report.changed.total()
-        record = self.record(row)
-        if self.strict and self.report.changed.total() > before:
+        record, reasoned = self._read(row)
+        if self.strict and reasoned:
             raise FormatError("the row holds reasoning, which would be removed: remove it")
         return record
 

@@ -9,10 +9,9 @@ The flags of `delia train`, the keys of a recipe and the settings in a manifest 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -22,8 +21,9 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 import yaml
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from delia_data.errors import InputError, SettingsError
+from delia_data.errors import InputError, SettingsError, unknown_name
 from delia_data.models import DEFAULT_MODEL
+from delia_data.outputs import read_mapping
 from delia_data.tokens import DEFAULT_TOKEN, Init
 
 PAPER_BATCH: Final = 64
@@ -213,12 +213,6 @@ def _validate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return valid, problems
 
 
-def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
-    """Return "unknown KIND NAME", with the nearest known name."""
-    near = [each for each in difflib.get_close_matches(str(name), list(known), n=1) if each != name]
-    return f"unknown {kind} {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
-
-
 def rows_a_step(rows: int, settings: TrainSettings) -> int:
     """Return the rows per step: as set, or the paper's 64, and 16 below 256 rows."""
     few, small = PAPER_SMALL_BATCH
@@ -268,18 +262,8 @@ def read_yaml(
         raise InputError(
             f"{kind} {str(file)!r} is unknown: give a .yaml file or one of {', '.join(names)}"
         )
-    try:
-        source = folder / f"{file}.yaml" if str(file) in names else path
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not UTF-8 text: save it as UTF-8") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SettingsError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} must hold a mapping of settings, such as 'name: value'")
-    return values
+    source = folder / f"{file}.yaml" if str(file) in names else path
+    return read_mapping(source, str(path), "settings, such as 'name: value'")
 
 
 def as_recipe(settings: TrainSettings) -> str:

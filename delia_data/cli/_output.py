@@ -138,17 +138,17 @@ def show_reading(name: str | os.PathLike[str], read: Mapping[str, Any]) -> None:
     """
     notes = []
     if skipped := read.get("skipped"):
-        notes.append(f"{_count(skipped, 'file')} not read ({_some(skipped)})")
+        notes.append(f"{_count(len(skipped), 'file')} not read ({_some(skipped)})")
     if columns := read.get("ignored"):
-        notes.append(f"{_count(columns, 'column')} ignored ({_some(columns)})")
+        notes.append(f"{_count(len(columns), 'column')} ignored ({_some(columns)})")
     if count := read.get("changed", {}).get("reasoning_removed"):
-        notes.append(f"reasoning removed from {_count(range(count), 'row')}")
+        notes.append(f"reasoning removed from {_count(count, 'row')}")
     if notes:
         messages.print(f"note: {name}: {'; '.join(notes)}", markup=False, soft_wrap=True)
 
 
-def _count(items: Sequence[Any], noun: str) -> str:
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _some(names: Sequence[str]) -> str:

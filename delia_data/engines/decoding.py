@@ -75,6 +75,19 @@ class Row:
     finish: Finish | None = None
 
 
+def pad_left(
+    prompts: Sequence[list[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and attention mask of prompts, padded at the left: shape (prompts, longest)."""
+    import torch
+
+    width = max(map(len, prompts))
+    padding = [width - len(prompt) for prompt in prompts]
+    ids = [[pad] * n + prompt for n, prompt in zip(padding, prompts, strict=True)]
+    mask = [[0] * n + [1] * (width - n) for n in padding]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
 class Batch:
     """A batch whose rows come and go.
 
@@ -110,16 +123,11 @@ class Batch:
 
     def admit(self, rows: Sequence[Row]) -> list[Row]:
         """Add rows and sample the first token of each; return those that are finished."""
-        import torch
         from transformers import DynamicCache
 
-        width = max(len(row.prompt) for row in rows)
-        padding = [width - len(row.prompt) for row in rows]
-        device = self._model.device
-        prompts = [[self._pad] * n + row.prompt for n, row in zip(padding, rows, strict=True)]
-        mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding], device=device)
+        ids, mask = pad_left([row.prompt for row in rows], self._pad, self._model.device)
         cache = DynamicCache(config=self._model.config)
-        logits = self._forward(torch.tensor(prompts, device=device), mask, cache)
+        logits = self._forward(ids, mask, cache)
         self._compact()
         first, finished = self._sample(rows, logits)
         self._append(rows, cache, mask, first)

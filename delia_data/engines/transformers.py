@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from delia_data._batches import batches
 from delia_data._optional import require
 from delia_data.engines.base import FREE, Completion, Prices, Request, RequestStream, Sampling
-from delia_data.engines.decoding import Batch, Row, is_supported
+from delia_data.engines.decoding import Batch, Row, is_supported, pad_left
 from delia_data.engines.local import (
     decode_completion,
     encode_prompt,
@@ -155,13 +155,7 @@ class TransformersEngine:
         return [self._complete(row) for row in batch]
 
     def _pad(self, prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids and attention mask of prompts, padded at the left."""
-        torch = require("torch", extra="local")
-        width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
-        padding = [width - len(prompt) for prompt in prompts]
-        ids = torch.tensor([[pad] * n + p for n, p in zip(padding, prompts, strict=True)])
-        mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
-        return ids.to(self.model.device), mask.to(self.model.device)
+        return pad_left(prompts, self.tokenizer.pad_token_id, self.model.device)
 
     def _complete(self, row: Row) -> Completion:
         assert row.finish is not None

@@ -24,11 +24,11 @@ from typing import Any, Final, Literal, get_args
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from delia_data.engines import ENGINES, Sampling
-from delia_data.errors import InputError, SettingsError
+from delia_data.errors import InputError, SettingsError, unknown_name
 from delia_data.experiments.methods import METHODS, get_method
 from delia_data.models import DEFAULT_MODEL
 from delia_data.training import TrainSettings, read_recipe
-from delia_data.training.settings import read_yaml, unknown_name
+from delia_data.training.settings import read_yaml
 
 ExperimentName = Literal["formatted-text", "en-is", "is-en"]
 EXPERIMENTS: Final[tuple[ExperimentName, ...]] = get_args(ExperimentName)

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from delia_data.diversify import diversify, undiversified
 from delia_data.engines import Engine
-from delia_data.errors import InputError
+from delia_data.errors import InputError, unknown_name
 from delia_data.experiments.prompting import Prompt, controlled_engine, dipmt, in_context
 from delia_data.mixing import Pairs, TaskRows, mix
 from delia_data.ranking import rank
 from delia_data.records import Record, write_record
 from delia_data.tasks import Task, Wording
-from delia_data.training.settings import TrainSettings, rows_a_step, unknown_name
+from delia_data.training.settings import TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -213,10 +213,8 @@ def mix(
     ]
     dropped = sum((pairs.dropped for pairs in usable.values()), Counter[str]())
     dropped["task_row_is_held_out"] = len(task_rows) - sum(map(len, train))
-    read = {n if n == "task" else f"task:{n}": rows.read for n, rows in tasks.items()}
-    read = {
-        name: lost for name, lost in (read | {n: c.read for n, c in stored.items()}).items() if lost
-    }
+    read = {n if n == "task" else f"task:{n}": rows.read for n, rows in tasks.items() if rows.read}
+    read |= {n: cache.read for n, cache in stored.items() if cache.read}
     manifest = Manifest(
         kind="mixture",
         settings={

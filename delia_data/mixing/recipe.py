@@ -15,7 +15,6 @@ start from the working folder, as on the command line.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -23,11 +22,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from delia_data.errors import InputError, SettingsError
+from delia_data.errors import InputError, SettingsError, unknown_name
 from delia_data.mixing.options import MixOptions
 from delia_data.mixing.task_rows import TaskRows, read_task_rows
+from delia_data.outputs import read_mapping
 
 _SETTINGS: Final = tuple(field.name for field in fields(MixOptions))
 _KEYS: Final = ("tasks", "caches", *_SETTINGS)
@@ -89,16 +87,7 @@ def read_mix_recipe(path: str | os.PathLike[str]) -> MixRecipe:
         InputError: The file cannot be read.
         SettingsError: It is no YAML mapping, or a key or a value is wrong; all are named at once.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not UTF-8 text: write it anew as UTF-8") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SettingsError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} must hold a mapping of {', '.join(_KEYS)}")
+    values = read_mapping(Path(path), str(path), ", ".join(_KEYS))
     if values.get("select") == "uniform":  # a key of version 0.1.0, with this value alone
         del values["select"]
     problems = [*_unknown(values, _KEYS)]
@@ -146,7 +135,4 @@ def _faults(kind: str, given: Any) -> Iterator[str]:
 
 
 def _unknown(given: Mapping[Any, Any], known: tuple[str, ...]) -> Iterator[str]:
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            yield f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    return (unknown_name("key", key, known) for key in given if key not in known)

@@ -100,3 +100,17 @@ def test_identity_does_not_depend_on_the_type_the_processor_computes_in(
     identity = identify(load_model(folder, dtype=torch.bfloat16), tokenizer)
     assert identify(model, tokenizer) == identity
     assert identify_files(folder, tokenizer) == identity
+
+
+def test_widening_keeps_the_identity_of_weights_in_several_types(
+    saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    folder = saved()
+    tokenizer, model = load_tokenizer(folder), load_model(folder, dtype=torch.bfloat16)
+    norm = model.model.norm
+    norm.weight = torch.nn.Parameter(norm.weight.float() + 2**-20)
+    identity = identify(model, tokenizer)
+    wide = models.widen(model)
+    assert {weight.dtype for weight in wide.parameters()} == {torch.float32}
+    assert identify(wide, tokenizer) == identity
