@@ -4,6 +4,7 @@ generate     wordings of a model, or of a file
 check        the checks that each wording must pass
 select       the most diverse of the accepted wordings
 assign       one wording for each row
+contrast     phrasings of requests that forbid or only mention the token
 folder       all of these, into a task folder
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from delia_data.diversify.assign import diversify, set_aside, undiversified
 from delia_data.diversify.check import Embed, GateResult, WordingChecker, gate_task_wordings
+from delia_data.diversify.contrast import contrast_phrasings, fill_phrasing
 from delia_data.diversify.folder import DiversifiedTask, make_task_folder, save_task_rows
 from delia_data.diversify.generate import (
     KINDS,
@@ -41,7 +43,9 @@ __all__ = [
     "WordingChecker",
     "WordingRun",
     "choose",
+    "contrast_phrasings",
     "diversify",
+    "fill_phrasing",
     "gate_task_wordings",
     "greedy_spread",
     "make_task_folder",
