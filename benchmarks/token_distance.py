@@ -40,12 +40,12 @@ __all__ = ["RESULTS", "main"]
 RESULTS: Final = Path(__file__).parent / "RESULTS.md"
 KEYWORDS: Final = ("json", "thought")
 WAYS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "its row, at 2e-2 (the recipe)": {},
-    "its row, at 2e-3": {"token_learning_rate": 2e-3},
-    "its row, at 2e-4 as all else": {"token_learning_rate": None},
+    "its row, at 0.15 (the recipe)": {},
+    "its row, at 0.015": {"token_rate": 0.015},
+    "its row, at 0.0015, as all else": {"token_rate": 0.0015},
     "LoRA on the embedding, at 2e-4 (the paper's code)": {
         "token_training": "lora",
-        "token_learning_rate": None,
+        "token_rate": None,
     },
 }
 _ALONE: Final = (WORD_SLOT,)

@@ -27,7 +27,7 @@ RECIPE = {
     "targets": ["all-linear"],
     "dropout": 0.1,
     "learning_rate": 0.01,
-    "token_learning_rate": 0.05,
+    "token_rate": 2.5,
     "batch_size": 8,
     "warmup_steps": 0,
     "max_length": 64,

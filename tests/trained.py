@@ -65,11 +65,12 @@ def tiny_settings(
         "targets": ("all-linear",),
         "dropout": 0.0,
         "learning_rate": 1e-2,
-        "token_learning_rate": 5e-2,
         "epochs": 2,
         "batch_size": 4,
         "warmup_steps": 0,
     }
+    if over.get("adaptation") != "full" and over.get("token_training") != "lora":
+        values["token_rate"] = 2.5
     return TrainSettings(**{**values, **over})
 
 

@@ -19,7 +19,7 @@ import yaml
 
 from delia_data._optional import require
 from delia_data.errors import ForeignFolderError, InputError, TokenError
-from delia_data.models import load_tokenizer, quiet
+from delia_data.models import load_model, load_tokenizer, quiet
 from delia_data.outputs import (
     Manifest,
     atomic_path,
@@ -31,8 +31,8 @@ from delia_data.outputs import (
 from delia_data.records import Format, Record, write_record
 from delia_data.tokens import encode
 from delia_data.training.data import TrainingRows, open_training_rows
-from delia_data.training.loading import last_name, linear_names
-from delia_data.training.settings import TrainSettings, rows_a_step
+from delia_data.training.loading import embedding_rms, last_name, linear_names
+from delia_data.training.settings import TOKEN_RATE, TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,6 +67,7 @@ class ExportInputs:
         model: Folder of the prepared model.
         token_ids: The special tokens and their ids.
         embedding: Name of the module of the input embedding.
+        embedding_rms: Root mean square of its values.
         end_of_turn: Text of the token with which an answer ends.
         eos: Text of the tokenizer's end-of-sequence token.
         family: `"gemma"` or `"llama2"`, whose chat formats have no system turn of their own; None
@@ -81,6 +82,7 @@ class ExportInputs:
     model: Path
     token_ids: dict[str, int]
     embedding: str
+    embedding_rms: float
     end_of_turn: str
     eos: str
     family: str | None
@@ -103,6 +105,15 @@ class ExportInputs:
     def trains_row_alone(self) -> bool:
         """Whether the settings train the token's row by itself, next to LoRA."""
         return self.settings.adaptation != "full" and self.settings.token_training == "row"
+
+    @property
+    def token_learning_rate(self) -> float:
+        """Learning rate of the token's row, or of the embedding that has it."""
+        if not self.trains_row_alone:
+            return self.settings.learning_rate
+        rate = self.settings.token_rate
+        # Few digits are enough, and readable.
+        return float(f"{(TOKEN_RATE if rate is None else rate) * self.embedding_rms:.3g}")
 
     def arguments(self) -> dict[str, Any]:
         """Return the settings as arguments of transformers' trainer, which most others extend."""
@@ -234,6 +245,7 @@ def _inputs(
         model=model,
         token_ids=prepared.details["token_ids"],
         embedding=last_name(bare, bare.get_input_embeddings()),
+        embedding_rms=prepared.details.get("embedding_rms") or embedding_rms(load_model(model)),
         end_of_turn=_end_of_turn(tokenizer),
         eos=str(tokenizer.eos_token),
         family="gemma" if "<start_of_turn>" in template else "llama2" if llama2 else None,
@@ -326,8 +338,8 @@ def _axolotl(inputs: ExportInputs) -> Files:
             config["peft_trainable_token_indices"] = {inputs.embedding: ids}
         else:
             targets.append(inputs.embedding)
-    if settings.token_learning_rate is not None:
-        config["embedding_lr"] = settings.token_learning_rate
+    if inputs.trains_row_alone:
+        config["embedding_lr"] = inputs.token_learning_rate
     notes = []
     if "mpt" in str(inputs.model).lower() and settings.gradient_checkpointing is not False:
         notes.append(
@@ -403,8 +415,7 @@ def _token_notes(inputs: ExportInputs) -> list[str]:
     notes = []
     if inputs.trains_row_alone:
         notes.append("the token's row cannot be trained by itself: LoRA adapts the embedding")
-    if inputs.settings.token_learning_rate is not None:
-        notes.append("token_learning_rate is left out: there is one learning rate")
+        notes.append("token_rate is left out: there is one learning rate")
     return notes
 
 
@@ -467,7 +478,7 @@ def _unsloth(inputs: ExportInputs) -> Files:
     )
     arguments: dict[str, Any] = {
         **inputs.arguments(),
-        "embedding_learning_rate": settings.token_learning_rate or settings.learning_rate,
+        "embedding_learning_rate": inputs.token_learning_rate,
         "max_length": settings.max_length,
         "train_sampling_strategy": "sequential",
         "packing": False,

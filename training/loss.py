@@ -4,6 +4,11 @@
     frozen head          frozen_head_loss: logits a block at a time, each with its gradient
     trained head         head_loss: logits a block at a time, computed again for the gradient
     scaled logits        the model's own logits, in the columns with a label
+    another trainer      pairs_kl: the same with plain logits, in any loop; PairsKL for TRL
+
+The target of a position is a token (cross-entropy), or the distribution of a teacher
+(Kullback-Leibler divergence, KL). The teacher is the untrained model, so a row of which only
+distributions are targets has no gradient at the start, whatever its text.
 
 The head is as wide as the vocabulary: its logits take most of a small model's memory and much of
 its work. The whole pass runs inside the model's own call, because sharding and the averaging of
@@ -13,12 +18,14 @@ gradients depend on that call.
 from __future__ import annotations
 
 import types
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from torch.nn.functional import cross_entropy
 
+from delia_data.tokens import DEFAULT_TOKEN
 from delia_data.training.packing import IGNORED
 
 _BLOCK_BYTES: Final = {"cpu": 2**26}
@@ -31,6 +38,8 @@ _SCALED_LOGITS: Final = (
     "output_multiplier",
 )
 """Settings of models whose logits are more than states times the head."""
+_LOWEST: Final = -1e30
+"""Logit of a token that is left out: finite, so that 0 times the difference of two is 0."""
 
 
 def plain_forward(model: Any) -> None:
@@ -38,29 +47,72 @@ def plain_forward(model: Any) -> None:
     model.__dict__.pop("forward", None)
 
 
-def give_losses(model: Any) -> None:
+class Teacher(NamedTuple):
+    """The untrained model at labeled positions, as the target of its pairs.
+
+    Attributes:
+        states: Hidden states of shape (positions, width); logits if the head is an identity.
+        head: The head that turns them into logits; None for the head of the model in training,
+            which is then frozen.
+    """
+
+    states: torch.Tensor
+    head: torch.nn.Module | None = None
+
+
+def give_losses(model: Any, *, token_id: int | None = None) -> None:
     """Make a causal model return the sum of losses, and each of them, when it gets labels.
 
-    Without labels its forward pass is unchanged.
+    With `states_only` it returns a `Teacher` instead: its view of the labeled positions. With
+    `teacher` and `is_task`, the target of labeled tokens outside task rows is the teacher's
+    distribution, in the order of the positions. Without labels its forward pass is unchanged.
+
+    Args:
+        model: The model, inside the wrappers of PEFT and accelerate.
+        token_id: Token that is never written: its logit takes no part in any distribution.
     """
     own_forward = model.forward
 
-    def forward(self: Any, *args: Any, labels: torch.Tensor | None = None, **given: Any) -> Any:
+    def forward(
+        self: Any,
+        *args: Any,
+        labels: torch.Tensor | None = None,
+        is_task: torch.Tensor | None = None,
+        teacher: Teacher | None = None,
+        states_only: bool = False,
+        **given: Any,
+    ) -> Any:
         if labels is None:
             return own_forward(*args, **given)
         labeled = labels[:, 1:] != IGNORED
         targets = labels[:, 1:][labeled]
-        config = self.config.get_text_config()
+        config, head = self.config.get_text_config(), self.get_output_embeddings()
         if any(getattr(config, name, None) is not None for name in _SCALED_LOGITS):
-            return _own_logits_loss(own_forward, labeled, targets, *args, **given)
-        hidden = self.base_model(*args, **given).last_hidden_state[:, :-1]
+            states, head = _own_logits(own_forward, labeled, *args, **given), torch.nn.Identity()
+            whole = states
+        else:
+            whole = self.base_model(*args, **given).last_hidden_state[:, :-1]
+            states = whole[labeled]
+        if states_only:
+            return Teacher(states, head if isinstance(head, torch.nn.Identity) else None)
         if not len(targets):
-            return hidden.float().sum() * 0, hidden.new_zeros(0, dtype=torch.float32)
-        states, head = hidden[labeled], self.get_output_embeddings()
+            return whole.float().sum() * 0, whole.new_zeros(0, dtype=torch.float32)
         frozen = _frozen_parts(head)
-        if frozen is None:
-            return head_loss(states, head, targets)
-        return frozen_head_loss(states.to(frozen["weight"].dtype), targets=targets, **frozen)
+
+        def loss(states: torch.Tensor, goal: torch.Tensor | Teacher) -> Any:
+            if frozen is None:
+                return head_loss(states, head, goal, masked_id=token_id)
+            states = states.to(frozen["weight"].dtype)
+            return frozen_head_loss(states, targets=goal, masked_id=token_id, **frozen)
+
+        if teacher is None or is_task is None:
+            return loss(states, targets)
+        taught = ~is_task[:, 1:][labeled]
+        total, task_losses = loss(states[~taught], targets[~taught])
+        divergence, pair_losses = loss(states[taught], teacher)
+        losses = task_losses.new_empty(len(targets))
+        losses[~taught], losses[taught] = task_losses, pair_losses
+        return total + divergence, losses
 
     model.forward = types.MethodType(forward, model)
 
@@ -68,35 +120,44 @@ def give_losses(model: Any) -> None:
 def frozen_head_loss(
     hidden: torch.Tensor,
     weight: torch.Tensor,
-    targets: torch.Tensor,
+    targets: torch.Tensor | Teacher,
     *,
     row: torch.Tensor | None = None,
     row_id: int = 0,
     bias: torch.Tensor | None = None,
+    masked_id: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the cross-entropy of targets under a head of which at most one row is trained.
+    """Return the loss under a head of which at most one row is trained.
 
-    Logits are computed a block of positions at a time, and the gradient of each block while its
-    logits are there: none are kept, and none are computed twice.
+    The loss of a position is the cross-entropy of its token, or the KL from its teacher's
+    distribution. Logits are computed a block of positions at a time, and the gradient of each
+    block while its logits are there: none are kept, and none are computed twice.
 
     Args:
         hidden: States of shape (positions, width).
         weight: The head, of shape (vocabulary, width); gets no gradient.
-        targets: Ids of shape (positions,).
+        targets: Ids of shape (positions,), or the teacher.
         row: The trained row of shape (width,), in place of the head's own.
         row_id: Its id.
         bias: The head's bias of shape (vocabulary,); gets no gradient.
+        masked_id: Id that is left out of every distribution.
 
     Returns:
         The sum of the losses, and the loss of each position in float32, which has no gradient.
     """
+    states, head = targets if isinstance(targets, Teacher) else (None, None)
+    ids = None if isinstance(targets, Teacher) else targets
     apply: Any = _FrozenHead.apply
-    total, losses = apply(hidden, weight, targets, row, row_id, bias)
+    total, losses = apply(hidden, weight, ids, row, row_id, bias, masked_id, states, head)
     return total, losses
 
 
 def head_loss(
-    hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor
+    hidden: torch.Tensor,
+    head: torch.nn.Module,
+    targets: torch.Tensor | Teacher,
+    *,
+    masked_id: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the same through a head that is trained itself, or is more than a product.
 
@@ -104,18 +165,95 @@ def head_loss(
     """
     from torch.utils.checkpoint import checkpoint
 
-    def losses(states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(head(states).float(), ids, reduction="none")
+    own = (targets.head or head) if isinstance(targets, Teacher) else None
 
-    weight = head.weight
-    assert isinstance(weight, torch.Tensor)
-    blocks = list(_blocks(hidden, targets, len(weight)))
+    def losses(states: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        logits = _mask(head(states).float(), masked_id)
+        if own is None:
+            return cross_entropy(logits, goal, reduction="none")
+        with torch.no_grad():
+            wanted = _mask(own(goal).float(), masked_id).log_softmax(1)
+        return (wanted.exp() * (wanted - logits.log_softmax(1))).sum(1)
+
+    goals = targets.states if isinstance(targets, Teacher) else targets
+    wide = hidden.shape[1] if isinstance(head, torch.nn.Identity) else len(head.weight)  # type: ignore[arg-type]
+    blocks = list(_blocks(hidden, goals, wide))
     if len(blocks) == 1:
-        each = losses(hidden, targets)
+        each = losses(hidden, goals)
     else:
         parts = [checkpoint(losses, *block, use_reentrant=False) for block in blocks]
         each = torch.cat(parts)
     return each.sum(), each.detach()
+
+
+def _mask(logits: torch.Tensor, masked_id: int | None) -> torch.Tensor:
+    if masked_id is None:
+        return logits
+    return logits.index_fill(1, torch.tensor([masked_id], device=logits.device), _LOWEST)
+
+
+def pairs_kl(
+    model: Any,
+    batch: Mapping[str, torch.Tensor],
+    token_id: int,
+    *,
+    items: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Return the loss of a batch in a training loop of your own.
+
+    It is the mean over labeled tokens: cross-entropy in rows that contain the token, and the KL
+    divergence from the untrained model in all others. No distribution includes the token.
+
+    Args:
+        model: A PEFT model, which without its adapter is the untrained model.
+        batch: `input_ids`, `labels` (-100 where no loss is taken) and, with padding,
+            `attention_mask`, of shape (rows, length). Each row is one example: no packing.
+        token_id: Id of the special token.
+        items: Number of labeled tokens to divide by; default: those of the batch.
+    """
+    labeled = batch["labels"][:, 1:] != IGNORED
+    targets = batch["labels"][:, 1:][labeled]
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+
+    def distributions() -> torch.Tensor:
+        logits = model(**inputs).logits[:, :-1][labeled]
+        return _mask(logits.float(), token_id).log_softmax(1)
+
+    own, was_training = distributions(), model.training
+    model.eval()
+    with torch.no_grad(), getattr(model, "module", model).disable_adapter():
+        teacher = distributions()
+    model.train(was_training)
+    is_task = (batch["input_ids"] == token_id).any(1, keepdim=True).expand_as(labeled)[labeled]
+    entropy = -own.gather(1, targets[:, None])[:, 0]
+    divergence = (teacher.exp() * (teacher - own)).sum(1)
+    losses = torch.where(is_task, entropy, divergence)
+    return losses.sum() / (labeled.sum() if items is None else items)
+
+
+class PairsKL:
+    """Mixin that gives TRL's `SFTTrainer` the loss of `pairs_kl`.
+
+    Write `class Trainer(PairsKL, SFTTrainer): token = "<sep>"`, and train with `peft_config` and
+    without packing.
+    """
+
+    token = DEFAULT_TOKEN
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of a batch, as the trainer calls it."""
+        trainer: Any = self
+        token_id = trainer.processing_class.convert_tokens_to_ids(self.token)
+        loss = pairs_kl(model, inputs, token_id, items=num_items_in_batch)
+        if num_items_in_batch is not None:  # processes average their gradients
+            loss = loss * trainer.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
 
 
 def read_rows_in_place(model: torch.nn.Module) -> None:
@@ -174,17 +312,13 @@ def _frozen_parts(head: Any) -> dict[str, Any] | None:
     return {"weight": weight, "bias": head.bias, "row": row, "row_id": row_id}
 
 
-def _own_logits_loss(
-    own_forward: Any, labeled: torch.Tensor, targets: torch.Tensor, *args: Any, **given: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the losses of the logits that the model makes itself, in the columns with a label."""
+def _own_logits(own_forward: Any, labeled: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
+    """Return the logits that the model makes itself, at labeled positions."""
     columns = labeled.any(0).nonzero()[:, 0]
     if not len(columns):
         columns = torch.zeros(1, dtype=torch.long, device=labeled.device)
-    logits = own_forward(*args, logits_to_keep=columns, **given).logits
-    chosen = logits[labeled[:, columns]].float()
-    each = cross_entropy(chosen, targets, reduction="none")
-    return each.sum() + logits.float().sum() * 0, each.detach()
+    logits: torch.Tensor = own_forward(*args, logits_to_keep=columns, **given).logits
+    return logits[labeled[:, columns]]
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -193,30 +327,49 @@ class _FrozenHead(torch.autograd.Function):
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
-        targets: torch.Tensor,
+        targets: torch.Tensor | None,
         row: torch.Tensor | None,
         row_id: int,
         bias: torch.Tensor | None,
+        masked_id: int | None,
+        teacher: torch.Tensor | None,
+        teacher_head: torch.nn.Module | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         own = None if row is None else row.to(hidden.dtype)
-        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         to_hidden = torch.empty_like(hidden) if hidden.requires_grad else None
         to_row = None if row is None else torch.zeros_like(row, dtype=torch.float32)
         begin = 0
-        for states, ids in _blocks(hidden, targets, len(weight)):
-            part = slice(begin, begin + len(ids))
-            begin += len(ids)
+        goals = targets if teacher is None else teacher
+        assert goals is not None
+        for states, goal in _blocks(hidden, goals, len(weight)):
+            part = slice(begin, begin + len(goal))
+            begin += len(goal)
             logits = (states @ weight.T).float()
             if bias is not None:
                 logits += bias
             if own is not None:
                 logits[:, row_id] = states @ own if bias is None else states @ own + bias[row_id]
-            sums = logits.logsumexp(1)
-            losses[part] = sums - logits.gather(1, ids[:, None])[:, 0]
+            if masked_id is not None:
+                logits[:, masked_id] = _LOWEST
+            logits.sub_(logits.logsumexp(1, keepdim=True))
+            share = None
+            if teacher is None:
+                losses[part] = -logits.gather(1, goal[:, None])[:, 0]
+            else:
+                wanted = _teacher_logits(goal, weight, bias, teacher_head)
+                if masked_id is not None:
+                    wanted[:, masked_id] = _LOWEST
+                wanted.sub_(wanted.logsumexp(1, keepdim=True))
+                share = wanted.exp()
+                losses[part] = torch.linalg.vecdot(share, wanted.sub_(logits))
             if to_hidden is None and to_row is None:
                 continue
-            slopes = logits.sub_(sums[:, None]).exp_()
-            slopes[torch.arange(len(ids), device=ids.device), ids] -= 1
+            slopes = logits.exp_()
+            if share is None:
+                slopes[torch.arange(len(goal), device=goal.device), goal] -= 1
+            else:
+                slopes -= share
             slopes = slopes.to(hidden.dtype)
             if own is not None and to_row is not None:
                 column = slopes[:, row_id].clone()
@@ -240,9 +393,21 @@ class _FrozenHead(torch.autograd.Function):
             None,
             None,
             None if to_row is None else to_row * slopes[0].to(to_row.dtype),
-            None,
-            None,
+            *[None] * 5,
         )
+
+
+def _teacher_logits(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    head: torch.nn.Module | None,
+) -> torch.Tensor:
+    """Return a teacher's logits in float32, through its own head or the frozen one."""
+    if head is not None:
+        return torch.as_tensor(head(states)).float()
+    logits = (states.to(weight.dtype) @ weight.T).float()
+    return logits if bias is None else logits.add_(bias)
 
 
 def _blocks(hidden: torch.Tensor, targets: torch.Tensor, vocabulary: int) -> Any:

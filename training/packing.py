@@ -199,6 +199,8 @@ class StepBatches(Dataset):  # type: ignore[type-arg]
         process: Number of this process.
         packed: Pack the rows of a micro-batch instead of padding them.
         pad_id: Id of the padding token.
+        with_teacher: Give each micro-batch the rows that the teacher reads, as `teacher`: its
+            rows outside the task, each after the prompt in `teacher_prompt` if it has one.
     """
 
     rows: Any
@@ -207,6 +209,7 @@ class StepBatches(Dataset):  # type: ignore[type-arg]
     process: int
     packed: bool
     pad_id: int
+    with_teacher: bool = False
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -216,12 +219,30 @@ class StepBatches(Dataset):  # type: ignore[type-arg]
         shares = self.steps[step]
         # A process without rows in a micro-batch computes a row without labels.
         empty = {"input_ids": [self.pad_id] * 2, "labels": [IGNORED] * 2, "is_task": False}
+        pack = pack_rows if self.packed else functools.partial(pad_rows, pad_id=self.pad_id)
         micro_batches = []
         for part in shares[self.process]:
             rows = [self.rows[row] for row in part] or [empty]
-            micro_batches.append(pack_rows(rows) if self.packed else pad_rows(rows, self.pad_id))
+            batch = pack(rows)
+            if self.with_teacher:
+                taught = [_as_taught(row) for row in rows if not row["is_task"]]
+                batch["teacher"] = pack(taught or [empty])
+            micro_batches.append(batch)
         labeled = sum(self.labeled[row] for share in shares for part in share for row in part)
         return {"micro_batches": micro_batches, "labeled": labeled}
+
+
+def _as_taught(row: Row) -> Row:
+    """Return a row as the teacher reads it: after its own prompt if there is one."""
+    prompt = row.get("teacher_prompt")
+    if not prompt:
+        return row
+    begin = next(i for i, label in enumerate(row["labels"]) if label != IGNORED)
+    return {
+        "input_ids": [*prompt, *row["input_ids"][begin:]],
+        "labels": [*[IGNORED] * len(prompt), *row["labels"][begin:]],
+        "is_task": False,
+    }
 
 
 PACKED_ATTENTION: Final = "delia_packed_sdpa"

@@ -29,6 +29,7 @@ from delia_data.outputs import (
     read_manifest,
 )
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init, add_token, marked_template
+from delia_data.training.loading import embedding_rms
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +126,7 @@ def prepare(
                 "model": origin,
                 "token_ids": ids,
                 "embedding": list(embedding.weight.shape),
+                "embedding_rms": embedding_rms(loaded),
                 "tied": head is None or head.weight is embedding.weight,
                 "dtype": str(loaded.dtype).removeprefix("torch."),
             },

@@ -32,6 +32,13 @@ PAPER_SMALL_BATCH: Final = (256, 16)
 """With fewer rows than the first number, the paper takes the second number of rows per step."""
 _RECIPES: Final = files("delia_data.training") / "recipes"
 
+TOKEN_RATE: Final = 0.15
+"""Default of `token_rate`, from trainings of two model families (docs/decisions.md)."""
+_REPLACED: Final = {
+    "token_learning_rate": "token_learning_rate is now token_rate, which is relative: divide it "
+    "by the root mean square of the embedding's values (0.02 is 0.15 on smollm2-135m-instruct)"
+}
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Names = Annotated[
     tuple[str, ...],
@@ -81,8 +88,16 @@ class TrainSettings:
         min_length=1,
     )
     learning_rate: Number = _setting(2e-4, "Learning rate of the LoRA weights.", gt=0)
-    token_learning_rate: Number | None = _setting(
-        None, "Learning rate of the token's embedding row; by default learning_rate.", ge=0
+    token_rate: Number | None = _setting(
+        None,
+        "Learning rate of the token's embedding row, as a share of the root mean square of the "
+        "embedding's values; by default 0.15 if that row is trained by itself.",
+        ge=0,
+    )
+    pairs_loss: Literal["ce", "kl"] = _setting(
+        "ce",
+        "Loss of the rows outside the task: cross-entropy of their answers as in the paper, or KL "
+        "divergence from the untrained model, which leaves it almost unchanged.",
     )
     epochs: Number = _setting(1.0, "Number of passes over the mixture.", gt=0)
     batch_size: int | None = _setting(
@@ -158,8 +173,11 @@ class TrainSettings:
         described = bool((self.description or "").strip())
         if (self.init == "description") != described:
             problems.append("init 'description' requires a description, and the reverse: set both")
-        if self.adaptation == "full" and self.token_learning_rate is not None:
-            problems.append("token_learning_rate is for LoRA: with adaptation 'full' leave it out")
+        row_alone = self.adaptation != "full" and self.token_training == "row"
+        if not row_alone and self.token_rate is not None:
+            problems.append(
+                "token_rate is for token_training 'row' with LoRA: leave it out otherwise"
+            )
         if self.adaptation == "full" and self.token_training != "row":
             problems.append("token_training is for LoRA: with adaptation 'full' leave it out")
         if not self.packing and self.micro_batch_tokens is not None:
@@ -181,7 +199,11 @@ class TrainSettings:
                 the message names all.
         """
         known = [field.name for field in fields(cls)]
-        unknown = [unknown_name("key", key, known) for key in values if key not in known]
+        unknown = [
+            _REPLACED.get(key) or unknown_name("key", key, known)
+            for key in values
+            if key not in known
+        ]
         valid, problems = _validate({key: values[key] for key in values if key in known})
         if unknown or problems:
             raise SettingsError(f"{where}: {'; '.join(unknown + problems)}")

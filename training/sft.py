@@ -256,7 +256,9 @@ def _run(
             callbacks=[StepCallback(on_step)],
             batch_size=settings.batch_size,
             micro_batch_tokens=settings.micro_batch_tokens if settings.packing else None,
-            token_learning_rate=settings.token_learning_rate,
+            token_id=int(tokenizer.convert_tokens_to_ids(settings.token)),
+            token_rate=settings.token_rate,
+            pairs_loss=settings.pairs_loss,
         )
         if start is not None:
             load_start(trainer.model, start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,8 @@ from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from delia_data.errors import SettingsError
-from delia_data.training.loss import give_losses, plain_forward, read_rows_in_place
+from delia_data.training.loading import embedding_rms
+from delia_data.training.loss import Teacher, give_losses, plain_forward, read_rows_in_place
 from delia_data.training.packing import IGNORED, StepBatches, StepPlan, packed_attention, plan_steps
 from delia_data.training.watching import Watch, drop_after
 
@@ -37,7 +39,9 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         *args: Any,
         batch_size: int | None = None,
         micro_batch_tokens: int | None = None,
-        token_learning_rate: float | None = None,
+        token_id: int | None = None,
+        token_rate: float | None = None,
+        pairs_loss: str = "ce",
         **kwargs: Any,
     ) -> None:
         """Make the trainer.
@@ -48,10 +52,17 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             batch_size: Rows of an optimizer step, over all processes; None takes the arguments'
                 batch size of a device, times gradient accumulation and processes.
             micro_batch_tokens: Maximum tokens to pack into one sequence; None pads rows instead.
-            token_learning_rate: Learning rate of the token's embedding row, if it has its own.
+            token_id: Id of the special token.
+            token_rate: Learning rate of the token's embedding row, as a share of the root mean
+                square of the embedding's values; None for the learning rate of the rest.
+            pairs_loss: Loss of rows outside the task: `"ce"` for cross-entropy, `"kl"` for the
+                divergence from the untrained model, which is the model with its adapter switched
+                off, or a frozen copy without one.
             **kwargs: As for `SFTTrainer`.
         """
-        self.token_learning_rate = token_learning_rate
+        self.token_learning_rate: float | None = None
+        self._teacher: Any = None
+        self.pairs_loss = pairs_loss
         super().__init__(*args, **kwargs)
         processes, micro_batch_size = self.accelerator.num_processes, self._train_batch_size
         if batch_size is None:
@@ -72,8 +83,14 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
                     weight.data = weight.data.float()
         # LoRA's weights are kept in float32 next to weights in bfloat16, and computed in bfloat16.
         self._in_bfloat16 = any(p.dtype == torch.bfloat16 for p in causal.parameters())
+        if token_rate is not None:
+            self.token_learning_rate = token_rate * embedding_rms(causal)
         plain_forward(causal)
-        give_losses(causal)
+        masked_id = token_id if pairs_loss == "kl" else None
+        if pairs_loss == "kl" and causal is self.model:
+            self._teacher = copy.deepcopy(causal).requires_grad_(False).eval()
+            give_losses(self._teacher, token_id=masked_id)
+        give_losses(causal, token_id=masked_id)
         read_rows_in_place(causal)
         # The vocabulary grew by the token alone, and the adapter has its row: checkpoints need not
         # carry the whole embedding.
@@ -116,6 +133,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             process=self.accelerator.process_index,
             packed=self.plan.micro_batch_tokens is not None,
             pad_id=self._tokenizer.pad_token_id,
+            with_teacher=self.pairs_loss == "kl",
         )
         return DataLoader(batches, batch_size=1, shuffle=False, collate_fn=lambda items: items[0])
 
@@ -149,11 +167,14 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Return the cross-entropy of a micro-batch's labeled tokens over those of its step.
+        """Return the loss of a micro-batch's labeled tokens over those of its step.
 
         Processes average their gradients, so each multiplies its loss by their number.
         """
-        is_task = inputs.pop("is_task", None)
+        is_task, taught = inputs.pop("is_task", None), inputs.pop("teacher", None)
+        more = {}
+        if taught is not None:
+            more = {"is_task": is_task, "teacher": self._teach(model, taught)}
         if self.neftune_noise_alpha is not None and "cu_seq_lens_q" in inputs:
             # The noise of transformers' hook falls with the length of the sequence, and a packed
             # sequence holds several rows: scale it to their mean length.
@@ -161,7 +182,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             embedding = self._causal(model).get_input_embeddings()
             embedding.neftune_noise_alpha = self.neftune_noise_alpha * rows**0.5
         with torch.autocast(self.args.device.type, torch.bfloat16, self._in_bfloat16):
-            total, losses = model(**inputs, use_cache=False)
+            total, losses = model(**inputs, **more, use_cache=False)
         labeled = inputs["labels"][:, 1:] != IGNORED
         if is_task is not None and model.training:
             source = is_task[:, 1:][labeled].long()
@@ -171,6 +192,25 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
         loss = total * scale / items
         return (loss, {"losses": losses}) if return_outputs else loss
+
+    def _teach(self, model: Any, rows: dict[str, Any]) -> Teacher:
+        """Return the untrained model's view of the labeled positions of rows."""
+        rows = {name: value for name, value in rows.items() if name != "is_task"}
+        teacher, was_training = self._teacher, model.training
+        adapter_off = self.accelerator.unwrap_model(model).disable_adapter if not teacher else None
+        packed = teacher and "cu_seq_lens_q" in rows
+        model.eval()  # no dropout, and no noise on embeddings
+        with (
+            torch.no_grad(),
+            adapter_off() if adapter_off else nullcontext(),
+            packed_attention(teacher) if packed else nullcontext(),
+            torch.autocast(self.args.device.type, torch.bfloat16, self._in_bfloat16),
+        ):
+            seen: Teacher = (teacher or model)(**rows, states_only=True, use_cache=False)
+        model.train(was_training)
+        if teacher is None or seen.head is not None:
+            return seen
+        return Teacher(seen.states, teacher.get_output_embeddings())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss on task rows and on pairs since the last one was logged."""
@@ -182,10 +222,17 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Count 2 per weight forwards and 2 backwards: frozen weights have no gradient."""
+        """Count 2 per weight forwards and 2 backwards: frozen weights have no gradient.
+
+        A teacher's pass has no backward part.
+        """
         batches = inputs["micro_batches"]
-        tokens = sum(int((batch["input_ids"] != -1).sum()) for batch in batches)
-        return 4 * tokens * int(self._causal(self.model).num_parameters(exclude_embeddings=True))
+        tokens = sum(
+            4 * batch["input_ids"].numel()
+            + (2 * batch["teacher"]["input_ids"].numel() if "teacher" in batch else 0)
+            for batch in batches
+        )
+        return tokens * int(self._causal(self.model).num_parameters(exclude_embeddings=True))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Give the token's row its own learning rate, without decay."""

@@ -34,7 +34,7 @@ class Trained:
         settings = TrainSettings(
             targets=("all-linear",),
             learning_rate=2e-3,
-            token_learning_rate=5e-2,
+            token_rate=2.5,
             epochs=3,
             batch_size=6,
             warmup_steps=0,

@@ -112,7 +112,8 @@ def test_before_equals_the_untrained_model_and_after_the_trained_one(
         known = found.state_space[when]["with"]  # type: ignore[index]
         by_id = sorted(known.rows, key=lambda row: row.entropy)
         for one, other in zip(sorted(space.rows, key=lambda r: r.entropy), by_id, strict=True):
-            assert one.entropy == pytest.approx(other.entropy, rel=1e-2)
+            # The command computes in bfloat16 on processors that have instructions for it.
+            assert one.entropy == pytest.approx(other.entropy, rel=3e-2)
         alignment = measure_alignment(model, tokenizer, "<sep>", ["json"], words=16)
         [same] = alignment.keywords
         token = found.representation[when].keywords[0].token  # type: ignore[index]

@@ -83,7 +83,7 @@ def test_lora_on_the_embedding_moves_the_rows_that_occur(
 FORMS = {
     "row": {"token_training": "row"},
     "lora": {"token_training": "lora"},
-    "full": {"adaptation": "full", "token_learning_rate": None, "learning_rate": 1e-3},
+    "full": {"adaptation": "full", "learning_rate": 1e-3},
     "qlora": {"adaptation": "qlora"},
 }
 
@@ -147,7 +147,7 @@ def test_the_tokens_initial_row(
     make_settings: MakeSettings, tmp_path: Path, init: str, over: dict[str, Any]
 ) -> None:
     """At a rate of 0 the row stays where it began."""
-    settings = make_settings(tied=True, dtype="float32", init=init, token_learning_rate=0, **over)
+    settings = make_settings(tied=True, dtype="float32", init=init, token_rate=0, **over)
     train(settings, ROWS, tmp_path / "adapter")
     model, tokenizer = load_adapter(tmp_path / "adapter")
     weight = model.get_input_embeddings().weight.detach()
@@ -163,7 +163,7 @@ def test_the_tokens_initial_row(
 
 
 def test_full_fine_tuning_moves_every_weight(make_settings: MakeSettings, tmp_path: Path) -> None:
-    settings = make_settings(tied=True, adaptation="full", token_learning_rate=None, epochs=1)
+    settings = make_settings(tied=True, adaptation="full", epochs=1)
     manifest = train(settings, ROWS, tmp_path / "adapter")
     assert manifest.settings["dtype"] == "float32", "steps are lost in bfloat16"
     before, _ = initial(settings)
@@ -210,6 +210,23 @@ def test_the_command_exports_both_forms(
     assert read_manifest(tmp_path / "parted" / "model", verify=True).kind == "model"
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_pairs_keep_every_form_near_the_untrained_model_also_after_a_stop(
+    make_settings: MakeSettings, tmp_path: Path, form: str
+) -> None:
+    """A resumed full fine-tuning compares with the model as it was, not with the checkpoint."""
+    dtype = "float32" if form != "qlora" else "bfloat16"
+    values = {"tied": True, "dtype": dtype, "save_every_steps": 2, **FORMS[form]}
+    settings = make_settings(**values, pairs_loss="kl")
+    train(settings, ROWS, tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, ROWS, tmp_path / "broken", on_step=stop_at(5))
+    train(settings, ROWS, tmp_path / "broken")
+    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
+    logged = json.loads((tmp_path / "unbroken" / "losses.json").read_text())
+    assert 0 < logged[-1]["loss_pairs"] < 1 < logged[0]["loss_task"]
+
+
 # QLoRA (arXiv 2305.14314): LoRA on weights that are kept in 4 bits
 
 
@@ -253,7 +270,7 @@ def test_steps_smaller_than_bfloat16_resolves_are_kept(
     make_settings: MakeSettings, tmp_path: Path
 ) -> None:
     settings = make_settings(
-        adaptation="qlora", dtype="bfloat16", learning_rate=1e-5, token_learning_rate=1e-5
+        adaptation="qlora", dtype="bfloat16", learning_rate=1e-5, token_rate=5e-4
     )
     with seen_trainers() as trainers:
         train(settings, ROWS, tmp_path / "adapter")

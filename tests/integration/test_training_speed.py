@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import trl
 from conftest import tiny_llama
 from datasets import Dataset
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -24,7 +25,14 @@ from transformers import (
 )
 
 from delia_data.models import quiet
-from delia_data.training.loss import frozen_head_loss, give_losses, head_loss, read_rows_in_place
+from delia_data.training import PairsKL
+from delia_data.training.loss import (
+    Teacher,
+    frozen_head_loss,
+    give_losses,
+    head_loss,
+    read_rows_in_place,
+)
 from delia_data.training.packing import IGNORED, pack_rows, packed_attention, pad_rows
 from delia_data.training.trainer import MixtureTrainer
 
@@ -317,6 +325,113 @@ def test_a_frozen_head_gives_the_gradients_of_the_plain_loss(
     plain.backward()
     assert torch.allclose(ours, linear.weight.grad, atol=1e-5)
     assert float(each.sum()) == pytest.approx(float(plain), rel=1e-5)
+
+
+# KL of pairs (docs/guides/training.md)
+
+
+class PlainKL(PairsKL, trl.SFTTrainer):
+    """TRL's trainer with the loss of pairs in its plain form."""
+
+
+def with_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    tokenizer.add_tokens(["<sep>"], special_tokens=True)
+    assert tokenizer.convert_tokens_to_ids("<sep>") == TOKEN
+    return tokenizer
+
+
+KL = {"token_id": TOKEN, "pairs_loss": "kl"}
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_the_kl_of_pairs_equals_that_of_a_plain_loop(
+    tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, tied: bool
+) -> None:
+    tokenizer = with_token(tiny_tokenizer)
+    model = functools.partial(tiny_llama, vocabulary=VOCABULARY, tied=tied)
+    plain, usual = train(PlainKL, model(), tokenizer, tmp_path)
+    for name, options in WAYS.items():
+        logged, trainer = train(MixtureTrainer, model(), tokenizer, tmp_path, **options, **KL)
+        assert figures(logged) == pytest.approx(figures(plain), abs=2e-5), name
+        # The third step holds pairs alone. Adam turns rounding into whole steps of weights whose
+        # gradient is nearly 0, so later steps agree less closely.
+        for key, slope in gradients(trainer)[2].items():
+            wanted = gradients(usual)[2][key]
+            assert (slope - wanted).norm() <= 0.02 * wanted.norm(), (name, key)
+    assert logged[-1]["loss_pairs"] > 1e-4, "the trained model differs from its teacher by now"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_pair_has_no_gradient_before_the_first_step(
+    tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, packed: bool
+) -> None:
+    """The model is its own teacher, whatever the text of the pair."""
+    rows = [row for row in make_rows() if not row["is_task"]]
+    options = {"micro_batch_tokens": 1000} if packed else {}
+    model = tiny_llama(vocabulary=VOCABULARY)
+    logged, trainer = train(
+        MixtureTrainer, model, tiny_tokenizer, tmp_path, rows=rows, **options, **KL
+    )
+    assert [entry["loss"] for entry in logged] == [0.0] * len(logged)
+    assert all(not slope.any() for step in gradients(trainer) for slope in step.values())
+
+
+def test_a_contrast_row_is_taught_after_its_own_prompt(
+    tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """A row is compared with its teacher's answer to the teacher's prompt."""
+    row = {"input_ids": [7, TOKEN, 8, 9, 10], "labels": [IGNORED] * 3 + [9, 10], "is_task": False}
+    divergences = []
+    for prompt in ([7, TOKEN, 8], [7, 8]):
+        model = tiny_llama(vocabulary=VOCABULARY)
+        with torch.no_grad():
+            after = model(torch.tensor([[7, TOKEN, 8, 9, 10]])).logits[0, 2:-1]
+            wanted = model(torch.tensor([[*prompt, 9, 10]])).logits[0, len(prompt) - 1 : -1]
+            for logits in (after, wanted):
+                logits[:, TOKEN] = -torch.inf
+            wanted, after = wanted[:, :TOKEN].log_softmax(1), after[:, :TOKEN].log_softmax(1)
+            divergences.append(float((wanted.exp() * (wanted - after)).sum(1).mean()))
+        rows = [{**row, "teacher_prompt": prompt}]
+        options = {"learning_rate": 0.0}
+        logged, _ = train(
+            MixtureTrainer, model, tiny_tokenizer, tmp_path, rows=rows, options=options, **KL
+        )
+        assert logged[0]["loss_pairs"] == pytest.approx(divergences[-1], abs=1e-6)
+    assert divergences[0] == 0 and divergences[1] > 1e-4
+
+
+@pytest.mark.parametrize("block", [2**26, 4 * 50 * 3])
+def test_the_divergence_from_a_known_distribution(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setitem(frozen_head_loss.__globals__["_BLOCK_BYTES"], "cpu", block)
+    torch.manual_seed(0)
+    hidden, states = torch.randn(11, 8, requires_grad=True), torch.randn(11, 8)
+    head, bias = torch.randn(50, 8), torch.randn(50)
+    left = [i for i in range(50) if i != 49]
+    own = (hidden @ head.T + bias)[:, left].log_softmax(1)
+    wanted = (states @ head.T + bias)[:, left].log_softmax(1)
+    plain = kl_div(own, wanted, log_target=True, reduction="none").sum(1)
+    (3 * plain.sum()).backward()
+    slope, hidden.grad = hidden.grad.clone(), None
+    row = torch.randn(8, requires_grad=True)
+    total, losses = frozen_head_loss(
+        hidden, head, Teacher(states), bias=bias, row=row, row_id=49, masked_id=49
+    )
+    (3 * total).backward()
+    assert torch.allclose(losses, plain.detach(), atol=1e-5)
+    assert torch.allclose(hidden.grad, slope, atol=1e-5)
+    assert not row.grad.any()
+
+    linear, own_head = torch.nn.Linear(8, 50), torch.nn.Linear(8, 50)
+    with torch.no_grad():
+        own_head.weight[:], own_head.bias[:] = head, bias
+    again, each = head_loss(hidden, linear, Teacher(states, own_head), masked_id=49)
+    again.backward()
+    assert linear.weight.grad[:49].any() and not linear.weight.grad[49].any()
+    own = linear(hidden)[:, left].log_softmax(1)
+    plain = kl_div(own, wanted, log_target=True, reduction="none").sum(1)
+    assert torch.allclose(each, plain, atol=1e-5)
 
 
 def test_trained_rows_read_in_place_equal_those_of_peft() -> None:

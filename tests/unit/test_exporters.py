@@ -109,7 +109,7 @@ WAYS = [
     SETTINGS,
     replace(SETTINGS, token_training="lora", adaptation="qlora", device="cuda"),
     replace(SETTINGS, adaptation="full", neftune_alpha=5.0, dtype="float32", truncate=True),
-    replace(SETTINGS, token_learning_rate=0.01, gradient_checkpointing=False, device="cuda"),
+    replace(SETTINGS, token_rate=0.5, gradient_checkpointing=False, device="cuda"),
     read_recipe("paper-llama2-7b"),
     read_recipe("smollm2-135m-cpu"),
 ]

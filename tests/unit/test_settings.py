@@ -23,7 +23,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ("epochs", [0, -1, NAN, INFINITY], [0.01, 3]),
         ("batch_size", [0, -1], [1, None]),
         ("max_length", [0, -1], [1]),
-        ("token_learning_rate", [-1e-9, NAN], [0, 1e-3, None]),
+        ("token_rate", [-1e-9, NAN], [0, 0.15, None]),
         ("dropout", [-0.1, 1, 1.5, NAN], [0, 0.99]),
         ("warmup_steps", [-1], [0]),
         ("weight_decay", [-0.1], [0, 1]),
@@ -78,7 +78,7 @@ def test_numbers_that_yaml_reads_as_text() -> None:
 
 def test_settings_survive_yaml() -> None:
     settings = TrainSettings(
-        init="description", description="a JSON object", targets=("a", "b"), token_learning_rate=0.1
+        init="description", description="a JSON object", targets=("a", "b"), token_rate=0.1
     )
     plain = settings.as_dict()
     assert set(plain) == {field.name for field in fields(TrainSettings)}
@@ -127,7 +127,9 @@ def test_open_settings_are_resolved_by_the_machine_and_the_rows(
     assert resolve(resolved, rows=5) == resolved, "once is enough"
     given = TrainSettings(batch_size=3, micro_batch_tokens=7, dtype="float32")
     kept = resolve(replace(given, gradient_checkpointing=True), rows=300)
-    assert kept == replace(given, gradient_checkpointing=True)
+    assert kept == replace(given, gradient_checkpointing=True, token_rate=0.15)
+    for way in ({"adaptation": "full"}, {"token_training": "lora"}):
+        assert resolve(TrainSettings(**way), rows=1).token_rate is None
     assert resolve(TrainSettings(packing=False), rows=1).micro_batch_tokens is None
     assert resolve(TrainSettings(adaptation="full"), rows=1).dtype == "float32"
     with pytest.raises(InputError, match="set CUDA_VISIBLE_DEVICES=1, and device to cuda"):

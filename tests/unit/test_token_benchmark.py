@@ -12,12 +12,12 @@ def test_each_way_is_another_training_of_the_same_mixture() -> None:
     experiments = [grid.experiments["formatted-text"] for grid in grids]
     assert len({experiment.blocks for experiment in experiments}) == 1
     trained = [experiment.settings() for experiment in experiments]
-    ways = [(one.token_training, one.token_learning_rate, one.learning_rate) for one in trained]
+    ways = [(one.token_training, one.token_rate, one.learning_rate) for one in trained]
     assert ways == [
-        ("row", 2e-2, 2e-4),
-        ("row", 2e-3, 2e-4),
-        ("row", None, 2e-4),
+        ("row", 0.15, 2e-4),
+        ("row", 0.015, 2e-4),
+        ("row", 0.0015, 2e-4),
         ("lora", None, 2e-4),
     ]
-    alike = {"token_training": "row", "token_learning_rate": None}
+    alike = {"token_training": "row", "token_rate": None}
     assert len({str(one.as_dict() | alike) for one in trained}) == 1
