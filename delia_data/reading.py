@@ -43,13 +43,14 @@ from delia_data._batches import batches
 from delia_data.errors import FormatError, InputError, UnsupportedRowError
 from delia_data.outputs import FINISHED, MANIFEST, read_manifest
 from delia_data.records import (
-    FORMAT_COLUMNS,
     MEANINGFUL,
+    TURN_FIELDS,
     VISIBLE,
     Format,
+    Losses,
     Record,
     detect_format,
-    read_with_reasoning,
+    read_with_losses,
 )
 
 MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -70,6 +71,21 @@ KINDS: Final = {
 }
 SUFFIXES: Final = tuple(KINDS)
 _COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
+_NAMES: Final = {"gzip": "gzip data", "zstd": "Zstandard data", "parquet": "Parquet data"}
+# First bytes of files, the kind that they show, and what to do if the ending says another one.
+_BEGINNINGS: Final = (
+    (b"\x1f\x8b", "gzip", "add the ending .gz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "add the ending .zst"),
+    (b"PAR1", "parquet", "give it the ending .parquet"),
+    (b"PK\x03\x04", "a ZIP archive", "unpack it"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file with git lfs pull"),
+    (b"<!DOCTYPE", "an HTML page", "download the file itself"),
+    (b"<html", "an HTML page", "download the file itself"),
+    *(
+        (begin, "UTF-16 text", "save it as UTF-8")
+        for begin in (b"\xff\xfe", b"\xfe\xff", b"{\0", b"[\0", b"\0{", b"\0[")
+    ),
+)
 _GIVE: Final = (
     f"give a folder, or files that end in {', '.join(SUFFIXES)}, each also with "
     f"{' or '.join(_COMPRESSIONS)}"
@@ -82,6 +98,8 @@ _TEST: Final = re.compile(r"(^|[/._ -])test([/._ 0-9-]|$)", re.I)
 _VALIDATION: Final = re.compile(r"(^|[/._ -])(validation|valid|val|dev|eval)([/._ 0-9-]|$)", re.I)
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
+_SPACED_QUOTE: Final = re.compile(r'(^|,)[ \t]+"')
+_QUOTED: Final = re.compile(r'[ \t]+"')
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _SHOWN: Final = 3  # problems that an error names
 _BATCH: Final = 10_000
@@ -213,13 +231,13 @@ class Source:
             FormatError: Rows cannot be used; the message counts them and shows the first three.
         """
         problems = self._start()
-        for chunk, (columns, ready) in _in_threads(self._columns, self._chunks()):
+        for chunk, (ignored, ready) in _in_threads(self._columns, self._chunks()):
             if ready is None:
                 rows = self._convert(chunk.rows(), self._pair, problems)
                 yield from _arrow(record for _, record in rows)
             else:
                 self.report.rows += ready.num_rows
-                self.report.ignored |= columns - MEANINGFUL - {"messages"}
+                self.report.ignored |= ignored
                 yield ready
         self._end(problems)
 
@@ -280,9 +298,10 @@ class Source:
                 yield where, value
 
     def _columns(self, chunk: Chunk) -> tuple[set[str], pa.RecordBatch | None]:
-        """Return the column names of a chunk, and its rows if they are valid as they are."""
+        """Return the columns of a chunk that are not used, and its rows if valid as they are."""
         table = None if self.format not in (None, "messages") else chunk.table()
-        return (set(), None) if table is None else (set(table.column_names), exact(table))
+        ready = None if table is None else exact(table)
+        return (set(), None) if table is None or ready is None else (_ignored(table), ready)
 
     def record(self, row: Any, *, used: Collection[str] = ()) -> Record:
         """Return the record of a row, and report the loss of reasoning and of unused columns.
@@ -296,21 +315,19 @@ class Source:
         """
         return self._read(row, used)[0]
 
-    def _read(self, row: Any, used: Collection[str] = ()) -> tuple[Record, bool]:
-        """Return the record of a row, and whether reasoning was removed from it."""
+    def _read(self, row: Any, used: Collection[str] = ()) -> tuple[Record, Losses]:
+        """Return the record of a row, and what reading it lost."""
         if isinstance(row, Record):
-            return row, False
-        record, reasoned = read_with_reasoning(row, self.format)
-        if reasoned:
+            return row, Losses()
+        record, lost = read_with_losses(row, self.format)
+        if lost.reasoning:
             self.report.changed["reasoning_removed"] += 1
-        known = _USED[self.format or detect_format(row)]
-        if not row.keys() <= known:
-            self.report.ignored.update(str(n) for n in row.keys() - known if n not in used)
-        return record, reasoned
+        self.report.ignored |= lost.ignored.difference(used) if used else lost.ignored
+        return record, lost
 
     def _pair(self, row: Any) -> Record:
-        record, reasoned = self._read(row)
-        if self.strict and reasoned:
+        record, lost = self._read(row)
+        if self.strict and lost.reasoning:
             raise FormatError("the row holds reasoning, which would be removed: remove it")
         return record
 
@@ -331,9 +348,6 @@ def _in_threads(
                 yield first, value.result()
         for first, value in waiting:
             yield first, value.result()
-
-
-_USED: Final = {format: MEANINGFUL | {*columns} for format, columns in FORMAT_COLUMNS.items()}
 
 
 def open_source(
@@ -460,7 +474,7 @@ def read_records(path: str | os.PathLike[str], format: Format | None = None) -> 
     """
     for where, row in read_rows(path):
         try:
-            yield read_with_reasoning(row, format)[0]
+            yield read_with_losses(row, format)[0]
         except FormatError as error:
             raise FormatError(f"{where}: {error}") from error
 
@@ -494,6 +508,8 @@ class FilePart:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the rows."""
+        if not _is_url(self.file):
+            _check_content(self.file)
         match _kind(self.file)[0]:
             case "parquet":
                 yield from _parquet_chunks(self.file, self.groups)
@@ -563,19 +579,20 @@ def _memory_part(given: Any) -> Part:
         return DatasetPart(given) if hasattr(given, "_indices") else RowsPart(given)
     if isinstance(given, pa.Table):
         return TablePart(given)
+    is_frame = kind == "pandas" and hasattr(given, "columns")
     try:
-        if kind == "pandas":
+        if is_frame:
             return TablePart(pa.Table.from_pandas(given, preserve_index=False))
-        if hasattr(given, "__arrow_c_stream__"):
+        if kind != "pandas" and hasattr(given, "__arrow_c_stream__"):
             return TablePart(pa.table(given))
     except (pa.ArrowException, TypeError, ValueError) as error:
-        if kind == "pandas" and given.columns.is_unique:  # columns of mixed types
+        if is_frame and given.columns.is_unique:  # columns of mixed types
             rows = given.astype(object).where(given.notna(), None).to_dict("records")
             return RowsPart(rows)
         raise FormatError(
             f"the {type(given).__name__} cannot be read: {_first_line(error)}"
         ) from error
-    if isinstance(given, Mapping) or not isinstance(given, Iterable) or isinstance(given, bytes):
+    if kind == "pandas" or isinstance(given, Mapping | bytes) or not isinstance(given, Iterable):
         raise InputError(
             f"a {type(given).__name__} is no input of rows: give a path, a dataset, a table or a "
             "list of rows"
@@ -663,6 +680,22 @@ def exact(table: pa.Table) -> pa.RecordBatch | None:
     )
 
 
+def _ignored(table: pa.Table) -> set[str]:
+    """Return the columns and the fields of turns that rows of `exact` do not use."""
+    columns = {
+        name
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if name not in MEANINGFUL | {"messages"} and column.null_count < len(column)
+    }
+    fields = set()
+    for chunk in table["messages"].chunks:
+        turns = chunk.flatten()
+        for name, values in zip(turns.type.names, turns.flatten(), strict=True):
+            if name not in TURN_FIELDS and values.null_count < len(turns):
+                fields.add(f"messages.{name}")
+    return columns | fields
+
+
 def _has_exact_type(kind: pa.DataType) -> bool:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return False
@@ -730,8 +763,16 @@ class _Converter:
             except UnicodeDecodeError:
                 return FormatError(f"column {name!r} holds bytes that are not UTF-8 text")
             except (KeyError, pa.ArrowException, OverflowError, ValueError):
-                row[name] = str(batch[name][0])
+                row[name] = _spelled(batch[name][0])
         return row
+
+
+def _spelled(scalar: pa.Scalar) -> str:
+    """Return a value that Python cannot hold, such as a date after the year 9999, as text."""
+    try:
+        return str(scalar)
+    except (pa.ArrowException, OverflowError, ValueError):
+        return repr(scalar.cast(pa.string()).as_py())
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
@@ -866,11 +907,14 @@ def _json_chunks(file: str) -> Iterator[Chunk]:
                 return
         line = f":{error.line}" if isinstance(error, JsonError) and error.line else ""
         raise FormatError(f"{file}{line}: the file is not JSON: {error}") from error
-    if not isinstance(value, list):
-        if isinstance(value, dict) and "\n" not in text and _is_row(value):
-            value = [value]
-        else:
-            raise FormatError(f"{file} holds one JSON value: it must hold a list of objects")
+    if isinstance(value, dict) and _is_row(value):
+        value = [value]
+    elif not isinstance(value, list):
+        lists = (
+            [k for k, v in value.items() if isinstance(v, list)] if isinstance(value, dict) else []
+        )
+        shown = f", such as the one under {lists[0]!a}" if lists else ""
+        raise FormatError(f"{file} holds one JSON value: it must hold a list of objects{shown}")
 
     def rows() -> Iterator[Place]:
         for index, row in enumerate(value):
@@ -909,24 +953,25 @@ def _line_chunks(opened: IO[bytes], file: str) -> Iterator[Chunk]:
 
 def _lines(block: bytes, file: str, number: int) -> Iterator[Place]:
     for index, line in enumerate(block.split(b"\n"), number):
-        if not line.strip():
-            continue
-        where = f"{file}:{index}"
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            yield where, FormatError("the line is not UTF-8 text: correct or remove it")
-            continue
-        try:
-            row = parse_json(text)
-        except JsonError as error:
-            reason = f" ({error})" if error.line is None else ""
-            yield where, FormatError(f"the line is not a JSON object{reason}: correct or remove it")
-            continue
-        if not isinstance(row, dict):
-            yield where, FormatError("the line is not a JSON object: correct or remove it")
-            continue
-        yield where, _encodable(row) if _SURROGATE.search(text) else row
+        if line.strip():
+            yield f"{file}:{index}", _parse_line(line)
+
+
+def _parse_line(line: bytes) -> Any:
+    """Return the row of a line, or an error."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return FormatError("the line is not UTF-8 text: correct or remove it")
+    try:
+        row = parse_json(text)
+    except JsonError as error:
+        reason = str(error)
+    else:
+        if isinstance(row, dict):
+            return _encodable(row) if _SURROGATE.search(text) else row
+        reason = f"it is {json.dumps(row)[:20]}"
+    return FormatError(f"the line is not a JSON object ({reason}): correct or remove it")
 
 
 def _json_table(block: bytes) -> pa.Table | None:
@@ -989,7 +1034,7 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise JsonError(f"it is nested deeper than {sys.getrecursionlimit()} levels") from None
     except json.JSONDecodeError as error:
-        found = JsonError(error.msg)
+        found = JsonError(f"{error.msg} at column {error.colno}")
         found.line = error.lineno
         raise found from error
 
@@ -1025,25 +1070,18 @@ def _csv_rows(file: str) -> Iterator[Place]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     begin = 1
     with _open(file) as opened, io.TextIOWrapper(opened, "utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, strict=True)
+        raw: list[str] = []  # lines of the row
+        reader = csv.reader((raw.append(line) or line for line in lines), strict=True)  # type: ignore[func-returns-value]
         try:
             header = next(reader, [])
             _check_header(header, file)
             begin = reader.line_num + 1
+            raw.clear()
             for cells in reader:
                 where, begin = f"{file}:{begin}", reader.line_num + 1
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    yield (
-                        where,
-                        FormatError(
-                            f"the row has {len(cells)} cells and the header has {len(header)}: "
-                            "quote cells that hold commas or line breaks"
-                        ),
-                    )
-                    continue
-                yield where, {n: cell or None for n, cell in zip(header, cells, strict=True) if n}
+                if cells:
+                    yield where, _csv_row(header, cells, "".join(raw))
+                raw.clear()
         except csv.Error as error:
             raise FormatError(
                 f"{file}:{begin}: the quotes of the row that begins here do not match ({error}): "
@@ -1053,6 +1091,22 @@ def _csv_rows(file: str) -> Iterator[Place]:
             raise FormatError(
                 f"{file} is not UTF-8 text ({error.reason}): save it as UTF-8"
             ) from error
+
+
+def _csv_row(header: Sequence[str], cells: Sequence[str], raw: str) -> Any:
+    """Return the cells by column; an error if the row does not fit the header."""
+    if len(cells) != len(header):
+        return FormatError(
+            f"the row has {len(cells)} cells and the header has {len(header)}: "
+            "quote cells that hold commas or line breaks"
+        )
+    if _SPACED_QUOTE.search(raw) and any(_QUOTED.match(cell) for cell in cells):
+        return FormatError("a cell has spaces before its quotes: remove the spaces")
+    return {
+        name or f"column {number}": cell or None
+        for number, (name, cell) in enumerate(zip(header, cells, strict=True), 1)
+        if name or cell
+    }
 
 
 def _check_header(header: Sequence[str], file: str) -> None:
@@ -1080,25 +1134,34 @@ def _check_header(header: Sequence[str], file: str) -> None:
 
 
 def _open_path(path: Path, strict: bool, format: Format | None) -> dict[str, Source]:
+    name = str(path)
+    with _reading(name):
+        if os.path.lexists(name):
+            path.stat()  # raises for broken links, loops and folders without permission
     if path.is_dir():
         return _open_folder(path, strict, format)
     if path.is_file():
-        if _kind(path.name)[0] is None:
+        if _kind(name)[0] is None:
             raise InputError(f"{path} has an unknown ending: {_GIVE}")
-        return {"train": Source(str(path), (FilePart(str(path)),), strict, format)}
+        return {"train": Source(name, (FilePart(name),), strict, format)}
+    if os.path.lexists(name):
+        raise InputError(f"{path} is a pipe or a device, which cannot be read twice: {_GIVE}")
     import glob
 
-    matches = sorted(glob.glob(str(path), recursive=True))
+    matches = sorted(glob.glob(name, recursive=True))
     if not matches:
         raise InputError(f"{path} is not there: {_GIVE}")
-    sources = [_open_path(Path(name), strict, format) for name in matches]
-    joined: dict[str, Source] = {}
-    for splits in sources:
-        for name, source in splits.items():
-            parts = joined[name].parts if name in joined else ()
-            skipped = joined[name].report.skipped if name in joined else ()
-            report = Report(skipped=skipped + source.report.skipped)
-            joined[name] = Source(str(path), parts + source.parts, strict, format, report)
+    files = [each for each in matches if os.path.isfile(each) and _kind(each)[0]]
+    folders = [each for each in matches if os.path.isdir(each)]
+    skipped = [f"{each} (unknown kind)" for each in matches if each not in {*files, *folders}]
+    if not files and not folders:
+        raise InputError(f"{path} matches no files of rows: {_GIVE}")
+    joined = _split_files(name, files, strict, format, skipped) if files else {}
+    for folder in folders:
+        for split, source in _open_folder(Path(folder), strict, format).items():
+            before = joined.get(split, Source(name, (), report=Report(skipped=tuple(skipped))))
+            report = Report(skipped=before.report.skipped + source.report.skipped)
+            joined[split] = Source(name, before.parts + source.parts, strict, format, report)
     return joined
 
 
@@ -1141,7 +1204,13 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
     files: list[str] = []
     skipped: list[str] = []
     seen: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"{error.filename} cannot be read: {error.strerror}; check the folder"
+        ) from error
+
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:
             folders.clear()
@@ -1156,7 +1225,8 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
             if name in _NO_ROWS or _kind(name)[0] is None:
                 skipped.append(f"{relative} (unknown kind)")
             elif not file.is_file():
-                skipped.append(f"{relative} (broken link)")
+                kind = "broken link" if file.is_symlink() else "not a file"
+                skipped.append(f"{relative} ({kind})")
             elif (real := os.path.realpath(file)) in seen:
                 skipped.append(f"{relative} (link to a file that is read)")
             else:
@@ -1172,10 +1242,16 @@ def _split_files(
     format: Format | None,
     skipped: Sequence[str] = (),
 ) -> dict[str, Source]:
-    """Tell the files of the splits apart by their names, as `datasets` does."""
+    """Tell the files of the splits apart by their names, as `datasets` does.
+
+    The folder that was given, or that a pattern begins with, is not part of the names.
+    """
     splits: dict[str, list[str]] = {"train": [], "test": [], "validation": []}
+    folder = f"{name.rstrip('/')}/"
+    if not all(file.startswith(folder) for file in files):  # a file, or a pattern
+        folder = _before_pattern(name)
     for file in files:
-        relative = file.removeprefix(name).lstrip("/")
+        relative = file.removeprefix(folder)
         is_test, is_validation = _TEST.search(relative), _VALIDATION.search(relative)
         splits["test" if is_test else "validation" if is_validation else "train"].append(file)
     if not splits["train"]:
@@ -1195,17 +1271,25 @@ def _remote_files(url: str) -> list[str]:
 
     with _reading(url):
         system, path = fsspec.core.url_to_fs(url)
-        prefix = url[: url.index("://") + 3]
         if system.isdir(path):
-            found = [n for n in system.find(path) if not re.search(r"/[._]", n[len(path) :])]
-            found = [n for n in found if _kind(n)[0] and n.rpartition("/")[2] not in _NO_ROWS]
+            place, folder = f"{url.rstrip('/')}/", f"{path.rstrip('/')}/"
+            names = [n for n in system.find(path) if not re.search(r"/[._]", n[len(path) :])]
+            names = [n for n in names if _kind(n)[0] and n.rpartition("/")[2] not in _NO_ROWS]
         elif system.exists(path):
             return [url]
         else:
-            found = [n for n in system.glob(path) if _kind(n)[0]]
-    if not found:
+            place, folder = _before_pattern(url), _before_pattern(path)
+            names = [n for n in system.glob(path) if _kind(n)[0]]
+    if not names:
         raise InputError(f"{url} is not there, or has no files of rows: {_GIVE}")
-    return [f"{prefix}{str(name).removeprefix(prefix)}" for name in sorted(found)]
+    # Names have no protocol, and no host.
+    return sorted(f"{place}{str(name).removeprefix(folder)}" for name in names)
+
+
+def _before_pattern(path: str) -> str:
+    """Return the folder that a pattern begins with, with its slash."""
+    begin = re.split(r"[*?\[]", path, maxsplit=1)[0]
+    return begin[: begin.rfind("/") + 1]
 
 
 def _is_url(text: str) -> bool:
@@ -1237,6 +1321,16 @@ def _kind(name: str) -> tuple[str | None, str | None]:
     if compression:
         ending = os.path.splitext(stem)[1]
     return KINDS.get(ending), compression
+
+
+def _check_content(file: str) -> None:
+    """Refuse a file that begins as those of another kind do."""
+    with open(file, "rb") as opened:
+        head = opened.read(64)
+    kind, compression = _kind(file)
+    for begin, other, advice in _BEGINNINGS:
+        if head.startswith(begin) and other != (compression or kind):
+            raise FormatError(f"{file} holds {_NAMES.get(other, other)}: {advice}")
 
 
 def _is_plain(file: str) -> bool:
@@ -1313,7 +1407,7 @@ class _reading:  # noqa: N801  (a context manager that reads like a function)
         if isinstance(error, InputError):
             return
         if isinstance(error, OSError | EOFError | pa.ArrowException | zlib.error | ImportError):
-            reason = getattr(error, "strerror", None) or _first_line(error)
+            reason = getattr(error, "strerror", None) or _first_line(error).rstrip(".")
             raise InputError(f"{self.file} cannot be read: {reason}; check the file") from error
         if isinstance(error, ValueError) and _is_url(self.file):
             raise InputError(f"{self.file} cannot be read: {_first_line(error)}") from error

@@ -19,7 +19,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from delia_data.errors import FormatError, UnsupportedRowError
@@ -37,7 +37,7 @@ FORMAT_COLUMNS: Final[dict[Format, tuple[str, ...]]] = {
 }
 """Columns of each format; the format of a row is the one whose first column is not null."""
 
-SYSTEM_COLUMNS: Final = ("system", "system_prompt")
+SYSTEM_COLUMNS: Final = ("system", "system_prompt", "system_message")
 REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 """Columns of a row and fields of a turn that hold reasoning, which is removed."""
 
@@ -46,13 +46,27 @@ UNSUPPORTED: Final[dict[str, str]] = {
     **dict.fromkeys(("images", "image", "videos", "video"), "images"),
     **dict.fromkeys(("audios", "audio"), "audio"),
     **dict.fromkeys(("label", "kto_tag"), "label_false"),
-    "weight": "weight_zero",
+    **dict.fromkeys(("weight", "train", "training", "loss"), "weight_zero"),
     **dict.fromkeys(("chosen", "rejected"), "preference"),
 }
 """Columns of a row and fields of a turn that text cannot express, with the drop reason."""
 
 MEANINGFUL: Final = frozenset({*SYSTEM_COLUMNS, *REASONING, *UNSUPPORTED})
-"""Columns that are never ignored, next to those of the formats."""
+"""Columns of a row and fields of a turn that can change its meaning."""
+
+# Flags have an effect if they are false, and are ignored if they are neither false nor true.
+_FLAGS: Final = frozenset(
+    name
+    for name, reason in UNSUPPORTED.items()
+    if reason in ("label_false", "weight_zero", "preference")
+)
+_TRUE: Final = ("true", "1", "1.0", "")
+_USED: Final = {
+    format: (MEANINGFUL - _FLAGS) | {*columns} for format, columns in FORMAT_COLUMNS.items()
+}
+TURN_FIELDS: Final = (MEANINGFUL - _FLAGS) | {"role", "content", "from", "value"}
+"""Fields of a turn that are never ignored."""
+
 
 _ROLES: Final[dict[str, Role]] = {
     "system": "system",
@@ -71,7 +85,7 @@ _EXPLAINED: Final = {
     "images": "the row holds an image or a video",
     "audio": "the row holds audio",
     "label_false": "the row is labeled as a bad answer",
-    "weight_zero": "the weight of the row or of a turn is 0",
+    "weight_zero": "the row or one of its answers is not to be trained on (weight 0)",
     "preference": "the row holds a chosen and a rejected answer",
 }
 # Characters without ink that Unicode does not class as spaces, control or format characters.
@@ -212,13 +226,33 @@ def read_record(row: Mapping[str, Any], format: Format | None = None) -> Record:
         FormatError: It is not a mapping, the columns fit no format, a value has the wrong type,
             or the row has no question or no answer.
     """
-    return read_with_reasoning(row, format)[0]
+    return read_with_losses(row, format)[0]
 
 
-def read_with_reasoning(
-    row: Mapping[str, Any], format: Format | None = None
-) -> tuple[Record, bool]:
-    """Read one row of any format, and tell whether reasoning was removed from it.
+@dataclass(slots=True)
+class Losses:
+    """What reading a row lost.
+
+    Attributes:
+        reasoning: Whether reasoning was removed.
+        ignored: Columns, and fields of turns as `column.field`, that are not used.
+    """
+
+    reasoning: bool = False
+    ignored: set[str] = field(default_factory=set)
+
+    def ignore(self, fields: Mapping[str, Any], known: frozenset[str], prefix: str = "") -> None:
+        """Add the fields that are not known and not empty."""
+        for name, value in fields.items():
+            if name in known or value is None:
+                continue
+            if name in _FLAGS and str(value).strip().casefold() in _TRUE:
+                continue
+            self.ignored.add(f"{prefix}{name}")
+
+
+def read_with_losses(row: Mapping[str, Any], format: Format | None = None) -> tuple[Record, Losses]:
+    """Read one row of any format; return what reading lost, too.
 
     Raises:
         FormatError: As `read_record`.
@@ -228,21 +262,23 @@ def read_with_reasoning(
             f"the row is {_kind(row)}: give mappings with the columns of a row format, or records"
         )
     check_supported(row)
-    removed = [name for name in REASONING if _is_present(row.get(name))]
+    lost = Losses(any(_is_present(row.get(name)) for name in REASONING))
     format = check_format(format) if format else detect_format(row)
+    if not row.keys() <= _USED[format]:
+        lost.ignore(row, _USED[format])
     match format:
         case "messages":
-            turns = _turns(row.get("messages"), "messages", removed)
+            turns = _turns(row.get("messages"), "messages", lost)
         case "sharegpt":
-            turns = _turns(row.get("conversations"), "conversations", removed)
+            turns = _turns(row.get("conversations"), "conversations", lost)
         case "prompt_completion":
             turns = [
-                *_turns_or_text(row.get("prompt"), "user", "prompt", removed),
-                *_turns_or_text(row.get("completion"), "assistant", "completion", removed),
+                *_turns_or_text(row.get("prompt"), "user", "prompt", lost),
+                *_turns_or_text(row.get("completion"), "assistant", "completion", lost),
             ]
         case "alpaca":
             turns = _alpaca_turns(row)
-    return Record((*system_turn(row, turns), *turns)), bool(removed)
+    return Record((*system_turn(row, turns), *turns)), lost
 
 
 def check_supported(fields: Mapping[str, Any], *, answers: bool = True) -> None:
@@ -259,10 +295,13 @@ def check_supported(fields: Mapping[str, Any], *, answers: bool = True) -> None:
         value, reason = fields[name], UNSUPPORTED[name]
         if value is None:
             continue
-        if reason == "label_false":
-            unsupported = answers and str(value).strip().casefold() == "false"
-        elif reason == "weight_zero":
-            unsupported = answers and _is_zero(value)
+        if reason in ("label_false", "weight_zero"):
+            # A label that is 0 may be a class, but not in the columns of KTO.
+            is_number = name in ("weight", "kto_tag") or (
+                name == "label" and "completion" in fields
+            )
+            is_false = str(value).strip().casefold() == "false"
+            unsupported = answers and (is_false or (is_number and _is_zero(value)))
         elif reason == "preference":
             unsupported = answers and all(fields.get(n) is not None for n in ("chosen", "rejected"))
         else:
@@ -286,7 +325,7 @@ def read_text(value: Any, column: str) -> str:
         UnsupportedRowError: A content part is an image or audio.
         FormatError: The value is not text, or its text cannot be encoded as UTF-8.
     """
-    return _text(value, column, [])
+    return _text(value, column, Losses())
 
 
 def join_input(instruction: str, given: Any) -> str:
@@ -329,19 +368,19 @@ def write_record(record: Record, format: Format = "messages") -> dict[str, Any]:
 
 def system_turn(row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Message, ...]:
     """Return the turn of a `system` column; none if it is empty or says what the turns say."""
+    turn: tuple[Message, ...] = ()
     for name in SYSTEM_COLUMNS:
         text = "" if row.get(name) is None else read_text(row[name], name)
         if is_blank(text):
             continue
-        if turns and turns[0].role == "system":
-            if turns[0].content.strip() == text.strip():
-                continue
+        first = (*turn, *turns)[:1]
+        if not first or first[0].role != "system":
+            turn = (Message("system", text),)
+        elif first[0].content.strip() != text.strip():
             raise FormatError(
-                f"the row has a system turn and another system prompt in column {name!r}: "
-                "keep one of them"
+                f"the row has a system prompt and another one in column {name!r}: keep one of them"
             )
-        return (Message("system", text),)
-    return ()
+    return turn
 
 
 def read_turns(value: Any, column: str) -> list[Message]:
@@ -350,10 +389,10 @@ def read_turns(value: Any, column: str) -> list[Message]:
     Raises:
         FormatError: The value is no list of turns, a role is unknown, or a content is not text.
     """
-    return _turns(value, column, [])
+    return _turns(value, column, Losses())
 
 
-def _turns(value: Any, column: str, removed: list[str]) -> list[Message]:
+def _turns(value: Any, column: str, lost: Losses) -> list[Message]:
     if hasattr(value, "tolist"):  # an array, as data frames hold lists
         value = value.tolist()
     if not isinstance(value, list | tuple):
@@ -362,7 +401,6 @@ def _turns(value: Any, column: str, removed: list[str]) -> list[Message]:
     for turn in value:
         if not isinstance(turn, Mapping):
             raise FormatError(f"column {column!r} must hold a list of turns, one is {_kind(turn)}")
-        check_supported(turn)
         name = turn.get("role")
         name = turn.get("from") if name is None else name
         if isinstance(name, bytes):
@@ -374,19 +412,29 @@ def _turns(value: Any, column: str, removed: list[str]) -> list[Message]:
             raise FormatError(
                 f"role {name!r} in column {column!r} is unknown: use one of {', '.join(_ROLES)}"
             )
-        removed += [key for key in REASONING if _is_present(turn.get(key))]
-        content = turn.get("content")
-        content = turn.get("value") if content is None else content
+        check_supported(turn, answers=role == "assistant")
+        lost.reasoning |= any(_is_present(turn.get(key)) for key in REASONING)
+        if not turn.keys() <= TURN_FIELDS:
+            lost.ignore(turn, TURN_FIELDS, f"{column}.")
+        content, other = turn.get("content"), turn.get("value")
+        if content is None:
+            content = other
+        elif other is not None and other != content:
+            raise FormatError(
+                f"a turn in column {column!r} holds a 'content' and another 'value': keep one"
+            )
         if role == "system" and (content is None or is_blank(read_text(content, column))):
             continue
-        turns.append(Message(role, _text(content, column, removed)))
+        turns.append(Message(role, _text(content, column, lost)))
     return turns
 
 
-def _turns_or_text(value: Any, role: Role, column: str, removed: list[str]) -> list[Message]:
+def _turns_or_text(value: Any, role: Role, column: str, lost: Losses) -> list[Message]:
     if isinstance(value, str | bytes):
         return [Message(role, read_text(value, column))]
-    return _turns(value, column, removed)
+    if value is None:
+        raise FormatError(f"column {column!r} must hold text or a list of turns: the row has none")
+    return _turns(value, column, lost)
 
 
 def _alpaca_turns(row: Mapping[str, Any]) -> list[Message]:
@@ -434,11 +482,11 @@ def _alpaca_row(record: Record) -> dict[str, Any]:
     return row
 
 
-def _text(value: Any, column: str, removed: list[str]) -> str:
+def _text(value: Any, column: str, lost: Losses) -> str:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return "".join(_part_text(part, column, removed) for part in value)
+        return "".join(_part_text(part, column, lost) for part in value)
     if isinstance(value, bytes | bytearray | memoryview):
         try:
             return bytes(value).decode()
@@ -459,15 +507,13 @@ def _text(value: Any, column: str, removed: list[str]) -> str:
     return value
 
 
-def _part_text(part: Any, column: str, removed: list[str]) -> str:
+def _part_text(part: Any, column: str, lost: Losses) -> str:
     """Return the text of a content part, such as `{"type": "text", "text": "Hello"}`."""
-    if isinstance(part, str):
-        return read_text(part, column)
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in _TEXT_PARTS:
         return read_text(part.get("text"), column)
     if kind in _REASONING_PARTS:
-        removed.append(str(kind))
+        lost.reasoning = True
         return ""
     for word, reason in (("image", "images"), ("video", "images"), ("audio", "audio")):
         if word in str(kind or ""):

@@ -208,7 +208,7 @@ def mix(
     if options.format == "alpaca":
         _check_turns([row for _, row in taken], stored)
     counts = [
-        _count(len(pairs.rows), name, share, options, len(taken), bundled=is_bundled(caches[name]))
+        _count(pairs, name, share, options, len(taken), bundled=is_bundled(caches[name]))
         for (name, pairs), share in zip(usable.items(), shares, strict=True)
     ]
     dropped = sum((pairs.dropped for pairs in usable.values()), Counter[str]())
@@ -316,12 +316,19 @@ def _shares(wanted: int, weights: Sequence[float]) -> list[int]:
 
 
 def _count(
-    usable: int, name: str, wanted: int, options: MixOptions, task_rows: int, *, bundled: bool
+    pairs: Usable, name: str, wanted: int, options: MixOptions, task_rows: int, *, bundled: bool
 ) -> int:
     """Return how many pairs are taken from a cache."""
+    usable = len(pairs.rows)
     if wanted <= usable:
         return wanted
-    if options.on_short == "error" or not usable:
+    if not usable:
+        lost = ", ".join(f"{n} {reason}" for reason, n in sorted(pairs.dropped.items()) if n)
+        raise RatioError(
+            f"the {name} holds 0 usable pairs (dropped: {lost or 'none'}): give other pairs, "
+            "or lower the ratio to 0"
+        )
+    if options.on_short == "error":
         grow = f" (delia sample my-cache --from {BUNDLED} --target {math.ceil(1.01 * wanted)})"
         raise RatioError(
             f"ratio {options.ratio:.15g} of {task_rows} task rows needs {wanted} pairs, and the "

@@ -296,6 +296,7 @@ class QueryList:
 
 
 _COLUMNS: Final = ("query", "question", "messages", "conversations", "prompt", "instruction")
+_ANSWERERS: Final = ("assistant", "gpt")
 _ANSWERS: Final = ("reference", "output", "completion", "answer", "response")
 
 
@@ -362,11 +363,15 @@ def _turns_of(row: Mapping[str, Any]) -> list[Message]:
 
 
 def _is_unanswered(turn: Any) -> bool:
-    """Return whether a turn is an empty one of the assistant."""
-    if not isinstance(turn, Mapping):
+    """Return whether a turn is the assistant's, and empty or a bad answer."""
+    if not isinstance(turn, Mapping) or (turn.get("role") or turn.get("from")) not in _ANSWERERS:
         return False
-    role = turn.get("role") or turn.get("from")
-    return role in ("assistant", "gpt") and not (turn.get("content") or turn.get("value"))
+    check_supported(turn, answers=False)
+    try:
+        check_supported(turn)
+    except UnsupportedRowError:
+        return True
+    return not (turn.get("content") or turn.get("value"))
 
 
 def _answer_of(row: Mapping[str, Any]) -> Sequence[Message]:

@@ -24,6 +24,7 @@ from delia_data.errors import DeliaError, FormatError, InputError
 from delia_data.mixing import Mixture, mix
 from delia_data.reading import open_source, open_splits
 from delia_data.sampling import read_cache
+from delia_data.sampling.queries import FileQueries
 from delia_data.tasks import read_task
 
 TASK = [
@@ -97,7 +98,9 @@ class TestContents:
             given = parquet(tmp_path / "a.parquet", table_of(rows))
         assert shown(given) == ["u:Which one? | a:That."]
 
-    @pytest.mark.parametrize("content", [True, 7, {"text": "Yes."}, [1], [{"type": "chart"}]])
+    @pytest.mark.parametrize(
+        "content", [True, 7, {"text": "Yes."}, [1], ["a", "b"], [{"type": "chart"}]]
+    )
     def test_any_other_content_is_refused(self, content: Any, delia: Delia, tmp_path: Path) -> None:
         path = write(tmp_path / "a.jsonl", [ROWS[0], row("Which?", content)])
         refused(run_mix(delia, path), f"{path}:2: column 'messages'")
@@ -159,7 +162,9 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "images": ({"images": ["a.png"]}, "images"),
     "audio": ({"audio": {"path": "a.wav"}}, "audio"),
     "label": ({"label": False}, "label_false"),
+    "label of KTO": ({"kto_tag": 0}, "label_false"),
     "weight": ({"weight": 0}, "weight_zero"),
+    "train": ({"train": False}, "weight_zero"),
     "preference": ({"chosen": "a", "rejected": "b"}, "preference"),
 }
 
@@ -203,6 +208,44 @@ class TestColumnsWithMeaning:
         with pytest.raises(FormatError, match="3 of 4 rows"):
             mix(TASK, rows, ratio=1, strict=True)
 
+    @pytest.mark.parametrize("field", [{"weight": 0.0}, {"train": False}, {"loss": "false"}])
+    def test_answers_that_are_not_to_be_trained_on(self, field: dict[str, Any]) -> None:
+        rows = [row(f"{n}?") for n in "ab"]
+        rows[0]["messages"][0] |= field  # a question never is
+        rows[1]["messages"][1] |= field
+        assert questions(rows) == ["a?"]
+        assert mixed(rows).manifest.dropped == {"weight_zero": 1}
+        assert [query.reference for query in FileQueries(rows)] == ["It is.", None]
+
+    def test_a_label_of_0_is_false_in_the_columns_of_kto_only(self) -> None:
+        rows = [row("a?", label=0), {"prompt": "b?", "completion": "It is.", "label": 0.0}]
+        mixture = mixed(rows)
+        assert mixture.manifest.dropped == {"label_false": 1}
+        assert mixture.manifest.details["read"]["cache"] == {"ignored": ["label"]}
+        assert mixture.train.num_rows == 2
+
+    def test_fields_of_turns_that_are_ignored_are_listed(self, tmp_path: Path) -> None:
+        rows = [row("a?"), row("b?", n=None)]
+        rows[0]["messages"][0] |= {"name": "Ann", "weight": 0.5, "id": None}
+        listed = {"ignored": ["messages.name", "messages.weight"]}
+        for given in (rows, write(tmp_path / "a.jsonl", rows)):
+            assert mixed(given).manifest.details["read"]["cache"] == listed
+        rows[0]["messages"][0].pop("weight")  # the fast path
+        path = write(tmp_path / "a.jsonl", rows)
+        listed = {"ignored": ["messages.name"]}
+        assert mixed(path).manifest.details["read"]["cache"] == listed
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            {"system": "Be short.", "system_prompt": "Be long."},
+            {"messages": [{"role": "user", "content": "a", "value": "b"}, row("")["messages"][1]]},
+        ],
+    )
+    def test_a_row_that_says_two_things_is_refused(self, bad: dict[str, Any]) -> None:
+        with pytest.raises(FormatError, match=r"row 1: .* another .*keep one"):
+            mixed([ROWS[0], {**row("b?"), **bad}])
+
     @pytest.mark.parametrize("name", ["label", "weight", "tools", "images", "rejected"])
     def test_columns_that_say_nothing_are_no_reason(self, name: str) -> None:
         empty = (None, True, 1) if name in ("label", "weight") else (None, [], "")
@@ -222,7 +265,7 @@ class TestColumnsWithMeaning:
         manifest = mix(TASK, write(path, ROWS), ratio=1, strict=True).manifest
         assert manifest.settings["strict"] is True
 
-    @pytest.mark.parametrize("name", ["system", "system_prompt"])
+    @pytest.mark.parametrize("name", ["system", "system_prompt", "system_message"])
     def test_a_system_column_is_a_system_turn(
         self, name: str, delia: Delia, tmp_path: Path
     ) -> None:
@@ -281,6 +324,15 @@ class TestJson:
         refused(result, "10 of 20 rows cannot be used", f"{path}:6: ", "; and 7 more")
         assert f"{path}:8: " not in result.err
 
+    def test_a_list_of_answers_is_not_joined(self, delia: Delia, tmp_path: Path) -> None:
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps({"instruction": ["a", "b"], "output": ["c", "d"]}))
+        refused(run_mix(delia, path), f"{path}[0]: column 'instruction' holds a content part")
+        path.write_text(json.dumps(ROWS[0], indent=2))
+        assert questions(path) == ["Is 0 odd?"]
+        path.write_text(json.dumps({"version": 1, "data": ROWS}))
+        refused(run_mix(delia, path), "list of objects, such as the one under 'data'")
+
 
 class TestMemory:
     """Inputs that are no files."""
@@ -305,7 +357,9 @@ class TestMemory:
             assert "\n" not in str(refusal.value)
             assert "row 0" in str(refusal.value)
 
-    @pytest.mark.parametrize("given", [3, b"rows", None, {"messages": []}, object()])
+    @pytest.mark.parametrize(
+        "given", [3, b"rows", None, {"messages": []}, object(), pd.Series(["a"])]
+    )
     def test_things_that_are_no_inputs(self, given: Any) -> None:
         with pytest.raises(InputError) as refusal:
             open_source(given)
@@ -373,6 +427,47 @@ class TestNames:
         assert mixture.manifest.rows == {"task": 1, "cache": 1, "test": 1}
         result = run_mix(delia, tmp_path / "f")
         assert "test.jsonl (split test)" in result.err
+
+    def test_a_pattern_is_split_like_a_folder(self, delia: Delia, tmp_path: Path) -> None:
+        folder = tmp_path / "test"  # the name of the folder itself does not matter
+        for name in ("train", "test", "dev"):
+            write(folder / f"{name}.jsonl", [row(name)])
+        (folder / "notes.md").write_text("rows")
+        system = fsspec.filesystem("memory")
+        system.put(str(folder), "/test-of-patterns/f", recursive=True)
+        for given in (folder / "*", f"{folder}/*.jsonl", "memory://test-of-patterns/f/*.jsonl"):
+            assert questions(given) == ["train"]
+            mixture = mix(given, ROWS, ratio=1, token=None)
+            assert mixture.manifest.rows == {"task": 1, "cache": 1, "test": 1}
+        result = run_mix(delia, folder / "*")
+        for each in ("notes.md (unknown kind)", "test.jsonl (split test)", "dev.jsonl (split val"):
+            assert each in result.err
+
+    def test_links_and_pipes_that_cannot_be_read(self, delia: Delia, tmp_path: Path) -> None:
+        (tmp_path / "ring.jsonl").symlink_to("ring.jsonl")
+        (tmp_path / "gone.jsonl").symlink_to("nothing.jsonl")
+        os.mkfifo(tmp_path / "pipe.jsonl")
+        for name, reason in (("ring", "symbolic links"), ("gone", "No such"), ("pipe", "a pipe")):
+            refused(run_mix(delia, tmp_path / f"{name}.jsonl"), f"{name}.jsonl", reason)
+        write(tmp_path / "rows.jsonl", ROWS)
+        source = open_source(tmp_path)
+        assert "pipe.jsonl (not a file)" in source.report.skipped
+
+    def test_a_folder_that_cannot_be_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path / "f" / "inner" / "a.jsonl", ROWS)
+        write(tmp_path / "f" / "b.jsonl", ROWS)
+        scan = os.scandir
+
+        def scandir(path: Any) -> Any:
+            if str(path).endswith("inner"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        with pytest.raises(InputError, match="inner cannot be read: Permission denied"):
+            open_source(tmp_path / "f")
 
     def test_what_a_folder_holds_besides_rows(self, delia: Delia, tmp_path: Path) -> None:
         folder = tmp_path / "f"
@@ -507,6 +602,31 @@ class TestKinds:
         with pytest.raises(InputError, match="is not there"):
             mixed(f"{url}/nothing.{kind}")
 
+    @pytest.mark.parametrize(
+        ("name", "data", "reason"),
+        [
+            ("a.jsonl", gzip.compress(b"{}"), "holds gzip data: add the ending .gz"),
+            ("a.csv", spelled("parquet", ROWS), "Parquet data"),
+            ("a.jsonl.gz", b"PK\x03\x04", "a ZIP archive: unpack it"),
+            ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+            ("a.jsonl", b"<!DOCTYPE html>", "an HTML page"),
+            ("a.json", "[{}]".encode("utf-16"), "UTF-16"),
+            ("a.json", "[{}]".encode("utf-16-le"), "UTF-16"),
+            ("a.csv", "instruction,output\na,b\n".encode("utf-16"), "UTF-16"),
+        ],
+    )
+    def test_contents_of_another_kind(
+        self, name: str, data: bytes, reason: str, delia: Delia, tmp_path: Path
+    ) -> None:
+        path = tmp_path / name
+        path.write_bytes(data)
+        refused(run_mix(delia, path), f"{path} holds ", reason)
+
+    def test_a_date_out_of_range(self, tmp_path: Path) -> None:
+        column = pa.array([2**40], pa.timestamp("s"))
+        table = pa.table({"instruction": ["a"], "output": ["b"], "t": column})
+        assert questions(parquet(tmp_path / "a.parquet", table)) == ["a"]
+
     def test_two_columns_of_one_name(self, delia: Delia, tmp_path: Path) -> None:
         one = pa.Table.from_pylist(ROWS)["messages"]
         table = pa.Table.from_arrays([one, one], names=["messages", "messages"])
@@ -538,6 +658,7 @@ class TestCsv:
             ("text\tteam\na\tb\n", [":1: ", "'\\t'"]),
             ("text,team\na,b\nc\n", [":3: ", "1 cells"]),
             ("text,team\na,b\nc,d,e\n", [":3: ", "3 cells"]),
+            ('text,team\na,b\n"c", "d"\n', [":3: ", "spaces before its quotes"]),
         ],
     )
     def test_tables_that_are_refused(
@@ -547,6 +668,12 @@ class TestCsv:
         path.write_text(text)
         refused(self.inspect(delia, path), f"{path}{parts[0]}", *parts[1:])
         refused(run_mix(delia, path), f"{path}")
+
+    def test_columns_without_a_name_are_listed(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.csv"
+        path.write_text(',instruction,output,\n0,a," ""b"""\n1,c,d,\n'.replace('"""\n', '""",\n'))
+        assert shown(path) == ['u:a | a: "b"', "u:c | a:d"]
+        assert mixed(path).manifest.details["read"]["cache"] == {"ignored": ["column 1"]}
 
     def test_cells_of_any_length(self, tmp_path: Path) -> None:
         path = tmp_path / "t.csv"

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delia_data.errors import FormatError, InputError
-from delia_data.records import Record, write_record
+from delia_data.records import Record, is_blank, write_record
 from delia_data.sampling.queries import FileQueries, Query, read_query
 
 ALPACA = Path(__file__).parents[3] / "shared" / "data" / "alpaca" / "alpaca_data.json"
@@ -129,7 +129,9 @@ def test_rows_without_a_query(row: Any, message: str) -> None:
         read_query(row)
 
 
-texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(
+    lambda text: not is_blank(text)
+)
 
 
 @given(

@@ -124,7 +124,7 @@ def test_the_pairs_that_repeat_more_often_are_those_of_the_smaller_ratio() -> No
 
 @pytest.mark.parametrize("on_short", ["error", "all", "repeat"])
 def test_an_empty_cache_gives_no_mixture(on_short: Any) -> None:
-    with pytest.raises(RatioError, match="the cache holds 0 usable ones"):
+    with pytest.raises(RatioError, match=r"the cache holds 0 usable pairs \(dropped: none\)"):
         mix(TASK, [], ratio=1, on_short=on_short)
     assert mix(TASK, [], ratio=0, on_short=on_short).train.num_rows == len(TASK)
 

@@ -194,7 +194,7 @@ def test_a_null_column_is_no_format() -> None:
         ({"messages": [{"role": "narrator", "content": "a"}]}, "role 'narrator' .* is unknown"),
         ({"messages": [{"content": "a"}]}, "role None .* is unknown"),
         ({"conversations": [{"from": "tool", "value": "a"}]}, "the row uses tools"),
-        ({"prompt": "a"}, "'completion' must hold a list of turns, and holds nothing"),
+        ({"prompt": "a"}, "'completion' must hold text or a list of turns: the row has none"),
         ({"prompt": "a", "completion": "  "}, "assistant turn is empty"),
         ({"prompt": "", "completion": "b"}, "user turn is empty"),
         ({"prompt": 4, "completion": "b"}, "'prompt' must hold a list of turns, and holds a int"),
@@ -272,12 +272,23 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path, name: str) -> None:
     assert [row for _, row in read_rows(file)] == [{"a": 1}]
 
 
-@pytest.mark.parametrize("line", ["{", "nonsense", "[1]", "4", "null", '{"a": 1} {"a": 2}'])
-def test_a_line_that_is_no_json_object(file: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "Expecting property name enclosed in double quotes at column 2"),
+        ("nonsense", "Expecting value at column 1"),
+        ("[1]", "it is [1]"),
+        ("4", "it is 4"),
+        ("null", "it is null"),
+        ('{"a": 1} {"a": 2}', "Extra data at column 10"),
+    ],
+)
+def test_a_line_that_is_no_json_object(file: Path, line: str, reason: str) -> None:
     write(file, f'{{"a": 1}}\n\n{line}\n{{"a": 2}}\n')
     with pytest.raises(FormatError) as caught:
         list(read_rows(file))
-    assert str(caught.value) == f"{file}:3: the line is not a JSON object: correct or remove it"
+    message = f"{file}:3: the line is not a JSON object ({reason}): correct or remove it"
+    assert str(caught.value) == message
 
 
 def test_a_line_that_is_not_utf8(file: Path) -> None:
