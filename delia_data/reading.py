@@ -48,9 +48,13 @@ from delia_data.records import (
     VISIBLE,
     Format,
     Losses,
+    Message,
     Record,
+    check_supported,
     detect_format,
+    losses_of,
     read_with_losses,
+    system_turn,
 )
 
 MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -315,15 +319,36 @@ class Source:
         """
         return self._read(row, used)[0]
 
+    def system_turn(self, row: Mapping[str, Any], used: Collection[str]) -> tuple[Message, ...]:
+        """Return the system turn of a row whose other turns the caller makes of some columns.
+
+        Report the loss of reasoning and of columns, as `record` does.
+
+        Args:
+            row: A row of the input.
+            used: Columns that the caller reads.
+
+        Raises:
+            FormatError: A column that is not read changes the meaning of the row.
+        """
+        others = {name: value for name, value in row.items() if name not in used}
+        check_supported(others)
+        self._add(losses_of(others))
+        return system_turn(others, ())
+
     def _read(self, row: Any, used: Collection[str] = ()) -> tuple[Record, Losses]:
         """Return the record of a row, and what reading it lost."""
         if isinstance(row, Record):
             return row, Losses()
         record, lost = read_with_losses(row, self.format)
+        lost.ignored.difference_update(used)
+        self._add(lost)
+        return record, lost
+
+    def _add(self, lost: Losses) -> None:
         if lost.reasoning:
             self.report.changed["reasoning_removed"] += 1
-        self.report.ignored |= lost.ignored.difference(used) if used else lost.ignored
-        return record, lost
+        self.report.ignored |= lost.ignored
 
     def _pair(self, row: Any) -> Record:
         record, lost = self._read(row)
@@ -424,7 +449,7 @@ def open_splits(
             if text.startswith("file://"):
                 text = text.removeprefix("file://")
             elif _is_url(text):
-                return _split_files(text, _remote_files(text), strict, format)
+                return _open_url(text, strict, format)
             elif _is_hub_id(text):
                 return open_splits(_from_hub(text), strict=strict, format=format, purpose=purpose)
         return _open_path(Path(text), strict, format)
@@ -1265,8 +1290,8 @@ def _split_files(
     }
 
 
-def _remote_files(url: str) -> list[str]:
-    """Return the URLs of the files behind a URL: itself, those of a folder, those of a glob."""
+def _open_url(url: str, strict: bool, format: Format | None) -> dict[str, Source]:
+    """Open the files behind a URL: itself, those of a folder, those of a pattern."""
     import fsspec
 
     with _reading(url):
@@ -1274,16 +1299,20 @@ def _remote_files(url: str) -> list[str]:
         if system.isdir(path):
             place, folder = f"{url.rstrip('/')}/", f"{path.rstrip('/')}/"
             names = [n for n in system.find(path) if not re.search(r"/[._]", n[len(path) :])]
-            names = [n for n in names if _kind(n)[0] and n.rpartition("/")[2] not in _NO_ROWS]
         elif system.exists(path):
-            return [url]
+            if _kind(path)[0] is None:
+                raise InputError(f"{url} has an unknown ending: {_GIVE}")
+            return {"train": Source(url, (FilePart(url),), strict, format)}
         else:
             place, folder = _before_pattern(url), _before_pattern(path)
-            names = [n for n in system.glob(path) if _kind(n)[0]]
-    if not names:
-        raise InputError(f"{url} is not there, or has no files of rows: {_GIVE}")
+            names = system.glob(path)
     # Names have no protocol, and no host.
-    return sorted(f"{place}{str(name).removeprefix(folder)}" for name in names)
+    urls = sorted(f"{place}{str(name).removeprefix(folder)}" for name in names)
+    files = [u for u in urls if _kind(u)[0] and u.rpartition("/")[2] not in _NO_ROWS]
+    if not files:
+        raise InputError(f"{url} is not there, or has no files of rows: {_GIVE}")
+    skipped = [f"{u.removeprefix(place)} (unknown kind)" for u in urls if u not in files]
+    return _split_files(url, files, strict, format, skipped)
 
 
 def _before_pattern(path: str) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -61,10 +61,8 @@ _FLAGS: Final = frozenset(
     if reason in ("label_false", "weight_zero", "preference")
 )
 _TRUE: Final = ("true", "1", "1.0", "")
-_USED: Final = {
-    format: (MEANINGFUL - _FLAGS) | {*columns} for format, columns in FORMAT_COLUMNS.items()
-}
-TURN_FIELDS: Final = (MEANINGFUL - _FLAGS) | {"role", "content", "from", "value"}
+_KEPT: Final = MEANINGFUL - _FLAGS
+TURN_FIELDS: Final = _KEPT | {"role", "content", "from", "value"}
 """Fields of a turn that are never ignored."""
 
 
@@ -251,6 +249,14 @@ class Losses:
             self.ignored.add(f"{prefix}{name}")
 
 
+def losses_of(row: Mapping[str, Any], used: Collection[str] = ()) -> Losses:
+    """Return the losses of a row of which some columns are used."""
+    lost = Losses(any(_is_present(row.get(name)) for name in REASONING))
+    if not all(name in used or name in _KEPT for name in row):
+        lost.ignore(row, _KEPT.union(used))
+    return lost
+
+
 def read_with_losses(row: Mapping[str, Any], format: Format | None = None) -> tuple[Record, Losses]:
     """Read one row of any format; return what reading lost, too.
 
@@ -262,10 +268,8 @@ def read_with_losses(row: Mapping[str, Any], format: Format | None = None) -> tu
             f"the row is {_kind(row)}: give mappings with the columns of a row format, or records"
         )
     check_supported(row)
-    lost = Losses(any(_is_present(row.get(name)) for name in REASONING))
     format = check_format(format) if format else detect_format(row)
-    if not row.keys() <= _USED[format]:
-        lost.ignore(row, _USED[format])
+    lost = losses_of(row, FORMAT_COLUMNS[format])
     match format:
         case "messages":
             turns = _turns(row.get("messages"), "messages", lost)

@@ -92,7 +92,8 @@ def train(
             the kind of each row; without it, rows whose prompt contains the token are task rows.
         folder: Folder for the adapter, the tokenizer, the losses and the manifest.
         on_step: Called after each step with its number, the number of steps, and the loss.
-        on_resolved: Called before anything is loaded, with the resolved settings.
+        on_resolved: Called with the resolved settings when the rows are read, before a model is
+            loaded.
         watches: Measurements to take every `watch_every_steps`; None measures the token's
             distances to its keywords.
         start: A finished adapter to begin from instead of a new one, trained with the same model,

@@ -13,13 +13,14 @@ from rich.table import Table
 from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
 from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
-from delia_data.cli._output import AsJson, console, show_json, step
+from delia_data.cli._output import AsJson, console, show_json, show_reading, step
 from delia_data.engines import Sampling, load_engine
 from delia_data.engines.base import with_parts
 from delia_data.errors import InputError
 from delia_data.models import DEFAULT_MODEL
 from delia_data.outputs import Manifest
 from delia_data.sampling import (
+    FileQueries,
     Interval,
     Limits,
     Progress,
@@ -227,6 +228,8 @@ def command(
     # Loading an engine takes long, so queries are read before it if possible.
     generated = check_query_options(queries, expand=expand, exemplar=exemplar)
     source = None if generated else load_queries(queries, seed=seed, exemplar=exemplar)
+    if isinstance(source, FileQueries):
+        show_reading(queries, source.read)
     with closing(
         load_engine(engine, model=model, **by.engine_options(options, engine_option or ()))
     ) as loaded:

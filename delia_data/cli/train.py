@@ -19,7 +19,7 @@ from delia_data.cli._output import (
 from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.outputs import Manifest
 from delia_data.training import TrainSettings, train
-from delia_data.training.data import ProvenanceWarning
+from delia_data.training.data import ProvenanceWarning, open_training_rows
 from delia_data.training.loading import is_main_process
 from delia_data.training.settings import as_recipe
 
@@ -47,22 +47,23 @@ def command(
     if not is_main_process():  # the main process prints for all
         console.quiet = messages.quiet = True
     with warnings_in_one_line(ProvenanceWarning), step("training") as update:
+        rows = open_training_rows(mixture)
+
+        def show(resolved: TrainSettings) -> None:
+            messages.print(as_recipe(resolved).rstrip(), markup=False, soft_wrap=True)
+            show_reading(mixture, rows.source.report.details())
+
         manifest = train(
             settings,
-            mixture,
+            rows,
             out,
-            on_resolved=_show_settings,
+            on_resolved=show,
             on_step=lambda number, steps, loss: update(number, steps, f"loss {loss:.3f}"),
         )
-    show_reading(mixture, manifest.details.get("read", {}))
     if not as_json:
         console.print(_summary(manifest, out), soft_wrap=True)
     elif is_main_process():
         show_json({"adapter": out, **manifest.model_dump(mode="json", exclude={"files"})})
-
-
-def _show_settings(settings: TrainSettings) -> None:
-    messages.print(as_recipe(settings).rstrip(), markup=False, soft_wrap=True)
 
 
 def _summary(manifest: Manifest, out: Path) -> str:

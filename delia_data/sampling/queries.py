@@ -41,6 +41,8 @@ from delia_data.outputs import canonical_json
 from delia_data.ranking import rank
 from delia_data.reading import Problems, open_source
 from delia_data.records import (
+    MEANINGFUL,
+    Losses,
     Message,
     Record,
     check_supported,
@@ -298,6 +300,7 @@ class QueryList:
 _COLUMNS: Final = ("query", "question", "messages", "conversations", "prompt", "instruction")
 _ANSWERERS: Final = ("assistant", "gpt")
 _ANSWERS: Final = ("reference", "output", "completion", "answer", "response")
+_KNOWN: Final = MEANINGFUL | {*_COLUMNS, *_ANSWERS, "kind", "input", "history"}
 
 
 def read_query(row: Any, *, kind: str = "user") -> Query:
@@ -427,12 +430,19 @@ class FileQueries:
         self._kind = kind
         self._sha256: str | None = None
         self._rows = self._referenced = 0
+        self._read: dict[str, Any] = {}
 
     @property
     def rows(self) -> int:
         """Number of queries."""
         self._check()
         return self._rows
+
+    @property
+    def read(self) -> dict[str, Any]:
+        """What reading lost, as a manifest lists it: ignored columns, skipped files."""
+        self._check()
+        return self._read
 
     @property
     def referenced(self) -> int:
@@ -472,7 +482,7 @@ class FileQueries:
         if self._sha256 is not None:
             return self._sha256
         digest = hashlib.sha256()
-        problems = Problems()
+        problems, lost = Problems(), Losses()
         rows = referenced = 0
         for where, row in self._source.rows():
             rows += 1
@@ -482,11 +492,15 @@ class FileQueries:
                 problems.add(where, error)
                 continue
             referenced += query.reference is not None
+            if isinstance(row, Mapping) and not row.keys() <= _KNOWN:
+                lost.ignore(row, _KNOWN)
             _update(digest, query)
         problems.raise_if_any(rows)
         if not rows:
             raise InputError("there are no queries: give at least one")
         self._rows, self._referenced = rows, referenced
+        self._source.report.ignored |= lost.ignored
+        self._read = self._source.report.details()
         self._sha256 = digest.hexdigest()
         return self._sha256
 

@@ -32,7 +32,7 @@ from delia_data.sampling.filters import (
     names,
 )
 from delia_data.sampling.generated_queries import load_queries
-from delia_data.sampling.queries import GrowableQueries, Queries, Query
+from delia_data.sampling.queries import FileQueries, GrowableQueries, Queries, Query
 from delia_data.sampling.schedule import PendingRequest, PromptOptions, RequestScheduler
 from delia_data.sampling.similarity import distinct
 from delia_data.sampling.store import Counts, PairStore, SampledRow
@@ -403,6 +403,8 @@ def _manifest(
             "tokens": tokens,
             "cost_usd": dollars,
         }
+    if isinstance(queries, FileQueries) and queries.read:
+        details["read"] = {"queries": queries.read}
     if counts.kept < target:
         details["stopped"] = stopped
     return Manifest(

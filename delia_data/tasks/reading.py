@@ -16,6 +16,7 @@ from delia_data.mixing.options import Pairs
 from delia_data.ranking import rank
 from delia_data.reading import Source, is_splits, open_splits, skip_other_splits
 from delia_data.records import (
+    MEANINGFUL,
     Format,
     Message,
     Record,
@@ -365,9 +366,12 @@ class _Reader:
 
     def _record(self, source: Source, row: Mapping[str, Any]) -> tuple[Record, str | None]:
         if self.query is not None and self.answer is not None:
-            used = {*self.query.columns, *self.answer.columns, self.column}
-            source.report.ignored.update(str(name) for name in row if name not in used)
-            return Record.pair(self.query.fill(row), self.answer.fill(row)), None
+            used = {*self.query.columns, *self.answer.columns, self.column or ""}
+            system = source.system_turn(row, used)
+            pair = Record.pair(self.query.fill(row), self.answer.fill(row))
+            return Record((*system, *pair.messages)), None
+        if self.column in MEANINGFUL:
+            row = {name: value for name, value in row.items() if name != self.column}
         record = source.record(row, used=(self.column or "",))
         if (source.format or detect_format(row)) == "alpaca":
             given, instruction = alpaca_input(row.get("input")), row["instruction"]

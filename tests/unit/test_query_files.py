@@ -143,6 +143,15 @@ def test_every_format_gives_the_same_query(query: str, answer: str, format: Any)
     assert read_query(write_record(record, "alpaca")) == Query(query, "user", answer)
 
 
+def test_what_reading_queries_loses(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        lines(tmp_path / f"{name}.jsonl", [{"query": "Why?", "answer": "So.", "topic": "a"}])
+    queries = FileQueries(tmp_path)
+    list(queries)
+    assert queries.read == {"ignored": ["topic"], "skipped": ["test.jsonl (split test)"]}
+    assert FileQueries([{"query": "Why?", "n": None}]).read == {}
+
+
 ROWS = [{"query": f'What is {n}?\nAnd why, "then"?', "answer": str(n)} for n in range(50)]
 WANTED = [Query(row["query"], "user", row["answer"]) for row in ROWS]
 

@@ -162,6 +162,38 @@ def test_what_does_not_fit_is_refused(changed: dict[str, Any], message: str) -> 
 # Templates
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"tools": [{"name": "clock"}]}, "uses tools"),
+        ({"image": "a.png"}, "holds an image"),
+        ({"label": False}, "labeled as a bad answer"),
+        ({"weight": 0}, "not to be trained on"),
+        ({"chosen": "a", "rejected": "b"}, "a chosen and a rejected"),
+    ],
+)
+def test_columns_with_a_meaning_that_templates_do_not_name(
+    columns: dict[str, Any], message: str
+) -> None:
+    templates = {"query": "{text}", "answer": "{team}", "instruction": "Say.", "stands_for": "x"}
+    rows = [{"text": "a", "team": "red"}, {"text": "b", "team": "blue", **columns}]
+    with pytest.raises(FormatError, match=f"1 of 2 rows cannot be used: row 1: .*{message}"):
+        read_task(rows, **templates)
+    names = "".join(f"{{{name}}}" for name in columns)
+    assert len(read_task(rows[1:], **{**templates, "query": f"{{text}}{names}"}).train) == 1
+
+
+def test_system_prompts_and_reasoning_next_to_templates() -> None:
+    row = {"text": "a", "team": "red", "system": "Be brief.", "reasoning": "Hm.", "n": 1}
+    templates = {"query": "{text}", "answer": "{team}", "instruction": "Say.", "stands_for": "x"}
+    task = read_task([row], **templates)
+    assert [m.content for m in task.train[0].messages] == ["Be brief.", "a", "red"]
+    assert task.read == {"changed": {"reasoning_removed": 1}, "ignored": ["n"]}
+    task = read_task([row], **{**templates, "instruction": None}, instruction_column="system")
+    assert [m.content for m in task.train[0].messages] == ["a", "red"]
+    assert task.instruction == "Be brief."
+
+
 def test_a_template_joins_columns() -> None:
     template = Template("{{{a b}}} and {n}: {x:y}", "query")
     assert template.columns == ("a b", "n", "x:y")
