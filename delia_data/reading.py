@@ -1436,9 +1436,10 @@ class _reading:  # noqa: N801  (a context manager that reads like a function)
         if isinstance(error, InputError):
             return
         if isinstance(error, OSError | EOFError | pa.ArrowException | zlib.error | ImportError):
-            reason = getattr(error, "strerror", None) or _first_line(error).rstrip(".")
+            said = getattr(error, "server_message", None)  # of the Hub
+            reason = said or getattr(error, "strerror", None) or _first_line(error).rstrip(".")
             raise InputError(f"{self.file} cannot be read: {reason}; check the file") from error
-        if isinstance(error, ValueError) and _is_url(self.file):
+        if isinstance(error, ValueError | NotImplementedError) and _is_url(self.file):
             raise InputError(f"{self.file} cannot be read: {_first_line(error)}") from error
 
 

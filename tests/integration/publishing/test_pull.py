@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hub_folders import WRITER
 from hub_server import HubServer
@@ -156,3 +158,59 @@ def publish_manifest(
     body = json.dumps(manifest).encode()
     marker = hashlib.sha256(body).hexdigest().encode()
     hub.write(repo, {**files, "manifest.json": body, "FINISHED": marker})
+
+
+@pytest.mark.parametrize(
+    ("place", "read", "skipped"),
+    [
+        ("/data/train-0.jsonl", ["new"], []),
+        ("/data/*", ["csv", "gz", "new"], ["test-0.jsonl (split test)"]),
+        ("", ["csv", "gz", "new"], ["data/test-0.jsonl (split test)", "card.md (unknown kind)"]),
+        ("@v9/data/*.jsonl", ["old"], ["test-0.jsonl (split test)"]),
+        ("@v9/data/train-0.jsonl", ["old"], []),
+    ],
+)
+def test_rows_behind_a_url_of_the_hub(
+    hub: HubServer, client: Worker, repo: str, tmp_path: Path, place: str, read: Any, skipped: Any
+) -> None:
+    def rows(text: str) -> bytes:
+        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]
+        return json.dumps({"messages": turns}).encode() + b"\n"
+
+    refs = hub.repos[repo].refs
+    refs["refs/heads/main"] = hub.repos[repo].add({}, None, "empty").sha
+    files = {f"data/{name}-0.jsonl": rows(name) for name in ("train", "test")}
+    refs["refs/tags/v9"] = hub.write(repo, {**files, "data/train-0.jsonl": rows("old")})
+    more = {"data/a.jsonl.gz": gzip.compress(rows("gz")), "data/b.csv": b"prompt,completion\ncsv,a"}
+    hub.write(repo, {**more, "data/train-0.jsonl": rows("new"), "card.md": b"#"})
+    task = tmp_path / "task.jsonl"
+    task.write_bytes(rows("Is it? <sep>"))
+    options = [task, f"hf://datasets/{repo}{place}", tmp_path / "out"]
+    options += ["--ratio", "9", "--on-short", "all"]
+    done = client("main", None, arguments=["mix", *map(str, options)])
+    assert done["code"] == 0, done["err"]
+    mixed = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    found = [row["messages"][0]["content"] for row in mixed if row["source"] == "cache"]
+    assert sorted(found) == read
+    assert all(name in done["err"] for name in skipped)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("{repo}/none.jsonl", "is not there"),
+        ("{repo}@v7/a.jsonl", "revision not found"),
+        ("org/no-such/a.jsonl", "repository not found"),
+        ("{repo}/cache/manifest.json", "restricted"),
+    ],
+)
+def test_a_url_of_the_hub_that_cannot_be_read(
+    hub: HubServer, client: Worker, repo: str, tmp_path: Path, url: str, reason: str
+) -> None:
+    hub.repos[repo].gated = reason == "restricted"
+    url = f"hf://datasets/{url.format(repo=repo)}"
+    done = client("main", None, arguments=["lint", url])
+    assert done["code"] == 2
+    assert done["err"].startswith(f"delia: {url} ")
+    assert reason in done["err"]
+    assert done["err"].count("\n") == 1
