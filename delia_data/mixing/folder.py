@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from delia_data.errors import InputError
 from delia_data.mixing.mixture import Mixture
-from delia_data.mixing.options import config_name, schema
+from delia_data.mixing.options import config_name
 from delia_data.outputs import (
     FINISHED,
     LOCK,
@@ -62,7 +62,7 @@ def save_mixture(
         LockedError: Another process writes there.
         OutputError: It cannot be written.
     """
-    columns = schema(mixture.format)
+    columns = mixture.schema
     with mixture_folder(folder) as root:
         splits = {"train": "train.parquet"}
         counts: Counter[str] = Counter()
@@ -149,11 +149,13 @@ def card(manifest: Manifest, splits: Mapping[str, str]) -> str:
     name = config_name(manifest.settings["ratio"])
     files = "".join(f"  - split: {s}\n    path: {p}\n" for s, p in splits.items())
     rows = manifest.rows
+    contrast = f", {n} contrast rows" if (n := rows.get("contrast")) else ""
     return (
         f"---\nconfigs:\n- config_name: {name}\n  data_files:\n{files}---\n\n"
         f"# A DELIA mixture, {name}\n\n"
-        f"{rows['task']} task rows and {rows['cache']} pairs that the model itself wrote, in one "
-        f"fixed order (arXiv 2408.10841). `manifest.json` has the settings and hashes.\n\n"
+        f"{rows['task']} task rows{contrast} and {rows['cache']} pairs that the model itself "
+        "wrote, in one fixed order (arXiv 2408.10841). `manifest.json` has the settings and "
+        "hashes.\n\n"
         f'```python\nfrom datasets import load_dataset\n\nload_dataset("path/to/this/folder", '
         f'"{name}")\n```\n'
     )

@@ -1,8 +1,11 @@
 """Task rows and cached pairs in one fixed order: the mixture (paper, Algorithm 1, step 4).
 
-    task rows ───────────────────────────────┐
+    task rows, contrast rows ────────────────┐
                                              ├──▶ keyed order ──▶ mixture
     cache ──▶ keyed rank ──▶ ratio x rows ───┘
+
+With several epochs this is done once for each: epoch k takes the pairs of the ranks k * ratio x
+rows to (k + 1) * ratio x rows, and has an order of its own.
 
 A mixture is a pure function of the rows' contents and the settings. It is held as row numbers in
 their order; the rows themselves are read when they are asked for.
@@ -19,15 +22,24 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from delia_data.bundled_cache import BUNDLED, cache_path, is_bundled
 from delia_data.errors import FormatError, InputError, RatioError
-from delia_data.mixing.options import MESSAGES, MixOptions, OnShort, Order, Pairs, schema
+from delia_data.mixing.options import (
+    MESSAGES,
+    TEACHER_MESSAGES,
+    MixOptions,
+    OnShort,
+    Order,
+    Pairs,
+    schema,
+)
 from delia_data.mixing.selection import (
+    Keys,
     Usable,
     interleave,
     rank_keys,
@@ -45,7 +57,7 @@ from delia_data.mixing.store import (
     open_cache,
     take_in_windows,
 )
-from delia_data.mixing.task_rows import Rows, TaskRow, as_task_rows, check_token
+from delia_data.mixing.task_rows import ContrastRow, Rows, TaskRow, as_task_rows, check_token
 from delia_data.outputs import Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import rank
 from delia_data.reading import is_splits
@@ -53,6 +65,8 @@ from delia_data.records import Format, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
 _BATCH = 10_000
+_SOURCES = ("task", "cache", "contrast")
+_Row = TypeVar("_Row", TaskRow, ContrastRow)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +79,13 @@ class Mixture:
         manifest: Inputs with hashes, settings, row counts and drops.
         test: Held-out task rows, none of them pairs; None when the task has none.
         format: Row format of the training rows.
-        task: Training rows of the task, columns `messages` and `id`.
-        wordings: Wording id of each of them; null for a task without wordings.
+        task: Training rows of the task, and then its contrast rows; columns `messages` and `id`.
+        wordings: Wording id of each of them; null for contrast rows and for a task without
+            wordings.
         caches: The caches.
         rows: Row numbers in the mixture's order, counted through the task and then the caches.
+        teachers: Turns that the teacher of a contrast row sees, for each row of `task`; null for
+            task rows. None if there are no contrast rows.
     """
 
     manifest: Manifest
@@ -78,6 +95,12 @@ class Mixture:
     wordings: pa.StringArray = field(repr=False)
     caches: tuple[CacheRows, ...] = field(repr=False)
     rows: Numbers = field(repr=False)
+    teachers: pa.ListArray | None = field(default=None, repr=False)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the rows."""
+        return schema(self.format, contrast=self.teachers is not None)
 
     @property
     def num_rows(self) -> int:
@@ -97,11 +120,19 @@ class Mixture:
         batches = [self.task, *(batch for cache in self.caches for batch in cache.batches)]
         for numbers, window in take_in_windows(batches, self.rows[begin:end]):
             of_cache = numbers >= self.task.num_rows
+            sources, in_task = of_cache.astype(np.int8), pa.array(numbers, mask=of_cache)
+            taught = {}
+            if self.teachers is not None:
+                taught[TEACHER_MESSAGES] = turns = self.teachers.take(in_task)
+                sources[turns.is_valid().to_numpy(zero_copy_only=False)] = _SOURCES.index(
+                    "contrast"
+                )
             columns = {
                 "messages": window["messages"],
-                "source": pa.array(["task", "cache"]).take(pa.array(of_cache.astype(np.int8))),
+                "source": pa.array(_SOURCES).take(pa.array(sources)),
                 "source_id": hex_texts(window["id"]),
-                "wording_id": self.wordings.take(pa.array(numbers, mask=of_cache)),
+                "wording_id": self.wordings.take(in_task),
+                **taught,
             }
             whole = pa.RecordBatch.from_pydict(columns)
             for start in range(0, whole.num_rows, _BATCH):
@@ -110,7 +141,7 @@ class Mixture:
     @cached_property
     def train(self) -> pa.Table:
         """The training rows as one table in memory."""
-        return pa.Table.from_batches(self.batches(), schema(self.format))
+        return pa.Table.from_batches(self.batches(), self.schema)
 
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)}
@@ -131,13 +162,16 @@ def mix(
     cache_weights: Mapping[str, float] | None = None,
     decontaminate: bool = False,
     strict: bool = False,
+    epochs: int = 1,
+    epoch: int | None = None,
 ) -> Mixture:
     """Mix pairs of the cache with the task rows, `ratio` of them for each.
 
     Exactly `round(ratio * task rows)` pairs are taken. Exact duplicates are dropped, as are pairs
     that equal a task row, held-out ones too, or name a special token; the next in rank takes the
     place of each. A training row that equals a held-out one is dropped too, and the ratio is that
-    of the rows that remain.
+    of the rows that remain. Contrast rows of a task folder are added; they do not change the
+    number of pairs.
 
     Args:
         task: Task rows in their wordings: rows, a `Dataset`, a task folder, or a file or glob in
@@ -163,6 +197,10 @@ def mix(
         decontaminate: Drop pairs that share 13 words in a row with a held-out row.
         strict: Refuse rows of a cache with tools, images, audio, a negative label, a weight of 0,
             a preference or reasoning, which are dropped or changed and counted by default.
+        epochs: Number of epochs, one after another. Task and contrast rows are in each; epoch `k`
+            has the next pairs in rank after those of epoch `k - 1`, and its own order. Epoch 0 is
+            the mixture of one epoch.
+        epoch: Number of the only epoch to mix, from 0; in place of `epochs`.
 
     Returns:
         The mixture.
@@ -173,16 +211,15 @@ def mix(
         InputError: There are no task rows, an input cannot be read, or a choice is unknown.
         FormatError: A row is in no known format, or the format is unknown or cannot hold a row.
     """
-    options = MixOptions(ratio, seed, order, on_short, format, decontaminate, strict)
+    options = MixOptions(ratio, seed, order, on_short, format, decontaminate, strict, epochs, epoch)
     tasks = {name: as_task_rows(given, token) for name, given in _named(task, "task").items()}
     held_out = [row for rows in tasks.values() for row in rows.test] if test is None else [*test]
     known = {row.record.id for row in held_out}
     train = [[r for r in rows.train if r.record.id not in known] for rows in tasks.values()]
-    taken = [
-        row
-        for rows, weight in zip(train, _weights("task", tasks, task_weights), strict=True)
-        for row in _times(rows, weight, seed)
-    ]
+    contrast = [[r for r in rows.contrast if r.task_row not in known] for rows in tasks.values()]
+    weights = _weights("task", tasks, task_weights)
+    taken = _weighted(train, weights, seed)
+    contrasting = _weighted(contrast, weights, seed)
     if not taken:
         raise InputError("the task has no training rows that are not held out: give at least one")
     for rows in tasks.values():
@@ -195,26 +232,42 @@ def mix(
     wanted = round(options.ratio * len(taken))
     shares = _shares(wanted, _weights("cache", caches, cache_weights))
     task_rows = [row for rows in tasks.values() for row in rows.train]
+    every_contrast = [row for rows in tasks.values() for row in rows.contrast]
     usable: dict[str, Usable] = {}
     for name, opened in stored.items():
         usable[name] = usable_pairs(
             opened,
             seed=seed,
             tokens=tokens,
-            task_ids={row.record.id for row in (*task_rows, *held_out)},
+            task_ids={row.record.id for row in (*task_rows, *every_contrast, *held_out)},
             test_ngrams=ngrams(_texts(held_out)) if decontaminate else frozenset(),
             earlier=[other.ids for other in usable.values()],
         )
     if options.format == "alpaca":
-        _check_turns([row for _, row in taken], stored)
-    counts = [
-        _count(pairs, name, share, options, len(taken), bundled=is_bundled(caches[name]))
+        _check_turns([row for _, row in (*taken, *contrasting)], stored)
+    limits = [
+        _limit(pairs, name, share, options, len(taken), bundled=is_bundled(caches[name]))
         for (name, pairs), share in zip(usable.items(), shares, strict=True)
     ]
+    ranks = {
+        number: [
+            range(min(number * share, limit), min((number + 1) * share, limit))
+            for share, limit in zip(shares, limits, strict=True)
+        ]
+        for number in options.epoch_numbers
+    }
     dropped = sum((pairs.dropped for pairs in usable.values()), Counter[str]())
     dropped["task_row_is_held_out"] = len(task_rows) - sum(map(len, train))
+    dropped["contrast_row_is_held_out"] = len(every_contrast) - sum(map(len, contrast))
     read = {n if n == "task" else f"task:{n}": rows.read for n, rows in tasks.items() if rows.read}
     read |= {n: cache.read for n, cache in stored.items() if cache.read}
+    written = writers_of(caches) | {
+        "contrast" if n == "task" else f"contrast:{n}": rows.contrast_by
+        for n, rows in tasks.items()
+        if rows.contrast and rows.contrast_by
+    }
+    times = len(options.epoch_numbers)
+    kinds = Counter(row.kind for _, row in contrasting)
     manifest = Manifest(
         kind="mixture",
         settings={
@@ -227,30 +280,44 @@ def mix(
             "token": tokens[0] if len(tokens) == 1 else list(tokens) or None,
             **({"decontaminate": True} if decontaminate else {}),
             **({"strict": True} if strict else {}),
+            **({"epochs": epochs} if epochs != 1 else {}),
+            **({} if epoch is None else {"epoch": epoch}),
             **({"task_weights": dict(task_weights)} if task_weights else {}),
             **({"cache_weights": dict(cache_weights)} if cache_weights else {}),
         },
         inputs={
             **_hashes("task", {n: _rows_hash(r.train) for n, r in tasks.items()}),
             "test": _rows_hash(held_out),
+            **({"contrast": _rows_hash(every_contrast)} if every_contrast else {}),
             **_hashes("cache", {name: pairs.sha256 for name, pairs in usable.items()}),
         },
-        rows={"task": len(taken), "cache": sum(counts), "test": len(held_out)},
+        rows={
+            "task": times * len(taken),
+            "cache": sum(len(part) for parts in ranks.values() for part in parts),
+            **({"contrast": times * len(contrasting)} if contrasting else {}),
+            "test": len(held_out),
+        },
         dropped=dict(sorted((+dropped).items())),
         details={
-            **({"written_by": written} if (written := writers_of(caches)) else {}),
+            **({"written_by": written} if written else {}),
             **({"read": read} if read else {}),
+            **({"contrast": {k: times * n for k, n in sorted(kinds.items())}} if kinds else {}),
         },
     )
-    batch, wordings = _task_batch([row for _, row in taken])
+    batch, wordings, teachers = _task_batch([row for _, row in (*taken, *contrasting)])
+    orders = [
+        _in_order(options, number, taken, contrasting, stored, usable, parts)
+        for number, parts in ranks.items()
+    ]
     return Mixture(
         manifest,
-        _test_table(held_out, options),
+        _test_table(held_out, options, contrast=bool(contrasting)),
         options.format,
         batch,
         wordings,
         tuple(stored.values()),
-        _in_order(options, taken, stored, usable, counts),
+        np.concatenate(orders),
+        teachers if contrasting else None,
     )
 
 
@@ -285,7 +352,15 @@ def _weights(
     return [float(given.get(name, 1.0)) for name in names]
 
 
-def _times(rows: Sequence[TaskRow], weight: float, seed: int) -> list[tuple[int, TaskRow]]:
+def _weighted(
+    parts: Sequence[Sequence[_Row]], weights: Sequence[float], seed: int
+) -> list[tuple[int, _Row]]:
+    """Take the rows of each task as often as its weight says."""
+    weighted = zip(parts, weights, strict=True)
+    return [row for rows, weight in weighted for row in _times(rows, weight, seed)]
+
+
+def _times(rows: Sequence[_Row], weight: float, seed: int) -> list[tuple[int, _Row]]:
     """Take rows a multiple of times: all as often as fits, and the first in rank once more."""
     count = round(weight * len(rows))
     whole, rest = divmod(count, len(rows)) if rows else (0, 0)
@@ -294,7 +369,7 @@ def _times(rows: Sequence[TaskRow], weight: float, seed: int) -> list[tuple[int,
     return [*again, *((whole, row) for row in ranked[:rest])]
 
 
-def _check_turns(task: Sequence[TaskRow], caches: Mapping[str, CacheRows]) -> None:
+def _check_turns(task: Sequence[TaskRow | ContrastRow], caches: Mapping[str, CacheRows]) -> None:
     """Refuse rows that the format `alpaca` has no columns for."""
     longer = [name for name, cache in caches.items() if cache.has_longer_rows]
     if any(len(row.record.messages) != 2 for row in task):
@@ -315,11 +390,18 @@ def _shares(wanted: int, weights: Sequence[float]) -> list[int]:
     return [high - low for low, high in pairwise(bounds)]
 
 
-def _count(
-    pairs: Usable, name: str, wanted: int, options: MixOptions, task_rows: int, *, bundled: bool
+def _limit(
+    pairs: Usable, name: str, share: int, options: MixOptions, task_rows: int, *, bundled: bool
 ) -> int:
-    """Return how many pairs are taken from a cache."""
-    usable = len(pairs.rows)
+    """Return the rank below which the pairs of a cache are taken, in all epochs together.
+
+    Ranks from the number of usable pairs on repeat the cache.
+
+    Raises:
+        RatioError: The cache is too small, and `on_short` does not say what to do.
+    """
+    usable, epochs = len(pairs.rows), options.epoch_numbers.stop
+    wanted = epochs * share
     if wanted <= usable:
         return wanted
     if not usable:
@@ -329,63 +411,94 @@ def _count(
             "or lower the ratio to 0"
         )
     if options.on_short == "error":
+        every = f" in {epochs} epochs" if epochs > 1 else ""
+        most = math.floor(1e4 * usable / task_rows / epochs) / 1e4
         grow = f" (delia sample my-cache --from {BUNDLED} --target {math.ceil(1.01 * wanted)})"
         raise RatioError(
-            f"ratio {options.ratio:.15g} of {task_rows} task rows needs {wanted} pairs, and the "
-            f"{name} holds {usable} usable ones: sample more{grow if bundled else ''}, "
-            f"lower the ratio to {math.floor(1e4 * usable / task_rows) / 1e4:.15g}, or set "
-            "on_short (--on-short) to 'all' or 'repeat'"
+            f"ratio {options.ratio:.15g} of {task_rows} task rows{every} needs {wanted} pairs, "
+            f"and the {name} holds {usable} usable ones: sample more{grow if bundled else ''}, "
+            f"lower the ratio to {most:.15g}, or set on_short (--on-short) to 'all' or 'repeat'"
         )
     return usable if options.on_short == "all" else wanted
 
 
 def _in_order(
     options: MixOptions,
+    epoch: int,
     task: Sequence[tuple[int, TaskRow]],
+    contrast: Sequence[tuple[int, ContrastRow]],
     caches: Mapping[str, CacheRows],
     usable: Mapping[str, Usable],
-    counts: Sequence[int],
+    ranks: Sequence[range],
 ) -> Numbers:
-    """Return the row numbers of the mixture, counted through the task and then the caches."""
-    places = [rank(options.seed, f"{number}:task:{_row_key(row)}") for number, row in task]
-    task_keys = np.array([(p >> 64, p & (2**64 - 1)) for p in places], np.uint64)
-    numbers, keys, start = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)], len(task)
-    for cache, pairs, count in zip(caches.values(), usable.values(), counts, strict=True):
-        for repetition in range(-(-count // max(len(pairs.rows), 1))):
-            taken = slice(0, count - repetition * len(pairs.rows))
+    """Return the row numbers of an epoch, counted through task, contrast rows and caches."""
+    purpose = f"order:epoch-{epoch}" if epoch else "order"
+
+    def keys_of(rows: Sequence[tuple[int, TaskRow | ContrastRow]], source: str) -> Keys:
+        places = [rank(options.seed, f"{n}:{source}:{_row_key(row)}", purpose) for n, row in rows]
+        halves = [(place >> 64, place & (2**64 - 1)) for place in places]
+        return np.array(halves, np.uint64).reshape(-1, 2)
+
+    task_keys, contrast_keys = keys_of(task, "task"), keys_of(contrast, "contrast")
+    contrast_numbers = len(task) + np.arange(len(contrast))
+    start = len(task) + len(contrast)
+    numbers, keys = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)]
+    for cache, pairs, wanted in zip(caches.values(), usable.values(), ranks, strict=True):
+        begin = wanted.start
+        while begin < wanted.stop:
+            repetition, first = divmod(begin, len(pairs.rows))
+            taken = slice(first, min(len(pairs.rows), first + wanted.stop - begin))
             numbers.append(start + pairs.rows[taken])
             ids = hex_of(pairs.ids[taken])
-            keys.append(rank_keys(options.seed, f"order:{repetition}:cache:", ids))
+            keys.append(rank_keys(options.seed, f"{purpose}:{repetition}:cache:", ids))
+            begin += taken.stop - taken.start
         start += len(cache.ids)
     pair_numbers, pair_keys = np.concatenate(numbers), np.concatenate(keys)
     if options.order == "shuffled":
-        together = np.concatenate([np.arange(len(task)), pair_numbers])
-        return together[sort_keys(np.concatenate([task_keys, pair_keys]))]
+        together = np.concatenate([np.arange(len(task)), contrast_numbers, pair_numbers])
+        return together[sort_keys(np.concatenate([task_keys, contrast_keys, pair_keys]))]
     of_task, of_pairs = interleave(len(task), len(pair_numbers))
     rows = np.empty(len(task) + len(pair_numbers), np.int64)
     rows[of_task] = sort_keys(task_keys)
     rows[of_pairs] = pair_numbers[sort_keys(pair_keys)]
+    if contrast:  # spread evenly, each after a task row and its pairs
+        ends = np.append(of_task[1:], len(rows))
+        places = ends[np.arange(len(contrast)) * len(task) // len(contrast)]
+        rows = np.insert(rows, places, contrast_numbers[sort_keys(contrast_keys)])
     return rows
 
 
-def _task_batch(rows: Sequence[TaskRow]) -> tuple[pa.RecordBatch, pa.StringArray]:
-    """Return messages and ids of task rows, and their wording ids."""
+def _task_batch(
+    rows: Sequence[TaskRow | ContrastRow],
+) -> tuple[pa.RecordBatch, pa.StringArray, pa.ListArray]:
+    """Return messages and ids of rows, their wording ids, and their teachers' turns."""
     messages = pa.array([write_record(row.record)["messages"] for row in rows], MESSAGES)
     ids = binary_ids(bytes.fromhex("".join(row.record.id for row in rows)))
-    wordings = pa.array([row.wording_id for row in rows], pa.string())
-    return pa.RecordBatch.from_arrays([messages, ids], schema=SCHEMA), wordings
+    wordings = [row.wording_id if isinstance(row, TaskRow) else None for row in rows]
+    teachers = [
+        [message.as_dict() for message in row.teacher_messages]
+        if isinstance(row, ContrastRow)
+        else None
+        for row in rows
+    ]
+    return (
+        pa.RecordBatch.from_arrays([messages, ids], schema=SCHEMA),
+        pa.array(wordings, pa.string()),
+        pa.array(teachers, MESSAGES),
+    )
 
 
-def _test_table(rows: Sequence[TaskRow], options: MixOptions) -> pa.Table | None:
+def _test_table(rows: Sequence[TaskRow], options: MixOptions, *, contrast: bool) -> pa.Table | None:
     if not rows:
         return None
     placed = sorted(rows, key=lambda row: (rank(options.seed, _row_key(row)), _row_key(row)))
-    batch, wordings = _task_batch(placed)
+    batch, wordings, teachers = _task_batch(placed)
     columns = {
         "messages": batch["messages"],
-        "source": ["task"] * len(placed),
+        "source": pa.array(["task"] * len(placed)),
         "source_id": hex_texts(batch["id"]),
         "wording_id": wordings,
+        **({TEACHER_MESSAGES: teachers} if contrast else {}),
     }
     return pa.Table.from_batches([convert(pa.RecordBatch.from_pydict(columns), options.format)])
 
@@ -396,8 +509,8 @@ def convert(batch: pa.RecordBatch, format: Format) -> pa.RecordBatch:
     Raises:
         FormatError: The format cannot hold a row.
     """
-    columns = schema(format)
-    origin = [batch[name] for name in ("source", "source_id", "wording_id")]
+    columns = schema(format, contrast=TEACHER_MESSAGES in batch.schema.names)
+    origin = [batch[name] for name in batch.schema.names if name != "messages"]
     if format == "messages":
         return pa.RecordBatch.from_arrays(
             [batch["messages"].cast(MESSAGES), *origin], schema=columns
@@ -441,11 +554,11 @@ def _texts(rows: Sequence[TaskRow]) -> Iterator[str]:
     return (turn.content for row in rows for turn in row.record.messages)
 
 
-def _row_key(row: TaskRow) -> str:
+def _row_key(row: TaskRow | ContrastRow) -> str:
     return f"{row.record.id}:{row.wording_id or ''}"
 
 
-def _rows_hash(rows: Sequence[TaskRow]) -> str:
+def _rows_hash(rows: Sequence[TaskRow | ContrastRow]) -> str:
     """Hash of a set of rows: the same whatever their order."""
     return hashlib.sha256(canonical_json(sorted(_row_key(row) for row in rows))).hexdigest()
 

@@ -39,6 +39,7 @@ _COLUMNS: Final[dict[Format, list[tuple[str, pa.DataType]]]] = {
         ("conversations", pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())])))
     ],
 }
+TEACHER_MESSAGES: Final = "teacher_messages"
 _PROVENANCE: Final = [
     ("source", pa.string()),
     ("source_id", pa.string()),
@@ -60,6 +61,9 @@ class MixOptions:
         format: Row format of the result.
         decontaminate: Drop pairs that share 13 words in a row with a held-out row.
         strict: Refuse rows of a cache that text cannot express, rather than drop them.
+        epochs: Number of epochs, one after another: the same task rows, each time with other
+            pairs and in another order.
+        epoch: Number of the only epoch to mix, from 0; None for all of them.
 
     Raises:
         RatioError: The ratio is no number of at least 0.
@@ -73,19 +77,39 @@ class MixOptions:
     format: Format = "messages"
     decontaminate: bool = False
     strict: bool = False
+    epochs: int = 1
+    epoch: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", parse_ratio(self.ratio))
+        for name, least in (("epochs", 1), ("epoch", 0)):
+            value = getattr(self, name)
+            is_number = isinstance(value, int) and not isinstance(value, bool)
+            if not (value is None and name == "epoch") and not (is_number and value >= least):
+                raise InputError(f"{name} {value!r} is wrong: give a whole number from {least}")
+        if self.epoch is not None and self.epochs != 1:
+            raise InputError("epochs and epoch were given: give one of them")
         check_format(self.format)
         for name, known in (("order", ORDERS), ("on_short", ON_SHORT)):
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"{name} {value!r} is unknown: use one of {', '.join(known)}")
 
+    @property
+    def epoch_numbers(self) -> range:
+        """Numbers of the epochs to mix."""
+        return range(self.epochs) if self.epoch is None else range(self.epoch, self.epoch + 1)
 
-def schema(format: Format) -> pa.Schema:
-    """Columns of a mixture in a row format: the format's own, then where the row comes from."""
-    return pa.schema([*_COLUMNS[check_format(format)], *_PROVENANCE])
+
+def schema(format: Format, *, contrast: bool = False) -> pa.Schema:
+    """Return the columns of a mixture in a row format: the format's own, then the row's origin.
+
+    Args:
+        format: The row format.
+        contrast: Whether there are contrast rows, which have the turns that their teacher sees.
+    """
+    teacher = [(TEACHER_MESSAGES, MESSAGES)] if contrast else []
+    return pa.schema([*_COLUMNS[check_format(format)], *_PROVENANCE, *teacher])
 
 
 def parse_ratio(value: Any) -> float:

@@ -30,7 +30,7 @@ from delia_data._optional import require
 from delia_data.errors import DeliaError, EngineError, InputError, OutputError
 from delia_data.mixing.folder import card, counted, mixture_folder, with_tokens, write_rows
 from delia_data.mixing.mixture import Mixture, convert, mix, named_caches
-from delia_data.mixing.options import schema
+from delia_data.mixing.options import MESSAGES, TEACHER_MESSAGES, schema
 from delia_data.mixing.store import (
     SCHEMA,
     CacheRows,
@@ -103,7 +103,14 @@ def mix_on_ray(
         )
         with mixture_folder(folder) as root:
             shards = -(-mixture.num_rows // shard_rows)
-            job = _Job(str(root.absolute()), shards, shard_rows, mixture.format, tokenizer)
+            job = _Job(
+                str(root.absolute()),
+                shards,
+                shard_rows,
+                mixture.format,
+                mixture.teachers is not None,
+                tokenizer,
+            )
             try:
                 tokens = _write_shards(mixture, job)
             finally:
@@ -112,8 +119,7 @@ def mix_on_ray(
             splits = {"train": "train-*.parquet"}
             if mixture.test is not None:
                 splits["test"] = "test.parquet"
-                columns = schema(mixture.format)
-                write_rows(root / "test.parquet", mixture.test.to_batches(), columns)
+                write_rows(root / "test.parquet", mixture.test.to_batches(), mixture.schema)
             write_text(root / "README.md", card(mixture.manifest, splits))
             return finish(root, with_tokens(mixture.manifest, tokens))
 
@@ -200,6 +206,7 @@ class _Job:
     shards: int
     shard_rows: int
     format: Format
+    contrast: bool
     tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
 
     def name(self, shard: int) -> str:
@@ -221,12 +228,13 @@ class _Job:
         rows = pa.concat_tables(parts).sort_by("position")
         root, tokens = Path(self.folder), Counter[str]()
         staged = root / f".shard-{uuid4().hex}"
-        plain = rows.select(schema("messages").names).combine_chunks().to_batches(_BATCH)
+        names = schema("messages", contrast=self.contrast).names
+        plain = rows.select(names).combine_chunks().to_batches(_BATCH)
         batches: Iterable[pa.RecordBatch] = (convert(batch, self.format) for batch in plain)
         if self.tokenizer is not None:
             batches = counted(batches, self.tokenizer, tokens)
         try:
-            write_rows(staged, batches, schema(self.format))
+            write_rows(staged, batches, schema(self.format, contrast=self.contrast))
             staged.replace(root / self.name(shard))
         except OSError as error:
             raise OutputError(f"{root} cannot be written: {error}") from error
@@ -286,6 +294,7 @@ def _route(job: _Job, file: Path, numbers: Numbers, positions: Numbers, strict: 
         "source": pa.array(["cache"] * len(numbers), pa.string()),
         "source_id": pa.chunked_array([hex_texts(part) for part in rows["id"].chunks], pa.string()),
         "wording_id": pa.nulls(len(numbers), pa.string()),
+        **({TEACHER_MESSAGES: pa.nulls(len(numbers), MESSAGES)} if job.contrast else {}),
         "position": pa.array(positions, pa.int64()),
     }
     parts = job.cut(pa.table(columns))

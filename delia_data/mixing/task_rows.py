@@ -4,6 +4,7 @@ On disk they are a folder that `delia diversify` writes:
 
     train.jsonl      {"messages": [...], "wording_id": "..."}
     test.jsonl       the same, with held-out wordings and "plain": the request without the token
+    contrast.jsonl   contrast rows, if there are any: the columns of `ContrastRow`
     manifest.json    the task's name, token and hashes
     FINISHED
 """
@@ -15,13 +16,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.outputs import canonical_json, read_manifest
 from delia_data.reading import Source, is_output, open_splits, skip_other_splits
-from delia_data.records import Record, write_record
+from delia_data.records import Message, Record, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
+
+CONTRAST_FILE: Final = "contrast.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,41 @@ class TaskRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ContrastRow:
+    """A request near the task that is answered without its format.
+
+    Attributes:
+        record: The request, and the untrained model's answer to the plain request.
+        kind: `"plain"`, `"forbid"` or `"mention"`.
+        teacher_messages: The turns of the plain request, which the untrained model answered.
+        wording_id: Id of the wording whose plain form makes the request.
+        task_row: Content id of the task row with the same query.
+        phrasing: The phrasing that forbids or mentions the token; None for a plain request.
+    """
+
+    record: Record
+    kind: str
+    teacher_messages: tuple[Message, ...]
+    wording_id: str
+    task_row: str
+    phrasing: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row as a task folder holds it."""
+        return {
+            **write_record(self.record),
+            "kind": self.kind,
+            "phrasing": self.phrasing,
+            "wording_id": self.wording_id,
+            "task_row": self.task_row,
+            "teacher_messages": [message.as_dict() for message in self.teacher_messages],
+        }
+
+
+_CONTRAST_COLUMNS: Final = ("kind", "phrasing", "wording_id", "task_row", "teacher_messages")
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRows:
     """The rows of a task, ready to mix.
 
@@ -53,19 +91,22 @@ class TaskRows:
         test: Held-out rows.
         token: The special token that the wordings name.
         read: What reading lost: ignored columns, removed reasoning, skipped files.
+        contrast: Contrast rows.
+        contrast_by: Identity of the model that answered the contrast rows, if known.
     """
 
     train: tuple[TaskRow, ...]
     test: tuple[TaskRow, ...] = ()
     token: str = DEFAULT_TOKEN
     read: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    contrast: tuple[ContrastRow, ...] = ()
+    contrast_by: Any = field(default=None, compare=False)
 
     @property
     def sha256(self) -> str:
         """Hash of the rows' contents, whatever their order."""
-        splits = [
-            sorted([r.record.id, r.wording_id or ""] for r in s) for s in (self.train, self.test)
-        ]
+        parts = (self.train, self.test, *([self.contrast] if self.contrast else []))
+        splits = [sorted([row.record.id, row.wording_id or ""] for row in part) for part in parts]
         return hashlib.sha256(canonical_json([self.token, splits])).hexdigest()
 
 
@@ -149,14 +190,37 @@ def _read_folder(source: Path) -> TaskRows | None:
     manifest = read_manifest(source)
     if manifest.kind != "task":
         raise InputError(f"{source} holds a {manifest.kind}, not a task: give a task folder")
-    test = source / "test.jsonl"
+    test, contrast = source / "test.jsonl", source / CONTRAST_FILE
     train = open_splits(source / "train.jsonl", purpose="task")["train"]
     held_out = open_splits(test, purpose="task")["train"] if test.is_file() else None
     return TaskRows(
         train=_task_rows(train),
         test=_task_rows(held_out),
         token=str(manifest.settings.get("token", DEFAULT_TOKEN)),
+        contrast=_contrast_rows(contrast) if contrast.is_file() else (),
+        contrast_by=manifest.details.get("contrast", {}).get("model"),
     )
+
+
+def _contrast_rows(file: Path) -> tuple[ContrastRow, ...]:
+    source = open_splits(file, purpose="task")["train"]
+
+    def read(row: Any) -> ContrastRow:
+        record = source.record(row, used=_CONTRAST_COLUMNS)
+        taught = {"prompt": row.get("teacher_messages"), "completion": record.answer}
+        kind, wording_id, task_row = (
+            _text_or_none(row, name) or "" for name in ("kind", "wording_id", "task_row")
+        )
+        return ContrastRow(
+            record,
+            kind,
+            read_record(taught, "prompt_completion").prompt,
+            wording_id,
+            task_row,
+            _text_or_none(row, "phrasing"),
+        )
+
+    return tuple(row for _, row in source.map(read))
 
 
 def _task_rows(source: Source | None) -> tuple[TaskRow, ...]:
