@@ -55,6 +55,8 @@ class DeliaMixConfig(DeliaConfig):
         order: `"shuffled"` or `"interleaved"`.
         format: Row format: `"messages"`, `"prompt_completion"`, `"alpaca"` or `"sharegpt"`.
         on_short: What to do where the cache is too small: `"error"`, `"all"` or `"repeat"`.
+        epochs: Number of epochs, one after another, each with other pairs in another order.
+        epoch: Number of the only epoch to load, from 0; in place of `epochs`.
         token: The special token, `""` for a task that has none; None for the task's own, which
             is `<sep>` for a file.
         repo: A repository that `delia push` wrote, such as `"org/name"`: the mixture of that ratio
@@ -74,6 +76,8 @@ class DeliaMixConfig(DeliaConfig):
     order: Order = "shuffled"
     format: Format = "messages"
     on_short: OnShort = "error"
+    epochs: int = 1
+    epoch: int | None = None
     token: str | None = None
     repo: str | None = None
     revision: str | None = None
@@ -151,21 +155,24 @@ class DeliaMix(DeliaBuilder):
             self.info.description = manifest.model_dump_json()
             folder = download_parts(config.published, [config.name]) / config.name
             splits = ["train", "test"] if manifest.rows.get("test") else ["train"]
-            return self._splits({split: _read_split(folder, split) for split in splits})
+            tables = {split: _read_split(folder, split) for split in splits}
+            self.info.features = datasets.Features.from_arrow_schema(tables["train"].schema)
+            return self._splits(tables)
         task = read_task(config.task, token=config.token, seed=config.seed)
         alone = config.ratio == 0 and config.cache is None
         mixture = mix(
-            task.train,
+            task,
             [] if alone else locate_cache(config.cache),
             ratio=config.ratio,
             seed=config.seed,
-            test=task.test,
             order=config.order,
             on_short=config.on_short,
             format=config.format,
-            token=task.token or None,
+            epochs=config.epochs,
+            epoch=config.epoch,
         )
         self.info.description = mixture.manifest.model_dump_json()
+        self.info.features = datasets.Features.from_arrow_schema(mixture.schema)
         test = {} if mixture.test is None else {"test": mixture.test}
         return self._splits({"train": mixture, **test})
 

@@ -247,10 +247,9 @@ class _Steps:
         ratio, seed = self.settings.ratio, self.settings.seed
         if ratio is None:
             ratio = read_manifest(cache).rows["kept"] / len(rows.train)
-        mixture = mix(rows.train, cache, ratio=ratio, seed=seed, test=rows.test, token=rows.token)
-        manifest = save_mixture(mixture, self.out / "mixture")
-        count = manifest.rows["task"] + manifest.rows["cache"]
-        update(count, count)
+        mixture = mix(rows, cache, ratio=ratio, seed=seed)
+        save_mixture(mixture, self.out / "mixture")
+        update(mixture.num_rows, mixture.num_rows)
 
     def read_back(self, update: Update) -> None:
         """Read the mixture as a user does: the builder mixes task and cache in the same order."""

@@ -53,9 +53,7 @@ def command(
     ] = None,
     show: Annotated[
         int,
-        typer.Option(
-            min=0, help="Number of task rows and of pairs to show, labeled parts in [[ ]]."
-        ),
+        typer.Option(min=0, help="Number of rows of each source to show, labeled parts in [[ ]]."),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -134,4 +132,4 @@ def _print(
         )
 
 
-_NAMES = {"task": "task row", "cache": "pair"}
+_NAMES = {"task": "task row", "cache": "pair", "contrast": "contrast row"}

@@ -65,6 +65,12 @@ def command(
         str | None,
         typer.Option(help="The task's special token, '' for none; its own where not given."),
     ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs, one after another: the same task rows, each time with other pairs (1)."
+        ),
+    ] = None,
     decontaminate: Annotated[
         bool | None,
         typer.Option(help="Drop pairs that share 13 words in a row with a held-out row."),
@@ -108,6 +114,7 @@ def command(
         "order": order,
         "on_short": on_short,
         "format": format,
+        "epochs": epochs,
         "decontaminate": decontaminate,
         "strict": strict,
     }
@@ -135,9 +142,10 @@ def command(
             soft_wrap=True,
         )
     counted = "".join(f"; {tokens[name]} tokens of {name}" for name in sorted(tokens))
+    contrast = f", {n} contrast rows" if (n := manifest.rows.get("contrast")) else ""
     console.print(
-        f"{config_name(manifest.settings['ratio'])}: {manifest.rows['task']} task rows and "
-        f"{manifest.rows['cache']} pairs in {out}; pairs dropped: {dropped}{counted}",
+        f"{config_name(manifest.settings['ratio'])}: {manifest.rows['task']} task rows{contrast} "
+        f"and {manifest.rows['cache']} pairs in {out}; pairs dropped: {dropped}{counted}",
         soft_wrap=True,
     )
 

@@ -136,20 +136,22 @@ def _mixtures(manifest: Manifest) -> str:
     if not mixtures:
         return ""
     counted = any("tokens" in mixture["details"] for mixture in mixtures.values())
+    contrast = ["contrast"] * any(mixture["rows"].get("contrast") for mixture in mixtures.values())
+    sources = ["task", *contrast, "cache"]
     rows = [
         [
             f"`{name}`",
             f"{m['settings']['ratio']:.15g}",
-            *(_count(m["rows"].get(key)) for key in ("task", "cache", "test")),
-            *(_count(m["details"].get("tokens", {}).get(k)) for k in ("task", "cache") if counted),
+            *(_count(m["rows"].get(key)) for key in (*sources, "test")),
+            *(_count(m["details"].get("tokens", {}).get(key)) for key in sources if counted),
             size_text(m["bytes"]),
         ]
         for name, m in mixtures.items()
     ]
-    tokens = " | task tokens | pair tokens" if counted else ""
-    table = _table(
-        f"configuration | ratio | task rows | pairs | held-out rows{tokens} | size", rows
-    )
+    names = ["task", *contrast, "pair"]
+    tokens = "".join(f" | {name} tokens" for name in names) if counted else ""
+    kept = "".join(f" | {name} rows" for name in names[:-1])
+    table = _table(f"configuration | ratio{kept} | pairs | held-out rows{tokens} | size", rows)
     text = f"{table}\n\nThe ratio is the number of pairs for each task row."
     if CACHE in manifest.details:
         shared = manifest.details["shared"]

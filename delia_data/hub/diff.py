@@ -202,7 +202,9 @@ def _keys(part: Part | None) -> Keys:
     if part.name == CACHE:
         return [str(row_id) for row_id in cache_ids(part.folder).to_pylist()]
     if part.name == TASK:
-        return [f"{row.record.id}:{row.wording_id or ''}" for row in _task_rows(part)]
+        contrast = read_task_rows(part.folder).contrast
+        keys = [f"{row.record.id}:{row.wording_id or ''}" for row in _task_rows(part)]
+        return [*keys, *(f"{row.record.id}:contrast" for row in contrast)]
     return [
         f"{row['source_id']}:{row['wording_id'] or ''}"
         for shard in train_shards(part.folder)

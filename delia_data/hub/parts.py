@@ -140,13 +140,7 @@ def mix_ratios(parts: Mapping[str, Part], ratios: Iterable[float], folder: Path)
         rows, name = read_task_rows(parts[TASK].folder), config_name(parse_ratio(ratio))
         if name in parts:
             raise InputError(f"{name} was given as a folder and as a ratio: leave one out")
-        mixture = mix(
-            rows.train,
-            parts[CACHE].folder,
-            ratio=ratio,
-            test=rows.test,
-            token=rows.token or None,
-        )
+        mixture = mix(rows, parts[CACHE].folder, ratio=ratio)
         mixtures[name] = Part(name, folder / name, save_mixture(mixture, folder / name))
     return mixtures
 
@@ -192,16 +186,16 @@ def check_mixture(part: Part, task: TaskRows | None, ids: pa.ChunkedArray | None
             "mix it again from this cache, or publish it with its own cache"
         )
     if task is not None:
-        known = {(row.record.id, row.wording_id) for row in task.train}
-        of_task = rows.filter(pc.equal(rows["source"], "task"))
-        worded = zip(
-            of_task["source_id"].to_pylist(), of_task["wording_id"].to_pylist(), strict=True
-        )
-        if missing := sum(1 for row in worded if row not in known):
-            raise InputError(
-                f"{part.folder} has {missing} task rows that the task does not have: "
-                "mix it again from this task, or publish it with its own task"
-            )
+        of_task = {(row.record.id, row.wording_id) for row in task.train}
+        of_contrast = {(row.record.id, None) for row in task.contrast}
+        for source, known in (("task", of_task), ("contrast", of_contrast)):
+            some = rows.filter(pc.equal(rows["source"], source)).select(columns[1:])
+            keys = (tuple(row.values()) for row in some.to_pylist())
+            if missing := sum(key not in known for key in keys):
+                raise InputError(
+                    f"{part.folder} has {missing} {source} rows that the task does not have: "
+                    "mix it again from this task, or publish it with its own task"
+                )
     return int(shared)
 
 

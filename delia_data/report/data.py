@@ -114,7 +114,8 @@ def _plain(one: Any) -> str:
 def _mixed(run: Run) -> str:
     rows, settings = _manifest(run).rows, _manifest(run).settings
     task, pairs = rows.get("task", 0), rows.get("cache", 0)
-    text = f"{run.label} mixes {named(task, 'task row')} with {named(pairs, 'pair')}"
+    contrast = f"{named(n, 'contrast row')} and " if (n := rows.get("contrast")) else ""
+    text = f"{run.label} mixes {named(task, 'task row')} with {contrast}{named(pairs, 'pair')}"
     ratio = settings.get("ratio")
     text += f", a ratio of {ratio:g}" if isinstance(ratio, int | float) else ""
     lost = sum(_manifest(run).dropped.values())
@@ -124,8 +125,10 @@ def _mixed(run: Run) -> str:
 def _metric(run: Run) -> Metric:
     rows = _manifest(run).rows
     task, pairs = rows.get("task", 0), rows.get("cache", 0)
-    note = f"{count(task)} of the task, {named(pairs, 'pair')}"
-    return Metric(f"Rows of {run.label}", count(task + pairs), note)
+    contrast = rows.get("contrast", 0)
+    more = f"{named(contrast, 'contrast row')}, " if contrast else ""
+    note = f"{count(task)} of the task, {more}{named(pairs, 'pair')}"
+    return Metric(f"Rows of {run.label}", count(task + contrast + pairs), note)
 
 
 def _manifest(run: Run) -> Manifest:

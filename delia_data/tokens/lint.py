@@ -7,7 +7,7 @@ checked, and the labeled tokens are decoded back and compared with the answer. T
     token-missing        a task row does not name its token
     token-lost           the chat template or the tokenizer leaves fewer or more of it
     token-cut            truncation leaves fewer of it
-    pair-names-token     a pair names it
+    pair-names-token     a pair, or the answer of a contrast row, names it
     turns-refused        the chat template refuses the turns, such as a system turn
     turn-lost            the chat template leaves out or changes the text of a turn
     special-in-turn      the text of a prompt turn holds a control token, such as <|im_end|>
@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from delia_data.errors import InputError
 from delia_data.records import Record
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 _EXCERPT: Final = 60
 """Characters of a text that a reason quotes."""
+
+RowSource: TypeAlias = Literal["task", "cache", "contrast"] | bool
+"""Source of a row, as the column `source` of a mixture; True for `"task"`, False for `"cache"`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class LintExample:
 
     Attributes:
         row: Index of the row.
-        source: `"task"` or `"cache"`.
+        source: `"task"`, `"cache"` or `"contrast"`.
         parts: Its text in pieces, each with whether the loss is taken on it.
     """
 
@@ -76,13 +79,13 @@ class LintReport:
     """Counts and problems of the rows that were checked.
 
     Attributes:
-        rows: Rows by source (`"task"`, `"cache"`).
+        rows: Rows by source (`"task"`, `"cache"`, `"contrast"`).
         tokens: Tokens that training keeps, by source.
         labelled: Tokens that the loss is taken on, by source.
         longest: Tokens of the longest row, before truncation.
         cut: Rows that truncation shortens.
         problems: The problems, in the order of the rows.
-        examples: The first task rows and the first pairs.
+        examples: The first rows of each source.
     """
 
     rows: dict[str, int]
@@ -100,7 +103,7 @@ class LintReport:
 
 
 def lint(
-    rows: Iterable[tuple[Record, bool]],
+    rows: Iterable[tuple[Record, RowSource]],
     tokenizer: PreTrainedTokenizerBase,
     *,
     token: str = DEFAULT_TOKEN,
@@ -113,7 +116,7 @@ def lint(
     `lint_rows` counts them, and can refuse them.
 
     Args:
-        rows: Records, each with whether it is a task row (else it is a pair).
+        rows: Records, each with its source.
         tokenizer: The tokenizer, with the token added.
         token: The special token.
         max_length: Tokens that training keeps of a row; None for all.
@@ -130,7 +133,7 @@ def lint(
 
 
 def lint_rows(
-    rows: Iterable[tuple[Record, bool]],
+    rows: Iterable[tuple[Record, RowSource]],
     tokenizer: PreTrainedTokenizerBase,
     *,
     tokens: Sequence[str] = (DEFAULT_TOKEN,),
@@ -142,13 +145,13 @@ def lint_rows(
     """Lint rows, and count the tokens that training will compute.
 
     Args:
-        rows: Records, each with whether it is a task row (else it is a pair).
+        rows: Records, each with its source.
         tokenizer: The tokenizer, with the tokens added.
         tokens: The special tokens; if there are any, every task row must name one of them.
         max_length: Tokens that training keeps of a row; None for all.
         truncate: Shorten longer rows; otherwise each is a problem.
         loss: How training finds the answer's tokens.
-        examples: Number of task rows, and of pairs, to return as examples.
+        examples: Number of rows of each source to return as examples.
 
     Raises:
         InputError: There is no chat template, or it has no generation marks and `loss` needs them.
@@ -161,10 +164,10 @@ def lint_rows(
         loss=loss,
         examples=examples,
     )
-    for index, (record, is_task) in enumerate(rows if not linter.problems else ()):
-        row = linter.encode(index, record, is_task)
+    for index, (record, source) in enumerate(rows if not linter.problems else ()):
+        row = linter.encode(index, record, source)
         if row is not None:
-            linter.check(index, record, is_task, row)
+            linter.check(index, record, source, row)
     return linter.report()
 
 
@@ -205,13 +208,13 @@ class Linter:
         self._longest = self._cut = 0
         self._examples: list[LintExample] = []
 
-    def encode(self, index: int, record: Record, is_task: bool) -> EncodedRow | None:
+    def encode(self, index: int, record: Record, source: RowSource) -> EncodedRow | None:
         """Encode and count a row; return None, and note a problem, if the template refuses it.
 
         Raises:
             InputError: There is no chat template.
         """
-        self._rows["task" if is_task else "cache"] += 1
+        self._rows[_source_name(source)] += 1
         try:
             row = encode(
                 self._tokenizer, record, self._loss, template=self._template, check_prompt=False
@@ -224,21 +227,21 @@ class Linter:
         self._longest = max(self._longest, len(row.ids))
         return row
 
-    def check(self, index: int, record: Record, is_task: bool, row: EncodedRow) -> None:
+    def check(self, index: int, record: Record, source: RowSource, row: EncodedRow) -> None:
         """Check a row that `encode` returned, and count the tokens that training keeps of it."""
+        name = _source_name(source)
         self.problems += [
-            LintProblem(index, reason, check)
-            for check, reason in self._problems(record, is_task, row)
+            LintProblem(index, reason, check) for check, reason in self._problems(record, name, row)
         ]
-        short, source = row.cut(self._max_length), "task" if is_task else "cache"
-        self._tokens[source] += len(short.ids)
-        self._labelled[source] += sum(short.mask)
+        short = row.cut(self._max_length)
+        self._tokens[name] += len(short.ids)
+        self._labelled[name] += sum(short.mask)
         self._cut += len(short.ids) < len(row.ids)
-        if sum(example.source == source for example in self._examples) < self._shown:
+        if sum(example.source == name for example in self._examples) < self._shown:
             edges = {edge for span in short.spans for edge in span}
             bounds = pairwise(sorted({0, len(short.ids), *edges}))
             parts = tuple((self._text(short.ids[i:j]), short.mask[i]) for i, j in bounds)
-            self._examples.append(LintExample(index, source, parts))
+            self._examples.append(LintExample(index, name, parts))
 
     def report(self) -> LintReport:
         """Return the counts and problems of all rows so far."""
@@ -252,33 +255,34 @@ class Linter:
             examples=tuple(self._examples),
         )
 
-    def _problems(
-        self, record: Record, is_task: bool, row: EncodedRow
-    ) -> Iterator[tuple[str, str]]:
+    def _problems(self, record: Record, source: str, row: EncodedRow) -> Iterator[tuple[str, str]]:
         """Yield the check's name and the reason of each problem of a row."""
         short = row.cut(self._max_length)
         if len(short.ids) < len(row.ids) and not self._truncate:
             yield "too-long", f"it has {len(row.ids)} tokens, more than {self._max_length}"
-        yield from self._token_problems(record, is_task, row, short)
+        yield from self._token_problems(record, source, row, short)
         yield from self._prompt_problems(record, row)
         yield from self._answer_problems(record, row)
         if any(row.mask) and not any(short.mask):
             yield "nothing-labelled", f"no answer token is left within {self._max_length} tokens"
 
     def _token_problems(
-        self, record: Record, is_task: bool, row: EncodedRow, short: EncodedRow
+        self, record: Record, source: str, row: EncodedRow, short: EncodedRow
     ) -> Iterator[tuple[str, str]]:
         text = "".join(message.content for message in record.messages)
         prompt = "".join(message.content for message in record.prompt)
-        if is_task and self._ids and not any(token in prompt for token in self._ids):
+        if source == "task" and self._ids and not any(token in prompt for token in self._ids):
             yield "token-missing", f"a task row does not name {' or '.join(self._ids)}"
         for token, token_id in self._ids.items():
             named = text.count(token)
             whole, left = (encoded.ids.count(token_id) for encoded in (row, short))
-            if not is_task:
+            if source == "cache":
                 if named or whole:
                     yield "pair-names-token", f"a pair names {token}"
-            elif whole != named:
+                continue
+            if source == "contrast" and token in record.answer:
+                yield "pair-names-token", f"the answer of a contrast row names {token}"
+            if whole != named:
                 yield (
                     "token-lost",
                     f"{token} is named {named} times, and {whole} are left after the chat template "
@@ -373,3 +377,9 @@ class Linter:
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def _source_name(source: RowSource) -> str:
+    if isinstance(source, bool):
+        return "task" if source else "cache"
+    return source
