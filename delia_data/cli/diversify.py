@@ -14,13 +14,15 @@ from delia_data.cli._completion import among
 from delia_data.cli._output import AsJson, console, show_json, show_reading, step
 from delia_data.cli._task_options import TaskOptions, with_task_options
 from delia_data.diversify import DiversifiedTask, make_task_folder
-from delia_data.diversify.folder import BUNDLED, MODEL
+from delia_data.diversify.contrast import ROW_KINDS
+from delia_data.diversify.folder import BUNDLED, CONTRAST_SAMPLING, MODEL
 from delia_data.diversify.generate import WORDING_SAMPLING
 from delia_data.engines import Engine, load_engine
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
+from delia_data.sampling.budget import Limits
 from delia_data.tasks import BUNDLED_TASKS, READY_TASKS, ready_wordings
 
-_WORDINGS = "Wordings"
+_WORDINGS, _CONTRAST, _LIMITS = "Wordings", "Contrast rows", "Limits"
 
 
 @with_task_options
@@ -98,6 +100,43 @@ def command(
             rich_help_panel=_WORDINGS,
         ),
     ] = False,
+    contrast: Annotated[
+        float,
+        typer.Option(
+            help="Contrast rows for each training row, such as 0.5: requests near the task that "
+            "the untrained model (--model) answers without the format. 0 for none.",
+            rich_help_panel=_CONTRAST,
+        ),
+    ] = 0.0,
+    contrast_kinds: Annotated[
+        str,
+        typer.Option(
+            help="Kinds of contrast rows: the request without the token (plain), one that forbids "
+            "its format (forbid), one that only mentions it (mention).",
+            rich_help_panel=_CONTRAST,
+        ),
+    ] = ",".join(ROW_KINDS),
+    contrast_max_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Maximum number of tokens of an answer; answers that are cut off are dropped.",
+            rich_help_panel=_CONTRAST,
+        ),
+    ] = CONTRAST_SAMPLING.max_tokens,
+    budget_usd: Annotated[
+        float | None,
+        typer.Option(
+            help="Maximum cost in dollars of all that the model writes, earlier runs included.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Maximum number of prompt and generated tokens, earlier runs included.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
     engine: by.EngineName = "transformers",
     model: by.Model = DEFAULT_MODEL,
     device: by.Device = None,
@@ -134,8 +173,9 @@ def command(
     )
     if tokenizer is None and by_model and engine == "transformers":
         tokenizer = model
-    is_silent = wordings_from != MODEL
-    with nullcontext(lambda *_: None) if is_silent else step("writing wordings") as update:
+    is_silent = wordings_from != MODEL and not contrast
+    title = "writing wordings" if wordings_from == MODEL else "answering"
+    with nullcontext(lambda *_: None) if is_silent else step(title) as update:
         made = make_task_folder(
             read,
             out,
@@ -150,10 +190,17 @@ def command(
             sampling=replace(WORDING_SAMPLING, temperature=temperature),
             any_language=any_language,
             lenient=lenient,
+            contrast=contrast,
+            contrast_kinds=tuple(kind.strip() for kind in contrast_kinds.split(",")),
+            contrast_sampling=replace(
+                CONTRAST_SAMPLING, temperature=temperature, max_tokens=contrast_max_tokens
+            ),
+            limits=Limits(budget_usd, budget_tokens),
             seed=options.seed,
             on_progress=lambda done, wanted, tried, most: update(
                 done, wanted, f"{tried} of {most} tries"
             ),
+            on_answer=lambda done, wanted: update(done, wanted, "answers of contrast rows"),
         )
     if as_json:
         show_json(made.manifest)
@@ -173,6 +220,15 @@ def _print(out: Path, made: DiversifiedTask) -> None:
         console.print(
             f"{made.run.gates.share:.1%} of {made.run.tries:,} texts passed, "
             f"{made.run.tokens:,} tokens written",
+            soft_wrap=True,
+        )
+    if made.contrast is not None:
+        told = made.contrast.as_dict()
+        kinds = ", ".join(f"{n} {kind}" for kind, n in told["kinds"].items())
+        lost = ", ".join(f"{n} {reason}" for reason, n in told["dropped"].items()) or "none"
+        console.print(
+            f"{len(made.rows.contrast)} contrast rows ({kinds}); answers dropped: {lost}; "
+            f"{made.contrast.tokens:,} tokens written",
             soft_wrap=True,
         )
     if made.anisotropy is not None:

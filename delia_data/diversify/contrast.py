@@ -1,18 +1,47 @@
-"""Phrasings of requests that forbid the token's format, or only mention the token."""
+"""Contrast rows: requests near the task that are answered without its format.
+
+    plain      the query of a task row in the plain form of a training wording
+    forbid     the same request in a phrasing that forbids the token's format
+    mention    the same request in a phrasing that only mentions the token
+
+Each has the untrained model's answer to the plain request.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Final, Literal, TypeAlias, get_args
+from itertools import islice
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import yaml
 
+from delia_data.diversify.plain import plain_form
+from delia_data.engines.base import Completion, Engine, Request, Sampling
 from delia_data.errors import InputError
+from delia_data.mixing.task_rows import ContrastRow, TaskRows
+from delia_data.outputs import canonical_json
+from delia_data.ranking import rank, row_seed
+from delia_data.records import Message, Record, content_id
+from delia_data.sampling.budget import Budget
+from delia_data.sampling.completion_log import CompletionLog
+from delia_data.sampling.filters import empty, failed, names, truncated
+from delia_data.tasks import QUERY_SLOT, Task, Wording
+from delia_data.tasks.reading import with_query
 
 ContrastKind: TypeAlias = Literal["forbid", "mention"]
 ContrastSplit: TypeAlias = Literal["train", "test"]
 CONTRAST_KINDS: Final[tuple[ContrastKind, ...]] = get_args(ContrastKind)
+ROW_KINDS: Final = ("plain", *CONTRAST_KINDS)
+"""Kinds of contrast rows."""
+_TRIES_PER_ROW: Final = 4
+_SPARE_TRIES: Final = 32
 
 
 @cache
@@ -39,3 +68,239 @@ def fill_phrasing(phrasing: str, request: str, token: str) -> str:
     """Return a phrasing with its slots filled; braces in the request stay as they are."""
     head, _, tail = phrasing.partition("{request}")
     return head.replace("{token}", token) + request + tail.replace("{token}", token)
+
+
+@dataclass(frozen=True)
+class ContrastRun:
+    """The result of `make_contrast_rows`.
+
+    Attributes:
+        rows: The contrast rows.
+        dropped: Number of dropped answers by reason; another request took the place of each.
+        tokens: Number of generated tokens.
+        cost: Cost in dollars; None if the price is unknown.
+        plan: Everything the answers depend on.
+    """
+
+    rows: tuple[ContrastRow, ...]
+    dropped: dict[str, int]
+    tokens: int
+    cost: float | None
+    plan: dict[str, Any]
+
+    @property
+    def model(self) -> Any:
+        """Identity of the model that answered."""
+        return self.plan["writer"]["model"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry of a manifest."""
+        return {
+            "kinds": dict(sorted(Counter(row.kind for row in self.rows).items())),
+            "dropped": self.dropped,
+            "tokens": self.tokens,
+            "cost_usd": self.cost,
+            "model": self.model,
+            "plan": self.plan,
+        }
+
+
+def check_contrast(share: float, kinds: Sequence[str]) -> None:
+    """Check the share of contrast rows and their kinds.
+
+    Raises:
+        InputError: The share is not a number of at least 0, or a kind is unknown or repeated.
+    """
+    if not 0 <= share < math.inf:
+        raise InputError(f"contrast {share} is out of range: give 0 or more, such as 0.5")
+    if not kinds or len({*kinds} & {*ROW_KINDS}) < len(kinds):
+        raise InputError(
+            f"contrast kinds {', '.join(kinds) or 'none'}: give some of {', '.join(ROW_KINDS)}, "
+            "each once (--contrast-kinds)"
+        )
+
+
+def make_contrast_rows(
+    open_engine: Callable[[], tuple[Engine, Budget]],
+    task: Task,
+    rows: TaskRows,
+    wordings: Sequence[Wording],
+    folder: str | os.PathLike[str],
+    *,
+    share: float,
+    kinds: Sequence[str],
+    sampling: Sampling,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> ContrastRun:
+    """Let the untrained model answer plain requests, and make contrast rows of the answers.
+
+    Every task row is used once before one is used again, each time in another wording. The kinds
+    take turns. The rows of a smaller share are among those of a larger one.
+
+    Args:
+        open_engine: Returns the engine that answers, whose model should be the one to be trained,
+            and its budget.
+        task: The task.
+        rows: The rows of the task in their wordings.
+        wordings: The accepted wordings; training wordings with a plain form are used.
+        folder: Folder for the answers. A rerun requests only those that are missing.
+        share: Number of contrast rows for each training row, rounded in total.
+        kinds: Kinds of contrast rows.
+        sampling: Sampling parameters of the answers.
+        seed: Seed of the choices.
+        on_progress: Called with the numbers of answers that can be used, and of answers needed.
+
+    Returns:
+        Exactly `round(share * training rows)` contrast rows.
+
+    Raises:
+        InputError: An argument is wrong, no wording has a plain form, too few answers can be used,
+            or the budget is spent.
+        EngineError: The engine failed.
+        SettingsError: The folder was started with other settings.
+    """
+    check_contrast(share, kinds)
+    count = round(share * len(task.train))
+    if not count:
+        raise InputError(
+            f"contrast {share} of {len(task.train)} training rows is no row: give more (--contrast)"
+        )
+    plains = [
+        (wording.id, plain)
+        for wording in sorted(wordings, key=lambda one: rank(seed, one.id, "contrast"))
+        if wording.split == "train"
+        and (plain := wording.plain or plain_form(wording.text, task.token))
+        and task.token not in plain
+    ]
+    if not plains:
+        raise InputError(
+            f"none of {len(wordings)} wordings is for training and has a form without "
+            f'{task.token}, which contrast rows need: give one as "plain"'
+        )
+    most = _TRIES_PER_ROW * count + _SPARE_TRIES
+    candidates = _candidates(task, rows, plains, kinds, most, seed)
+    numbers = {kind: range(turn, most, len(kinds)) for turn, kind in enumerate(kinds)}
+    wanted = {kind: len(range(turn, count, len(kinds))) for turn, kind in enumerate(kinds)}
+    engine, budget = open_engine()
+    plan = {
+        "source": "contrast",
+        "seed": seed,
+        "task": task.sha256,
+        "wordings": hashlib.sha256(canonical_json(plains)).hexdigest(),
+        "sampling": asdict(sampling),
+        "writer": engine.describe(),
+    }
+    answers = CompletionLog(folder)
+    checks = (failed, empty, truncated, names(task.token))
+    reasons: dict[int, str | None] = {}  # why an answer is dropped; None for a usable one
+    usable = read = 0
+
+    def request(number: int) -> Request:
+        row_id = content_id([Message("user", f"contrast:{number}")])
+        turns = candidates[number].teacher_messages
+        return Request(row_id, turns, row_seed(seed, row_id, "contrast"))
+
+    def check() -> None:
+        nonlocal usable, read
+        for number, row in islice(answers.by_number.items(), read, None):
+            read += 1
+            if number < most:  # others are of an earlier run with more rows
+                completion = Completion("", row.text, row.tokens, row.finish)
+                query = candidates[number].teacher_messages[-1].content
+                found = (reason for each in checks if (reason := each(query, completion)))
+                reasons[number] = next(found, None)
+                usable += reasons[number] is None
+        on_progress(min(usable, count), count)
+
+    def chosen(kind: str) -> list[int]:
+        """Return the numbers whose answers are used, if those to come can be used."""
+        return [n for n in numbers[kind] if reasons.get(n) is None][: wanted[kind]]
+
+    with answers.writing(plan):
+        budget.spend(*answers.spent)
+        check()
+        while missing := [n for kind in kinds for n in chosen(kind) if n not in reasons]:
+            if not answers.request(
+                engine,
+                missing,
+                request,
+                sampling,
+                purpose="contrast rows",
+                budget=budget,
+                on_completion=check,
+            ):
+                raise InputError(
+                    f"the budget is spent after {len(reasons)} answers for contrast rows: raise it "
+                    "and rerun to continue, or ask for fewer rows (--contrast)"
+                )
+    taken = {kind: chosen(kind) for kind in kinds}
+    tried = sorted(
+        n for kind, used in taken.items() if used for n in numbers[kind] if n <= used[-1]
+    )
+    dropped = Counter(reason for n in tried if (reason := reasons[n]))
+    made = sorted(n for used in taken.values() for n in used)
+    if len(made) < count:
+        counts = Counter(reason for reason in reasons.values() if reason).most_common()
+        listed = ", ".join(f"{n} {reason}" for reason, n in counts)
+        raise InputError(
+            f"{len(made)} of {count} answers for contrast rows can be used "
+            f"({listed}): allow longer ones (--contrast-max-tokens) in a new folder, or use "
+            "another model"
+        )
+
+    def answered(number: int) -> ContrastRow:
+        answer = Message("assistant", answers.by_number[number].text)
+        prompt = candidates[number].record.prompt
+        return replace(candidates[number], record=Record((*prompt, answer)))
+
+    costs = [answers.by_number[n].cost for n in tried]
+    return ContrastRun(
+        rows=tuple(answered(n) for n in made),
+        dropped=dict(sorted(dropped.items())),
+        tokens=sum(answers.by_number[n].tokens for n in tried),
+        cost=None if None in costs else sum(cost or 0.0 for cost in costs),
+        plan=plan,
+    )
+
+
+def _candidates(
+    task: Task,
+    rows: TaskRows,
+    plains: Sequence[tuple[str, str]],
+    kinds: Sequence[str],
+    count: int,
+    seed: int,
+) -> list[ContrastRow]:
+    """Return contrast rows that still have the answers of the task rows."""
+    phrasings = {
+        kind: sorted(contrast_phrasings(kind, "train"), key=lambda one: rank(seed, one, "contrast"))
+        for kind in CONTRAST_KINDS
+    }
+    made: list[ContrastRow] = []
+    order: list[int] = []
+    first_place: dict[int, int] = {}
+    for number in range(count):
+        lap, place = divmod(number, len(task.train))
+        if place == 0:
+            ranks = [rank(seed, f"{lap}:{row.id}", "contrast") for row in task.train]
+            order = sorted(range(len(ranks)), key=ranks.__getitem__)
+        row = task.train[order[place]]
+        start = first_place.setdefault(order[place], place)
+        wording_id, plain = plains[(start + lap) % len(plains)]
+        request = plain.replace(QUERY_SLOT, row.query)
+        turn, kind = number // len(kinds), kinds[number % len(kinds)]
+        choice = phrasings.get(kind)
+        phrasing = choice[turn % len(choice)] if choice else None
+        asked = fill_phrasing(phrasing, request, task.token) if phrasing else request
+        made.append(
+            ContrastRow(
+                with_query(row, asked),
+                kind,
+                with_query(row, request).prompt,
+                wording_id,
+                rows.train[order[place]].record.id,
+                phrasing,
+            )
+        )
+    return made

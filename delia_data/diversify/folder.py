@@ -3,19 +3,22 @@
 my-task/
     train.jsonl          rows in their wordings
     test.jsonl           held-out rows in held-out wordings, if the task has held-out rows
+    contrast.jsonl       contrast rows, if there are any
     wordings.jsonl       the wordings in use
     rejected.jsonl       the rejected wordings, each with its reason
     undiversified/       the same rows in one wording: a task folder of its own
     written/             the texts of a model that wrote the wordings
+    answers/             the answers of the untrained model for contrast rows
     manifest.json, FINISHED
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +26,12 @@ import jsonlines
 
 from delia_data.diversify.assign import HELD_OUT_SHARE, diversify, set_aside, undiversified
 from delia_data.diversify.check import Embed, GateResult, WordingChecker
+from delia_data.diversify.contrast import (
+    ROW_KINDS,
+    ContrastRun,
+    check_contrast,
+    make_contrast_rows,
+)
 from delia_data.diversify.generate import (
     WORDING_SAMPLING,
     ParaphraseGenerator,
@@ -35,6 +44,7 @@ from delia_data.engines import Engine
 from delia_data.engines.base import Sampling
 from delia_data.errors import InputError
 from delia_data.mixing import TaskRows
+from delia_data.mixing.task_rows import CONTRAST_FILE
 from delia_data.outputs import (
     FINISHED,
     LOCK,
@@ -44,6 +54,7 @@ from delia_data.outputs import (
     finish,
     folder_lock,
 )
+from delia_data.sampling.budget import Budget, Limits
 from delia_data.tasks import Task, Wording, ready_wordings
 from delia_data.tasks.scoring import scoring_name
 
@@ -54,12 +65,15 @@ BUNDLED: Final = "bundled"
 MODEL: Final = "model"
 UNDIVERSIFIED: Final = "undiversified"
 WRITTEN: Final = "written"
+ANSWERS: Final = "answers"
+CONTRAST_SAMPLING: Final = Sampling()
+NO_LIMITS: Final = Limits()
 _COUNT: Final = 40  # wordings that a model writes by default
 _TRIES_PER_WORDING: Final = 20
 _WORDINGS_PER_SPARE: Final = 4  # a model writes one more for every 4, so that there is a choice
 _ROWS: Final = ("train.jsonl", "test.jsonl")
-_LISTS: Final = ("wordings.jsonl", "rejected.jsonl")
-_NAMES: Final = frozenset({*_ROWS, *_LISTS, UNDIVERSIFIED, WRITTEN})
+_LISTS: Final = ("wordings.jsonl", "rejected.jsonl", CONTRAST_FILE)
+_NAMES: Final = frozenset({*_ROWS, *_LISTS, UNDIVERSIFIED, WRITTEN, ANSWERS})
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,7 @@ class DiversifiedTask:
         run: The run of the model that wrote the wordings; None for other wordings.
         anisotropy: The spread of the wordings; None without embeddings.
         manifest: The manifest of the folder.
+        contrast: The run of the model that answered the contrast rows; None without them.
     """
 
     rows: TaskRows
@@ -79,6 +94,7 @@ class DiversifiedTask:
     run: WordingRun | None
     anisotropy: Anisotropy | None
     manifest: Manifest
+    contrast: ContrastRun | None = None
 
 
 def make_task_folder(
@@ -96,8 +112,13 @@ def make_task_folder(
     sampling: Sampling = WORDING_SAMPLING,
     any_language: bool = False,
     lenient: bool = False,
+    contrast: float = 0,
+    contrast_kinds: Sequence[str] = ROW_KINDS,
+    contrast_sampling: Sampling = CONTRAST_SAMPLING,
+    limits: Limits = NO_LIMITS,
     seed: int = 0,
     on_progress: Callable[[int, int, int, int], None] = lambda *_: None,
+    on_answer: Callable[[int, int], None] = lambda *_: None,
 ) -> DiversifiedTask:
     """Give every row of a task its own checked wording, and write the task folder.
 
@@ -113,18 +134,29 @@ def make_task_folder(
         embed: Function from texts to unit vectors, to check meaning and to choose the most diverse
             wordings; True for the bundled model, False for neither. Bundled wordings are checked
             already and need it only together with `count`.
-        engine: Engine that writes the wordings, or a function that opens it; for `"model"` only.
-            An engine that the function opens is closed at the end.
+        engine: Engine that writes the wordings of `"model"` and the answers of contrast rows, or a
+            function that opens it. An engine that the function opens is closed at the end.
         tries: Maximum number of texts that the model writes. Default: 20 for each wording.
-        sampling: How the model samples.
+        sampling: How the model samples wordings.
         any_language: Accept wordings of a model in any language.
         lenient: Check wordings of a model like those of a person, for large models.
+        contrast: Number of contrast rows for each training row, rounded in total: requests near
+            the task that the untrained model answers without the format; 0 for none. The model of
+            `engine` should be the one to be trained then.
+        contrast_kinds: Kinds of contrast rows, of `"plain"` (the request without the token),
+            `"forbid"` (it forbids the token's format) and `"mention"` (it only mentions the token).
+        contrast_sampling: How the model samples the answers of contrast rows; answers that
+            are cut off at its `max_tokens` are dropped, and other requests take their place.
+        limits: Maximum dollars and tokens of all that the model writes, earlier runs included.
         seed: Seed of prompts, choices, and the assignment.
         on_progress: Called with the numbers of accepted wordings, of wordings to accept, of tries,
             and of tries at most.
+        on_answer: Called with the numbers of usable answers of contrast rows, and of answers to
+            get.
 
     Raises:
-        InputError: An argument is wrong, or too few wordings pass the checks.
+        InputError: An argument is wrong, too few wordings pass the checks, too few answers can be
+            used, or a limit is reached.
         EngineError: The engine failed.
         OutputError: The folder cannot be written, holds something else, or is in use.
     """
@@ -145,37 +177,37 @@ def make_task_folder(
         )
     if is_bundled and count is None:
         embed = False
+    if contrast:
+        check_contrast(contrast, contrast_kinds)
+    if engine is None and (by_model or contrast):
+        raise InputError("wordings of a model and contrast rows need an engine: give engine=")
     if embed is True:
         from delia_data.sampling.embeddings import Embedder
 
         embed = Embedder.load()
-    run = None
-    if by_model:
-        if engine is None:
-            raise InputError("wordings of a model need an engine: give engine=")
-        count = count or _COUNT
-        generator = ParaphraseGenerator(task, seed=seed, times=times)
-        detect = None
-        if not any_language:
-            from delia_data.sampling.filters import load_detector
+    run = contrasting = None
+    with _open_once(engine, limits, Path(folder)) as open_engine:
+        if by_model:
+            count = count or _COUNT
+            generator = ParaphraseGenerator(task, seed=seed, times=times)
+            detect = None
+            if not any_language:
+                from delia_data.sampling.filters import load_detector
 
-            detect = load_detector()
-        checker = WordingChecker(
-            task,
-            embed=embed or None,
-            tokenizer=tokenizer,
-            detect=detect,
-            times=times,
-            examples=generator.examples,
-            strict=not lenient,
-        )
-        check_folder_is_ours(folder, _NAMES, sign=LOCK)
-        with folder_lock(folder):  # marks the folder before a model writes into it
-            pass
-        spare = count // _WORDINGS_PER_SPARE if embed else 0
-        most = tries or _TRIES_PER_WORDING * count
-        wanted = count + spare
-        with closing(engine()) if callable(engine) else nullcontext(engine) as opened:
+                detect = load_detector()
+            checker = WordingChecker(
+                task,
+                embed=embed or None,
+                tokenizer=tokenizer,
+                detect=detect,
+                times=times,
+                examples=generator.examples,
+                strict=not lenient,
+            )
+            spare = count // _WORDINGS_PER_SPARE if embed else 0
+            most = tries or _TRIES_PER_WORDING * count
+            wanted = count + spare
+            opened, budget = open_engine()
             run = write_wordings(
                 opened,
                 generator,
@@ -185,29 +217,68 @@ def make_task_folder(
                 tries=most,
                 spare=spare,
                 sampling=sampling,
+                budget=budget,
                 on_progress=lambda passed, tried: on_progress(passed, wanted, tried, most),
             )
-        gates = run.gates
-    else:
-        checker = WordingChecker(task, embed=embed or None, tokenizer=tokenizer, times=times)
-        gates = checker.check_all(bundled if is_bundled else read_wordings(source))
-    if task.test and all(wording.split == "train" for wording in gates.accepted):
-        aside = set_aside(gates.accepted, task.token, share=held_out_share, seed=seed)
-        gates = replace(gates, accepted=aside)
-    if not task.test:  # every wording is for training
-        trained = tuple(replace(wording, split="train") for wording in gates.accepted)
-        gates = replace(gates, accepted=trained)
-    if count is not None and embed:
-        gates = choose(task, gates, count, embed)
-    rows = diversify(task, gates.accepted, seed=seed)
+            gates = run.gates
+        else:
+            checker = WordingChecker(task, embed=embed or None, tokenizer=tokenizer, times=times)
+            gates = checker.check_all(bundled if is_bundled else read_wordings(source))
+        if task.test and all(wording.split == "train" for wording in gates.accepted):
+            aside = set_aside(gates.accepted, task.token, share=held_out_share, seed=seed)
+            gates = replace(gates, accepted=aside)
+        if not task.test:  # every wording is for training
+            trained = tuple(replace(wording, split="train") for wording in gates.accepted)
+            gates = replace(gates, accepted=trained)
+        if count is not None and embed:
+            gates = choose(task, gates, count, embed)
+        rows = diversify(task, gates.accepted, seed=seed)
+        if contrast:
+            contrasting = make_contrast_rows(
+                open_engine,
+                task,
+                rows,
+                gates.accepted,
+                Path(folder) / ANSWERS,
+                share=contrast,
+                kinds=contrast_kinds,
+                sampling=contrast_sampling,
+                seed=seed,
+                on_progress=on_answer,
+            )
+            rows = replace(rows, contrast=contrasting.rows, contrast_by=contrasting.model)
     anisotropy = measure(task, gates.accepted, embed, seed=seed) if embed else None
     details: dict[str, Any] = {}
     if anisotropy is not None:
         details["spread"] = anisotropy.as_dict()
     if run is not None:
         details["writing"] = run.as_dict()
+    if contrasting is not None:
+        details["contrast"] = contrasting.as_dict()
     manifest = save_task_rows(folder, rows, task, seed=seed, gates=gates, details=details)
-    return DiversifiedTask(rows, gates, run, anisotropy, manifest)
+    return DiversifiedTask(rows, gates, run, anisotropy, manifest, contrasting)
+
+
+@contextmanager
+def _open_once(
+    engine: Engine | Callable[[], Engine] | None, limits: Limits, folder: Path
+) -> Iterator[Callable[[], tuple[Engine, Budget]]]:
+    """Yield a function that opens the engine at its first call, with one budget for all texts.
+
+    The call also marks the folder into which the engine writes.
+    """
+    with ExitStack() as stack:
+
+        @cache
+        def opened() -> tuple[Engine, Budget]:
+            assert engine is not None
+            check_folder_is_ours(folder, _NAMES, sign=LOCK)
+            with folder_lock(folder):
+                pass
+            ready = stack.enter_context(closing(engine())) if callable(engine) else engine
+            return ready, Budget(limits, ready.prices)
+
+        yield opened
 
 
 def save_task_rows(
@@ -244,6 +315,8 @@ def save_task_rows(
         _write_rows(common, plain := undiversified(task))
         finish(common, _manifest(plain, task, None, {}, {"wordings": 1}))
         _write_rows(root, rows)
+        if rows.contrast:
+            _write(root / CONTRAST_FILE, (row.as_row() for row in rows.contrast))
         held = {row.wording_id for row in rows.test}
         kept = [
             _as_line(replace(w, split="test" if w.id in held else "train"))
@@ -272,7 +345,11 @@ def _manifest(
         kind="task",
         settings=settings,
         inputs={"task": task.sha256},
-        rows={"train": len(rows.train), "test": len(rows.test)},
+        rows={
+            "train": len(rows.train),
+            "test": len(rows.test),
+            **({"contrast": len(rows.contrast)} if rows.contrast else {}),
+        },
         dropped=dropped,
         details={
             "instruction": task.instruction,

@@ -28,6 +28,7 @@ from delia_data.outputs import canonical_json
 from delia_data.ranking import rank, row_seed
 from delia_data.reading import open_source
 from delia_data.records import Message, content_id
+from delia_data.sampling.budget import Budget
 from delia_data.sampling.completion_log import CompletionLog
 from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.task import words_of
@@ -308,6 +309,7 @@ def write_wordings(
     tries: int,
     spare: int = 0,
     sampling: Sampling = WORDING_SAMPLING,
+    budget: Budget | None = None,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> WordingRun:
     """Let a model write wordings until enough pass, or the tries are used up.
@@ -321,6 +323,7 @@ def write_wordings(
         tries: Completions to judge at most, those of earlier runs included.
         spare: More of them that may pass, where tries are left, so that there is a choice.
         sampling: How they are drawn.
+        budget: If given, requests stop before it is exceeded; earlier runs count.
         on_progress: Called with the wordings that passed and the tries so far.
 
     Returns:
@@ -328,7 +331,7 @@ def write_wordings(
 
     Raises:
         InputError: Fewer than `count` passed; the message names the gate that rejects most, and
-            shows three texts.
+            shows three texts. Or the budget is spent.
         EngineError: The engine failed, or so did 32 requests one after the other.
         SettingsError: The folder was begun with another task, model, or prompts.
     """
@@ -338,9 +341,16 @@ def write_wordings(
     run = _Run(engine, generator, checker, CompletionLog(folder), sampling, on_progress)
     run.wanted, run.tries = count + spare, tries
     with run.texts.writing(plan):
+        if budget is not None:
+            budget.spend(*run.texts.spent)
         run.check()
         while not run.is_done:
-            run.write(run.next_numbers())
+            if not run.write(run.next_numbers(), budget):
+                raise InputError(
+                    f"the budget is spent after {run.checked:,} texts, and "
+                    f"{len(checker.accepted)} of {count} wordings passed: raise it and rerun to "
+                    "continue"
+                )
     rows = [run.texts.by_number[number] for number in range(run.checked)]
     costs = [row.cost for row in rows]
     done = WordingRun(
@@ -402,13 +412,14 @@ class _Run:
         end = min(self.checked + wave, self.tries)
         return [n for n in range(self.checked, end) if n not in self.texts.by_number]
 
-    def write(self, numbers: Sequence[int]) -> None:
-        """Request wordings."""
-        self.texts.request(
+    def write(self, numbers: Sequence[int], budget: Budget | None) -> bool:
+        """Request wordings; return whether the budget allowed all requests."""
+        return self.texts.request(
             self._engine,
             numbers,
             self._generator.request,
             self._sampling,
             purpose="wordings",
+            budget=budget,
             on_completion=self.check,
         )

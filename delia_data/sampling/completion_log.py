@@ -92,6 +92,15 @@ class CompletionLog:
         self._consecutive_failures = 0
         self.by_number: dict[int, LoggedCompletion] = {}
 
+    @property
+    def spent(self) -> tuple[int, float]:
+        """Prompt and generated tokens of all texts, and dollars; unknown prices count as 0."""
+        rows = self.by_number.values()
+        return (
+            sum(row.tokens + row.prompt_tokens for row in rows),
+            sum(row.cost or 0.0 for row in rows),
+        )
+
     def read(self, plan: dict[str, Any]) -> None:
         """Read the entries that were added since the last call.
 

@@ -517,11 +517,7 @@ class GeneratedQueries:
     def spent(self) -> tuple[int, float]:
         """Prompt and generated tokens of all texts, and dollars; unknown prices count as 0."""
         self._read()
-        rows = self._log.by_number.values()
-        return (
-            sum(row.tokens + row.prompt_tokens for row in rows),
-            sum(row.cost or 0.0 for row in rows),
-        )
+        return self._log.spent
 
     @property
     def dropped(self) -> dict[str, int]:
