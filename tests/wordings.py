@@ -2,15 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from recording_engine import RecordingEngine
 
+from delia_data.diversify import DiversifiedTask, make_task_folder
+from delia_data.engines import Engine
+from delia_data.engines.base import FREE
 from delia_data.records import Record
 from delia_data.sampling.embeddings import Vectors
 from delia_data.sampling.similarity import words
 from delia_data.tasks import Task, Wording
 
-__all__ = ["TEST", "TEXTS", "TRAIN", "bag_of_words", "verdicts"]
+__all__ = ["TEST", "TEXTS", "TRAIN", "bag_of_words", "contrast_task", "verdicts"]
 
 TEXTS = [
     "{query} Follow the <sep> format.",
@@ -20,6 +26,7 @@ TEXTS = [
     "Read {query} carefully, think twice, reply with <sep> only",
 ]
 TRAIN = [Wording(text) for text in TEXTS]
+ANOTHER = Wording("Tell me if it holds, in <sep>. {query}", plain="Does it hold? {query}")
 TEST = [
     Wording("Have a look, then tell us in <sep>: {query}", "test", plain="Have a look: {query}"),
     Wording("Could somebody check {query} for me? <sep>!", "test", plain="Check {query}"),
@@ -48,3 +55,22 @@ def bag_of_words(texts: Sequence[str]) -> Vectors:
             vectors[row, int(hashlib.md5(word.encode()).hexdigest(), 16) % 256] += 1
         vectors[row, 0] += not vectors[row].any()
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def contrast_task(
+    folder: Path,
+    engine: Engine | None = None,
+    *,
+    task: Task | None = None,
+    wordings: Sequence[Wording] = (*TRAIN, ANOTHER, *TEST),
+    **options: Any,
+) -> DiversifiedTask:
+    """Write the folder of the small task, by default with an engine that repeats the request."""
+    return make_task_folder(
+        verdicts() if task is None else task,
+        folder,
+        wordings=wordings,
+        embed=False,
+        engine=engine or RecordingEngine(prices=FREE).engine,
+        **options,
+    )
