@@ -412,7 +412,7 @@ def _limit(
         )
     if options.on_short == "error":
         every = f" in {epochs} epochs" if epochs > 1 else ""
-        most = math.floor(1e4 * usable / task_rows / epochs) / 1e4
+        most = math.floor(1e4 * (usable // epochs) / task_rows) / 1e4
         grow = f" (delia sample my-cache --from {BUNDLED} --target {math.ceil(1.01 * wanted)})"
         raise RatioError(
             f"ratio {options.ratio:.15g} of {task_rows} task rows{every} needs {wanted} pairs, "
