@@ -273,7 +273,7 @@ def _candidates(
     seed: int,
 ) -> list[ContrastRow]:
     """Return contrast rows that still have the answers of the task rows."""
-    phrasings = {
+    phrasings: dict[str, list[str]] = {
         kind: sorted(contrast_phrasings(kind, "train"), key=lambda one: rank(seed, one, "contrast"))
         for kind in CONTRAST_KINDS
     }

@@ -66,7 +66,7 @@ from delia_data.tokens import DEFAULT_TOKEN
 
 _BATCH = 10_000
 _SOURCES = ("task", "cache", "contrast")
-_Row = TypeVar("_Row", TaskRow, ContrastRow)
+_Row = TypeVar("_Row", bound=TaskRow | ContrastRow)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,18 +233,20 @@ def mix(
     shares = _shares(wanted, _weights("cache", caches, cache_weights))
     task_rows = [row for rows in tasks.values() for row in rows.train]
     every_contrast = [row for rows in tasks.values() for row in rows.contrast]
+    task_ids = {row.record.id for row in (*task_rows, *held_out)}
+    task_ids |= {row.record.id for row in every_contrast}
     usable: dict[str, Usable] = {}
     for name, opened in stored.items():
         usable[name] = usable_pairs(
             opened,
             seed=seed,
             tokens=tokens,
-            task_ids={row.record.id for row in (*task_rows, *every_contrast, *held_out)},
+            task_ids=task_ids,
             test_ngrams=ngrams(_texts(held_out)) if decontaminate else frozenset(),
             earlier=[other.ids for other in usable.values()],
         )
     if options.format == "alpaca":
-        _check_turns([row for _, row in (*taken, *contrasting)], stored)
+        _check_turns([*_rows_of(taken), *_rows_of(contrasting)], stored)
     limits = [
         _limit(pairs, name, share, options, len(taken), bundled=is_bundled(caches[name]))
         for (name, pairs), share in zip(usable.items(), shares, strict=True)
@@ -304,7 +306,7 @@ def mix(
             **({"contrast": {k: times * n for k, n in sorted(kinds.items())}} if kinds else {}),
         },
     )
-    batch, wordings, teachers = _task_batch([row for _, row in (*taken, *contrasting)])
+    batch, wordings, teachers = _task_batch([*_rows_of(taken), *_rows_of(contrasting)])
     orders = [
         _in_order(options, number, taken, contrasting, stored, usable, parts)
         for number, parts in ranks.items()
@@ -358,6 +360,10 @@ def _weighted(
     """Take the rows of each task as often as its weight says."""
     weighted = zip(parts, weights, strict=True)
     return [row for rows, weight in weighted for row in _times(rows, weight, seed)]
+
+
+def _rows_of(numbered: Sequence[tuple[int, _Row]]) -> list[_Row]:
+    return [row for _, row in numbered]
 
 
 def _times(rows: Sequence[_Row], weight: float, seed: int) -> list[tuple[int, _Row]]:

@@ -105,7 +105,8 @@ class TaskRows:
     @property
     def sha256(self) -> str:
         """Hash of the rows' contents, whatever their order."""
-        parts = (self.train, self.test, *([self.contrast] if self.contrast else []))
+        parts: list[Sequence[TaskRow | ContrastRow]] = [self.train, self.test]
+        parts += [self.contrast] if self.contrast else []
         splits = [sorted([row.record.id, row.wording_id or ""] for row in part) for part in parts]
         return hashlib.sha256(canonical_json([self.token, splits])).hexdigest()
 
