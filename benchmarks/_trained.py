@@ -22,6 +22,7 @@ __all__ = ["PEAK_FLOPS", "WAYS", "card_peak", "main", "model_flops"]
 
 WAYS: Final = {
     "delia_data": "delia train",
+    "delia_data-kl": "delia train, pairs_loss kl",
     "trl": "SFTTrainer, defaults",
     "trl-kept": "SFTTrainer, activations kept",
 }
@@ -149,9 +150,11 @@ def _trainer(
         "seed": 0,
     }
     common = {"model": model, "processing_class": tokenizer, "train_dataset": dataset}
-    if given.way == "delia_data":
+    if given.way.startswith("delia_data"):
         options |= {"bf16": False, "gradient_checkpointing": settings.gradient_checkpointing}
         args, tokens = trl.SFTConfig(**options), settings.micro_batch_tokens
+        common["pairs_loss"] = "kl" if given.way == "delia_data-kl" else "ce"
+        common["token_id"] = int(tokenizer.convert_tokens_to_ids(settings.token))
         return MixtureTrainer(args=args, peft_config=lora, micro_batch_tokens=tokens, **common)
     if given.dtype == "float32":
         options["bf16"] = False

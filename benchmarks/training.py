@@ -13,6 +13,7 @@ without padding. The share of the peak refers to the card's peak in bfloat16.
 
     delia train                     packed, logits only at labels; as in the library, activations
                                     are kept on a CPU and recomputed on a GPU
+    delia train, pairs_loss kl      the same, with the untrained model as the pairs' target
     SFTTrainer, defaults            padded to the longest row of a batch, activations recomputed
     SFTTrainer, activations kept    the same with `gradient_checkpointing=False`
 
@@ -50,7 +51,9 @@ _SETTLE: Final = 1
 _STEPS: Final = {"cpu": 6, "cuda": 60}
 _WANTED: Final = {"cpu": 1.5, "cuda": 2.0}  # times the tokens/s of the defaults
 _LOSS: Final = 1e-3
-_OURS, _DEFAULTS = "delia_data", "trl"
+_KL_COST: Final = 1.4
+_KL_MEMORY: Final = 1.1
+_OURS, _DEFAULTS, _KL = "delia_data", "trl", "delia_data-kl"
 
 Run = dict[str, Any]
 Rounds = list[dict[str, Run]]
@@ -103,6 +106,11 @@ def _case(setting: Setting, dtype: str) -> str:
         ),
         Target("peak memory, delia train / SFTTrainer's defaults", memory, 1.0),
     ]
+    if _KL in rounds[0]:
+        slower = Spread.of(runs[_KL]["seconds"] / runs[_OURS]["seconds"] for runs in rounds)
+        more = Spread.of(runs[_KL]["peak_mib"] / runs[_OURS]["peak_mib"] for runs in rounds)
+        targets.append(Target("time, pairs_loss kl / ce", slower, _KL_COST))
+        targets.append(Target("peak memory, pairs_loss kl / ce", more, _KL_MEMORY))
     if dtype == "float32":
         apart = Spread.of(_apart(runs[_OURS], runs[_DEFAULTS]) for runs in rounds)
         targets.append(Target("loss of a step, furthest apart", apart, _LOSS, ""))
