@@ -18,7 +18,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 WHOLE := build/whole
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slow test-engines test-trainers fuzz bench check docs release format clean
+.PHONY: help setup quickstart test test-fast test-release test-slow test-engines test-trainers fuzz bench check docs release format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -40,8 +40,12 @@ test: $(READY)  ## Run the unit and integration tests, real weights included
 test-fast: $(READY)  ## Run the unit tests alone
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 
-test-slow: $(READY)  ## Run the tests that let a real model write for minutes
+test-release: $(READY)  ## Run what guards a release on the real weights: quickstart, notebooks, two processes
+	$(BIN)/python -m pytest tests/slow -m release
+
+test-slow: $(READY) $(LITELLM)/.ready  ## Run those and the tests that let a real model write for minutes
 	$(BIN)/python -m pytest tests/slow
+	$(LITELLM)/bin/python -m pytest tests/slow -k litellm
 
 $(ENGINES)/.ready: setup.cfg pyproject.toml constraints-engines.txt
 	$(PYTHON) -m venv $(ENGINES)
@@ -57,7 +61,7 @@ $(LITELLM)/.ready: setup.cfg pyproject.toml constraints-litellm.txt
 
 test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray and litellm, in environments of their own
 	$(ENGINES)/bin/python -m pytest tests/engines
-	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py tests/slow -k litellm
+	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py
 
 $(TRAINERS)/.ready: $(READY)
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(TRAINERS) axolotl==0.19.0 llamafactory==0.9.5 \

@@ -18,18 +18,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from delia_data.errors import InputError, TokenError
 from delia_data.mixing.mixture import Mixture
+from delia_data.mixing.options import TEACHER_MESSAGES
 from delia_data.models import identify_files, quiet
 from delia_data.outputs import LOCK, Manifest, canonical_json, read_manifest
 from delia_data.reading import FilePart, Source, is_output, open_source
-from delia_data.records import Record
-from delia_data.tokens import Linter
+from delia_data.records import Record, read_record
+from delia_data.tokens import Linter, encode
+from delia_data.tokens.lint import RowSource
 from delia_data.training.prepare import prepared_from
 from delia_data.training.settings import TrainSettings
 
@@ -39,13 +41,28 @@ if TYPE_CHECKING:
 
 _REGISTERED: Final = re.compile(r"(delia_mix|delia_task|delia_cache)(?::(.+))?")
 """Datasets that this package registers, and their configuration."""
-_COLUMNS: Final = ("source", "source_id", "wording_id")
+SourceName = Literal["task", "cache", "contrast"]
+_COLUMNS: Final = ("source", "source_id", "wording_id", TEACHER_MESSAGES)
 """Columns of a mixture besides those of its row format."""
 _IGNORED: Final = -100
 NO_ANSWER: Final = "no_answer_token_within_max_length"
 """Reason to drop a row when rows are cut: nothing of its answer would be learned."""
 _DTYPES: Final = ("bfloat16", "float32", "float16")
 """Types in which a sampling engine may have held the weights; the default comes first."""
+
+
+class TrainingRow(NamedTuple):
+    """One row of a training.
+
+    Attributes:
+        record: Its turns.
+        source: Its source, as the column `source` of a mixture.
+        taught: The turns that the teacher of the KL loss reads; None if they are the same.
+    """
+
+    record: Record
+    source: SourceName
+    taught: Record | None
 
 
 @dataclass(frozen=True)
@@ -75,8 +92,12 @@ class TrainingRows:
         """The models that wrote the pairs, by the cache's name, as far as the input says."""
         return dict(self.manifest.details.get("written_by", {})) if self.manifest else {}
 
-    def records(self, tokens: Sequence[str]) -> Iterator[tuple[Record, bool]]:
-        """Yield the record of each row, and whether it is a task row.
+    def records(self, tokens: Sequence[str]) -> Iterator[tuple[Record, RowSource]]:
+        """Yield the record of each row, and its source; arguments and errors as for `rows`."""
+        return ((record, source) for record, source, _ in self.rows(tokens))
+
+    def rows(self, tokens: Sequence[str]) -> Iterator[TrainingRow]:
+        """Yield the rows.
 
         Args:
             tokens: Tokens by which a task row is recognized if it has no column `source`.
@@ -86,13 +107,17 @@ class TrainingRows:
             FormatError: Rows cannot be used; the message counts them and shows the first three.
         """
 
-        def read(row: Any) -> tuple[Record, bool]:
+        def read(row: Any) -> TrainingRow:
             record = self.source.record(row, used=_COLUMNS)
             source = row.get("source") if isinstance(row, Mapping) else None
-            if source in ("task", "cache"):
-                return record, source == "task"
-            prompt = "".join(message.content for message in record.prompt)
-            return record, any(token in prompt for token in tokens)
+            if source not in get_args(SourceName):
+                prompt = "".join(message.content for message in record.prompt)
+                source = "task" if any(token in prompt for token in tokens) else "cache"
+            taught = row.get(TEACHER_MESSAGES) if isinstance(row, Mapping) else None
+            if not taught:
+                return TrainingRow(record, source, None)
+            whole = {"prompt": taught, "completion": record.answer}
+            return TrainingRow(record, source, read_record(whole, "prompt_completion"))
 
         return (row for _, row in self.source.map(read))
 
@@ -170,7 +195,8 @@ class EncodedRows:
 
     Attributes:
         dataset: Columns `input_ids` and `labels` (-100 where no loss is taken), lists of equal
-            length, and `is_task`.
+            length, and `is_task`; with contrast rows `teacher_prompt`, ids that the teacher reads
+            in place of the prompt, empty for the same.
         cut: Rows that were cut to the limit.
         dropped: Rows that were left out, by reason.
     """
@@ -184,9 +210,11 @@ def count_rows(rows: TrainingRows, token: str) -> tuple[dict[str, int], str]:
     """Count the rows by source, and hash them in their order."""
     counts = {"task": 0, "cache": 0}
     digest = hashlib.sha256()
-    for record, is_task in rows.records([token]):
-        counts["task" if is_task else "cache"] += 1
-        digest.update(canonical_json([record.id, is_task]))
+    for record, source, taught in rows.rows([token]):
+        counts[source] = counts.get(source, 0) + 1
+        digest.update(canonical_json([record.id, source == "task"]))
+        if taught is not None:
+            digest.update(canonical_json([taught.id]))
     if not any(counts.values()):
         raise InputError(f"{rows.name} has no training rows: make it again")
     return counts, digest.hexdigest()
@@ -219,9 +247,10 @@ def encode_rows(
     ids: list[np.ndarray[Any, np.dtype[np.int32]]] = []
     labels: list[np.ndarray[Any, np.dtype[np.int32]]] = []
     are_task: list[bool] = []
+    prompts: list[list[int]] = []
     count, cut, dropped = 0, 0, Counter[str]()
-    for count, (record, is_task) in enumerate(rows.records([settings.token]), start=1):
-        row = linter.encode(count - 1, record, is_task)
+    for count, (record, source, taught) in enumerate(rows.rows([settings.token]), start=1):
+        row = linter.encode(count - 1, record, source)
         if row is None:
             continue
         short = row.cut(limit)
@@ -229,10 +258,11 @@ def encode_rows(
         if any(row.mask) and not any(short.mask):
             dropped[NO_ANSWER] += 1
             continue
-        linter.check(count - 1, record, is_task, row)
+        linter.check(count - 1, record, source, row)
         ids.append(np.asarray(short.ids, dtype=np.int32))
         labels.append(np.where(short.mask, ids[-1], np.int32(_IGNORED)))
-        are_task.append(is_task)
+        are_task.append(source == "task")
+        prompts.append([] if taught is None else _prompt_ids(tokenizer, taught))
     report = linter.report()
     if cut and not settings.truncate:
         raise InputError(
@@ -257,9 +287,17 @@ def encode_rows(
         "labels": pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(labels))),
         "is_task": pa.array(are_task),
     }
+    if any(prompts):
+        columns["teacher_prompt"] = pa.array(prompts, pa.list_(pa.int32()))
     from datasets import Dataset
 
     return EncodedRows(Dataset(pa.table(columns)), cut, dict(dropped))
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, record: Record) -> list[int]:
+    """Return the ids of a record before the first one with a loss."""
+    row = encode(tokenizer, record, check_prompt=False)
+    return list(row.ids[: list(row.mask).index(True)])
 
 
 class ProvenanceWarning(UserWarning):

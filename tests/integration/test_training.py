@@ -115,6 +115,22 @@ def test_losses_are_logged_by_source(settings: TrainSettings, tmp_path: Path) ->
         assert low < mixed["loss"] < high
 
 
+def test_the_teacher_of_a_contrast_row_reads_the_plain_request(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    plain = [{"role": "user", "content": "Is 9 even?"}]
+    contrast = row("Is 9 even? Do not use <sep>.", "It is odd.", "contrast")
+    rows = [*ROWS, {**contrast, "teacher_messages": plain}]
+    manifest = train(replace(settings, pairs_loss="kl"), rows, tmp_path / "adapter")
+    assert manifest.rows == {"task": 6, "cache": 6, "contrast": 1}
+    _, tokenizer = load_adapter(tmp_path / "adapter")
+    encoded = encode_rows(open_training_rows(rows), tokenizer, settings).dataset
+    taught = render_ids(tokenizer, plain, generate=True)
+    assert encoded["teacher_prompt"][-1] == taught
+    assert encoded["input_ids"][-1][: len(taught)] != taught
+    assert not any(encoded["teacher_prompt"][:-1]) and not encoded["is_task"][-1]
+
+
 @pytest.mark.parametrize("size", [1, 10])
 def test_the_rate_of_the_row_is_relative_to_the_embedding(
     settings: TrainSettings, tmp_path: Path, size: int

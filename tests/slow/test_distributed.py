@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from delia_data.outputs import read_manifest
 from delia_data.training import TrainSettings, train
 
-pytestmark = [pytest.mark.slow, *MARKS[1:]]
+pytestmark = [pytest.mark.slow, pytest.mark.release, *MARKS[1:]]
 
 TIMEOUT_S = 240
 """Processes that wait for one another would wait forever; a training here takes 20 seconds."""

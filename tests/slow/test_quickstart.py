@@ -15,6 +15,7 @@ from delia_data.training import load_adapter
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.release,
     pytest.mark.skipif(embedded_gguf() is None, reason="the embedded weights are not installed"),
     *MARKS[1:],
 ]

@@ -96,7 +96,7 @@ def test_twenty_wordings_through_transformers(task: Task, tmp_path: Path) -> Non
 def test_twenty_wordings_through_a_server(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, provider: str
 ) -> None:
-    """Each engine in the environment that has its library (make test-slow, make test-engines)."""
+    """Each engine in the environment that has its library (make test-slow)."""
     library = {"openai": "aiohttp"}.get(name, name)
     if find_spec(library) is None:
         pytest.skip(f"{library} is not installed here")

@@ -116,7 +116,7 @@ def with_transform(folder: Path) -> datasets.Dataset:
 def test_every_input_gives_the_same_rows(tmp_path: Path, make: Callable[[Path], Any]) -> None:
     rows = open_training_rows(make(tmp_path))
     assert count_rows(rows, "<sep>") == count_rows(open_training_rows(ROWS), "<sep>")
-    assert [is_task for _, is_task in rows.records(["<sep>"])] == [True, False, True]
+    assert [source for _, source in rows.records(["<sep>"])] == ["task", "cache", "task"]
 
 
 @pytest.mark.parametrize("bad", [{"prompt": "q"}, {**ROWS[0], "label": False}])
@@ -151,7 +151,10 @@ def test_files_of_a_folder_that_are_not_read_are_printed(
 
 def test_a_column_names_the_source_of_a_row(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "source": "cache"}, {**ROWS[1], "source": "task"}]
-    assert [task for _, task in open_training_rows(rows).records(["<sep>"])] == [False, True]
+    assert [source for _, source in open_training_rows(rows).records(["<sep>"])] == [
+        "cache",
+        "task",
+    ]
 
 
 def test_reasoning_is_removed_and_counted() -> None:

@@ -34,7 +34,8 @@ CLAIMS = {
 """What must hold at the end of a notebook, by its name; run there as a last cell."""
 
 pytestmark = [
-    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.release,
     pytest.mark.skipif(embedded_gguf() is None, reason="the embedded weights are not installed"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
