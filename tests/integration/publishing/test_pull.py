@@ -13,7 +13,9 @@ import pytest
 from hub_folders import WRITER
 from hub_server import HubServer
 from hub_worker import ClientError, Worker
+from wordings import contrast_task
 
+from delia_data.mixing import mix, read_task_rows, save_mixture
 from delia_data.outputs import read_manifest
 from delia_data.training.data import open_training_rows
 
@@ -214,3 +216,27 @@ def test_a_url_of_the_hub_that_cannot_be_read(
     assert done["err"].startswith(f"delia: {url} ")
     assert reason in done["err"]
     assert done["err"].count("\n") == 1
+
+
+def test_contrast_rows_and_epochs_go_there_and_back(
+    hub: HubServer, client: Worker, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    contrast_task(tmp_path / "task", contrast=0.5)
+    task = read_task_rows(tmp_path / "task")
+    mixture = mix(task, folders["cache"], ratio=1, epochs=2)
+    save_mixture(mixture, tmp_path / "mixture")
+    assert mixture.test is not None
+    rows = {"train": mixture.train.to_pylist(), "test": mixture.test.to_pylist()}
+    parts = [tmp_path / "task", folders["cache"], tmp_path / "mixture"]
+    client("push", WRITER, folders=parts, repo="org/contrast", license="mit")
+    given = {"path": "org/contrast", "name": "ratio-1"}
+    assert client("load", None, **given, home=tmp_path / "a") == rows
+    assert client("load", None, **given, streaming=True) == rows
+    by_builder = {"path": "delia_mix", "ratio": 1, "repo": "org/contrast"}
+    assert client("load", None, **by_builder, home=tmp_path / "b") == rows
+    client("pull", None, name="org/contrast", folder=tmp_path / "pulled")
+    pulled = read_task_rows(tmp_path / "pulled" / "task")
+    assert (pulled.contrast, pulled.contrast_by) == (task.contrast, {"name": "mock"})
+    again = mix(pulled, tmp_path / "pulled" / "cache", ratio=1, epochs=2)
+    assert again.train.equals(mixture.train)
+    assert again.manifest == mixture.manifest
