@@ -4,7 +4,7 @@ generate     wordings of a model, or of a file
 check        the checks that each wording must pass
 select       the most diverse of the accepted wordings
 assign       one wording for each row
-contrast     phrasings of requests that forbid or only mention the token
+contrast     contrast rows: requests near the task, answered without its format
 folder       all of these, into a task folder
 """
 
