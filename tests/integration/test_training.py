@@ -41,6 +41,7 @@ from delia_data.training import TrainSettings, load_adapter, read_recipe, train
 from delia_data.training.data import (
     NO_ANSWER,
     ProvenanceWarning,
+    encode_rows,
     mismatched_sources,
     open_training_rows,
 )
