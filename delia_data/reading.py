@@ -30,6 +30,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeAlias, TypeVar, cast
 
@@ -186,10 +187,12 @@ class Chunk:
     Attributes:
         rows: Returns the rows with their places.
         table: Returns the same rows as Arrow, or None if there is no such table.
+        validated: Whether the texts of the table are known to be UTF-8.
     """
 
     rows: Callable[[], Iterator[Place]]
     table: Callable[[], pa.Table | None] = lambda: None
+    validated: bool = False
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ class Source:
     def _columns(self, chunk: Chunk) -> tuple[set[str], pa.RecordBatch | None]:
         """Return the columns of a chunk that are not used, and its rows if valid as they are."""
         table = None if self.format not in (None, "messages") else chunk.table()
-        ready = None if table is None else exact(table)
+        ready = None if table is None else exact(table, validated=chunk.validated)
         return (set(), None) if table is None or ready is None else (_ignored(table), ready)
 
     def record(self, row: Any, *, used: Collection[str] = ()) -> Record:
@@ -656,8 +659,13 @@ def _arrow(records: Iterable[Record]) -> Iterator[pa.RecordBatch]:
 # Columns whose types are exactly those of a row.
 
 
-def exact(table: pa.Table) -> pa.RecordBatch | None:
-    """Return the `messages` of a table if each row is valid as it is, else None."""
+def exact(table: pa.Table, *, validated: bool = False) -> pa.RecordBatch | None:
+    """Return the `messages` of a table if each row is valid as it is, else None.
+
+    Args:
+        table: The rows.
+        validated: Whether the texts are known to be UTF-8.
+    """
     names = table.column_names
     if names.count("messages") != 1:
         return None
@@ -684,8 +692,9 @@ def exact(table: pa.Table) -> pa.RecordBatch | None:
                 return None
     try:
         role, content = (turns.field(name).cast(pa.string()) for name in ("role", "content"))
-        role.validate(full=True)
-        content.validate(full=True)
+        if not validated:
+            role.validate(full=True)
+            content.validate(full=True)
     except pa.ArrowException:  # bytes that are not UTF-8, or more than Arrow offsets reach
         return None
     codes = pc.index_in(role, pa.array(["system", "user", "assistant"]))
@@ -965,19 +974,24 @@ def _jsonl_chunks(file: str) -> Iterator[Chunk]:
 
 def _line_chunks(opened: IO[bytes], file: str) -> Iterator[Chunk]:
     """Yield blocks of whole lines."""
-    number = 1
+    counts: list[int] = []  # of the ends of lines in each block, once it is read
     while block := opened.read(_BLOCK_BYTES) + opened.readline():
-        if number == 1:
+        if not counts:
             block = block.removeprefix(b"\xef\xbb\xbf")
+        number = len(counts)
+        counts.append(0)
         yield Chunk(
-            lambda block=block, number=number: _lines(block, file, number),  # type: ignore[misc]
-            lambda block=block: _json_table(block),  # type: ignore[misc]
+            partial(_lines, block, file, counts, number),
+            partial(_json_table, block, counts, number),
+            validated=True,
         )
-        number += block.count(b"\n")
 
 
-def _lines(block: bytes, file: str, number: int) -> Iterator[Place]:
-    for index, line in enumerate(block.split(b"\n"), number):
+def _lines(block: bytes, file: str, counts: list[int], number: int) -> Iterator[Place]:
+    """Yield the rows of a block; all blocks before it were read, as a table or as lines."""
+    lines = block.split(b"\n")
+    counts[number] = len(lines) - 1
+    for index, line in enumerate(lines, 1 + sum(counts[:number])):
         if line.strip():
             yield f"{file}:{index}", _parse_line(line)
 
@@ -999,14 +1013,17 @@ def _parse_line(line: bytes) -> Any:
     return FormatError(f"the line is not a JSON object ({reason}): correct or remove it")
 
 
-def _json_table(block: bytes) -> pa.Table | None:
+def _json_table(block: bytes, counts: list[int], number: int) -> pa.Table | None:
     """Parse lines as Arrow; None if the general path must read them.
 
     Each line must be one object. pyarrow would also take several objects in a line and one object
     in several lines, so the ends of lines are compared.
     """
-    codes = np.frombuffer(block.rstrip(b"\r\n"), np.uint8)
+    tail = block[-16:]
+    end = len(block) - len(tail) + len(tail.rstrip(b"\r\n"))
+    codes = np.frombuffer(block, np.uint8, end)
     ends = np.flatnonzero(codes == 0x0A)
+    counts[number] = len(ends) + block.count(b"\n", end)
     before = codes[ends - 1]
     before = np.where(before == 0x0D, codes[ends - 2], before)
     opened, closed = ord("{"), ord("}")

@@ -154,12 +154,22 @@ def test_a_bad_line_is_named(line: str, reason: str, tmp_path: Path) -> None:
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        GOOD * 30_000,
+        f"{GOOD}\n" * 15_000,
+        GOOD.replace("\n", "\r\n") * 30_000,
+        GOOD * 29_999 + "\n",
+    ],
+    ids=["lines", "blank lines", "CRLF", "one blank line"],
+)
 def test_a_bad_line_far_into_a_file_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fast path hands over the blocks before it."""
     monkeypatch.setattr("delia_data.reading._BLOCK_BYTES", 100_000)
-    (tmp_path / "a.jsonl").write_text(GOOD * 30_000 + "not json\n")
+    (tmp_path / "a.jsonl").write_text(before + "not json\n", newline="")
     with pytest.raises(FormatError, match=r"a\.jsonl:30001: the line is not a JSON object"):
         mix(TASK, tmp_path / "a.jsonl", ratio=0.1)
 
