@@ -337,6 +337,8 @@ def _note(progress: Progress) -> str:
 def _print_result(out: Path, manifest: Manifest) -> None:
     dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
     details = manifest.details
+    removed = details.get("reasoning_removed", 0)
+    show_reading(out, {"changed": {"reasoning_removed": removed}})
     cost = "cost unknown" if details["cost_usd"] is None else f"${details['cost_usd']:.4f}"
     console.print(
         f"{manifest.rows['kept']} pairs in {out}; dropped: {dropped}; "

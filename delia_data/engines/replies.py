@@ -175,6 +175,8 @@ def to_completion(
     final = True
     if refusal := message.get("refusal"):
         error = f"the model refused: {_show(refusal)}"
+    elif message.get("tool_calls") or message.get("function_call"):
+        error = "the answer calls a tool"
     if error is None:
         finish, error, final = _finish(choice.get("finish_reason"), tokens, max_tokens)
     if error is not None:

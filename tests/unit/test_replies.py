@@ -152,6 +152,8 @@ def test_text_parts_are_joined_and_thinking_is_left_out() -> None:
         (answer({"text": "yes"}), "content is not text"),
         (answer(None, refusal=f"I will not, {KEY}."), "the model refused: I will not, ***"),
         (answer([{"type": "refusal", "refusal": "no"}]), "the model refused: no"),
+        (answer("It is 12:00.", tool_calls=[{"id": "1"}]), "the answer calls a tool"),
+        (answer("It is 12:00.", function_call={"name": "clock"}), "the answer calls a tool"),
     ],
 )
 def test_unusable_content_fails_the_row_and_keeps_its_cost(value: Any, message: str) -> None:
