@@ -66,6 +66,14 @@ PIECES = [
     b"\xef\xbb\xbf",
 ]
 PIECES += [b"null", b"NaN", b"1e999", b"9" * 400, b"\r", b'"messages":', b'"label":false,', b"'"]
+PIECES += [
+    b', "',
+    b'"train":0,',
+    b'"system_prompt":"a",',
+    b'"value":"b",',
+    b"PK\x03\x04",
+    b"\x1f\x8b",
+]
 
 
 @st.composite
@@ -103,6 +111,7 @@ def check_readers(folder: Path, name: str) -> None:
         lambda: sum(batch.num_rows for batch in open_source(path).batches()),
         lambda: list(open_source(path, strict=True).batches()),
         lambda: [list(source.rows()) for source in open_splits(folder, purpose="task").values()],
+        lambda: read_task_rows(folder / "*", token=""),
         lambda: read_task_rows(path, token=""),
         lambda: list(FileQueries(path)),
         lambda: read_task(path, instruction="Say.", stands_for="one word"),

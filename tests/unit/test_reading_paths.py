@@ -37,7 +37,9 @@ parts = st.lists(
 )
 values = st.one_of(scalars, parts, st.dictionaries(texts, scalars, max_size=2))
 SOMETIMES = {
-    **dict.fromkeys(("tool_calls", "weight", "reasoning_content", "from", "value", "name"), values)
+    **dict.fromkeys(
+        ("tool_calls", "weight", "train", "reasoning_content", "from", "value", "name"), values
+    )
 }
 wild_turns = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "tool", "human", "no", None, 1])},
@@ -60,11 +62,14 @@ messages = st.one_of(
 )
 COLUMNS = [
     "label",
+    "kto_tag",
     "weight",
+    "train",
     "tools",
     "images",
     "audio",
     "system",
+    "system_prompt",
     "reasoning_content",
     "chosen",
     "rejected",
