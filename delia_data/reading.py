@@ -415,7 +415,7 @@ def skip_other_splits(splits: Mapping[str, Source], *names: str) -> Source:
     """Return the first of the named splits; its report lists the files of all others as skipped."""
     source = splits[names[0]]
     others = (
-        f"{part.file.removeprefix(other.name).lstrip('/')} (split {name})"
+        f"{part.file.removeprefix(_folder_of(other.name, part.file))} (split {name})"
         for name, other in splits.items()
         if name not in names
         for part in other.parts
@@ -824,6 +824,8 @@ def _decoder(kind: pa.DataType, feature: Any) -> Callable[[Any], Any] | None:
         return lambda value: _label(value, names)
     if isinstance(kind, pa.JsonType) or named.get("_type") == "Json":
         return _decode_json
+    if isinstance(kind, pa.BaseExtensionType):
+        return None
     if pa.types.is_dictionary(kind):
         return _decoder(kind.value_type, feature)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_fixed_binary(kind):
@@ -1195,7 +1197,8 @@ def _open_path(path: Path, strict: bool, format: Format | None) -> dict[str, Sou
         raise InputError(f"{path} is not there: {_GIVE}")
     files = [each for each in matches if os.path.isfile(each) and _kind(each)[0]]
     folders = [each for each in matches if os.path.isdir(each)]
-    skipped = [f"{each} (unknown kind)" for each in matches if each not in {*files, *folders}]
+    unread = [each for each in matches if each not in {*files, *folders}]
+    skipped = [f"{each.removeprefix(_before_pattern(name))} (unknown kind)" for each in unread]
     if not files and not folders:
         raise InputError(f"{path} matches no files of rows: {_GIVE}")
     joined = _split_files(name, files, strict, format, skipped) if files else {}
@@ -1289,11 +1292,8 @@ def _split_files(
     The folder that was given, or that a pattern begins with, is not part of the names.
     """
     splits: dict[str, list[str]] = {"train": [], "test": [], "validation": []}
-    folder = f"{name.rstrip('/')}/"
-    if not all(file.startswith(folder) for file in files):  # a file, or a pattern
-        folder = _before_pattern(name)
     for file in files:
-        relative = file.removeprefix(folder)
+        relative = file.removeprefix(_folder_of(name, file))
         is_test, is_validation = _TEST.search(relative), _VALIDATION.search(relative)
         splits["test" if is_test else "validation" if is_validation else "train"].append(file)
     if not splits["train"]:
@@ -1330,6 +1330,12 @@ def _open_url(url: str, strict: bool, format: Format | None) -> dict[str, Source
         raise InputError(f"{url} is not there, or has no files of rows: {_GIVE}")
     skipped = [f"{u.removeprefix(place)} (unknown kind)" for u in urls if u not in files]
     return _split_files(url, files, strict, format, skipped)
+
+
+def _folder_of(name: str, file: str) -> str:
+    """Return the folder that was given, or that a pattern begins with, with its slash."""
+    folder = f"{name.rstrip('/')}/"
+    return folder if file.startswith(folder) else _before_pattern(name)
 
 
 def _before_pattern(path: str) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import Delia, Result, refused
-from datasets.features import ClassLabel, Value
+from datasets.features import Array2D, ClassLabel, Value
 
 from delia_data.errors import DeliaError, FormatError, InputError
 from delia_data.mixing import Mixture, mix
@@ -440,8 +440,8 @@ class TestNames:
             mixture = mix(given, ROWS, ratio=1, token=None)
             assert mixture.manifest.rows == {"task": 1, "cache": 1, "test": 1}
         result = run_mix(delia, folder / "*")
-        for each in ("notes.md (unknown kind)", "test.jsonl (split test)", "dev.jsonl (split val"):
-            assert each in result.err
+        skipped = "notes.md (unknown kind), test.jsonl (split test), dev.jsonl (split validation)"
+        assert result.err == f"note: cache: 3 files not read ({skipped})\n"
 
     def test_links_and_pipes_that_cannot_be_read(self, delia: Delia, tmp_path: Path) -> None:
         (tmp_path / "ring.jsonl").symlink_to("ring.jsonl")
@@ -621,6 +621,16 @@ class TestKinds:
         path = tmp_path / name
         path.write_bytes(data)
         refused(run_mix(delia, path), f"{path} holds ", reason)
+
+    def test_features_of_other_columns(self, tmp_path: Path) -> None:
+        features = datasets.Features(
+            {"prompt": Value("string"), "completion": Value("string"), "e": Array2D((1, 2), "int8")}
+        )
+        columns = {"prompt": ["a"], "completion": ["b"], "e": [[[1, 2]]]}
+        dataset = datasets.Dataset.from_dict(columns, features)
+        dataset.to_parquet(tmp_path / "a.parquet")
+        for given in (dataset, tmp_path / "a.parquet", dataset.to_iterable_dataset()):
+            assert questions(given) == ["a"]
 
     def test_a_date_out_of_range(self, tmp_path: Path) -> None:
         column = pa.array([2**40], pa.timestamp("s"))
