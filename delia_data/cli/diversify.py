@@ -9,15 +9,13 @@ from typing import Annotated
 
 import typer
 
-from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
+from delia_data.cli._options import EngineOptions, Model, TaskOptions, with_options
 from delia_data.cli._output import AsJson, console, show_json, show_reading, step
-from delia_data.cli._task_options import TaskOptions, with_task_options
 from delia_data.diversify import DiversifiedTask, make_task_folder
 from delia_data.diversify.contrast import ROW_KINDS
 from delia_data.diversify.folder import BUNDLED, CONTRAST_SAMPLING, MODEL
 from delia_data.diversify.generate import WORDING_SAMPLING
-from delia_data.engines import Engine, load_engine
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
 from delia_data.sampling.budget import Limits
 from delia_data.tasks import BUNDLED_TASKS, READY_TASKS, ready_wordings
@@ -25,7 +23,7 @@ from delia_data.tasks import BUNDLED_TASKS, READY_TASKS, ready_wordings
 _WORDINGS, _CONTRAST, _LIMITS = "Wordings", "Contrast rows", "Limits"
 
 
-@with_task_options
+@with_options(options=TaskOptions, by=EngineOptions)
 def command(
     out: Annotated[Path, typer.Argument(help="Folder of the diversified task.")],
     task: Annotated[
@@ -137,15 +135,7 @@ def command(
             rich_help_panel=_LIMITS,
         ),
     ] = None,
-    engine: by.EngineName = "transformers",
-    model: by.Model = DEFAULT_MODEL,
-    device: by.Device = None,
-    batch_size: by.BatchSize = None,
-    api_base: by.ApiBase = None,
-    concurrency: by.Concurrency = None,
-    rpm: by.Rpm = None,
-    tpm: by.Tpm = None,
-    engine_option: by.EngineOption = None,
+    model: Model = DEFAULT_MODEL,
     temperature: Annotated[
         float,
         typer.Option(help="Sampling temperature; 0 decodes greedily.", rich_help_panel="Engine"),
@@ -153,25 +143,14 @@ def command(
     as_json: AsJson = False,
     *,
     options: TaskOptions,
+    by: EngineOptions,
 ) -> None:
     """Give every row of a task its own wording of the instruction, checked."""
-    named = {
-        "device": device,
-        "batch_size": batch_size,
-        "api_base": api_base,
-        "concurrency": concurrency,
-        "rpm": rpm,
-        "tpm": tpm,
-    }
-
-    def open_engine() -> Engine:
-        return load_engine(engine, model=model, **by.engine_options(named, engine_option or ()))
-
     read = options.read(task)
     by_model = wordings_from == MODEL or not (
         wordings_from or ready_wordings(read.name, read.token)
     )
-    if tokenizer is None and by_model and engine == "transformers":
+    if tokenizer is None and by_model and by.engine == "transformers":
         tokenizer = model
     is_silent = wordings_from != MODEL and not contrast
     title = "writing wordings" if wordings_from == MODEL else "answering"
@@ -185,7 +164,7 @@ def command(
             held_out_share=held_out_share,
             tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
             embed=embeddings,
-            engine=open_engine,
+            engine=lambda: by.load(model),
             tries=tries,
             sampling=replace(WORDING_SAMPLING, temperature=temperature),
             any_language=any_language,

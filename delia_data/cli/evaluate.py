@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
+from delia_data.cli._options import EngineOptions, with_options
 from delia_data.cli._output import AsJson, console, messages, show_json, step
 from delia_data.cli._score_tables import print_comparison, print_evaluation
 from delia_data.errors import InputError
@@ -28,6 +28,7 @@ _COMPARISON = "Comparison"
 METRIC_HELP = f"Translation score: {', '.join(METRICS)}; the last two as NAME=CHECKPOINT."
 
 
+@with_options(by=EngineOptions)
 def command(
     model: Annotated[
         str,
@@ -81,16 +82,10 @@ def command(
             rich_help_panel=_COMPARISON,
         ),
     ] = None,
-    engine: by.EngineName = "transformers",
-    device: by.Device = None,
-    batch_size: by.BatchSize = None,
-    api_base: by.ApiBase = None,
-    concurrency: by.Concurrency = None,
-    rpm: by.Rpm = None,
-    tpm: by.Tpm = None,
-    engine_option: by.EngineOption = None,
     seed: Annotated[int, typer.Option(help="Seed of rows, wordings, and intervals.")] = 0,
     as_json: AsJson = False,
+    *,
+    by: EngineOptions,
 ) -> None:
     """Evaluate a model on held-out rows, with the token and without it."""
     if task is None and out is None and against is not None:
@@ -109,17 +104,8 @@ def command(
     metrics = load_metrics(metric or ())
     probes = probe or PROBES
     make_probes(eval_task, probes, rows=rows, seed=seed)  # before a model is loaded
-    named = {
-        "device": device,
-        "batch_size": batch_size,
-        "api_base": api_base,
-        "concurrency": concurrency,
-        "rpm": rpm,
-        "tpm": tpm,
-    }
-    options = by.engine_options(named, engine_option or ())
     opened, notes = open_system(
-        model, engine, options, token=eval_task.token, add=add_token, seed=seed
+        model, by.engine, by.values(), token=eval_task.token, add=add_token, seed=seed
     )
     with closing(opened), step("answers", to=messages if as_json else None) as update:
         scores = evaluate(

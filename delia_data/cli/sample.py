@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 
 from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
-from delia_data.cli import _engine_options as by
 from delia_data.cli._completion import among
+from delia_data.cli._options import EngineOptions, Model, with_options
 from delia_data.cli._output import AsJson, console, show_json, show_reading, step
-from delia_data.engines import Sampling, load_engine
+from delia_data.engines import Sampling
 from delia_data.engines.base import with_parts
 from delia_data.errors import InputError
 from delia_data.models import DEFAULT_MODEL
@@ -57,6 +57,7 @@ def _inherit(context: typer.Context, begin_from: str | None) -> str | None:
     return begin_from
 
 
+@with_options(by=EngineOptions)
 def command(
     out: Annotated[Path, typer.Argument(help="Cache folder. A rerun resumes.")],
     target: Annotated[int, typer.Option(help="Number of pairs to accept. Raise it to grow.")],
@@ -104,15 +105,7 @@ def command(
             rich_help_panel=_QUERIES,
         ),
     ] = False,
-    model: by.Model = DEFAULT_MODEL,
-    engine: by.EngineName = "transformers",
-    device: by.Device = None,
-    batch_size: by.BatchSize = None,
-    api_base: by.ApiBase = None,
-    concurrency: by.Concurrency = None,
-    rpm: by.Rpm = None,
-    tpm: by.Tpm = None,
-    engine_option: by.EngineOption = None,
+    model: Model = DEFAULT_MODEL,
     temperature: Annotated[
         float,
         typer.Option(help="Sampling temperature; 0 is greedy decoding.", rich_help_panel=_PROMPTS),
@@ -194,6 +187,8 @@ def command(
         typer.Option(help="Stop when new pairs add nothing new.", rich_help_panel=_LIMITS),
     ] = False,
     as_json: AsJson = False,
+    *,
+    by: EngineOptions,
 ) -> None:
     """Sample pairs from the model itself into a cache."""
     if probe_rows < 1:
@@ -212,14 +207,6 @@ def command(
         language=language,
         near_duplicates=near_duplicates or None,
     )
-    options = {
-        "device": device,
-        "batch_size": batch_size,
-        "api_base": api_base,
-        "concurrency": concurrency,
-        "rpm": rpm,
-        "tpm": tpm,
-    }
     saturation = None
     if stop_when_saturated:
         from delia_data.sampling import Saturation
@@ -230,9 +217,7 @@ def command(
     source = None if generated else load_queries(queries, seed=seed, exemplar=exemplar)
     if isinstance(source, FileQueries):
         show_reading(queries, source.read)
-    with closing(
-        load_engine(engine, model=model, **by.engine_options(options, engine_option or ()))
-    ) as loaded:
+    with closing(by.load(model)) as loaded:
         if source is None:
             source = load_queries(
                 queries,

@@ -8,8 +8,8 @@ import typer
 from rich.text import Text
 
 from delia_data.cli._completion import among
+from delia_data.cli._options import TaskOptions, with_options
 from delia_data.cli._output import AsJson, console, show_json, show_reading
-from delia_data.cli._task_options import TaskOptions, with_task_options
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
 
 app = typer.Typer(name="task", help="Inspect a task.", no_args_is_help=True)
@@ -21,7 +21,7 @@ def _task() -> None:
 
 
 @app.command("inspect")
-@with_task_options
+@with_options(options=TaskOptions)
 def inspect(
     source: Annotated[
         str,

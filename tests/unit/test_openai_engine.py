@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from openai_server import Call, OpenAIServer, Reply, answer, drop, refusal
 
-from delia_data.cli._engine_options import engine_options
+from delia_data.cli._options import EngineOptions
 from delia_data.engines import ApiOptions, Completion, Engine, Request, Sampling, load_engine
 from delia_data.engines.openai import OpenAIEngine
 from delia_data.errors import EngineError, InputError
@@ -318,7 +318,7 @@ def test_options_change_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
         f"extra_body={json.dumps(template)}",
         'extra_headers={"x-signature": "${ACME_SIGNATURE}"}',
     ]
-    options = engine_options({"rpm": None}, given)
+    options = EngineOptions(engine_option=given).values()
     with OpenAIServer() as server:
         engine = load_engine("openai", model="m", api_base=server.url, **options)
         list(engine.generate(asked(1), Sampling(max_tokens=200)))
@@ -338,7 +338,7 @@ def test_options_change_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_option_that_is_not_yaml_is_not_shown() -> None:
     with pytest.raises(InputError, match=r"--engine-option extra_headers: .* nor JSON") as caught:
-        engine_options({}, ['extra_headers={"x-signature": "secret'])
+        EngineOptions(engine_option=['extra_headers={"x-signature": "secret']).values()
     assert "secret" not in str(caught.value)
 
 

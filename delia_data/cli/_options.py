@@ -1,4 +1,4 @@
-"""The options that say how a task is read, for `delia task inspect` and `delia diversify`."""
+"""Options that several commands have: how a task is read, and which engine generates text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
+import yaml
 
 from delia_data.cli._completion import among
+from delia_data.engines import ENGINES, Engine, load_engine
 from delia_data.errors import InputError
+from delia_data.models import DEFAULT_MODEL
 from delia_data.records import FORMATS, check_format
 from delia_data.tasks import READY_TASKS, SCORINGS, Task, read_task, ready_task
 from delia_data.tokens import DEFAULT_TOKEN
 
 _READING: Final = "Reading the rows"
 _TASK: Final = "Describing the task"
+_ENGINE: Final = "Engine"
 _READY: Final = "Ready tasks"
 _TEST_SHARE: Final = 0.2  # of a ready task whose data has no test rows
 
@@ -161,28 +165,111 @@ class TaskOptions:
         )
 
 
-def with_task_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of `TaskOptions`; its argument `options` receives the values."""
-    signature = inspect.signature(function, eval_str=True)
-    own = [each for each in signature.parameters.values() if each.name != "options"]
-    hints = get_type_hints(TaskOptions, include_extras=True)
-    flags = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(TaskOptions)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """The options that select an engine; each field is a flag."""
 
-    @wraps(function)
-    def command(**given: Any) -> None:
-        options = TaskOptions(**{flag.name: given.pop(flag.name) for flag in flags})
-        function(**given, options=options)
+    engine: Annotated[
+        str, _option(f"Engine: one of {', '.join(ENGINES)}.", _ENGINE, complete=ENGINES)
+    ] = "transformers"
+    device: Annotated[
+        str | None, _option("Device: cpu, cuda, cuda:1, ... (transformers, ray)", _ENGINE)
+    ] = None
+    batch_size: Annotated[
+        int | None, _option("Number of answers to generate at a time (transformers, ray).", _ENGINE)
+    ] = None
+    api_base: Annotated[
+        str | None, _option("Address of the server (openai, litellm).", _ENGINE)
+    ] = None
+    concurrency: Annotated[
+        int | None, _option("Maximum number of requests at a time (openai, litellm).", _ENGINE)
+    ] = None
+    rpm: Annotated[
+        int | None, _option("Maximum number of requests per minute (openai, litellm).", _ENGINE)
+    ] = None
+    tpm: Annotated[
+        int | None, _option("Maximum number of tokens per minute (openai, litellm).", _ENGINE)
+    ] = None
+    engine_option: Annotated[
+        list[str] | None,
+        _option(
+            "Another option of the engine as NAME=VALUE, with the value in YAML or JSON: "
+            """-o send_seed=false, -o extra_body='{"top_k": 20}'.""",
+            _ENGINE,
+            "--engine-option",
+            "-o",
+        ),
+    ] = None
 
-    command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
-    return command
+    def load(self, model: str) -> Engine:
+        """Load the engine with a model."""
+        return load_engine(self.engine, model=model, **self.values())
+
+    def values(self) -> dict[str, Any]:
+        """Return the options of the engine that were given.
+
+        Raises:
+            InputError: An option is not of the form `NAME=VALUE`, or its value is not YAML.
+        """
+        values = {**vars(self)}
+        more = [values.pop(name) for name in ("engine", "engine_option")][1] or []
+        options = {name: value for name, value in values.items() if value is not None}
+        for text in more:
+            name, equals, value = text.partition("=")
+            if not equals or not name:
+                raise InputError(f"--engine-option {text!r} is not NAME=VALUE")
+            try:
+                options[name.replace("-", "_")] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise InputError(
+                    f"--engine-option {name}: the value is neither YAML nor JSON; quote it as in "
+                    f"""-o {name}='{{"key": "value"}}'"""
+                ) from None
+        return options
+
+
+Model = Annotated[
+    str,
+    _option(
+        "Name of the embedded model, a folder, or a Hub id; for APIs the model's name.",
+        _ENGINE,
+        complete=[DEFAULT_MODEL],
+    ),
+]
+
+
+def with_options(**kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of dataclasses; its arguments of these names get the values."""
+    flags = {
+        name: [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=get_type_hints(kind, include_extras=True)[field.name],
+            )
+            for field in fields(kind)
+        ]
+        for name, kind in kinds.items()
+    }
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.name not in kinds]
+
+        @wraps(function)
+        def command(**given: Any) -> None:
+            options = {
+                name: kind(**{flag.name: given.pop(flag.name) for flag in flags[name]})
+                for name, kind in kinds.items()
+            }
+            function(**given, **options)
+
+        added = [flag for some in flags.values() for flag in some]
+        command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 def _lines(template: str | None) -> str | None:
