@@ -257,8 +257,8 @@ def test_bad_input_as_a_program(files: Path) -> None:
     result = spawn(files, "mix", "task.jsonl", "pairs.jsonl", "out", "--ratio", 1)
     refused(
         result,
-        "delia: 1 of 2 rows cannot be used: pairs.jsonl:2: the line is not a JSON object: "
-        "correct or remove it",
+        "delia: 1 of 2 rows cannot be used: pairs.jsonl:2: the line is not a JSON object "
+        "(Expecting value at column 1): correct or remove it",
     )
     assert result.out == ""
     assert names(files) == before
