@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from delia_data import startup
 from delia_data.mixing import mix, save_mixture
+from delia_data.mixing.task_rows import ContrastRow
 from delia_data.models import quiet
 from delia_data.reading import read_records
-from delia_data.records import Format, read_record
+from delia_data.records import Format, Message, Record, read_record
 from delia_data.tasks import read_task_rows
 from delia_data.tokens import encode
 from delia_data.training import TrainSettings
@@ -92,11 +94,16 @@ def tiny(place: Path, make_tiny_tokenizer: Callable[[], Any]) -> Callable[..., P
 
 
 @pytest.fixture
-def mixture(place: Path) -> Callable[[Format], Path]:
-    """Writes the mixture of ratio 4 as a folder, in a row format."""
+def mixture(place: Path) -> Callable[..., Path]:
+    """Writes the mixture of ratio 4 as a folder, in a row format, also with contrast rows."""
 
-    def mixture(format: Format) -> Path:
+    def mixture(format: Format, *, contrast: bool = False) -> Path:
         task = read_task_rows(place / "task.jsonl")
+        if contrast:
+            asked = Record.pair("Is 3 even? Leave <sep> out.", "No, 3 is odd.")
+            plain = (Message("user", "Is 3 even?"),)
+            row = ContrastRow(asked, "forbid", plain, "w", task.train[3].record.id)
+            task = replace(task, contrast=(row, row))
         pairs = list(read_records(place / "pairs.jsonl"))
         save_mixture(mix(task, pairs, ratio=4, format=format), place / "my-mix")
         return place / "my-mix"
@@ -222,10 +229,10 @@ def test_trl_sft_as_a_program_on_the_registered_dataset(
 
 
 def test_trl_sft_with_generation_marks(
-    place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
+    place: Path, tiny: Callable[..., Path], mixture: Callable[..., Path], run: Run
 ) -> None:
     """All weights are trained; the column is messages, and the template marks the answers."""
-    model, folder = tiny(), mixture("messages")
+    model, folder = tiny(), mixture("messages", contrast=True)
     more = flags(assistant_only_loss=True)
     run("trl.scripts.sft", "--model_name_or_path", "model", *DATASET, *more)
     losses = trl_losses(place / "trained")
@@ -234,10 +241,10 @@ def test_trl_sft_with_generation_marks(
 
 
 def test_trl_sft_with_a_generated_configuration(
-    place: Path, tiny: Callable[..., Path], mixture: Callable[[Format], Path], run: Run
+    place: Path, tiny: Callable[..., Path], mixture: Callable[..., Path], run: Run
 ) -> None:
     """The configuration as written, with a number of steps; rows are converted for TRL."""
-    model, folder = tiny(), mixture("messages")
+    model, folder = tiny(), mixture("messages", contrast=True)
     written = write_trainer_files("trl", folder, model, place / "config", settings=SETTINGS)
     program, *command = written.command.split()
     assert [program, command[0]] == ["trl", "sft"]
@@ -275,12 +282,12 @@ class UnslothTrainer(trl.SFTTrainer):
 def test_the_cell_for_unsloth(
     place: Path,
     tiny: Callable[..., Path],
-    mixture: Callable[[Format], Path],
+    mixture: Callable[..., Path],
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The cell itself, with TRL and PEFT in place of Unsloth, which needs a GPU."""
-    model, folder = tiny(), mixture("messages")
+    model, folder = tiny(), mixture("messages", contrast=True)
     written = write_trainer_files("unsloth", folder, model, place / "config", settings=SETTINGS)
     (place / "unsloth.py").write_text(UNSLOTH)
     monkeypatch.syspath_prepend(place)
@@ -306,7 +313,7 @@ def moved_rows(before: Path, after: Path) -> torch.Tensor:
 def test_the_example_scripts(
     place: Path,
     tiny: Callable[..., Path],
-    mixture: Callable[[Format], Path],
+    mixture: Callable[..., Path],
     run: Run,
     script: str,
     tied: bool,
