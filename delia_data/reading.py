@@ -124,6 +124,7 @@ class Report:
         changed: Rows that were changed, by reason: `reasoning_removed`.
         ignored: Columns that no row format uses.
         skipped: Files of a folder that were not read, with the reason.
+        is_own: Whether this package wrote the input, whose other columns are no loss.
     """
 
     rows: int = 0
@@ -131,12 +132,13 @@ class Report:
     changed: Counter[str] = field(default_factory=Counter)
     ignored: set[str] = field(default_factory=set)
     skipped: tuple[str, ...] = ()
+    is_own: bool = False
 
     def details(self) -> dict[str, Any]:
         """Return the entry of a manifest, without the drops; empty if nothing was lost."""
         lost = {
             "changed": dict(sorted(self.changed.items())),
-            "ignored": sorted(self.ignored),
+            "ignored": [] if self.is_own else sorted(self.ignored),
             "skipped": list(self.skipped),
         }
         return {name: value for name, value in lost.items() if value}
@@ -150,6 +152,7 @@ class Report:
             self.changed + other.changed,
             self.ignored | other.ignored,
             skipped,
+            self.is_own and other.is_own,
         )
 
 
@@ -1217,7 +1220,7 @@ def _open_folder(path: Path, strict: bool, format: Format | None) -> dict[str, S
             raise InputError(f"{path} holds a {manifest.kind}, not a cache: give a cache folder")
         shards = sorted(path.glob("pairs-*.parquet")) or [path / "pairs.parquet"]
         parts = tuple(FilePart(str(file)) for file in shards)
-        return {"train": Source(str(path), parts, strict, format)}
+        return {"train": Source(str(path), parts, strict, format, Report(is_own=True))}
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         import datasets
 
