@@ -157,7 +157,11 @@ class RefusedError(Exception):
 
 
 NAME = r"(?P<name>[\w.-]+/[\w.-]+)"
+BUCKET = r"(?P<bucket>[\w.-]+/[\w.-]+)"
 ROUTES = [
+    ("bucket", "GET", rf"/api/buckets/{BUCKET}"),
+    ("bucket_tree", "GET", rf"/api/buckets/{BUCKET}/tree(?:/(?P<path>.*))?"),
+    ("bucket_file", "GET", rf"/buckets/{BUCKET}/resolve/(?P<path>.+)"),
     ("create", "POST", r"/api/repos/create"),
     ("whoami", "GET", r"/api/whoami-v2"),
     ("validate", "POST", r"/api/validate-yaml"),
@@ -188,6 +192,7 @@ class HubServer:
         self.renamed: dict[str, str] = {}
         self.users: dict[str, User] = {}
         self.objects: dict[str, bytes] = {}
+        self.buckets: dict[str, dict[str, bytes]] = {}  # files by path
         self.log: list[Request] = []
         self.faults: list[Fault] = []
         self.page = page  # entries of a tree that come at once
@@ -495,6 +500,28 @@ class HubServer:
             return _ranged(request, self.objects[blob.oid], headers | {"ETag": f'"{blob.oid}"'})
         headers |= {"X-Linked-Etag": f'"{blob.lfs}"', "X-Linked-Size": str(blob.size)}
         return Reply(status=302, headers=headers | {"Location": f"{self.cdn}/lfs/{blob.lfs}"})
+
+    def _bucket(self, request: Request, user: User | None, bucket: str) -> Reply:
+        if bucket not in self.buckets:
+            raise RefusedError(404, "Bucket not found", code="RepoNotFound")
+        counts = {"size": 0, "totalFiles": len(self.buckets[bucket])}
+        created = "2026-01-01T00:00:00.000Z"
+        return Reply.of({"id": bucket, "private": False, "createdAt": created, **counts})
+
+    def _bucket_tree(
+        self, request: Request, user: User | None, bucket: str, path: str = ""
+    ) -> Reply:
+        prefix = f"{path.rstrip('/')}/" if path else ""
+        files = self.buckets[bucket].items()
+        inside = {n: Blob("", len(body), None) for n, body in files if n.startswith(prefix)}
+        recursive = request.query.get("recursive", ["false"])[0].lower() == "true"
+        return Reply.of([e | {"xetHash": ""} for e in _entries(inside, prefix, recursive)])
+
+    def _bucket_file(self, request: Request, user: User | None, bucket: str, path: str) -> Reply:
+        body = self.buckets[bucket].get(path)
+        if body is None:
+            raise RefusedError(404, "Entry not found", code="EntryNotFound")
+        return _ranged(request, body, {"ETag": f'"{hashlib.sha1(body).hexdigest()}"'})
 
     @contextmanager
     def faulty(self, request: Request) -> Iterator[Fault | None]:

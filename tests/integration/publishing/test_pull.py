@@ -162,6 +162,23 @@ def publish_manifest(
     hub.write(repo, {**files, "manifest.json": body, "FINISHED": marker})
 
 
+def rows(text: str) -> bytes:
+    turns = [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]
+    return json.dumps({"messages": turns}).encode() + b"\n"
+
+
+def mixed_with(client: Worker, url: str, folder: Path) -> tuple[list[str], str]:
+    """Return the questions of the pairs that a command reads from a URL, and its messages."""
+    task, out = folder / "task.jsonl", folder / "out"
+    task.write_bytes(rows("Is it? <sep>"))
+    options = ["--ratio", "9", "--on-short", "all"]
+    done = client("main", None, arguments=["mix", str(task), url, str(out), *options])
+    assert done["code"] == 0, done["err"]
+    mixed = pq.read_table(out / "train.parquet").to_pylist()
+    found = [row["messages"][0]["content"] for row in mixed if row["source"] == "cache"]
+    return sorted(found), done["err"]
+
+
 @pytest.mark.parametrize(
     ("place", "read", "skipped"),
     [
@@ -175,26 +192,29 @@ def publish_manifest(
 def test_rows_behind_a_url_of_the_hub(
     hub: HubServer, client: Worker, repo: str, tmp_path: Path, place: str, read: Any, skipped: Any
 ) -> None:
-    def rows(text: str) -> bytes:
-        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]
-        return json.dumps({"messages": turns}).encode() + b"\n"
-
     refs = hub.repos[repo].refs
     refs["refs/heads/main"] = hub.repos[repo].add({}, None, "empty").sha
     files = {f"data/{name}-0.jsonl": rows(name) for name in ("train", "test")}
     refs["refs/tags/v9"] = hub.write(repo, {**files, "data/train-0.jsonl": rows("old")})
     more = {"data/a.jsonl.gz": gzip.compress(rows("gz")), "data/b.csv": b"prompt,completion\ncsv,a"}
     hub.write(repo, {**more, "data/train-0.jsonl": rows("new"), "card.md": b"#"})
-    task = tmp_path / "task.jsonl"
-    task.write_bytes(rows("Is it? <sep>"))
-    options = [task, f"hf://datasets/{repo}{place}", tmp_path / "out"]
-    options += ["--ratio", "9", "--on-short", "all"]
-    done = client("main", None, arguments=["mix", *map(str, options)])
-    assert done["code"] == 0, done["err"]
-    mixed = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
-    found = [row["messages"][0]["content"] for row in mixed if row["source"] == "cache"]
-    assert sorted(found) == read
-    assert all(name in done["err"] for name in skipped)
+    found, notes = mixed_with(client, f"hf://datasets/{repo}{place}", tmp_path)
+    assert found == read
+    assert all(name in notes for name in skipped)
+
+
+def test_rows_behind_a_url_of_a_bucket(hub: HubServer, client: Worker, tmp_path: Path) -> None:
+    names = ("data/train.jsonl", "data/test.jsonl", "other.jsonl")
+    hub.buckets["org/files"] = {name: rows(name) for name in names}
+    for place, read in (
+        ("/other.jsonl", ["other.jsonl"]),
+        ("/data", ["data/train.jsonl"]),
+        ("/data/t*.jsonl", ["data/train.jsonl"]),
+        ("", ["data/train.jsonl", "other.jsonl"]),
+    ):
+        (tmp_path / str(len(place))).mkdir()
+        url = f"hf://buckets/org/files{place}"
+        assert mixed_with(client, url, tmp_path / str(len(place)))[0] == read
 
 
 @pytest.mark.parametrize(
