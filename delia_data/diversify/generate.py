@@ -26,8 +26,8 @@ from delia_data.engines.base import Engine, Request, Sampling
 from delia_data.errors import FormatError, InputError
 from delia_data.outputs import canonical_json
 from delia_data.ranking import rank, row_seed
-from delia_data.reading import open_source
-from delia_data.records import Message, content_id
+from delia_data.reading import Problems, open_source
+from delia_data.records import Message, content_id, is_blank, read_text
 from delia_data.sampling.budget import Budget
 from delia_data.sampling.completion_log import CompletionLog
 from delia_data.tasks import QUERY_SLOT, Task, Wording
@@ -55,7 +55,13 @@ def read_wordings(given: str | os.PathLike[str] | Iterable[Any]) -> list[Wording
     else:
         rows = ((f"wording {i}", row) for i, row in enumerate(given))
         source = "the list"
-    found = [_wording(where, row) for where, row in rows]
+    problems, found = Problems(), []
+    for where, row in rows:
+        try:
+            found.append(_wording(row))
+        except FormatError as error:
+            problems.add(where, error)
+    problems.raise_if_any(problems.count + len(found))
     if not found:
         raise InputError(f"{source} has no wordings: give at least one")
     return found
@@ -72,22 +78,23 @@ def _lines(file: Path) -> list[tuple[str, str]]:
     return [(f"{file}: wording {i}", part) for i, part in enumerate(parts, 1) if part.strip()]
 
 
-def _wording(where: str, row: Any) -> Wording:
+def _wording(row: Any) -> Wording:
     if isinstance(row, Wording):
         return row
     if isinstance(row, str):
         return Wording(_placed(row.replace("\\n", "\n")))
-    if not isinstance(row, Mapping) or not str(row.get("text") or "").strip():
-        raise FormatError(f'{where} has no text: give it as "text"')
+    text = row.get("text") if isinstance(row, Mapping) else None
+    if text is None or is_blank(read_text(text, "text")):
+        raise FormatError('the wording has no text: give it as "text"')
     split = row.get("split") or "train"
     if split not in _SPLITS:
-        raise FormatError(f"{where} has split {split!r}: use one of {', '.join(_SPLITS)}")
+        raise FormatError(f"the wording has split {split!r}: use one of {', '.join(_SPLITS)}")
     plain = row.get("plain")
     return Wording(
-        _placed(str(row["text"])),
+        _placed(read_text(text, "text")),
         "test" if split == "test" else "train",
         str(row.get("kind") or ""),
-        None if not plain else _placed(str(plain)),
+        None if not plain else _placed(read_text(plain, "plain")),
     )
 
 

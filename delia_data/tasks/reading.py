@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import string
 from collections import Counter
@@ -97,6 +98,8 @@ def _whole(name: str | None, spec: str | None, conversion: str | None) -> str:
 def _text(value: Any) -> str:
     match value:
         case None:
+            return ""
+        case float() if math.isnan(value):
             return ""
         case str() | bytes():
             return read_text(value, "cell")
@@ -361,7 +364,8 @@ class _Reader:
         if self.last_paragraph:
             return split_last_paragraph(record)
         if self.column is not None:
-            instruction = str(row[self.column] or "")
+            value = row[self.column]
+            instruction = None if value is None else read_text(value, self.column)
         return record, instruction
 
     def _record(self, source: Source, row: Mapping[str, Any]) -> tuple[Record, str | None]:

@@ -57,10 +57,10 @@ def test_a_list() -> None:
     ("given", "message"),
     [
         ([], "the list has no wordings"),
-        ([{"wording": "x"}], 'wording 0 has no text: give it as "text"'),
-        ([{"text": " "}], "wording 0 has no text"),
-        ([{"text": "x", "split": "dev"}], "wording 0 has split 'dev': use one of train, test"),
-        ([3], "wording 0 has no text"),
+        ([{"wording": "x"}], 'wording 0: the wording has no text: give it as "text"'),
+        ([{"text": " "}], "wording 0: the wording has no text"),
+        ([{"text": "x", "split": "dev"}], "has split 'dev': use one of train, test"),
+        (["a", 3, {"text": 4}], "2 of 3 rows cannot be used: wording 1: .*; wording 2: .* text"),
     ],
 )
 def test_what_is_no_wording(given: list[Any], message: str) -> None:

@@ -235,6 +235,11 @@ def test_rows_without_an_answer_are_counted_and_named(tmp_path: Path) -> None:
     assert message.count("rows.csv:") == 3
     with pytest.raises(FormatError, match=r"1 of 1 rows cannot be used: .*must hold text"):
         read_task([{"instruction": "a", "input": "", "output": None}], instruction="Do.")
+    with pytest.raises(FormatError, match="row 0: the row has no answer"):
+        read_task([{"question": "a", "label": float("nan")}], **TOLD)
+    given = {**TOLD, "instruction": None, "instruction_column": "how"}
+    with pytest.raises(FormatError, match="row 0: column 'how' must hold text"):
+        read_task([{"question": "a", "label": "b", "how": 4}], **given)
 
 
 # What the token stands for
