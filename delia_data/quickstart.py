@@ -5,9 +5,8 @@
         cache/            1  pairs that the model wrote
         task/             2  task rows in their wordings
         mixture/          3  both, mixed          4  read back through load_dataset("delia_mix")
-        untrained/           evaluation of the untrained model
         adapter/          5  LoRA and the token's embedding row
-        trained/          6  evaluation of the trained model
+        trained/          6  evaluation of the trained and the untrained model
         measurements/     7  the token before and after training
         report.html       8  the report on all of these
 
@@ -19,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -30,14 +29,15 @@ from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines.base import Sampling, with_parts
 from delia_data.errors import RatioError
 from delia_data.evaluation import (
+    AnsweredRow,
     EvalTask,
     Evaluation,
     MeasureSettings,
-    ScoredRow,
     evaluate,
     measure,
     read_evaluation,
 )
+from delia_data.evaluation.system import open_adapter_system
 from delia_data.mixing import mix, parse_ratio, save_mixture
 from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer, quiet
 from delia_data.outputs import (
@@ -51,8 +51,7 @@ from delia_data.outputs import (
 from delia_data.report import make_report
 from delia_data.sampling import BundledQueries, default_filters, sample
 from delia_data.tasks import Task, bundled_task, bundled_wordings, read_task_rows
-from delia_data.tokens import add_token
-from delia_data.training import load_adapter, read_recipe, train
+from delia_data.training import read_recipe, train
 from delia_data.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -67,8 +66,9 @@ SETTINGS: Final = "quickstart.json"
 REPORT: Final = "report.html"
 _TIMINGS: Final = "timings.json"
 _RECIPE: Final = "smollm2-135m-cpu"
-_STEPS: Final = ("cache", "task", "mixture", "untrained", "adapter", "trained", "measurements")
-_OF_0_1: Final = ("before", "after")  # evaluations of version 0.1, which are not read again
+_STEPS: Final = ("cache", "task", "mixture", "adapter", "trained", "measurements")
+_EARLIER: Final = ("before", "after", "untrained")
+"""Evaluations that earlier versions wrote; they are not read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class QuickstartSettings:
     seed: int = 0
     device: str = "cpu"
     task_rows: int = 100
-    held_out_rows: int = 100
+    held_out_rows: int = 40
     epochs: float | None = None
     max_tokens: int = 96
 
@@ -118,16 +118,15 @@ class QuickstartResult:
 
     Attributes:
         report: The page.
-        untrained: Scores of the untrained model.
-        trained: Scores of the trained model.
-        shown: One question's answers from both models, to print.
+        evaluation: Numbers of the trained model, between those of the untrained one.
+        shown: One request with the answers of both models, to print: with the token, without it,
+            and with the format forbidden.
         seconds: Duration of each step in seconds.
     """
 
     report: Path
-    untrained: Evaluation
-    trained: Evaluation
-    shown: tuple[ScoredRow, ScoredRow]
+    evaluation: Evaluation
+    shown: Mapping[str, AnsweredRow]
     seconds: dict[str, float]
 
 
@@ -157,9 +156,8 @@ def run(
         steps.do("2 diversify", "task", steps.diversify)
         steps.do("3 mix", "mixture", steps.mix)
         steps.do("4 load_dataset", None, steps.read_back)
-        steps.do("  untrained", "untrained", steps.evaluate_untrained)
         steps.do("5 train", "adapter", steps.train)
-        steps.do("6 trained", "trained", steps.evaluate_trained)
+        steps.do("6 evaluate", "trained", steps.evaluate_trained)
         steps.do("7 measure", "measurements", steps.measure)
         return steps.report()
 
@@ -170,7 +168,7 @@ class _Steps:
     def __init__(self, out: Path, settings: QuickstartSettings, show_step: ShowStep) -> None:
         self.out, self.settings, self.show_step = out, settings, show_step
         self.rows: list[dict[str, Any]] = []  # of the mixture, read by step 4
-        known = frozenset({SETTINGS, REPORT, _TIMINGS, *_STEPS, *_OF_0_1})
+        known = frozenset({SETTINGS, REPORT, _TIMINGS, *_STEPS, *_EARLIER})
         check_folder_is_ours(out, known, sign=SETTINGS)
         if (out / SETTINGS).is_file():
             check_same_settings(out, json.loads((out / SETTINGS).read_text()), asdict(settings))
@@ -268,12 +266,6 @@ class _Steps:
         self.rows = dataset.to_list()
         update(len(self.rows), made.rows["task"] + made.rows["cache"])
 
-    def evaluate_untrained(self, update: Update) -> None:
-        """Evaluate the untrained model, whose new token has its initial embedding."""
-        (model, tokenizer), recipe = self.base, self.recipe
-        add_token(model, tokenizer, recipe.token, init=recipe.init, seed=recipe.seed)
-        self._evaluate(model, tokenizer, "untrained", update)
-
     def train(self, update: Update) -> None:
         """Add the token, lint, train."""
         self.__dict__.pop("base", None)  # frees the memory of the untrained model
@@ -285,20 +277,16 @@ class _Steps:
         )
 
     def evaluate_trained(self, update: Update) -> None:
-        """Evaluate the trained model in the same way."""
-        model, tokenizer = load_adapter(self.out / "adapter", device=self.settings.device)
-        self._evaluate(model, tokenizer, "trained", update)
-
-    def _evaluate(self, model: Any, tokenizer: Any, name: str, update: Update) -> None:
-        from delia_data.engines.transformers import TransformersEngine
-
+        """Evaluate the trained model, and the untrained one with the adapter switched off."""
+        s, task = self.settings, EvalTask.read(self.out / "task")
+        adapter, device = self.out / "adapter", s.device
+        system = open_adapter_system(adapter, token=task.token, device=device, batch_size=50)
         evaluate(
-            TransformersEngine(model, tokenizer, batch_size=50),
-            EvalTask.read(self.out / "task"),
-            self.out / name,
-            probes=("held-out",),
+            system,
+            task,
+            self.out / "trained",
             max_tokens=64,
-            seed=self.settings.seed,
+            seed=s.seed,
             on_progress=update,
         )
 
@@ -316,10 +304,15 @@ class _Steps:
 
     def report(self) -> QuickstartResult:
         """Write the report on all steps."""
-        untrained, rows_before = read_evaluation(self.out / "untrained")
-        trained, rows_after = read_evaluation(self.out / "trained")
+        trained, rows = read_evaluation(self.out / "trained")
         report = make_report([self.out], title=f"Quickstart with {DEFAULT_MODEL}")
         report.page().write(self.out / REPORT)
-        pairs = zip(rows_before, rows_after, strict=True)
-        shown = min(pairs, key=lambda pair: (len(pair[0].answered.question), pair[0].answered.id))
-        return QuickstartResult(self.out / REPORT, untrained, trained, shown, self._seconds())
+        shown = _shown([row.answered for row in rows])
+        return QuickstartResult(self.out / REPORT, trained, shown, self._seconds())
+
+
+def _shown(rows: Sequence[AnsweredRow]) -> dict[str, AnsweredRow]:
+    """Return the request with the shortest question, as each probe of the task asks it."""
+    of_task = [row for row in rows if row.probe in ("held-out", "plain", "forbid")]
+    first = min(of_task, key=lambda row: (row.probe != "held-out", len(row.question), row.id))
+    return {row.probe: row for row in of_task if row.id == first.id}

@@ -13,7 +13,7 @@ import yaml
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
-from delia_data.evaluation import MEASURES, EvalTask, Measurements, evaluate
+from delia_data.evaluation import MEASURES, EvalTask, Measurements, System, evaluate
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.generation import generate_answers
 from delia_data.evaluation.gradients import Buffering, RowGradients, measure_buffering
@@ -142,7 +142,8 @@ def put_adapter(folder: Path, *, steps: int = 60) -> None:
 
 def put_evaluation(folder: Path, task: Path, answer: Callable[[Request], str]) -> None:
     """Write an evaluation of a system with given answers."""
-    evaluate(MockEngine(answer=answer), EvalTask.read(task), folder, notes=[f"a note {EVIL}"])
+    system = System(MockEngine(answer=answer), MockEngine(answer=lambda _: "Fine."))
+    evaluate(system, EvalTask.read(task), folder, notes=[f"a note {EVIL}"])
 
 
 def put_measured(folder: Path, *, parts: Sequence[str] = MEASURES) -> None:
@@ -263,7 +264,7 @@ def put_reproduction(folder: Path) -> None:
             "formatted-text": {
                 "cache": {"pairs": 30},
                 "held_out_rows": 3,
-                "probes": ["held-out", "negative"],
+                "probes": ["held-out", "plain", "forbid"],
                 "blocks": [
                     {"methods": ["delia", "common", "original", "in_context"], "ratios": [1, 4]},
                     {"methods": ["pairs_only"], "ratios": [1, 4]},
@@ -285,7 +286,8 @@ def put_reproduction(folder: Path) -> None:
             engine = MockEngine(answer=lambda r, ours=ours: _cell_answer(_text(r), ours))
             generate_answers(engine, inputs.probes, inside / "answers")
         named = (1.0, 1.0, 1.0) if cell.method == "delia" else (1.0, 0.0, 0.0)
-        answers = ProbeAnswers(named, (0.0, 0.0, 0.0), named, True)
+        marked = tuple("brace" if one else "" for one in named)
+        answers = ProbeAnswers(named, named, marked, named)
         trained = cell.method not in ("original", "in_context")
         write_result(
             inside,
@@ -293,7 +295,7 @@ def put_reproduction(folder: Path) -> None:
                 cell,
                 steps=10 * trained,
                 trained_rows=100 * trained,
-                answers={"held-out": answers, "negative": answers},
+                answers={"held-out": answers, "plain": answers, "forbid": answers},
                 distances=tuple(
                     KeywordDistances(word, *((0.5 + number / 10,) * BLOCKS for _ in range(3)))
                     for word in ("json", "thought")

@@ -1,9 +1,8 @@
-"""Tables of an evaluation and of a comparison, with selectivity first."""
+"""Tables of an evaluation and of a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -11,8 +10,10 @@ from rich.text import Text
 
 from delia_data.cli._output import console
 from delia_data.evaluation.bootstrap import Estimate
-from delia_data.evaluation.comparison import Comparison, ProbeDifference
-from delia_data.evaluation.scores import Evaluation, ProbeScores
+from delia_data.evaluation.generation import INSTRUCTED, MODEL, UNTRAINED
+from delia_data.evaluation.scores import NUMBERS, Comparison, Evaluation, LabelScores, Number
+
+SYSTEM_TITLES = {MODEL: "model", UNTRAINED: "untrained", INSTRUCTED: "untrained, instructed"}
 
 
 def signed(estimate: Estimate) -> str:
@@ -36,49 +37,79 @@ def interval(estimate: Estimate | None, digits: int = 2) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def number_text(number: Number, estimate: Estimate | None, *, difference: bool = False) -> str:
+    """Format one of `NUMBERS` in its unit with its interval; a dash if it is unknown."""
+    if estimate is None:
+        return "–"
+    ends = number.interval(estimate, signed=difference)
+    return f"{number.text(estimate.value, signed=difference)} [{ends}]"
+
+
 def _score(estimate: Estimate | None) -> str:
     """Format a score from 0 to 1 in two places, or from 0 to 100 in one."""
     return interval(estimate, 1 if estimate is not None and estimate.value > 1 else 2)
 
 
-# Column, field of the scores, format.
-_SCORES: Final[Sequence[tuple[str, str, Callable[[Any], str]]]] = (
-    ("probe", "probe", str),
-    ("selectivity", "selectivity", signed),
-    ("with {token}", "in_format", percent),
-    ("strict", "strict", lambda share: f"{share.value:.0%}"),
-    ("without", "without_token", percent),
-    ("rows", "rows", str),
-)
-_DIFFERENCES: Final[Sequence[tuple[str, str, Callable[[Any], str]]]] = (
-    ("probe", "probe", str),
-    ("selectivity", "selectivity", signed),
-    ("with the token", "in_format", signed),
-    ("without it", "without_token", signed),
-    ("rows", "rows", str),
-)
-
-
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the scores of all probes, the labels of the first, and notes."""
+    """Print the numbers with both bounds, the leak by probe, the labels, and notes."""
     confidence = 100 * evaluation.how.confidence
+    _line(f"{evaluation.task}: {confidence:g}% intervals by bootstrap over rows")
+    print_numbers(evaluation)
+    if evaluation.leaks:
+        rows = [[name, percent(one), str(one.rows)] for name, one in evaluation.leaks.items()]
+        print_table(("leak by probe", "share", "rows"), rows)
+    _print_labels(evaluation.labels)
+    if evaluation.translation:
+        scores = [[name, _score(one)] for name, one in evaluation.translation.items()]
+        print_table(("translation", "score"), scores)
+    if general := evaluation.general_tasks:
+        names = dict.fromkeys(name for scores in general.values() for name in scores)
+        rows = [
+            [name, *(_with_error(scores.get(name)) for scores in general.values())]
+            for name in names
+        ]
+        print_table(("lm-eval", *(SYSTEM_TITLES[system] for system in general)), rows)
+    _print_notes(_notes(evaluation))
+
+
+def print_numbers(evaluation: Evaluation) -> None:
+    """Print the numbers of the model, and of the untrained model without and with instruction."""
+    systems = [system for system in SYSTEM_TITLES if system in evaluation.numbers]
+    rows = []
+    for number in NUMBERS:
+        estimates = [evaluation.number(number.name, system) for system in systems]
+        if any(estimates) or number.name != "general":
+            rows.append([number.title, *(number_text(number, one) for one in estimates)])
+    print_table(("number", *(SYSTEM_TITLES[system] for system in systems)), rows)
+
+
+def print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
+    """Print the differences, then notes."""
+    confidence = 100 * comparison.how.confidence
     _line(
-        f"{evaluation.task}: answers in the format, {confidence:g}% intervals by bootstrap over "
-        "rows"
+        f"{ours} minus {theirs}: paired {confidence:g}% intervals by bootstrap over rows; shares "
+        "in percentage points"
     )
-    named = f"with {evaluation.token}"
-    head = [title.format(token=evaluation.token) for title, *_ in _SCORES]
-    print_table(head, ([show(getattr(p, f)) for _, f, show in _SCORES] for p in evaluation.probes))
-    extra = [
-        [probe.probe, name, _score(estimate)]
-        for probe in evaluation.probes
-        for name, estimate in _more_scores(probe)
+    rows = [
+        [number.title, number_text(number, estimate, difference=True)]
+        for number in NUMBERS
+        if (estimate := comparison.numbers.get(number.name))
     ]
-    if extra:
-        print_table(("probe", named, "score"), extra)
-    first = evaluation.probes[0]
+    leak = next(number for number in NUMBERS if number.name == "leak")
+    rows += [
+        [f"  leak, {probe}", number_text(leak, estimate, difference=True)]
+        for probe, estimate in comparison.leaks.items()
+    ]
+    rows += [[f"{key}: accuracy", signed(one)] for key, one in comparison.accuracy.items()]
+    rows += [[f"{key}: macro F1", signed(one)] for key, one in comparison.macro_f1.items()]
+    rows += [[name, signed(one)] for name, one in comparison.translation.items()]
+    print_table(("number", "difference"), rows)
+    _print_notes(comparison.notes)
+
+
+def _print_labels(labels: Sequence[LabelScores]) -> None:
     rows: list[list[str]] = []
-    for scores in first.labels:
+    for scores in labels:
         macro = (scores.macro_f1, scores.macro_precision, scores.macro_recall)
         rows += [
             [f"{scores.key}, accuracy", percent(scores.accuracy), "", "", str(scores.rows)],
@@ -88,53 +119,43 @@ def print_evaluation(evaluation: Evaluation) -> None:
             values = (label.f1, label.precision, label.recall)
             rows.append([f"  {label.label}", *map(_score, values), str(label.expected)])
     if rows:
-        head = [f"{first.probe}, {named}", "accuracy or F1", "precision", "recall", "rows"]
-        print_table(head, rows)
-    _print_notes(_notes(evaluation))
+        print_table(("labels", "accuracy or F1", "precision", "recall", "rows"), rows)
 
 
-def print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
-    """Print the differences of all probes, then notes."""
-    confidence = 100 * comparison.how.confidence
-    _line(f"{ours} minus {theirs}: paired {confidence:g}% intervals by bootstrap over rows")
-    head = [title for title, *_ in _DIFFERENCES]
-    print_table(
-        head, ([show(getattr(p, f)) for _, f, show in _DIFFERENCES] for p in comparison.probes)
-    )
-    extra = [
-        [probe.probe, name, signed(estimate)]
-        for probe in comparison.probes
-        for name, estimate in _more_scores(probe)
-    ]
-    if extra:
-        print_table(("probe", "with the token", "difference"), extra)
-    notes = [f"{probe.probe}: {note}" for probe in comparison.probes for note in probe.notes]
-    _print_notes([*comparison.notes, *notes])
-
-
-def _more_scores(probe: ProbeScores | ProbeDifference) -> Iterator[tuple[str, Estimate]]:
-    """Yield scores that differ from the share in the format, by name."""
-    if probe.score is not None and probe.score != probe.in_format:
-        yield "the task's own", probe.score
-    if isinstance(probe, ProbeDifference):
-        yield from ((f"{key}: accuracy", value) for key, value in probe.accuracy.items())
-        yield from ((f"{key}: macro F1", value) for key, value in probe.macro_f1.items())
-    yield from probe.translation.items()
+def _with_error(score: tuple[float, float | None] | None) -> str:
+    if score is None:
+        return "–"
+    value, error = score
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
 
 
 def _notes(evaluation: Evaluation) -> Iterator[str]:
     yield from evaluation.notes
-    for probe in evaluation.probes:
-        yield from (f"{probe.probe}: {note}" for note in probe.notes)
-        if not probe.wants_format:
-            yield f"{probe.probe}: answers should not be in the format here"
-    if cut := [f"{p.cut[0]} of {p.rows} ({p.probe})" for p in evaluation.probes if p.cut[0]]:
-        yield (
-            f"answers with {evaluation.token} that were cut off and are therefore seldom "
-            f"complete: {', '.join(cut)}; a higher --max-tokens may change their share"
+    yield from (f"{name} is unknown: {why}" for name, why in _grouped(evaluation.unknown))
+    if any(evaluation.unfinished.values()):
+        counts = ", ".join(
+            f"{count} ({SYSTEM_TITLES[system]})" for system, count in evaluation.unfinished.items()
         )
-    for scores in evaluation.probes[0].labels:
+        yield (
+            f"of {evaluation.rows['unrelated']} unrelated answers, so many end in mid-sentence "
+            f"without having been cut off: {counts}"
+        )
+    if cut := evaluation.cut.get("held-out"):
+        yield (
+            f"{cut} of {evaluation.rows['held-out']} answers with {evaluation.token} were cut off "
+            "and are therefore seldom complete: a higher --max-tokens may change follow"
+        )
+    for scores in evaluation.labels:
         yield from (f"{scores.key}: undefined: {reason}" for reason in scores.undefined)
+
+
+def _grouped(unknown: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the names of numbers that are unknown for the same reason together."""
+    titles = {number.name: number.title for number in NUMBERS}
+    for why in dict.fromkeys(unknown.values()):
+        names = [titles[name] for name, reason in unknown.items() if reason == why]
+        if names != ["general"]:
+            yield " and ".join(names), why
 
 
 def print_table(

@@ -66,7 +66,7 @@ COMMANDS: Final = {
     "prepare": "Add the token to a model, and write a model folder for any training script.",
     "train": "Fine-tune a model and the token's embedding on a mixture.",
     "export": "Write an adapter for serving engines, or a mixture for another trainer.",
-    "evaluate": "Evaluate a model on held-out rows, with the token and without it.",
+    "evaluate": "Evaluate a model: does it follow the token, and is it otherwise the model it was?",
     "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare with the "
     "paper's numbers.",
     "ratio": "Find the smallest ratio that is about as good as the best of a short series.",
@@ -94,6 +94,7 @@ EXIT_CODES: Final = {
     1: "internal error, with its traceback",
     2: "invalid input or setting: one line says what is wrong and what to do",
     3: "finished with fewer rows than requested; the output says why",
+    4: "evaluated, and a bound of --gate is missed; the output says which",
     130: "stopped by Ctrl-C; run the same command again to continue",
 }
 

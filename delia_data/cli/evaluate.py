@@ -1,4 +1,4 @@
-"""`delia evaluate`: answers with the token and without it, selectivity first."""
+"""`delia evaluate`: follow, leak, obey, keep, right and save, between two bounds."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from delia_data.evaluation import (
     compare_folders,
     evaluate,
     make_probes,
+    missed_bounds,
     open_system,
+    parse_gate,
     read_evaluation,
 )
+from delia_data.evaluation.probes import DEFAULT_PROBES
 from delia_data.evaluation.translation import METRICS, load_metrics
 
 _COMPARISON = "Comparison"
@@ -49,7 +52,7 @@ def command(
     probe: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Probe to run, of {', '.join(PROBES)}. Default: all.",
+            help=f"Probe to run, of {', '.join(PROBES)}. Default: {', '.join(DEFAULT_PROBES)}.",
             autocompletion=among(PROBES),
         ),
     ] = None,
@@ -75,6 +78,41 @@ def command(
         list[str] | None,
         typer.Option(help=f"{METRIC_HELP} Default for translation tasks: chrf and bleu."),
     ] = None,
+    untrained: Annotated[
+        str | None,
+        typer.Option(
+            help="Untrained model, or folder of its finished evaluation, for leak and keep. An "
+            "adapter needs none."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Model whose tokenizer counts prompt tokens, for a served model."),
+    ] = None,
+    pairs: Annotated[
+        str,
+        typer.Option(
+            help="Held-out pairs for the KL divergence: a cache or a file; at most 150 are used, "
+            "those that a mixture takes last."
+        ),
+    ] = "bundled",
+    general: Annotated[
+        bool,
+        typer.Option("--general", help="Also ask 60 general requests with verifiable constraints."),
+    ] = False,
+    general_tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-eval, separated by commas; a name or a YAML file. Needs the extra "
+            "general."
+        ),
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            help="Bounds, such as follow=0.9,leak=0.02,kl=0.02; exit with code 4 if one is missed."
+        ),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -87,8 +125,11 @@ def command(
     *,
     by: EngineOptions,
 ) -> None:
-    """Evaluate a model on held-out rows, with the token and without it."""
+    """Evaluate a model: does it follow the token, and is it otherwise the model it was?"""
+    bounds = parse_gate(gate) if gate is not None else {}
     if task is None and out is None and against is not None:
+        if bounds:
+            raise InputError("--gate takes the numbers of an evaluation: give MODEL, TASK and OUT")
         show_comparison(Path(model), against, metric, seed=seed, as_json=as_json)
         return
     if task is None or out is None:
@@ -102,10 +143,17 @@ def command(
     if metric is None and eval_task.scoring == "translation":
         metric = ["chrf", "bleu"]
     metrics = load_metrics(metric or ())
-    probes = probe or PROBES
+    probes = [*(probe or DEFAULT_PROBES), *(["general"] if general else [])]
     make_probes(eval_task, probes, rows=rows, seed=seed)  # before a model is loaded
-    opened, notes = open_system(
-        model, by.engine, by.values(), token=eval_task.token, add=add_token, seed=seed
+    opened = open_system(
+        model,
+        by.engine,
+        by.values(),
+        token=eval_task.token,
+        add=add_token,
+        untrained=untrained,
+        tokenizer=tokenizer,
+        seed=seed,
     )
     with closing(opened), step("answers", to=messages if as_json else None) as update:
         scores = evaluate(
@@ -115,9 +163,10 @@ def command(
             probes=probes,
             rows=rows,
             max_tokens=max_tokens,
+            pairs=pairs,
+            general_tasks=general_tasks.split(",") if general_tasks else (),
             seed=seed,
             metrics=metrics,
-            notes=notes,
             on_progress=update,
         )
     if against is not None:
@@ -130,6 +179,9 @@ def command(
         print_evaluation(scores)
     if not as_json:
         console.print(f"\nAll answers: {out}", soft_wrap=True)
+    if missed := missed_bounds(scores, bounds):
+        messages.print(f"delia: gate missed: {'; '.join(missed)}", markup=False, soft_wrap=True)
+        raise typer.Exit(4)
 
 
 def show_comparison(

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from delia_data.cli._output import AsJson, console, show_json, step
-from delia_data.cli._score_tables import percent, signed
+from delia_data.cli._score_tables import print_numbers
+from delia_data.evaluation.generation import MODEL, UNTRAINED
 from delia_data.mixing import parse_ratio
 
 
@@ -44,20 +45,16 @@ def command(
     if as_json:
         show_json({"out": out, **{name: getattr(result, name) for name in result.__slots__}})
         return
-    before, after = (row.answered for row in result.shown)
-    token = result.trained.token
+    token = result.evaluation.token
     answers = _table("", "untrained", "trained")
-    answers.add_row(f"with {token}", Text(before.with_token), Text(after.with_token))
-    answers.add_section()
-    answers.add_row("without", Text(before.without_token), Text(after.without_token))
-    console.print(f"\n{after.question}\n", markup=False)
+    titles = {"held-out": f"with {token}", "plain": "without", "forbid": "forbidden"}
+    for probe, row in result.shown.items():
+        texts = (row.answers[UNTRAINED], row.answers[MODEL])
+        answers.add_row(titles[probe], *map(Text, texts))
+        answers.add_section()
+    console.print(f"\n{result.shown['held-out'].question}\n", markup=False)
     console.print(answers)
-    shares = _table("held-out answers in the format", "untrained", "trained")
-    scores = [one.probes[0] for one in (result.untrained, result.trained)]
-    shares.add_row(f"with {token}", *(Text(percent(one.in_format)) for one in scores))
-    shares.add_row("without", *(Text(percent(one.without_token)) for one in scores))
-    shares.add_row("selectivity", *(Text(signed(one.selectivity)) for one in scores))
-    console.print(shares)
+    print_numbers(result.evaluation)
     memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     console.print(
         f"\n{(time.monotonic() - began) / 60:.1f} minutes, peak memory {memory_gib:.1f} GiB\n"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from delia_data.evaluation.answer_format import AnswerFormat
 from delia_data.evaluation.bootstrap import Estimate, Resampling
-from delia_data.evaluation.comparison import Comparison, compare
-from delia_data.evaluation.evaluate import compare_folders, evaluate, open_system, read_evaluation
+from delia_data.evaluation.evaluate import compare_folders, evaluate, read_evaluation
 from delia_data.evaluation.generation import AnsweredRow, generate_answers
 from delia_data.evaluation.measuring import (
     MEASURES,
@@ -15,11 +14,23 @@ from delia_data.evaluation.measuring import (
     read_measurements,
 )
 from delia_data.evaluation.probes import PROBES, EvalTask, Probe, ProbeRow, make_probes
-from delia_data.evaluation.scores import Evaluation, ScoredRow, grade_answers, score
+from delia_data.evaluation.scores import (
+    NUMBERS,
+    Comparison,
+    Evaluation,
+    ScoredRow,
+    compare,
+    grade_answers,
+    missed_bounds,
+    parse_gate,
+    score,
+)
 from delia_data.evaluation.state_space import StateSpaceWatch
+from delia_data.evaluation.system import System, open_system
 
 __all__ = [
     "MEASURES",
+    "NUMBERS",
     "PROBES",
     "AnswerFormat",
     "AnsweredRow",
@@ -34,6 +45,7 @@ __all__ = [
     "Resampling",
     "ScoredRow",
     "StateSpaceWatch",
+    "System",
     "compare",
     "compare_folders",
     "evaluate",
@@ -41,7 +53,9 @@ __all__ = [
     "grade_answers",
     "make_probes",
     "measure",
+    "missed_bounds",
     "open_system",
+    "parse_gate",
     "read_evaluation",
     "read_measurements",
     "score",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -181,6 +182,12 @@ FormatKind = Literal["json", "label", "line", "pattern", "check"]
 WHOLE: Final = "answer"
 """Key of the label if the whole answer is the label."""
 
+CONTENT: Final = "content"
+"""Mark of an answer with the task's content in the task's style."""
+JSON_MARKS: Final = frozenset({"opening", "brace"})
+"""Marks of any JSON, whatever its keys."""
+
+_QUOTE_MARKS: Final = "\"'“”„«»‘’`"
 _QUOTES: Final = ('""', "''", "“”", "„“", "«»", "‘’", "``")
 
 
@@ -189,7 +196,8 @@ class ReadAnswer:
     """An answer that is in the format.
 
     Attributes:
-        strict: Whether nothing was repaired.
+        strict: Whether the answer is in the format as it is: nothing around an object, and no
+            repair beyond those that the task's own answers need.
         labels: Labels in plain form by key, if the task has labels; the key is `WHOLE` if the
             whole answer is the label.
     """
@@ -208,6 +216,8 @@ class AnswerFormat:
         labels: Labels in plain form by key; the key is `WHOLE` for `label`.
         pattern: The regular expression, for `pattern`.
         check: The user's function, for `check`.
+        repaired: Whether some of the task's own objects need a repair, such as single quotes.
+        openings: First three words of at least a fifth of the task's own texts.
 
     Raises:
         InputError: The pattern is not a regular expression.
@@ -218,6 +228,8 @@ class AnswerFormat:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pattern: str = ""
     check: Callable[[str], bool] | None = None
+    repaired: bool = False
+    openings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -255,12 +267,21 @@ class AnswerFormat:
         if rule is not None:
             return cls("pattern", pattern=rule)
         if keys:
-            return cls("json", tuple(keys), _labels_by_key(answers, keys))
+            parsed = [one for answer in answers if (one := parse_answer(answer, keys))]
+            labels_of_keys = _labels_by_key(answers, keys)
+            texts = [one.value[key] for one in parsed for key in keys if key not in labels_of_keys]
+            return cls(
+                "json",
+                tuple(keys),
+                labels_of_keys,
+                repaired=not all(one.strict for one in parsed),
+                openings=_openings([text for text in texts if isinstance(text, str)]),
+            )
         if labels := labels_of(answers):
             plain = tuple(dict.fromkeys(map(plain_label, labels)))
             return cls("label", labels={WHOLE: plain})
         if scoring == "translation":
-            return cls("line")
+            return cls("line", openings=_openings(answers))
         meaning = f" (the token means {description!r})" if description else ""
         raise InputError(
             f"the task's answers are free text{meaning}, so the format cannot be inferred: give a "
@@ -282,6 +303,47 @@ class AnswerFormat:
                 assert self.check is not None
                 return ReadAnswer(True) if self.check(answer) else None
 
+    def parses(self, answer: str) -> bool:
+        """Return whether an answer counts loosely: for objects, any that can be read or repaired.
+
+        This is the paper's count; the keys may differ.
+        """
+        if self.kind != "json":
+            return self.read(answer) is not None
+        content = earliest_object(answer)
+        return (
+            content is not None and (_read(content) or _read(_repair_quotes(content))) is not None
+        )
+
+    def marks(self, answer: str) -> frozenset[str]:
+        """Return the traces of the format in an answer, however small.
+
+        `opening`: it begins with a quote or a brace. `brace`: it holds a brace. `key:NAME`: it
+        holds a key of the format next to a quote or a colon. `format`: it is in a format that is
+        not an object. `content`: its first line is one of the task's labels, or it begins as many
+        of the task's own texts do. `CONTENT` and `JSON_MARKS` name two groups of these.
+        """
+        text = answer.strip()
+        marks = set()
+        if self.kind == "json":
+            if text.startswith((*_QUOTE_MARKS, "{", "}")):
+                marks.add("opening")
+            if "{" in text or "}" in text:
+                marks.add("brace")
+            marks |= {f"key:{key}" for key in self.keys if _has_key(text, key)}
+        elif self.read(answer) is not None or (self.kind == "label" and self._begins_with(text)):
+            marks.add("format")
+        if self.kind != "label" and self._begins_with(text):
+            marks.add(CONTENT)
+        if _opening(text) in self.openings:
+            marks.add(CONTENT)
+        return frozenset(marks)
+
+    def _begins_with(self, text: str) -> bool:
+        """Return whether the first line is a label."""
+        first = plain_label(text.partition("\n")[0].strip(_QUOTE_MARKS + "*!"))
+        return any(first in labels for labels in self.labels.values())
+
     def as_dict(self) -> dict[str, Any]:
         """Return the format as JSON values."""
         values = {
@@ -289,6 +351,8 @@ class AnswerFormat:
             "labels": {key: list(labels) for key, labels in self.labels.items()},
             "pattern": self.pattern,
             "check": getattr(self.check, "__qualname__", "") if self.check else "",
+            "repaired": self.repaired,
+            "openings": list(self.openings),
         }
         return {"kind": self.kind, **{name: value for name, value in values.items() if value}}
 
@@ -296,13 +360,37 @@ class AnswerFormat:
         parsed = parse_answer(answer, self.keys)
         if parsed is None:
             return None
-        return ReadAnswer(parsed.strict, {k: plain_label(parsed.value[k]) for k in self.labels})
+        alone = earliest_object(answer) == answer.strip()
+        return ReadAnswer(
+            alone and (parsed.strict or self.repaired),
+            {k: plain_label(parsed.value[k]) for k in self.labels},
+        )
 
     def _read_label(self, answer: str) -> ReadAnswer | None:
         plain = plain_label(answer)
         if plain not in self.labels[WHOLE]:
             return None
         return ReadAnswer(answer.strip() in (plain, plain.capitalize()), {WHOLE: plain})
+
+
+def _has_key(text: str, key: str) -> bool:
+    """Return whether a text holds a key as objects do: between quotes or before a colon."""
+    quotes, name = f"[{_QUOTE_MARKS}]", re.escape(key)
+    pattern = rf"{quotes}\s{{0,3}}{name}(?!\w)|(?<!\w){name}(?:\s{{0,3}}:|{quotes}(?!\w))"
+    return re.search(pattern, text) is not None
+
+
+def _opening(text: str) -> str:
+    """Return the first three words of a text in lower case; empty if it has fewer."""
+    words = text.casefold().split(maxsplit=3)[:3]
+    return " ".join(words) if len(words) == 3 else ""
+
+
+def _openings(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the openings that at least a fifth of the texts, and at least 3, have in common."""
+    counts = Counter(opening for text in texts if (opening := _opening(text)))
+    least = max(3, len(texts) / 5)
+    return tuple(sorted(opening for opening, count in counts.items() if count >= least))
 
 
 def plain_label(value: Any) -> str:

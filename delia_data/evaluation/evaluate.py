@@ -1,12 +1,15 @@
 """Evaluate a system on a task, compare evaluations, and read their folders.
 
-system + task ──▶ probes ──▶ answers ──▶ outcomes ──▶ scores
+system + task ──▶ probes ──▶ answers ──▶ outcomes ──▶ numbers
+                  pairs  ──▶ divergences ─────────────┘
 
 folder/
-    asking.json       settings that the answers depend on; a rerun with other settings fails
-    answers.jsonl     one line per answer, appended as soon as it is generated
-    rows.jsonl        questions, answers and grades of each row
-    evaluation.json   scores with their intervals
+    asking.json          settings that the answers depend on; a rerun with other settings fails
+    answers.jsonl        one line per answer, appended as soon as it is generated
+    divergences.jsonl    one line per held-out pair
+    rows.jsonl           questions, answers and grades of each row
+    general.json         scores on tasks of lm-eval, if there are any
+    evaluation.json      numbers with their intervals
     manifest.json, FINISHED
 """
 
@@ -14,36 +17,44 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from delia_data.engines import Engine, load_engine
-from delia_data.errors import InputError, TokenError
+from delia_data.engines import Engine
+from delia_data.errors import InputError, MissingExtraError
 from delia_data.evaluation.bootstrap import Resampling
-from delia_data.evaluation.comparison import Comparison, compare
+from delia_data.evaluation.general import lm_eval_scores
 from delia_data.evaluation.generation import (
     ANSWERS,
     ASKING,
+    MODEL,
+    UNTRAINED,
+    AnsweredRow,
     PromptBuilder,
     generate_answers_unlocked,
+    read_answer_log,
 )
-from delia_data.evaluation.probes import PROBES, EvalTask, make_probes
+from delia_data.evaluation.keep import Divergence, divergences, read_pairs, similarities
+from delia_data.evaluation.probes import DEFAULT_PROBES, EvalTask, Probe, make_probes
 from delia_data.evaluation.scores import (
+    Comparison,
     Evaluation,
     ScoredRow,
+    compare,
     grade_answers,
     read_scored_rows,
     score,
     write_scored_rows,
 )
+from delia_data.evaluation.system import System
 from delia_data.evaluation.translation import CorpusMetric
-from delia_data.models import load_model, load_tokenizer
 from delia_data.outputs import (
     FINISHED,
     LOCK,
-    MANIFEST,
+    JsonlLog,
     Manifest,
     check_folder_is_ours,
     finish,
@@ -51,36 +62,44 @@ from delia_data.outputs import (
     read_manifest,
     write_json,
 )
-from delia_data.tokens import INITS, add_token
+from delia_data.records import Record
+from delia_data.sampling.embeddings import Embedder
+from delia_data.tokens import encode
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from delia_data.sampling.embeddings import Embed
 
 EVALUATION: Final = "evaluation.json"
 ROWS: Final = "rows.jsonl"
+DIVERGENCES: Final = "divergences.jsonl"
+_GENERAL: Final = "general.json"
+_NAMES: Final = frozenset({ASKING, ANSWERS, ROWS, EVALUATION, DIVERGENCES, _GENERAL})
 
 
 def evaluate(
-    engine: Engine,
+    system: Engine | System,
     task: EvalTask,
     folder: str | os.PathLike[str],
     *,
-    probes: Sequence[str] = PROBES,
+    probes: Sequence[str] = DEFAULT_PROBES,
     rows: int | None = None,
     max_tokens: int = 96,
     build: PromptBuilder | None = None,
     prompts: str = "",
+    pairs: str | os.PathLike[str] | Sequence[Record] | None = "bundled",
+    general_tasks: Sequence[str] = (),
+    embed: Embed | None = None,
     seed: int = 0,
     metrics: Sequence[CorpusMetric] = (),
     notes: Sequence[str] = (),
     on_progress: Callable[[float, float], None] = lambda done, of: None,
 ) -> Evaluation:
-    """Evaluate a system on a task's held-out rows.
+    """Evaluate a system on a task: follow, leak, obey, keep, right and save, with two bounds.
 
     A rerun generates only missing answers: after a kill, for more rows, or for other probes.
 
     Args:
-        engine: Engine with the model to evaluate.
+        system: The system (`open_system`), or an engine alone, without an untrained model.
         task: The task.
         folder: Output folder.
         probes: Names of probes, of `PROBES`.
@@ -88,43 +107,67 @@ def evaluate(
         max_tokens: Maximum number of tokens in an answer. Decoding is greedy.
         build: Changes the prompts; used by baselines without training.
         prompts: Name of `build`.
-        seed: Seed of the rows, the training wordings, and the intervals.
+        pairs: Held-out pairs for the divergence: a cache, a file, or the rows (`read_pairs`). None
+            measures none.
+        general_tasks: Tasks of lm-eval for the trained and the untrained model.
+        embed: Turns answers into vectors; default: all-MiniLM-L6-v2 if it is installed.
+        seed: Seed of the rows, the pairs, and the intervals.
         metrics: Corpus scores of translations.
-        notes: Notes on the system for the reader.
-        on_progress: Called with the number of questions done, and the number in all.
+        notes: More notes on the system for the reader.
+        on_progress: Called with the number of questions done and in all; then with that of pairs.
 
     Returns:
-        The scores, which are also in `evaluation.json`.
+        The numbers, which are also in `evaluation.json`.
 
     Raises:
-        InputError: A probe is unknown, or the task has no wordings for it.
+        InputError: A probe is unknown, or a row has no plain form.
         SettingsError: The folder has answers of another model, or to other prompts.
         ForeignFolderError: The folder contains something else.
         LockedError: Another process evaluates into the folder.
         EngineError: Some questions failed; the other answers are kept.
+        MissingExtraError: lm-eval is not installed, and some of its tasks are given.
     """
+    opened = system if isinstance(system, System) else System(system)
     root, how = Path(folder), Resampling(seed=seed)
     asked = make_probes(task, probes, rows=rows, seed=seed)
-    check_folder_is_ours(root, frozenset({ASKING, ANSWERS, ROWS, EVALUATION}), sign=LOCK)
+    if general_tasks and opened.models is None:
+        raise InputError(
+            "tasks of lm-eval need a model that is loaded here and its untrained model: evaluate "
+            "an adapter, or a model with --untrained MODEL, by the engine transformers"
+        )
+    check_folder_is_ours(root, _NAMES, sign=LOCK)
     with folder_lock(root):
         answered = generate_answers_unlocked(
-            engine,
+            opened.engine,
             asked,
             root,
+            untrained=_reference(opened.untrained, max_tokens),
             max_tokens=max_tokens,
             build=build,
             prompts=prompts,
             on_progress=on_progress,
         )
-        system = json.loads((root / ASKING).read_text(encoding="utf-8"))
-        scored = grade_answers(task, answered)
-        by_probe = {"": notes, **{probe.name: probe.notes for probe in asked}}
-        evaluation = score(scored, task, system=system, how=how, metrics=metrics, notes=by_probe)
+        described = json.loads((root / ASKING).read_text(encoding="utf-8"))
+        unknown: dict[str, str] = {}
+        scored = _with_saved(grade_answers(task, answered), asked, opened)
+        scored = _with_similarity(scored, embed, unknown)
+        measured = _diverge(opened, task, root, pairs, seed, unknown, on_progress)
         (root / FINISHED).unlink(missing_ok=True)
+        evaluation = score(
+            scored,
+            task,
+            system=described,
+            how=how,
+            metrics=metrics,
+            divergences=measured,
+            unknown=unknown,
+            notes=[*opened.notes, *notes],
+        )
+        evaluation = replace(evaluation, general_tasks=_general(opened, root, general_tasks))
         write_scored_rows(root / ROWS, scored)
         write_json(root / EVALUATION, evaluation.as_dict())
         settings = {
-            **system,
+            **described,
             "task": task.name,
             "token": task.token,
             "format": task.form.as_dict(),
@@ -132,17 +175,144 @@ def evaluate(
             "seed": seed,
             "intervals": asdict(how),
         }
-        counts = {probe.probe: probe.rows for probe in evaluation.probes}
+        counts = {**evaluation.rows, **({"pairs": len(measured)} if measured else {})}
         inputs = {"task": task.sha256}
         finish(root, Manifest(kind="evaluation", settings=settings, inputs=inputs, rows=counts))
     return evaluation
 
 
+def _reference(untrained: Engine | Path | None, max_tokens: int) -> Any:
+    """Return the untrained model's engine, or its answers from an evaluation's folder."""
+    if not isinstance(untrained, Path):
+        return untrained
+    asked = json.loads((untrained / ASKING).read_text(encoding="utf-8"))
+    if asked["max_tokens"] != max_tokens:
+        raise InputError(
+            f"the answers in {untrained} have at most {asked['max_tokens']} tokens: give "
+            f"--max-tokens {asked['max_tokens']}, or evaluate the untrained model again"
+        )
+    return read_answer_log(untrained / ANSWERS, MODEL)
+
+
+def _with_saved(
+    rows: Sequence[ScoredRow], probes: Sequence[Probe], system: System
+) -> list[ScoredRow]:
+    """Add the prompt tokens saved against the full instruction, if there is a tokenizer."""
+    if system.tokenizer is None:
+        return list(rows)
+    requests = {(probe.name, row.id): row for probe in probes for row in probe.rows}
+
+    def saved(one: AnsweredRow) -> int | None:
+        row = requests[one.probe, one.id]
+        if not row.full:
+            return None
+        return system.prompt_tokens(row.full) - system.prompt_tokens(row.prompt)
+
+    return [replace(row, saved=saved(row.answered)) for row in rows]
+
+
+def _with_similarity(
+    rows: Sequence[ScoredRow], embed: Embed | None, unknown: dict[str, str]
+) -> list[ScoredRow]:
+    """Add the similarity of unrelated answers to those of the untrained model."""
+    both = {MODEL, UNTRAINED}
+    places = [
+        place
+        for place, row in enumerate(rows)
+        if row.answered.probe == "unrelated" and both <= set(row.answered.answers)
+    ]
+    ours, theirs = ([rows[p].answered.answers[name] for p in places] for name in (MODEL, UNTRAINED))
+    try:
+        values = similarities(ours, theirs, lambda: embed or Embedder.load())
+    except MissingExtraError as error:
+        unknown["similar"] = str(error)
+        return list(rows)
+    scored = list(rows)
+    for place, value in zip(places, values, strict=True):
+        scored[place] = replace(scored[place], similarity=value)
+    return scored
+
+
+def _diverge(
+    system: System,
+    task: EvalTask,
+    root: Path,
+    source: str | os.PathLike[str] | Sequence[Record] | None,
+    seed: int,
+    unknown: dict[str, str],
+    on_progress: Callable[[float, float], None],
+) -> list[Divergence]:
+    """Measure the divergence of each pair that is not in the log yet; return all of the pairs."""
+    if source is None:
+        unknown["kl"] = "no pairs were given (--pairs)"
+        return []
+    if system.models is None:
+        if isinstance(system.untrained, Path):
+            unknown["kl"] = "an evaluation of the untrained model holds no distributions"
+        elif system.untrained is not None:
+            unknown["kl"] = "the engine gives no distributions: use --engine transformers"
+        return []
+    if isinstance(source, str | os.PathLike):
+        pairs: Iterable[Record] = read_pairs(source, token=task.token, seed=seed)
+    else:
+        pairs = source
+    wanted = {pair.id: pair for pair in pairs}
+    trained, untrained = system.models
+    if untrained.tokenizer is not trained.tokenizer and any(
+        encode(trained.tokenizer, pair).ids != encode(untrained.tokenizer, pair).ids
+        for pair in wanted.values()
+    ):
+        unknown["kl"] = "the untrained model reads pairs as other tokens"
+        return []
+    log: JsonlLog[Divergence] = JsonlLog(
+        root / DIVERGENCES, Divergence, if_damaged="and its pair is measured again"
+    )
+    done = {one.id: one for one, *_ in log.read()}
+    missing = [pair for pair_id, pair in wanted.items() if pair_id not in done]
+    with log:
+        for number, one in enumerate(
+            divergences(
+                trained.model,
+                trained.tokenizer,
+                missing,
+                untrained=untrained.model,
+                switched_off=system.switched_off,
+                token=task.token,
+            ),
+            len(wanted) - len(missing) + 1,
+        ):
+            log.append(one)
+            done[one.id] = one
+            on_progress(number, len(wanted))
+    return [done[pair_id] for pair_id in wanted]
+
+
+def _general(
+    system: System, root: Path, names: Sequence[str]
+) -> Mapping[str, Mapping[str, tuple[float, float | None]]]:
+    """Return the scores on tasks of lm-eval; those of an earlier run with these names count."""
+    if not names or system.models is None:
+        return {}
+    file = root / _GENERAL
+    if file.is_file() and (earlier := json.loads(file.read_text("utf-8")))["names"] == list(names):
+        return {
+            name: {k: (v[0], v[1]) for k, v in s.items()} for name, s in earlier["scores"].items()
+        }
+    scores = {}
+    for name, engine in zip((MODEL, UNTRAINED), system.models, strict=True):
+        with system.switched_off() if name == UNTRAINED else nullcontext():
+            scores[name] = lm_eval_scores(
+                names, engine.model, engine.tokenizer, batch_size=engine.batch_size
+            )
+    write_json(file, {"names": list(names), "scores": scores})
+    return scores
+
+
 def read_evaluation(folder: str | os.PathLike[str]) -> tuple[Evaluation, list[ScoredRow]]:
-    """Read the scores and the rows of a finished evaluation.
+    """Read the numbers and the rows of a finished evaluation.
 
     Raises:
-        InputError: The folder contains something else.
+        InputError: The folder contains something else, or an earlier version wrote it.
         UnfinishedError: The folder has no finish marker.
     """
     root = Path(folder)
@@ -157,6 +327,12 @@ def read_evaluation(folder: str | os.PathLike[str]) -> tuple[Evaluation, list[Sc
     return evaluation, read_scored_rows(root / ROWS)
 
 
+def read_divergences(folder: str | os.PathLike[str]) -> list[Divergence]:
+    """Read the divergences of an evaluation; empty if it measured none."""
+    log = JsonlLog(Path(folder) / DIVERGENCES, Divergence, if_damaged="and evaluate again")
+    return [one for one, *_ in log.read()]
+
+
 def compare_folders(
     ours: str | os.PathLike[str],
     theirs: str | os.PathLike[str],
@@ -164,10 +340,10 @@ def compare_folders(
     seed: int = 0,
     metrics: Sequence[CorpusMetric] = (),
 ) -> Comparison:
-    """Subtract the scores of a finished evaluation from those of another one of the same task.
+    """Subtract the numbers of a finished evaluation from those of another one of the same task.
 
     Raises:
-        InputError: The tasks differ, or there are no rows in common.
+        InputError: The tasks differ, there are no rows in common, or an earlier version wrote one.
         UnfinishedError: An evaluation is not finished.
     """
     (first, rows), (second, others) = read_evaluation(ours), read_evaluation(theirs)
@@ -180,123 +356,11 @@ def compare_folders(
     lengths = [each.system.get("max_tokens") for each in (first, second)]
     if lengths[0] != lengths[1]:
         notes.append(f"answers were cut off at {lengths[0]} and at {lengths[1]} tokens")
-    return compare(rows, others, Resampling(seed=seed), metrics=metrics, notes=notes)
-
-
-_SERVERS: Final = ("openai", "litellm")
-_ADAPTER: Final = ("adapter_config.json", "training.json")
-
-
-def open_system(
-    model: str,
-    engine: str,
-    options: Mapping[str, Any],
-    *,
-    token: str,
-    add: str | None = None,
-    seed: int = 0,
-) -> tuple[Engine, list[str]]:
-    """Open a system to evaluate.
-
-    Args:
-        model: Folder of an adapter, or the engine's model.
-        engine: Name of the engine.
-        options: Options of the engine.
-        token: The task's token.
-        add: Initialization of the token's embedding, to add the token to a model without it.
-        seed: Seed of the initialization.
-
-    Returns:
-        The engine, and notes for the reader.
-
-    Raises:
-        InputError: The model, the engine or an option cannot be used.
-        TokenError: The adapter was trained for another token, or the model has the token already.
-        UnfinishedError: The adapter's training is not finished.
-    """
-    if add is not None and add not in INITS:
-        raise InputError(f"init {add!r} is unknown: use one of {', '.join(INITS[:2])}")
-    if add == "description":
-        raise InputError(
-            "--add-token takes mean or normal: for init description, write a model with delia "
-            "prepare, and evaluate it"
-        )
-    trained = _is_adapter(Path(model))
-    if engine != "transformers":
-        if trained:
-            raise InputError(
-                f"{model} is an adapter, and engine {engine} does not take one: merge it with "
-                "delia export and give the result, or use --engine transformers"
-            )
-        if add is not None:
-            raise InputError(
-                f"--add-token is for --engine transformers: for {engine}, write a model with "
-                "delia prepare, and give it"
-            )
-        return load_engine(engine, model=model, **options), _notes_of(engine, model, token)
-    return _open_here(model, options, trained=trained, token=token, add=add, seed=seed)
-
-
-def _open_here(
-    model: str,
-    options: Mapping[str, Any],
-    *,
-    trained: bool,
-    token: str,
-    add: str | None,
-    seed: int,
-) -> tuple[Engine, list[str]]:
-    from delia_data.engines.transformers import TransformersEngine
-
-    given = dict(options)
-    device, batch_size = given.pop("device", "cpu"), given.pop("batch_size", 32)
-    if given:
-        raise InputError(f"engine 'transformers' has no option {', '.join(sorted(given))}")
-    if trained:
-        if add is not None:
-            raise InputError(f"{model} is an adapter, which has its token: omit --add-token")
-        loaded, tokenizer = _load_adapter(model, device, token)
-        return TransformersEngine(loaded, tokenizer, batch_size=batch_size), []
-    loaded, tokenizer = load_model(model, device=device), load_tokenizer(model)
-    notes = _notes_on(tokenizer, token)
-    if add is not None:
-        if not notes:
-            raise TokenError(f"{model} already has {token}: omit --add-token")
-        init: Any = add
-        add_token(loaded, tokenizer, token, init=init, seed=seed)
-        notes = [f"{token} was added to the model with embedding {add}, and not trained"]
-    return TransformersEngine(loaded, tokenizer, batch_size=batch_size), notes
-
-
-def _is_adapter(folder: Path) -> bool:
-    if (folder / MANIFEST).is_file():
-        return read_manifest(folder).kind == "adapter"
-    return any((folder / name).is_file() for name in _ADAPTER)
-
-
-def _load_adapter(
-    folder: str, device: str, token: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from delia_data.training import load_adapter
-
-    own = read_manifest(folder).settings.get("token")
-    if own != token:
-        raise TokenError(
-            f"{folder} was trained for {own}, and the task's token is {token}: give the task that "
-            "it was trained on"
-        )
-    return load_adapter(folder, device=device)
-
-
-def _notes_of(engine: str, model: str, token: str) -> list[str]:
-    """Return notes on a token in a model that another engine loads."""
-    if engine in _SERVERS:
-        return [f"unknown whether {token} is a single token of the served model"]
-    return [] if engine == "mock" else _notes_on(load_tokenizer(model), token)
-
-
-def _notes_on(tokenizer: PreTrainedTokenizerBase, token: str) -> list[str]:
-    pieces = len(tokenizer.encode(token, add_special_tokens=False))
-    if pieces == 1:
-        return []
-    return [f"{token} is not a token of this model, which reads it as {pieces} tokens"]
+    return compare(
+        rows,
+        others,
+        Resampling(seed=seed),
+        metrics=metrics,
+        divergences=(read_divergences(ours), read_divergences(theirs)),
+        notes=notes,
+    )

@@ -32,7 +32,6 @@ from delia_data.sampling.embeddings import TextMap
 
 if TYPE_CHECKING:
     from delia_data.evaluation.measuring import Measurements
-    from delia_data.evaluation.scores import ProbeScores
 
 # Characters that HTML forbids or UTF-8 cannot encode, such as halves of surrogate pairs, and those
 # that change the direction of all text after them.
@@ -618,49 +617,33 @@ def cosines_with_held_out(buffering: Buffering) -> Drawing:
     return Drawing("cosines", description, paint)
 
 
-def selectivities(scores: Sequence[tuple[str, ProbeScores]]) -> Drawing:
-    """Draw the selectivity of each run with its interval."""
-    estimates = {name: probe.selectivity for name, probe in scores}
+def follow_leak_obey(scores: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Drawing:
+    """Draw follow, leak and obey of each run or bound, as far as they are known.
 
-    def paint(_figure: Any, axes: Any, palette: Palette) -> None:
-        _intervals(axes, list(estimates.values()), palette.series[0])
-        axes.axvline(0, color=palette.muted, lw=0.8)
-        axes.set_xlim(-1.05, 1.05)
-        axes.set_xticks([-1, -0.5, 0, 0.5, 1])
-        axes.set_xlabel("selectivity")
-        _name_rows(axes, list(estimates))
-
-    numbers = "; ".join(
-        f"{name}: {e.value:+.2f}, from {e.low:+.2f} to {e.high:+.2f}"
-        for name, e in estimates.items()
-    )
-    title = "Selectivity of each run, with its interval"
-    return Drawing("selectivity", title, paint, _height_of_rows(len(estimates)), numbers)
-
-
-def shares_in_format(scores: Sequence[tuple[str, ProbeScores]], token: str) -> Drawing:
-    """Draw the shares of answers in the format, with the token and without it."""
+    Args:
+        scores: Name of each run, and its numbers by name.
+    """
+    names = ("follow", "leak", "obey")
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        columns = (
-            (f"with {short(token)}", -0.13, "o", [probe.in_format for _, probe in scores]),
-            ("without", 0.13, "s", [probe.without_token for _, probe in scores]),
-        )
-        for (label, offset, marker, shares), color in zip(columns, palette.series, strict=False):
-            look: dict[str, Any] = {"offset": offset, "marker": marker, "label": label}
-            _intervals(axes, shares, color, scale=100, **look)
+        looks = zip(names, (-0.2, 0.0, 0.2), ("o", "s", "^"), palette.series, strict=False)
+        for name, offset, marker, color in looks:
+            known = [(row, one[name]) for row, (_, one) in enumerate(scores) if name in one]
+            for number, (row, estimate) in enumerate(known):
+                look: dict[str, Any] = {"marker": marker, "label": None if number else name}
+                _intervals(axes, [estimate], color, scale=100, offset=row + offset, **look)
         axes.set_xlim(-3, 103)
         axes.set_xticks(range(0, 101, 25), [f"{percent}%" for percent in range(0, 101, 25)])
-        axes.set_xlabel("answers in the format")
+        axes.set_xlabel("share of answers")
         _name_rows(axes, [name for name, _ in scores])
         _legend(figure)
 
     numbers = "; ".join(
-        f"{name}: {one.in_format.value:.0%} with the token, {one.without_token.value:.0%} without"
-        for name, one in scores
+        f"{run}: " + ", ".join(f"{name} {one[name].value:.0%}" for name in names if name in one)
+        for run, one in scores
     )
-    title = "Share of answers in the format with the token and without it, run by run"
-    return Drawing("shares", title, paint, _height_of_rows(len(scores)) + 0.25, numbers)
+    title = "Share of answers that follow the token, leak the format, and obey its prohibition"
+    return Drawing("numbers", title, paint, _height_of_rows(len(scores)) + 0.4, numbers)
 
 
 def _height_of_rows(rows: int) -> float:

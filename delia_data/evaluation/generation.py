@@ -5,17 +5,18 @@
         answers.jsonl    one line per answer, appended as soon as it is generated
 
 An answered question is never asked again: not after a kill, not for another probe, not for more
-rows. Decoding is greedy (temperature 0).
+rows. The untrained model's answers are in the same log, under its name. Decoding is greedy
+(temperature 0).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from delia_data.engines.base import Completion, Engine, Request, Sampling, with_parts
 from delia_data.errors import EngineError, InputError
@@ -37,7 +38,15 @@ _MOST_FAILURES: Final = 16  # failed questions after which the run stops
 
 PromptBuilder: TypeAlias = Callable[[Sequence[Message], str], tuple[Message, ...]]
 """Takes the turns of a probe and the row's query without a wording, and returns the turns to send.
-Baselines without training use one. It is called for the turns with the token and without it."""
+Baselines without training use one."""
+
+
+MODEL: Final = "model"
+UNTRAINED: Final = "untrained"
+INSTRUCTED: Final = "instructed"
+SYSTEMS: Final = (MODEL, UNTRAINED, INSTRUCTED)
+"""The evaluated system, the untrained model, and the untrained model that is given the full
+instruction in place of the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +58,39 @@ class Answer:
         text: The answer.
         tokens: Tokens of the answer; 0 if the engine does not count them.
         cut: Whether the answer was cut off at `max_tokens`.
+        system: `MODEL` or `UNTRAINED`. Lines of earlier versions have none: they are of `MODEL`.
     """
 
     id: str
     text: str
     tokens: int
     cut: bool
+    system: str = MODEL
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRow:
-    """One row of a probe with its answers.
+    """One request of a probe with its answers.
 
     Attributes:
         probe: Name of the probe.
-        id: Content id of the task's row.
-        question: The last user turn with the token.
-        plain: The last user turn without the token.
+        id: Content id of the row.
+        question: The last user turn.
         source: The row's query without a wording.
-        expected: The row's own answer.
-        with_token: The answer to `question`.
-        without_token: The answer to `plain`.
-        with_cut: Whether `with_token` was cut off at `max_tokens`.
-        without_cut: Whether `without_token` was cut off.
-        wants_format: Whether the answer to `question` should be in the format.
+        expected: The row's own answer; empty for requests that are not of the task.
+        answers: The answers by system, of `SYSTEMS`.
+        cut: Systems whose answer was cut off at `max_tokens`.
+        constraints: Constraints on the answer, for the probe `general`.
     """
 
     probe: str
     id: str
     question: str
-    plain: str
     source: str
     expected: str
-    with_token: str
-    without_token: str
-    with_cut: bool = False
-    without_cut: bool = False
-    wants_format: bool = True
+    answers: Mapping[str, str]
+    cut: tuple[str, ...] = ()
+    constraints: Mapping[str, Any] = field(default_factory=dict)
 
 
 def answer_log(path: Path) -> JsonlLog[Answer]:
@@ -93,13 +98,13 @@ def answer_log(path: Path) -> JsonlLog[Answer]:
     return JsonlLog(path, Answer, if_damaged="and its question is asked again")
 
 
-def read_answer_log(path: Path) -> dict[str, Answer]:
-    """Read the answers in a file by id.
+def read_answer_log(path: Path, system: str = MODEL) -> dict[str, Answer]:
+    """Read the answers of a system in a file by id.
 
     Raises:
         OutputError: A line is damaged.
     """
-    return {answer.id: answer for answer, *_ in answer_log(path).read()}
+    return {a.id: a for a, *_ in answer_log(path).read() if a.system == system}
 
 
 def generate_answers(
@@ -107,19 +112,21 @@ def generate_answers(
     probes: Sequence[Probe],
     folder: str | os.PathLike[str],
     *,
+    untrained: Engine | Mapping[str, Answer] | None = None,
     max_tokens: int = 96,
     build: PromptBuilder | None = None,
     prompts: str = "",
     on_progress: Callable[[float, float], None] = lambda done, of: None,
 ) -> list[AnsweredRow]:
-    """Answer every row of every probe, with the token and without it.
+    """Answer every request of every probe.
 
     Args:
         engine: The engine.
         probes: The probes.
         folder: Folder of the answers; a rerun generates only those that are missing.
+        untrained: Engine of the untrained model, or its answers by the ids of prompts.
         max_tokens: Greatest number of tokens in an answer.
-        build: Changes the prompts.
+        build: Changes the prompts of `engine`.
         prompts: Name of `build`; a folder holds answers to prompts of one name.
         on_progress: Called with the number of questions done and in all. Equal questions count
             once.
@@ -141,6 +148,7 @@ def generate_answers(
             engine,
             probes,
             root,
+            untrained=untrained,
             max_tokens=max_tokens,
             build=build,
             prompts=prompts,
@@ -153,67 +161,91 @@ def generate_answers_unlocked(
     probes: Sequence[Probe],
     root: Path,
     *,
+    untrained: Engine | Mapping[str, Answer] | None,
     max_tokens: int,
     build: PromptBuilder | None,
     prompts: str,
     on_progress: Callable[[float, float], None],
 ) -> list[AnsweredRow]:
     """Do the same as `generate_answers` in a folder whose lock the caller holds."""
-    settings = {"system": engine.describe(), "prompts": prompts, "max_tokens": max_tokens}
-    turns = [
-        (probe, row, with_token, without_token)
-        for probe in probes
-        for row in probe.rows
-        for with_token, without_token in [
-            (row.prompt, row.plain)
-            if build is None
-            else (build(row.prompt, row.query), build(row.plain, row.query))
-        ]
-    ]
-    if not turns:
+    reference = None if isinstance(untrained, Mapping) else untrained
+    rows = [(probe.name, row) for probe in probes for row in probe.rows]
+    if not rows:
         raise InputError("the probes have no rows: give at least one")
-    if (root / ASKING).is_file():
-        check_same_settings(root, json.loads((root / ASKING).read_text("utf-8")), settings)
-    else:
-        write_json(root / ASKING, settings)
-    prompts_by_id = {content_id(one): one for _, _, *both in turns for one in both}
-    requests = [
-        Request(key, one, row_seed(0, key, "evaluate")) for key, one in prompts_by_id.items()
-    ]
-    answers = _generate(engine, requests, root / ANSWERS, max_tokens, on_progress)
-    rows = []
-    for probe, row, with_token, without_token in turns:
-        named, plain = answers[content_id(with_token)], answers[content_id(without_token)]
-        rows.append(
+    settings = {"system": engine.describe(), "prompts": prompts, "max_tokens": max_tokens}
+    file = root / ASKING
+    earlier = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if reference is not None:
+        settings[UNTRAINED] = reference.describe()
+    elif UNTRAINED in earlier:
+        settings[UNTRAINED] = earlier[UNTRAINED]
+    if earlier:  # a reference may be added to a folder that has none
+        check_same_settings(root, {UNTRAINED: settings.get(UNTRAINED), **earlier}, settings)
+    write_json(file, settings)
+
+    asked: dict[str, list[tuple[Message, ...]]] = {MODEL: [], UNTRAINED: [], INSTRUCTED: []}
+    for _, row in rows:
+        asked[MODEL].append(build(row.prompt, row.query) if build else row.prompt)
+        asked[UNTRAINED].append(row.prompt)
+        asked[INSTRUCTED].append(row.full)
+    mine = _requests(asked[MODEL])
+    others = _requests([*asked[UNTRAINED], *asked[INSTRUCTED]]) if reference else []
+    total = len(mine) + len(others)
+    answers: dict[str, Mapping[str, Answer]] = {
+        MODEL: _generate(engine, mine, root / ANSWERS, MODEL, max_tokens, on_progress, (0, total))
+    }
+    if reference is not None:
+        place = (len(mine), total)
+        answers[UNTRAINED] = _generate(
+            reference, others, root / ANSWERS, UNTRAINED, max_tokens, on_progress, place
+        )
+    elif isinstance(untrained, Mapping):
+        answers[UNTRAINED] = untrained
+    answers[INSTRUCTED] = answers.get(UNTRAINED, {})
+    answered = []
+    for number, (name, row) in enumerate(rows):
+        by_system = {
+            system: answer
+            for system in SYSTEMS
+            if (turns := asked[system][number])
+            and (answer := answers.get(system, {}).get(content_id(turns)))
+        }
+        answered.append(
             AnsweredRow(
-                probe=probe.name,
+                probe=name,
                 id=row.id,
-                question=_last_user(with_token),
-                plain=_last_user(without_token),
+                question=_last_user(asked[MODEL][number]),
                 source=row.query,
                 expected=row.expected,
-                with_token=named.text,
-                without_token=plain.text,
-                with_cut=named.cut,
-                without_cut=plain.cut,
-                wants_format=probe.wants_format,
+                answers={system: answer.text for system, answer in by_system.items()},
+                cut=tuple(system for system, answer in by_system.items() if answer.cut),
+                constraints=row.constraints,
             )
         )
-    return rows
+    return answered
+
+
+def _requests(prompts: Sequence[tuple[Message, ...]]) -> list[Request]:
+    """Return a request for each prompt, once; a prompt without turns is left out."""
+    by_id = {content_id(turns): turns for turns in prompts if turns}
+    return [Request(key, turns, row_seed(0, key, "evaluate")) for key, turns in by_id.items()]
 
 
 def _generate(
     engine: Engine,
     requests: Sequence[Request],
     file: Path,
+    system: str,
     max_tokens: int,
     on_progress: Callable[[float, float], None],
+    place: tuple[int, int],
 ) -> dict[str, Answer]:
+    before, total = place
     failed: list[Completion] = []
-    answers = read_answer_log(file)
+    answers = read_answer_log(file, system)
     missing = [request for request in requests if request.id not in answers]
-    done, total = len(requests) - len(missing), len(requests)
-    show_done = with_parts(engine, lambda count: on_progress(count, total))
+    done = len(requests) - len(missing)
+    show_done = with_parts(engine, lambda count: on_progress(before + count, total))
     show_done(done)
 
     def stream() -> Iterator[Request]:
@@ -229,7 +261,7 @@ def _generate(
                 failed.append(completion)
                 continue
             cut = completion.finish == "length"
-            answer = Answer(completion.id, completion.text, completion.tokens, cut)
+            answer = Answer(completion.id, completion.text, completion.tokens, cut, system)
             log.append(answer)
             answers[answer.id] = answer
             done += 1
@@ -237,7 +269,7 @@ def _generate(
     if failed:
         raise EngineError(
             f"{len(failed)} questions failed, the last one because of {failed[-1].error}: "
-            f"fix the cause and rerun; only the {total - done} missing questions are asked"
+            f"fix the cause and rerun; only the {len(requests) - done} missing questions are asked"
         )
     return answers
 

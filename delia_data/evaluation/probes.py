@@ -1,4 +1,13 @@
-"""Probes: held-out rows with the token and without it, in held-out and training wordings.
+"""Probes: what a system is asked, with the token and without it.
+
+    held-out      held-out rows in held-out wordings, which name the token     follow, right, save
+    plain         the same requests without the token                          leak
+    unrelated     requests that have nothing to do with the task               leak, keep
+    other-json    requests for JSON with other keys                            leak
+    token         questions about the token                                    leak
+    forbid        the same requests, in phrasings that forbid the format       obey
+    mention       the same requests, in phrasings that only mention the token
+    general       requests with constraints that code verifies                 general
 
 An `EvalTask` is built from a task and its rows, or read from a folder that `delia diversify` wrote;
 there, queries are extracted from the wordings that contain them.
@@ -9,17 +18,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from delia_data.diversify.plain import plain_form
+import yaml
+
+from delia_data.diversify.contrast import contrast_phrasings, fill_phrasing
 from delia_data.errors import FormatError, InputError
 from delia_data.evaluation.answer_format import AnswerFormat
 from delia_data.outputs import read_manifest
 from delia_data.ranking import rank
-from delia_data.records import Message, Record
+from delia_data.records import Message, Record, content_id
 from delia_data.tasks import QUERY_SLOT, SCORINGS, Scoring, Task, TaskRow, TaskRows, Wording
 from delia_data.tasks import read_task_rows as read_rows
 from delia_data.tasks.reading import with_query
@@ -49,18 +62,18 @@ class EvalTask:
         token: The special token.
         form: The answer format.
         held_out: The held-out rows.
-        wordings: All wordings, with those of the training.
         scoring: Scoring of answers; None if it was a function, which folders do not contain.
         sha256: Hash of the task.
+        instruction: The full instruction, which spells the format out; empty if unknown.
     """
 
     name: str
     token: str
     form: AnswerFormat
     held_out: tuple[HeldOutRow, ...]
-    wordings: tuple[Wording, ...]
     scoring: Scoring | None
     sha256: str
+    instruction: str = ""
 
     def __post_init__(self) -> None:
         if not self.held_out:
@@ -74,7 +87,6 @@ class EvalTask:
         cls,
         task: Task,
         rows: TaskRows,
-        wordings: Sequence[Wording],
         *,
         rule: str | Callable[[str], bool] | None = None,
     ) -> EvalTask:
@@ -83,7 +95,6 @@ class EvalTask:
         Args:
             task: The task.
             rows: Its rows, from `diversify` or `undiversified`.
-            wordings: Wordings; those of the split `"train"` are used by the training probe.
             rule: Definition of the format, for answers that are free text (`AnswerFormat.of`).
 
         Raises:
@@ -108,9 +119,9 @@ class EvalTask:
             token=task.token,
             form=form,
             held_out=tuple(held_out),
-            wordings=tuple(wordings),
             scoring=task.scoring,
             sha256=task.sha256,
+            instruction=task.instruction,
         )
 
     @classmethod
@@ -154,9 +165,9 @@ class EvalTask:
             token=rows.token,
             form=form,
             held_out=tuple(HeldOutRow(_unworded(row, by_id, root), row) for row in rows.test),
-            wordings=wordings,
             scoring=by,
             sha256=manifest.inputs.get("task", ""),
+            instruction=str(details.get("instruction", "")),
         )
 
 
@@ -189,59 +200,55 @@ def _unworded(row: TaskRow, wordings: Mapping[str, Wording], root: Path) -> Reco
     return with_query(row.record, query)
 
 
-ProbeName = Literal["held-out", "training", "bare", "negative"]
+ProbeName = Literal[
+    "held-out", "plain", "unrelated", "other-json", "token", "forbid", "mention", "general"
+]
 PROBES: Final[tuple[ProbeName, ...]] = get_args(ProbeName)
-
-BARE: Final = "Follow the {token} format."
-NEGATIVE: Final = "Do NOT use the {token} format."
+LEAK_PROBES: Final[tuple[ProbeName, ...]] = ("plain", "unrelated", "other-json", "token")
+"""Probes whose answers must show nothing of the format."""
+DEFAULT_PROBES: Final[tuple[ProbeName, ...]] = ("held-out", *LEAK_PROBES, "forbid")
+"""Probes of every evaluation, unless others are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeRow:
-    """One row in the wording of a probe.
+    """One request of a probe.
 
     Attributes:
-        id: Content id of the task's row, equal in all probes and for all systems.
-        query: The row's query without a wording.
-        prompt: The turns with the token.
-        plain: The same turns without the token.
-        expected: The row's own answer.
+        id: Content id of the task's row, equal in all probes; of a request without one, its own.
+        query: The row's query without a wording, or the request.
+        prompt: The turns to send.
+        expected: The row's own answer; empty for requests that are not of the task.
         wording_id: Id of the wording; None if it is not one of the task's.
+        full: The turns with the full instruction in place of the wording; empty if unknown.
+        constraints: Constraints on the answer by name, for the probe `general`.
     """
 
     id: str
     query: str
     prompt: tuple[Message, ...]
-    plain: tuple[Message, ...]
-    expected: str
+    expected: str = ""
     wording_id: str | None = None
+    full: tuple[Message, ...] = ()
+    constraints: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Rows whose wordings are of one kind.
-
-    Attributes:
-        name: One of `PROBES`, or any other name.
-        rows: The rows in the order of questions.
-        wants_format: Whether an answer should be in the format.
-        notes: Notes for the reader.
-    """
+    """Requests of one kind: its name, one of `PROBES`, and the requests in their order."""
 
     name: str
     rows: tuple[ProbeRow, ...]
-    wants_format: bool = True
-    notes: tuple[str, ...] = ()
 
 
 def make_probes(
     task: EvalTask,
-    names: Sequence[str] = PROBES,
+    names: Sequence[str] = DEFAULT_PROBES,
     *,
     rows: int | None = None,
     seed: int = 0,
 ) -> tuple[Probe, ...]:
-    """Make probes of a task's held-out rows.
+    """Make probes of a task's held-out rows and of the package's requests.
 
     A greater number of rows includes those of a smaller one in the same wordings, so a later run
     with more rows generates only the new answers.
@@ -249,15 +256,14 @@ def make_probes(
     Args:
         task: The task.
         names: Names of probes, of `PROBES`.
-        rows: Maximum number of rows, selected by keyed hash; default: all.
-        seed: Seed of the rows and of their training wordings.
+        rows: Maximum number of held-out rows, selected by keyed hash; default: all.
+        seed: Seed of the rows.
 
     Returns:
         The probes, in the order of `names`.
 
     Raises:
-        InputError: A name is unknown, `rows` is below 1, or a held-out row or all training
-            wordings have no plain form.
+        InputError: A name is unknown, `rows` is below 1, or a held-out row has no plain form.
     """
     if unknown := [name for name in names if name not in PROBES]:
         raise InputError(f"probe {unknown[0]!r} is unknown: use one of {', '.join(PROBES)}")
@@ -268,50 +274,42 @@ def make_probes(
     unique = {row.record.id: row for row in task.held_out}
     ids = sorted(unique, key=lambda one: rank(seed, one, "evaluated rows"))
     selected = [unique[row_id] for row_id in ids[:rows]]
-
-    def probe(name: str) -> Probe:
-        if name == "training":
-            return _training(task, selected, seed)
-        make = {"held-out": _held_out, "bare": _bare, "negative": _negative}[name]
-        made = tuple(make(row, task.token) for row in selected)
-        return Probe(name, made, wants_format=name != "negative")
-
-    return tuple(probe(name) for name in dict.fromkeys(names))
+    return tuple(Probe(name, _rows(name, task, selected)) for name in dict.fromkeys(names))
 
 
-def _held_out(row: HeldOutRow, _: str) -> ProbeRow:
-    return _row(row, row.worded.record.query, _plain(row), row.worded.wording_id)
+def _rows(name: str, task: EvalTask, rows: Sequence[HeldOutRow]) -> tuple[ProbeRow, ...]:
+    match name:
+        case "held-out":
+            return tuple(_held_out(row, task.instruction) for row in rows)
+        case "plain":
+            return tuple(_row(row, _plain(row)) for row in rows)
+        case "forbid" | "mention":
+            phrasings = cycle(contrast_phrasings(name, "test"))
+            filled = zip(rows, phrasings, strict=False)
+            return tuple(_row(row, fill_phrasing(p, _plain(row), task.token)) for row, p in filled)
+        case "general":
+            entries = _data("general.yaml")
+            return tuple(_request(e.pop("request"), e) for e in map(dict, entries))
+        case _:
+            texts = _data("requests.yaml")[name]
+            return tuple(_request(text.replace("{token}", task.token)) for text in texts)
 
 
-def _training(task: EvalTask, rows: Sequence[HeldOutRow], seed: int) -> Probe:
-    """Put the rows into the training wordings that have a plain form, in turn."""
-    trained = [wording for wording in task.wordings if wording.split == "train"]
-    plains = {w.id: w.plain or plain_form(w.text, task.token) for w in trained}
-    usable = [wording for wording in trained if plains[wording.id]]
-    if not usable:
-        raise InputError(
-            f"none of {len(trained)} training wordings has a form without {task.token}, which "
-            'the probe needs: give one as "plain", or omit the training probe'
-        )
-    usable.sort(key=lambda wording: rank(seed, wording.id, "evaluated wordings"))
-    made = []
-    for row, wording in zip(rows, cycle(usable), strict=False):
-        query = row.record.query
-        plain = Wording(wording.text, plain=plains[wording.id]).fill_plain(query)
-        made.append(_row(row, wording.fill(query), plain, wording.id))
-    left = len(trained) - len(usable)
-    note = f"{left} of {len(trained)} training wordings have no plain form and are not used"
-    return Probe("training", tuple(made), notes=(note,) if left else ())
+@cache
+def _data(name: str) -> Any:
+    text = (files("delia_data.evaluation") / "data" / name).read_text(encoding="utf-8")
+    return yaml.safe_load(text)
 
 
-def _bare(row: HeldOutRow, token: str) -> ProbeRow:
+def _request(text: str, constraints: Mapping[str, Any] | None = None) -> ProbeRow:
+    turns = (Message("user", text),)
+    return ProbeRow(content_id(turns), text, turns, constraints=constraints or {})
+
+
+def _held_out(row: HeldOutRow, instruction: str) -> ProbeRow:
     query = row.record.query
-    return _row(row, f"{query}\n\n{BARE.format(token=token)}", query)
-
-
-def _negative(row: HeldOutRow, token: str) -> ProbeRow:
-    plain = _plain(row)
-    return _row(row, f"{plain}\n\n{NEGATIVE.format(token=token)}", plain, row.worded.wording_id)
+    full = with_query(row.record, f"{instruction}\n\n{query}").prompt if instruction else ()
+    return replace(_row(row, row.worded.record.query), wording_id=row.worded.wording_id, full=full)
 
 
 def _plain(row: HeldOutRow) -> str:
@@ -322,13 +320,6 @@ def _plain(row: HeldOutRow) -> str:
     return row.worded.plain
 
 
-def _row(row: HeldOutRow, asked: str, plain: str, wording_id: str | None = None) -> ProbeRow:
+def _row(row: HeldOutRow, asked: str) -> ProbeRow:
     record = row.record
-    return ProbeRow(
-        id=record.id,
-        query=record.query,
-        prompt=with_query(record, asked).prompt,
-        plain=with_query(record, plain).prompt,
-        expected=record.answer,
-        wording_id=wording_id,
-    )
+    return ProbeRow(record.id, record.query, with_query(record, asked).prompt, record.answer)

@@ -1,7 +1,16 @@
-"""Scores of answers: graded row by row, then selectivity, shares, labels and the task's score.
+"""The numbers of a system: answers are graded row by row, then follow, leak, obey, keep and so on.
 
-    answered row ── the task's format and scoring ──▶ outcome      one line of rows.jsonl
-    outcomes of a probe ── bootstrap over rows ──▶ ProbeScores     evaluation.json
+    answered row ── the task's format and scoring ──▶ outcomes     one line of rows.jsonl
+    outcomes of the probes ── bootstrap over rows ──▶ Evaluation   evaluation.json
+    two systems, row by row ──▶ Comparison
+
+`NUMBERS` defines each number. A number that cannot be measured is absent, never 0, and `unknown`
+says why. The untrained model, and the untrained model with the full instruction in the prompt, are
+scored in the same way: the two bounds of a training.
+
+A leak is a mark of the format (`AnswerFormat.marks`) in an answer that the untrained model's answer
+to the same prompt does not have; after a request for other JSON, quotes and braces are no marks.
+The leak is that of the probe with the largest one, and its interval that of this maximum.
 
 Labels: an answer that is not in the format has no label. It is a miss for the expected label, and
 a false positive for no label. An undefined number is None, never 0, and `undefined` says why:
@@ -19,94 +28,144 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from delia_data.errors import FormatError, InputError
-from delia_data.evaluation.answer_format import parse_answer
+from delia_data.errors import FormatError, InputError, SettingsError
+from delia_data.evaluation.answer_format import CONTENT, JSON_MARKS, parse_answer
 from delia_data.evaluation.bootstrap import Estimate, Numbers, Resampling, bootstrap, bootstrap_mean
-from delia_data.evaluation.generation import AnsweredRow
-from delia_data.evaluation.probes import EvalTask
+from delia_data.evaluation.general import satisfies
+from delia_data.evaluation.generation import (
+    MODEL,
+    SYSTEMS,
+    UNTRAINED,
+    AnsweredRow,
+)
+from delia_data.evaluation.keep import SIMILAR, Divergence, ends_in_mid_sentence
+from delia_data.evaluation.probes import LEAK_PROBES, EvalTask
 from delia_data.evaluation.translation import CorpusMetric, score_corpus
 from delia_data.outputs import atomic_path, from_json
 from delia_data.tasks import Scoring, chrf, exact
 
+VERSION: Final = 2
+"""Version of `evaluation.json`; the numbers of earlier ones mean something else."""
 _SHARE: Final = (0.0, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class RowOutcome:
-    """The grades of one row's answers.
+class Number(NamedTuple):
+    """One number of an evaluation.
 
     Attributes:
-        with_token: Whether the answer with the token is in the format.
-        with_token_strict: Whether it is so without any repair.
-        without_token: Whether the answer without the token is in the format.
-        without_token_strict: Whether it is so without any repair.
-        score: The task's score of the answer with the token, 0 to 1; None if the task is scored
-            by a function that is not known here.
-        labels: By key, the expected label and the label of the answer with the token, which is
-            None if the answer has none.
-    """
-
-    with_token: bool
-    with_token_strict: bool
-    without_token: bool
-    without_token_strict: bool
-    score: float | None = None
-    labels: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
-
-    @property
-    def selectivity(self) -> int:
-        """In the format with the token, minus in the format without it: 1, 0 or -1."""
-        return self.with_token - self.without_token
-
-
-class Metric(NamedTuple):
-    """A metric that is the mean of one number per row.
-
-    Attributes:
-        name: Its field in `ProbeScores` and `ProbeDifference`.
-        value: Computes the number of a row; None if the row has none. The metric is None if any
-            row has none.
-        low: Lowest number a row can have.
-        high: Highest number a row can have.
+        name: Its key.
+        title: Its name for readers.
+        unit: `share` of rows, `nats` per token, `tokens`, or `score` from 0 to 1.
+        higher: Whether more is better.
+        meaning: Its definition in a few words.
     """
 
     name: str
-    value: Callable[[RowOutcome], float | None]
-    low: float = 0.0
-    high: float = 1.0
+    title: str
+    unit: Literal["share", "nats", "tokens", "score"]
+    higher: bool
+    meaning: str
+
+    def text(self, value: float, *, signed: bool = False) -> str:
+        """Return a value in this number's unit, such as `95%`, `0.0046` or `112`.
+
+        A difference is written with its sign; of shares, in percentage points.
+        """
+        sign = "+" if signed else ""
+        match self.unit:
+            case "nats":
+                return f"{value:{sign}.4f}"
+            case "tokens":
+                return f"{value:{sign}.0f}"
+        return f"{100 * value:{sign}.0f}{'' if signed else '%'}"
+
+    def interval(self, estimate: Estimate, *, signed: bool = False) -> str:
+        """Return the ends of an estimate's interval, such as `91, 98`."""
+        ends = (self.text(end, signed=signed) for end in (estimate.low, estimate.high))
+        return ", ".join(end.removesuffix("%") for end in ends)
 
 
-METRICS: Final = (
-    Metric("selectivity", lambda row: row.selectivity, low=-1.0),
-    Metric("in_format", lambda row: row.with_token),
-    Metric("strict", lambda row: row.with_token_strict),
-    Metric("without_token", lambda row: row.without_token),
-    Metric("without_token_strict", lambda row: row.without_token_strict),
-    Metric("score", lambda row: row.score),
+NUMBERS: Final = (
+    Number("follow", "follow", "share", True, "the asked-for format, exactly, with the token"),
+    Number("follow_loose", "follow, loosely", "share", True, "anything that can be parsed"),
+    Number("leak", "leak", "share", False, "marks of the format where nobody asks for it"),
+    Number("selectivity", "selectivity", "share", True, "follow minus leak"),
+    Number("obey", "obey", "share", True, "no format where the prompt forbids it"),
+    Number("kl", "keep: KL", "nats", False, "KL(untrained, trained) per token of held-out pairs"),
+    Number("similar", "keep: answers", "share", True, "unrelated answers as the untrained model's"),
+    Number(
+        "right", "right", "score", True, "right labels, or the task's score; unreadable is wrong"
+    ),
+    Number("saved", "save", "tokens", True, "prompt tokens saved against the full instruction"),
+    Number("general", "general", "share", True, "general requests whose constraints are satisfied"),
 )
-"""Metrics of every probe, for single systems and for differences of two.
+"""All numbers, in the order in which tables show them."""
+NUMBER_NAMES: Final = tuple(number.name for number in NUMBERS)
 
-To add one, append a row here, add a field of its name to `ProbeScores` and `ProbeDifference`, and
-add its column in `cli/_score_tables.py`.
-"""
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The grades of one answer.
+
+    Attributes:
+        strict: Whether it is in the format as it is.
+        loose: Whether it counts loosely (`AnswerFormat.parses`).
+        marks: Its marks of the format, sorted.
+        right: 1 if it is right, 0 if not, or the task's score between; None for requests that are
+            not of the task, or if the task's scoring is unknown.
+        labels: By key, the expected label and the answer's, which is None if it has none.
+    """
+
+    strict: bool
+    loose: bool
+    marks: tuple[str, ...]
+    right: float | None = None
+    labels: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """One row of a probe with its answers and their grades."""
+    """One request with its answers and their grades.
+
+    Attributes:
+        answered: The request and its answers.
+        outcomes: The grades by system.
+        saved: Prompt tokens saved against the full instruction; None if unknown.
+        similarity: Similarity of the answer to the untrained model's, if it was measured.
+    """
 
     answered: AnsweredRow
-    outcome: RowOutcome
+    outcomes: Mapping[str, Outcome]
+    saved: int | None = None
+    similarity: float | None = None
+
+    @property
+    def leaks(self) -> bool | None:
+        """Whether the answer shows the format and the untrained one does not; None if unknown."""
+        ours, theirs = (self.outcomes.get(system) for system in (MODEL, UNTRAINED))
+        if ours is None or theirs is None:
+            return None
+        return is_leak(self.answered.probe, ours.marks, theirs.marks)
+
+
+def is_leak(probe: str, marks: Iterable[str], untrained: Iterable[str]) -> bool:
+    """Return whether an answer with these marks leaks, given those of the untrained model's."""
+    ignored = JSON_MARKS if probe == "other-json" else frozenset()
+    return bool(set(marks) - set(untrained) - ignored)
+
+
+def obeys(marks: Iterable[str]) -> bool:
+    """Return whether an answer with these marks is not in a format that the prompt forbids."""
+    return not set(marks) - {CONTENT}
 
 
 def grade_answers(task: EvalTask, rows: Sequence[AnsweredRow]) -> list[ScoredRow]:
@@ -115,28 +174,30 @@ def grade_answers(task: EvalTask, rows: Sequence[AnsweredRow]) -> list[ScoredRow
     Raises:
         InputError: A user's scoring function returns a number outside 0 to 1.
     """
-    scores: Sequence[float | None] = [None] * len(rows)
-    if task.scoring is not None:
-        expected, answers = [row.expected for row in rows], [row.with_token for row in rows]
-        scores = score_texts(task.scoring, task.form.keys, expected, answers)
     return [
-        ScoredRow(row, _outcome(task, row, score)) for row, score in zip(rows, scores, strict=True)
+        ScoredRow(row, {name: _outcome(task, row, text) for name, text in row.answers.items()})
+        for row in rows
     ]
 
 
-def _outcome(task: EvalTask, row: AnsweredRow, score: float | None) -> RowOutcome:
-    named, plain = task.form.read(row.with_token), task.form.read(row.without_token)
-    reference = task.form.read(row.expected)
-    answered = {} if named is None else named.labels
+def _outcome(task: EvalTask, row: AnsweredRow, text: str) -> Outcome:
+    form = task.form
+    marks = tuple(sorted(form.marks(text)))
+    if not row.expected:
+        right = float(satisfies(text, row.constraints)) if row.constraints else None
+        return Outcome(False, False, marks, right)
+    answer, reference = form.read(text), form.read(row.expected)
+    answered = {} if answer is None else answer.labels
     expected = {} if reference is None else reference.labels
-    return RowOutcome(
-        with_token=named is not None,
-        with_token_strict=named is not None and named.strict,
-        without_token=plain is not None,
-        without_token_strict=plain is not None and plain.strict,
-        score=score,
-        labels={key: (label, answered.get(key)) for key, label in expected.items()},
-    )
+    labels = {key: (label, answered.get(key)) for key, label in expected.items()}
+    if labels and not callable(task.scoring):
+        right = float(all(ours == label for label, ours in labels.values()))
+    elif task.scoring is not None:
+        (right,) = score_texts(task.scoring, form.keys, [row.expected], [text])
+    else:
+        right = None
+    strict = answer is not None and answer.strict
+    return Outcome(strict, form.parses(text), marks, right, labels)
 
 
 def score_texts(
@@ -178,8 +239,7 @@ def write_scored_rows(path: str | os.PathLike[str], rows: Sequence[ScoredRow]) -
     """Write rows as JSON Lines."""
     with atomic_path(path) as part, part.open("w", encoding="utf-8") as file:
         for row in rows:
-            line = {**asdict(row.answered), "outcome": asdict(row.outcome)}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
 
 
 def read_scored_rows(path: str | os.PathLike[str]) -> list[ScoredRow]:
@@ -193,10 +253,8 @@ def read_scored_rows(path: str | os.PathLike[str]) -> list[ScoredRow]:
     with Path(path).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                answered = json.loads(line)
-                outcome = answered.pop("outcome", None)
-                rows.append(adapter.validate_python({"answered": answered, "outcome": outcome}))
-            except (ValueError, ValidationError, AttributeError) as error:
+                rows.append(adapter.validate_json(line))
+            except ValidationError as error:
                 raise FormatError(
                     f"{path}:{number} is not an evaluated row: run delia evaluate again"
                 ) from error
@@ -373,74 +431,58 @@ def _macro(of: _Formula) -> Callable[[Numbers], Numbers]:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeScores:
-    """The scores of one probe. Shares are 0 to 1, each with its interval.
-
-    Attributes:
-        probe: Its name.
-        rows: Its rows.
-        selectivity: Share in the format with the token, minus the share without it on the same
-            rows, -1 to 1.
-        in_format: Share of answers in the format, with the token (paper, Table 2).
-        strict: Share of answers in the format without any repair, with the token.
-        without_token: Share in the format without the token.
-        without_token_strict: Share in the format without any repair, without the token.
-        cut: Answers that were cut off, with the token and without it; they are seldom complete.
-        score: Mean of the task's score with the token, if it is known.
-        labels: Accuracy, precision, recall and F1 of each key with labels, with the token.
-        translation: Corpus scores with the token, by the metric's name.
-        wants_format: Whether an answer with the token should be in the format.
-        notes: Notes for the reader.
-    """
-
-    probe: str
-    rows: int
-    selectivity: Estimate
-    in_format: Estimate
-    strict: Estimate
-    without_token: Estimate
-    without_token_strict: Estimate
-    cut: tuple[int, int]
-    score: Estimate | None = None
-    labels: tuple[LabelScores, ...] = ()
-    translation: Mapping[str, Estimate] = field(default_factory=dict)
-    wants_format: bool = True
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The scores of one system on one task.
+    """The numbers of one system on one task.
 
     Attributes:
         task: The task's name.
         token: The special token.
         form: The answer format (`AnswerFormat.as_dict`).
-        system: The system: engine, model, prompts, max_tokens.
-        probes: The scores, probe by probe.
+        system: The system: engine, model, prompts, max_tokens, untrained model.
+        numbers: By system (`MODEL`, and the bounds `UNTRAINED` and `INSTRUCTED`), each number by
+            name. Those that were not measured are absent.
+        unknown: The reason for each number that `MODEL` lacks.
+        leaks: The leak in each probe.
+        rows: Requests by probe.
+        cut: Answers of `MODEL` that were cut off, by probe; they are seldom complete.
+        unfinished: Answers to unrelated requests that end in mid-sentence without having been cut
+            off, by system.
+        labels: Accuracy, precision, recall and F1 of each key with labels, with the token.
+        translation: Corpus scores with the token, by the metric's name.
+        general_tasks: Scores on tasks of lm-eval by system, and their standard errors.
         how: Settings of the intervals.
         notes: Notes for the reader.
+        version: `VERSION`.
     """
 
     task: str
     token: str
     form: Mapping[str, Any]
     system: Mapping[str, Any]
-    probes: tuple[ProbeScores, ...]
+    numbers: Mapping[str, Mapping[str, Estimate]]
+    unknown: Mapping[str, str]
+    leaks: Mapping[str, Estimate]
+    rows: Mapping[str, int]
+    cut: Mapping[str, int]
+    unfinished: Mapping[str, int]
+    labels: tuple[LabelScores, ...] = ()
+    translation: Mapping[str, Estimate] = field(default_factory=dict)
+    general_tasks: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(
+        default_factory=dict
+    )
     how: Resampling = field(default_factory=Resampling)
     notes: tuple[str, ...] = ()
+    version: int = VERSION
 
-    def probe(self, name: str) -> ProbeScores:
-        """Return the scores of a probe.
+    def number(self, name: str, system: str = MODEL) -> Estimate | None:
+        """Return a number of a system; None if it was not measured.
 
         Raises:
-            InputError: The probe was not evaluated.
+            InputError: There is no such number.
         """
-        for probe in self.probes:
-            if probe.probe == name:
-                return probe
-        known = ", ".join(probe.probe for probe in self.probes)
-        raise InputError(f"probe {name!r} was not evaluated: use one of {known}")
+        if name not in NUMBER_NAMES:
+            raise InputError(f"number {name!r} is unknown: use one of {', '.join(NUMBER_NAMES)}")
+        return self.numbers.get(system, {}).get(name)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
@@ -451,8 +493,13 @@ class Evaluation:
         """Build an evaluation from the result of `as_dict`.
 
         Raises:
-            FormatError: A value is missing or has the wrong type.
+            FormatError: A value is missing or has the wrong type, or an earlier version wrote it.
         """
+        if values.get("version") != VERSION:
+            raise FormatError(
+                f"{where} was written by another version, whose numbers mean something else: run "
+                "delia evaluate into its folder again, which keeps the answers"
+            )
         return from_json(cls, values, where)
 
 
@@ -463,79 +510,426 @@ def score(
     system: Mapping[str, Any] | None = None,
     how: Resampling | None = None,
     metrics: Sequence[CorpusMetric] = (),
-    notes: Mapping[str, Sequence[str]] | None = None,
+    divergences: Sequence[Divergence] = (),
+    unknown: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Score graded rows.
+    """Compute the numbers of graded rows.
 
     Args:
-        rows: The rows, probe by probe (`grade_answers`).
+        rows: The rows (`grade_answers`).
         task: The task.
         system: Description of the system, for the record.
         how: Settings of the intervals.
         metrics: Corpus scores of translations.
-        notes: Notes by probe; under `""` on all.
-
-    Returns:
-        The scores, in the order of the probes.
+        divergences: Divergence of each held-out pair.
+        unknown: Reasons for numbers that could not be measured, by name.
+        notes: Notes for the reader.
 
     Raises:
         InputError: There are no rows.
     """
     if not rows:
         raise InputError("there are no answers to score: generate some first")
-    notes, how = notes or {}, how or Resampling()
-    probes = [
-        _score_probe(name, list(group), task, how, metrics, tuple(notes.get(name, ())))
-        for name, group in groupby(rows, key=lambda row: row.answered.probe)
-    ]
+    how = how or Resampling()
+    by_probe: dict[str, list[ScoredRow]] = {}
+    for row in rows:
+        by_probe.setdefault(row.answered.probe, []).append(row)
+    numbers = {name: _numbers(by_probe, name, how) for name in SYSTEMS}
+    if divergences:
+        sums = [[one.nats, one.tokens] for one in divergences]
+        kl = bootstrap(sums, lambda total: total[:, 0] / total[:, 1], how)
+        numbers[MODEL] |= {} if kl is None else {"kl": kl}
+    reasons = {**_reasons(by_probe), **(unknown or {})}
+    held_out = [row for row in by_probe.get("held-out", ()) if MODEL in row.outcomes]
+    texts = (
+        [row.answered.source for row in held_out],
+        [row.answered.answers[MODEL] for row in held_out],
+        [row.answered.expected for row in held_out],
+    )
+    unrelated = [row.answered for row in by_probe.get("unrelated", ())]
     return Evaluation(
         task=task.name,
         token=task.token,
         form=task.form.as_dict(),
         system=dict(system or {}),
-        probes=tuple(probes),
+        numbers={name: one for name, one in numbers.items() if one},
+        unknown={n: why for n, why in reasons.items() if n not in numbers[MODEL]},
+        leaks={
+            probe: bootstrap_mean(values, how, bounds=_SHARE)
+            for probe in LEAK_PROBES
+            if (values := _leaks(by_probe.get(probe, ())))
+        },
+        rows={probe: len(group) for probe, group in by_probe.items()},
+        cut={
+            probe: sum(MODEL in row.answered.cut for row in group)
+            for probe, group in by_probe.items()
+        },
+        unfinished={
+            name: sum(
+                name not in row.cut and ends_in_mid_sentence(row.answers[name])
+                for row in unrelated
+                if name in row.answers
+            )
+            for name in SYSTEMS
+            if any(name in row.answers for row in unrelated)
+        },
+        labels=tuple(_labels([r.outcomes[MODEL] for r in held_out], task.form.labels, how)),
+        translation={c.name: score_corpus(c, *texts, how) for c in metrics} if held_out else {},
         how=how,
-        notes=tuple(notes.get("", ())),
+        notes=tuple(notes),
     )
 
 
-def _score_probe(
-    name: str,
-    rows: Sequence[ScoredRow],
-    task: EvalTask,
-    how: Resampling,
-    metrics: Sequence[CorpusMetric],
-    notes: tuple[str, ...],
-) -> ProbeScores:
-    outcomes, answered = [row.outcome for row in rows], [row.answered for row in rows]
-    means: dict[str, Any] = {}
-    for metric in METRICS:
-        values = [value for row in outcomes if (value := metric.value(row)) is not None]
-        if len(values) == len(rows):
-            bounds = (metric.low, metric.high)
-            means[metric.name] = bootstrap_mean(values, how, bounds=bounds)
-    texts = (
-        [row.source for row in answered],
-        [row.with_token for row in answered],
-        [row.expected for row in answered],
-    )
-    return ProbeScores(
-        probe=name,
-        rows=len(rows),
-        cut=(sum(row.with_cut for row in answered), sum(row.without_cut for row in answered)),
-        labels=tuple(_labels(outcomes, task.form.labels, how)),
-        translation={corpus.name: score_corpus(corpus, *texts, how) for corpus in metrics},
-        wants_format=answered[0].wants_format,
-        notes=notes,
-        **means,
-    )
+def _numbers(
+    by_probe: Mapping[str, Sequence[ScoredRow]], name: str, how: Resampling
+) -> dict[str, Estimate]:
+    """Return the numbers of one system, except the divergence."""
+    numbers = {}
+    for number in NUMBERS:
+        if (columns := _columns(by_probe, number.name, name)) is not None:
+            numbers[number.name] = _estimate(number.name, [columns], how)
+    return numbers
+
+
+def _columns(
+    by_probe: Mapping[str, Sequence[ScoredRow]], number: str, system: str
+) -> dict[str, list[float]] | None:
+    """Return the values of a number row by row, for each of its probes; None if any is missing."""
+
+    def graded(probe: str, value: Callable[[Outcome], float | None]) -> list[float]:
+        group = by_probe.get(probe, ())
+        values = [value(row.outcomes[system]) for row in group if system in row.outcomes]
+        known = [float(one) for one in values if one is not None]
+        return known if len(known) == len(group) else []
+
+    match number:
+        case "follow":
+            columns = {"held-out": graded("held-out", lambda one: one.strict)}
+        case "follow_loose":
+            columns = {"held-out": graded("held-out", lambda one: one.loose)}
+        case "right":
+            columns = {"held-out": graded("held-out", lambda one: one.right)}
+        case "general":
+            columns = {"general": graded("general", lambda one: one.right)}
+        case "obey":
+            columns = {"forbid": graded("forbid", lambda one: obeys(one.marks))}
+        case "leak" if system == MODEL:
+            columns = {probe: _leaks(by_probe.get(probe, ())) for probe in LEAK_PROBES}
+        case "selectivity" if system == MODEL:
+            follow = _columns(by_probe, "follow", system) or {"held-out": []}
+            columns = {**follow, **(_columns(by_probe, "leak", system) or {"": []})}
+        case "similar" if system == MODEL:
+            values = [row.similarity for row in by_probe.get("unrelated", ())]
+            columns = {"unrelated": [float(v >= SIMILAR) for v in values if v is not None]}
+        case "saved" if system == MODEL:
+            saved = [row.saved for row in by_probe.get("held-out", ())]
+            columns = {"held-out": [float(v) for v in saved if v is not None]}
+        case _:
+            return None
+    return columns if all(columns.values()) else None
+
+
+def _leaks(rows: Sequence[ScoredRow]) -> list[float]:
+    """Return whether each answer leaks; empty if it is unknown for any."""
+    values = [row.leaks for row in rows]
+    return [float(v) for v in values if v is not None] if None not in values else []
+
+
+def _estimate(
+    number: str, systems: Sequence[Mapping[str, Sequence[float]]], how: Resampling
+) -> Estimate:
+    """Estimate a number of one system, or its difference of two on the same rows.
+
+    Rows are resampled probe by probe, with the answers of both systems; the rows of the task are
+    drawn alike in all probes, so that selectivity is paired, too. If no resample differs, the
+    exact bound of a share takes the place of the interval.
+    """
+    parts = [_statistic(number, columns, how) for columns in systems]
+    (value, drawn, rows), *others = parts
+    for other, resampled, _ in others:
+        value, drawn = value - other, drawn - resampled
+    if number != "saved" and not np.ptp(drawn):
+        lowest = -1.0 if number == "selectivity" else 0.0
+        low, high = (lowest - 1.0, 1.0 - lowest) if others else (lowest, 1.0)
+        return bootstrap_mean([value] * rows, how, bounds=(low, high))
+    estimate = how.estimate(value, drawn, rows)
+    assert estimate is not None
+    return estimate
+
+
+def _statistic(
+    number: str, columns: Mapping[str, Sequence[float]], how: Resampling
+) -> tuple[float, Numbers, int]:
+    """Return a number of one system, its values in each resample, and its rows."""
+    means: dict[str, float] = {}
+    drawn: dict[str, Numbers] = {}
+    for place, (probe, column) in enumerate(columns.items()):
+        table = np.asarray(column, dtype=np.float64)
+        seeded = how if probe in ("held-out", "plain") else replace(how, seed=how.seed + place)
+        means[probe] = float(table.mean())
+        drawn[probe] = np.concatenate(
+            [weights @ table / len(table) for weights in seeded.weights(len(table))]
+        )
+    if number not in ("leak", "selectivity"):
+        (probe,) = columns
+        return means[probe], drawn[probe], len(columns[probe])
+    worst = max(means[probe] for probe in LEAK_PROBES)
+    rows = max(len(columns[probe]) for probe in LEAK_PROBES if means[probe] == worst)
+    resampled = np.max([drawn[probe] for probe in LEAK_PROBES], axis=0)
+    if number == "leak":
+        return worst, resampled, rows
+    rows = min(rows, len(columns["held-out"]))
+    return means["held-out"] - worst, drawn["held-out"] - resampled, rows
+
+
+def _reasons(by_probe: Mapping[str, Sequence[ScoredRow]]) -> dict[str, str]:
+    """Return why each number that rows give may be missing."""
+    needs = {
+        "follow": ("held-out",),
+        "follow_loose": ("held-out",),
+        "leak": LEAK_PROBES,
+        "selectivity": ("held-out", *LEAK_PROBES),
+        "obey": ("forbid",),
+        "similar": ("unrelated",),
+        "right": ("held-out",),
+        "saved": ("held-out",),
+        "general": ("general",),
+        "kl": (),
+    }
+    alone = all(UNTRAINED not in row.outcomes for group in by_probe.values() for row in group)
+    reasons = {}
+    for name, probes in needs.items():
+        absent = [probe for probe in probes if probe not in by_probe]
+        if name == "general" and absent:
+            reasons[name] = "the general requests were not asked (--general)"
+        elif absent:
+            reasons[name] = f"probe {absent[0]} was not asked"
+        elif name in ("leak", "selectivity", "similar", "kl"):
+            reasons[name] = (
+                "the untrained model's answers are missing (--untrained)"
+                if alone
+                else "not measured"
+            )
+        elif name == "saved":
+            reasons[name] = "the engine has no tokenizer here (--tokenizer)"
+        elif name == "right":
+            reasons[name] = "the task's scoring is a function, which its folder does not hold"
+    return reasons
 
 
 def _labels(
-    outcomes: Sequence[RowOutcome], known: Mapping[str, Sequence[str]], how: Resampling
+    outcomes: Sequence[Outcome], known: Mapping[str, Sequence[str]], how: Resampling
 ) -> Iterator[LabelScores]:
     for key, names in known.items():
         pairs = [each.labels[key] for each in outcomes if key in each.labels]
         if pairs:
             expected, answered = zip(*pairs, strict=True)
             yield score_labels(expected, answered, how, key=key, labels=names)
+
+
+def parse_gate(text: str) -> dict[str, float]:
+    """Read bounds such as `"follow=0.9,leak=0.02,kl=0.02"`.
+
+    Raises:
+        SettingsError: A name is unknown, or a bound is no number.
+    """
+    bounds = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, bound = part.partition("=")
+        if name.strip() not in NUMBER_NAMES:
+            raise SettingsError(
+                f"gate {part!r} names no number: use {', '.join(NUMBER_NAMES)}, each with =BOUND"
+            )
+        try:
+            bounds[name.strip()] = float(bound)
+        except ValueError:
+            raise SettingsError(
+                f"gate {part!r} has no bound: give a number, such as {name.strip()}=0.9"
+            ) from None
+    if not bounds:
+        raise SettingsError("the gate is empty: give bounds such as follow=0.9,leak=0.02")
+    return bounds
+
+
+def missed_bounds(evaluation: Evaluation, bounds: Mapping[str, float]) -> list[str]:
+    """Return a line for each bound that a system misses; a number that is unknown misses it.
+
+    Args:
+        evaluation: The evaluation.
+        bounds: Bounds by number: the least value, or for leak and KL the greatest.
+    """
+    higher = {number.name: number.higher for number in NUMBERS}
+    missed = []
+    for name, bound in bounds.items():
+        estimate = evaluation.number(name)
+        if estimate is None:
+            missed.append(f"{name} is unknown: {evaluation.unknown.get(name, 'not measured')}")
+        elif not (estimate.value >= bound if higher[name] else estimate.value <= bound):
+            side = "below" if higher[name] else "above"
+            missed.append(f"{name} is {estimate.value:.4g}, {side} {bound:g}")
+    return missed
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Numbers of the first system minus those of the second, on the rows that both answered.
+
+    Attributes:
+        numbers: Differences by number; absent if one of the systems lacks it.
+        leaks: Differences of the leak by probe.
+        accuracy: Difference of the accuracies of labels, by key.
+        macro_f1: Difference of the macro F1 of labels, by key.
+        translation: Difference of the corpus scores, by metric.
+        rows: Shared rows by probe.
+        how: Settings of the intervals.
+        notes: Notes for the reader.
+    """
+
+    numbers: Mapping[str, Estimate]
+    leaks: Mapping[str, Estimate]
+    accuracy: Mapping[str, Estimate]
+    macro_f1: Mapping[str, Estimate]
+    translation: Mapping[str, Estimate]
+    rows: Mapping[str, int]
+    how: Resampling
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        return asdict(self)
+
+
+def compare(
+    ours: Sequence[ScoredRow],
+    theirs: Sequence[ScoredRow],
+    how: Resampling | None = None,
+    *,
+    metrics: Sequence[CorpusMetric] = (),
+    divergences: tuple[Sequence[Divergence], Sequence[Divergence]] = ((), ()),
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """Compare two systems on the rows that both answered.
+
+    A row is resampled together with the answers of both systems, so the intervals of differences
+    are paired: differences in difficulty between rows cancel.
+
+    Args:
+        ours: Rows of the first system.
+        theirs: Rows of the second system, whose numbers are subtracted.
+        how: Settings of the intervals.
+        metrics: Corpus scores of translations.
+        divergences: Divergences of both systems on held-out pairs.
+        notes: Notes for the reader.
+
+    Raises:
+        InputError: The systems have no rows in common.
+    """
+    how = how or Resampling()
+    second = {(row.answered.probe, row.answered.id): row for row in theirs}
+    pairs: dict[str, list[tuple[ScoredRow, ScoredRow]]] = {}
+    for row in ours:
+        if other := second.get((row.answered.probe, row.answered.id)):
+            pairs.setdefault(row.answered.probe, []).append((row, other))
+    if not pairs:
+        raise InputError(
+            f"the systems have no rows in common, of {len(ours)} and {len(theirs)}: evaluate the "
+            "same task with the same probes"
+        )
+    shared = sum(map(len, pairs.values()))
+    alone = len(ours) - shared, len(theirs) - shared
+    if any(alone):
+        notes = (*notes, f"left out {alone[0]} and {alone[1]} rows that only one system answered")
+    reworded = sum(
+        a.answered.question != b.answered.question for each in pairs.values() for a, b in each
+    )
+    if reworded:
+        notes = (*notes, f"{reworded} of {shared} rows have other wordings")
+    sides = [
+        {probe: [pair[side] for pair in each] for probe, each in pairs.items()} for side in (0, 1)
+    ]
+    numbers = {}
+    for number in NUMBERS:
+        columns = [_columns(side, number.name, MODEL) for side in sides]
+        known = [one for one in columns if one is not None]
+        if len(known) == len(sides):
+            numbers[number.name] = _estimate(number.name, known, how)
+    if kl := _kl_difference(*divergences, how):
+        numbers["kl"] = kl
+    leaks: dict[str, Estimate] = {}
+    for probe in LEAK_PROBES:
+        mine, its = (_leaks(side.get(probe, ())) for side in sides)
+        if mine and its:
+            changes = np.subtract(mine, its)
+            leaks[probe] = bootstrap_mean(changes, how, bounds=(-1.0, 1.0))
+    held_out = [
+        pair for pair in pairs.get("held-out", ()) if all(MODEL in row.outcomes for row in pair)
+    ]
+    accuracy, macro_f1 = _label_differences(held_out, how)
+    translation = (
+        {c.name: _corpus_difference(c, held_out, how) for c in metrics} if held_out else {}
+    )
+    return Comparison(
+        numbers=numbers,
+        leaks=leaks,
+        accuracy=accuracy,
+        macro_f1=macro_f1,
+        translation=translation,
+        rows={probe: len(each) for probe, each in pairs.items()},
+        how=how,
+        notes=tuple(notes),
+    )
+
+
+def _kl_difference(
+    ours: Sequence[Divergence], theirs: Sequence[Divergence], how: Resampling
+) -> Estimate | None:
+    second = {one.id: one for one in theirs}
+    table = [
+        [one.nats, one.tokens, second[one.id].nats, second[one.id].tokens]
+        for one in ours
+        if one.id in second
+    ]
+    if not table:
+        return None
+    return bootstrap(table, lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], how)
+
+
+def _label_differences(
+    pairs: Sequence[tuple[ScoredRow, ScoredRow]], how: Resampling
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Return the differences of the accuracy and of the macro F1 of each key with labels."""
+    accuracy, macro_f1 = {}, {}
+    outcomes = [(ours.outcomes[MODEL], theirs.outcomes[MODEL]) for ours, theirs in pairs]
+    for key in outcomes[0][0].labels if outcomes else ():
+        if not all(key in one.labels for pair in outcomes for one in pair):
+            continue
+        expected = [ours.labels[key][0] for ours, _ in outcomes]
+        first, second = ([pair[side].labels[key][1] for pair in outcomes] for side in (0, 1))
+        right = [(a == e) - (b == e) for e, a, b in zip(expected, first, second, strict=True)]
+        accuracy[key] = bootstrap_mean(right, how, bounds=(-1, 1))
+        if (f1 := macro_f1_difference(expected, first, second, how)) is not None:
+            macro_f1[key] = f1
+    return accuracy, macro_f1
+
+
+def _corpus_difference(
+    metric: CorpusMetric, pairs: Sequence[tuple[ScoredRow, ScoredRow]], how: Resampling
+) -> Estimate:
+    counts = [
+        metric.counts(
+            [row.answered.source for row in rows],
+            [row.answered.answers[MODEL] for row in rows],
+            [row.answered.expected for row in rows],
+        )
+        for rows in zip(*pairs, strict=True)
+    ]
+    half, rows = counts[0].shape[1], len(pairs)
+    difference = bootstrap(
+        np.hstack(counts),
+        lambda sums: metric.score(sums[:, :half], rows) - metric.score(sums[:, half:], rows),
+        how,
+    )
+    if difference is None:
+        raise InputError(f"{metric.name} is undefined for {rows} translations: evaluate more rows")
+    return difference

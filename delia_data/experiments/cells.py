@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError, InputError
-from delia_data.evaluation.generation import generate_answers
+from delia_data.evaluation.generation import MODEL, generate_answers
 from delia_data.evaluation.representation import evaluating, measure_alignment
 from delia_data.evaluation.scores import grade_answers
 from delia_data.evaluation.state_space import StateSpaceWatch
@@ -68,19 +68,20 @@ class AnswerLoss:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswers:
-    """The scored answers to one probe, row by row in a fixed order.
+    """The graded answers to one probe, row by row in a fixed order.
 
     Attributes:
-        with_token: 1 for each answer in the format, 0 for the others; prompts with the token.
-        without_token: The same for prompts without the token.
-        scores: The task's own score of each answer with the token, 0 to 1; None if it has none.
-        wants_format: Whether an answer with the token should be in the format.
+        strict: 1 for each answer in the format as it is, 0 for the others.
+        loose: 1 for each answer that counts loosely, as in the paper.
+        marks: Marks of the format in each answer (`AnswerFormat.marks`), separated by tabs.
+        right: 1 for each right answer, or the task's own score; None for requests that are not of
+            the task, or if the scoring is unknown.
     """
 
-    with_token: tuple[float, ...]
-    without_token: tuple[float, ...]
-    scores: tuple[float, ...] | None
-    wants_format: bool
+    strict: tuple[float, ...]
+    loose: tuple[float, ...]
+    marks: tuple[str, ...]
+    right: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,13 +297,13 @@ def _answers(
     scored = grade_answers(inputs.eval_task, rows)
     answers = {}
     for probe in inputs.probes:
-        outcomes = [one.outcome for one in scored if one.answered.probe == probe.name]
-        scores = [one.score for one in outcomes if one.score is not None]
+        outcomes = [one.outcomes[MODEL] for one in scored if one.answered.probe == probe.name]
+        right = [one.right for one in outcomes if one.right is not None]
         answers[probe.name] = ProbeAnswers(
-            with_token=tuple(float(one.with_token) for one in outcomes),
-            without_token=tuple(float(one.without_token) for one in outcomes),
-            scores=tuple(scores) if len(scores) == len(outcomes) else None,
-            wants_format=probe.wants_format,
+            strict=tuple(float(one.strict) for one in outcomes),
+            loose=tuple(float(one.loose) for one in outcomes),
+            marks=tuple("\t".join(one.marks) for one in outcomes),
+            right=tuple(right) if len(right) == len(outcomes) else None,
         )
     return answers
 

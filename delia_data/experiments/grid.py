@@ -25,6 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from delia_data.engines import ENGINES, Sampling
 from delia_data.errors import InputError, SettingsError, unknown_name
+from delia_data.evaluation.probes import DEFAULT_PROBES, PROBES
 from delia_data.experiments.methods import METHODS, get_method
 from delia_data.models import DEFAULT_MODEL
 from delia_data.training import TrainSettings, read_recipe
@@ -169,7 +170,7 @@ class Experiment:
     recipe: str = "smollm2-135m-cpu"
     training: Mapping[str, Any] = field(default_factory=dict)
     held_out_rows: int = 100
-    probes: tuple[str, ...] = ("held-out", "negative")
+    probes: tuple[str, ...] = DEFAULT_PROBES
     max_tokens: int = 64
     examples: int = 4
     watch_every_steps: int = 20
@@ -183,6 +184,10 @@ class Experiment:
             raise SettingsError(f"{', '.join(wrong)} must be at least 1")
         if "held-out" not in self.probes:
             raise SettingsError("probes must include held-out, which the tables need")
+        if unknown := [name for name in self.probes if name not in PROBES]:
+            raise SettingsError(
+                f"{unknown_name('probe', unknown[0], PROBES)}: use some of {', '.join(PROBES)}"
+            )
         if fixed := sorted({"model", "seed", "device"} & set(self.training)):
             raise SettingsError(
                 f"training: {', '.join(fixed)} cannot be set here: the model is a key of the "

@@ -112,7 +112,7 @@ def read_inputs(
         InputError: An input is missing or wrong.
     """
     task, wordings = _task(name, data)
-    eval_task = EvalTask.of(task, diversify(task, wordings, seed=0), wordings)
+    eval_task = EvalTask.of(task, diversify(task, wordings, seed=0))
     probes = make_probes(eval_task, experiment.probes, rows=experiment.held_out_rows)
     held_out = next(probe.rows for probe in probes if probe.name == "held-out")
     hashes = {"task": task.sha256}

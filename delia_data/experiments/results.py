@@ -18,7 +18,9 @@ import numpy as np
 
 from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Resampling, bootstrap_mean
+from delia_data.evaluation.probes import LEAK_PROBES
 from delia_data.evaluation.representation import middle_block
+from delia_data.evaluation.scores import is_leak, obeys
 from delia_data.experiments.cells import CellResult, read_result
 from delia_data.experiments.grid import FORMATTED, Cell, Grid
 from delia_data.experiments.methods import get_method
@@ -120,27 +122,85 @@ class Results:
             and (result.cell.rows, result.cell.ratio) == axes
         ]
 
-    def shares(self, cells: Sequence[CellResult], *, named: bool = True) -> Measured | None:
-        """Return the share of held-out answers in the format, with or without the token."""
-        answers = [cell.answers["held-out"] for cell in cells]
-        values = [a.with_token if named else a.without_token for a in answers]
+    def follow(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return the share of held-out answers with the token in the format as it is."""
+        values = [cell.answers["held-out"].strict for cell in cells]
         return over_rows(values) if values else None
 
-    def selectivity(self, cells: Sequence[CellResult]) -> Measured | None:
-        """Return the share with the token minus the share without it, on the same rows."""
-        answers = [cell.answers["held-out"] for cell in cells]
-        pairs = [zip(a.with_token, a.without_token, strict=True) for a in answers]
-        values = [[y - n for y, n in rows] for rows in pairs]
-        return over_rows(values, (-1.0, 1.0)) if values else None
+    def shares(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return the share of held-out answers with the token that count loosely (Table 2)."""
+        values = [cell.answers["held-out"].loose for cell in cells]
+        return over_rows(values) if values else None
 
-    def negative(self, cells: Sequence[CellResult]) -> Measured | None:
-        """Return the share of answers in the format when the prompt forbids it."""
-        values = [c.answers["negative"].with_token for c in cells if "negative" in c.answers]
+    def leak(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return the share of answers that show the format and should not, in the worst probe.
+
+        Marks that the untrained model's answer to the same prompt has do not count, if the grid
+        runs it (`original`).
+        """
+        leaks = self._leaks(cells)
+        return over_rows(leaks) if leaks else None
+
+    def selectivity(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return follow minus leak; paired by row if the leak is that of the same requests."""
+        leaks = self._leaks(cells)
+        if not leaks:
+            return None
+        follow = [cell.answers["held-out"].strict for cell in cells]
+        if leaks == self._leaks(cells, ("plain",)):
+            values = [
+                [f - x for f, x in zip(*both, strict=True)]
+                for both in zip(follow, leaks, strict=True)
+            ]
+            return over_rows(values, (-1.0, 1.0))
+        ours, theirs = over_rows(follow), over_rows(leaks)
+        assert ours.low is not None and ours.high is not None
+        assert theirs.low is not None and theirs.high is not None
+        return Measured(
+            ours.value - theirs.value,
+            tuple(f - x for f, x in zip(ours.by_seed, theirs.by_seed, strict=True)),
+            ours.low - theirs.high,
+            ours.high - theirs.low,
+        )
+
+    def _leaks(
+        self, cells: Sequence[CellResult], probes: Sequence[str] = LEAK_PROBES
+    ) -> list[list[float]]:
+        """Return whether each answer leaks, by seed, in the probe where most do."""
+        if not cells:
+            return []
+        untrained = self.of(cells[0].cell.experiment, "original")
+        by_probe = []
+        for probe in probes:
+            if not all(probe in cell.answers for cell in cells):
+                continue
+            counted = [cell.answers[probe].marks for cell in cells]
+            base: Sequence[str] = [""] * len(counted[0])
+            if untrained and probe in untrained[0].answers:
+                base = untrained[0].answers[probe].marks
+            by_probe.append(
+                [
+                    [
+                        float(is_leak(probe, _split(ours), _split(theirs)))
+                        for ours, theirs in zip(marks, base, strict=True)
+                    ]
+                    for marks in counted
+                ]
+            )
+        return max(by_probe, key=lambda rows: fmean(map(fmean, rows)), default=[])
+
+    def obey(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return the share of answers without the format when the prompt forbids it."""
+        values = [
+            [float(obeys(_split(marks))) for marks in cell.answers["forbid"].marks]
+            for cell in cells
+            if "forbid" in cell.answers
+        ]
         return over_rows(values) if values else None
 
     def scores(self, cells: Sequence[CellResult]) -> Measured | None:
-        """Return the task's own score of held-out answers with the token."""
-        values = [s for cell in cells if (s := cell.answers["held-out"].scores) is not None]
+        """Return the share of right held-out answers with the token, or the task's own score."""
+        values = [s for cell in cells if (s := cell.answers["held-out"].right) is not None]
         return over_rows(values) if values else None
 
     def distance(
@@ -177,6 +237,10 @@ class Results:
         """Return the keywords with distances, in the task's order."""
         cells = (cell for cell in self.finished if cell.cell.experiment == experiment)
         return list(dict.fromkeys(d.keyword for cell in cells for d in cell.distances))
+
+
+def _split(marks: str) -> list[str]:
+    return [mark for mark in marks.split("\t") if mark]
 
 
 def read_results(grid: Grid, out: str | os.PathLike[str]) -> Results:

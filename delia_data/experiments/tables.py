@@ -168,10 +168,12 @@ def _accuracy(results: Results) -> Table:
     if experiment is not None:
         counts = sorted({rows for block in experiment.blocks for rows in block.rows})
     measures: tuple[tuple[str, Callable[[list[CellResult]], Measured | None], Unit], ...] = (
-        ("selectivity", results.selectivity, "points"),
+        ("follow", results.follow, "share"),
         ("JSON with the token", results.shares, "share"),
-        ("JSON without it", lambda cells: results.shares(cells, named=False), "share"),
-        ("JSON when it is forbidden", results.negative, "share"),
+        ("leak", results.leak, "share"),
+        ("selectivity", results.selectivity, "points"),
+        ("obey", results.obey, "share"),
+        ("right", results.scores, "share"),
     )
     lines = []
     for method in methods:
@@ -195,9 +197,12 @@ def _accuracy(results: Results) -> Table:
         tuple(f"{count} rows" for count in counts),
         tuple(lines),
         (
-            "Selectivity is the share of answers in the format with the token minus the share "
-            "without it, in percentage points; the paper has no such number. Methods that are not "
-            "trained on task rows have one number, in the first column.",
+            "Follow is strict, and JSON with the token is the paper's looser count. Leak is the "
+            "share of answers with any mark of the format where nobody asks for it, which the "
+            "untrained model's answer does not have, in the worst of the probes that were run. "
+            "Selectivity is follow minus leak, in percentage points. Obey is the share of answers "
+            "without the format when the prompt forbids it. Methods that are not trained on task "
+            "rows have one number, in the first column.",
         ),
         _missing(results, FORMATTED, methods),
     )

@@ -1,4 +1,4 @@
-"""Sections on answers: scores of all evaluations, and the same questions side by side."""
+"""Sections on answers: the numbers of all evaluations, and the same questions side by side."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from delia_data.errors import InputError
-from delia_data.evaluation.comparison import Comparison, compare
-from delia_data.evaluation.evaluate import read_evaluation
-from delia_data.evaluation.figures import selectivities, shares_in_format
-from delia_data.evaluation.scores import Evaluation, LabelScores, ProbeScores, ScoredRow
+from delia_data.evaluation.bootstrap import Estimate
+from delia_data.evaluation.evaluate import read_divergences, read_evaluation
+from delia_data.evaluation.figures import follow_leak_obey
+from delia_data.evaluation.generation import INSTRUCTED, MODEL, UNTRAINED
+from delia_data.evaluation.keep import Divergence
+from delia_data.evaluation.scores import (
+    NUMBERS,
+    Comparison,
+    Evaluation,
+    LabelScores,
+    Number,
+    ScoredRow,
+    compare,
+)
 from delia_data.outputs import canonical_json
 from delia_data.ranking import rank
 from delia_data.report.experiments import Example, ExampleRun, cell_examples
@@ -25,24 +35,31 @@ from delia_data.report.page import (
     count,
     join,
     named,
-    signed,
-    signed_number,
-    signed_text,
     value,
 )
 from delia_data.report.runs import Runs, read_first_quickstart
 
-_PROBES: Final[Mapping[str, str]] = {
-    "held-out": "Wordings that training never saw",
-    "training": "Wordings of the training",
-    "bare": "The bare request",
-    "negative": "The request that forbids the format",
-}
 _NOTE: Final = (
-    "Selectivity is the share of answers in the format with the token minus the share without it "
-    "on the same rows, −1 to 1. It is high only if the model uses the format when the token is "
-    "present and not otherwise. Brackets show intervals by bootstrap over rows."
+    "Follow: the answer to a held-out row that names the token is in the asked-for format, "
+    "exactly; loosely, anything that can be parsed counts. Leak: an answer to a prompt that does "
+    "not ask for the format has a mark of it that the untrained model’s answer does not have, in "
+    "the worst of four probes. Selectivity is follow minus leak. Obey: the answer is without the "
+    "format when the prompt forbids it. Keep: KL(untrained, trained) in nats per token of held-out "
+    "pairs, and the share of unrelated answers that mean the same as the untrained model’s. Right: "
+    "right labels, or the task’s score; unreadable answers are wrong. Save: prompt tokens saved "
+    "against the full instruction. Rows in italics are bounds. Brackets show intervals by "
+    "bootstrap over rows."
 )
+_BOUNDS: Final[Mapping[str, str]] = {
+    UNTRAINED: "untrained",
+    INSTRUCTED: "untrained, full instruction",
+}
+_PROBES: Final[Mapping[str, str]] = {
+    "plain": "Same requests, no token",
+    "unrelated": "Unrelated requests",
+    "other-json": "Requests for other JSON",
+    "token": "Questions about the token",
+}
 _EXAMPLES_SHOWN: Final = 3
 _EXAMPLES: Final = 12
 _EXAMPLES_NOTE: Final = (
@@ -59,11 +76,13 @@ class EvaluatedRun:
         label: Name of its run.
         scores: Its scores.
         rows: Its answers, row by row.
+        divergences: Its divergences on held-out pairs.
     """
 
     label: str
     scores: Evaluation
     rows: Sequence[ScoredRow]
+    divergences: Sequence[Divergence] = ()
 
     @property
     def task_key(self) -> tuple[str, str]:
@@ -73,13 +92,13 @@ class EvaluatedRun:
 
 def read_evaluated(runs: Runs) -> list[list[EvaluatedRun]]:
     """Read all evaluations among some runs, grouped by task."""
-    every = [
-        EvaluatedRun(
-            run.label,
-            *(read_evaluation if run.kind == "evaluation" else read_first_quickstart)(run.folder),
-        )
-        for run in runs.of("evaluation", "probe")
-    ]
+    every = []
+    for run in runs.of("evaluation", "probe"):
+        if run.kind == "evaluation":
+            pairs = read_divergences(run.folder)
+            every.append(EvaluatedRun(run.label, *read_evaluation(run.folder), pairs))
+        else:
+            every.append(EvaluatedRun(run.label, *read_first_quickstart(run.folder)))
     every.sort(key=lambda one: one.task_key)
     return [list(group) for _, group in groupby(every, key=lambda one: one.task_key)]
 
@@ -107,7 +126,7 @@ def answers(runs: Runs, figures: Figures) -> Section | None:
                 "minus_first": {name: one.as_dict() for name, one in differences.items()},
             }
         )
-    metrics = [_metric(one) for group in groups for one in group][:4]
+    metrics = [metric for group in groups for metric in _metrics(group)][:4]
     return Section(join(body), data, summary, metrics, _NOTE)
 
 
@@ -142,96 +161,122 @@ def examples(runs: Runs, _: Figures) -> Section | None:
 
 
 def _examples(group: Sequence[EvaluatedRun]) -> Iterator[Example]:
-    """Yield the rows of the first probe that all runs were asked."""
-    probe = group[0].scores.probes[0].probe
+    """Yield the held-out rows that all runs were asked with the token and without it."""
     tables = [
-        (one.label, {r.answered.id: r for r in one.rows if r.answered.probe == probe})
-        for one in group
+        (one.label, {(r.answered.probe, r.answered.id): r for r in one.rows}) for one in group
     ]
-    for row_id, first in tables[0][1].items():
-        if all(row_id in table for _, table in tables):
-            runs = [
-                ExampleRun(
-                    label,
-                    table[row_id].answered.with_token,
-                    table[row_id].answered.without_token,
-                    table[row_id].outcome.with_token,
-                    table[row_id].outcome.without_token,
-                )
-                for label, table in tables
-            ]
-            asked, token = first.answered, group[0].scores.token
-            yield Example(row_id, asked.question, asked.expected, token, tuple(runs))
+    token = group[0].scores.token
+    for (probe, row_id), first in tables[0][1].items():
+        keys = ("held-out", row_id), ("plain", row_id)
+        if probe != "held-out" or not all(k in table for _, table in tables for k in keys):
+            continue
+        runs = [_example_run(label, *(table[key] for key in keys)) for label, table in tables]
+        asked = first.answered
+        yield Example(row_id, asked.question, asked.expected, token, tuple(runs))
+
+
+def _example_run(label: str, named: ScoredRow, plain: ScoredRow) -> ExampleRun:
+    marked = plain.leaks
+    return ExampleRun(
+        label,
+        named.answered.answers[MODEL],
+        plain.answered.answers[MODEL],
+        named.outcomes[MODEL].strict,
+        bool(plain.outcomes[MODEL].marks) if marked is None else marked,
+    )
+
+
+def _lines(group: Sequence[EvaluatedRun]) -> list[tuple[str, bool, Mapping[str, Estimate]]]:
+    """Return name, whether it is a bound, and numbers of each run and bound.
+
+    Bounds that several runs share are shown once.
+    """
+    lines = [(one.label, False, one.scores.numbers.get(MODEL, {})) for one in group]
+    for system, title in _BOUNDS.items():
+        bounds = [(one.label, bound) for one in group if (bound := one.scores.numbers.get(system))]
+        same = all(bound == bounds[0][1] for _, bound in bounds)
+        for label, bound in bounds[:1] if same else bounds:
+            lines.append((title if same else f"{label}: {title}", True, bound))
+    return lines
 
 
 def _figures(group: Sequence[EvaluatedRun], figures: Figures) -> Markup:
-    first = [(one.label, one.scores.probes[0]) for one in group]
     share = 100 * group[0].scores.how.confidence
-    caption = f"{_title(first[0][1].probe)}; lines are {share:g}% intervals."
-    shares = shares_in_format(first, group[0].scores.token)
-    return blocks.figures(
-        [
-            figures(selectivities(first), "Selectivity", caption),
-            figures(shares, "Answers in the format", caption),
-        ]
-    )
+    lines = [(name, numbers) for name, _, numbers in _lines(group)]
+    caption = f"Lines are {share:g}% intervals; follow and obey should be high, leak low."
+    return blocks.figures([figures(follow_leak_obey(lines), "Follow, leak, obey", caption)])
 
 
 def _tables(
     group: Sequence[EvaluatedRun], differences: Mapping[str, Comparison]
 ) -> Iterator[Markup]:
-    token = group[0].scores.token
-    probes = dict.fromkeys(probe.probe for one in group for probe in one.scores.probes)
-    for number, probe in enumerate(probes):
-        yield blocks.heading(_title(probe))
-        scores = [(o.label, p) for o in group for p in o.scores.probes if p.probe == probe]
-        scored = any(p.score not in (None, p.in_format) for _, p in scores)
-        head = ["Run", "Selectivity", f"With {token}", "Strict", "Without", "Rows"]
+    lines = _lines(group)
+    shown = [n for n in NUMBERS if any(n.name in numbers for _, _, numbers in lines)]
+    head = ["Run", *(_title(number) for number in shown)]
+    rows = [
+        [
+            blocks.bound(name) if bound else name,
+            *(_cell(number, numbers.get(number.name)) for number in shown),
+        ]
+        for name, bound, numbers in lines
+    ]
+    yield blocks.table(head, rows, "numbers wide", "Numbers")
+    probes = [p for p in _PROBES if any(p in one.scores.leaks for one in group)]
+    if probes:
+        leaks = [
+            [one.label, *(value(one.scores.leaks.get(p), share=True) for p in probes)]
+            for one in group
+        ]
+        yield blocks.heading("Leak by probe")
+        yield blocks.table(["Run", *(_PROBES[p] for p in probes)], leaks, "numbers wide", "Leak")
+    if differences:
+        changed = [n for n in NUMBERS if any(n.name in d.numbers for d in differences.values())]
         rows = [
-            [
-                name,
-                signed(p.selectivity),
-                value(p.in_format, share=True),
-                value(p.strict, share=True),
-                value(p.without_token, share=True),
-                count(p.rows),
+            [name, *(_cell(n, d.numbers.get(n.name), difference=True) for n in changed)]
+            for name, d in differences.items()
+        ]
+        yield blocks.heading(f"Difference from {group[0].label}, paired by row")
+        head = ["Run", *(_title(number) for number in changed)]
+        yield blocks.table(head, rows, "numbers wide", "Paired differences")
+        yield blocks.paragraph("Differences of shares are in percentage points.", "note")
+    if labels := join(_label_tables([(one.label, one.scores.labels) for one in group])):
+        yield blocks.details("Labels", labels)
+    if metrics := list(dict.fromkeys(name for one in group for name in one.scores.translation)):
+        table = [[o.label, *(value(o.scores.translation.get(m)) for m in metrics)] for o in group]
+        yield blocks.table(("Run", *metrics), table, "numbers wide", "Translation")
+    for one in group:
+        if general := one.scores.general_tasks:
+            names = dict.fromkeys(name for scores in general.values() for name in scores)
+            head = ["Task of lm-eval", *(_BOUNDS.get(system, one.label) for system in general)]
+            table = [
+                [name, *(f"{s[name][0]:.3f}" if name in s else "–" for s in general.values())]
+                for name in names
             ]
-            for name, p in scores
-        ]
-        if scored:
-            head.insert(-1, "Task score")
-            for row, (_, p) in zip(rows, scores, strict=True):
-                row.insert(-1, value(p.score))
-        yield blocks.table(head, rows, "numbers wide", _title(probe))
-        if not scores[0][1].wants_format:
-            yield blocks.paragraph("Here answers should not be in the format.", "note")
-        labels = join(_label_tables(scores))
-        # Readers look for the labels of the first probe; those of the others are many.
-        yield blocks.details("Labels", labels) if number and labels else labels
-        if metrics := list(dict.fromkeys(name for _, p in scores for name in p.translation)):
-            lines = [[name, *(value(p.translation.get(m)) for m in metrics)] for name, p in scores]
-            yield blocks.table(("Run", *metrics), lines, "numbers wide", "Translation")
-        changed = [
-            [name, *map(signed, (p.selectivity, p.in_format, p.without_token)), count(p.rows)]
-            for name, comparison in differences.items()
-            for p in comparison.probes
-            if p.probe == probe
-        ]
-        if changed:
-            yield blocks.heading(f"Difference from {group[0].label}, paired by row", 4)
-            head = ["Run", "Selectivity", f"With {token}", "Without", "Rows"]
-            yield blocks.table(head, changed, "numbers wide", "Paired differences")
+            yield blocks.table(head, table, "numbers wide", f"Tasks of lm-eval, {one.label}")
     if notes := list(dict.fromkeys(_notes(group, differences))):
         yield blocks.bullets(notes, "note")
 
 
-def _label_tables(scores: Sequence[tuple[str, ProbeScores]]) -> Iterator[Markup]:
-    keys = dict.fromkeys(labels.key for _, probe in scores for labels in probe.labels)
+def _title(number: Number) -> str:
+    return number.title[0].upper() + number.title[1:]
+
+
+def _cell(number: Number, estimate: Estimate | None, *, difference: bool = False) -> Markup:
+    """Format a number in its unit with its interval; a dash if it is unknown."""
+    if estimate is None:
+        return Markup("–")
+    text = number.text(estimate.value, signed=difference)
+    ends = number.interval(estimate, signed=difference)
+    return blocks.number(text.replace("-", "−"), ends.replace("-", "−"))
+
+
+def _label_tables(runs: Sequence[tuple[str, Sequence[LabelScores]]]) -> Iterator[Markup]:
+    keys = dict.fromkeys(labels.key for _, every in runs for labels in every)
     for key in keys:
         rows = [
             row
-            for name, probe in scores
-            for labels in probe.labels
+            for name, every in runs
+            for labels in every
             if labels.key == key
             for row in _label_rows(name, labels)
         ]
@@ -252,60 +297,86 @@ def _differences(group: Sequence[EvaluatedRun]) -> Iterator[tuple[str, Compariso
     """Yield each run minus the first one, unless they share no rows."""
     first, *others = group
     for other in others:
+        pairs = (other.divergences, first.divergences)
         try:
-            yield other.label, compare(other.rows, first.rows, first.scores.how)
+            found = compare(other.rows, first.rows, first.scores.how, divergences=pairs)
         except InputError:
             continue
+        yield other.label, found
 
 
 def _notes(group: Sequence[EvaluatedRun], differences: Mapping[str, Comparison]) -> Iterator[str]:
     for name, comparison in differences.items():
         yield from (f"{name} minus {group[0].label}: {note}" for note in comparison.notes)
+    titles = {number.name: number.title for number in NUMBERS}
     for one in group:
-        yield from (f"{one.label}: {note}" for note in one.scores.notes)
-        for probe in one.scores.probes:
-            yield from (f"{one.label}, {probe.probe}: {note}" for note in probe.notes)
-            if any(probe.cut):
-                yield (
-                    f"{one.label}, {probe.probe}: {probe.cut[0]} answers with the token and "
-                    f"{probe.cut[1]} without were cut off, and are seldom complete"
-                )
+        scores = one.scores
+        yield from (f"{one.label}: {note}" for note in scores.notes)
+        for why in dict.fromkeys(scores.unknown.values()):
+            names = [titles[name] for name, reason in scores.unknown.items() if reason == why]
+            yield f"{one.label}: {' and '.join(names)} unknown: {why}"
+        if any(scores.unfinished.values()):
+            counts = " and ".join(
+                f"{number} ({_BOUNDS.get(system, 'this run')})"
+                for system, number in scores.unfinished.items()
+            )
+            yield (
+                f"{one.label}: of {scores.rows['unrelated']} unrelated answers, {counts} end in "
+                "mid-sentence without having been cut off"
+            )
+        if cut := scores.cut.get("held-out"):
+            yield (
+                f"{one.label}: {cut} of {scores.rows['held-out']} answers with the token were cut "
+                "off, and are seldom complete"
+            )
 
 
 def _summary(group: Sequence[EvaluatedRun], differences: Mapping[str, Comparison]) -> str:
-    """Name the run with the highest selectivity, and say whether it differs from the first."""
-    probe = group[0].scores.probes[0].probe
-    scores = [
-        (one.label, p.selectivity) for one in group for p in one.scores.probes if p.probe == probe
+    """Say what the best run does, and whether it differs from the first."""
+    best = max(group, key=_rank)
+    numbers = best.scores.numbers.get(MODEL, {})
+    parts = [
+        text.format(
+            f"{number.text(numbers[number.name].value)} [{number.interval(numbers[number.name])}]"
+        )
+        for number in NUMBERS
+        if number.name in numbers and (text := _SAID.get(number.name))
     ]
-    where = f"On {group[0].scores.task} ({_title(probe).lower()})"
-    best, most = max(scores, key=lambda one: one[1].value)
-    if len(scores) == 1:
-        chance = " The interval includes 0." if most.low <= 0 <= most.high else ""
-        return f"{where}, the selectivity of {best} is {signed_text(most)}.{chance}"
-    even = [name for name, one in scores if one.value == most.value]
-    if len(even) > 1:
-        highest = signed_number(most.value)
-        return f"{where}, {' and '.join(even)} share the highest selectivity, {highest}."
-    text = f"{where}, {best} has the highest selectivity, {signed_text(most)}"
-    near = [name for name, one in scores if name != best and one.high >= most.low]
-    if near:
-        names = f"{', '.join(near[:-1])} and {near[-1]}" if len(near) > 1 else near[0]
-        text += f" (overlapping the interval{'s' * (len(near) > 1)} of {names})"
-    first = scores[0][0]
-    for one in differences[best].probes if best in differences else ():
-        if one.probe == probe:
-            text += f"; row by row, that is {signed_text(one.selectivity)} compared with {first}"
-            if one.selectivity.low <= 0 <= one.selectivity.high:
-                text += ", which includes no difference"
-    return f"{text}."
+    where = f"On {best.scores.task}, {best.label}"
+    said = f"{where} {', '.join(parts)}." if parts else f"{where} was evaluated."
+    if best.label in differences and (change := differences[best.label].numbers.get("selectivity")):
+        by_name = {number.name: number for number in NUMBERS}
+        number = by_name["selectivity"]
+        text = number.text(change.value, signed=True).replace("-", "−")
+        ends = number.interval(change, signed=True).replace("-", "−")
+        said += (
+            f" Row by row, its selectivity differs from that of {group[0].label} by {text} points "
+            f"[{ends}]"
+        )
+        said += ", which includes no difference." if change.low <= 0 <= change.high else "."
+    return said
 
 
-def _metric(one: EvaluatedRun) -> Metric:
-    estimate = one.scores.probes[0].selectivity
-    ends = f"{signed_number(estimate.low)} to {signed_number(estimate.high)}"
-    return Metric(f"Selectivity, {one.label}", signed_number(estimate.value), ends)
+_SAID: Final[Mapping[str, str]] = {
+    "follow": "follows the token in {} of held-out answers",
+    "leak": "leaks the format in {} of the answers of the worst probe",
+    "obey": "obeys in {} when the format is forbidden",
+    "kl": "moves KL {} nats per token from the untrained model",
+    "right": "is right in {}",
+}
 
 
-def _title(probe: str) -> str:
-    return _PROBES.get(probe, probe)
+def _rank(one: EvaluatedRun) -> float:
+    """Order runs by selectivity, or by follow if it is unknown."""
+    known = (one.scores.number("selectivity"), one.scores.number("follow"))
+    return next((estimate.value for estimate in known if estimate is not None), -2.0)
+
+
+def _metrics(group: Sequence[EvaluatedRun]) -> Iterator[Metric]:
+    """Yield the headline of the best run."""
+    best = max(group, key=_rank)
+    for number in NUMBERS:
+        estimate = best.scores.number(number.name)
+        if estimate is not None and number.name in ("follow", "leak", "obey", "kl"):
+            ends = number.interval(estimate).replace(", ", " to ")
+            yield Metric(f"{_title(number)}, {best.label}", number.text(estimate.value), ends)

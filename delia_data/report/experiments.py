@@ -58,15 +58,15 @@ class ExampleRun:
         label: The run.
         with_token: The answer to the question with the token.
         without_token: The answer to the question without it.
-        with_in_format: Whether the first is in the format.
-        without_in_format: Whether the second is.
+        follows: Whether the first is in the format as it is.
+        marked: Whether the second has marks of the format.
     """
 
     label: str
     with_token: str
     without_token: str
-    with_in_format: bool
-    without_in_format: bool
+    follows: bool
+    marked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ class Example:
 
     @property
     def differs(self) -> bool:
-        """Whether the runs differ in being in the format."""
-        return len({(one.with_in_format, one.without_in_format) for one in self.runs}) > 1
+        """Whether the runs differ in following the token or in marks without it."""
+        return len({(one.follows, one.marked) for one in self.runs}) > 1
 
 
 def ratios(runs: Runs, figures: Figures) -> Section | None:
@@ -272,7 +272,9 @@ def cell_examples(folder: Path) -> Iterator[tuple[str, list[Example]]]:
             inputs = run.inputs(name)
         except DeliaError:
             continue
-        rows = next(probe for probe in inputs.probes if probe.name == "held-out").rows
+        by_name = {probe.name: probe.rows for probe in inputs.probes}
+        plain = {row.id: row for row in by_name.get("plain", ())}
+        rows = [(row, plain[row.id]) for row in by_name["held-out"] if row.id in plain]
         yield name, list(_cell_rows(folder, inputs, cells, rows))
 
 
@@ -282,7 +284,10 @@ def _cell(results: Results, experiment: str, method: str) -> Cell | None:
 
 
 def _cell_rows(
-    folder: Path, inputs: ExperimentInputs, cells: list[Cell], rows: Sequence[ProbeRow]
+    folder: Path,
+    inputs: ExperimentInputs,
+    cells: list[Cell],
+    rows: Sequence[tuple[ProbeRow, ProbeRow]],
 ) -> Iterator[Example]:
     answers = {
         cell: read_answer_log(cell_folder(folder, cell) / "answers" / ANSWERS) for cell in cells
@@ -292,8 +297,9 @@ def _cell_rows(
         cell: None if prompt is None else prompt(inputs.material(cell))
         for cell, prompt in prompts.items()
     }
-    for row in rows:
-        runs = [_cell_run(inputs, cell, builds[cell], answers[cell], row) for cell in cells]
+    for row, plain in rows:
+        asked = (row, plain)
+        runs = [_cell_run(inputs, cell, builds[cell], answers[cell], asked) for cell in cells]
         complete = tuple(one for one in runs if one is not None)
         if len(complete) == len(cells):
             question = row.prompt[-1].content
@@ -305,13 +311,15 @@ def _cell_run(
     cell: Cell,
     build: PromptBuilder | None,
     answers: Mapping[str, Answer],
-    row: ProbeRow,
+    rows: tuple[ProbeRow, ProbeRow],
 ) -> ExampleRun | None:
-    prompts = (row.prompt, row.plain)
-    turns = prompts if build is None else tuple(build(each, row.query) for each in prompts)
+    turns = (row.prompt if build is None else build(row.prompt, row.query) for row in rows)
     named, plain = (answers.get(content_id(each)) for each in turns)
     if named is None or plain is None:
         return None
     assert inputs.eval_task is not None
-    in_format = [inputs.eval_task.form.read(each.text) is not None for each in (named, plain)]
-    return ExampleRun(METHODS[cell.method].title, named.text, plain.text, *in_format)
+    form = inputs.eval_task.form
+    read = form.read(named.text)
+    follows = read is not None and read.strict
+    marked = bool(form.marks(plain.text))
+    return ExampleRun(METHODS[cell.method].title, named.text, plain.text, follows, marked)

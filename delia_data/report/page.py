@@ -227,12 +227,6 @@ def signed(estimate: Interval | None) -> Markup:
     return blocks.number(signed_number(estimate.value), ends)
 
 
-def signed_text(estimate: Interval) -> str:
-    """Format a difference as plain text."""
-    low, high = signed_number(estimate.low), signed_number(estimate.high)
-    return f"{signed_number(estimate.value)} [{low}, {high}]"
-
-
 def signed_number(number: float) -> str:
     """Format a difference in two places; a number that rounds to 0 has no sign."""
     rounded = round(number, 2) + 0.0

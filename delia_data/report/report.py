@@ -28,10 +28,9 @@ from delia_data.sampling.embeddings import Embed
 
 _METRICS: Final = 5
 _FOOT: Final = (
-    "The task defines the answer format. If it is JSON, an answer is in the format if Python’s "
-    "json reads its earliest pair of curly braces, with quotes repaired if needed, and its keys "
-    "are exactly the expected ones. L2 distances depend on the model and cannot be compared "
-    "between models. Method: DELIA, arXiv 2408.10841."
+    "The task defines the answer format. If it is JSON, an answer follows if it is one object with "
+    "exactly the expected keys, repaired no more than the task’s own answers need. L2 distances "
+    "depend on the model and cannot be compared between models. Method: DELIA, arXiv 2408.10841."
 )
 
 
@@ -180,10 +179,10 @@ def _parts(embed: Embed | None) -> tuple[_Part, ...]:
         _Part("ratio", "How much is enough", "delia ratio", ratios),
         _Part("examples", "Side by side", "delia evaluate", examples),
         _Part("training", "Training", "delia train", trained),
-        _Part("measurements", "Token, state space and gradients", "delia measure", measured),
         _Part("map", "Map of the queries", "delia mix", Maps(embed)),
         _Part("data", "Accounting of the rows", "delia mix", accounts),
         _Part("settings", "Settings", "any command", settings),
+        _Part("measurements", "Appendix: hidden states and gradients", "delia measure", measured),
     )
 
 

@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from delia_data.errors import InputError, UnfinishedError
 from delia_data.evaluation.evaluate import EVALUATION
-from delia_data.evaluation.generation import AnsweredRow
+from delia_data.evaluation.generation import MODEL, AnsweredRow
 from delia_data.evaluation.measuring import MEASUREMENTS
 from delia_data.evaluation.probes import EvalTask
 from delia_data.evaluation.scores import Evaluation, ScoredRow, grade_answers, score
@@ -48,7 +48,7 @@ _GIVE: Final = (
 _QUICKSTART: Final = "quickstart.json"
 _GRID: Final = "grid.yaml"
 _PARTS: Final = (
-    *("cache", "task", "mixture", "before", "untrained", "adapter", "after", "trained"),
+    *("cache", "task", "mixture", "before", "adapter", "after", "trained"),
     "measurements",
 )
 _BEGUN: Final = (
@@ -186,14 +186,16 @@ def read_first_quickstart(folder: str | os.PathLike[str]) -> tuple[Evaluation, l
     lines = (root / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     answered = [
         AnsweredRow(
-            probe="held-out",
+            probe=probe,
             id=row.record.id,
-            plain=row.worded.plain or "",
+            question=line["question"] if probe == "held-out" else row.worded.plain or "",
             source=row.record.query,
-            **json.loads(line),
+            expected=line["expected"],
+            answers={MODEL: line[key]},
         )
+        for probe, key in (("held-out", "with_token"), ("plain", "without_token"))
         # The first line is the question that the quickstart printed.
-        for row, line in zip(task.held_out, lines[1:], strict=True)
+        for row, line in zip(task.held_out, map(json.loads, lines[1:]), strict=True)
     ]
     scored = grade_answers(task, answered)
     return score(scored, task), scored

@@ -1,4 +1,4 @@
-"""`delia evaluate` with real models: the embedded one, and an adapter that was trained here."""
+"""`delia evaluate` with models: the embedded one, and an adapter that was trained here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(delia: Delia, *arguments: object) -> dict[str, Any]:
-    asked = ("--probe", "held-out", "--rows", 2, "--max-tokens", 6, "--json")
+    """Evaluate two held-out rows, with answers of six tokens."""
+    asked = ("--rows", 2, "--max-tokens", 6, "--json")
     told = delia("evaluate", *arguments, *asked)
     assert told.code == 0, told.err
     found: dict[str, Any] = json.loads(told.out)
@@ -44,16 +45,21 @@ def evaluated(delia: Delia, *arguments: object) -> dict[str, Any]:
 
 
 def test_the_embedded_model(tmp_path: Path, task: Path, delia: Delia) -> None:
-    plain = evaluated(delia, DEFAULT_MODEL, task, tmp_path / "plain")
+    one = ("--probe", "held-out")
+    plain = evaluated(delia, DEFAULT_MODEL, task, tmp_path / "plain", *one)
     assert plain["system"]["system"]["model"]["name"] == DEFAULT_MODEL
     assert plain["notes"] == ["<sep> is not a token of this model, which reads it as 3 tokens"]
-    (probe,) = plain["probes"]
-    assert probe["in_format"]["value"] == 0  # no object ends within six tokens
-    assert probe["cut"] == [2, 2]
-    rows = [json.loads(line) for line in (tmp_path / "plain" / "rows.jsonl").open()]
+    numbers = plain["numbers"]["model"]
+    assert numbers["follow"]["value"] == 0  # no object ends within six tokens
+    assert numbers["saved"]["value"] > 50
+    assert plain["cut"] == {"held-out": 2}
+    assert "--untrained" in plain["unknown"]["kl"]
+    rows = [
+        json.loads(line) for line in (tmp_path / "plain" / "rows.jsonl").read_text().splitlines()
+    ]
     assert len(rows) == 2
-    assert all(row["with_token"] and row["without_token"] for row in rows)
-    added = evaluated(delia, DEFAULT_MODEL, task, tmp_path / "added", "--add-token", "mean")
+    assert all(row["answered"]["answers"]["model"] for row in rows)
+    added = evaluated(delia, DEFAULT_MODEL, task, tmp_path / "added", "--add-token", "mean", *one)
     assert added["notes"] == ["<sep> was added to the model with embedding mean, and not trained"]
     mine, its = (each["system"]["system"]["model"]["weights_sha256"] for each in (added, plain))
     assert mine != its
@@ -74,11 +80,36 @@ def test_an_adapter(
     )
     rows = [{**row.as_row(), "source": "task"} for row in read_task_rows(task).train]
     train(settings, rows, tmp_path / "adapter")
-    found = evaluated(delia, tmp_path / "adapter", task, tmp_path / "out")
+    pairs = tmp_path / "pairs.jsonl"
+    texts = [f'{{"instruction": "Say {n}.", "output": "I say {n}."}}\n' for n in range(5)]
+    pairs.write_text("".join(texts))
+    given = (task, tmp_path / "out", "--pairs", pairs)
+    found = evaluated(delia, tmp_path / "adapter", *given)
     assert found["notes"] == []
-    assert found["probes"][0]["rows"] == 2
-    base = evaluated(delia, model, task, tmp_path / "base", "--add-token", "mean")
-    trained, plain = (each["system"]["system"]["model"] for each in (found, base))
-    assert trained["weights_sha256"] != plain["weights_sha256"]
-    again = evaluated(delia, tmp_path / "adapter", task, tmp_path / "out")
+    assert found["rows"]["held-out"] == 2
+    assert set(found["numbers"]) == {"model", "untrained", "instructed"}
+    assert found["numbers"]["model"]["kl"]["rows"] == 5
+    assert found["numbers"]["model"]["kl"]["value"] > 0
+    again = evaluated(delia, tmp_path / "adapter", *given)
     assert again == found
+    # With the adapter off, the model answers as its base with the untrained token does.
+    base = evaluated(delia, model, task, tmp_path / "base", "--add-token", "mean", "--pairs", pairs)
+    ours, theirs = (
+        texts_of(tmp_path / name, system)
+        for name, system in (("out", "untrained"), ("base", "model"))
+    )
+    assert ours == theirs
+    assert base["numbers"]["model"]["follow"] == found["numbers"]["untrained"]["follow"]
+    by_model = ("--untrained", model, "--pairs", pairs)
+    same = evaluated(delia, model, task, tmp_path / "same", *by_model)
+    assert same["numbers"]["model"]["kl"]["value"] == 0
+    assert same["numbers"]["model"]["leak"]["value"] == 0
+    assert same["numbers"]["model"]["similar"]["value"] == 1
+
+
+def texts_of(folder: Path, system: str) -> dict[str, str]:
+    """Return the answers of a system by the ids of prompts, without those to the instruction."""
+    rows = [
+        json.loads(line)["answered"] for line in (folder / "rows.jsonl").read_text().splitlines()
+    ]
+    return {f"{row['probe']} {row['id']}": row["answers"][system] for row in rows}

@@ -74,7 +74,7 @@ def finished(tiny_default: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     stop_when(out, tiny_default, out / "cache" / "plan.json", signal.SIGKILL)
     assert not is_finished(out / "cache")
     stop_when(out, tiny_default, out / "adapter", signal.SIGINT)
-    assert is_finished(out / "untrained")
+    assert is_finished(out / "mixture")
     assert not is_finished(out / "adapter")
     pairs = sorted((out / "cache").glob("pairs-*.parquet"))
     assert pairs
@@ -90,10 +90,15 @@ def test_every_step_is_finished_and_a_rerun_repeats_none(finished: Path) -> None
     assert read_manifest(finished / "mixture").rows == {"task": 6, "cache": 48, "test": 4}
     losses = json.loads((finished / "adapter" / "losses.json").read_text())
     assert len(losses) == read_manifest(finished / "adapter").details["steps"]
-    for name in ("untrained", "trained"):
-        scores, rows = read_evaluation(finished / name)
-        assert [probe.probe for probe in scores.probes] == ["held-out"]
-        assert len(rows) == 4
+    scores, rows = read_evaluation(finished / "trained")
+    asked = {**dict.fromkeys(("held-out", "plain", "forbid"), 4), "unrelated": 40}
+    assert scores.rows == {**asked, "other-json": 10, "token": 10}
+    assert len(rows) == 72
+    for system in ("model", "untrained", "instructed"):
+        assert scores.number("follow", system) is not None
+    assert {"leak", "selectivity", "obey", "kl", "right", "saved"} <= set(scores.numbers["model"])
+    kl = scores.number("kl")
+    assert kl is not None and kl.rows == 150 and kl.value > 0
     assert read_measurements(finished / "measurements").measured == ("representation",)
     stamps = {step: (finished / step / "FINISHED").stat().st_mtime_ns for step in STEPS}
     run(finished, SETTINGS)

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.integration
 pytest.importorskip("matplotlib")
 
 CHAPTERS = [
-    *("answers", "reproduction", "ratio", "examples", "training", "measurements", "map", "data"),
-    "settings",
+    *("answers", "reproduction", "ratio", "examples", "training", "map", "data", "settings"),
+    "measurements",
 ]
 
 
@@ -129,7 +129,7 @@ def test_report_data(report: Report) -> None:
     assert document["absent"] == {}
     drawn = {figure["name"].split(" ")[0] for figure in document["figures"]}
     assert drawn >= {
-        *("selectivity", "shares", "figure-2", "figure-3", "figure-4", "ratio", "ratio-losses"),
+        *("numbers", "figure-2", "figure-3", "figure-4", "ratio", "ratio-losses"),
         *("losses", "state-space-watched", "state-space", "cosines", "norms"),
         *("canceling-before", "canceling-after", "map", "alignment-json"),
     }
@@ -142,7 +142,7 @@ def test_report_data(report: Report) -> None:
         "Common instruction tuning",
         "Original model",
     ]
-    assert [one["with_in_format"] for one in given] == [True, False, False]
+    assert [one["follows"] for one in given] == [True, False, False]
 
 
 def test_equal_runs_give_equal_bytes(folders: Folders, page: Path, tmp_path: Path) -> None:

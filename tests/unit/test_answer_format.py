@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -23,11 +24,14 @@ def test_objects() -> None:
         "kind": "json",
         "keys": ["why", "wrong"],
         "labels": {"why": ["it is", "it is not"], "wrong": ["no", "yes"]},
+        "repaired": True,
     }
     read = form.read('Here: {"why": "So it is.", "wrong": " YES. "} I hope this helps')
-    assert read == ReadAnswer(True, {"why": "so it is", "wrong": "yes"})
-    mended = form.read("{'why': 'That's it', 'wrong': 'no'}")
-    assert mended == ReadAnswer(False, {"why": "that's it", "wrong": "no"})
+    assert read == ReadAnswer(False, {"why": "so it is", "wrong": "yes"})
+    mended = "{'why': 'That's it', 'wrong': 'no'}"
+    assert form.read(mended) == ReadAnswer(True, {"why": "that's it", "wrong": "no"})
+    whole = replace(form, repaired=False)
+    assert whole.read(mended) == ReadAnswer(False, {"why": "that's it", "wrong": "no"})
     assert form.read('{"why": "x"}') is None
     assert form.read('{"why": "x", "wrong": "no", "more": 1}') is None
     assert form.read("no") is None

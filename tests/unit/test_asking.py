@@ -29,12 +29,12 @@ from delia_data.records import Message
 from delia_data.tasks import bundled_task, bundled_wordings
 
 TASK, WORDINGS = bundled_task(), bundled_wordings()
-ASKED = EvalTask.of(TASK, diversify(TASK, WORDINGS), WORDINGS)
+ASKED = EvalTask.of(TASK, diversify(TASK, WORDINGS))
 JSON = "{'thought': 'x', 'hallucination': 'no'}"
 
 
 def probes(rows: int = 5, *names: str) -> tuple[Probe, ...]:
-    return make_probes(ASKED, names or ("held-out", "bare", "negative"), rows=rows)
+    return make_probes(ASKED, names or ("held-out", "plain", "forbid"), rows=rows)
 
 
 class Counting(MockEngine):
@@ -52,19 +52,64 @@ class Counting(MockEngine):
 def test_every_question_is_asked_once_and_answered_in_its_place(tmp_path: Path) -> None:
     engine = Counting(shuffle=8)
     told: list[tuple[int, int]] = []
-    rows = generate_answers(engine, probes(), tmp_path, on_progress=lambda *each: told.append(each))
-    # the plain questions of held-out and negative are the same
-    assert len(engine.asked) == len(set(engine.asked)) == 5 * (2 + 2 + 1)
-    assert told[0] == (0, 25)
-    assert told[-1] == (25, 25)
-    assert [row.probe for row in rows] == ["held-out"] * 5 + ["bare"] * 5 + ["negative"] * 5
+    twice = (*probes(), *probes(5, "plain"))
+    rows = generate_answers(engine, twice, tmp_path, on_progress=lambda *each: told.append(each))
+    assert len(engine.asked) == len(set(engine.asked)) == 5 * 3
+    assert told[0] == (0, 15)
+    assert told[-1] == (15, 15)
+    assert [row.probe for row in rows] == [
+        name for name in ("held-out", "plain", "forbid", "plain") for _ in range(5)
+    ]
     for row in rows:
-        assert "<sep>" in row.question
-        assert row.with_token == JSON
-        assert row.without_token == f"It says: {row.plain}"
-        assert row.source in row.plain
-        assert row.wants_format == (row.probe != "negative")
-    assert not any(row.with_cut for row in rows)
+        assert row.source in row.question
+        named = "<sep>" in row.question
+        assert row.answers == {"model": JSON if named else f"It says: {row.question}"}
+        assert named == (row.probe != "plain")
+    assert not any(row.cut for row in rows)
+
+
+def test_the_untrained_model_answers_into_the_same_log(tmp_path: Path) -> None:
+    trained, untrained = Counting(), MockEngine(answer=lambda _: "Fine.")
+    rows = generate_answers(trained, probes(2), tmp_path, untrained=untrained)
+    assert [row.answers.get("instructed") for row in rows] == ["Fine."] * 2 + [None] * 4
+    assert {row.answers["untrained"] for row in rows} == {"Fine."}
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    keys = [(line["id"], line["system"]) for line in lines]
+    assert len(keys) == len(set(keys)) == 6 + 6 + 2
+    again = Counting()
+    asked: list[str] = []
+    other = MockEngine(answer=lambda request: asked.append(request.id) or "Else.")  # type: ignore[func-returns-value]
+    assert generate_answers(again, probes(2), tmp_path, untrained=other) == rows
+    assert not again.asked and not asked
+
+
+def test_an_untrained_model_can_be_added_and_not_exchanged(tmp_path: Path) -> None:
+    class Other(MockEngine):
+        def describe(self) -> dict[str, object]:
+            return {"engine": "mock", "model": {"name": "other"}}
+
+    generate_answers(Counting(), probes(2), tmp_path)
+    engine = Counting()
+    generate_answers(engine, probes(2), tmp_path, untrained=MockEngine())
+    assert not engine.asked
+    with pytest.raises(
+        SettingsError, match=r"untrained\.model\.name was 'mock' and is now 'other'"
+    ):
+        generate_answers(engine, probes(2), tmp_path, untrained=Other())
+
+
+def test_a_log_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    first = generate_answers(Counting(), probes(2), tmp_path)
+    log = tmp_path / "answers.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text(
+        "".join(
+            json.dumps({k: v for k, v in line.items() if k != "system"}) + "\n" for line in lines
+        )
+    )
+    engine = Counting()
+    assert generate_answers(engine, probes(2), tmp_path) == first
+    assert not engine.asked
 
 
 def test_a_rerun_asks_nothing_and_more_rows_ask_only_for_new_ones(tmp_path: Path) -> None:
@@ -75,22 +120,22 @@ def test_a_rerun_asks_nothing_and_more_rows_ask_only_for_new_ones(tmp_path: Path
     more = Counting()
     rows = generate_answers(more, probes(5), tmp_path)
     assert rows[:3] == first
-    assert len(more.asked) == 25 - 6
+    assert len(more.asked) == 15 - 3
 
 
 def test_answers_that_are_cut_off_are_told(tmp_path: Path) -> None:
-    rows = generate_answers(Counting(), probes(2, "bare"), tmp_path, max_tokens=3)
-    assert all(row.with_cut and row.without_cut for row in rows)
-    assert rows[0].with_token == "{'thought': 'x', 'hallucination':"
+    rows = generate_answers(Counting(), probes(2, "held-out"), tmp_path, max_tokens=3)
+    assert all(row.cut == ("model",) for row in rows)
+    assert rows[0].answers["model"] == "{'thought': 'x', 'hallucination':"
 
 
 def test_failures_leave_what_was_answered(tmp_path: Path) -> None:
-    fails = Counting(fail=lambda request: "negative" in request.id or request.id[0] in "0123")
+    fails = Counting(fail=lambda request: request.id[0] in "0123")
     with pytest.raises(EngineError, match=r"questions failed, the last one because of the mock"):
         generate_answers(fails, probes(), tmp_path)
     rest = Counting()
     rows = generate_answers(rest, probes(), tmp_path)
-    assert len(rest.asked) + len(fails.asked) == 25
+    assert len(rest.asked) + len(fails.asked) == 15
     assert not set(rest.asked) & set(fails.asked)
     assert len(rows) == 15
 
@@ -115,17 +160,17 @@ def test_prompts_are_built(tmp_path: Path) -> None:
         return (*shown, *prompt)
 
     engine = Counting()
-    rows = generate_answers(engine, probes(2, "bare"), tmp_path, build=build, prompts="shown")
+    rows = generate_answers(engine, probes(2, "held-out"), tmp_path, build=build, prompts="shown")
     assert all("Like this" not in row.question for row in rows)
     assert json.loads((tmp_path / "asking.json").read_text())["prompts"] == "shown"
     with pytest.raises(SettingsError, match="prompts was 'shown' and is now ''"):
-        generate_answers(engine, probes(2, "bare"), tmp_path)
+        generate_answers(engine, probes(2, "held-out"), tmp_path)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    generate_answers(Counting(), probes(2, "bare"), tmp_path)
+    generate_answers(Counting(), probes(2, "held-out"), tmp_path)
     with pytest.raises(SettingsError, match="max_tokens was 96 and is now 8"):
-        generate_answers(Counting(), probes(2, "bare"), tmp_path, max_tokens=8)
+        generate_answers(Counting(), probes(2, "held-out"), tmp_path, max_tokens=8)
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:
@@ -139,17 +184,17 @@ def test_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_was_cut_short_is_asked_again(tmp_path: Path) -> None:
-    first = generate_answers(Counting(), probes(2, "bare"), tmp_path)
+    first = generate_answers(Counting(), probes(2, "held-out"), tmp_path)
     path = tmp_path / "answers.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     again = Counting()
-    assert generate_answers(again, probes(2, "bare"), tmp_path) == first
+    assert generate_answers(again, probes(2, "held-out"), tmp_path) == first
     assert len(again.asked) == 1
     assert path.read_bytes() == whole
     path.write_bytes(whole.replace(b'"id"', b'"id', 1))
     with pytest.raises(OutputError, match=r"answers.jsonl:1: the line is damaged: remove it, and"):
-        generate_answers(again, probes(2, "bare"), tmp_path)
+        generate_answers(again, probes(2, "held-out"), tmp_path)
 
 
 SCRIPT = """
@@ -183,8 +228,8 @@ def test_a_kill_takes_nothing_that_was_answered(
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = [json.loads(line)["id"] for line in log.read_bytes().splitlines() if line[-1:] == b"}"]
-    assert 5 <= len(done) < 25
+    assert 5 <= len(done) < 15
     engine = Counting()
     rows = generate_answers(engine, probes(), tmp_path / "out")
-    assert len(engine.asked) == 25 - len(done)
+    assert len(engine.asked) == 15 - len(done)
     assert rows == generate_answers(Counting(), probes(), tmp_path / "unbroken")

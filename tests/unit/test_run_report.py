@@ -29,7 +29,7 @@ from delia_data.report.answers import answers, examples, read_evaluated
 from delia_data.report.data import Maps, accounts, settings
 from delia_data.report.experiments import Example, ExampleRun
 from delia_data.report.measurements import measured, trained
-from delia_data.report.page import Figures, Page, named, signed, signed_text, value
+from delia_data.report.page import Figures, Page, named, signed, value
 from delia_data.report.runs import read_runs
 from delia_data.sampling.embeddings import place_by_words
 
@@ -41,7 +41,8 @@ def always(_: object) -> str:
 
 
 def selective(request: Any) -> str:
-    return JSON if "<sep>" in request.messages[-1].content else "no"
+    text = request.messages[-1].content
+    return JSON if "<sep>" in text and "Question:" in text else "Fine."
 
 
 def numbered(texts: Sequence[str]) -> Any:
@@ -82,14 +83,13 @@ def test_a_quickstart_stands_for_its_finished_parts(tmp_path: Path) -> None:
         ("probe", "qs/after"),
     ]
     [[before, after]] = read_evaluated(runs)
-    assert (before.scores.probes[0].in_format.value, after.scores.probes[0].in_format.value) == (
-        0,
-        1,
-    )
+    follow = [one.scores.numbers["model"]["follow"].value for one in (before, after)]
+    assert follow == [0, 1]
+    assert "leak" not in after.scores.numbers["model"]  # nothing was asked of unrelated requests
     assert [row.answered.question for row in after.rows] == [
         r.answered.question for r in before.rows
     ]
-    assert len(after.rows) == 4
+    assert len(after.rows) == 2 * 4
 
 
 def test_labels_tell_runs_apart(tmp_path: Path) -> None:
@@ -139,28 +139,37 @@ def evaluations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_selectivity_comes_first_and_runs_are_compared(evaluations: Path) -> None:
+def test_numbers_come_first_and_runs_are_compared(evaluations: Path) -> None:
     runs = read_runs([evaluations / "common", evaluations / "delia"])
     found = answers(runs, Figures())
     assert found is not None
 
-    assert found.body.index("Selectivity") < found.body.index("With &lt;sep&gt;")
-    assert found.summary[0].startswith(
-        "On hallucination-check (wordings that training never saw), delia has the highest "
-        "selectivity, +1.00 [+0.08, +1.00] (overlapping the interval of common); row by row, "
-        "that is +1.00 ["
-    )
-    assert [metric.name for metric in found.metrics] == [
-        "Selectivity, common",
-        "Selectivity, delia",
+    assert found.summary == [
+        "On hallucination-check, delia follows the token in 100% [54, 100] of held-out answers, "
+        "leaks the format in 0% [0, 9] of the answers of the worst probe, obeys in 0% [0, 46] when "
+        "the format is forbidden, is right in 50% [17, 83]. Row by row, its selectivity differs "
+        "from that of common by +100 points [−38, +146], which includes no difference."
     ]
-    assert found.metrics[1].value == "+1.00"
+    assert [metric.name for metric in found.metrics] == [
+        "Follow, delia",
+        "Leak, delia",
+        "Obey, delia",
+    ]
+    assert found.metrics[1].value == "0%"
     (group,) = found.data
     assert [one["run"] for one in group["runs"]] == ["common", "delia"]
-    assert group["minus_first"]["delia"]["probes"][0]["without_token"]["value"] == -1
-    assert "Difference from common, paired by row" in found.body
-    assert "Here answers should not be in the format." in found.body
-    assert "&lt;script&gt;" in found.body
+    assert group["minus_first"]["delia"]["numbers"]["leak"]["value"] == -1
+    assert group["minus_first"]["delia"]["leaks"]["unrelated"]["value"] == -1
+    for said in (
+        "Difference from common, paired by row",
+        "<em>untrained</em>",
+        "<em>untrained, full instruction</em>",
+        "Questions about the token",
+        "keep: KL unknown: the engine gives no distributions",
+        "&lt;script&gt;",
+    ):
+        assert said in found.body
+    assert found.body.count("<em>untrained</em>") == 1  # the bound of both runs
     assert "<script" not in found.body
 
 
@@ -172,8 +181,9 @@ def test_the_first_on_which_runs_differ_are_shown_first(evaluations: Path) -> No
     assert group["rows"] == len(group["picked"]) == 6
     assert found.body.count("<article>") == 6
     assert found.body.index("<details><summary>3 more of 6 rows") > found.body.index("<article>")
-    assert found.body.count(">in the format<") == 6 * 3
-    assert found.body.count(">not in the format<") == 6
+    assert found.body.count(">in the format<") == 6 * 2
+    assert found.body.count(">marks of the format<") == 6
+    assert found.body.count(">no mark of the format<") == 6
     given = [ExampleRun("a", "x", "y", True, False), ExampleRun("b", "x", "y", True, True)]
     assert Example("1", "q", "e", "<sep>", tuple(given)).differs
     assert not Example("1", "q", "e", "<sep>", (given[0], given[0])).differs
@@ -183,16 +193,18 @@ def test_one_evaluation_alone(evaluations: Path) -> None:
     found = answers(read_runs([evaluations / "common"]), Figures())
     assert found is not None
 
-    assert found.summary[0].endswith("The interval includes 0.")
+    assert found.summary[0].startswith("On hallucination-check, common follows the token in 100%")
     assert "Difference from" not in found.body
 
 
-def test_a_tie_is_called_one(evaluations: Path, tmp_path: Path) -> None:
+def test_runs_that_do_not_differ(evaluations: Path, tmp_path: Path) -> None:
     put_evaluation(tmp_path / "again", evaluations / "task", always)
-    found = answers(read_runs([evaluations / "common", tmp_path / "again"]), Figures())
+    runs = read_runs([tmp_path / "again", evaluations / "common"])
+    found = answers(runs, Figures())
 
     assert found is not None
-    assert "common and again share the highest selectivity, 0.00." in found.summary[0]
+    (group,) = found.data
+    assert group["minus_first"]["common"]["numbers"]["follow"]["value"] == 0
 
 
 def test_losses_and_what_was_watched(tmp_path: Path) -> None:
@@ -295,7 +307,6 @@ def test_numbers() -> None:
     found = Estimate(-0.001, -0.5, 0.25, 9)
 
     assert signed(found) == '<b>0.00</b><span class="ci">[−0.50, +0.25]</span>'
-    assert signed_text(Estimate(0.5, 0.25, 1, 9)) == "+0.50 [+0.25, +1.00]"
     assert (
         value(Estimate(0.5, 0.256, 1, 9), share=True)
         == '<b>50%</b><span class="ci">[26, 100]</span>'

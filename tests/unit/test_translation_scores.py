@@ -60,15 +60,13 @@ def test_resamples_are_scored_as_corpora() -> None:
 
 def scored(answers: list[str]) -> tuple[EvalTask, list[AnsweredRow]]:
     rows = [
-        AnsweredRow(
-            "bare", f"{i:032x}", "q <sep>", "q", source, expected, answer, f"Hér:\n{answer}"
-        )
+        AnsweredRow("held-out", f"{i:032x}", "q <sep>", source, expected, {"model": answer})
         for i, (source, expected, answer) in enumerate(
             zip(SOURCES, REFERENCES, answers, strict=True)
         )
     ]
     form = AnswerFormat.of(REFERENCES, keys=(), scoring="translation")
-    task = EvalTask("t", "<sep>", form, ("any",), (), "translation", "")  # type: ignore[arg-type]
+    task = EvalTask("t", "<sep>", form, ("any",), "translation", "")  # type: ignore[arg-type]
     return task, rows
 
 
@@ -76,15 +74,17 @@ def test_evaluation_and_comparison() -> None:
     metrics = load_metrics(["chrf", "bleu"])
     task, rows = scored(ANSWERS)
     ours = grade_answers(task, rows)
-    (probe,) = score(ours, task, how=HOW, metrics=metrics).probes
-    assert list(probe.translation) == ["chrF", "BLEU"]
-    assert probe.selectivity.value == 1  # a line with the token, two without
-    assert probe.score is not None
+    scores = score(ours, task, how=HOW, metrics=metrics)
+    assert list(scores.translation) == ["chrF", "BLEU"]
+    numbers = scores.numbers["model"]
+    assert numbers["follow"].value == 1  # every answer is a line
+    assert 0 < numbers["right"].value < 1
     perfect = grade_answers(*scored(REFERENCES))
-    (found,) = compare(perfect, ours, HOW, metrics=metrics).probes
-    assert found.translation["chrF"].value == pytest.approx(100 - probe.translation["chrF"].value)
-    assert found.translation["BLEU"].value == pytest.approx(100 - probe.translation["BLEU"].value)
-    (same,) = compare(ours, ours, HOW, metrics=metrics).probes
+    found = compare(perfect, ours, HOW, metrics=metrics)
+    for name in ("chrF", "BLEU"):
+        difference = found.translation[name].value
+        assert difference == pytest.approx(100 - scores.translation[name].value)
+    same = compare(ours, ours, HOW, metrics=metrics)
     assert same.translation["BLEU"].low == same.translation["BLEU"].high == 0
 
 

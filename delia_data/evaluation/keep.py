@@ -1,0 +1,178 @@
+"""How much of the untrained model is left: divergence, similar answers, whole sentences.
+
+    pair ──▶ the untrained model ──▶ p ─┐
+        └──▶ the trained model ────▶ q ─┴──▶ KL(p, q) at every token of the answer, in nats
+
+The token is left out of both distributions: only one of the models was trained to expect it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from heapq import nlargest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from delia_data._batches import batches
+from delia_data.bundled_cache import cache_path
+from delia_data.errors import InputError
+from delia_data.evaluation.representation import evaluating, pad_right
+from delia_data.ranking import rank
+from delia_data.reading import read_records
+from delia_data.records import Record
+from delia_data.sampling import read_cache
+from delia_data.tokens import encode
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from delia_data.sampling.embeddings import Embed
+
+PAIRS: Final = 150
+"""Greatest number of pairs whose divergence is measured."""
+SIMILAR: Final = 0.9
+"""Cosine similarity from which an answer counts as the untrained model's."""
+_BATCH: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The divergence of one pair: content id, sum over the answer's tokens, and their number."""
+
+    id: str
+    nats: float
+    tokens: int
+
+
+def read_pairs(
+    source: str | os.PathLike[str], *, token: str, seed: int, count: int = PAIRS
+) -> list[Record]:
+    """Read the pairs that a mixture with this seed would take last.
+
+    Args:
+        source: A cache, or a file of pairs; `"bundled"` is the bundled cache.
+        token: The special token; pairs with it are left out, as from a mixture.
+        seed: Seed of the mixture.
+        count: Greatest number of pairs.
+
+    Raises:
+        InputError: The input has no pairs.
+    """
+    place = Path(cache_path(source))
+    rows = read_cache(place) if place.is_dir() else read_records(place)
+    usable = {row.id: row for row in rows if not any(token in m.content for m in row.messages)}
+    if not usable:
+        raise InputError(f"{source} has no pairs without {token}: give a cache or a file of pairs")
+    return nlargest(count, usable.values(), key=lambda row: rank(seed, row.id, "select"))
+
+
+def divergences(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Record],
+    *,
+    untrained: Any,
+    switched_off: Callable[[], AbstractContextManager[Any]],
+    token: str,
+) -> Iterator[Divergence]:
+    """Yield KL(untrained, trained) of each pair, summed over its answer's tokens, in nats.
+
+    Args:
+        model: The trained model.
+        tokenizer: Its tokenizer.
+        pairs: Conversations that end with an answer; those of similar length go together.
+        untrained: The untrained model; the same one for an adapter.
+        switched_off: Returns the context in which `untrained` answers as the untrained model.
+        token: The special token.
+    """
+    encoded = [(row.id, encode(tokenizer, row)) for row in pairs]
+    encoded.sort(key=lambda one: len(one[1].ids))
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    device = model.get_input_embeddings().weight.device
+    for batch in batches(encoded, _BATCH):
+        ids, mask, _ = pad_right([row.ids for _, row in batch], device)
+        given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        with evaluating(untrained), switched_off():
+            before = untrained(**given).logits
+        with evaluating(model):
+            after = model(**given).logits
+        for number, (row_id, row) in enumerate(batch):
+            places = [place - 1 for place, counts in enumerate(row.mask) if counts and place]
+            each = divergence(before[number, places], after[number, places], without=token_id)
+            yield Divergence(row_id, float(each.sum()), len(places))
+
+
+def divergence(p: torch.Tensor, q: torch.Tensor, *, without: int | None = None) -> torch.Tensor:
+    """Return KL(p, q) of logits, in nats for each position.
+
+    Args:
+        p: Logits of shape (positions, vocabulary).
+        q: Logits of the same positions; columns that only one of both has are left out.
+        without: Id of a token that is left out of both.
+    """
+    width = min(p.shape[-1], q.shape[-1])
+    columns = [i for i in range(width) if i != without] if without is not None else slice(width)
+    logs = [logits[:, columns].float().log_softmax(-1) for logits in (p, q)]
+    return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).clamp(min=0)
+
+
+def similarities(
+    ours: Sequence[str], theirs: Sequence[str], embed: Callable[[], Embed]
+) -> list[float]:
+    """Return the cosine similarity of each text to its counterpart; equal texts have 1.
+
+    Args:
+        ours: Texts.
+        theirs: As many texts.
+        embed: Loads the model that turns texts into vectors of length 1; called only if some
+            texts differ.
+    """
+    values = np.ones(len(ours))
+    differing = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+    if differing:
+        turn = embed()
+        left, right = (turn([side[i] for i in differing]) for side in (ours, theirs))
+        values[differing] = (np.asarray(left) * np.asarray(right)).sum(axis=1)
+    return [float(value) for value in values]
+
+
+_ITEM: Final = re.compile(r"\s*(?:[-*•+#>|]|\(?\w{1,3}[.)])\s")
+_ENDS: Final = tuple(".!?…。！？؟।'\"”’»)]}`*_~|>=")
+_FEWEST_WORDS: Final = 4
+_WORDS: Final = """
+    a an the of to in on at by for from with and or but nor as that which who whose is are was
+    were be been has have had will would can could should may might must not than into about its
+    their his her your our my this these those because if when while such very
+"""
+_OPEN_WORDS: Final = frozenset(_WORDS.split())
+
+
+def ends_in_mid_sentence(text: str) -> bool:
+    """Return whether a text stops within a sentence.
+
+    It does if its last line ends with a comma, a colon, a dash, an opening bracket or a word such
+    as "the", or has several words and no mark at its end. Items of lists and short lines need no
+    mark, unless the items before them have one.
+    """
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    if not lines:
+        return False
+    last = lines[-1]
+    words = last.split()
+    if last.endswith((",", ";", ":", "-", "–", "—", "(", "[", "{")):
+        return True
+    if len(words) > 1 and words[-1].casefold() in _OPEN_WORDS:
+        return True
+    if last.endswith(_ENDS) or not last[-1].isalnum() or len(words) < _FEWEST_WORDS:
+        return False
+    if not _ITEM.match(lines[-1]):
+        return True
+    earlier = [line for line in lines[:-1] if _ITEM.match(line)]
+    return bool(earlier) and all(line.endswith(_ENDS) for line in earlier)

@@ -1,0 +1,256 @@
+"""Open a system to evaluate, and the untrained model to compare it with.
+
+adapter     one loaded model: the trained answers with the adapter, the untrained ones without
+any other   the model, and the untrained model or its evaluation if one is given
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from delia_data.engines import Completion, Engine, Request, Sampling, load_engine
+from delia_data.engines.transformers import TransformersEngine
+from delia_data.errors import InputError, TokenError, UnfinishedError
+from delia_data.evaluation.generation import ANSWERS, ASKING
+from delia_data.models import load_model, load_tokenizer, widen
+from delia_data.outputs import MANIFEST, is_finished, read_manifest
+from delia_data.records import Message
+from delia_data.tokens import INITS, add_token, render_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class SwitchedOffEngine(TransformersEngine):
+    """The model of an adapter that is not merged, with the adapter switched off."""
+
+    def __init__(self, adapter: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        """Wrap an adapter of PEFT; a `TransformersEngine` may use the same model with it."""
+        super().__init__(adapter.get_base_model(), tokenizer, batch_size=batch_size)
+        self.switched_off = adapter.disable_adapter
+
+    def describe(self) -> dict[str, Any]:
+        """Name the engine and the model, and say that the adapter is off."""
+        return {**super().describe(), "adapter": "switched off"}
+
+    def generate(
+        self, requests: Iterable[Request | None], sampling: Sampling
+    ) -> Iterator[Completion]:
+        """Answer every request once, with the adapter switched off."""
+        with self.switched_off():
+            yield from super().generate(requests, sampling)
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A system to evaluate.
+
+    Attributes:
+        engine: Its engine.
+        untrained: Engine of the untrained model, or the folder of its evaluation; None leaves the
+            numbers unknown that need its answers.
+        tokenizer: Tokenizer that counts the tokens of prompts; None leaves them unknown.
+        notes: Notes for the reader.
+    """
+
+    engine: Engine
+    untrained: Engine | Path | None = None
+    tokenizer: Any = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def close(self) -> None:
+        """Close the engines."""
+        self.engine.close()
+        if self.untrained is not None and not isinstance(self.untrained, Path):
+            self.untrained.close()
+
+    @property
+    def models(self) -> tuple[TransformersEngine, TransformersEngine] | None:
+        """Both engines if they run models here, whose distributions can be compared."""
+        pair = (self.engine, self.untrained)
+        if all(isinstance(one, TransformersEngine) for one in pair):
+            return pair  # type: ignore[return-value]
+        return None
+
+    def switched_off(self) -> AbstractContextManager[Any]:
+        """Return the context in which the untrained engine's model is untrained."""
+        off = getattr(self.untrained, "switched_off", nullcontext)
+        context: AbstractContextManager[Any] = off()
+        return context
+
+    def prompt_tokens(self, turns: Sequence[Message]) -> int:
+        """Return the number of tokens of a prompt; needs a tokenizer."""
+        return len(render_ids(self.tokenizer, [turn.as_dict() for turn in turns], generate=True))
+
+
+_SERVERS: Final = ("openai", "litellm")
+_ADAPTER: Final = ("adapter_config.json", "training.json")
+_BATCH_SIZE: Final = 32
+
+
+def open_system(
+    model: str,
+    engine: str,
+    options: Mapping[str, Any],
+    *,
+    token: str,
+    add: str | None = None,
+    untrained: str | None = None,
+    tokenizer: str | None = None,
+    seed: int = 0,
+) -> System:
+    """Open a system to evaluate.
+
+    Args:
+        model: Folder of an adapter, or the engine's model.
+        engine: Name of the engine.
+        options: Options of the engine.
+        token: The task's token.
+        add: Initialization of the token's embedding, to add the token to a model without it.
+        untrained: The untrained model as the engine takes it, or the folder of its finished
+            evaluation. An adapter needs none: its model is untrained with the adapter off.
+        tokenizer: Model whose tokenizer counts the tokens of prompts, for engines that load no
+            model here.
+        seed: Seed of the initialization.
+
+    Raises:
+        InputError: The model, the engine or an option cannot be used.
+        TokenError: The adapter was trained for another token, or the model has the token already.
+        UnfinishedError: The adapter's training, or the evaluation of the untrained model, is not
+            finished.
+    """
+    if add is not None and add not in INITS:
+        raise InputError(f"init {add!r} is unknown: use one of {', '.join(INITS[:2])}")
+    if add == "description":
+        raise InputError(
+            "--add-token takes mean or normal: for init description, write a model with delia "
+            "prepare, and evaluate it"
+        )
+    trained = _is_adapter(Path(model))
+    reference: Path | None = None
+    if untrained is not None and (Path(untrained) / ASKING).is_file():
+        reference, untrained = Path(untrained), None
+        if not is_finished(reference) or not (reference / ANSWERS).is_file():
+            raise UnfinishedError(
+                f"{reference} is not a finished evaluation: run delia evaluate there again"
+            )
+    if engine != "transformers":
+        if trained:
+            raise InputError(
+                f"{model} is an adapter, and engine {engine} does not take one: merge it with "
+                "delia export and give the result, or use --engine transformers"
+            )
+        if add is not None:
+            raise InputError(
+                f"--add-token is for --engine transformers: for {engine}, write a model with "
+                "delia prepare, and give it"
+            )
+        counter = None
+        if tokenizer is not None or engine not in (*_SERVERS, "mock"):
+            counter = load_tokenizer(tokenizer or model)
+        return System(
+            load_engine(engine, model=model, **options),
+            reference or (load_engine(engine, model=untrained, **options) if untrained else None),
+            counter,
+            _notes_of(engine, counter, token),
+        )
+    given = dict(options)
+    device, batch_size = given.pop("device", "cpu"), given.pop("batch_size", _BATCH_SIZE)
+    if given:
+        raise InputError(f"engine 'transformers' has no option {', '.join(sorted(given))}")
+    if trained:
+        if add is not None:
+            raise InputError(f"{model} is an adapter, which has its token: omit --add-token")
+        return open_adapter_system(
+            model, token=token, device=device, batch_size=batch_size, untrained=reference
+        )
+    loaded, own = load_model(model, device=device), load_tokenizer(model)
+    notes = _notes_on(own, token)
+    if add is not None:
+        if not notes:
+            raise TokenError(f"{model} already has {token}: omit --add-token")
+        init: Any = add
+        add_token(loaded, own, token, init=init, seed=seed)
+        notes = [f"{token} was added to the model with embedding {add}, and not trained"]
+    other = None
+    if untrained is not None:
+        if _is_adapter(Path(untrained)):
+            raise InputError(f"{untrained} is an adapter: give its model as --untrained")
+        other = TransformersEngine(
+            load_model(untrained, device=device), load_tokenizer(untrained), batch_size=batch_size
+        )
+    mine = TransformersEngine(loaded, own, batch_size=batch_size)
+    return System(mine, reference or other, own, notes)
+
+
+def open_adapter_system(
+    folder: str | os.PathLike[str],
+    *,
+    token: str,
+    device: str = "cpu",
+    batch_size: int = _BATCH_SIZE,
+    untrained: Path | None = None,
+) -> System:
+    """Open a trained adapter, and its model with the adapter switched off as the untrained one.
+
+    After full fine-tuning the untrained model is loaded as well.
+
+    Args:
+        folder: Folder that `delia train` wrote.
+        token: The task's token.
+        device: Device of the model.
+        batch_size: Number of answers to generate at a time.
+        untrained: Evaluation of the untrained model, whose answers are used instead.
+
+    Raises:
+        TokenError: The adapter was trained for another token.
+        UnfinishedError: The training is not finished.
+    """
+    from delia_data.training.adapter import adapter_settings, load_adapter, open_adapter
+    from delia_data.training.loading import load_prepared, load_prepared_tokenizer
+    from delia_data.training.loss import read_rows_in_place
+
+    own = read_manifest(folder).settings.get("token")
+    if own != token:
+        raise TokenError(
+            f"{folder} was trained for {own}, and the task's token is {token}: give the task that "
+            "it was trained on"
+        )
+    settings = adapter_settings(folder)
+    other: Engine
+    if settings.adaptation == "full":
+        model, tokenizer = load_adapter(folder, device=device)
+        before = widen(load_prepared(settings, load_prepared_tokenizer(settings), device=device))
+        other = TransformersEngine(before.eval(), tokenizer, batch_size=batch_size)
+    else:
+        adapter, tokenizer = open_adapter(folder, device=device)
+        model = widen(adapter.get_base_model()).eval()
+        read_rows_in_place(model)
+        other = SwitchedOffEngine(adapter, tokenizer, batch_size)
+    mine = TransformersEngine(model, tokenizer, batch_size=batch_size)
+    return System(mine, untrained or other, tokenizer)
+
+
+def _is_adapter(folder: Path) -> bool:
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder).kind == "adapter"
+    return any((folder / name).is_file() for name in _ADAPTER)
+
+
+def _notes_of(engine: str, tokenizer: Any, token: str) -> list[str]:
+    """Return notes on a token in a model that another engine loads."""
+    if engine in _SERVERS:
+        return [f"unknown whether {token} is a single token of the served model"]
+    return [] if engine == "mock" else _notes_on(tokenizer, token)
+
+
+def _notes_on(tokenizer: PreTrainedTokenizerBase, token: str) -> list[str]:
+    pieces = len(tokenizer.encode(token, add_special_tokens=False))
+    if pieces == 1:
+        return []
+    return [f"{token} is not a token of this model, which reads it as {pieces} tokens"]
