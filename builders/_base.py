@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
@@ -34,6 +35,7 @@ from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.mixing import Mixture
 from delia_data.mixing.store import CacheRows
 from delia_data.outputs import canonical_json, known_sha256
+from delia_data.reading import is_url, open_splits
 from delia_data.tasks import (
     BUNDLED_TASKS,
     TaskRows,
@@ -294,12 +296,17 @@ def _bundled_name(task: Location | None) -> str | None:
     return task if isinstance(task, str) and task in BUNDLED_TASKS else None
 
 
-def _path(kind: str, given: Any) -> Path:
+def _path(kind: str, given: Any) -> Location:
     names = f", or a bundled one ({', '.join(BUNDLED_TASKS)})" if kind == "task" else ""
-    known = f"give a {kind} folder, or a file such as {kind}.jsonl{names}"
+    known = (
+        f"give a {kind} folder, a file such as {kind}.jsonl, or a URL such as "
+        f"hf://datasets/org/name/{kind}.jsonl{names}"
+    )
     if not isinstance(given, str | os.PathLike):
         raise InputError(f"{kind}={given!r} is not a path: {known}")
     path = Path(given)
+    if isinstance(given, str) and is_url(given) and not path.exists():
+        return given
     if not path.exists() and not glob.glob(str(path), recursive=True):
         raise InputError(f"{kind} {os.fspath(given)!r} is not there: {known}")
     return path
@@ -311,9 +318,20 @@ def _data_sha256(part: str, name: str) -> str:
         return hashlib.sha256(f"{name}:{_path_sha256(folder)}".encode()).hexdigest()
 
 
-def _path_sha256(path: Path) -> str:
-    """Hash a file, or the files of a glob or a folder by their names; hidden ones are left out."""
-    if path.is_file():
+def _path_sha256(given: Location) -> str:
+    """Hash a file, or the files of a glob or a folder by their names; hidden ones are left out.
+
+    The files behind a URL are downloaded for their hash, and again for their rows.
+    """
+    path = Path(given)
+    if isinstance(given, str):
+        content = []
+        for split, source in open_splits(given).items():
+            for name in (part.file for part in source.parts if part.file):
+                with fsspec.open(name, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                content.append([split, name.rpartition("/")[2], digest])
+    elif path.is_file():
         content = [[path.suffix, known_sha256(path)]]
     elif not path.exists():
         found = sorted(glob.glob(str(path), recursive=True))

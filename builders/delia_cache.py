@@ -20,8 +20,8 @@ class DeliaCacheConfig(DeliaConfig):
     """Settings of a cache.
 
     Attributes:
-        cache: A cache folder, a folder of shards, a file or a glob (JSON Lines, JSON, Parquet,
-            Arrow, CSV) of pairs in any row format; None for the bundled one.
+        cache: A cache folder; or a file, glob, folder or URL of pairs in any row format. None for
+            the bundled one.
     """
 
     cache: Location | None = None

@@ -47,9 +47,9 @@ class DeliaMixConfig(DeliaConfig):
 
     Attributes:
         ratio: Pairs for each task row. The configuration's name can say it too: `"ratio-4"`.
-        task: A task folder, a JSON Lines or JSON file of task rows, or the name of a bundled
-            task; None for the bundled one.
-        cache: A cache folder, or a JSON Lines or JSON file of pairs; None or `"bundled"` for the
+        task: A task folder; a file, glob, folder or URL of task rows; or the name of a bundled
+            task. None for the bundled one.
+        cache: A cache folder; or a file, glob, folder or URL of pairs. None or `"bundled"` for the
             bundled one.
         seed: Seed of selection and order, and of the bundled task's wordings.
         order: `"shuffled"` or `"interleaved"`.

@@ -25,8 +25,8 @@ class DeliaTaskConfig(DeliaConfig):
     """Settings of a task.
 
     Attributes:
-        task: A task folder, a JSON Lines or JSON file of task rows, or the name of a bundled
-            task; None for the bundled one.
+        task: A task folder; a file, glob, folder or URL of task rows; or the name of a bundled
+            task. None for the bundled one.
         token: The special token, which every training row must then name; None for the task's
             own, and `""` for a task that has none.
         seed: Seed of the bundled task's wordings; other tasks are worded already.

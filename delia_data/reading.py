@@ -221,7 +221,7 @@ class Source:
     @property
     def files(self) -> tuple[Path, ...]:
         """Local files that hold all rows; empty if rows come from anywhere else."""
-        local = all(isinstance(part, FilePart) and not _is_url(part.file) for part in self.parts)
+        local = all(isinstance(part, FilePart) and not is_url(part.file) for part in self.parts)
         names = (cast(FilePart, part).file for part in self.parts) if local else ()
         return tuple(dict.fromkeys(map(Path, names)))
 
@@ -454,7 +454,7 @@ def open_splits(
         if not isinstance(given, Path) and not os.path.exists(text):
             if text.startswith("file://"):
                 text = text.removeprefix("file://")
-            elif _is_url(text):
+            elif is_url(text):
                 return _open_url(text, strict, format)
             elif _is_hub_id(text):
                 return open_splits(_from_hub(text), strict=strict, format=format, purpose=purpose)
@@ -539,7 +539,7 @@ class FilePart:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the rows."""
-        if not _is_url(self.file):
+        if not is_url(self.file):
             _check_content(self.file)
         match _kind(self.file)[0]:
             case "parquet":
@@ -1347,7 +1347,8 @@ def _before_pattern(path: str) -> str:
     return begin[: begin.rfind("/") + 1]
 
 
-def _is_url(text: str) -> bool:
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL, which may also be the name of a file that exists."""
     return _URL.match(text) is not None
 
 
@@ -1389,12 +1390,12 @@ def _check_content(file: str) -> None:
 
 
 def _is_plain(file: str) -> bool:
-    return not _is_url(file) and _kind(file)[1] is None
+    return not is_url(file) and _kind(file)[1] is None
 
 
 def _open(file: str) -> Any:
     """Open a local or remote file, decompressed."""
-    if _is_url(file):
+    if is_url(file):
         import fsspec
 
         opened = fsspec.open(file, "rb").open()
@@ -1465,7 +1466,7 @@ class _reading:  # noqa: N801  (a context manager that reads like a function)
             said = getattr(error, "server_message", None)  # of the Hub
             reason = said or getattr(error, "strerror", None) or _first_line(error).rstrip(".")
             raise InputError(f"{self.file} cannot be read: {reason}; check the file") from error
-        if isinstance(error, ValueError | NotImplementedError) and _is_url(self.file):
+        if isinstance(error, ValueError | NotImplementedError) and is_url(self.file):
             raise InputError(f"{self.file} cannot be read: {_first_line(error)}") from error
 
 

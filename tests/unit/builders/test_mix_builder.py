@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from builder_inputs import PAIRS, TASK_ROWS, Load, pair_rows, write_jsonl
 from datasets import (
@@ -46,6 +47,19 @@ class TestMix:
         rows = load("delia_mix", ratio=ratio, task=task, cache=cache, split="train")
         assert Counter(rows["source"])["cache"] == pairs
         assert len(rows) == TASK_ROWS + pairs
+
+    def test_urls(self, load: Load, task: Path, cache: Path) -> None:
+        system = fsspec.filesystem("memory")
+        urls = {"task": "memory://in/task.jsonl", "cache": "memory://in/pairs"}
+        system.pipe("/in/task.jsonl", task.read_bytes())
+        system.pipe("/in/pairs/a.jsonl", cache.read_bytes())
+        expected = load("delia_mix", ratio=4, task=task, cache=cache, split="train").to_list()
+        assert load("delia_mix", ratio=4, **urls, split="train").to_list() == expected
+        system.pipe("/in/pairs/a.jsonl", b"".join(cache.read_bytes().splitlines(True)[1:]))
+        changed = load("delia_mix", ratio=4, **urls, split="train").to_list()
+        assert changed != expected
+        with pytest.raises(InputError, match="memory://none is not there"):
+            load("delia_mix", ratio=4, cache="memory://none")
 
     def test_ratios_are_nested(self, load: Load, task: Path, cache: Path) -> None:
         small, large = (
