@@ -99,8 +99,9 @@ _GIVE: Final = (
 _NO_ROWS: Final = frozenset(
     {MANIFEST, "dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
 )
-_TEST: Final = re.compile(r"(^|[/._ -])test([/._ 0-9-]|$)", re.I)
-_VALIDATION: Final = re.compile(r"(^|[/._ -])(validation|valid|val|dev|eval)([/._ 0-9-]|$)", re.I)
+# The words of `datasets`.
+_TEST: Final = re.compile(r"(^|[/._ -])(test|testing|eval|evaluation)([/._ 0-9-]|$)", re.I)
+_VALIDATION: Final = re.compile(r"(^|[/._ -])(validation|valid|val|dev)([/._ 0-9-]|$)", re.I)
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
 _SPACED_QUOTE: Final = re.compile(r'(^|,)[ \t]+"')

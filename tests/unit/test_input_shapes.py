@@ -428,6 +428,26 @@ class TestNames:
         result = run_mix(delia, tmp_path / "f")
         assert "test.jsonl (split test)" in result.err
 
+    @pytest.mark.parametrize(
+        ("name", "split"),
+        [
+            ("test.jsonl", "test"),
+            ("data/test-00000-of-00001.jsonl", "test"),
+            ("Testing/0.jsonl", "test"),
+            ("my_eval.jsonl", "test"),
+            ("evaluation.2.jsonl.gz", "test"),
+            ("dev1.jsonl", "validation"),
+            ("validation/a.jsonl", "validation"),
+            ("contest.jsonl", "train"),
+            ("latest/devices.jsonl", "train"),
+        ],
+    )
+    def test_names_of_splits(self, name: str, split: str, tmp_path: Path) -> None:
+        write(tmp_path / "a.jsonl", ROWS)
+        write(tmp_path / name, ROWS)
+        found = {n: [f.name for f in s.files] for n, s in open_splits(tmp_path).items()}
+        assert Path(name).name in found[split]
+
     def test_a_pattern_is_split_like_a_folder(self, delia: Delia, tmp_path: Path) -> None:
         folder = tmp_path / "test"  # the name of the folder itself does not matter
         for name in ("train", "test", "dev"):
