@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +42,9 @@ class Limits:
 class Budget:
     """Tokens and dollars that are spent or reserved; a limit is never exceeded.
 
+    A request that the engine has is reserved at the most it can cost, until its completion settles
+    it. An engine serves one list of requests at a time, so all reservations belong to that list.
+
     Attributes:
         tokens: Number of tokens spent or reserved.
         dollars: Dollars spent or reserved.
@@ -61,18 +65,16 @@ class Budget:
         self._prices = prices or FREE
         self.tokens = 0
         self.dollars = 0.0
+        self._reserved: dict[str, tuple[int, float]] = {}  # tokens and dollars by request id
 
-    def reserve(self, request: Request, max_tokens: int) -> tuple[int, float] | None:
-        """Reserve the most that a request can cost.
+    def reserve(self, request: Request, max_tokens: int) -> bool:
+        """Reserve the most that a request can cost; return False if a limit would be exceeded.
 
         A token has at least one byte, so the bytes of the prompt bound its tokens.
 
         Args:
             request: The request.
             max_tokens: Maximum number of tokens in its answer.
-
-        Returns:
-            Tokens and dollars, to pass to `settle`; None if a limit would be exceeded.
         """
         texts = [turn.content for turn in request.messages] or [request.prefill]
         prompt = sum(len(text.encode("utf-8", "replace")) + _TEMPLATE_TOKENS for text in texts)
@@ -80,19 +82,33 @@ class Budget:
         prices, limits = self._prices, self._limits
         dollars = prompt * prices.prompt_token + max_tokens * prices.completion_token
         if limits.tokens is not None and self.tokens + tokens > limits.tokens:
-            return None
+            return False
         if limits.dollars is not None and self.dollars + dollars > limits.dollars:
-            return None
+            return False
         self.spend(tokens, dollars)
-        return tokens, dollars
+        self._reserved[request.id] = tokens, dollars
+        return True
 
-    def settle(self, reserved: tuple[int, float], completion: Completion) -> None:
-        """Replace a reservation with the actual cost, or keep it if the engine reports none."""
+    def affordable(self, requests: Iterable[Request], max_tokens: int) -> Iterator[Request | None]:
+        """Reserve and yield requests until one is too expensive even with all others settled.
+
+        None means that a completion must come first: it may cost less than its reservation.
+        """
+        for request in requests:
+            while not self.reserve(request, max_tokens):
+                if not self._reserved:
+                    return
+                yield None
+            yield request
+
+    def settle(self, completion: Completion) -> None:
+        """Replace the reservation of a request with its cost, if the engine reports one."""
+        reserved_tokens, reserved_dollars = self._reserved.pop(completion.id)
         tokens, dollars = completion.tokens + completion.prompt_tokens, completion.cost
         if completion.text and not completion.tokens:
-            tokens = reserved[0]
-        self.spend(tokens, reserved[1] if dollars is None else dollars)
-        self.spend(-reserved[0], -reserved[1])
+            tokens = reserved_tokens
+        self.spend(tokens, reserved_dollars if dollars is None else dollars)
+        self.spend(-reserved_tokens, -reserved_dollars)
 
     def spend(self, tokens: int, dollars: float) -> None:
         """Add to what is spent, such as the cost of an earlier run."""

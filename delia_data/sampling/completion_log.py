@@ -28,7 +28,7 @@ from delia_data.outputs import (
     folder_lock,
     write_json,
 )
-from delia_data.sampling.budget import Budget
+from delia_data.sampling.budget import Budget, Limits
 
 _ATTEMPTS: Final = 3
 _MAX_CONSECUTIVE_FAILURES: Final = 32  # after which the engine counts as dead
@@ -162,14 +162,15 @@ class CompletionLog:
             EngineError: The engine failed, or 32 requests failed in a row.
             OutputError: The disk is full or gone. Entries written before stay.
         """
+        budget = budget or Budget(Limits(), engine.prices)
         for attempt in range(1, _ATTEMPTS + 1):
             missing = (number for number in numbers if number not in self.by_number)
             requests = {(request := build(n)).id: (n, request) for n in missing}
-            stream = _AffordableRequests(
-                [request for _, request in requests.values()], budget, sampling.max_tokens
+            affordable = budget.affordable(
+                (request for _, request in requests.values()), sampling.max_tokens
             )
-            for completion in engine.generate(stream, sampling):
-                stream.settle(completion)
+            for completion in engine.generate(affordable, sampling):
+                budget.settle(completion)
                 failed = completion.finish == "error"
                 self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
                 if self._consecutive_failures == _MAX_CONSECUTIVE_FAILURES:
@@ -184,37 +185,4 @@ class CompletionLog:
                 self._read_bytes += self._log.append(row)
                 self.by_number[row.number] = row
                 on_completion()
-            if stream.exhausted:
-                return False
-        return True
-
-
-class _AffordableRequests:
-    """Requests as long as the budget allows them.
-
-    Attributes:
-        exhausted: Whether the budget did not allow a request.
-    """
-
-    def __init__(self, requests: Sequence[Request], budget: Budget | None, max_tokens: int) -> None:
-        self.exhausted = False
-        self._requests = requests
-        self._budget = budget
-        self._max_tokens = max_tokens
-        self._reserved: dict[str, tuple[int, float]] = {}
-
-    def __iter__(self) -> Iterator[Request | None]:
-        for request in self._requests:
-            if self._budget is not None:
-                while (reserved := self._budget.reserve(request, self._max_tokens)) is None:
-                    if not self._reserved:
-                        self.exhausted = True
-                        return
-                    yield None  # a pending request may cost less than its reservation
-                self._reserved[request.id] = reserved
-            yield request
-
-    def settle(self, completion: Completion) -> None:
-        """Replace the reservation of a request with its cost."""
-        if self._budget is not None:
-            self._budget.settle(self._reserved.pop(completion.id), completion)
+        return all(number in self.by_number for number in numbers)

@@ -455,17 +455,9 @@ class GeneratedQueries:
         english: bool = True,
         limit: int | None = None,
     ) -> None:
-        """Set up without reading or requesting anything.
+        """Set up without reading or requesting anything; arguments as for `self_queries`.
 
-        Args:
-            engine: Engine that generates.
-            generator: Builds the prompts and extracts the queries.
-            folder: Folder of the texts, which holds nothing else.
-            sampling: Sampling parameters.
-            token: The special token, which no query may contain.
-            english: Accept English queries only.
-            limit: Maximum number of generated queries, seeds not counted. It is not part of the
-                description, because a longer list begins with the shorter one.
+        The limit is not part of the description, because a longer list begins with the shorter one.
 
         Raises:
             InputError: The limit is below 1.

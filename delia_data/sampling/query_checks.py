@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 from delia_data.engines.base import Finish
 from delia_data.sampling.filters import is_refusal
 from delia_data.sampling.similarity import words
 
-QueryCheck: TypeAlias = Callable[[str], str | None]
-"""Returns the reason to reject a query, or None."""
+Fault: TypeAlias = Callable[[str], object]
+"""Returns a true value if a text has a fault."""
 
 MIN_WORDS: Final = 3
 MAX_WORDS: Final = 60
@@ -101,23 +101,38 @@ _MOST_FOREIGN: Final = 0.1  # of the letters
 _FEW_WORDS: Final = 6  # which may all be rare ones
 
 
-def query_checks(token: str, *, english: bool = True) -> Sequence[QueryCheck]:
-    """Return the checks of generated queries in order.
+def query_checks(token: str, *, english: bool = True) -> Mapping[str, Fault]:
+    """Return the faults that rule out a query, by reason and in the order of the checks.
 
     Args:
         token: The special token, which no query may contain.
         english: Accept English queries only. If false, the checks that require English are left
             out.
     """
+    plain: dict[str, Fault] = {
+        "names_token": lambda text: token in text,
+        "empty": lambda text: not words(text),
+        "chat_marks": _MARK.search,  # the text has more than one turn
+        "too_short": lambda text: len(words(text)) < MIN_WORDS,
+        "too_long": lambda text: len(words(text)) > MAX_WORDS,
+        "repetition": _repeats,
+        "link": _LINK.search,
+        "unended": lambda text: text.rstrip()[-1:] in {":", ",", ";", "-", "(", "/"},
+    }
+    in_english: dict[str, Fault] = {
+        "language": _is_foreign,
+        "answer_like": lambda text: (
+            _ANSWERING.match(text) or _ANSWERED.search(text) or is_refusal(text)
+        ),
+        "lacks_context": _lacks_context,
+        "no_request": lambda text: (
+            _STATING.match(text) and "?" not in text and not _ASKING.search(text)
+        ),
+    }
+    return {**plain, **in_english} if english else plain
 
-    def names_token(text: str) -> str | None:
-        return "names_token" if token in text else None
 
-    plain = (names_token, _empty, _marked, _too_short, _too_long, _repetition, _linked, _unended)
-    return (*plain, _language, _answer_like, _lacks_context, _no_request) if english else plain
-
-
-def rejection_reason(text: str, finish: Finish, checks: Sequence[QueryCheck]) -> str | None:
+def rejection_reason(text: str, finish: Finish, checks: Mapping[str, Fault]) -> str | None:
     """Return the reason to reject a text as a query, or None.
 
     Args:
@@ -129,64 +144,26 @@ def rejection_reason(text: str, finish: Finish, checks: Sequence[QueryCheck]) ->
         return "failed"
     if finish == "length":
         return "cut_off"
-    return next((reason for check in checks if (reason := check(text))), None)
+    return next((reason for reason, has_fault in checks.items() if has_fault(text)), None)
 
 
-def _empty(text: str) -> str | None:
-    return None if words(text) else "empty"
-
-
-def _marked(text: str) -> str | None:
-    """Reject chat markup and spelled-out roles: the text has more than one turn."""
-    return "chat_marks" if _MARK.search(text) else None
-
-
-def _too_short(text: str) -> str | None:
-    return "too_short" if len(words(text)) < MIN_WORDS else None
-
-
-def _too_long(text: str) -> str | None:
-    return "too_long" if len(words(text)) > MAX_WORDS else None
-
-
-def _repetition(text: str) -> str | None:
-    """Reject a word three times in a row, and three words that occur three times."""
+def _repeats(text: str) -> bool:
+    """Return whether a word comes three times in a row, or three words occur three times."""
     said = words(text)
     threes = list(zip(said, said[1:], said[2:], strict=False))
     stuck = any(one == two == three for one, two, three in threes)
-    again = threes and max(Counter(threes).values()) >= 3
-    return "repetition" if stuck or again else None
+    return stuck or max(Counter(threes).values(), default=0) >= 3
 
 
-def _linked(text: str) -> str | None:
-    """Reject web addresses, accounts and hashtags."""
-    return "link" if _LINK.search(text) else None
-
-
-def _unended(text: str) -> str | None:
-    return "unended" if text.rstrip()[-1:] in {":", ",", ";", "-", "(", "/"} else None
-
-
-def _language(text: str) -> str | None:
+def _is_foreign(text: str) -> bool:
     letters = [letter for letter in text if letter.isalpha()]
     foreign = sum(not letter.isascii() for letter in letters)
     said = words(text)
     strange = len(said) >= _FEW_WORDS and not _COMMON.intersection(said)
-    return "language" if strange or foreign > _MOST_FOREIGN * len(letters) else None
+    return strange or foreign > _MOST_FOREIGN * len(letters)
 
 
-def _answer_like(text: str) -> str | None:
-    answers = _ANSWERING.match(text) or _ANSWERED.search(text) or is_refusal(text)
-    return "answer_like" if answers else None
-
-
-def _lacks_context(text: str) -> str | None:
-    """Reject a text that refers to a text, an image, a list, or "it" without giving it."""
-    found = _DANGLING.match(text) or _POINTING.search(text)
-    return "lacks_context" if found and not _GIVEN.search(text, found.end()) else None
-
-
-def _no_request(text: str) -> str | None:
-    """Reject a statement that neither asks nor requests anything."""
-    states = _STATING.match(text) and "?" not in text and not _ASKING.search(text)
-    return "no_request" if states else None
+def _lacks_context(text: str) -> bool:
+    """Return whether a text refers to a text, an image, a list, or "it" without giving it."""
+    reference = _DANGLING.match(text) or _POINTING.search(text)
+    return reference is not None and not _GIVEN.search(text, reference.end())

@@ -97,14 +97,12 @@ class PendingRequest:
         query: The query.
         request: The request.
         tries: Number of failed tries so far.
-        reserved: Tokens and dollars reserved for it.
     """
 
     number: int
     query: Query
     request: Request
     tries: int = 0
-    reserved: tuple[int, float] = (0, 0.0)
 
 
 class RequestScheduler:
@@ -173,7 +171,7 @@ class RequestScheduler:
         """
         request = self._pending.pop(completion.id)
         self._latest.append(completion)
-        self._budget.settle(request.reserved, completion)
+        self._budget.settle(completion)
         if completion.finish != "error":
             return request
         self._check_health()
@@ -196,14 +194,12 @@ class RequestScheduler:
             if not self._pending:
                 self.stop("queries")
             return None
-        reserved = self._budget.reserve(request.request, self._max_tokens)
-        if reserved is None:
-            self._retries.appendleft(request)
-            if not self._pending:
-                self.stop("budget")
-            return None
-        request.reserved = reserved
-        return request
+        if self._budget.reserve(request.request, self._max_tokens):
+            return request
+        self._retries.appendleft(request)
+        if not self._pending:
+            self.stop("budget")
+        return None
 
     def _check_health(self) -> None:
         errors = [c.error for c in self._latest if c.finish == "error"]
