@@ -14,10 +14,11 @@ import typer
 import yaml
 
 from delia_data.cli._completion import among
-from delia_data.engines import ENGINES, Engine, load_engine
+from delia_data.engines import ENGINES, Engine, Sampling, load_engine
 from delia_data.errors import InputError
 from delia_data.models import DEFAULT_MODEL
 from delia_data.records import FORMATS, check_format
+from delia_data.sampling import Limits, PromptOptions
 from delia_data.tasks import READY_TASKS, SCORINGS, Task, read_task, ready_task
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -25,6 +26,9 @@ _READING: Final = "Reading the rows"
 _TASK: Final = "Describing the task"
 _ENGINE: Final = "Engine"
 _READY: Final = "Ready tasks"
+PROMPTS: Final = "Prompts and sampling"
+LIMITS: Final = "Limits"
+_PANELS: Final = {Sampling: PROMPTS, PromptOptions: PROMPTS, Limits: LIMITS}
 _TEST_SHARE: Final = 0.2  # of a ready task whose data has no test rows
 
 
@@ -239,19 +243,11 @@ Model = Annotated[
 
 
 def with_options(**kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of dataclasses; its arguments of these names get the values."""
-    flags = {
-        name: [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=get_type_hints(kind, include_extras=True)[field.name],
-            )
-            for field in fields(kind)
-        ]
-        for name, kind in kinds.items()
-    }
+    """Give a command the flags of dataclasses; its arguments of these names get the values.
+
+    A field is a flag by its annotation, or by its description (`engines.base.setting`).
+    """
+    flags = {name: _flags(kind) for name, kind in kinds.items()}
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
@@ -270,6 +266,26 @@ def with_options(**kinds: type) -> Callable[[Callable[..., None]], Callable[...,
         return command
 
     return decorate
+
+
+def _flags(kind: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    flags = []
+    for field in fields(kind):
+        hint, described = hints[field.name], field.metadata
+        if described:
+            names = [described["flag"]] if "flag" in described else []
+            option = _option(described["description"], _PANELS[kind], *names)
+            hint = Annotated[hint, option]
+        flags.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=hint,
+            )
+        )
+    return flags
 
 
 def _lines(template: str | None) -> str | None:

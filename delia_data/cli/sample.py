@@ -12,7 +12,7 @@ from rich.table import Table
 
 from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
 from delia_data.cli._completion import among
-from delia_data.cli._options import EngineOptions, Model, with_options
+from delia_data.cli._options import LIMITS, PROMPTS, EngineOptions, Model, with_options
 from delia_data.cli._output import AsJson, console, show_json, show_reading, step
 from delia_data.engines import Sampling
 from delia_data.engines.base import with_parts
@@ -36,8 +36,7 @@ from delia_data.sampling.estimates import PROBE_ROWS
 from delia_data.sampling.generated_queries import BUNDLED, SELF, check_query_options
 from delia_data.tokens import DEFAULT_TOKEN
 
-_QUERIES, _PROMPTS = "Queries", "Prompts and sampling"
-_FILTERS, _LIMITS = "Filters", "Limits"
+_QUERIES, _FILTERS = "Queries", "Filters"
 
 FEWER: Final = 3
 """Exit code of a finished cache with fewer pairs than the target."""
@@ -57,7 +56,7 @@ def _inherit(context: typer.Context, begin_from: str | None) -> str | None:
     return begin_from
 
 
-@with_options(by=EngineOptions)
+@with_options(sampling=Sampling, prompts=PromptOptions, limits=Limits, by=EngineOptions)
 def command(
     out: Annotated[Path, typer.Argument(help="Cache folder. A rerun resumes.")],
     target: Annotated[int, typer.Option(help="Number of pairs to accept. Raise it to grow.")],
@@ -106,35 +105,7 @@ def command(
         ),
     ] = False,
     model: Model = DEFAULT_MODEL,
-    temperature: Annotated[
-        float,
-        typer.Option(help="Sampling temperature; 0 is greedy decoding.", rich_help_panel=_PROMPTS),
-    ] = 0.7,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            help="Probability mass of the tokens to sample from.", rich_help_panel=_PROMPTS
-        ),
-    ] = 0.95,
-    max_tokens: Annotated[
-        int,
-        typer.Option(help="Maximum number of tokens of an answer.", rich_help_panel=_PROMPTS),
-    ] = 512,
-    system: Annotated[
-        str | None, typer.Option(help="System prompt.", rich_help_panel=_PROMPTS)
-    ] = None,
-    exemplar: Annotated[
-        bool,
-        typer.Option(
-            help="Show the query's reference answer first, as the paper's code does.",
-            rich_help_panel=_PROMPTS,
-        ),
-    ] = False,
-    answers_per_query: Annotated[
-        int,
-        typer.Option(help="Number of answers to sample per query.", rich_help_panel=_PROMPTS),
-    ] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the run.", rich_help_panel=_PROMPTS)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the run.", rich_help_panel=PROMPTS)] = 0,
     keep_truncated: Annotated[
         bool,
         typer.Option(help="Accept answers cut off at --max-tokens.", rich_help_panel=_FILTERS),
@@ -163,31 +134,15 @@ def command(
         bool,
         typer.Option(help="Write the texts of rejected pairs too.", rich_help_panel=_FILTERS),
     ] = False,
-    budget_usd: Annotated[
-        float | None,
-        typer.Option(help="Maximum cost of the whole cache in dollars.", rich_help_panel=_LIMITS),
-    ] = None,
-    budget_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum number of prompt and generated tokens of the whole cache.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = None,
-    max_failures: Annotated[
-        int,
-        typer.Option(help="Number of failed rows to tolerate.", rich_help_panel=_LIMITS),
-    ] = 100,
-    retries: Annotated[
-        int,
-        typer.Option(help="Number of retries of a failed row.", rich_help_panel=_LIMITS),
-    ] = 1,
     stop_when_saturated: Annotated[
         bool,
-        typer.Option(help="Stop when new pairs add nothing new.", rich_help_panel=_LIMITS),
+        typer.Option(help="Stop when new pairs add nothing new.", rich_help_panel=LIMITS),
     ] = False,
     as_json: AsJson = False,
     *,
+    sampling: Sampling,
+    prompts: PromptOptions,
+    limits: Limits,
     by: EngineOptions,
 ) -> None:
     """Sample pairs from the model itself into a cache."""
@@ -197,9 +152,6 @@ def command(
         raise InputError(
             "the queries of the --from cache came from rows: give them, or others, with --queries"
         )
-    sampling = Sampling(temperature, top_p, max_tokens)
-    prompts = PromptOptions(system, exemplar, answers_per_query)
-    limits = Limits(budget_usd, budget_tokens, retries, max_failures)
     filters = default_filters(
         token,
         keep_truncated=keep_truncated,
@@ -213,8 +165,8 @@ def command(
 
         saturation = Saturation()
     # Loading an engine takes long, so queries are read before it if possible.
-    generated = check_query_options(queries, expand=expand, exemplar=exemplar)
-    source = None if generated else load_queries(queries, seed=seed, exemplar=exemplar)
+    generated = check_query_options(queries, expand=expand, exemplar=prompts.exemplar)
+    source = None if generated else load_queries(queries, seed=seed, exemplar=prompts.exemplar)
     if isinstance(source, FileQueries):
         show_reading(queries, source.read)
     with closing(by.load(model)) as loaded:

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 from delia_data.engines.base import Completion, Engine, Prices, Request, RequestStream, Sampling
@@ -368,13 +368,23 @@ class ApiEngine(Engine):
     writes_users = False
 
     def __init__(
-        self, model: str, options: ApiOptions, *, provider: str | None, prices: Prices | None
+        self,
+        model: str,
+        options: ApiOptions,
+        *,
+        provider: str | None = None,
+        prices: Prices | None = None,
     ) -> None:
         self.model = model
         self.options = options
         self.provider = provider
         self.prices = prices
         self.limiter = RateLimiter(options.concurrency, rpm=options.rpm, tpm=options.tpm)
+
+    @classmethod
+    def load(cls, model: str, **options: Any) -> Self:
+        """Return an engine with the given fields of `ApiOptions`."""
+        return cls(model, ApiOptions(**options))
 
     @property
     def secrets(self) -> tuple[str, ...]:

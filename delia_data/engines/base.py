@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from delia_data.errors import InputError
@@ -26,6 +26,17 @@ Role = Literal["assistant", "user"]
 # A tag in quotes or backticks is mentioned, not used.
 # The pattern begins with "<", which a search finds much faster than a lookbehind.
 _THINK_TAG: Final = re.compile(r"<(?<![`'\"]<)(/?)think>", re.IGNORECASE)
+
+
+def setting(default: Any, description: str, **metadata: Any) -> Any:
+    """Return a dataclass field that is a setting and a flag of the command line.
+
+    Args:
+        default: Its default value.
+        description: Its meaning, which `--help` and the reference show.
+        metadata: `flag` if the flag has another name than the field.
+    """
+    return field(default=default, metadata={"description": description, **metadata})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +64,15 @@ class Request:
 class Sampling:
     """Sampling parameters. The defaults are those of the paper's code.
 
-    Attributes:
-        temperature: Sampling temperature; 0 is greedy decoding.
-        top_p: Probability mass of the tokens to sample from, greater than 0 and at most 1.
-        max_tokens: Maximum number of tokens in an answer.
-
     Raises:
         InputError: A value is out of range.
     """
 
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 512
+    temperature: float = setting(0.7, "Sampling temperature; 0 is greedy decoding.")
+    top_p: float = setting(
+        0.95, "Probability mass of the tokens to sample from, greater than 0 and at most 1."
+    )
+    max_tokens: int = setting(512, "Maximum number of tokens in an answer.")
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:

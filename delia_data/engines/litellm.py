@@ -61,11 +61,6 @@ class LitellmEngine(ApiEngine):
         prices = options.prices or _known_prices(litellm, model)
         super().__init__(model, options, provider=provider, prices=prices)
 
-    @classmethod
-    def load(cls, model: str, **options: Any) -> LitellmEngine:
-        """Return an engine with the given fields of `ApiOptions`."""
-        return cls(model, ApiOptions(**options))
-
     def connect(self, sampling: Sampling) -> Client:
         """Return a client for one `generate` call."""
         return _Client(self, sampling)

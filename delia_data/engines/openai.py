@@ -55,11 +55,6 @@ class OpenAIEngine(ApiEngine):
         super().__init__(model, options, provider=provider, prices=options.prices)
         _read_key(self.api_base)
 
-    @classmethod
-    def load(cls, model: str, **options: Any) -> OpenAIEngine:
-        """Return an engine with the given fields of `ApiOptions`."""
-        return cls(model, ApiOptions(**options))
-
     def connect(self, sampling: Sampling) -> Client:
         """Return a client for one `generate` call."""
         return _Client(self, sampling)

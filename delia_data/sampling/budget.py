@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
-from delia_data.engines.base import FREE, Completion, Prices, Request
+from delia_data.engines.base import FREE, Completion, Prices, Request, setting
 from delia_data.errors import InputError
 
 _TEMPLATE_TOKENS: Final = 64  # generous bound on the tokens that a chat template adds to a turn
@@ -16,27 +16,32 @@ _TEMPLATE_TOKENS: Final = 64  # generous bound on the tokens that a chat templat
 class Limits:
     """Limits of spending and of failures.
 
-    Attributes:
-        dollars: Maximum cost of the whole cache in dollars, earlier runs included.
-        tokens: Maximum number of prompt and generated tokens of the whole cache.
-        retries: Number of times that a failed request is repeated before its row is recorded as
-            failed.
-        failures: Number of failed rows that a run tolerates.
-
     Raises:
         InputError: A limit is negative.
     """
 
-    dollars: float | None = None
-    tokens: int | None = None
-    retries: int = 1
-    failures: int = 100
+    dollars: float | None = setting(
+        None,
+        "Maximum cost of the whole cache in dollars, earlier runs included.",
+        flag="--budget-usd",
+    )
+    tokens: int | None = setting(
+        None,
+        "Maximum number of prompt and generated tokens of the whole cache.",
+        flag="--budget-tokens",
+    )
+    retries: int = setting(
+        1, "Number of retries of a failed request before its row counts as failed."
+    )
+    failures: int = setting(
+        100, "Number of failed rows that a run tolerates.", flag="--max-failures"
+    )
 
     def __post_init__(self) -> None:
-        for name in ("dollars", "tokens", "retries", "failures"):
-            value = getattr(self, name)
+        for limit in fields(self):
+            value = getattr(self, limit.name)
             if value is not None and not value >= 0:
-                raise InputError(f"the limit of {name} is {value}: give 0 or more")
+                raise InputError(f"the limit of {limit.name} is {value}: give 0 or more")
 
 
 class Budget:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from delia_data.engines.base import Completion, Request
+from delia_data.engines.base import Completion, Request, setting
 from delia_data.errors import EngineError, InputError
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
@@ -39,19 +39,19 @@ def query_id(query: Query) -> str:
 class PromptOptions:
     """How a query becomes a prompt.
 
-    Attributes:
-        system: System prompt of queries without their own; None leaves it to the chat template.
-        exemplar: Prompt as the paper's code does: the query, its reference answer, and the query
-            again. The second answer is kept.
-        answers_per_query: Number of answers to sample for each query.
-
     Raises:
         InputError: A value is out of range.
     """
 
-    system: str | None = None
-    exemplar: bool = False
-    answers_per_query: int = 1
+    system: str | None = setting(
+        None, "System prompt of queries without their own. Default: that of the chat template."
+    )
+    exemplar: bool = setting(
+        False,
+        "Show the query, its reference answer, and the query again, as the paper's code does; the "
+        "second answer is kept.",
+    )
+    answers_per_query: int = setting(1, "Number of answers to sample for each query.")
 
     def __post_init__(self) -> None:
         if self.answers_per_query < 1:

@@ -1,7 +1,8 @@
-"""Keeps the pictures and examples of docstrings as they stand: indented blocks become literal."""
+"""Keep the pictures and examples of docstrings, and add the descriptions of settings."""
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -26,7 +27,17 @@ def literal_blocks(
     lines[:] = marked
 
 
+def settings(
+    _app: Sphinx, what: str, _name: str, value: Any, _options: Any, lines: list[str]
+) -> None:
+    """Add the description of each field that carries one."""
+    if what == "class" and is_dataclass(value):
+        described = {each.name: each.metadata.get("description") for each in fields(value)}
+        lines += ["", *(f":ivar {name}: {text}" for name, text in described.items() if text), ""]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Tell Sphinx of it."""
+    """Register the handlers."""
     app.connect("autodoc-process-docstring", literal_blocks, priority=_BEFORE_NAPOLEON)
+    app.connect("autodoc-process-docstring", settings)
     return {"parallel_read_safe": True}
