@@ -69,7 +69,8 @@ def give_losses(model: Any, *, token_id: int | None = None) -> None:
 
     Args:
         model: The model, inside the wrappers of PEFT and accelerate.
-        token_id: Token that is never written: its logit takes no part in any distribution.
+        token_id: Token whose row is trained; the distributions of a teacher leave it out. It stays
+            in the cross-entropy, which keeps the model from writing it.
     """
     own_forward = model.forward
 
@@ -100,10 +101,11 @@ def give_losses(model: Any, *, token_id: int | None = None) -> None:
         frozen = _frozen_parts(head)
 
         def loss(states: torch.Tensor, goal: torch.Tensor | Teacher) -> Any:
+            masked = token_id if isinstance(goal, Teacher) else None
             if frozen is None:
-                return head_loss(states, head, goal, masked_id=token_id)
+                return head_loss(states, head, goal, masked_id=masked)
             states = states.to(frozen["weight"].dtype)
-            return frozen_head_loss(states, targets=goal, masked_id=token_id, **frozen)
+            return frozen_head_loss(states, targets=goal, masked_id=masked, **frozen)
 
         if teacher is None or is_task is None:
             return loss(states, targets)
@@ -202,7 +204,7 @@ def pairs_kl(
     """Return the loss of a batch in a training loop of your own.
 
     It is the mean over labeled tokens: cross-entropy in rows that contain the token, and the KL
-    divergence from the untrained model in all others. No distribution includes the token.
+    divergence from the untrained model in all others, over the vocabulary without the token.
 
     Args:
         model: A PEFT model, which without its adapter is the untrained model.
@@ -215,18 +217,18 @@ def pairs_kl(
     targets = batch["labels"][:, 1:][labeled]
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
 
-    def distributions() -> torch.Tensor:
-        logits = model(**inputs).logits[:, :-1][labeled]
-        return _mask(logits.float(), token_id).log_softmax(1)
+    def logits() -> torch.Tensor:
+        seen: torch.Tensor = model(**inputs).logits[:, :-1][labeled]
+        return seen.float()
 
-    own, was_training = distributions(), model.training
+    own, was_training = logits(), model.training
     model.eval()
     with torch.no_grad(), getattr(model, "module", model).disable_adapter():
-        teacher = distributions()
+        teacher = _mask(logits(), token_id).log_softmax(1)
     model.train(was_training)
     is_task = (batch["input_ids"] == token_id).any(1, keepdim=True).expand_as(labeled)[labeled]
-    entropy = -own.gather(1, targets[:, None])[:, 0]
-    divergence = (teacher.exp() * (teacher - own)).sum(1)
+    entropy = cross_entropy(own, targets, reduction="none")
+    divergence = (teacher.exp() * (teacher - _mask(own, token_id).log_softmax(1))).sum(1)
     losses = torch.where(is_task, entropy, divergence)
     return losses.sum() / (labeled.sum() if items is None else items)
 

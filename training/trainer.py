@@ -86,11 +86,10 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         if token_rate is not None:
             self.token_learning_rate = token_rate * embedding_rms(causal)
         plain_forward(causal)
-        masked_id = token_id if pairs_loss == "kl" else None
         if pairs_loss == "kl" and causal is self.model:
             self._teacher = copy.deepcopy(causal).requires_grad_(False).eval()
-            give_losses(self._teacher, token_id=masked_id)
-        give_losses(causal, token_id=masked_id)
+            give_losses(self._teacher, token_id=token_id)
+        give_losses(causal, token_id=token_id)
         read_rows_in_place(causal)
         # The vocabulary grew by the token alone, and the adapter has its row: checkpoints need not
         # carry the whole embedding.
