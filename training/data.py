@@ -109,11 +109,12 @@ class TrainingRows:
 
         def read(row: Any) -> TrainingRow:
             record = self.source.record(row, used=_COLUMNS)
-            source = row.get("source") if isinstance(row, Mapping) else None
+            columns = row if isinstance(row, Mapping) else {}
+            source: Any = columns.get("source")
             if source not in get_args(SourceName):
                 prompt = "".join(message.content for message in record.prompt)
                 source = "task" if any(token in prompt for token in tokens) else "cache"
-            taught = row.get(TEACHER_MESSAGES) if isinstance(row, Mapping) else None
+            taught = columns.get(TEACHER_MESSAGES)
             if not taught:
                 return TrainingRow(record, source, None)
             whole = {"prompt": taught, "completion": record.answer}

@@ -162,7 +162,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
@@ -226,7 +226,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         A teacher's pass has no backward part.
         """
         batches = inputs["micro_batches"]
-        tokens = sum(
+        tokens: int = sum(
             4 * batch["input_ids"].numel()
             + (2 * batch["teacher"]["input_ids"].numel() if "teacher" in batch else 0)
             for batch in batches
