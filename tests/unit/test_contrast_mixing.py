@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from wordings import contrast_task
 
 from delia_data.errors import FormatError, InputError
+from delia_data.hub import diff
 from delia_data.hub.card import make_card
 from delia_data.hub.parts import check_mixture, mix_ratios, publication_manifest, read_parts
 from delia_data.mixing import Mixture, Order, TaskRows, mix, read_task_rows, save_mixture, schema
@@ -159,6 +160,11 @@ def test_the_command_counts_them(delia: Delia, folder: Path, tmp_path: Path) -> 
     result = delia("mix", folder, cache, tmp_path / "out", "--ratio", 1)
     assert result.code == 0, result.err
     assert "ratio-1: 12 task rows, 6 contrast rows and 12 pairs" in result.out
+    checked = delia("lint", tmp_path / "out", "--show", 1)
+    assert checked.code == 0, checked.err
+    assert "contrast row:" in checked.out
+    assert "6 contrast rows: " in checked.out
+    assert "30 rows: <sep> whole in every one" in checked.out
 
 
 def test_tokens_are_counted_by_source(
@@ -193,6 +199,12 @@ def test_a_publication_checks_them(folder: Path, task: TaskRows, tmp_path: Path)
     )
     assert "| configuration | ratio | task rows | contrast rows | pairs | held-out rows |" in text
     assert "| `ratio-2` | 2 | 12 | 6 | 24 | 5 |" in text
+
+
+def test_a_difference_of_tasks_counts_them(folder: Path, tmp_path: Path) -> None:
+    contrast_task(tmp_path / "fewer", contrast=0.25)
+    (change,) = diff(tmp_path / "fewer", folder).rows
+    assert (change.where, change.added, change.removed, change.same) == ("task", 3, 0, 20)
 
 
 def test_lint_accepts_the_token_in_their_requests_only(

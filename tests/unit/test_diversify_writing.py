@@ -20,6 +20,7 @@ from delia_data.diversify import (
 from delia_data.engines import Completion, MockEngine, Request, Sampling
 from delia_data.errors import EngineError, InputError, SettingsError
 from delia_data.ranking import rank
+from delia_data.sampling.budget import Budget, Limits
 from delia_data.tasks import Task
 
 TASK = replace(verdicts(), request="Say whether it is right.", meanings=("Is it so?",))
@@ -42,6 +43,7 @@ def run(
     task: Task = TASK,
     spare: int = 0,
     seed: int = 0,
+    budget: Budget | None = None,
 ) -> WordingRun:
     generator = ParaphraseGenerator(task, seed=seed)
     return write_wordings(
@@ -52,6 +54,7 @@ def run(
         count=count,
         tries=tries,
         spare=spare,
+        budget=budget,
     )
 
 
@@ -230,6 +233,22 @@ def test_more_tries_go_on_where_the_budget_ended(tmp_path: Path) -> None:
     begun = written(tmp_path)
     assert run(tmp_path, tries=100).gates == run(tmp_path / "other", tries=100).gates
     assert written(tmp_path)[:15] == begun
+
+
+def test_a_budget_of_tokens_is_never_exceeded(tmp_path: Path) -> None:
+    def spent() -> int:
+        rows = [json.loads(line) for line in written(tmp_path)]
+        return sum(row["tokens"] + row["prompt_tokens"] for row in rows)
+
+    def budget(tokens: int) -> Budget:
+        return Budget(Limits(tokens=tokens), None)
+
+    with pytest.raises(InputError, match=r"budget is spent after \d+ texts.* raise it and rerun"):
+        run(tmp_path, budget=budget(4_000))
+    assert 0 < spent() <= 4_000
+    with pytest.raises(InputError, match="budget is spent"):
+        run(tmp_path, MockEngine(lambda _: pytest.fail("asked")), budget=budget(spent()))
+    assert run(tmp_path, budget=budget(10**6)).gates == run(tmp_path / "other").gates
 
 
 def test_spare_ones_only_while_tries_are_left(tmp_path: Path) -> None:

@@ -249,7 +249,9 @@ def make_mixture(folder: Path, **changes: Any) -> None:
 
 def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     make_mixture(tmp_path / "one")
-    make_mixture(tmp_path / "two", rows={"task": 7}, dropped={}, settings={"ratio": 0})
+    make_mixture(
+        tmp_path / "two", rows={"task": 7, "contrast": 3}, dropped={}, settings={"ratio": 0}
+    )
     found = accounts(read_runs([tmp_path / "one", tmp_path / "two"]), Figures())
     assert found is not None
 
@@ -258,8 +260,10 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     assert "empty" not in found.body
     assert found.summary == [
         "one mixes 1,000 task rows with 500 pairs, a ratio of 0.5; 2 rows dropped.",
-        "two mixes 7 task rows with 0 pairs, a ratio of 0; none dropped.",
+        "two mixes 7 task rows with 3 contrast rows and 0 pairs, a ratio of 0; none dropped.",
     ]
+    assert [metric.value for metric in found.metrics] == ["1,500", "10"]
+    assert found.metrics[1].note == "7 of the task, 3 contrast rows, 0 pairs"
     assert found.data[0]["dropped"] == {"too_long": 2, "empty": 0}
 
 
