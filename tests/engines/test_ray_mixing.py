@@ -30,10 +30,11 @@ from delia_data.errors import (
     RatioError,
     TokenError,
 )
-from delia_data.mixing import TaskRow, mix, save_mixture
+from delia_data.mixing import TaskRow, TaskRows, mix, save_mixture
 from delia_data.mixing.ray import connected, mix_on_ray
+from delia_data.mixing.task_rows import ContrastRow
 from delia_data.outputs import is_finished, read_manifest
-from delia_data.records import Record, write_record
+from delia_data.records import Message, Record, write_record
 
 ray = pytest.importorskip("ray")
 pytestmark = [
@@ -155,6 +156,8 @@ def test_rows_and_order_are_those_of_one_machine(
         (20, {"ratio": 0.4, "order": "interleaved"}),
         (10_000, {"ratio": 2, "order": "interleaved"}),
         (1, {"ratio": 0.1}),
+        (SHARD_ROWS, {"ratio": 12, "epochs": 3}),
+        (SHARD_ROWS, {"ratio": 30, "epoch": 2, "on_short": "repeat", "order": "interleaved"}),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
@@ -163,6 +166,31 @@ def test_so_do_the_odd_ones(
 ) -> None:
     mix_on_ray(TASK, shards, tmp_path / "ray", test=TEST, shard_rows=shard_rows, **settings)
     check_same(tmp_path / "ray", shards, tmp_path / "local", **settings)
+
+
+@pytest.mark.parametrize("format", ["messages", "sharegpt"])
+def test_contrast_rows_are_in_the_shards(
+    nodes: Nodes, shards: Path, tmp_path: Path, format: Any
+) -> None:
+    contrast = tuple(
+        ContrastRow(
+            Record.pair(f"Question {i}? No <sep>.", f"It is {i}."),
+            "forbid",
+            (Message("user", f"Question {i}?"),),
+            "w0",
+            TASK[i].record.id,
+        )
+        for i in range(20)
+    )
+    rows = TaskRows(tuple(TASK), tuple(TEST), contrast=contrast)
+    settings: dict[str, Any] = {"ratio": 5, "epochs": 2, "format": format}
+    done = mix_on_ray(rows, str(shards), tmp_path / "ray", shard_rows=300, **settings)
+    assert done.rows == {"task": 120, "cache": 600, "contrast": 40, "test": 5}
+    save_mixture(mix(rows, str(shards), **settings), tmp_path / "local")
+    assert rows_of(tmp_path / "ray").equals(rows_of(tmp_path / "local"))
+    assert len(rows_of(tmp_path / "ray")["teacher_messages"].drop_null()) == 40
+    test = tmp_path / "ray" / "test.parquet"
+    assert test.read_bytes() == (tmp_path / "local" / "test.parquet").read_bytes()
 
 
 def test_several_caches_of_other_kinds(nodes: Nodes, tmp_path: Path) -> None:
