@@ -7,7 +7,7 @@
       own: {path: my-cache, weight: 3}
       other: shards/*.parquet             # a path alone has the weight 1
     ratio: 4
-    order: interleaved                    # seed, on_short, format, epochs, decontaminate, strict too
+    order: interleaved                    # seed, on_short, format, epochs, strict, ... too
 
 A weight is a number: a task's is a multiple of its rows, a cache's its share of the pairs. Paths
 start from the working folder, as on the command line.
