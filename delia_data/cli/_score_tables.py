@@ -152,10 +152,9 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
 def _grouped(unknown: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield the names of numbers that are unknown for the same reason together."""
     titles = {number.name: number.title for number in NUMBERS}
-    for why in dict.fromkeys(unknown.values()):
-        names = [titles[name] for name, reason in unknown.items() if reason == why]
-        if names != ["general"]:
-            yield " and ".join(names), why
+    asked = {name: why for name, why in unknown.items() if name != "general"}
+    for why in dict.fromkeys(asked.values()):
+        yield " and ".join(titles[name] for name, reason in asked.items() if reason == why), why
 
 
 def print_table(

@@ -312,8 +312,9 @@ def _notes(group: Sequence[EvaluatedRun], differences: Mapping[str, Comparison])
     for one in group:
         scores = one.scores
         yield from (f"{one.label}: {note}" for note in scores.notes)
-        for why in dict.fromkeys(scores.unknown.values()):
-            names = [titles[name] for name, reason in scores.unknown.items() if reason == why]
+        unknown = {name: why for name, why in scores.unknown.items() if name != "general"}
+        for why in dict.fromkeys(unknown.values()):
+            names = [titles[name] for name, reason in unknown.items() if reason == why]
             yield f"{one.label}: {' and '.join(names)} unknown: {why}"
         if any(scores.unfinished.values()):
             counts = " and ".join(
