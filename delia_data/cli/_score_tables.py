@@ -11,7 +11,7 @@ from rich.text import Text
 from delia_data.cli._output import console
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.generation import INSTRUCTED, MODEL, UNTRAINED
-from delia_data.evaluation.scores import NUMBERS, Comparison, Evaluation, LabelScores, Number
+from delia_data.evaluation.scores import NUMBERS, Comparison, Evaluation, Number
 
 SYSTEM_TITLES = {MODEL: "model", UNTRAINED: "untrained", INSTRUCTED: "untrained, instructed"}
 
@@ -51,14 +51,20 @@ def _score(estimate: Estimate | None) -> str:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the numbers with both bounds, the leak by probe, the labels, and notes."""
+    """Print the numbers with both bounds, the leak by probe, counts of labels, and notes."""
     confidence = 100 * evaluation.how.confidence
     _line(f"{evaluation.task}: {confidence:g}% intervals by bootstrap over rows")
     print_numbers(evaluation)
     if evaluation.leaks:
         rows = [[name, percent(one), str(one.rows)] for name, one in evaluation.leaks.items()]
         print_table(("leak by probe", "share", "rows"), rows)
-    _print_labels(evaluation.labels)
+    if evaluation.labels:
+        rows = [
+            [f"{key}: {one.label}", str(one.expected), str(one.answered), str(one.right)]
+            for key, counts in evaluation.labels.items()
+            for one in counts
+        ]
+        print_table(("label", "expected", "answered", "right"), rows)
     if evaluation.translation:
         scores = [[name, _score(one)] for name, one in evaluation.translation.items()]
         print_table(("translation", "score"), scores)
@@ -100,26 +106,9 @@ def print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
         [f"  leak, {probe}", number_text(leak, estimate, difference=True)]
         for probe, estimate in comparison.leaks.items()
     ]
-    rows += [[f"{key}: accuracy", signed(one)] for key, one in comparison.accuracy.items()]
-    rows += [[f"{key}: macro F1", signed(one)] for key, one in comparison.macro_f1.items()]
     rows += [[name, signed(one)] for name, one in comparison.translation.items()]
     print_table(("number", "difference"), rows)
     _print_notes(comparison.notes)
-
-
-def _print_labels(labels: Sequence[LabelScores]) -> None:
-    rows: list[list[str]] = []
-    for scores in labels:
-        macro = (scores.macro_f1, scores.macro_precision, scores.macro_recall)
-        rows += [
-            [f"{scores.key}, accuracy", percent(scores.accuracy), "", "", str(scores.rows)],
-            [f"{scores.key}, macro", *map(_score, macro), ""],
-        ]
-        for label in scores.labels:
-            values = (label.f1, label.precision, label.recall)
-            rows.append([f"  {label.label}", *map(_score, values), str(label.expected)])
-    if rows:
-        print_table(("labels", "accuracy or F1", "precision", "recall", "rows"), rows)
 
 
 def _with_error(score: tuple[float, float | None] | None) -> str:
@@ -145,8 +134,6 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
             f"{cut} of {evaluation.rows['held-out']} answers with {evaluation.token} were cut off "
             "and are therefore seldom complete: a higher --max-tokens may change follow"
         )
-    for scores in evaluation.labels:
-        yield from (f"{scores.key}: undefined: {reason}" for reason in scores.undefined)
 
 
 def _grouped(unknown: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -26,19 +26,20 @@ def satisfies(answer: str, constraints: Mapping[str, Any]) -> bool:
 
 def _holds(name: str, value: Any, text: str) -> bool:
     words = re.findall(r"[\w'’-]+", text)
+    lower = {word.casefold() for word in words}
     match name:
         case "sentences":
-            return len(re.findall(r"[.!?]+[\"'”’)]*(?=\s|$)", text)) == value
+            return bool(len(re.findall(r"[.!?]+[\"'”’)]*(?=\s|$)", text)) == value)
         case "bullets":
-            return len(re.findall(r"^\s*[-*•]\s+\S", text, re.M)) == value
+            return bool(len(re.findall(r"^\s*[-*•]\s+\S", text, re.M)) == value)
         case "most_words":
-            return 0 < len(words) <= value
+            return bool(0 < len(words) <= value)
         case "least_words":
-            return len(words) >= value
+            return bool(len(words) >= value)
         case "contains":
-            return {word.casefold() for word in words} >= set(value)
+            return lower >= set(value)
         case "forbids":
-            return bool(words) and not {word.casefold() for word in words} & set(value)
+            return bool(words) and not lower & set(value)
         case "lowercase":
             return bool(words) and text == text.lower()
         case "uppercase":

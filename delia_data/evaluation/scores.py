@@ -11,30 +11,18 @@ scored in the same way: the two bounds of a training.
 A leak is a mark of the format (`AnswerFormat.marks`) in an answer that the untrained model's answer
 to the same prompt does not have; after a request for other JSON, quotes and braces are no marks.
 The leak is that of the probe with the largest one, and its interval that of this maximum.
-
-Labels: an answer that is not in the format has no label. It is a miss for the expected label, and
-a false positive for no label. An undefined number is None, never 0, and `undefined` says why:
-
-    precision   no answer has the label           tp + fp = 0
-    recall      no row expects the label          tp + fn = 0
-    F1          neither                           2 tp + fp + fn = 0
-
-Macro averages are over the labels that rows expect; one is undefined if it is for any of them. An
-F1 has no exact bound: if no answer errs, its interval has no width, and the interval of the
-accuracy is more informative.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError, InputError, SettingsError
@@ -262,172 +250,13 @@ def read_scored_rows(path: str | os.PathLike[str]) -> list[ScoredRow]:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelScore:
-    """The scores of one label; None if undefined.
-
-    Attributes:
-        label: The label, in plain form.
-        expected: Rows that expect it.
-        answered: Answers that have it.
-        precision: Share of the answers with the label that are right.
-        recall: Share of the rows that expect the label whose answer has it.
-        f1: The harmonic mean of both.
-    """
+class LabelCount:
+    """How often rows expect a label, answers have it, and both do."""
 
     label: str
     expected: int
     answered: int
-    precision: Estimate | None
-    recall: Estimate | None
-    f1: Estimate | None
-
-
-@dataclass(frozen=True, slots=True)
-class LabelScores:
-    """The scores of a key that has labels; None if undefined.
-
-    Attributes:
-        key: The key of the answer's object; `"answer"` if the answer is the label.
-        rows: Rows with a known label.
-        accuracy: Share of all rows with the right label; an answer without a label is wrong.
-        accuracy_in_format: The same share of the rows whose answer has a label.
-        macro_precision: Mean over the labels that rows expect.
-        macro_recall: Mean over the same labels.
-        macro_f1: Mean over the same labels.
-        labels: The scores of each label.
-        undefined: Undefined numbers, with the reason.
-    """
-
-    key: str
-    rows: int
-    accuracy: Estimate
-    accuracy_in_format: Estimate | None
-    macro_precision: Estimate | None
-    macro_recall: Estimate | None
-    macro_f1: Estimate | None
-    labels: tuple[LabelScore, ...]
-    undefined: tuple[str, ...] = ()
-
-
-def score_labels(
-    expected: Sequence[str],
-    answered: Sequence[str | None],
-    how: Resampling,
-    *,
-    key: str = "answer",
-    labels: Sequence[str] = (),
-) -> LabelScores:
-    """Score labels.
-
-    Args:
-        expected: The label of each row, in plain form.
-        answered: The label of each answer, in plain form; None if it has none.
-        how: Settings of the intervals.
-        key: Key of the label in the answer's object.
-        labels: Labels to report even if no row expects them.
-
-    Raises:
-        InputError: There are no rows, or the numbers of labels and answers differ.
-    """
-    if len(expected) != len(answered):
-        raise InputError(f"{len(answered)} answers for {len(expected)} labels: give one per row")
-    if not expected:
-        raise InputError("there are no labels to score: give at least one")
-    pairs = list(zip(expected, answered, strict=True))
-
-    def share(right: Sequence[bool]) -> Estimate | None:
-        return bootstrap_mean(right, how, bounds=_SHARE) if right else None
-
-    def one(name: str) -> LabelScore:
-        return LabelScore(
-            label=name,
-            expected=sum(e == name for e, _ in pairs),
-            answered=sum(a == name for _, a in pairs),
-            precision=share([e == a for e, a in pairs if a == name]),
-            recall=share([e == a for e, a in pairs if e == name]),
-            f1=bootstrap(_counts(expected, answered, [name]), _macro(_f1), how),
-        )
-
-    scores = [one(name) for name in sorted({*expected, *labels})]
-    undefined = [] if any(answered) else ["accuracy in the format: no answer is in it"]
-    for score in scores:
-        if score.precision is None:
-            undefined.append(f"precision of {score.label!r}: no answer says it")
-        if score.recall is None:
-            undefined.append(f"recall of {score.label!r}: no row expects it")
-    table = _counts(expected, answered, sorted(set(expected)))
-    return LabelScores(
-        key=key,
-        rows=len(expected),
-        accuracy=bootstrap_mean([e == a for e, a in pairs], how, bounds=_SHARE),
-        accuracy_in_format=share([e == a for e, a in pairs if a is not None]),
-        macro_precision=bootstrap(table, _macro(_precision), how),
-        macro_recall=bootstrap(table, _macro(_recall), how),
-        macro_f1=bootstrap(table, _macro(_f1), how),
-        labels=tuple(scores),
-        undefined=tuple(undefined),
-    )
-
-
-def macro_f1_difference(
-    expected: Sequence[str],
-    ours: Sequence[str | None],
-    theirs: Sequence[str | None],
-    how: Resampling,
-) -> Estimate | None:
-    """Return the macro F1 of the first system minus that of the second, on the same rows.
-
-    Args:
-        expected: The label of each row.
-        ours: The labels of the first system's answers.
-        theirs: The labels of the second system's answers.
-        how: Settings of the interval; a resample draws both answers to a row together.
-    """
-    names = sorted(set(expected))
-    table = np.hstack([_counts(expected, answered, names) for answered in (ours, theirs)])
-    of, half = _macro(_f1), 3 * len(names)
-    return bootstrap(table, lambda sums: of(sums[:, :half]) - of(sums[:, half:]), how)
-
-
-def _counts(
-    expected: Sequence[str], answered: Sequence[str | None], labels: Sequence[str]
-) -> NDArray[np.float64]:
-    """Count true positives, false positives and false negatives: shape (rows, 3 * labels)."""
-    rows = [
-        [float(hit) for name in labels for hit in (e == a == name, e != name == a, a != name == e)]
-        for e, a in zip(expected, answered, strict=True)
-    ]
-    return np.asarray(rows)
-
-
-_Formula: TypeAlias = Callable[[Numbers, Numbers, Numbers], Numbers]
-
-
-def _divided(top: Numbers, bottom: Numbers) -> Numbers:
-    undefined = np.full(top.shape, np.nan)
-    return np.asarray(np.divide(top, bottom, out=undefined, where=bottom > 0))
-
-
-def _precision(tp: Numbers, fp: Numbers, _: Numbers) -> Numbers:
-    return _divided(tp, tp + fp)
-
-
-def _recall(tp: Numbers, _: Numbers, fn: Numbers) -> Numbers:
-    return _divided(tp, tp + fn)
-
-
-def _f1(tp: Numbers, fp: Numbers, fn: Numbers) -> Numbers:
-    return _divided(2 * tp, 2 * tp + fp + fn)
-
-
-def _macro(of: _Formula) -> Callable[[Numbers], Numbers]:
-    """Return the mean of a formula over labels; NaN if it is undefined for one of them."""
-
-    def mean(sums: Numbers) -> Numbers:
-        counts = sums.reshape(len(sums), -1, 3)
-        return np.asarray(of(*np.moveaxis(counts, 2, 0)).mean(axis=1))
-
-    return mean
+    right: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,7 +276,8 @@ class Evaluation:
         cut: Answers of `MODEL` that were cut off, by probe; they are seldom complete.
         unfinished: Answers to unrelated requests that end in mid-sentence without having been cut
             off, by system.
-        labels: Accuracy, precision, recall and F1 of each key with labels, with the token.
+        labels: Counts of each label by key, with the token; the key is `"answer"` if the whole
+            answer is the label. An answer that is not in the format has none.
         translation: Corpus scores with the token, by the metric's name.
         general_tasks: Scores on tasks of lm-eval by system, and their standard errors.
         how: Settings of the intervals.
@@ -465,7 +295,7 @@ class Evaluation:
     rows: Mapping[str, int]
     cut: Mapping[str, int]
     unfinished: Mapping[str, int]
-    labels: tuple[LabelScores, ...] = ()
+    labels: Mapping[str, tuple[LabelCount, ...]] = field(default_factory=dict)
     translation: Mapping[str, Estimate] = field(default_factory=dict)
     general_tasks: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(
         default_factory=dict
@@ -574,7 +404,7 @@ def score(
             for name in SYSTEMS
             if any(name in row.answers for row in unrelated)
         },
-        labels=tuple(_labels([r.outcomes[MODEL] for r in held_out], task.form.labels, how)),
+        labels=_count_labels([row.outcomes[MODEL] for row in held_out], task.form.labels),
         translation={c.name: score_corpus(c, *texts, how) for c in metrics} if held_out else {},
         how=how,
         notes=tuple(notes),
@@ -718,14 +548,25 @@ def _reasons(by_probe: Mapping[str, Sequence[ScoredRow]]) -> dict[str, str]:
     return reasons
 
 
-def _labels(
-    outcomes: Sequence[Outcome], known: Mapping[str, Sequence[str]], how: Resampling
-) -> Iterator[LabelScores]:
+def _count_labels(
+    outcomes: Sequence[Outcome], known: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[LabelCount, ...]]:
+    """Count the expected and the answered labels of each key that some row expects."""
+    counts = {}
     for key, names in known.items():
         pairs = [each.labels[key] for each in outcomes if key in each.labels]
         if pairs:
-            expected, answered = zip(*pairs, strict=True)
-            yield score_labels(expected, answered, how, key=key, labels=names)
+            labels = sorted({*names, *(expected for expected, _ in pairs)})
+            counts[key] = tuple(
+                LabelCount(
+                    label,
+                    expected=sum(e == label for e, _ in pairs),
+                    answered=sum(a == label for _, a in pairs),
+                    right=sum(e == a == label for e, a in pairs),
+                )
+                for label in labels
+            )
+    return counts
 
 
 def parse_gate(text: str) -> dict[str, float]:
@@ -778,8 +619,6 @@ class Comparison:
     Attributes:
         numbers: Differences by number; absent if one of the systems lacks it.
         leaks: Differences of the leak by probe.
-        accuracy: Difference of the accuracies of labels, by key.
-        macro_f1: Difference of the macro F1 of labels, by key.
         translation: Difference of the corpus scores, by metric.
         rows: Shared rows by probe.
         how: Settings of the intervals.
@@ -788,8 +627,6 @@ class Comparison:
 
     numbers: Mapping[str, Estimate]
     leaks: Mapping[str, Estimate]
-    accuracy: Mapping[str, Estimate]
-    macro_f1: Mapping[str, Estimate]
     translation: Mapping[str, Estimate]
     rows: Mapping[str, int]
     how: Resampling
@@ -865,15 +702,12 @@ def compare(
     held_out = [
         pair for pair in pairs.get("held-out", ()) if all(MODEL in row.outcomes for row in pair)
     ]
-    accuracy, macro_f1 = _label_differences(held_out, how)
     translation = (
         {c.name: _corpus_difference(c, held_out, how) for c in metrics} if held_out else {}
     )
     return Comparison(
         numbers=numbers,
         leaks=leaks,
-        accuracy=accuracy,
-        macro_f1=macro_f1,
         translation=translation,
         rows={probe: len(each) for probe, each in pairs.items()},
         how=how,
@@ -893,24 +727,6 @@ def _kl_difference(
     if not table:
         return None
     return bootstrap(table, lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], how)
-
-
-def _label_differences(
-    pairs: Sequence[tuple[ScoredRow, ScoredRow]], how: Resampling
-) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Return the differences of the accuracy and of the macro F1 of each key with labels."""
-    accuracy, macro_f1 = {}, {}
-    outcomes = [(ours.outcomes[MODEL], theirs.outcomes[MODEL]) for ours, theirs in pairs]
-    for key in outcomes[0][0].labels if outcomes else ():
-        if not all(key in one.labels for pair in outcomes for one in pair):
-            continue
-        expected = [ours.labels[key][0] for ours, _ in outcomes]
-        first, second = ([pair[side].labels[key][1] for pair in outcomes] for side in (0, 1))
-        right = [(a == e) - (b == e) for e, a, b in zip(expected, first, second, strict=True)]
-        accuracy[key] = bootstrap_mean(right, how, bounds=(-1, 1))
-        if (f1 := macro_f1_difference(expected, first, second, how)) is not None:
-            macro_f1[key] = f1
-    return accuracy, macro_f1
 
 
 def _corpus_difference(

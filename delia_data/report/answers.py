@@ -19,7 +19,6 @@ from delia_data.evaluation.scores import (
     NUMBERS,
     Comparison,
     Evaluation,
-    LabelScores,
     Number,
     ScoredRow,
     compare,
@@ -239,7 +238,7 @@ def _tables(
         head = ["Run", *(_title(number) for number in changed)]
         yield blocks.table(head, rows, "numbers wide", "Paired differences")
         yield blocks.paragraph("Differences of shares are in percentage points.", "note")
-    if labels := join(_label_tables([(one.label, one.scores.labels) for one in group])):
+    if labels := _label_table(group):
         yield blocks.details("Labels", labels)
     if metrics := list(dict.fromkeys(name for one in group for name in one.scores.translation)):
         table = [[o.label, *(value(o.scores.translation.get(m)) for m in metrics)] for o in group]
@@ -270,27 +269,16 @@ def _cell(number: Number, estimate: Estimate | None, *, difference: bool = False
     return blocks.number(text.replace("-", "−"), ends.replace("-", "−"))
 
 
-def _label_tables(runs: Sequence[tuple[str, Sequence[LabelScores]]]) -> Iterator[Markup]:
-    keys = dict.fromkeys(labels.key for _, every in runs for labels in every)
-    for key in keys:
-        rows = [
-            row
-            for name, every in runs
-            for labels in every
-            if labels.key == key
-            for row in _label_rows(name, labels)
-        ]
-        yield blocks.heading(f"Labels of “{key}”, with the token", 4)
-        head = ("Run", "Label", "Accuracy or F1", "Precision", "Recall", "Rows")
-        yield blocks.table(head, rows, "numbers wide", f"Labels of {key}", heads=2)
-
-
-def _label_rows(name: str, scores: LabelScores) -> Iterator[list[object]]:
-    yield [name, "accuracy", value(scores.accuracy, share=True), "", "", count(scores.rows)]
-    macro = (scores.macro_f1, scores.macro_precision, scores.macro_recall)
-    yield ["", "macro mean", *map(value, macro), ""]
-    for one in scores.labels:
-        yield ["", one.label, *map(value, (one.f1, one.precision, one.recall)), count(one.expected)]
+def _label_table(group: Sequence[EvaluatedRun]) -> Markup:
+    """Return the counts of labels; empty without labels."""
+    rows = [
+        [one.label, f"{key}: {n.label}", *map(count, (n.expected, n.answered, n.right))]
+        for one in group
+        for key, counts in one.scores.labels.items()
+        for n in counts
+    ]
+    head = ("Run", "Label", "Expected", "Answered", "Right")
+    return blocks.table(head, rows, "numbers", "Labels", heads=2) if rows else Markup("")
 
 
 def _differences(group: Sequence[EvaluatedRun]) -> Iterator[tuple[str, Comparison]]:

@@ -23,6 +23,7 @@ from delia_data.evaluation import (
     evaluate,
     read_evaluation,
 )
+from delia_data.evaluation.scores import LabelCount
 from delia_data.outputs import Manifest, finish, is_finished, read_manifest
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings, make_task
@@ -244,8 +245,8 @@ def test_answers_that_are_labels(tmp_path: Path) -> None:
     follow, right = found.number("follow"), found.number("right")
     assert follow is not None and right is not None
     assert follow.value == 1
-    assert right.value == found.labels[0].accuracy.value == 0.5
-    assert found.labels[0].key == "answer"
+    assert right.value == 0.5
+    assert found.labels == {"answer": (LabelCount("bad", 6, 0, 0), LabelCount("good", 6, 12, 6))}
 
 
 def test_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:

@@ -26,7 +26,7 @@ from delia_data.evaluation import (
     score,
 )
 from delia_data.evaluation.keep import Divergence, ends_in_mid_sentence
-from delia_data.evaluation.scores import read_scored_rows, write_scored_rows
+from delia_data.evaluation.scores import LabelCount, read_scored_rows, write_scored_rows
 from delia_data.tasks import bundled_task, bundled_wordings
 
 TASK, WORDINGS = bundled_task(), bundled_wordings()
@@ -177,10 +177,9 @@ def test_right_counts_unreadable_answers_as_wrong() -> None:
     ]
     found = numbers(rows)
     assert value(found, "right") == 2 / 4
-    (labels,) = found.labels
-    assert labels.accuracy.value == 2 / 4
-    assert labels.accuracy_in_format is not None
-    assert labels.accuracy_in_format.value == pytest.approx(2 / 3)
+    assert found.labels == {
+        "hallucination": (LabelCount("no", 1, 2, 1), LabelCount("yes", 3, 1, 1))
+    }
     by_length = replace(ASKED, scoring=lambda answer, expected: min(1, len(answer) / 100))
     assert value(numbers(rows, by_length), "right") == pytest.approx(
         sum(min(1, len(r.answers["model"]) / 100) for r in rows) / 4
@@ -340,7 +339,7 @@ def test_a_system_does_not_differ_from_itself() -> None:
     rows = scored(everything())
     found = compare(rows, rows, HOW)
     assert {"follow", "leak", "selectivity", "obey", "right"} <= set(found.numbers)
-    for name, one in {**found.numbers, **found.leaks, **found.accuracy}.items():
+    for name, one in {**found.numbers, **found.leaks}.items():
         assert one.value == 0, name
         assert one.low < 0 < one.high, name
 
@@ -367,7 +366,6 @@ def test_differences_by_hand() -> None:
     assert values["leak"] == pytest.approx(-8 / 40)
     assert values["selectivity"] == pytest.approx(18 / 40)
     assert values["kl"] == pytest.approx(-0.25)
-    assert found.accuracy["hallucination"].value == pytest.approx(10 / 40)
     follow = found.numbers["follow"]
     assert 0 < follow.low < 0.25 < follow.high < 0.5
     turned = compare(scored(theirs), scored(ours), HOW)
