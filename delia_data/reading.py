@@ -169,7 +169,8 @@ class Problems:
         self.count += 1
         if len(self.shown) < _SHOWN:
             text = str(error)
-            self.shown.append(text if text.startswith(where) else f"{where}: {text}")
+            text = text if text.startswith(where) else f"{where}: {text}"
+            self.shown.append(" ".join(text.splitlines()))  # names may hold line breaks
 
     def raise_if_any(self, rows: int) -> None:
         """Raise the error of all problems.
@@ -1463,6 +1464,8 @@ class _reading:  # noqa: N801  (a context manager that reads like a function)
             raise FormatError(f"{self.file}: {error}") from error
         if isinstance(error, InputError):
             return
+        if isinstance(error, UnicodeDecodeError):
+            raise InputError(f"{self.file} holds names of columns that are not UTF-8") from error
         if isinstance(error, OSError | EOFError | pa.ArrowException | zlib.error | ImportError):
             said = getattr(error, "server_message", None)  # of the Hub
             reason = said or getattr(error, "strerror", None) or _first_line(error).rstrip(".")

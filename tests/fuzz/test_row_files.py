@@ -134,6 +134,8 @@ def check_readers(folder: Path, name: str) -> None:
 @example(("a.jsonl", b'{"n": ' + b"9" * 20_000 + b"}"))
 @example(("a.json", b"\xef\xbb\xbf"))
 @example(("a.csv", b'a,b\n"' + b"\n" * 10_000))
+@example(("a.csv", b'"t\next",b\na,b\n'))
+@example(("a.arrow", encode(ROWS["messages"], "arrow").replace(b"messages", b"\x80essages")))
 def test_any_file_is_read_or_refused(file: tuple[str, bytes]) -> None:
     name, data = file
     with TemporaryDirectory() as folder:
