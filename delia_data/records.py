@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -62,6 +62,7 @@ _FLAGS: Final = frozenset(
 )
 _TRUE: Final = ("true", "1", "1.0", "")
 _KEPT: Final = MEANINGFUL - _FLAGS
+_USED: Final = {format: _KEPT.union(columns) for format, columns in FORMAT_COLUMNS.items()}
 TURN_FIELDS: Final = _KEPT | {"role", "content", "from", "value"}
 """Fields of a turn that are never ignored."""
 
@@ -249,11 +250,11 @@ class Losses:
             self.ignored.add(f"{prefix}{name}")
 
 
-def losses_of(row: Mapping[str, Any], used: Collection[str] = ()) -> Losses:
-    """Return the losses of a row of which some columns are used."""
-    lost = Losses(any(_is_present(row.get(name)) for name in REASONING))
-    if not all(name in used or name in _KEPT for name in row):
-        lost.ignore(row, _KEPT.union(used))
+def losses_of(row: Mapping[str, Any], known: frozenset[str] = _KEPT) -> Losses:
+    """Return the losses of a row of which the columns that are known are used."""
+    lost = Losses(_has_reasoning(row))
+    if not row.keys() <= known:
+        lost.ignore(row, known)
     return lost
 
 
@@ -269,7 +270,7 @@ def read_with_losses(row: Mapping[str, Any], format: Format | None = None) -> tu
         )
     check_supported(row)
     format = check_format(format) if format else detect_format(row)
-    lost = losses_of(row, FORMAT_COLUMNS[format])
+    lost = losses_of(row, _USED[format])
     match format:
         case "messages":
             turns = _turns(row.get("messages"), "messages", lost)
@@ -417,7 +418,7 @@ def _turns(value: Any, column: str, lost: Losses) -> list[Message]:
                 f"role {name!r} in column {column!r} is unknown: use one of {', '.join(_ROLES)}"
             )
         check_supported(turn, answers=role == "assistant")
-        lost.reasoning |= any(_is_present(turn.get(key)) for key in REASONING)
+        lost.reasoning |= _has_reasoning(turn)
         if not turn.keys() <= TURN_FIELDS:
             lost.ignore(turn, TURN_FIELDS, f"{column}.")
         content, other = turn.get("content"), turn.get("value")
@@ -535,6 +536,10 @@ def _is_zero(value: Any) -> bool:
         return float(value) == 0.0
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+def _has_reasoning(fields: Mapping[str, Any]) -> bool:
+    return any(_is_present(fields[name]) for name in REASONING if name in fields)
 
 
 def _is_present(value: Any) -> bool:
