@@ -172,8 +172,6 @@ ROUTES = [
     ("preupload", "POST", rf"/api/datasets/{NAME}/preupload/(?P<revision>[^/]+)"),
     ("commit", "POST", rf"/api/datasets/{NAME}/commit/(?P<revision>[^/]+)"),
     ("tag", "POST", rf"/api/datasets/{NAME}/tag/(?P<revision>[^/]+)"),
-    ("untag", "DELETE", rf"/api/datasets/{NAME}/tag/(?P<revision>[^/]+)"),
-    ("branch", "POST", rf"/api/datasets/{NAME}/branch/(?P<branch>[^/]+)"),
     ("batch", "POST", rf"/datasets/{NAME}\.git/info/lfs/objects/batch"),
     ("verify", "POST", rf"/datasets/{NAME}\.git/info/lfs/verify"),
     ("resolve", "GET", rf"/datasets/{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
@@ -181,7 +179,7 @@ ROUTES = [
     ("download", "GET", r"/lfs/(?P<oid>[0-9a-f]{64})"),
 ]
 CDN_ROUTES = {"upload", "download"}
-WRITES = {"preupload", "commit", "tag", "untag", "branch", "batch"}
+WRITES = {"preupload", "commit", "tag", "batch"}
 
 
 class HubServer:
@@ -457,30 +455,14 @@ class HubServer:
             if value["oid"] not in self.objects:
                 raise RefusedError(400, f"LFS pointer to a missing file: {path}")
             tree[path] = self._keep(path, self.objects[value["oid"]])
-        elif key == "deletedFile":
-            if tree.pop(path, None) is None:
-                raise RefusedError(404, "A file with this name doesn't exist", code="EntryNotFound")
-        elif key == "deletedFolder":
-            for name in [name for name in tree if name.startswith(f"{path.rstrip('/')}/")]:
-                del tree[name]
+        elif key == "deletedFile" and tree.pop(path, None) is None:
+            raise RefusedError(404, "A file with this name doesn't exist", code="EntryNotFound")
 
     def _tag(self, request: Request, user: User | None, repo: Repo, revision: str) -> Reply:
         ref = f"refs/tags/{request.json['tag']}"
         if ref in repo.refs:
             raise RefusedError(409, f"Tag reference exists already: {ref}")
         repo.refs[ref] = repo.resolve(revision).sha
-        return Reply.of({})
-
-    def _untag(self, request: Request, user: User | None, repo: Repo, revision: str) -> Reply:
-        if repo.refs.pop(f"refs/tags/{revision}", None) is None:
-            raise RefusedError(404, "tag not found", code="RevisionNotFound")
-        return Reply.of({})
-
-    def _branch(self, request: Request, user: User | None, repo: Repo, branch: str) -> Reply:
-        if f"refs/heads/{branch}" in repo.refs:
-            raise RefusedError(409, f"Reference already exists: {branch}")
-        start = request.json.get("startingPoint", "main")
-        repo.refs[f"refs/heads/{branch}"] = repo.resolve(start).sha
         return Reply.of({})
 
     def _resolve(
@@ -593,7 +575,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             self._serve()
 
-        do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
+        do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
         def _serve(self) -> None:
             parts = urlsplit(self.path)

@@ -79,17 +79,17 @@ def written(folder: Path, engine: Any = None, **author: Any) -> GeneratedQueries
     return GeneratedQueries(engine, Lister(**author), folder, sampling=SAMPLING)
 
 
-def asked_by(engine: MockEngine) -> list[str]:
-    """The ids of the requests, in a list that grows as they are answered."""
-    ids: list[str] = []
+def requests_of(engine: MockEngine) -> list[Request]:
+    """The requests as the engine gets them, in a list that grows."""
+    requests: list[Request] = []
     answer = engine.answer
 
     def record(request: Request) -> str:
-        ids.append(request.id)
+        requests.append(request)
         return answer(request)
 
     engine.answer = record
-    return ids
+    return requests
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +107,6 @@ def test_ensure_generates_enough_queries_to_iterate_repeatedly(tmp_path: Path) -
     assert list(queries) == list(queries)
     assert {query.kind for query in queries} == {"test"}
     assert list(written(tmp_path)) == list(queries), "another object reads them from the folder"
-
-
-def test_nothing_is_requested_if_there_are_enough(tmp_path: Path) -> None:
-    written(tmp_path).ensure(10)
-    engine = MockEngine(made_up)
-    ids = asked_by(engine)
-    assert written(tmp_path, engine).ensure(10) >= 10
-    assert ids == []
 
 
 @settings(max_examples=15, deadline=None)
@@ -171,13 +163,13 @@ def test_a_killed_run_resumes(tmp_path: Path, expected: list[Query]) -> None:
     for _ in range(60):
         engine = Dying(made_up, shuffle=4)
         engine.lives = 3
-        asked = asked_by(engine)
+        asked = requests_of(engine)
         try:
             written(tmp_path, engine).ensure(40)
         except EngineError:
-            ids += asked[:3]  # the others were in flight
+            ids += [request.id for request in asked[:3]]  # the others were in flight
         else:
-            ids += asked
+            ids += [request.id for request in asked]
             break
     else:
         pytest.fail("it never came to an end")
@@ -194,10 +186,10 @@ def test_an_incomplete_line_is_dropped_and_requested_again(
     lines.write_bytes(whole[:-7])
     last = json.loads(whole.splitlines()[-1])["number"]
     engine = MockEngine(made_up)
-    ids = asked_by(engine)
+    requests = requests_of(engine)
     queries = written(tmp_path, engine)
     queries.ensure(20)
-    assert ids[0] == f"r{last}"
+    assert requests[0].id == f"r{last}"
     assert list(queries) == expected[: len(queries)]
     assert [json.loads(line) for line in lines.read_text().splitlines()]
 
@@ -377,19 +369,6 @@ def test_generation_stops_before_the_budget_is_exceeded(
 
 
 TOPICS = ["film cameras", "gravity", "jury duty"]
-
-
-def requests_of(engine: MockEngine) -> list[Request]:
-    """The requests as the engine gets them, in a list that grows."""
-    requests: list[Request] = []
-    answer = engine.answer
-
-    def record(request: Request) -> str:
-        requests.append(request)
-        return answer(request)
-
-    engine.answer = record
-    return requests
 
 
 def test_self_queries_request_the_user_turn_without_messages(tmp_path: Path) -> None:
@@ -591,19 +570,6 @@ def test_list_items_are_extracted(tmp_path: Path, answer: str) -> None:
     queries.ensure(21)
     texts = [" ".join(query.text.split()) for query in queries][20:]
     assert texts == ["Why is snow white?", "What are {lamps} for?"]
-
-
-def test_a_truncated_item_is_dropped(tmp_path: Path) -> None:
-    answer = "1. Why are lamps so bright at night?\n2. Which bridges are the"
-    queries = expanded_queries(
-        MockEngine(lambda _: f"{answer} longest ones?"),
-        SEEDS,
-        tmp_path,
-        sampling=Sampling(max_tokens=len(answer.split(" "))),
-    )
-    queries.ensure(21)
-    assert [query.text for query in queries][20:] == ["Why are lamps so bright at night?"]
-    assert queries.dropped["cut_off"] == 32
 
 
 def test_an_answer_without_a_list_is_rejected(tmp_path: Path) -> None:

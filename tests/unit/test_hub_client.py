@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from delia_data.errors import HubError, InputError, OutputError, VersionError
+from delia_data.hub import Version
 from delia_data.hub.client import Retry, is_transient, parse_name, translated
 
 
@@ -159,3 +160,15 @@ def test_names(given: str, parsed: Any) -> None:
 def test_invalid_version_names(given: str) -> None:
     with pytest.raises(InputError, match="is not a repository"):
         parse_name(given)
+
+
+def test_versions_are_ordered_by_number() -> None:
+    assert Version.parse("v1.10.0") > Version.parse("1.9.7") > Version(1, 9, 0)
+    assert Version.parse("1.9.7").next == Version(1, 10, 0)
+    assert Version(1, 2, 0).tag == "v1.2.0"
+
+
+@pytest.mark.parametrize("text", ["1.2", "01.2.3", "1.2.3-rc1", "latest", "", "v"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(VersionError, match="is not a version"):
+        Version.parse(text)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from recording_engine import QUERIES, RecordingEngine, lines, run, text_of, texts
 
 from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
-from delia_data.errors import EngineError, InputError, LockedError, SettingsError
-from delia_data.outputs import folder_lock, is_finished, read_manifest
+from delia_data.errors import EngineError, InputError, SettingsError
+from delia_data.outputs import is_finished, read_manifest
 from delia_data.ranking import row_seed
 from delia_data.sampling import (
     Limits,
@@ -147,27 +147,6 @@ def test_progress_is_reported_at_the_start_and_at_the_end(tmp_path: Path) -> Non
     assert seen[-1].kept == 12
 
 
-def test_queries_by_name(tmp_path: Path) -> None:
-    file = tmp_path / "queries.jsonl"
-    file.write_text(
-        '{"query": "What is rain?"}\n{"instruction": "Name a color.", "output": "Red"}\n'
-    )
-    manifest = run(RecordingEngine(), tmp_path / "file", queries=str(file), target=2)
-    assert manifest.settings["queries"]["source"] == "rows"
-    assert [r.query for r in read_cache(tmp_path / "file")] == ["What is rain?", "Name a color."]
-    manifest = run(RecordingEngine(), tmp_path / "bundled", queries="bundled", target=2)
-    assert manifest.settings["queries"]["source"] == "bundled"
-    engine = MockEngine(
-        lambda request: (
-            f"the river number {request.seed} and tell why it matters to people there?"
-            if request.role == "user"
-            else f"About {text_of(request)}"
-        )
-    )
-    manifest = sample(engine, "self", tmp_path / "self", target=2)
-    assert manifest.settings["queries"]["source"] == "self"
-
-
 @pytest.mark.parametrize("options", [{"source": "self"}, {"source": QUERIES, "expand": 4}])
 def test_generated_queries_need_an_engine(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="an engine and a folder"):
@@ -202,13 +181,6 @@ def test_invalid_queries_are_rejected_before_any_request(
         run(asked, tmp_path / "cache", **options)
     assert asked.queries == []
     assert not (tmp_path / "cache").exists()
-
-
-def test_second_writer_is_locked_out(tmp_path: Path) -> None:
-    asked = RecordingEngine()
-    with folder_lock(tmp_path), pytest.raises(LockedError):
-        run(asked, tmp_path)
-    assert asked.queries == []
 
 
 def test_run_without_accepted_pairs_gives_no_cache(tmp_path: Path) -> None:
@@ -292,14 +264,6 @@ def test_budget_is_never_exceeded_and_the_cache_is_valid(tmp_path: Path, shuffle
     more = run(asked(), tmp_path, limits=Limits(dollars=5.0), **options)
     assert 4.5 < more.details["cost_usd"] <= 5.0
     assert more.rows["kept"] > manifest.rows["kept"]
-
-
-def test_token_budget(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"sampling": Sampling(max_tokens=12), "target": 90}
-    manifest = run(RecordingEngine(shuffle=4), tmp_path, limits=Limits(tokens=500), **options)
-    spent = manifest.details["tokens"] + manifest.details["prompt_tokens"]
-    assert 350 < spent <= 500
-    assert manifest.details["stopped"] == "budget"
 
 
 class Silent(MockEngine):

@@ -1,9 +1,6 @@
 """The pair store keeps every finished request, whatever happens to the process, and grows."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,25 +139,6 @@ def test_a_row_that_fails_twice_counts_once(tmp_path: Path) -> None:
     assert known(tmp_path)["dropped"] == {"empty": 1, "failed": 1}
 
 
-@pytest.mark.parametrize(
-    ("changed", "difference"),
-    [
-        ({"seed": 2}, "seed was 1 and is now 2"),
-        ({"token": "<sep>"}, "token was None and is now '<sep>'"),
-        ({"queries": {"n": 2}}, "queries.n was 1 and is now 2"),
-        ({"model": {"name": "n"}}, "model.name was 'm' and is now 'n'"),
-    ],
-)
-def test_other_settings_are_rejected(
-    tmp_path: Path, changed: dict[str, Any], difference: str
-) -> None:
-    fill(tmp_path)
-    with pytest.raises(SettingsError) as caught, PairStore.open(tmp_path, {**PLAN, **changed}):
-        pass
-    assert f"({difference})" in str(caught.value)
-    assert known(tmp_path) == of_rows(ROWS)
-
-
 def test_plan_with_tuples_equals_the_plan_on_disk(tmp_path: Path) -> None:
     for _ in range(2):
         with PairStore.open(tmp_path, {"tuple": (1, 2)}):
@@ -198,29 +176,6 @@ def test_a_damaged_plan_is_an_error(tmp_path: Path) -> None:
         known(tmp_path)
 
 
-def test_second_process_is_locked_out(tmp_path: Path) -> None:
-    script = (
-        "import fcntl, sys\n"
-        "lock = open(sys.argv[1], 'a')\n"
-        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
-        "print('held', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    fill(tmp_path)
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / ".lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(LockedError, match="is being written by another process"):
-            known(tmp_path)
-        os.kill(other.pid, 9)
-    assert known(tmp_path) == of_rows(ROWS)
-
-
 def test_second_store_in_the_same_process_is_locked_out(tmp_path: Path) -> None:
     with PairStore.open(tmp_path, PLAN), pytest.raises(LockedError):
         known(tmp_path)
@@ -233,14 +188,6 @@ def test_foreign_folder_is_not_changed(tmp_path: Path, name: str) -> None:
         known(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
-
-
-def test_existing_file_is_not_changed(tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("mine")
-    with pytest.raises(ForeignFolderError, match="is a file"):
-        known(tmp_path / "cache")
-    with pytest.raises(OutputError, match="cannot be written"):
-        known(tmp_path / "cache" / "below")
 
 
 def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.errors import InputError, TokenError
 from delia_data.records import Record
-from delia_data.tokens import add_token, add_token_to_tokenizer, encode, lint
+from delia_data.tokens import add_token, add_token_to_tokenizer, encode
 
 Make = Callable[..., PreTrainedModel]
 MakeTokenizer = Callable[[], PreTrainedTokenizerBase]
@@ -147,47 +147,9 @@ def test_encode_splits_where_the_answer_begins(tiny_tokenizer: PreTrainedTokeniz
     assert tiny_tokenizer.decode(encoded.answer_ids) == "because<|end|>"
 
 
-def test_without_a_chat_template_there_is_one_clear_error(
-    tiny_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    tiny_tokenizer.chat_template = None
-    with pytest.raises(InputError, match="no chat template"):
-        encode(tiny_tokenizer, Record.pair("why", "because"))
-
-
 def test_a_template_without_one_place_for_the_answer_is_refused(
     tiny_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     tiny_tokenizer.chat_template = "{{ messages | length }}{{ messages[-1]['content'] }}"
     with pytest.raises(InputError, match="another template"):
         encode(tiny_tokenizer, Record.pair("why", "because"))
-
-
-TASK = Record.pair("is it so? follow <sep>", "{'a': 'b'}")
-PAIR = Record.pair("tell me", "gladly")
-
-
-@pytest.mark.parametrize(
-    ("record", "is_task", "max_length", "reason"),
-    [
-        (TASK, True, None, None),
-        (PAIR, False, None, None),
-        (Record.pair("no mark", "x"), True, None, "does not name"),
-        (TASK, False, None, "a pair names"),
-        (Record.pair("tell me", "say <sep>"), False, None, "a pair names"),
-        (TASK, True, 10, "are left after truncation"),
-        (PAIR, False, 5, "no answer token is left"),
-        (Record.pair("go <sep>", "line<|end|>more"), True, None, "do not decode back"),
-    ],
-)
-def test_lint_finds_what_is_wrong(
-    tiny_tokenizer: PreTrainedTokenizerBase,
-    record: Record,
-    is_task: bool,
-    max_length: int | None,
-    reason: str | None,
-) -> None:
-    add_token_to_tokenizer(tiny_tokenizer)
-    problems = lint([(PAIR, False), (record, is_task)], tiny_tokenizer, max_length=max_length)
-    found = [problem.reason for problem in problems if problem.row == 1]
-    assert (reason is None and not found) or any(str(reason) in text for text in found)
