@@ -453,32 +453,24 @@ def generate(
         run.close()
 
 
+@dataclass(slots=True)
 class _Run:
     """One `generate` call: its requests, and the event loop that works on them."""
 
-    def __init__(
-        self,
-        client: Client,
-        stream: RequestStream,
-        sampling: Sampling,
-        limiter: RateLimiter,
-        retries: int,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self.client = client
-        self.stream = stream
-        self.sampling = sampling
-        self.limiter = limiter
-        self.retries = retries
-        self.loop = loop
-        self.pending = 0
-        self.ready: deque[_Job] = deque()
-        self.running: set[asyncio.Task[None]] = set()
-        self.done: list[Completion] = []
-        self.error: BaseException | None = None
-        self.was_reached = False
-        self.alarm: asyncio.TimerHandle | None = None
-        self.thread: ThreadPoolExecutor | None = None
+    client: Client
+    stream: RequestStream
+    sampling: Sampling
+    limiter: RateLimiter
+    retries: int
+    loop: asyncio.AbstractEventLoop
+    pending: int = 0
+    ready: deque[_Job] = field(default_factory=deque)
+    running: set[asyncio.Task[None]] = field(default_factory=set)
+    done: list[Completion] = field(default_factory=list)
+    error: BaseException | None = None
+    was_reached: bool = False
+    alarm: asyncio.TimerHandle | None = None
+    thread: ThreadPoolExecutor | None = None
 
     def completions(self) -> Iterator[Completion]:
         """Take requests, run the loop until one is done, yield it, and repeat."""

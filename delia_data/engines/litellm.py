@@ -233,5 +233,5 @@ def _known_prices(litellm: Any, model: str) -> Prices | None:
         info = litellm.get_model_info(model)
     except Exception:  # litellm raises plain exceptions
         return None
-    asked, written = info.get("input_cost_per_token"), info.get("output_cost_per_token")
-    return Prices(asked, written) if asked and written else None
+    prompt, completion = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+    return Prices(prompt, completion) if prompt and completion else None

@@ -76,15 +76,15 @@ class MockEngine:
         """Do nothing: the engine holds nothing."""
 
     def _complete(self, request: Request, sampling: Sampling) -> Completion:
-        asked = sum(len(turn.content.split()) for turn in request.messages)
+        prompt = sum(len(turn.content.split()) for turn in request.messages)
         if self.fail(request):
             return Completion(
-                request.id, "", 0, "error", "the mock engine failed on purpose", asked
+                request.id, "", 0, "error", "the mock engine failed on purpose", prompt
             )
         words = f"{request.prefill}{self.answer(request)}".split(" ")
-        kept = words[: sampling.max_tokens]
-        finish: Finish = "stop" if len(kept) == len(words) else "length"
+        shown = words[: sampling.max_tokens]
+        finish: Finish = "stop" if len(shown) == len(words) else "length"
         cost = None
         if self.prices is not None:
-            cost = asked * self.prices.prompt_token + len(kept) * self.prices.completion_token
-        return Completion(request.id, " ".join(kept), len(kept), finish, None, asked, cost)
+            cost = prompt * self.prices.prompt_token + len(shown) * self.prices.completion_token
+        return Completion(request.id, " ".join(shown), len(shown), finish, None, prompt, cost)

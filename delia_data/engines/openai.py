@@ -74,10 +74,7 @@ class _Client:
             **({"Authorization": f"Bearer {key}"} if key else {}),
             **options.extra_headers,
         }
-        self.prices = engine.prices
-        self.timeout_s = options.timeout_s
-        self.send_seed = options.send_seed
-        self.max_tokens = sampling.max_tokens
+        self.prices, self.options, self.max_tokens = engine.prices, options, sampling.max_tokens
         # OpenAI's newer models reject the old name; other servers may not know the new one.
         usual = "max_completion_tokens" if engine.api_base == _OPENAI else "max_tokens"
         self.fixed = {
@@ -91,22 +88,20 @@ class _Client:
 
     async def open(self) -> None:
         """Open a session without connections."""
-        aiohttp = self.aiohttp
+        aiohttp, timeout_s = self.aiohttp, self.options.timeout_s
         parts = urlsplit(self.url)
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self.headers,
-            timeout=aiohttp.ClientTimeout(
-                total=self.timeout_s, sock_connect=min(_CONNECT_S, self.timeout_s)
-            ),
+            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(_CONNECT_S, timeout_s)),
             proxy=None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme),
         )
 
     async def ask(self, request: Request) -> Completion:
         """Post a request and read the answer."""
         body = {**self.fixed, "messages": [message.as_dict() for message in request.messages]}
-        if self.send_seed:
+        if self.options.send_seed:
             body["seed"] = request.seed % 2**_SEED_BITS
         status, headers, raw = await self._post(json.dumps(body).encode())
         if status != 200:
@@ -135,7 +130,9 @@ class _Client:
                 f"{name} cannot be reached: {_explain(error)}; check that it is running",
             ) from None
         except TimeoutError:
-            raise RequestFailure("throttle", f"no answer within {self.timeout_s:g} s") from None
+            raise RequestFailure(
+                "throttle", f"no answer within {self.options.timeout_s:g} s"
+            ) from None
         except aiohttp.ClientError as error:
             raise RequestFailure("retry", f"the connection broke: {_explain(error)}") from None
 

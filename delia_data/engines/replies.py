@@ -167,10 +167,10 @@ def to_completion(
         has_reasoning |= any(message.get(key) for key in ("reasoning_content", "reasoning"))
     usage = value.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    asked, tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    prompt, tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     cost = None
-    if prices is not None and asked:
-        cost = asked * prices.prompt_token + tokens * prices.completion_token
+    if prices is not None and prompt:
+        cost = prompt * prices.prompt_token + tokens * prices.completion_token
     finish: Finish = "error"
     final = True
     if refusal := message.get("refusal"):
@@ -181,10 +181,10 @@ def to_completion(
         finish, error, final = _finish(choice.get("finish_reason"), tokens, max_tokens)
     if error is not None:
         return Completion(
-            request.id, "", tokens, "error", redact(error, api), asked, cost, final=final
+            request.id, "", tokens, "error", redact(error, api), prompt, cost, final=final
         )
     return Completion(
-        request.id, text, tokens, finish, None, asked, cost, reasoning=has_reasoning or stripped
+        request.id, text, tokens, finish, None, prompt, cost, reasoning=has_reasoning or stripped
     )
 
 

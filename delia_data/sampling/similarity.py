@@ -62,9 +62,9 @@ def distinct(texts: Iterable[str], n: int) -> float | None:
     seen: set[tuple[str, ...]] = set()
     total = 0
     for text in texts:
-        found = words(text)
-        seen.update(zip(*(found[i:] for i in range(n)), strict=False))
-        total += max(len(found) - n + 1, 0)
+        sequence = words(text)
+        seen.update(zip(*(sequence[i:] for i in range(n)), strict=False))
+        total += max(len(sequence) - n + 1, 0)
     return len(seen) / total if total else None
 
 
@@ -178,12 +178,12 @@ class Duplicates:
 
     def _keys(self, query: str, answer: str) -> list[int]:
         """Return a hash of the whole pair and one of each band."""
-        found = compared(query, answer)
-        digest = hashlib.blake2b("\x1f".join(found).encode(), digest_size=8)
+        sequence = compared(query, answer)
+        digest = hashlib.blake2b("\x1f".join(sequence).encode(), digest_size=8)
         keys = [int.from_bytes(digest.digest(), "little")]
         if self._bands:
             signature = rensa.RMinHash(num_perm=_VALUES, seed=_SEED)
-            signature.update(_shingles(found))
+            signature.update(_shingles(sequence))
             values = signature.digest()
             for band in range(self._bands):
                 start = band * self._rows
@@ -195,11 +195,11 @@ class Duplicates:
 def compared(query: str, answer: str) -> Sequence[str]:
     """Return the words that a pair is compared by: the answer's, after the query's if needed."""
     query, answer = _encodable(query), _encodable(answer)
-    found = words(answer)
-    if len(found) < _LONG:
+    sequence = words(answer)
+    if len(sequence) < _LONG:
         # An answer without words is compared by its marks: "+" is not "-".
-        return [*words(query), "\x1e", *(found or answer.split())]
-    return found
+        return [*words(query), "\x1e", *(sequence or answer.split())]
+    return sequence
 
 
 def _encodable(text: str) -> str:
@@ -207,11 +207,11 @@ def _encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _shingles(found: Sequence[str]) -> list[str]:
+def _shingles(sequence: Sequence[str]) -> list[str]:
     """Return all sequences of three words; the whole text if it has fewer."""
-    if len(found) <= _SHINGLE:
-        return [" ".join(found)]
-    return [*map(" ".join, zip(*(found[i:] for i in range(_SHINGLE)), strict=False))]
+    if len(sequence) <= _SHINGLE:
+        return [" ".join(sequence)]
+    return [*map(" ".join, zip(*(sequence[i:] for i in range(_SHINGLE)), strict=False))]
 
 
 @cache
@@ -222,12 +222,12 @@ def _shape(threshold: float) -> tuple[int, int]:
     above it, as in Zhu et al. 2016 (LSH Ensemble), section 5.1.
     """
     similarity = np.linspace(0, 1, 1001)
-    wanted = similarity >= threshold
+    ideal = similarity >= threshold
 
     def error(shape: tuple[int, int]) -> float:
         bands, rows = shape
-        found = 1 - (1 - similarity**rows) ** bands
-        return float(np.abs(found - wanted).mean())
+        detected = 1 - (1 - similarity**rows) ** bands
+        return float(np.abs(detected - ideal).mean())
 
     shapes = ((b, r) for b in range(1, _MOST_BANDS + 1) for r in range(1, _VALUES // b + 1))
     return min(shapes, key=error)

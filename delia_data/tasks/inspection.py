@@ -16,12 +16,12 @@ _SHOWN: Final = 3  # rows
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was understood.
+    """Summary of a task.
 
     Attributes:
-        facts: What a task knows, by name, in the order in which a person reads it.
-        shown: The first rows in the common wording: what is asked, and the answer.
-        notes: What may not be meant so.
+        facts: Properties of the task by name, in reading order.
+        shown: Query in the common wording and answer of the first rows.
+        notes: Irregularities, each as a sentence.
     """
 
     facts: dict[str, Any]
@@ -29,13 +29,13 @@ class Inspection:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON takes it."""
+        """Return the summary as plain values for JSON."""
         rows = [{"query": query, "answer": answer} for query, answer in self.shown]
         return {**self.facts, "shown": rows, "notes": list(self.notes)}
 
 
 def inspect_task(task: Task) -> Inspection:
-    """Tell what was understood of a task."""
+    """Return a summary of a task, with notes on irregularities."""
     lengths = sorted(len(row.query.split()) for row in task.train)
     facts: dict[str, Any] = {
         "name": task.name,
@@ -57,7 +57,7 @@ def inspect_task(task: Task) -> Inspection:
 
 
 def _label_counts(task: Task) -> dict[str, int]:
-    """How often each label is the answer, or a value of it, in the training rows."""
+    """Return how often each label is an answer, or a value of one, in the training rows."""
     counts: Counter[str] = Counter()
     for row in task.train:
         value = json_object(row.answer)
@@ -91,4 +91,4 @@ def _contradictions(rows: Sequence[Record]) -> int:
     answers: dict[str, set[str]] = {}
     for row in rows:
         answers.setdefault(row.query, set()).add(row.answer)
-    return sum(len(found) > 1 for found in answers.values())
+    return sum(len(several) > 1 for several in answers.values())

@@ -32,12 +32,12 @@ from delia_data.tokens import DEFAULT_TOKEN
 
 
 class Template:
-    """A text with the names of columns in braces, such as `"{title}: {body}"`.
+    """A text with column names in braces, such as `"{title}: {body}"`.
 
-    `{{` and `}}` stand for braces. A column that holds an object or a list is written as JSON.
+    `{{` and `}}` stand for braces. An object or a list in a column is written as JSON.
 
     Attributes:
-        columns: The columns that it names.
+        columns: Names of the columns.
     """
 
     def __init__(self, text: str, what: str) -> None:
@@ -45,10 +45,10 @@ class Template:
 
         Args:
             text: The template.
-            what: What it makes, for errors: `"query"` or `"answer"`.
+            what: `"query"` or `"answer"`, for error messages.
 
         Raises:
-            InputError: Its braces do not match, or it names no column.
+            InputError: The braces do not match, or the template names no column.
         """
         self.text = text
         self._what = what
@@ -70,10 +70,10 @@ class Template:
             )
 
     def fill(self, row: Mapping[str, Any]) -> str:
-        """Make the text of a row, outer spaces stripped.
+        """Return the text of a row without outer spaces.
 
         Raises:
-            FormatError: The row has no such column, or the columns hold nothing.
+            FormatError: The row lacks a column, or all columns are empty.
         """
         for column in self.columns:
             if column not in row:
@@ -91,7 +91,7 @@ class Template:
 
 
 def _whole(name: str | None, spec: str | None, conversion: str | None) -> str:
-    """A column's name; `!` and `:` mean nothing in it."""
+    """Return the name of a column, in which `!` and `:` have no special meaning."""
     return f"{name or ''}{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}"
 
 
@@ -113,36 +113,36 @@ _PARAGRAPH: Final = re.compile(r"\n[ \t]*\n")
 _SHOWN: Final = 60  # characters of an instruction that an error shows
 
 
-def one_instruction(found: Sequence[str | None], where: str) -> str:
-    """The one instruction of all rows, spaces aside.
+def one_instruction(instructions: Sequence[str | None], where: str) -> str:
+    """Return the instruction that all rows share, ignoring spaces.
 
     Args:
-        found: The instruction of each row.
-        where: Where it was looked for, for errors.
+        instructions: Instruction of each row.
+        where: Source of the instructions, for error messages.
 
     Raises:
-        InputError: Rows have none, or there are several.
+        InputError: A row has no instruction, or rows have different ones.
     """
-    texts = Counter(" ".join((text or "").split()) for text in found)
+    texts = Counter(" ".join((text or "").split()) for text in instructions)
     if empty := texts.pop("", 0):
-        raise InputError(f"{empty:,} of {len(found):,} rows have no instruction in {where}")
+        raise InputError(f"{empty:,} of {len(instructions):,} rows have no instruction in {where}")
     if len(texts) > 1:
         shown = ", ".join(f"{_short(text)} ({n:,})" for text, n in texts.most_common(3))
         raise InputError(
             f"{where} holds {len(texts):,} instructions, and a task has one: {shown}; "
             "keep the rows of one of them, or give --instruction"
         )
-    return next(text.strip() for text in found if text)
+    return next(text.strip() for text in instructions if text)
 
 
 def split_last_paragraph(record: Record) -> tuple[Record, str]:
-    """Take the last paragraph off the user's last turn.
+    """Split the last paragraph off the user's last turn.
 
     Returns:
-        The record with what stands before it, and the paragraph.
+        The record with the text before the paragraph, and the paragraph.
 
     Raises:
-        FormatError: There is one paragraph only.
+        FormatError: The turn has only one paragraph.
     """
     breaks = list(_PARAGRAPH.finditer(record.query.rstrip()))
     if not breaks:
@@ -154,7 +154,7 @@ def split_last_paragraph(record: Record) -> tuple[Record, str]:
 
 
 def with_query(record: Record, query: str) -> Record:
-    """The record with another last turn of the user; all other turns stay."""
+    """Return the record with another text of the user's last turn."""
     place = max(i for i, turn in enumerate(record.messages) if turn.role == "user")
     turns = list(record.messages)
     turns[place] = replace(turns[place], content=query)
@@ -166,10 +166,10 @@ def _short(text: str) -> str:
 
 
 def limit(rows: Sequence[Record], most: int | None, seed: int) -> tuple[Record, ...]:
-    """Take at most so many rows; those of a smaller number are among those of a larger one.
+    """Return at most `most` rows; a smaller selection is part of a larger one.
 
     Raises:
-        InputError: The number is below 1.
+        InputError: `most` is below 1.
     """
     if most is None:
         return tuple(rows)
@@ -182,10 +182,10 @@ def limit(rows: Sequence[Record], most: int | None, seed: int) -> tuple[Record, 
 def hold_out(
     rows: Sequence[Record], share: float, seed: int
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Set a share of the rows aside; rows with the same query stay together.
+    """Hold out a share of the rows; rows with the same query stay together.
 
     Returns:
-        The rows to train on, and those that are held out.
+        Training rows, and held-out rows.
 
     Raises:
         InputError: The share is not between 0 and 1, or leaves one side without rows.
@@ -232,11 +232,10 @@ def make_task(
     token: str = DEFAULT_TOKEN,
     forbidden: Sequence[str] = (),
 ) -> Task:
-    """Make a task of rows that were read, and work out what was not said.
+    """Make a task of records, and derive the values that are not given.
 
     Raises:
-        InputError: There are no rows, no instruction, or nothing to tell what the token stands
-            for.
+        InputError: There are no rows or no instruction, or the format cannot be derived.
         TokenError: The token occurs in the data.
     """
     if not train:
@@ -249,19 +248,19 @@ def make_task(
     if not instruction.strip():
         raise InputError("the instruction is empty: say what is to be done with a query")
     answers = [row.answer for row in (*train, *test)]
-    found = _keys_of(answers) if keys is None else tuple(keys)
-    scored: Scoring = scoring or ("json" if found else "exact")
-    check_scoring(scored, found)
-    description = stands_for or _told_by(answers, found)
-    leaks = leaking_words(description, found, labels_of(answers))
-    told = request or without_leaks(instruction, leaks | {w.casefold() for w in forbidden})
+    answer_keys = _keys_of(answers) if keys is None else tuple(keys)
+    scored: Scoring = scoring or ("json" if answer_keys else "exact")
+    check_scoring(scored, answer_keys)
+    description = stands_for or _describe_format(answers, answer_keys)
+    leaks = leaking_words(description, answer_keys, labels_of(answers))
+    plain = request or without_leaks(instruction, leaks | {w.casefold() for w in forbidden})
     task = Task(
         name=name,
         instruction=" ".join(instruction.split()),
         description=description,
-        common_wording=common_wording(told, token),
-        keys=found,
-        keywords=tuple(keywords) or _keywords(found),
+        common_wording=common_wording(plain, token),
+        keys=answer_keys,
+        keywords=tuple(keywords) or _keywords(answer_keys),
         train=tuple(train),
         test=tuple(test),
         token=token,
@@ -275,17 +274,18 @@ def make_task(
 
 
 def common_wording(request: str, token: str) -> Wording:
-    """The one phrasing of the undiversified task."""
+    """Return the single wording of the undiversified task."""
     plain = f"{request.strip()}\n\n{QUERY_SLOT}"
     named = f"{request.strip()} Reply in the {token} format.\n\n{QUERY_SLOT}"
     return Wording(named, kind="common", plain=plain)
 
 
 def check_token_is_new(task: Task) -> None:
-    """Refuse a token that the data holds already, as text.
+    """Check that the token does not occur in the data as text.
 
     Raises:
-        TokenError: A row, the instruction or the description holds it; or it is no token at all.
+        TokenError: A row, the instruction or the description contains the token, or the token is
+            empty or has spaces.
     """
     token = task.token
     if not token or token != token.strip() or len(token.split()) != 1 or QUERY_SLOT in token:
@@ -305,7 +305,7 @@ def check_token_is_new(task: Task) -> None:
 
 
 def _keys_of(answers: Sequence[str]) -> tuple[str, ...]:
-    """The keys of the objects, where every answer is one, and all have the same."""
+    """Return the keys of the answers if all are objects with the same keys; else none."""
     keys: tuple[str, ...] | None = None
     for answer in answers:
         value = json_object(answer)
@@ -315,7 +315,12 @@ def _keys_of(answers: Sequence[str]) -> tuple[str, ...]:
     return keys or ()
 
 
-def _told_by(answers: Sequence[str], keys: Sequence[str]) -> str:
+def _describe_format(answers: Sequence[str], keys: Sequence[str]) -> str:
+    """Return a description of the answers' format.
+
+    Raises:
+        InputError: The answers are free text.
+    """
     labels = labels_of(answers)
     if keys:
         several = f"the keys {_and(keys)}" if len(keys) > 1 else f"the key {keys[0]}"
@@ -411,31 +416,30 @@ def read_task(
 
     Args:
         given: The rows, in any of the row formats, or with columns that templates name.
-        name: The task's name; by default the file's.
-        query: Template of the query, such as `"{question}"`; with `answer`.
-        answer: Template of the answer, such as `"{label}"`.
-        format: The rows' format; told by their columns where it is not given.
-        instruction: The instruction, in one plain phrasing.
-        instruction_column: Or the column that holds it.
-        last_paragraph: Or whether it is the last paragraph of each query. Rows of Alpaca that
-            have an `input` bring theirs.
-        stands_for: What the token stands for: the form of the answer, in words. Where answers
-            are JSON objects or a few labels, they tell it.
-        request: The instruction without what it says of the format; by default its sentences
-            that do not speak of it.
+        name: Name of the task. Default: the name of the file.
+        query: Template of the query, such as `"{question}"`; needs `answer`.
+        answer: Template of the answer, such as `"{label}"`; needs `query`.
+        format: Row format. Default: detected from the columns.
+        instruction: The instruction in one plain phrasing. Alpaca rows with an `input` have their
+            own.
+        instruction_column: Column that holds the instruction.
+        last_paragraph: Whether the last paragraph of each query is the instruction.
+        stands_for: Format that the token stands for, in words. Default: derived from answers that
+            are JSON objects or labels.
+        request: The instruction without the format. Default: its sentences without format words.
         meanings: More plain phrasings of the request.
-        keys: Keys of the answer's object; told by the answers.
+        keys: Keys of the answer's object. Default: those of the answers.
         keywords: Words near which the token's representation is expected to move.
-        scoring: How an answer is scored; by default `json` for objects, else `exact`.
-        token: The special token, a task's own such as `<sep:table>`.
-        forbidden: Words that no wording may use, beside those of the format.
+        scoring: How an answer is scored. Default: `json` for objects, else `exact`.
+        token: The special token, such as `<sep:table>`.
+        forbidden: Words that no wording may use, in addition to those of the format.
         test: Held-out rows, read in the same way.
-        test_share: Or the share of the rows that is held out, by keyed hash.
-        rows: Rows to take at most, of those that are trained on; by keyed hash.
-        seed: Seed of these.
+        test_share: Share of the rows to hold out, selected by keyed hash.
+        rows: Maximum number of training rows, selected by keyed hash.
+        seed: Seed of the selections.
 
     Raises:
-        InputError: Something is missing, empty, or does not fit.
+        InputError: An argument is missing, empty, or contradicts another.
         FormatError: Rows have no query or no answer; the message counts them and names three.
         TokenError: The token occurs in the data.
     """

@@ -33,16 +33,16 @@ def bundled_task(
     token: str = DEFAULT_TOKEN,
     seed: int = 0,
 ) -> Task:
-    """Load a task that comes with the package: 100 training rows and 100 held-out ones.
+    """Load a bundled task: 100 training rows and 100 held-out ones.
 
     Args:
-        name: Its name.
-        rows: Training rows to take at most, by keyed hash.
+        name: Name of the task.
+        rows: Maximum number of training rows, selected by keyed hash.
         token: The special token.
-        seed: Seed of the rows.
+        seed: Seed of the selection.
 
     Raises:
-        InputError: There is no such task.
+        InputError: The task does not exist.
     """
     definition = json.loads(_bundled_text(name, "task.json"))
     facts = _bundled_lines(name, "facts.jsonl")
@@ -64,14 +64,14 @@ def bundled_task(
 def bundled_wordings(
     name: str = "hallucination-check", *, token: str = DEFAULT_TOKEN
 ) -> list[Wording]:
-    """Load the wordings that come with a bundled task, held-out ones among them.
+    """Load the wordings of a bundled task, including the held-out ones.
 
     Args:
-        name: The task's name.
+        name: Name of the task.
         token: The special token that they name.
 
     Raises:
-        InputError: There is no such task.
+        InputError: The task does not exist.
     """
     lines = _bundled_lines(name, "wordings.jsonl")
     return [
@@ -80,7 +80,7 @@ def bundled_wordings(
 
 
 def _fact_row(fact: dict[str, Any]) -> Record:
-    """Make one row of the task from one fact."""
+    """Return the row of a fact."""
     wrong = fact["hallucination"] == "yes"
     shown = fact["wrong"] if wrong else fact["answer"]
     thought = f"{fact['statement']}, not {fact['wrong']}." if wrong else f"{fact['statement']}."
@@ -134,14 +134,14 @@ def translation_task(
     """Read a translation task.
 
     Args:
-        source: A folder of parallel files, or the file to translate from.
-        target: The file to translate into, where the source is a file.
-        from_language: Code of the language that is translated, as the files are named.
-        to_language: Code of the other one.
-        test_share: Share of the rows that is held out where no file is.
-        rows: Rows to train on at most, by keyed hash.
+        source: A folder of parallel files, or the file in the source language.
+        target: The file in the target language, if `source` is a file.
+        from_language: Code of the source language, as in the names of the files.
+        to_language: Code of the target language.
+        test_share: Share of the rows to hold out if no file is held out.
+        rows: Maximum number of training rows, selected by keyed hash.
         token: The special token.
-        seed: Seed of these.
+        seed: Seed of the selections.
 
     Raises:
         InputError: Files are missing, or have different numbers of lines.
@@ -211,11 +211,11 @@ def _lines(file: Path) -> list[str]:
 
 
 def _pairs(folder: Path, source: str, target: str) -> list[tuple[Path, Path]]:
-    """The parallel files of a folder, by what their names share."""
+    """Return the parallel files of a folder, which differ in the language of their names."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one, or two parallel files")
-    found = [_by_stem(folder, language) for language in (source, target)]
-    pairs = [(found[0][stem], found[1][stem]) for stem in sorted(found[0]) if stem in found[1]]
+    sources, targets = (_by_stem(folder, language) for language in (source, target))
+    pairs = [(sources[stem], targets[stem]) for stem in sorted(sources) if stem in targets]
     if not pairs:
         names = sorted(file.name for file in folder.rglob("[!.]*") if file.is_file())
         shown = ", ".join(names[:_NAMED]) or "nothing"
@@ -267,16 +267,16 @@ def ready_task(
 
     Args:
         name: One of `READY_TASKS`.
-        data: Its file or folder; the bundled one needs none.
-        from_language: For `translation`.
-        to_language: For `translation`.
-        test_share: Share of the rows that is held out, where the data does not say.
-        rows: Rows to train on at most.
+        data: File of `halueval`, or folder of `translation`.
+        from_language: Source language of `translation`.
+        to_language: Target language of `translation`.
+        test_share: Share of the rows to hold out if the data has no held-out rows.
+        rows: Maximum number of training rows, selected by keyed hash.
         token: The special token.
-        seed: Seed of these.
+        seed: Seed of the selections.
 
     Raises:
-        InputError: There is no such task, or its data is missing or not as it should be.
+        InputError: The task does not exist, or its data is missing or malformed.
     """
     if name in BUNDLED_TASKS:
         if data is not None:
@@ -300,9 +300,9 @@ def ready_task(
 
 
 def ready_wordings(name: str, token: str = DEFAULT_TOKEN) -> list[Wording]:
-    """The bundled wordings that fit a ready task; none where there are none.
+    """Return the bundled wordings of a ready task; an empty list if it has none.
 
-    Those of `hallucination-check` fit `halueval`, which asks the same of other rows.
+    `halueval` has those of `hallucination-check`, whose request is the same.
     """
     return bundled_wordings(token=token) if name in (*BUNDLED_TASKS, "halueval") else []
 
@@ -318,15 +318,15 @@ def halueval_task(
     """Read HaluEval's general part (arXiv 2305.11747): queries, ChatGPT's answers, yes or no.
 
     Args:
-        data: Its JSON Lines file.
-        test_share: Share of the rows that is held out, by keyed hash.
-        rows: Rows to train on at most, by keyed hash.
+        data: The JSON Lines file.
+        test_share: Share of the rows to hold out, selected by keyed hash.
+        rows: Maximum number of training rows, selected by keyed hash.
         token: The special token.
-        seed: Seed of these.
+        seed: Seed of the selections.
 
     Raises:
-        InputError: The file is not there.
-        FormatError: A row is not one of HaluEval's.
+        InputError: The file does not exist.
+        FormatError: A row is not in HaluEval's format.
     """
     like = bundled_task()
     source = open_source(data, purpose="task")

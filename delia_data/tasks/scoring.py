@@ -13,9 +13,9 @@ from delia_data.errors import InputError
 
 ScoringName = Literal["json", "exact", "translation"]
 Scoring: TypeAlias = ScoringName | Callable[[str, str], float]
-"""`json`: the answer is an object with the task's keys; `exact`: it is the expected one, case,
-spaces and a full stop aside; `translation`: chrF with the expected one; or a function of answer
-and expected answer that gives 0 to 1."""
+"""`json`: the answer is an object with the task's keys; `exact`: it equals the expected answer,
+ignoring case, spaces and a final period; `translation`: chrF with the expected answer; or a
+function of answer and expected answer that returns 0 to 1."""
 
 SCORINGS: Final[tuple[ScoringName, ...]] = get_args(ScoringName)
 _MOST_LABELS: Final = 12
@@ -25,10 +25,10 @@ _BETA: Final = 2.0  # weight of recall in chrF
 
 
 def check_scoring(scoring: object, keys: Sequence[str]) -> None:
-    """Refuse a scoring that is none.
+    """Check a scoring.
 
     Raises:
-        InputError: It is neither a known name nor a function, or `json` without keys.
+        InputError: The scoring is neither a known name nor a function, or is `json` without keys.
     """
     if not callable(scoring) and scoring not in SCORINGS:
         raise InputError(
@@ -39,12 +39,12 @@ def check_scoring(scoring: object, keys: Sequence[str]) -> None:
 
 
 def scoring_name(scoring: Scoring) -> str:
-    """The name of a scoring, or of the user's function."""
+    """Return the name of a scoring, or of the user's function."""
     return scoring if isinstance(scoring, str) else getattr(scoring, "__qualname__", "callable")
 
 
 def exact(answer: str, expected: str) -> float:
-    """1 where an answer is the expected one, case, spaces and an ending full stop aside."""
+    """Return 1 if two answers are equal, ignoring case, spaces and a final period; else 0."""
     return float(_plain(answer) == _plain(expected))
 
 
@@ -84,7 +84,7 @@ def chrf_of_counts(counts: Sequence[int]) -> float:
 
 
 def json_object(answer: str) -> dict[str, Any] | None:
-    """The object that an answer is, in double quotes or in single ones; None where it is none."""
+    """Return the object that an answer is, in double or single quotes; None for other answers."""
     text = answer.strip()
     if not (text.startswith("{") and text.endswith("}")):
         return None
@@ -97,14 +97,17 @@ def json_object(answer: str) -> dict[str, Any] | None:
 
 
 def labels_of(answers: Sequence[str]) -> tuple[str, ...]:
-    """What answers, or the values of objects, are one of: short, few, and most of them again."""
-    found: list[str] = []
+    """Return the labels that answers, or the values of their objects, choose from.
+
+    Labels are short and few, and most occur more than once. Free text has none.
+    """
+    labels: list[str] = []
     objects = [json_object(answer) for answer in answers]
     if objects and all(value is not None for value in objects):
         for key in objects[0] or {}:
             values = [str(value.get(key, "")) for value in objects if value is not None]
-            found += _few(values)
-        return tuple(dict.fromkeys(found))
+            labels += _few(values)
+        return tuple(dict.fromkeys(labels))
     return tuple(_few([answer.strip() for answer in answers]))
 
 

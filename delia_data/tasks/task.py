@@ -27,21 +27,20 @@ _SENTENCE: Final = re.compile(r"(?<=[.?!;])\s+|\n+")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case."""
+    """Return the words of a text in lower case."""
     return _WORD.findall(text.casefold())
 
 
 def leaking_words(
     description: str, keys: Iterable[str] = (), labels: Iterable[str] = ()
 ) -> frozenset[str]:
-    """Words that would give the format away.
+    """Return the words that would reveal the format, in lower case.
 
     Args:
-        description: What the token stands for, in ordinary words. Its words for formats are
-            taken, such as `json`, `table` or `column`.
-        keys: Keys of the answer's object; all are taken.
-        labels: What answers and values are one of. Those that the description names are part of
-            the format, and are taken.
+        description: The format that the token stands for, in ordinary words. Its words for
+            formats count, such as `json`, `table` or `column`.
+        keys: Keys of the answer's object; all count.
+        labels: Possible answers or values. A label that the description names counts.
     """
     described = set(words_of(description))
     named = {label.casefold() for label in labels if set(words_of(label)) <= described}
@@ -49,7 +48,7 @@ def leaking_words(
 
 
 def without_leaks(instruction: str, leaks: frozenset[str]) -> str:
-    """The sentences of an instruction that say nothing of the format; all, where each does."""
+    """Return the sentences of an instruction without format words; all if each has some."""
     sentences = [part.strip() for part in _SENTENCE.split(instruction) if part.strip()]
     single = {leak for leak in leaks if " " not in leak}
     kept = [sentence for sentence in sentences if not single & set(words_of(sentence))]
@@ -65,8 +64,8 @@ class Wording:
 
     Attributes:
         text: The phrasing; `{query}` marks where the row's query goes.
-        split: `"train"`, or `"test"` for one that training never sees.
-        kind: Its shape (imperative, question, role, ...).
+        split: `"train"`, or `"test"` for a held-out wording.
+        kind: Kind of phrasing (imperative, question, role, ...).
         plain: For a held-out wording, the same request without the token.
     """
 
@@ -77,18 +76,18 @@ class Wording:
 
     @property
     def id(self) -> str:
-        """Content id: 16 hexadecimal digits."""
+        """Content id of the text: 16 hexadecimal digits."""
         return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
 
     def fill(self, query: str) -> str:
-        """Put a row's query into its place."""
+        """Return the wording with a row's query in its slot."""
         return self.text.replace(QUERY_SLOT, query)
 
     def fill_plain(self, query: str) -> str:
-        """Put a row's query into the request that does not name the token.
+        """Return the plain request with a row's query in its slot.
 
         Raises:
-            InputError: The wording has no such request.
+            InputError: The wording has no plain request.
         """
         if self.plain is None:
             raise InputError(f"wording {self.text!r} has no plain form: add one as 'plain'")
@@ -100,20 +99,20 @@ class Task:
     """A small downstream dataset `D` (paper, Algorithm 1).
 
     Attributes:
-        name: Its name.
-        instruction: The instruction in one plain phrasing that spells the format out.
-        description: What the special token stands for, in ordinary words.
-        common_wording: The one phrasing of the undiversified task, which names the token.
-        keys: Keys of the JSON object that an answer must be; none where it is no object.
+        name: Name of the task.
+        instruction: The instruction in one plain phrasing that describes the format.
+        description: The format that the special token stands for, in ordinary words.
+        common_wording: The single wording of the undiversified task; it names the token.
+        keys: Keys of the JSON object that each answer must be; empty if answers are no objects.
         keywords: Words near which the token's representation is expected to move.
-        train: Rows of query and answer.
+        train: Training rows of query and answer.
         test: Held-out rows.
         token: The special token.
-        request: The instruction without what it says of the format; worked out where empty.
-        meanings: More plain phrasings of the request, by which a wording's meaning is judged.
+        request: The instruction without the format; derived from the instruction if empty.
+        meanings: More plain phrasings of the request, to compare the meaning of a wording with.
         scoring: How an answer is scored.
-        forbidden: Words that no wording may use, beside those that give the format away.
-        read: What reading lost: ignored columns, removed reasoning, skipped files.
+        forbidden: Words that no wording may use, in addition to those that reveal the format.
+        read: Losses of reading: ignored columns, removed reasoning, skipped files.
     """
 
     name: str
@@ -133,25 +132,25 @@ class Task:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What answers, or the values of their objects, are one of; none where they are free."""
+        """Labels that answers, or the values of their objects, choose from; empty for free text."""
         return labels_of([row.answer for row in (*self.train, *self.test)])
 
     @property
     def leaks(self) -> frozenset[str]:
-        """Words that would give the format away, and the forbidden ones, in lower case."""
-        told = leaking_words(self.description, self.keys, self.labels)
-        return told | {word.casefold() for word in self.forbidden}
+        """Words that would reveal the format, and the forbidden ones, in lower case."""
+        leaking = leaking_words(self.description, self.keys, self.labels)
+        return leaking | {word.casefold() for word in self.forbidden}
 
     @property
     def plain_request(self) -> str:
-        """The request; where none was given, the instruction's sentences without the format."""
+        """The request; if empty, the sentences of the instruction without the format."""
         return self.request or without_leaks(self.instruction, self.leaks)
 
     @property
     def sha256(self) -> str:
-        """Hash of all that the task is."""
+        """SHA-256 of the content: texts, rows, token, keys and scoring."""
         rows = [[record.id for record in split] for split in (self.train, self.test)]
         texts = [self.name, self.instruction, self.description, self.common_wording.text]
-        told = [self.request, self.meanings, scoring_name(self.scoring), self.forbidden]
-        content = [*texts, self.keys, self.keywords, self.token, told, rows]
+        rest = [self.request, self.meanings, scoring_name(self.scoring), self.forbidden]
+        content = [*texts, self.keys, self.keywords, self.token, rest, rows]
         return hashlib.sha256(canonical_json(content)).hexdigest()
