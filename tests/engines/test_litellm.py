@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import socket
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from openai_server import Call, OpenAIServer, Reply, answer, drop, refusal
+from api_engines import ServerTests, api_environment, asked  # noqa: F401
+from openai_server import OpenAIServer, answer, refusal
 from real_server import RealServer, serving
 
 from delia_data.engines import (
     ApiOptions,
-    Completion,
     Engine,
     Prices,
     Request,
@@ -35,60 +30,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Item '.*' on TypedDict class:UserWarning"),
 ]
 
-KEY = "sk-test-0123456789abcdef"
+
+class TestServer(ServerTests):
+    engine = LitellmEngine
+    model = "openai/stand-in"
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("delia_data.engines.api._BACKOFF_S", 0.002)
-
-
-def asked(count: int) -> list[Request]:
-    return [Request(str(i), (Message("user", f"question {i}"),), 2**62 + i) for i in range(count)]
-
-
-def engine_for(server: OpenAIServer, **options: Any) -> LitellmEngine:
-    return LitellmEngine("openai/stand-in", ApiOptions(**{"api_base": server.url, **options}))
-
-
-def answers(
-    reply: Callable[[Call], Reply] | None, count: int = 10, **options: Any
-) -> tuple[list[Completion], OpenAIServer]:
-    with OpenAIServer(reply) as server:
-        completions = list(engine_for(server, **options).generate(asked(count), Sampling()))
-    assert sorted(int(c.id) for c in completions) == list(range(count))
-    return sorted(completions, key=lambda c: int(c.id)), server
-
-
-def first_time(reply: Reply) -> Callable[[Call], Reply]:
-    seen: set[str] = set()
-
-    def judge(call: Call) -> Reply:
-        if call.question in seen:
-            return answer(call.question)
-        seen.add(call.question)
-        return reply
-
-    return judge
-
-
-def test_each_request_is_sent_once() -> None:
-    completions, server = answers(lambda call: answer(f" re {call.question} ", words=3))
-    assert [c.text for c in completions] == [f"re question {i}" for i in range(10)]
-    assert (completions[0].tokens, completions[0].prompt_tokens) == (3, 10)
-    assert len(server.calls) == 10
-    call = next(call for call in server.calls if call.question == "question 3")
-    assert call.headers["authorization"] == f"Bearer {KEY}"
-    assert call.body == {
-        "model": "stand-in",
-        "messages": [{"role": "user", "content": "question 3"}],
-        "temperature": 0.7,
-        "top_p": 0.95,
-        "max_tokens": 512,
-        "seed": 3,
-    }
+answers = TestServer().answers
 
 
 def test_manifest_names_no_machine() -> None:
@@ -167,85 +115,6 @@ def test_content_filter_is_an_error() -> None:
     assert server.count == 2
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        refusal(500),
-        refusal(503),
-        refusal(429),
-        refusal(429, retry_after=0.01),
-        drop(),
-        Reply(body=b'{"choices": ['),
-        Reply(body=b'{"choices": []}'),
-    ],
-    ids=lambda r: f"{r.status}-{r.dropped}-{r.body[-12:]!r}-{r.headers}",
-)
-def test_transient_faults_lose_no_row(fault: Reply) -> None:
-    completions, server = answers(first_time(fault))
-    assert [c.text for c in completions] == [f"question {i}" for i in range(10)]
-    assert server.count == 20
-
-
-def test_hanging_request_is_retried() -> None:
-    completions, _ = answers(first_time(answer(delay_s=60)), 3, timeout_s=0.5)
-    assert [c.text for c in completions] == [f"question {i}" for i in range(3)]
-
-
-def test_bad_request_fails_only_its_row() -> None:
-    def judge(call: Call) -> Reply:
-        if call.question == "question 4":
-            return refusal(400, f"This is too long,\n{KEY}.")
-        return answer(call.question)
-
-    completions, server = answers(judge)
-    (failed,) = [c for c in completions if c.finish == "error"]
-    assert failed.id == "4"
-    assert failed.error == "the request was rejected (HTTP 400): This is too long, ***"
-    assert server.count == 10
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        (refusal(401, f"Incorrect API key provided: {KEY}"), "rejects the key"),
-        (refusal(403, "no"), "rejects the key"),
-        (refusal(404, "The model `stand-in` does not exist"), "has no model 'openai/stand-in'"),
-        (refusal(429, "You exceeded your quota", code="insufficient_quota"), "quota"),
-        (refusal(402, f"Pay first, owner of {KEY}"), "quota"),
-    ],
-    ids=lambda value: str(getattr(value, "status", "")),
-)
-def test_fatal_error_ends_the_run_with_one_line(
-    fault: Reply, said: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with OpenAIServer(lambda call: answer("yes") if call.number <= 10 else fault) as server:
-        engine = engine_for(server, concurrency=4)
-        given: list[Completion] = []
-        with pytest.raises(EngineError, match=said) as caught:
-            given.extend(engine.generate(asked(1000), Sampling()))
-    assert [c.text for c in given] == ["yes"] * 10
-    assert server.count <= 14
-    assert "\n" not in str(caught.value)
-    printed = "".join(capfd.readouterr())
-    assert not printed
-    for place in (str(caught.value), repr(engine), str(engine.describe()), caplog.text):
-        assert KEY not in place
-
-
-def test_unreachable_server_is_reported_soon() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        engine = LitellmEngine("openai/m", ApiOptions(api_base=address))
-        with pytest.raises(EngineError, match=f"{address} cannot be reached"):
-            list(engine.generate(asked(9), Sampling()))
-
-
-def test_concurrency_is_never_exceeded() -> None:
-    _, server = answers(lambda _: answer(delay_s=0.02), 40, concurrency=5)
-    assert server.most_busy == 5
-
-
 def test_unsupported_parameter_is_an_error_before_sending() -> None:
     with OpenAIServer() as server:
         engine = LitellmEngine("openai/o3-mini", ApiOptions(api_base=server.url))
@@ -263,50 +132,6 @@ def test_provider_and_key_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     with pytest.raises(InputError, match="set ANTHROPIC_API_KEY"):
         LitellmEngine("anthropic/claude-sonnet-4-5")
-
-
-def gone(server: OpenAIServer) -> bool:
-    for _ in range(500):
-        if not server.connections:
-            return True
-        time.sleep(0.01)
-    return False
-
-
-def test_closing_early_closes_all_connections(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    caplog.set_level(logging.WARNING)
-
-    def judge(call: Call) -> Reply:
-        return answer(delay_s=0.0 if call.number <= 5 else 60.0)
-
-    with OpenAIServer(judge) as server:
-        for _ in range(2):
-            completions = engine_for(server).generate(asked(100), Sampling())
-            if server.count == 0:
-                assert next(completions).finish == "stop"
-            completions.close()  # type: ignore[attr-defined]
-        assert gone(server)
-    assert not caplog.records
-    assert not "".join(capfd.readouterr())
-
-
-def test_ctrl_c_closes_all_connections(caplog: pytest.LogCaptureFixture) -> None:
-    def judge(call: Call) -> Reply:
-        if call.number == 20:
-            os.kill(os.getpid(), signal.SIGINT)
-        return answer(delay_s=0.0 if call.number < 15 else 60.0)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with OpenAIServer(judge) as server:
-            with pytest.raises(KeyboardInterrupt):
-                list(engine_for(server).generate(asked(100), Sampling()))
-            assert gone(server)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert not caplog.records
 
 
 @pytest.fixture(scope="module")
