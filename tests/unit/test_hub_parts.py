@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import hub_folders
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
@@ -25,46 +24,20 @@ from delia_data.hub.parts import (
 from delia_data.hub.secrets import check_secrets, texts_of
 from delia_data.mixing import mix, read_task_rows, save_mixture
 from delia_data.outputs import Manifest, finish, read_manifest
-from delia_data.records import Record, write_record
 
 Make = Callable[..., Path]
 
 
 @pytest.fixture
 def make_task(tmp_path: Path) -> Make:
-    def make(name: str = "task", rows: int = 4, wording: str = "As <sep>: {}?") -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        for split, numbers in (("train", range(rows)), ("test", (90, 91))):
-            lines = [
-                {**write_record(Record.pair(wording.format(n), f"{n}!")), "wording_id": f"w{n % 2}"}
-                for n in numbers
-            ]
-            text = "".join(json.dumps(line) + "\n" for line in lines)
-            (folder / f"{split}.jsonl").write_text(text, "utf-8")
-        settings = {"name": "count", "token": "<sep>"}
-        finish(folder, Manifest(kind="task", settings=settings, rows={"train": rows, "test": 2}))
-        return folder
-
-    return make
+    return lambda name="task", **more: hub_folders.make_task(tmp_path / name, rows=4, **more)
 
 
 @pytest.fixture
 def make_cache(tmp_path: Path) -> Make:
-    def make(name: str = "cache", shards: tuple[int, ...] = (20,), text: str = "Said {}.") -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        done = 0
-        for number, size in enumerate(shards):
-            records = [Record.pair(f"Q {n}?", text.format(n)) for n in range(done, done + size)]
-            rows = [{**write_record(r), "source_id": r.id} for r in records]
-            pq.write_table(pa.Table.from_pylist(rows), folder / f"pairs-{number:05}.parquet")
-            done += size
-        dropped = {"empty": 3}
-        finish(folder, Manifest(kind="cache", rows={"kept": done}, dropped=dropped))
-        return folder
-
-    return make
+    return lambda name="cache", shards=(20,), **more: hub_folders.make_cache(
+        tmp_path / name, *shards, **more
+    )
 
 
 def rows_of(folder: Path, split: str = "train") -> list[dict[str, Any]]:
@@ -129,7 +102,7 @@ class TestParts:
         task, ids = read_task_rows(parts["task"].folder), cache_ids(parts["cache"].folder)
         assert check_mixture(part, task, ids) == 8
         assert check_mixture(part, None, None) == 0
-        other_cache = cache_ids(make_cache("other", text="Other {}."))
+        other_cache = cache_ids(make_cache("other", extra=" So!"))
         with pytest.raises(InputError, match="8 pairs that the cache does not have"):
             check_mixture(part, task, other_cache)
         other_task = read_task_rows(make_task("reworded", wording="By <sep>: {}?"))
@@ -202,7 +175,7 @@ class TestPublication:
 
 class TestScan:
     def test_rows_and_manifests_are_scanned(self, make_cache: Make, tmp_path: Path) -> None:
-        cache = make_cache(text="Call me {} at me@somewhere.org")
+        cache = make_cache(extra=" Write to me@somewhere.org")
         manifest = read_manifest(cache)
         finish(cache, manifest.model_copy(update={"settings": {"url": "http://me:pass1@host.org"}}))
         parts = read_parts([cache])
@@ -216,6 +189,6 @@ class TestScan:
 
     def test_every_text_of_a_row_is_seen_and_its_ids_are_not(self, make_cache: Make) -> None:
         texts = list(texts_of(read_parts([make_cache(shards=(2,))])["cache"]))
-        assert ("cache/pairs-00000.parquet row 1", "Said 1.") in texts
+        assert ("cache/pairs-00000.parquet row 1", "Answer 1.") in texts
         ids = cache_ids(make_cache("again", shards=(2,))).to_pylist()
         assert not {text for _, text in texts} & set(ids)
