@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from delia_data.cli._output import AsJson, console, show_json, step
-from delia_data.sampling.quality import Quality, measure_quality
+from delia_data.sampling import Quality, measure_quality
 
 _SHARES: Final = {
     "accepted_share": "of the finished rows were accepted",

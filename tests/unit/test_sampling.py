@@ -85,16 +85,6 @@ def test_each_request_has_its_own_seed(tmp_path: Path) -> None:
     assert {r.id: r.seed for r in turned.requests} == {r.id: r.seed for r in asked.requests}
 
 
-def test_pairs_depend_on_the_seed_and_not_on_the_order_of_queries(tmp_path: Path) -> None:
-    caches = []
-    for name, queries in (("one", QUERIES[:20]), ("two", QUERIES[19::-1])):
-        sample(MockEngine(shuffle=3), queries, tmp_path / name, target=20, filters=())
-        caches.append({record.id for record in read_cache(tmp_path / name)})
-    assert caches[0] == caches[1]
-    sample(MockEngine(), QUERIES[:20], tmp_path / "three", target=20, seed=1, filters=())
-    assert not caches[0] & {record.id for record in read_cache(tmp_path / "three")}
-
-
 def test_manifest_records_the_settings(tmp_path: Path) -> None:
     def short(query: str, completion: Completion) -> str | None:
         return "short" if completion.tokens < 3 else None
@@ -194,17 +184,6 @@ def test_run_without_accepted_pairs_gives_no_cache(tmp_path: Path) -> None:
 
 
 # How a query is put
-
-
-def test_a_system_prompt_comes_first(tmp_path: Path) -> None:
-    asked = RecordingEngine()
-    run(asked, tmp_path, target=1, prompts=PromptOptions(system="Be brief."))
-    turns = asked.requests[0].messages
-    assert [(turn.role, turn.content) for turn in turns] == [
-        ("system", "Be brief."),
-        ("user", QUERIES[0].text),
-    ]
-    assert [turn.role for turn in read_cache(tmp_path)[0].messages] == ["user", "assistant"]
 
 
 def test_exemplar_prompt_matches_the_code_of_the_paper(tmp_path: Path) -> None:
