@@ -10,8 +10,14 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Pre
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from delia_data.engines import Completion, Request, Sampling
-from delia_data.engines.decoding import Batch, Row, _attend, fast_attention, is_supported
-from delia_data.engines.transformers import TransformersEngine
+from delia_data.engines.transformers import (
+    Batch,
+    Row,
+    TransformersEngine,
+    _attend,
+    fast_attention,
+    is_supported,
+)
 from delia_data.records import Message
 
 # Of the tiny model's 261 tokens so many end an answer, so that lengths differ.
