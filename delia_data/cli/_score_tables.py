@@ -10,10 +10,8 @@ from rich.text import Text
 
 from delia_data.cli._output import console
 from delia_data.evaluation.bootstrap import Estimate
-from delia_data.evaluation.generation import INSTRUCTED, MODEL, UNTRAINED
-from delia_data.evaluation.scores import NUMBERS, Comparison, Evaluation, Number
-
-SYSTEM_TITLES = {MODEL: "model", UNTRAINED: "untrained", INSTRUCTED: "untrained, instructed"}
+from delia_data.evaluation.generation import SYSTEMS
+from delia_data.evaluation.scores import NUMBERS, Comparison, Evaluation
 
 
 def signed(estimate: Estimate) -> str:
@@ -35,14 +33,6 @@ def interval(estimate: Estimate | None, digits: int = 2) -> str:
         for number in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} [{low}, {high}]"
-
-
-def number_text(number: Number, estimate: Estimate | None, *, difference: bool = False) -> str:
-    """Format one of `NUMBERS` in its unit with its interval; a dash if it is unknown."""
-    if estimate is None:
-        return "–"
-    ends = number.interval(estimate, signed=difference)
-    return f"{number.text(estimate.value, signed=difference)} [{ends}]"
 
 
 def _score(estimate: Estimate | None) -> str:
@@ -74,19 +64,19 @@ def print_evaluation(evaluation: Evaluation) -> None:
             [name, *(_with_error(scores.get(name)) for scores in general.values())]
             for name in names
         ]
-        print_table(("lm-eval", *(SYSTEM_TITLES[system] for system in general)), rows)
+        print_table(("lm-eval", *(SYSTEMS[system] for system in general)), rows)
     _print_notes(_notes(evaluation))
 
 
 def print_numbers(evaluation: Evaluation) -> None:
     """Print the numbers of the model, and of the untrained model without and with instruction."""
-    systems = [system for system in SYSTEM_TITLES if system in evaluation.numbers]
+    systems = [system for system in SYSTEMS if system in evaluation.numbers]
     rows = []
     for number in NUMBERS:
         estimates = [evaluation.number(number.name, system) for system in systems]
         if any(estimates) or number.name != "general":
-            rows.append([number.title, *(number_text(number, one) for one in estimates)])
-    print_table(("number", *(SYSTEM_TITLES[system] for system in systems)), rows)
+            rows.append([number.title, *(number.text_of(one) for one in estimates)])
+    print_table(("number", *(SYSTEMS[system] for system in systems)), rows)
 
 
 def print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
@@ -97,13 +87,13 @@ def print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
         "in percentage points"
     )
     rows = [
-        [number.title, number_text(number, estimate, difference=True)]
+        [number.title, number.text_of(estimate, signed=True)]
         for number in NUMBERS
         if (estimate := comparison.numbers.get(number.name))
     ]
     leak = next(number for number in NUMBERS if number.name == "leak")
     rows += [
-        [f"  leak, {probe}", number_text(leak, estimate, difference=True)]
+        [f"  leak, {probe}", leak.text_of(estimate, signed=True)]
         for probe, estimate in comparison.leaks.items()
     ]
     rows += [[name, signed(one)] for name, one in comparison.translation.items()]
@@ -123,7 +113,7 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
     yield from (f"{name} is unknown: {why}" for name, why in _grouped(evaluation.unknown))
     if any(evaluation.unfinished.values()):
         counts = ", ".join(
-            f"{count} ({SYSTEM_TITLES[system]})" for system, count in evaluation.unfinished.items()
+            f"{count} ({SYSTEMS[system]})" for system, count in evaluation.unfinished.items()
         )
         yield (
             f"of {evaluation.rows['unrelated']} unrelated answers, so many end in mid-sentence "

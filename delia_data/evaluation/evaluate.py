@@ -10,6 +10,7 @@ folder/
     rows.jsonl           questions, answers and grades of each row
     general.json         scores on tasks of lm-eval, if there are any
     evaluation.json      numbers with their intervals
+    model_card.md        the same as a table for a model card
     manifest.json, FINISHED
 """
 
@@ -61,6 +62,7 @@ from delia_data.outputs import (
     folder_lock,
     read_manifest,
     write_json,
+    write_text,
 )
 from delia_data.records import Record
 from delia_data.sampling.embeddings import Embedder
@@ -72,8 +74,9 @@ if TYPE_CHECKING:
 EVALUATION: Final = "evaluation.json"
 ROWS: Final = "rows.jsonl"
 DIVERGENCES: Final = "divergences.jsonl"
+CARD: Final = "model_card.md"
 _GENERAL: Final = "general.json"
-_NAMES: Final = frozenset({ASKING, ANSWERS, ROWS, EVALUATION, DIVERGENCES, _GENERAL})
+_NAMES: Final = frozenset({ASKING, ANSWERS, ROWS, EVALUATION, CARD, DIVERGENCES, _GENERAL})
 
 
 def evaluate(
@@ -166,6 +169,7 @@ def evaluate(
         evaluation = replace(evaluation, general_tasks=_general(opened, root, general_tasks))
         write_scored_rows(root / ROWS, scored)
         write_json(root / EVALUATION, evaluation.as_dict())
+        write_text(root / CARD, evaluation.card())
         settings = {
             **described,
             "task": task.name,

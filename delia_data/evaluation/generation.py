@@ -44,9 +44,13 @@ Baselines without training use one."""
 MODEL: Final = "model"
 UNTRAINED: Final = "untrained"
 INSTRUCTED: Final = "instructed"
-SYSTEMS: Final = (MODEL, UNTRAINED, INSTRUCTED)
-"""The evaluated system, the untrained model, and the untrained model that is given the full
-instruction in place of the token."""
+SYSTEMS: Final = {
+    MODEL: "model",
+    UNTRAINED: "untrained",
+    INSTRUCTED: "untrained, full instruction",
+}
+"""Titles of the evaluated system and of its two bounds: the untrained model, and the untrained
+model that is given the full instruction in place of the token."""
 
 
 @dataclass(frozen=True, slots=True)

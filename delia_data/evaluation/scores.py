@@ -81,6 +81,13 @@ class Number(NamedTuple):
         ends = (self.text(end, signed=signed) for end in (estimate.low, estimate.high))
         return ", ".join(end.removesuffix("%") for end in ends)
 
+    def text_of(self, estimate: Estimate | None, *, signed: bool = False) -> str:
+        """Return an estimate with its interval, such as `95% [91, 98]`; a dash if it is unknown."""
+        if estimate is None:
+            return "–"
+        value = self.text(estimate.value, signed=signed)
+        return f"{value} [{self.interval(estimate, signed=signed)}]"
+
 
 NUMBERS: Final = (
     Number("follow", "follow", "share", True, "the asked-for format, exactly, with the token"),
@@ -313,6 +320,30 @@ class Evaluation:
         if name not in NUMBER_NAMES:
             raise InputError(f"number {name!r} is unknown: use one of {', '.join(NUMBER_NAMES)}")
         return self.numbers.get(system, {}).get(name)
+
+    def card(self) -> str:
+        """Return the text of a model card: the numbers with both bounds, in Markdown."""
+        systems = [system for system in SYSTEMS if system in self.numbers]
+        lines = [
+            f"## Evaluation on {self.task}",
+            "",
+            f"The token is `{self.token}`. Intervals of {100 * self.how.confidence:g}% are "
+            "bootstrapped over rows. Bounds are the untrained model, and the untrained model with "
+            "the full instruction in the prompt.",
+            "",
+            f"| number | meaning | {' | '.join(SYSTEMS[system] for system in systems)} |",
+            f"| --- | --- |{' ---: |' * len(systems)}",
+        ]
+        for number in NUMBERS:
+            texts = [number.text_of(self.number(number.name, system)) for system in systems]
+            if set(texts) != {"–"}:
+                lines.append(f"| {number.title} | {number.meaning} | {' | '.join(texts)} |")
+        counts = ", ".join(f"{name} {rows}" for name, rows in self.rows.items())
+        lines += [
+            "",
+            f"Prompts: {counts}. Answers have at most {self.system['max_tokens']} tokens.",
+        ]
+        return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""

@@ -13,7 +13,7 @@ from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.evaluate import read_divergences, read_evaluation
 from delia_data.evaluation.figures import follow_leak_obey
-from delia_data.evaluation.generation import INSTRUCTED, MODEL, UNTRAINED
+from delia_data.evaluation.generation import MODEL, SYSTEMS
 from delia_data.evaluation.keep import Divergence
 from delia_data.evaluation.scores import (
     NUMBERS,
@@ -49,10 +49,6 @@ _NOTE: Final = (
     "against the full instruction. Rows in italics are bounds. Brackets show intervals by "
     "bootstrap over rows."
 )
-_BOUNDS: Final[Mapping[str, str]] = {
-    UNTRAINED: "untrained",
-    INSTRUCTED: "untrained, full instruction",
-}
 _PROBES: Final[Mapping[str, str]] = {
     "plain": "Same requests, no token",
     "unrelated": "Unrelated requests",
@@ -191,7 +187,7 @@ def _lines(group: Sequence[EvaluatedRun]) -> list[tuple[str, bool, Mapping[str, 
     Bounds that several runs share are shown once.
     """
     lines = [(one.label, False, one.scores.numbers.get(MODEL, {})) for one in group]
-    for system, title in _BOUNDS.items():
+    for system, title in list(SYSTEMS.items())[1:]:
         bounds = [(one.label, bound) for one in group if (bound := one.scores.numbers.get(system))]
         same = all(bound == bounds[0][1] for _, bound in bounds)
         for label, bound in bounds[:1] if same else bounds:
@@ -246,7 +242,10 @@ def _tables(
     for one in group:
         if general := one.scores.general_tasks:
             names = dict.fromkeys(name for scores in general.values() for name in scores)
-            head = ["Task of lm-eval", *(_BOUNDS.get(system, one.label) for system in general)]
+            head = [
+                "Task of lm-eval",
+                *(one.label if system == MODEL else SYSTEMS[system] for system in general),
+            ]
             table = [
                 [name, *(f"{s[name][0]:.3f}" if name in s else "–" for s in general.values())]
                 for name in names
@@ -306,8 +305,7 @@ def _notes(group: Sequence[EvaluatedRun], differences: Mapping[str, Comparison])
             yield f"{one.label}: {' and '.join(names)} unknown: {why}"
         if any(scores.unfinished.values()):
             counts = " and ".join(
-                f"{number} ({_BOUNDS.get(system, 'this run')})"
-                for system, number in scores.unfinished.items()
+                f"{number} ({SYSTEMS[system]})" for system, number in scores.unfinished.items()
             )
             yield (
                 f"{one.label}: of {scores.rows['unrelated']} unrelated answers, {counts} end in "

@@ -78,7 +78,13 @@ def test_the_output_folder(tmp_path: Path, task: Path) -> None:
         "token": 10,
     }
     assert manifest.settings["format"]["keys"] == ["thought", "hallucination"]
-    assert set(manifest.files) == {"asking.json", "answers.jsonl", "rows.jsonl", "evaluation.json"}
+    files = {"asking.json", "answers.jsonl", "rows.jsonl", "evaluation.json", "model_card.md"}
+    assert set(manifest.files) == files
+    card = (tmp_path / "out" / "model_card.md").read_text()
+    assert "| number | meaning | model | untrained | untrained, full instruction |" in card
+    line = next(line for line in card.splitlines() if line.startswith("| follow |"))
+    assert line.endswith("| 100% [74, 100] | 0% [0, 26] | 0% [0, 26] |")
+    assert "keep: KL" not in card
     found, rows = read_evaluation(tmp_path / "out")
     values = {name: one.value for name, one in found.numbers["model"].items()}
     assert values == {
@@ -256,7 +262,7 @@ def test_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:
     assert told.code == 0, told.err
     table = [line.strip() for line in told.out.splitlines()]
     head = next(line for line in table if line.startswith("number"))
-    assert head.split() == ["number", "model", "untrained", "untrained,", "instructed"]
+    assert head.split()[:4] == ["number", "model", "untrained", "untrained,"]
     lines = {line.split("  ")[0]: line for line in table}
     for title in ("follow", "leak", "selectivity", "obey", "keep: KL", "right", "save"):
         assert title in lines
