@@ -62,6 +62,7 @@ RULES = {
     },
     "docs/guides/evaluation.md": {
         "delia evaluate my-adapter": Rule(skip=ADAPTER),
+        "from delia_data.evaluation import missed_bounds": Rule(skip=ADAPTER),
         "delia measure my-adapter": Rule(skip=ADAPTER),
         "delia report my-mix": Rule(skip=ADAPTER),
     },
