@@ -94,7 +94,7 @@ EXIT_CODES: Final = {
     1: "internal error, with its traceback",
     2: "invalid input or setting: one line says what is wrong and what to do",
     3: "finished with fewer rows than requested; the output says why",
-    4: "evaluated, and a bound of --gate is missed; the output says which",
+    4: "evaluated, and a bound of the gate is missed; the output says which",
     130: "stopped by Ctrl-C; run the same command again to continue",
 }
 

@@ -38,7 +38,7 @@ quickstart.DEFAULT_MODEL = sys.argv[2]
 quickstart.run(sys.argv[1], quickstart.QuickstartSettings(
     pairs=48, task_rows=6, held_out_rows=4, epochs=2, max_tokens=48))
 """
-STEPS = ("cache", "task", "mixture", "untrained", "adapter", "trained", "measurements")
+STEPS = ("cache", "task", "mixture", "adapter", "trained", "measurements")
 
 
 def stop_when(out: Path, model: Path, reached: Path, how: signal.Signals) -> None:
