@@ -404,8 +404,7 @@ class TransformersEngine:
         """Generate with the model's own `generate`, which applies all its settings."""
         torch = require("torch", extra="local")
         ends = end_token_ids(self.tokenizer, self.model.generation_config)
-        prompts, pad = [row.prompt for row in batch], self.tokenizer.pad_token_id
-        ids, mask = pad_left(prompts, pad, self.model.device)
+        ids, mask = self._pad([row.prompt for row in batch])
         width = ids.shape[1]
         processors: list[_ProgressReporter | _RowSampler] = [
             _ProgressReporter(self.on_part, width, len(batch) / sampling.max_tokens)
@@ -418,7 +417,7 @@ class TransformersEngine:
                 attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=sampling.max_tokens,
-                pad_token_id=pad,
+                pad_token_id=self.tokenizer.pad_token_id,
                 logits_processor=processors,
                 **options,
             )
@@ -427,6 +426,9 @@ class TransformersEngine:
             row.answer = answer if end is None else answer[: end + 1]
             row.finish = "length" if end is None else "stop"
         return [self._complete(row) for row in batch]
+
+    def _pad(self, prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        return pad_left(prompts, self.tokenizer.pad_token_id, self.model.device)
 
     def _complete(self, row: Row) -> Completion:
         assert row.finish is not None
