@@ -81,8 +81,8 @@ def command(
     untrained: Annotated[
         str | None,
         typer.Option(
-            help="Untrained model, or folder of its finished evaluation, for leak and keep. An "
-            "adapter needs none."
+            help="Untrained model, or folder of its finished evaluation, for leak and keep. Not "
+            "for an adapter, whose model is untrained with the adapter off."
         ),
     ] = None,
     tokenizer: Annotated[

@@ -117,9 +117,14 @@ def divergence(p: torch.Tensor, q: torch.Tensor, *, without: int | None = None) 
         q: Logits of the same positions; columns that only one of both has are left out.
         without: Id of a token that is left out of both.
     """
+    import torch
+
     width = min(p.shape[-1], q.shape[-1])
-    columns = [i for i in range(width) if i != without] if without is not None else slice(width)
-    logs = [logits[:, columns].float().log_softmax(-1) for logits in (p, q)]
+    logs = []
+    for logits in (p[:, :width].float(), q[:, :width].float()):
+        if without is not None and without < width:
+            logits = torch.cat([logits[:, :without], logits[:, without + 1 :]], dim=1)
+        logs.append(logits.log_softmax(-1))
     return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).clamp(min=0)
 
 

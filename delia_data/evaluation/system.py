@@ -166,9 +166,12 @@ def open_system(
     if trained:
         if add is not None:
             raise InputError(f"{model} is an adapter, which has its token: omit --add-token")
-        return open_adapter_system(
-            model, token=token, device=device, batch_size=batch_size, untrained=reference
-        )
+        if untrained is not None or reference is not None:
+            raise InputError(
+                f"{model} is an adapter, and its model with the adapter off is the untrained one: "
+                "omit --untrained"
+            )
+        return open_adapter_system(model, token=token, device=device, batch_size=batch_size)
     loaded, own = load_model(model, device=device), load_tokenizer(model)
     notes = _notes_on(own, token)
     if add is not None:
@@ -194,7 +197,6 @@ def open_adapter_system(
     token: str,
     device: str = "cpu",
     batch_size: int = _BATCH_SIZE,
-    untrained: Path | None = None,
 ) -> System:
     """Open a trained adapter, and its model with the adapter switched off as the untrained one.
 
@@ -205,7 +207,6 @@ def open_adapter_system(
         token: The task's token.
         device: Device of the model.
         batch_size: Number of answers to generate at a time.
-        untrained: Evaluation of the untrained model, whose answers are used instead.
 
     Raises:
         TokenError: The adapter was trained for another token.
@@ -233,7 +234,7 @@ def open_adapter_system(
         read_rows_in_place(model)
         other = SwitchedOffEngine(adapter, tokenizer, batch_size)
     mine = TransformersEngine(model, tokenizer, batch_size=batch_size)
-    return System(mine, untrained or other, tokenizer)
+    return System(mine, other, tokenizer)
 
 
 def _is_adapter(folder: Path) -> bool:

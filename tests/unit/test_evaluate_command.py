@@ -390,6 +390,7 @@ def test_adapters(tmp_path: Path, task: Path, delia: Delia) -> None:
     finish(adapter, Manifest(kind="adapter", settings={"token": "<table>"}))
     refused(delia("evaluate", adapter, task, out), "trained for <table>, and the task's token is")
     refused(delia("evaluate", adapter, task, out, "--add-token", "mean"), "omit --add-token")
+    refused(delia("evaluate", adapter, task, out, "--untrained", "any"), "omit --untrained")
     assert not out.exists()
 
 
