@@ -123,7 +123,7 @@ class Report:
         rows: Rows of the input.
         dropped: Rows that are left out because text cannot express them, by reason.
         changed: Rows that were changed, by reason: `reasoning_removed`.
-        ignored: Columns that no row format uses.
+        ignored: Columns that no row format uses, and fields of turns as `messages.name`.
         skipped: Files of a folder that were not read, with the reason.
         is_own: Whether this package wrote the input, whose other columns are no loss.
     """
