@@ -179,20 +179,17 @@ def command(
                 token=token,
                 expand=expand,
             )
+        options: dict[str, Any] = {
+            "target": target,
+            "sampling": sampling,
+            "seed": seed,
+            "token": token,
+            "prompts": prompts,
+            "filters": filters,
+        }
         if estimate_only:
             with step("probing") as update:
-                result = estimate(
-                    loaded,
-                    source,
-                    out,
-                    target=target,
-                    filters=filters,
-                    sampling=sampling,
-                    prompts=prompts,
-                    seed=seed,
-                    token=token,
-                    rows=probe_rows,
-                )
+                result = estimate(loaded, source, out, **options, rows=probe_rows)
                 update(result.probed, result.probed)
             show_json(result) if as_json else _print_estimate(result)
             return
@@ -208,12 +205,7 @@ def command(
                 loaded,
                 source,
                 out,
-                target=target,
-                sampling=sampling,
-                seed=seed,
-                token=token,
-                prompts=prompts,
-                filters=filters,
+                **options,
                 limits=limits,
                 saturation=saturation,
                 keep_rejected=keep_rejected,
