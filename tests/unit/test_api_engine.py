@@ -306,7 +306,7 @@ def test_error_in_the_request_iterator_closes_the_client() -> None:
     assert api.closed
 
 
-def test_it_runs_inside_a_running_event_loop() -> None:
+def test_generate_works_inside_a_running_event_loop() -> None:
     async def cell() -> list[str]:
         return ids(run(Api(), asked(50)))
 

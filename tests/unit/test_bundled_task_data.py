@@ -161,7 +161,7 @@ def test_the_first_rows_are_balanced_too(split: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("column", ["hallucination", "split"])
-def test_position_tells_nothing(column: str) -> None:
+def test_position_does_not_predict_the_label(column: str) -> None:
     values = [row[column] for row in FACTS]
     changes = sum(a != b for a, b in pairwise(values))
     assert 80 <= changes <= 120
@@ -173,7 +173,7 @@ def test_position_tells_nothing(column: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_look_of_the_shown_answer_tells_nothing(split: str) -> None:
+def test_form_of_the_answer_does_not_predict_the_label(split: str) -> None:
     looks: dict[str, Callable[[str], float]] = {
         "characters / 20": lambda text: len(text) / 20,
         "words / 3": lambda text: len(text.split()) / 3,

@@ -15,7 +15,7 @@ from delia_data.outputs import read_manifest
 from delia_data.sampling.embeddings import Embedder
 
 ROWS = 'id,question,label\n1,"Is it, so?",yes\n2,Is it?,no\n3,Why?,no\n4,"Two\nlines?",yes\n'
-TOLD = ["--query", "{question}", "--answer", "{label}", "--instruction", "Say if it is so."]
+OPTIONS = ["--query", "{question}", "--answer", "{label}", "--instruction", "Say if it is so."]
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def written(folder: Path, wordings: list[str]) -> Path:
 # Inspecting
 
 
-def test_inspect_shows_what_was_understood(delia: Delia, rows: Path) -> None:
+def test_inspect_prints_a_summary(delia: Delia, rows: Path) -> None:
     before = names(rows.parent)
-    result = delia("task", "inspect", rows, *TOLD, "--test-share", 0.25)
+    result = delia("task", "inspect", rows, *OPTIONS, "--test-share", 0.25)
     assert result.code == 0, result.err
     shown = dict(line.split("  ", 1) for line in result.out.splitlines() if "  " in line)
     facts = {name.strip(): value.strip() for name, value in shown.items()}
@@ -56,7 +56,7 @@ def test_inspect_shows_what_was_understood(delia: Delia, rows: Path) -> None:
 
 
 def test_inspect_as_json(delia: Delia, rows: Path) -> None:
-    result = delia("task", "inspect", rows, *TOLD, "--token", "<sep:x>", "--json")
+    result = delia("task", "inspect", rows, *OPTIONS, "--token", "<sep:x>", "--json")
     found = json.loads(result.out)
     assert found["token"] == "<sep:x>"
     assert found["labels"] == {"no": 2, "yes": 2}
@@ -69,8 +69,8 @@ def test_inspect_a_ready_task(delia: Delia, tmp_path: Path) -> None:
     assert "rows              30" in result.out
     for language in ("en", "is"):
         (tmp_path / f"dev.{language}").write_text("".join(f"{language} {i}\n" for i in range(10)))
-    told = ["--data", tmp_path, "--from-language", "is", "--to-language", "en", "--json"]
-    found = json.loads(delia("task", "inspect", "translation", *told).out)
+    given = ["--data", tmp_path, "--from-language", "is", "--to-language", "en", "--json"]
+    found = json.loads(delia("task", "inspect", "translation", *given).out)
     assert (found["rows"], found["held-out rows"]) == (8, 2)
     assert found["scored by"] == "translation"
 
@@ -93,11 +93,11 @@ def test_inspect_a_ready_task(delia: Delia, tmp_path: Path) -> None:
             ["and 'mine.csv' is not one"],
         ),
         (["mine.csv", "--format", "xml"], ["format 'xml' is unknown"]),
-        (["mine.csv", *TOLD[:4]], ["no instruction was found", "--instruction-column"]),
-        (["mine.csv", *TOLD[:5], " "], ["the instruction is empty"]),
-        (["mine.csv", *TOLD, "--token", "so"], ["hold", "so already, as text", "--token"]),
+        (["mine.csv", *OPTIONS[:4]], ["no instruction was found", "--instruction-column"]),
+        (["mine.csv", *OPTIONS[:5], " "], ["the instruction is empty"]),
+        (["mine.csv", *OPTIONS, "--token", "so"], ["hold", "so already, as text", "--token"]),
         (["mine.csv", "--query", "{qestion}", "--answer", "{label}"], ["names column 'qestion'"]),
-        (["none.csv", *TOLD], ["none.csv is not there"]),
+        (["none.csv", *OPTIONS], ["none.csv is not there"]),
     ],
 )
 def test_bad_input(
@@ -129,8 +129,8 @@ MINE = [
 @pytest.mark.usefixtures("_light")
 def test_a_csv_becomes_a_diversified_task(delia: Delia, rows: Path) -> None:
     out, wordings = rows.parent / "out", written(rows.parent, MINE)
-    told = [*TOLD, "--test-share", 0.25, "--meaning", "Does the question hold?"]
-    result = delia("diversify", out, "--task", rows, *told, "--wordings-from", wordings)
+    given = [*OPTIONS, "--test-share", 0.25, "--meaning", "Does the question hold?"]
+    result = delia("diversify", out, "--task", rows, *given, "--wordings-from", wordings)
     assert result.code == 0, result.err
     assert "3 training and 1 held-out rows in 4 wordings" in result.out
     assert "wordings rejected: 1 no_token" in result.out
@@ -141,7 +141,7 @@ def test_a_csv_becomes_a_diversified_task(delia: Delia, rows: Path) -> None:
     spread = manifest.details["spread"]["wordings"]
     assert spread["texts"] == 4
     assert np.isclose(sum(spread["spectrum"]), 1, atol=1e-3)
-    assert delia("diversify", out, "--task", rows, *told, "--wordings-from", wordings).code == 0
+    assert delia("diversify", out, "--task", rows, *given, "--wordings-from", wordings).code == 0
     assert read_manifest(out) == manifest
     assert delia("mix", out / "undiversified", rows.parent / "none", out, "--ratio", 1).code == 2
 
@@ -174,12 +174,12 @@ def test_unused_columns_files_and_reasoning_are_noted(delia: Delia, tmp_path: Pa
 @pytest.mark.usefixtures("_light")
 def test_fewer_wordings_are_chosen(delia: Delia, rows: Path) -> None:
     out, wordings = rows.parent / "out", written(rows.parent, MINE)
-    told = [*TOLD, "--meaning", "Does the question hold?", "--wordings-from", wordings]
-    result = delia("diversify", out, "--task", rows, *told, "--wordings", 2)
+    given = [*OPTIONS, "--meaning", "Does the question hold?", "--wordings-from", wordings]
+    result = delia("diversify", out, "--task", rows, *given, "--wordings", 2)
     assert "in 2 wordings" in result.out
     assert "1 no_token, 2 not_chosen" in result.out
     refused(
-        delia("diversify", out, "--task", rows, *told, "--wordings", 9),
+        delia("diversify", out, "--task", rows, *given, "--wordings", 9),
         "4 of 9 wordings pass the gates; no_token rejects most",
     )
 
@@ -199,8 +199,8 @@ def test_a_model_writes_them(delia: Delia, rows: Path, monkeypatch: pytest.Monke
 
     a_model(monkeypatch, answer)
     out = rows.parent / "out"
-    told = ["--task", rows, *TOLD, "--wordings-from", "model", "--engine", "mock", "--lenient"]
-    result = delia("diversify", out, *told, "--wordings", 8)
+    given = ["--task", rows, *OPTIONS, "--wordings-from", "model", "--engine", "mock", "--lenient"]
+    result = delia("diversify", out, *given, "--wordings", 8)
     assert result.code == 0, result.err
     assert "in 8 wordings" in result.out
     assert "texts passed" in result.out
@@ -209,7 +209,7 @@ def test_a_model_writes_them(delia: Delia, rows: Path, monkeypatch: pytest.Monke
     assert manifest.dropped["not_chosen"] == 2
     assert {"written/written.jsonl", "rejected.jsonl"} <= set(manifest.files)
     asked = (out / "written" / "written.jsonl").read_text()
-    assert delia("diversify", out, *told, "--wordings", 8).code == 0
+    assert delia("diversify", out, *given, "--wordings", 8).code == 0
     assert (out / "written" / "written.jsonl").read_text() == asked
 
 
@@ -219,8 +219,8 @@ def test_a_model_that_never_writes_one(
 ) -> None:
     a_model(monkeypatch, lambda request: f"Say it {request.seed}.")
     out = rows.parent / "out"
-    told = ["--task", rows, *TOLD, "--wordings-from", "model", "--engine", "mock"]
-    result = delia("diversify", out, *told, "--wordings", 5, "--tries", 40)
+    given = ["--task", rows, *OPTIONS, "--wordings-from", "model", "--engine", "mock"]
+    result = delia("diversify", out, *given, "--wordings", 5, "--tries", 40)
     refused(
         result,
         "0 of 5 wordings passed in 40 tries",
@@ -231,25 +231,25 @@ def test_a_model_that_never_writes_one(
     assert len((out / "written" / "written.jsonl").read_text().splitlines()) == 40
 
 
-def test_what_cannot_be_asked_of_a_model(delia: Delia, rows: Path) -> None:
+def test_invalid_requests_for_wordings_are_refused(delia: Delia, rows: Path) -> None:
     out = rows.parent / "out"
-    told = ["--task", rows, *TOLD, "--no-embeddings", "--any-language"]
+    given = ["--task", rows, *OPTIONS, "--no-embeddings", "--any-language"]
     refused(
-        delia("diversify", out, *told, "--request", "Say yes or no.", "--engine", "mock"),
+        delia("diversify", out, *given, "--request", "Say yes or no.", "--engine", "mock"),
         "names the format (no, yes)",
         "--request",
     )
-    refused(delia("diversify", out, *told, "--wordings", 0), "0 wordings are too few")
+    refused(delia("diversify", out, *given, "--wordings", 0), "0 wordings are too few")
     refused(
-        delia("diversify", out, *told, "--wordings", 3, "--wordings-from", "list.txt"),
+        delia("diversify", out, *given, "--wordings", 3, "--wordings-from", "list.txt"),
         "leave --no-embeddings (embed=False) out",
     )
     assert not out.exists()
     refused(
-        delia("diversify", out, *told, "--wordings-from", "bundled"),
+        delia("diversify", out, *given, "--wordings-from", "bundled"),
         "no wordings for task mine are bundled",
     )
     refused(
-        delia("diversify", out, *told, "--wordings-from", rows.parent / "none.txt"),
+        delia("diversify", out, *given, "--wordings-from", rows.parent / "none.txt"),
         "none.txt cannot be read",
     )

@@ -83,7 +83,7 @@ def test_the_same_points_cover_themselves_and_far_ones_nothing() -> None:
         (cloud(0, 9)[0], cloud(1, 9), 5),
     ],
 )
-def test_what_cannot_be_measured(
+def test_invalid_points_are_refused(
     reference: npt.NDArray[Any], sample: npt.NDArray[Any], k: int
 ) -> None:
     with pytest.raises(InputError, match="cannot be"):
@@ -140,7 +140,7 @@ def test_a_stream_of_ever_new_things_does_not() -> None:
     assert not measure.saturated
 
 
-def test_too_few_texts_tell_nothing() -> None:
+def test_fewer_texts_than_the_window_are_not_saturated() -> None:
     measure = Saturation(Meaning(), max_time=None, share=1, window=100, batch=1)
     seen = []
     for texts in ([], ["topic again"] * 99, ["topic again"]):
@@ -163,7 +163,7 @@ def test_a_share_of_the_texts_is_embedded_and_always_the_same_ones(share: float)
     assert len(embedded[0]) == pytest.approx(share * len(texts), rel=0.15)
 
 
-def test_what_is_held_is_bounded() -> None:
+def test_reservoir_is_bounded() -> None:
     measure = Saturation(Meaning(), max_time=None, share=1, reservoir=100, batch=7)
     measure.add(f"topic{i} is new" for i in range(1000))
     assert measure._held.shape == (100, 64)
@@ -173,7 +173,7 @@ def test_what_is_held_is_bounded() -> None:
     assert measure._hashes.tolist() == sorted(int.from_bytes(d, "little") for d in lowest)[:100]
 
 
-def test_what_an_earlier_run_said_is_not_novel() -> None:
+def test_texts_of_an_earlier_run_are_not_novel() -> None:
     anew, resumed = (Saturation(Meaning(), max_time=None, share=1, window=50) for _ in range(2))
     resumed.remember(f"topic{i} was said" for i in range(100))
     for measure in (anew, resumed):
@@ -211,7 +211,7 @@ def test_settings_have_bounds(settings: dict[str, Any]) -> None:
         Saturation(Meaning(), **settings)
 
 
-def test_without_the_model_it_says_so_before_anything_is_sampled(
+def test_missing_model_is_reported_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(embeddings, "find_spec", lambda _: None)

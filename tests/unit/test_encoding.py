@@ -86,7 +86,7 @@ def test_rows_of_every_format_are_sound(name: str, loss: Loss) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", sorted(REFUSE_SYSTEM))
-def test_a_format_without_a_system_turn_says_so_in_one_line(name: str, loss: Loss) -> None:
+def test_refused_system_turn_is_a_problem(name: str, loss: Loss) -> None:
     tokenizer = tokenizer_of(name)
     if loss == "generation-marks" and name not in MARKED:
         with pytest.raises(InputError, match="has no generation marks"):
@@ -99,7 +99,7 @@ def test_a_format_without_a_system_turn_says_so_in_one_line(name: str, loss: Los
     assert "\n" not in problem.reason
 
 
-def test_llama_2_writes_what_it_is_known_to_write() -> None:
+def test_template_of_llama_2() -> None:
     tokenizer = tokenizer_of("llama-2")
     turns = [message.as_dict() for message in SYSTEM.messages]
     for template in (LLAMA2, marked_template(tokenizer)):
@@ -114,13 +114,13 @@ def test_the_templates_that_trl_marks_are_found(name: str) -> None:
     assert marked_template(tokenizer) == shipped_template(f"{name}_training")
 
 
-def test_a_template_that_has_marks_is_taken_as_it_is() -> None:
+def test_a_template_with_marks_is_used_unchanged() -> None:
     tokenizer = family("gemma")
     tokenizer.chat_template = shipped_template("gemma_training") + "{# mine #}"
     assert marked_template(tokenizer) == tokenizer.chat_template
 
 
-def test_a_template_that_writes_otherwise_is_not_taken_for_a_known_one() -> None:
+def test_an_unknown_template_is_refused() -> None:
     tokenizer = family("smollm2")
     tokenizer.chat_template = tokenizer.chat_template.replace("SmolLM", "Anything")
     with pytest.raises(InputError, match="none that writes the same is known"):

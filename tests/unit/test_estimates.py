@@ -27,7 +27,7 @@ def within(interval: Interval | None, truth: float) -> bool:
     return interval.low <= truth <= interval.high
 
 
-def test_the_intervals_hold_what_the_whole_run_takes(tmp_path: Path) -> None:
+def test_intervals_contain_the_figures_of_the_run(tmp_path: Path) -> None:
     engine = MockEngine(worded, prices=Prices(1e-6, 3e-6))
     clock = iter([0.0, 90.0])
     found = estimate(engine, MANY, target=400, filters=[empty], clock=lambda: next(clock))
@@ -44,7 +44,7 @@ def test_the_intervals_hold_what_the_whole_run_takes(tmp_path: Path) -> None:
     assert found.hours.value == pytest.approx(90 / 3600 * 400 / found.kept)
 
 
-def test_the_probe_is_drawn_from_everywhere_and_each_query_once() -> None:
+def test_the_probe_is_a_uniform_sample_of_the_queries() -> None:
     asked = RecordingEngine()
     estimate(asked.engine, [*QUERIES, *QUERIES], target=10, filters=(), rows=30)
     numbers = sorted(int(query.rstrip(".").rsplit(" ", 1)[1]) for query in asked.queries)
@@ -57,12 +57,12 @@ def test_the_probe_is_drawn_from_everywhere_and_each_query_once() -> None:
     assert set(again.queries) == set(asked.queries) != set(other.queries)
 
 
-def test_what_is_not_known_is_not_told() -> None:
+def test_unknown_price_gives_no_dollars() -> None:
     found = estimate(MockEngine(prices=None), QUERIES, target=10, filters=())
     assert found.dollars is None
 
 
-def test_queries_that_a_model_writes_are_part_of_it(tmp_path: Path) -> None:
+def test_generated_queries_are_part_of_the_estimate(tmp_path: Path) -> None:
     def answer(request: Request) -> str:
         if request.role == "user":
             return f"the river number {request.seed} and tell why it matters to people there?"

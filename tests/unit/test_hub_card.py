@@ -162,7 +162,7 @@ Write to us.
 
 
 class TestMerge:
-    def test_sections_and_keys_of_a_person_stay(self) -> None:
+    def test_sections_and_keys_written_by_hand_stay(self) -> None:
         front, sections = split_card(card(before=BY_HAND))
         texts = dict(sections)
         assert "No animals were hurt." in texts["Ethics"]
@@ -174,7 +174,7 @@ class TestMerge:
         assert front["pretty_name"] == "My pairs"
         assert front["license"] == "mit"
 
-    def test_they_stay_where_they_stood(self) -> None:
+    def test_sections_written_by_hand_keep_their_position(self) -> None:
         names = [name for name, _ in split_card(card(before=BY_HAND))[1]]
         assert names.index("Ethics") == names.index("Mixtures") + 1
         assert names.index("Contact") == names.index("Usage") + 1

@@ -31,7 +31,7 @@ def caused(outer: Exception, inner: Exception) -> Exception:
     return outer
 
 
-PASSING = [
+TRANSIENT = [
     *(failed(status) for status in (408, 409, 412, 429, 500, 502, 503, 504)),
     httpx2.RemoteProtocolError("Server disconnected without sending a response."),
     httpx2.ConnectError("refused"),
@@ -40,7 +40,7 @@ PASSING = [
     OSError("Consistency check failed: file should be of size 9 but has size 4"),
     caused(RuntimeError("Error while uploading 'x'"), failed(500)),
 ]
-LASTING = [
+PERMANENT = [
     *(failed(status) for status in (400, 401, 403, 404)),
     OfflineModeIsEnabled("offline"),
     HFValidationError("bad name"),
@@ -50,12 +50,12 @@ LASTING = [
 ]
 
 
-@pytest.mark.parametrize("error", PASSING, ids=repr)
+@pytest.mark.parametrize("error", TRANSIENT, ids=repr)
 def test_transient_errors_are_retried(error: Exception) -> None:
     assert is_transient(error)
 
 
-@pytest.mark.parametrize("error", LASTING, ids=repr)
+@pytest.mark.parametrize("error", PERMANENT, ids=repr)
 def test_permanent_errors_are_not_retried(error: Exception) -> None:
     assert not is_transient(error)
 
@@ -77,23 +77,23 @@ class TestRetry:
 
         return do
 
-    def test_until_it_works(self, slept: list[float]) -> None:
+    def test_transient_errors_are_retried_until_success(self, slept: list[float]) -> None:
         retry = Retry(tries=5, base_s=1)
         assert retry.call(self.failing(failed(503), failed(412), failed(500))) == "done"
         assert len(slept) == 3
         assert 0.5 <= slept[0] <= 1 <= slept[1] <= 2 <= slept[2] <= 4
 
-    def test_there_is_a_limit(self, slept: list[float]) -> None:
+    def test_tries_are_limited(self, slept: list[float]) -> None:
         with pytest.raises(HfHubHTTPError):
             Retry(tries=3).call(self.failing(*[failed(503)] * 3))
         assert len(slept) == 2
 
-    def test_never_for_what_lasts(self, slept: list[float]) -> None:
+    def test_permanent_errors_are_raised_at_once(self, slept: list[float]) -> None:
         with pytest.raises(HfHubHTTPError):
             Retry().call(self.failing(failed(403)))
         assert slept == []
 
-    def test_the_hub_says_how_long(self) -> None:
+    def test_waits_that_the_hub_requests(self) -> None:
         retry = Retry(base_s=1, most_s=60)
         assert 7 <= retry.wait_s(1, failed(429, **{"Retry-After": "7"})) <= 8
         assert 55 <= retry.wait_s(1, failed(429, ratelimit='"api";r=0;t=55')) <= 56
@@ -142,7 +142,7 @@ class TestTranslated:
         assert not isinstance(found.value, HubError)
 
     @pytest.mark.parametrize("error", [VersionError("ours"), KeyError("a bug"), ValueError("bug")])
-    def test_others_go_through(self, error: Exception) -> None:
+    def test_other_errors_are_not_translated(self, error: Exception) -> None:
         with pytest.raises(type(error)) as found, translated("org/name"):
             raise error
         assert found.value is error

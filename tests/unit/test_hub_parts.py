@@ -45,7 +45,7 @@ def rows_of(folder: Path, split: str = "train") -> list[dict[str, Any]]:
 
 
 class TestParts:
-    def test_kinds_say_what_a_folder_is(
+    def test_parts_are_named_by_kind_and_ratio(
         self, make_task: Make, make_cache: Make, tmp_path: Path
     ) -> None:
         task, cache = make_task(), make_cache()

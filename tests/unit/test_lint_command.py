@@ -95,7 +95,7 @@ def test_a_mixture_without_a_token(delia: Delia, tmp_path: Path, tokenizer: Any)
     assert "2 rows: the labeled tokens are the answers and their ends" in result.out
 
 
-def test_rows_that_nobody_mixed(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
+def test_rows_of_a_file_are_linted(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
     """A row that names the token is a task row, any other a pair."""
     rows = [{"prompt": "as <sep:x>", "completion": "a"}, {"prompt": "q", "completion": "b"}]
     file = tmp_path / "rows.jsonl"
@@ -131,7 +131,7 @@ def test_a_token_that_the_model_knows(delia: Delia, tmp_path: Path, tokenizer: A
     assert delia("lint", save(tmp_path / "other", "a question <sep>")).code == 0
 
 
-def test_what_is_no_mixture(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
+def test_other_outputs_are_refused(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
     assert delia("diversify", tmp_path / "task").code == 0
     refused(delia("lint", tmp_path / "task"), "holds a task, not a mixture")
     (tmp_path / "task" / "FINISHED").unlink()

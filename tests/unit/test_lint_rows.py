@@ -142,7 +142,7 @@ def test_a_token_with_neighbours_is_counted(tokenizer: PreTrainedTokenizerBase) 
     assert checks(lint_rows([(other, True)], tokenizer)) == ["token-missing"]
 
 
-def test_several_tokens_and_none(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_several_tokens_and_an_empty_list(tokenizer: PreTrainedTokenizerBase) -> None:
     add_token_to_tokenizer(tokenizer, "<sep:table>")
     table = Record.pair("as <sep:table>", "a | b")
     both = ("<sep>", "<sep:table>")

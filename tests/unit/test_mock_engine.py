@@ -53,7 +53,7 @@ def test_the_mock_engine_answers_every_request_once(shuffle: int) -> None:
     assert {a.id: a for a in answers} == plain
 
 
-def test_the_mock_engine_cuts_and_says_so() -> None:
+def test_the_mock_engine_truncates_answers() -> None:
     engine = MockEngine(answer=lambda _: "one two three")
     cut, whole = (next(engine.generate(requests(1), Sampling(max_tokens=n))) for n in (2, 3))
     assert (cut.text, cut.tokens, cut.finish) == ("one two", 2, "length")
@@ -68,13 +68,13 @@ def test_the_mock_engine_counts_what_it_pretends_to_charge() -> None:
     assert answer.cost is None
 
 
-def test_the_mock_engine_speaks_for_the_user() -> None:
+def test_the_mock_engine_writes_the_user_turn() -> None:
     request = Request("id", (), 7, role="user", prefill="Explain ")
     (answer,) = MockEngine(answer=lambda _: "the rain.").generate([request], Sampling())
     assert answer.text == "Explain the rain."
 
 
-def test_none_among_requests_means_go_on_with_what_is_there() -> None:
+def test_none_ends_the_available_requests() -> None:
     first, second, third = requests(3)
     intake = RequestStream([first, second, None, third, None])
     assert intake.take(8) == [first, second]

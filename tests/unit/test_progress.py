@@ -159,7 +159,7 @@ def test_novelty_comes_from_the_given_function() -> None:
     assert Meter(novelty=lambda: 0.25).now().novelty == 0.25
 
 
-def test_it_does_not_grow() -> None:
+def test_memory_does_not_grow() -> None:
     def held(value: object) -> int:
         inner = value if isinstance(value, list | tuple) or hasattr(value, "maxlen") else ()
         return sys.getsizeof(value) + sum(map(held, inner))  # type: ignore[call-overload]

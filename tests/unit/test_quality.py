@@ -195,7 +195,7 @@ def test_the_command_prints_a_table_or_a_document(cache: Path, tmp_path: Path) -
     refused(spawn(tmp_path, "quality", tmp_path), "not a finished output")
 
 
-def test_packed_it_is_clean_and_a_cache_still(
+def test_packed_cache_has_no_secrets_and_can_grow(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundled = pytest.importorskip("benchmarks.bundled_cache")

@@ -117,7 +117,7 @@ def test_another_process_gives_the_same_list(everything: list[Query]) -> None:
     assert found == hashlib.sha256(repr(everything).encode()).hexdigest()
 
 
-def test_as_queries_they_are_read_again_in_the_seed_s_order(everything: list[Query]) -> None:
+def test_bundled_queries_can_be_iterated_again(everything: list[Query]) -> None:
     queries = BundledQueries(seed=3)
     assert list(queries) == list(queries) == bundled_queries(seed=3)
     assert list(BundledQueries()) == everything

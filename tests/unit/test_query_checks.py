@@ -69,7 +69,7 @@ def test_bad_queries(text: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(("finish", "reason"), [("length", "cut_off"), ("error", "failed")])
-def test_how_it_ended_comes_first(finish: Finish, reason: str) -> None:
+def test_failures_and_truncation_come_first(finish: Finish, reason: str) -> None:
     assert rejection_reason("What is a desert like?", finish, CHECKS) == reason
     assert rejection_reason("", finish, CHECKS) == reason
 

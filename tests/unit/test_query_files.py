@@ -139,7 +139,7 @@ def test_every_format_gives_the_same_query(query: str, answer: str, format: Any)
     assert read_query(write_record(record, "alpaca")) == Query(query, "user", answer)
 
 
-def test_what_reading_queries_loses(tmp_path: Path) -> None:
+def test_losses_of_reading_are_listed(tmp_path: Path) -> None:
     for name in ("train", "test"):
         lines(tmp_path / f"{name}.jsonl", [{"query": "Why?", "answer": "So.", "topic": "a"}])
     queries = FileQueries(tmp_path)

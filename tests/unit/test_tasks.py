@@ -56,7 +56,7 @@ def test_rows_come_back_with_wording_and_plain(tmp_path: Path) -> None:
     assert read_task_rows(str(tmp_path)) == ROWS
 
 
-def test_a_row_as_it_stands_in_the_folder() -> None:
+def test_a_row_as_json() -> None:
     assert ROWS.train[0].as_row() == {
         "messages": [
             {"role": "user", "content": "one <sep>"},
@@ -68,7 +68,7 @@ def test_a_row_as_it_stands_in_the_folder() -> None:
     assert ROWS.train[1].as_row()["wording_id"] is None
 
 
-def test_a_folder_says_its_own_token(tmp_path: Path) -> None:
+def test_the_token_comes_from_the_folder(tmp_path: Path) -> None:
     write_folder(tmp_path, ROWS, token="<json>")
     assert read_task_rows(tmp_path).token == read_task_rows(tmp_path, token="<json>").token
     with pytest.raises(TokenError, match=r"the task's token is '<json>', and '<sep>' was given"):
@@ -95,7 +95,7 @@ def test_another_kind_of_folder_is_refused(tmp_path: Path) -> None:
         read_task_rows(tmp_path)
 
 
-def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not there: give a folder, or "):
         read_task_rows(tmp_path / "missing")
 

@@ -20,7 +20,7 @@ ROWS: list[dict[str, Any]] = [
     {"id": i, "question": f"Question, {i}?\nIt has two lines.", "label": ["yes", "no"][i % 2]}
     for i in range(10)
 ]
-TOLD = {
+OPTIONS = {
     "query": "{question}",
     "answer": "{label}",
     "instruction": "Say if it is so.",
@@ -44,21 +44,21 @@ def queries(task: Task) -> list[str]:
 
 
 def test_a_file_and_a_dataset_give_the_same_task(tmp_path: Path) -> None:
-    task = read_task(write(tmp_path / "rows.csv", ROWS), **TOLD)
+    task = read_task(write(tmp_path / "rows.csv", ROWS), **OPTIONS)
     assert task.name == "rows"
     assert queries(task) == [row["question"] for row in ROWS]
     assert [row.answer for row in task.train] == [row["label"] for row in ROWS]
-    assert task.sha256 == read_task(datasets.Dataset.from_list(ROWS), name="rows", **TOLD).sha256
+    assert task.sha256 == read_task(datasets.Dataset.from_list(ROWS), name="rows", **OPTIONS).sha256
 
 
 def test_splits_of_a_dataset_are_the_splits_of_the_task() -> None:
     splits = datasets.DatasetDict(
         train=datasets.Dataset.from_list(ROWS[:7]), test=datasets.Dataset.from_list(ROWS[7:])
     )
-    task = read_task(splits, **TOLD)
+    task = read_task(splits, **OPTIONS)
     assert (len(task.train), len(task.test)) == (7, 3)
     with pytest.raises(InputError, match="the splits are test: give one of them as rows"):
-        read_task({"test": ROWS}, **TOLD)
+        read_task({"test": ROWS}, **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_alpaca_rows_with_an_input_bring_their_instruction() -> None:
 
 def test_the_instruction_in_a_column() -> None:
     rows = [{**row, "prompt_text": "Say  if it is so."} for row in ROWS]
-    told = {**TOLD, "instruction": None, "instruction_column": "prompt_text"}
-    assert read_task(rows, **told).instruction == "Say if it is so."
+    options = {**OPTIONS, "instruction": None, "instruction_column": "prompt_text"}
+    assert read_task(rows, **options).instruction == "Say if it is so."
     rows[3]["prompt_text"] = "Another one."
     with pytest.raises(InputError, match=r"column 'prompt_text' holds 2 instructions.*Another one"):
-        read_task(rows, **told)
+        read_task(rows, **options)
     rows[3]["prompt_text"] = ""
     with pytest.raises(InputError, match="1 of 10 rows have no instruction in column 'prompt_te"):
-        read_task(rows, **told)
+        read_task(rows, **options)
     with pytest.raises(FormatError, match="the row has no column 'elsewhere': it has id, quest"):
-        read_task(rows, **{**told, "instruction_column": "elsewhere"})
+        read_task(rows, **{**options, "instruction_column": "elsewhere"})
 
 
 def test_the_instruction_as_the_last_paragraph() -> None:
@@ -136,9 +136,9 @@ def test_the_instruction_as_the_last_paragraph() -> None:
         ({"token": "a b"}, "token 'a b' is empty or has spaces"),
     ],
 )
-def test_what_does_not_fit_is_refused(changed: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_task(ROWS, **{**TOLD, **changed})
+        read_task(ROWS, **{**OPTIONS, **changed})
 
 
 # Templates
@@ -191,14 +191,14 @@ def test_a_template_joins_columns() -> None:
         ("", "names no column"),
     ],
 )
-def test_a_template_that_is_none(text: str, message: str) -> None:
+def test_invalid_template_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_task(ROWS, **{**TOLD, "answer": text})
+        read_task(ROWS, **{**OPTIONS, "answer": text})
 
 
-def test_a_column_that_is_not_there() -> None:
+def test_missing_column_is_named() -> None:
     with pytest.raises(FormatError) as caught:
-        read_task(ROWS, **{**TOLD, "query": "{qestion}"})
+        read_task(ROWS, **{**OPTIONS, "query": "{qestion}"})
     assert "10 of 10 rows cannot be used: row 0: " in str(caught.value)
     assert "names column 'qestion', and the row has id, question, label" in str(caught.value)
     assert str(caught.value).endswith("and 7 more")
@@ -210,7 +210,7 @@ def test_rows_without_an_answer_are_counted_and_named(tmp_path: Path) -> None:
         rows[place]["label"] = ""
     file = write(tmp_path / "rows.csv", rows)
     with pytest.raises(FormatError) as caught:
-        read_task(file, **TOLD)
+        read_task(file, **OPTIONS)
     message = str(caught.value)
     assert message.startswith("4 of 10 rows cannot be used: ")
     assert message.count("the row has no answer: it holds nothing under 'label'") == 3
@@ -218,8 +218,8 @@ def test_rows_without_an_answer_are_counted_and_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"1 of 1 rows cannot be used: .*must hold text"):
         read_task([{"instruction": "a", "input": "", "output": None}], instruction="Do.")
     with pytest.raises(FormatError, match="row 0: the row has no answer"):
-        read_task([{"question": "a", "label": float("nan")}], **TOLD)
-    given = {**TOLD, "instruction": None, "instruction_column": "how"}
+        read_task([{"question": "a", "label": float("nan")}], **OPTIONS)
+    given = {**OPTIONS, "instruction": None, "instruction_column": "how"}
     with pytest.raises(FormatError, match="row 0: column 'how' must hold text"):
         read_task([{"question": "a", "label": "b", "how": 4}], **given)
 
@@ -227,7 +227,7 @@ def test_rows_without_an_answer_are_counted_and_named(tmp_path: Path) -> None:
 # What the token stands for
 
 
-def test_json_answers_tell_keys_scoring_and_description() -> None:
+def test_keys_scoring_and_description_come_from_json_answers() -> None:
     rows = [{"q": str(i), "a": {"thought": f"t{i}", "ok": "yes"}} for i in range(4)]
     task = read_task(rows, query="{q}", answer="{a}", instruction="Judge it.")
     assert (task.keys, task.scoring) == (("thought", "ok"), "json")
@@ -237,8 +237,8 @@ def test_json_answers_tell_keys_scoring_and_description() -> None:
     assert read_task(quoted, query="{q}", answer="{a}", instruction="Do.").keys == task.keys
 
 
-def test_labels_tell_the_description() -> None:
-    task = read_task(ROWS, **{**TOLD, "stands_for": None})
+def test_the_description_comes_from_labels() -> None:
+    task = read_task(ROWS, **{**OPTIONS, "stands_for": None})
     assert task.description == "one of no or yes, and nothing else"
     assert task.labels == ("no", "yes")
     assert task.leaks >= {"yes", "no"}
@@ -262,7 +262,7 @@ def test_a_scoring_of_the_users() -> None:
     def near(answer: str, expected: str) -> float:
         return float(answer[0] == expected[0])
 
-    task = read_task(ROWS, **{**TOLD, "scoring": near})
+    task = read_task(ROWS, **{**OPTIONS, "scoring": near})
     assert callable(task.scoring)
     assert inspect_task(task).facts["scored by"].endswith("near")
 
@@ -280,11 +280,11 @@ def test_a_scoring_of_the_users() -> None:
 )
 def test_a_token_that_the_data_holds(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(TokenError, match=message):
-        read_task(ROWS, **{**TOLD, **changed})
+        read_task(ROWS, **{**OPTIONS, **changed})
 
 
 def test_a_task_names_its_own_token() -> None:
-    task = read_task(ROWS, **{**TOLD, "token": "<sep:table>"})
+    task = read_task(ROWS, **{**OPTIONS, "token": "<sep:table>"})
     assert task.common_wording.text.count("<sep:table>") == 1
 
 
@@ -295,9 +295,9 @@ def test_a_task_names_its_own_token() -> None:
 @given(count=st.integers(6, 30), share=st.sampled_from([0.25, 0.5]), seed=st.integers(0, 5))
 def test_held_out_rows_do_not_depend_on_the_order(count: int, share: float, seed: int) -> None:
     rows = [Record.pair(f"q{i // 2}", f"a{i}") for i in range(count)]
-    told: dict[str, Any] = {"instruction": "Do it.", "stands_for": "x"}
-    one = read_task(rows, test_share=share, seed=seed, **told)
-    other = read_task(rows[::-1], test_share=share, seed=seed, **told)
+    options: dict[str, Any] = {"instruction": "Do it.", "stands_for": "x"}
+    one = read_task(rows, test_share=share, seed=seed, **options)
+    other = read_task(rows[::-1], test_share=share, seed=seed, **options)
     assert set(one.test) == set(other.test)
     assert set(one.train) | set(one.test) == set(rows)
     assert not {row.query for row in one.train} & {row.query for row in one.test}
@@ -305,7 +305,7 @@ def test_held_out_rows_do_not_depend_on_the_order(count: int, share: float, seed
 
 
 def test_fewer_rows_are_among_more_rows() -> None:
-    sizes = [set(queries(read_task(ROWS, rows=size, **TOLD))) for size in (2, 5, 9, 50)]
+    sizes = [set(queries(read_task(ROWS, rows=size, **OPTIONS))) for size in (2, 5, 9, 50)]
     assert [len(found) for found in sizes] == [2, 5, 9, 10]
     assert sizes[0] < sizes[1] < sizes[2] < sizes[3]
 
@@ -313,9 +313,9 @@ def test_fewer_rows_are_among_more_rows() -> None:
 # Inspection
 
 
-def test_what_was_understood() -> None:
+def test_summary_of_a_task() -> None:
     rows = [*ROWS, ROWS[0], {**ROWS[1], "label": "maybe"}]
-    task = read_task(rows, test=[ROWS[2]], request="Is it so?", **TOLD)
+    task = read_task(rows, test=[ROWS[2]], request="Is it so?", **OPTIONS)
     found = inspect_task(task)
     assert found.facts["rows"] == 12
     assert found.facts["labels"] == {"maybe": 1, "no": 5, "yes": 6}
@@ -332,7 +332,7 @@ def test_what_was_understood() -> None:
     assert json.loads(json.dumps(found.as_dict()))["token"] == "<sep>"
 
 
-def test_notes_on_what_may_not_be_meant_so() -> None:
+def test_notes_on_irregularities() -> None:
     task = make_task(
         name="t",
         train=[Record.pair("q", '{"ok": 1}'), Record.pair("r", "no object")],

@@ -16,7 +16,7 @@ def embed_numbers(texts: Sequence[str]) -> np.ndarray:
     return np.array([[float(part) for part in text.split()] for text in texts], dtype=np.float32)
 
 
-def test_the_plane_holds_what_it_says() -> None:
+def test_variance_of_the_plane() -> None:
     found = map_texts(["3 0 0", "-3 0 0", "0 2 0", "0 -2 0", "0 0 1", "0 0 -1"], embed_numbers)
 
     assert found.variance == pytest.approx((18 / 28, 8 / 28), abs=1e-5)

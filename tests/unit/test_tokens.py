@@ -132,7 +132,7 @@ def test_description_is_the_mean_of_its_tokens(
 @pytest.mark.parametrize(
     ("init", "description"), [("description", None), ("description", "  "), ("zeros", None)]
 )
-def test_an_init_that_cannot_be_done_is_refused(
+def test_invalid_init_is_refused(
     make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, init: str, description: str
 ) -> None:
     size = len(tiny_tokenizer)

@@ -22,7 +22,7 @@ from delia_data.training.data import open_training_rows
 pytestmark = pytest.mark.integration
 
 
-def test_a_pull_gives_back_what_was_pushed(
+def test_a_pull_returns_the_pushed_files(
     hub: HubServer, client: Worker, folders: dict[str, Path], repo: str, tmp_path: Path
 ) -> None:
     client("push", WRITER, folders=[folders["grown"]], repo=repo)
@@ -50,7 +50,7 @@ def test_a_pull_gives_back_what_was_pushed(
     assert (root / "cache" / "pairs-00001.parquet").is_file()
 
 
-def test_other_bytes_are_an_error_and_a_rerun_mends_it(
+def test_corrupt_download_is_an_error_and_a_rerun_repairs_it(
     hub: HubServer, client: Worker, repo: str, tmp_path: Path
 ) -> None:
     hub.fail("download", "corrupt", times=-1)
@@ -64,7 +64,7 @@ def test_other_bytes_are_an_error_and_a_rerun_mends_it(
 
 
 @pytest.mark.parametrize("fault", ["truncate", "drop-before"])
-def test_a_broken_download_goes_on(
+def test_a_broken_download_is_retried(
     hub: HubServer, client: Worker, repo: str, tmp_path: Path, fault: str
 ) -> None:
     hub.fail("download", fault)
@@ -93,7 +93,7 @@ def test_a_foreign_folder_is_left_alone(client: Worker, repo: str, tmp_path: Pat
         client("pull", None, name=repo, folder=tmp_path)
 
 
-def test_diff_tells_rows_wordings_and_settings(
+def test_diff_lists_rows_wordings_and_settings(
     client: Worker, folders: dict[str, Path], repo: str
 ) -> None:
     given = [folders["reworded"], folders["grown"]]

@@ -13,7 +13,7 @@ from hub_worker import ClientError, Worker
 pytestmark = pytest.mark.integration
 
 
-def test_what_looks_like_a_secret_does_not_leave(
+def test_secrets_stop_a_push(
     hub: HubServer, client: Worker, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     begin = len(hub.log)

@@ -49,7 +49,7 @@ def test_push_load_grow_and_load_the_old_one_unchanged(
         assert client("load", None, **given, home=tmp_path / revision) == rows
 
 
-def test_no_code_of_ours_is_needed(
+def test_datasets_loads_a_version_without_delia_data(
     client: Worker, folders: dict[str, Path], published: str, tmp_path: Path
 ) -> None:
     code = (
@@ -146,7 +146,7 @@ def test_a_dry_run_shows_all_and_sends_nothing(
     assert not WRITES & set(routes_since(hub, begin))
 
 
-def test_a_repository_of_somebody_else_is_left_alone(
+def test_a_foreign_repository_is_left_alone(
     hub: HubServer, client: Worker, folders: dict[str, Path], repo: str
 ) -> None:
     hub.write(repo, {"data.csv": b"1"})
@@ -155,7 +155,7 @@ def test_a_repository_of_somebody_else_is_left_alone(
         client("push", WRITER, folders=[folders["task"]], repo=repo, license="mit")
 
 
-def test_a_file_that_somebody_removed_is_missed(
+def test_a_deleted_file_is_restored_or_reported(
     hub: HubServer, client: Worker, folders: dict[str, Path], repo: str
 ) -> None:
     hub.write(repo, {})
@@ -183,7 +183,7 @@ def test_the_first_version_needs_a_license(client: Worker, folders: dict[str, Pa
         client("push", WRITER, folders=[folders["task"]], repo="org/unlicensed")
 
 
-def test_what_a_person_wrote_survives(
+def test_sections_written_by_hand_survive(
     hub: HubServer, client: Worker, folders: dict[str, Path], repo: str
 ) -> None:
     card = hub.files(repo)["README.md"].decode()
@@ -210,7 +210,7 @@ def test_a_mixture_of_something_else_is_refused(
             client("push", WRITER, folders=folders_given, repo=repo)
 
 
-def test_what_is_there_already_need_not_be_given(
+def test_published_parts_need_not_be_given(
     hub: HubServer, client: Worker, folders: dict[str, Path], repo: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ClientError, match="the folder of the task is missing"):
