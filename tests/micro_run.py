@@ -56,7 +56,7 @@ def micro_grid(folder: Path, model: Path, **changes: Any) -> Path:
             "rank": 4,
             "save_every_steps": 2,
         },
-        "cache": {"pairs": 24, "max_tokens": 8},
+        "cache": {"pairs": 24, "max_tokens": 8, "keep_truncated": True},
         "held_out_rows": 4,
         "max_tokens": 6,
         "examples": 2,

@@ -25,17 +25,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from delia_data.errors import FormatError, InputError
-from delia_data.evaluation.generation import MODEL, generate_answers
+from delia_data.engines.transformers import TransformersEngine
+from delia_data.errors import FormatError, InputError, MissingExtraError
+from delia_data.evaluation.generation import MODEL, UNTRAINED, generate_answers
+from delia_data.evaluation.keep import divergences, read_pairs, similarities
 from delia_data.evaluation.representation import evaluating, measure_alignment
 from delia_data.evaluation.scores import grade_answers
 from delia_data.evaluation.state_space import StateSpaceWatch
+from delia_data.evaluation.system import SwitchedOffEngine
 from delia_data.experiments.grid import Cell
 from delia_data.experiments.inputs import ExperimentInputs
 from delia_data.experiments.methods import Method, Training, get_method
 from delia_data.models import identify, load_model, load_tokenizer
-from delia_data.outputs import Manifest, finish, read_manifest, write_json
+from delia_data.outputs import Manifest, finish, is_finished, read_manifest, write_json
 from delia_data.records import Record
+from delia_data.sampling.embeddings import Embedder
 from delia_data.tokens import encode
 from delia_data.training import TrainSettings, load_adapter, train
 from delia_data.training.loading import load_prepared, load_prepared_tokenizer, resolve
@@ -111,6 +115,10 @@ class CellResult:
         watched: Measurements during the training: `step`, `loss` (mean cross-entropy of held-out
             answers) and `states` (number of tokens that hold 95% where an answer begins).
         losses: Losses after the training by name of the rows.
+        divergences: KL(untrained, trained) of each held-out pair's answer; empty for models without
+            an adapter.
+        similarities: Similarity of each unrelated answer to that of the untrained model; empty
+            likewise, or if no embedding model is installed.
     """
 
     cell: Cell
@@ -120,6 +128,8 @@ class CellResult:
     distances: tuple[KeywordDistances, ...]
     watched: tuple[Mapping[str, float], ...]
     losses: Mapping[str, tuple[AnswerLoss, ...]] = field(default_factory=dict)
+    divergences: tuple[AnswerLoss, ...] = ()
+    similarities: tuple[float, ...] = ()
 
 
 _ADAPTER_OF_RESULT: Final = TypeAdapter(CellResult)
@@ -159,6 +169,8 @@ def run_cell(
     training = None
     if method.training is not None:
         training = method.training(inputs.material(cell), settings)
+        if inputs.steps is not None and training.rows:
+            training = training.in_steps(inputs.steps)
     adapter, clock = folder / _ADAPTER, _Clock(folder / ".seconds.json")
     with clock.timed("train"):
         trained = _train(training, inputs, adapter, on_step)
@@ -167,12 +179,14 @@ def run_cell(
         model, tokenizer = _load(training, settings, adapter, device)
     with clock.timed("ask"):
         answers = _answers(cell, method, inputs, model, tokenizer, folder / ANSWERS)
+        similar = _similarities(inputs, model, tokenizer, folder / ANSWERS)
     with clock.timed("measure"):
         distances = () if training is None else _distances(inputs, model, tokenizer)
         losses = {
             name: tuple(answer_losses(model, tokenizer, rows))
             for name, rows in inputs.losses.items()
         }
+        apart = _divergences(cell, inputs, model, tokenizer)
     result = CellResult(
         cell=cell,
         steps=int(trained.details["steps"]) if trained else 0,
@@ -181,6 +195,8 @@ def run_cell(
         distances=distances,
         watched=_watched(adapter) if trained and inputs.watched else (),
         losses=losses,
+        divergences=apart,
+        similarities=similar,
     )
     write_result(folder, result)
     run = {
@@ -278,8 +294,6 @@ def _answers(
     folder: Path,
 ) -> Mapping[str, ProbeAnswers]:
     """Generate and score the answers to all probes."""
-    from delia_data.engines.transformers import TransformersEngine
-
     if inputs.eval_task is None:
         return {}
     material, size = inputs.material(cell), inputs.batch_size
@@ -306,6 +320,45 @@ def _answers(
             right=tuple(right) if len(right) == len(outcomes) else None,
         )
     return answers
+
+
+def _similarities(
+    inputs: ExperimentInputs,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+) -> tuple[float, ...]:
+    """Compare the unrelated answers of an adapter with those of its untrained model."""
+    probes = [probe for probe in inputs.probes if probe.name == "unrelated"]
+    if not probes or not hasattr(model, "disable_adapter"):
+        return ()
+    size = inputs.batch_size
+    rows = generate_answers(
+        TransformersEngine(model, tokenizer, batch_size=size),
+        probes,
+        folder,
+        untrained=SwitchedOffEngine(model, tokenizer, size),
+        max_tokens=inputs.max_tokens,
+    )
+    ours, theirs = ([row.answers[system] for row in rows] for system in (MODEL, UNTRAINED))
+    try:
+        return tuple(similarities(ours, theirs, Embedder.load))
+    except MissingExtraError:
+        return ()
+
+
+def _divergences(
+    cell: Cell, inputs: ExperimentInputs, model: Any, tokenizer: PreTrainedTokenizerBase
+) -> tuple[AnswerLoss, ...]:
+    """Measure how far an adapter moves held-out pairs, those that a mixture would take last."""
+    token, pairs = inputs.task.token, inputs.losses.get("pairs", ())
+    if not hasattr(model, "disable_adapter"):
+        return ()
+    if isinstance(inputs.pairs, Path) and is_finished(inputs.pairs):
+        pairs = pairs or read_pairs(inputs.pairs, token=token, seed=cell.seed or 0)
+    off = model.disable_adapter
+    measured = divergences(model, tokenizer, pairs, untrained=model, switched_off=off, token=token)
+    return tuple(AnswerLoss(one.nats, one.tokens) for one in measured)
 
 
 def _distances(

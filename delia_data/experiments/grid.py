@@ -38,7 +38,7 @@ TRANSLATIONS: Final[Mapping[ExperimentName, str]] = {
     "en-is": "English-Icelandic",
     "is-en": "Icelandic-English",
 }
-SCALES: Final = ("tiny", "small", "paper")
+SCALES: Final = ("tiny", "pairs", "small", "paper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ class CacheSettings:
 
     Attributes:
         pairs: Number of pairs to sample.
-        max_tokens: Maximum tokens of an answer; longer answers are kept truncated.
+        max_tokens: Maximum tokens of an answer; longer answers are dropped.
+        keep_truncated: Keep them, cut off, as the paper's code does.
         temperature: Sampling temperature; 0 decodes greedily.
         top_p: Probability mass to sample from.
         queries: `"bundled"`; `"self"`, the model writes them; or a file of queries.
@@ -99,6 +100,7 @@ class CacheSettings:
 
     pairs: int
     max_tokens: int = 512
+    keep_truncated: bool = False
     temperature: float = 0.7
     top_p: float = 0.95
     queries: str = "bundled"
@@ -154,10 +156,12 @@ class Experiment:
         model: The model.
         recipe: Recipe of the training, a bundled one or a `.yaml` file.
         training: Settings that override the recipe's.
+        contrast: Contrast rows per task row, for the methods that use them (`delia diversify`).
         held_out_rows: Maximum number of held-out rows to evaluate on.
         probes: Probes to evaluate with (`delia_data.evaluation.PROBES`).
         max_tokens: Maximum tokens of an answer.
         examples: Task rows shown in a prompt, for the methods that show any.
+        steps: Optimizer steps of every training, in place of epochs.
         watch_every_steps: Steps between two measurements of the held-out loss and state space.
         watched_rows: Held-out rows of these measurements.
         batch_size: Answers generated at once.
@@ -169,10 +173,12 @@ class Experiment:
     model: str = DEFAULT_MODEL
     recipe: str = "smollm2-135m-cpu"
     training: Mapping[str, Any] = field(default_factory=dict)
+    contrast: float = 0.0
     held_out_rows: int = 100
     probes: tuple[str, ...] = DEFAULT_PROBES
     max_tokens: int = 64
     examples: int = 4
+    steps: int | None = None
     watch_every_steps: int = 20
     watched_rows: int = 16
     batch_size: int = 32
@@ -180,6 +186,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         numbers = ("held_out_rows", "max_tokens", "watch_every_steps", "watched_rows", "batch_size")
+        if self.steps is not None and self.steps < 1:
+            raise SettingsError("steps must be at least 1")
         if wrong := [name for name in numbers if getattr(self, name) < 1]:
             raise SettingsError(f"{', '.join(wrong)} must be at least 1")
         if "held-out" not in self.probes:

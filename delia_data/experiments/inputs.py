@@ -11,14 +11,15 @@ from typing import Any, Final
 
 import yaml
 
-from delia_data.diversify import diversify
+from delia_data.diversify import diversify, make_task_folder
 from delia_data.engines import Sampling, load_engine
 from delia_data.errors import InputError
 from delia_data.evaluation.probes import EvalTask, Probe, make_probes
 from delia_data.experiments.grid import FORMATTED, CacheSettings, Cell, Experiment, ExperimentName
 from delia_data.experiments.methods import Material
 from delia_data.experiments.prompting import read_dictionary
-from delia_data.mixing import Pairs, TaskRows
+from delia_data.mixing import Pairs, TaskRows, read_task_rows
+from delia_data.mixing.task_rows import ContrastRow
 from delia_data.outputs import MANIFEST, file_sha256
 from delia_data.records import Message, Record
 from delia_data.sampling import BundledQueries, FileQueries, default_filters, sample, self_queries
@@ -42,8 +43,10 @@ class ExperimentInputs:
         hashes: Hashes of task and cache, for the manifest.
         wordings: Candidate wordings of the training rows.
         rows: The training rows in their wordings, where they are given in place of `wordings`.
+        contrast: Contrast rows of all training rows.
         dictionary: Translations of words for DiPMT, if given.
         examples: Task rows shown in a prompt, for the methods that show any.
+        steps: Optimizer steps of every training; None for those of its epochs.
         eval_task: The task as the evaluation sees it; None generates no answers.
         probes: The held-out rows to answer, the same for every cell.
         max_tokens: Maximum tokens of an answer.
@@ -60,8 +63,10 @@ class ExperimentInputs:
     hashes: Mapping[str, str]
     wordings: tuple[Wording, ...] = ()
     rows: TaskRows | None = None
+    contrast: tuple[ContrastRow, ...] = ()
     dictionary: Mapping[str, Sequence[str]] | None = None
     examples: int = 4
+    steps: int | None = None
     eval_task: EvalTask | None = None
     probes: tuple[Probe, ...] = ()
     max_tokens: int = 64
@@ -79,10 +84,19 @@ class ExperimentInputs:
                 f"cell {cell.name} asks for {rows} task rows, and task {self.task.name} has "
                 f"{len(self.task.train)}: lower rows in the grid"
             )
+        train = limit(self.task.train, rows, seed)
+        contrast = self.contrast
+        if len(train) < len(self.task.train):
+            contrast = tuple(
+                one
+                for one in contrast
+                if any(row.query in one.teacher_messages[-1].content for row in train)
+            )
         return Material(
-            task=replace(self.task, train=limit(self.task.train, rows, seed)),
+            task=replace(self.task, train=train),
             wordings=self.wordings,
             rows=self.rows,
+            contrast=contrast,
             pairs=self.pairs if cell.ratio else (),
             ratio=cell.ratio or 0.0,
             seed=seed,
@@ -96,6 +110,7 @@ def read_inputs(
     experiment: Experiment,
     pairs: Path,
     *,
+    contrast: Path | None = None,
     data: Path | None = None,
     dictionary: Path | None = None,
 ) -> ExperimentInputs:
@@ -105,6 +120,7 @@ def read_inputs(
         name: Name of the experiment.
         experiment: The experiment.
         pairs: Cache of the pairs; it may not exist yet.
+        contrast: Task folder with the contrast rows; None for none.
         data: Folder of parallel files, for translations.
         dictionary: Folder of dictionaries for DiPMT; None learns them from the training rows.
 
@@ -124,10 +140,12 @@ def read_inputs(
         pairs=pairs,
         hashes=hashes,
         wordings=tuple(wordings),
+        contrast=read_task_rows(contrast).contrast if contrast is not None else (),
         dictionary=None
         if dictionary is None or name == FORMATTED
         else read_dictionary(dictionary / f"{name}.tsv"),
         examples=experiment.examples,
+        steps=experiment.steps,
         eval_task=eval_task,
         probes=probes,
         max_tokens=experiment.max_tokens,
@@ -170,8 +188,7 @@ def sample_cache(
             folder,
             target=settings.pairs,
             sampling=Sampling(settings.temperature, settings.top_p, settings.max_tokens),
-            # Long answers are truncated, as the paper's were.
-            filters=default_filters(DEFAULT_TOKEN, keep_truncated=True),
+            filters=default_filters(DEFAULT_TOKEN, keep_truncated=settings.keep_truncated),
             on_progress=lambda progress: on_progress(progress.kept, settings.pairs),
         )
     if manifest.rows["kept"] < settings.pairs:
@@ -180,6 +197,34 @@ def sample_cache(
             f"{settings.pairs}: there are no more queries; let the model write them "
             "(queries: self)"
         )
+
+
+def sample_contrast(
+    folder: Path,
+    name: ExperimentName,
+    experiment: Experiment,
+    *,
+    device: str,
+    data: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Let the model of an experiment answer contrast rows; an interrupted run resumes."""
+    task, _ = _task(name, data)
+    make_task_folder(
+        task,
+        folder,
+        engine=lambda: load_engine(
+            "transformers",
+            model=experiment.model,
+            batch_size=experiment.cache.batch_size,
+            device=device,
+        ),
+        contrast=experiment.contrast,
+        contrast_sampling=Sampling(
+            experiment.cache.temperature, experiment.cache.top_p, experiment.cache.max_tokens
+        ),
+        on_answer=on_progress,
+    )
 
 
 def _task(name: ExperimentName, data: Path | None) -> tuple[Task, list[Wording]]:

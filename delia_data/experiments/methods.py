@@ -21,6 +21,7 @@ from delia_data.engines import Engine
 from delia_data.errors import InputError, unknown_name
 from delia_data.experiments.prompting import Prompt, controlled_engine, dipmt, in_context
 from delia_data.mixing import Pairs, TaskRows, mix
+from delia_data.mixing.task_rows import ContrastRow
 from delia_data.ranking import rank
 from delia_data.records import Record, write_record
 from delia_data.tasks import Task, Wording
@@ -35,6 +36,7 @@ EngineFactory = Callable[["PreTrainedModel", "PreTrainedTokenizerBase", "Materia
 """Make an engine from a model, its tokenizer, the material and a batch size."""
 
 _NEFTUNE_ALPHA: Final = 5.0  # the smallest value in the paper of NEFTune
+_FROZEN: Final = 1e-12  # learning rate at which LoRA stays where it began
 _DMT_SHARE: Final = 0.1  # share of the task rows that DMT repeats in its second stage
 
 
@@ -51,6 +53,7 @@ class Material:
         examples: Number of task rows shown in a prompt.
         dictionary: Translations of words, for DiPMT; None learns them from the training rows.
         rows: The task's rows in their wordings, if given in place of `wordings`.
+        contrast: Contrast rows of the task.
     """
 
     task: Task
@@ -61,13 +64,18 @@ class Material:
     examples: int = 4
     dictionary: Mapping[str, Sequence[str]] | None = None
     rows: TaskRows | None = None
+    contrast: tuple[ContrastRow, ...] = ()
 
-    def mixture(self, *, diversified: bool, pairs: bool) -> tuple[TrainingRow, ...]:
+    def mixture(
+        self, *, diversified: bool, pairs: bool, contrast: bool = False, epochs: int = 1
+    ) -> tuple[TrainingRow, ...]:
         """Return the rows of a mixture in the order of training.
 
         Args:
             diversified: Give each row a wording; otherwise all rows have the common wording.
             pairs: Mix in `ratio` pairs per task row.
+            contrast: Mix in the contrast rows.
+            epochs: Number of epochs, each with other pairs.
         """
         task = self.task
         if not diversified:
@@ -77,7 +85,8 @@ class Material:
         else:
             rows = diversify(task, self.wordings, seed=self.seed)
         ratio = self.ratio if pairs else 0
-        mixed = mix(rows.train, self.pairs, ratio=ratio, seed=self.seed, token=task.token)
+        rows = replace(rows, test=(), contrast=self.contrast if contrast else ())
+        mixed = mix(rows, self.pairs, ratio=ratio, seed=self.seed, token=task.token, epochs=epochs)
         return tuple(mixed.train.to_pylist())
 
 
@@ -95,6 +104,11 @@ class Training:
     def steps(self) -> int:
         """Number of optimizer steps."""
         return optimizer_steps(len(self.rows), self.settings)
+
+    def in_steps(self, steps: int) -> Training:
+        """Return the training with another number of optimizer steps."""
+        per_epoch = math.ceil(len(self.rows) / rows_a_step(len(self.rows), self.settings))
+        return replace(self, settings=replace(self.settings, epochs=steps / per_epoch))
 
     @property
     def trained_rows(self) -> int:
@@ -162,6 +176,48 @@ def _train_mixture(*, diversified: bool, pairs: bool) -> MakeTraining:
 
 _delia = _train_mixture(diversified=True, pairs=True)
 _common = _train_mixture(diversified=False, pairs=False)
+
+
+def _no_pairs(material: Material, settings: TrainSettings) -> Training:
+    rows = material.mixture(diversified=True, pairs=False)
+    return match_steps(rows, material, settings)
+
+
+# Pairs as a constraint: the loss of a pair is its divergence from the untrained model. With
+# contrast rows the mixture is larger; the epochs shrink so that the steps stay DELIA's.
+
+
+def _delia_kl(material: Material, settings: TrainSettings) -> Training:
+    return replace(_delia(material, settings), settings=replace(settings, pairs_loss="kl"))
+
+
+def _contrast(material: Material, settings: TrainSettings) -> Training:
+    _check_contrast(material)
+    rows = material.mixture(diversified=True, pairs=True, contrast=True)
+    return match_steps(rows, material, replace(settings, pairs_loss="kl"))
+
+
+def _recommended(material: Material, settings: TrainSettings) -> Training:
+    """Repeat the task rows and the contrast rows, each time with other pairs."""
+    _check_contrast(material)
+    ours = _delia(material, settings)
+    batch = rows_a_step(len(ours.rows), settings)
+    once = len(material.task.train) * (1 + material.ratio) + len(material.contrast)
+    epochs = math.ceil(ours.steps * batch / once)
+    rows = material.mixture(diversified=True, pairs=True, contrast=True, epochs=epochs)
+    settings = replace(settings, pairs_loss="kl", epochs=1.0, batch_size=batch)
+    return Training(rows[: ours.steps * batch], settings)
+
+
+def _check_contrast(material: Material) -> None:
+    if not material.contrast:
+        raise InputError("the method needs contrast rows: set contrast in the grid")
+
+
+def _row_alone(material: Material, settings: TrainSettings) -> Training:
+    """Train the row of the token and nothing else (prompt tuning; Lester et al. 2021)."""
+    rows = material.mixture(diversified=True, pairs=False)
+    return match_steps(rows, material, replace(settings, learning_rate=_FROZEN))
 
 
 def _pairs_only(material: Material, settings: TrainSettings) -> Training:
@@ -418,6 +474,22 @@ METHODS: Final[dict[str, Method]] = {
             trains_on="task",
         ),
         Method(
+            "no_pairs",
+            "DELIA without pairs, step-matched",
+            "a wording for each row, no pairs, for as many optimizer steps as DELIA",
+            _no_pairs,
+            uses=_ALL,
+            trains_on="both",
+        ),
+        Method(
+            "row_alone",
+            "The token's row alone, step-matched",
+            "a wording for each row, no pairs, and no weights but the token's row",
+            _row_alone,
+            uses=_ALL,
+            trains_on="both",
+        ),
+        Method(
             "no_wordings",
             "DELIA without diversified wordings",
             "one wording for all rows, and pairs sampled from the model itself",
@@ -430,6 +502,30 @@ METHODS: Final[dict[str, Method]] = {
             "DELIA",
             "a wording for each row, and pairs sampled from the model itself",
             _delia,
+            uses=_ALL,
+            trains_on="both",
+        ),
+        Method(
+            "delia_kl",
+            "DELIA, KL loss",
+            "the same rows; pairs are compared with the untrained model",
+            _delia_kl,
+            uses=_ALL,
+            trains_on="both",
+        ),
+        Method(
+            "delia_contrast",
+            "DELIA, KL loss, contrast rows",
+            "the same with contrast rows, for as many optimizer steps",
+            _contrast,
+            uses=_ALL,
+            trains_on="both",
+        ),
+        Method(
+            "recommended",
+            "DELIA, KL loss, contrast rows, fresh pairs",
+            "the same, with other pairs in every epoch",
+            _recommended,
             uses=_ALL,
             trains_on="both",
         ),

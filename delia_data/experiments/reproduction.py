@@ -25,7 +25,12 @@ from delia_data._version import __version__
 from delia_data.errors import InputError
 from delia_data.experiments.figures import FIGURES, draw_figures
 from delia_data.experiments.grid import FORMATTED, Cell, Experiment, Grid
-from delia_data.experiments.inputs import ExperimentInputs, read_inputs, sample_cache
+from delia_data.experiments.inputs import (
+    ExperimentInputs,
+    read_inputs,
+    sample_cache,
+    sample_contrast,
+)
 from delia_data.experiments.results import Results, read_results
 from delia_data.experiments.sweep import (
     CELLS,
@@ -100,7 +105,15 @@ class Reproduction:
         name = next(name for name in self.grid.experiments if name == experiment)
         settings = self.grid.experiments[name]
         cache = self.cache_of(settings)
-        return read_inputs(name, settings, cache, data=self.data, dictionary=self.dictionary)
+        contrast = self.contrast_of(name, settings)
+        return read_inputs(
+            name,
+            settings,
+            cache,
+            contrast=contrast if contrast is not None and is_finished(contrast) else None,
+            data=self.data,
+            dictionary=self.dictionary,
+        )
 
     def cache_of(self, experiment: Experiment) -> Path:
         """Return the cache of an experiment: the given one, or one per model and settings."""
@@ -108,6 +121,14 @@ class Reproduction:
             return self.cache
         key = hashlib.sha256(canonical_json([experiment.model, asdict(experiment.cache)]))
         return self.out / _CACHES / f"{Path(experiment.model).name}-{key.hexdigest()[:8]}"
+
+    def contrast_of(self, name: str, experiment: Experiment) -> Path | None:
+        """Return the folder of an experiment's contrast rows; None if it has none."""
+        if not experiment.contrast:
+            return None
+        sampling = asdict(experiment.cache)
+        key = hashlib.sha256(canonical_json([experiment.model, experiment.contrast, sampling]))
+        return self.out / _CACHES / f"{name}-contrast-{key.hexdigest()[:8]}"
 
     def missing_caches(self) -> dict[Path, Experiment]:
         """Return the caches to sample, each with an experiment that needs it."""
@@ -193,6 +214,18 @@ def reproduce(
             device=run.device,
             on_progress=on_sampling,
         )
+    names = {cell.experiment for cell in unfinished_cells(run)}
+    for name, experiment in run.grid.experiments.items():
+        folder = run.contrast_of(name, experiment)
+        if folder is not None and name in names and not is_finished(folder):
+            sample_contrast(
+                folder,
+                name,
+                experiment,
+                device=run.device,
+                data=run.data,
+                on_progress=on_sampling,
+            )
     failures = run_sweep(run, workers=workers, on_progress=on_progress)
     with folder_lock(run.out):
         document = write_report(read_results(run.grid, run.out), run.out)

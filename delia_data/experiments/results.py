@@ -18,6 +18,7 @@ import numpy as np
 
 from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Resampling, bootstrap_mean
+from delia_data.evaluation.keep import SIMILAR
 from delia_data.evaluation.probes import LEAK_PROBES
 from delia_data.evaluation.representation import middle_block
 from delia_data.evaluation.scores import is_leak, obeys
@@ -195,6 +196,24 @@ class Results:
             [float(obeys(_split(marks))) for marks in cell.answers["forbid"].marks]
             for cell in cells
             if "forbid" in cell.answers
+        ]
+        return over_rows(values) if values else None
+
+    def divergence(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return KL(untrained, trained) in nats per token of held-out pairs."""
+        sums = [
+            (sum(one.nats for one in cell.divergences), sum(one.tokens for one in cell.divergences))
+            for cell in cells
+            if cell.divergences
+        ]
+        return over_seeds([nats / tokens for nats, tokens in sums]) if sums else None
+
+    def similar(self, cells: Sequence[CellResult]) -> Measured | None:
+        """Return the share of unrelated answers that stay like the untrained model's."""
+        values = [
+            [float(value >= SIMILAR) for value in cell.similarities]
+            for cell in cells
+            if cell.similarities
         ]
         return over_rows(values) if values else None
 

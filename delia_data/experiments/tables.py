@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
+from delia_data.evaluation.keep import SIMILAR
 from delia_data.evaluation.representation import first_middle_last
 from delia_data.experiments.cells import CellResult
 from delia_data.experiments.grid import FORMATTED, TRANSLATIONS
@@ -173,6 +174,8 @@ def _accuracy(results: Results) -> Table:
         ("leak", results.leak, "share"),
         ("selectivity", results.selectivity, "points"),
         ("obey", results.obey, "share"),
+        ("kept answers", results.similar, "share"),
+        ("KL on pairs", results.divergence, "number"),
         ("right", results.scores, "share"),
     )
     lines = []
@@ -201,7 +204,10 @@ def _accuracy(results: Results) -> Table:
             "share of answers with any mark of the format where nobody asks for it, which the "
             "untrained model's answer does not have, in the worst of the probes that were run. "
             "Selectivity is follow minus leak, in percentage points. Obey is the share of answers "
-            "without the format when the prompt forbids it. Methods that are not trained on task "
+            "without the format when the prompt forbids it. Kept answers are those to unrelated "
+            f"requests that have an embedding similarity of at least {SIMILAR:g} to the untrained "
+            "model's. KL is KL(untrained, trained) in nats per token of pairs that are in no "
+            "mixture. Methods that are not trained on task "
             "rows have one number, in the first column.",
         ),
         _missing(results, FORMATTED, methods),

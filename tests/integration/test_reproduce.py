@@ -124,15 +124,18 @@ def test_every_method_runs(model: Path, tmp_path: Path) -> None:
         held_out_rows=2,
         max_tokens=3,
         watch_every_steps=50,
-        probes=["held-out"],
-        blocks=[{"methods": methods, "rows": [8], "ratios": [1]}],
+        probes=["held-out", "unrelated"],
+        cache={"pairs": 24, "max_tokens": 200, "keep_truncated": True},
+        contrast=0.02,
+        blocks=[{"methods": methods, "rows": [100], "ratios": [0.1]}],
     )
     reproduce(Reproduction(read_grid(grid), tmp_path / "out"))
     _, results = tables_of(tmp_path / "out")
     steps = {result["cell"]["method"]: result["steps"] for result in results.values()}
     untrained = {"original", "random_init", "mean_embedding", "in_context", "controlled"}
-    others = {"common": 1, "no_diverse": 1, "pairs_only": 1, "dmt": 3}  # 8, 8, 8 and 17 rows
-    expected = {m: 0 if m in untrained else others.get(m, 2) for m in methods}
+    # 100 task rows and 10 pairs in steps of 8; DMT repeats 10 task rows.
+    others = {"common": 13, "no_diverse": 13, "pairs_only": 2, "dmt": 15}
+    expected = {m: 0 if m in untrained else others.get(m, 14) for m in methods}
     assert steps == expected
     named = {r["cell"]["method"] for r in results.values() if r["distances"]}
     assert set(methods) - named == {"in_context", "controlled"}
@@ -233,7 +236,7 @@ def test_the_command_lists_cells_and_refuses_wrong_arguments(
     assert "with 2 workers:" in two.out
     refused(delia("reproduce", out), "--scale tiny")
     refused(delia("reproduce", grid, out, "--scale", "tiny"), "give only a folder")
-    refused(delia("reproduce", "--scale", "huge", out), "one of tiny, small, paper")
+    refused(delia("reproduce", "--scale", "huge", out), "one of tiny, pairs, small, paper")
     refused(delia("reproduce", grid, out, "--only", "dmt", "--list"), "does not run 'dmt'")
     (out).mkdir()
     (out / "thesis.tex").write_text("mine")

@@ -150,18 +150,15 @@ def test_bundled_grids_are_sound(scale: str) -> None:
     for name, experiment in grid.experiments.items():
         largest = max((c.rows or 0) * (c.ratio or 0) for c in cells if c.experiment == name)
         assert experiment.cache.pairs >= largest
-        assert {30, 65, 85, 100} == {r for b in experiment.blocks for r in b.rows} or name in (
-            "en-is",
-            "is-en",
-        )
+        if name == "formatted-text" and scale != "pairs":
+            assert {30, 65, 85, 100} == {r for b in experiment.blocks for r in b.rows}
 
 
-def test_tiny_has_every_method_from_two_seeds() -> None:
-    cells = read_grid("tiny").cells()
+def test_the_small_grids_have_every_method_from_two_seeds() -> None:
+    cells = [*read_grid("tiny").cells(), *read_grid("pairs").cells()]
     for name, method in METHODS.items():
         seeds = {c.seed for c in cells if c.method == name and c.rows in (100, None)}
-        assert seeds >= ({0, 1} if "seed" in method.uses and method.kind == "any" else set())
-        assert seeds, name
+        assert len(seeds) >= (2 if "seed" in method.uses and method.kind == "any" else 1), name
 
 
 def test_cells_leave_out_axes_that_change_nothing() -> None:
