@@ -25,3 +25,7 @@ def __getattr__(name: str) -> Any:
     from delia_data.training import loss  # needs torch and PEFT
 
     return getattr(loss, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

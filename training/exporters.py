@@ -30,7 +30,7 @@ from delia_data.outputs import (
 )
 from delia_data.records import Format, Record, write_record
 from delia_data.tokens import encode
-from delia_data.training.data import TrainingRows, open_training_rows
+from delia_data.training.data import SourceName, TrainingRows, open_training_rows
 from delia_data.training.loading import embedding_rms, last_name, linear_names
 from delia_data.training.settings import TOKEN_RATE, TrainSettings, rows_a_step
 
@@ -235,7 +235,7 @@ def _inputs(
         config = transformers.AutoConfig.from_pretrained(model)
         bare = transformers.AutoModelForCausalLM.from_config(config)
     linear = tuple(linear_names(bare))
-    batch = rows_a_step(mixture.rows["task"] + mixture.rows["cache"], settings)
+    batch = rows_a_step(sum(mixture.rows.get(name, 0) for name in get_args(SourceName)), settings)
     targets = linear if settings.targets == ("all-linear",) else settings.targets
     tokenizer = load_tokenizer(model)
     template = str(tokenizer.chat_template)
