@@ -125,8 +125,8 @@ def training(work: Path, workers: int) -> str:
     lines = [[name, *_figures(run)] for name, run in zip(WAYS, runs, strict=True)]
     head = [
         "what is trained",
-        "answers in the format, with the token",
-        "without it",
+        "follow",
+        "leak without the token",
         "loss on held-out rows",
         *(f"{word}, middle block: L2 / ordinary words" for word in KEYWORDS),
         *(f"{word}, middle block: cosine distance" for word in KEYWORDS),
@@ -144,7 +144,7 @@ def _grid(way: Mapping[str, Any]) -> Grid:
         told,
         blocks=(Block(("delia",), rows=(100,), ratios=(1.0,)),),
         training={**told.training, **way},
-        probes=("held-out",),
+        probes=("held-out", "plain"),
     )
     return replace(grid, name="token", experiments={"formatted-text": own}, about="")
 
@@ -152,7 +152,7 @@ def _grid(way: Mapping[str, Any]) -> Grid:
 def _figures(run: Reproduction) -> list[str]:
     results = read_results(run.grid, run.out)
     found = results.of("formatted-text", "delia")
-    shares = [results.shares(found), results.shares(found, named=False)]
+    shares = [results.follow(found), results.leak(found)]
     figures = [f"{share.value:.0%}" if share else "–" for share in shares]
     loss = results.final(found, "loss")
     figures.append(f"{loss.value:.3f}" if loss else "–")
