@@ -16,6 +16,7 @@ The leak is that of the probe with the largest one, and its interval that of thi
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -54,6 +55,7 @@ class Number(NamedTuple):
         title: Its name for readers.
         unit: `share` of rows, `nats` per token, `tokens`, or `score` from 0 to 1.
         higher: Whether more is better.
+        probes: Probes that it needs.
         meaning: Its definition in a few words.
     """
 
@@ -61,6 +63,7 @@ class Number(NamedTuple):
     title: str
     unit: Literal["share", "nats", "tokens", "score"]
     higher: bool
+    probes: tuple[str, ...]
     meaning: str
 
     def text(self, value: float, *, signed: bool = False) -> str:
@@ -89,19 +92,27 @@ class Number(NamedTuple):
         return f"{value} [{self.interval(estimate, signed=signed)}]"
 
 
+_TASK: Final = ("held-out",)
+_ALL: Final = (*_TASK, *LEAK_PROBES)
 NUMBERS: Final = (
-    Number("follow", "follow", "share", True, "the asked-for format, exactly, with the token"),
-    Number("follow_loose", "follow, loosely", "share", True, "anything that can be parsed"),
-    Number("leak", "leak", "share", False, "marks of the format where nobody asks for it"),
-    Number("selectivity", "selectivity", "share", True, "follow minus leak"),
-    Number("obey", "obey", "share", True, "no format where the prompt forbids it"),
-    Number("kl", "keep: KL", "nats", False, "KL(untrained, trained) per token of held-out pairs"),
-    Number("similar", "keep: answers", "share", True, "unrelated answers as the untrained model's"),
+    Number("follow", "follow", "share", True, _TASK, "exactly the asked-for format with the token"),
+    Number("follow_loose", "follow, loosely", "share", True, _TASK, "anything that can be parsed"),
     Number(
-        "right", "right", "score", True, "right labels, or the task's score; unreadable is wrong"
+        "leak", "leak", "share", False, LEAK_PROBES, "marks of the format that is not asked for"
     ),
-    Number("saved", "save", "tokens", True, "prompt tokens saved against the full instruction"),
-    Number("general", "general", "share", True, "general requests whose constraints are satisfied"),
+    Number("selectivity", "selectivity", "share", True, _ALL, "follow minus leak"),
+    Number("obey", "obey", "share", True, ("forbid",), "no format where the prompt forbids it"),
+    Number("kl", "keep: KL", "nats", False, (), "KL(untrained, trained) per token of pairs"),
+    Number(
+        "similar", "keep: answers", "share", True, ("unrelated",), "answers as they were before"
+    ),
+    Number(
+        "right", "right", "score", True, _TASK, "right labels, or the score; unreadable is wrong"
+    ),
+    Number("saved", "save", "tokens", True, _TASK, "prompt tokens against the full instruction"),
+    Number(
+        "general", "general", "share", True, ("general",), "general requests that are satisfied"
+    ),
 )
 """All numbers, in the order in which tables show them."""
 NUMBER_NAMES: Final = tuple(number.name for number in NUMBERS)
@@ -460,9 +471,8 @@ def _columns(
 
     def graded(probe: str, value: Callable[[Outcome], float | None]) -> list[float]:
         group = by_probe.get(probe, ())
-        values = [value(row.outcomes[system]) for row in group if system in row.outcomes]
-        known = [float(one) for one in values if one is not None]
-        return known if len(known) == len(group) else []
+        outcomes = [row.outcomes.get(system) for row in group]
+        return _known([None if one is None else value(one) for one in outcomes])
 
     match number:
         case "follow":
@@ -481,11 +491,10 @@ def _columns(
             follow = _columns(by_probe, "follow", system) or {"held-out": []}
             columns = {**follow, **(_columns(by_probe, "leak", system) or {"": []})}
         case "similar" if system == MODEL:
-            values = [row.similarity for row in by_probe.get("unrelated", ())]
-            columns = {"unrelated": [float(v >= SIMILAR) for v in values if v is not None]}
+            values = _known([row.similarity for row in by_probe.get("unrelated", ())])
+            columns = {"unrelated": [float(value >= SIMILAR) for value in values]}
         case "saved" if system == MODEL:
-            saved = [row.saved for row in by_probe.get("held-out", ())]
-            columns = {"held-out": [float(v) for v in saved if v is not None]}
+            columns = {"held-out": _known([row.saved for row in by_probe.get("held-out", ())])}
         case _:
             return None
     return columns if all(columns.values()) else None
@@ -493,8 +502,13 @@ def _columns(
 
 def _leaks(rows: Sequence[ScoredRow]) -> list[float]:
     """Return whether each answer leaks; empty if it is unknown for any."""
-    values = [row.leaks for row in rows]
-    return [float(v) for v in values if v is not None] if None not in values else []
+    return _known([row.leaks for row in rows])
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    """Return values as numbers; empty if any is unknown."""
+    known = [float(value) for value in values if value is not None]
+    return known if len(known) == len(values) else []
 
 
 def _estimate(
@@ -546,36 +560,25 @@ def _statistic(
 
 def _reasons(by_probe: Mapping[str, Sequence[ScoredRow]]) -> dict[str, str]:
     """Return why each number that rows give may be missing."""
-    needs = {
-        "follow": ("held-out",),
-        "follow_loose": ("held-out",),
-        "leak": LEAK_PROBES,
-        "selectivity": ("held-out", *LEAK_PROBES),
-        "obey": ("forbid",),
-        "similar": ("unrelated",),
-        "right": ("held-out",),
-        "saved": ("held-out",),
-        "general": ("general",),
-        "kl": (),
+    rows = [row for group in by_probe.values() for row in group]
+    alone = all(UNTRAINED not in row.outcomes for row in rows)
+    missing = {
+        **dict.fromkeys(("leak", "selectivity", "similar", "kl"), "not measured"),
+        "saved": "the engine has no tokenizer here (--tokenizer)",
+        "right": "the task's scoring is a function, which its folder does not hold",
     }
-    alone = all(UNTRAINED not in row.outcomes for group in by_probe.values() for row in group)
+    if alone:
+        why = "the untrained model's answers are missing (--untrained)"
+        missing |= dict.fromkeys(("leak", "selectivity", "similar", "kl"), why)
     reasons = {}
-    for name, probes in needs.items():
-        absent = [probe for probe in probes if probe not in by_probe]
-        if name == "general" and absent:
-            reasons[name] = "the general requests were not asked (--general)"
+    for number in NUMBERS:
+        absent = [probe for probe in number.probes if probe not in by_probe]
+        if absent == ["general"]:
+            reasons[number.name] = "the general requests were not asked (--general)"
         elif absent:
-            reasons[name] = f"probe {absent[0]} was not asked"
-        elif name in ("leak", "selectivity", "similar", "kl"):
-            reasons[name] = (
-                "the untrained model's answers are missing (--untrained)"
-                if alone
-                else "not measured"
-            )
-        elif name == "saved":
-            reasons[name] = "the engine has no tokenizer here (--tokenizer)"
-        elif name == "right":
-            reasons[name] = "the task's scoring is a function, which its folder does not hold"
+            reasons[number.name] = f"probe {absent[0]} was not asked"
+        elif number.name in missing:
+            reasons[number.name] = missing[number.name]
     return reasons
 
 
@@ -615,6 +618,8 @@ def parse_gate(text: str) -> dict[str, float]:
             )
         try:
             bounds[name.strip()] = float(bound)
+            if math.isnan(bounds[name.strip()]):
+                raise ValueError
         except ValueError:
             raise SettingsError(
                 f"gate {part!r} has no bound: give a number, such as {name.strip()}=0.9"

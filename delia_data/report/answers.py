@@ -46,7 +46,7 @@ _NOTE: Final = (
     "format when the prompt forbids it. Keep: KL(untrained, trained) in nats per token of held-out "
     "pairs, and the share of unrelated answers that mean the same as the untrained model’s. Right: "
     "right labels, or the task’s score; unreadable answers are wrong. Save: prompt tokens saved "
-    "against the full instruction. Rows in italics are bounds. Brackets show intervals by "
+    "against the full instruction. Columns in italics are bounds. Brackets show intervals by "
     "bootstrap over rows."
 )
 _PROBES: Final[Mapping[str, str]] = {
@@ -207,13 +207,10 @@ def _tables(
 ) -> Iterator[Markup]:
     lines = _lines(group)
     shown = [n for n in NUMBERS if any(n.name in numbers for _, _, numbers in lines)]
-    head = ["Run", *(_title(number) for number in shown)]
+    head = ["Number", *(blocks.bound(name) if bound else name for name, bound, _ in lines)]
     rows = [
-        [
-            blocks.bound(name) if bound else name,
-            *(_cell(number, numbers.get(number.name)) for number in shown),
-        ]
-        for name, bound, numbers in lines
+        [_title(number), *(_cell(number, numbers.get(number.name)) for _, _, numbers in lines)]
+        for number in shown
     ]
     yield blocks.table(head, rows, "numbers wide", "Numbers")
     probes = [p for p in _PROBES if any(p in one.scores.leaks for one in group)]
@@ -227,12 +224,14 @@ def _tables(
     if differences:
         changed = [n for n in NUMBERS if any(n.name in d.numbers for d in differences.values())]
         rows = [
-            [name, *(_cell(n, d.numbers.get(n.name), difference=True) for n in changed)]
-            for name, d in differences.items()
+            [
+                _title(n),
+                *(_cell(n, d.numbers.get(n.name), difference=True) for d in differences.values()),
+            ]
+            for n in changed
         ]
         yield blocks.heading(f"Difference from {group[0].label}, paired by row")
-        head = ["Run", *(_title(number) for number in changed)]
-        yield blocks.table(head, rows, "numbers wide", "Paired differences")
+        yield blocks.table(["Number", *differences], rows, "numbers wide", "Paired differences")
         yield blocks.paragraph("Differences of shares are in percentage points.", "note")
     if labels := _label_table(group):
         yield blocks.details("Labels", labels)

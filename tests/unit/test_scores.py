@@ -308,6 +308,7 @@ def test_a_gate_says_which_bound_is_missed() -> None:
         ("folow=1", "names no number"),
         ("leak", "has no bound"),
         ("leak=x", "has no bound"),
+        ("leak=nan", "has no bound"),
         ("", "is empty"),
     ):
         with pytest.raises(SettingsError, match=says):
