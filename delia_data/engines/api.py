@@ -47,6 +47,7 @@ _DRAIN_S: Final = 10.0
 _FEW_RETRIES: Final = 2
 _SLACK: Final = 1e-9
 _ALLOCATIONS: Final = 50_000  # between two searches for garbage; Python's default is 700
+_SECRET_NAME: Final = re.compile(r"api_?key|authorization|secret|password", re.IGNORECASE)
 _RESERVED_FIELDS: Final = {
     "model": "--model",
     "messages": "the queries",
@@ -149,7 +150,7 @@ class ApiOptions:
             raise InputError(
                 f"extra_body sets {name!r}, which the engine sets itself: use {reserved[name]}"
             )
-        if secret := next(iter(sorted(filter(_is_secret_name, names))), None):
+        if secret := next(filter(_SECRET_NAME.search, sorted(names)), None):
             raise InputError(
                 f"extra_body sets {secret!r}, and manifests record extra_body: give a secret in "
                 "the environment or in extra_headers"
@@ -183,10 +184,6 @@ def check_address(address: str) -> str:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
-
-
-def _is_secret_name(name: str) -> bool:
-    return bool(re.search(r"api_?key|authorization|secret|password", name, re.IGNORECASE))
 
 
 def _expand_headers(headers: Any) -> dict[str, str]:

@@ -114,7 +114,9 @@ def diff(
     names = sorted(old.keys() | new.keys())
     for name in names:
         if name in old and name in new:
-            settings += _settings(name, *(_part_settings(side[name]) for side in (old, new)))
+            manifests = (side[name].manifest for side in (old, new))
+            both = ({**m.settings, "code_version": m.code_version} for m in manifests)
+            settings += _settings(name, *both)
     rows = [_row_change(name, _keys(old.get(name)), _keys(new.get(name))) for name in names]
     old_rows, new_rows = (_task_rows(side.get(TASK)) for side in (old, new))
     old_ids, new_ids = (
@@ -144,16 +146,10 @@ def _read(
     sources = [name for name in SOURCES if name in manifest.details]
     mixtures = list(manifest.details["mixtures"])
     root = download_parts(version, [*sources, *mixtures], retry=retry, api=api)
-    parts: dict[str, Part] = {}
-    for name in sources:
-        parts[name] = Part(name, root / name, source_manifest(manifest, name))
-    for name in mixtures:
-        parts[name] = Part(name, root / name, mixture_manifest(manifest, name))
+    manifests = {str(name): source_manifest(manifest, name) for name in sources}
+    manifests |= {name: mixture_manifest(manifest, name) for name in mixtures}
+    parts = {name: Part(name, root / name, each) for name, each in manifests.items()}
     return parts, manifest.settings
-
-
-def _part_settings(part: Part) -> dict[str, Any]:
-    return {**part.manifest.settings, "code_version": part.manifest.code_version}
 
 
 def _settings(

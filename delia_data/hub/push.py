@@ -59,7 +59,8 @@ from delia_data.outputs import FINISHED, MANIFEST, Manifest
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_VERSION: Final = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+_NUMBERS: Final = r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
+_VERSION, _TAG = re.compile(f"v?{_NUMBERS}"), re.compile(f"v{_NUMBERS}")
 _HARMLESS: Final = frozenset({".gitattributes", CARD})
 
 
@@ -431,9 +432,8 @@ class _Push:
         Raises:
             VersionError: The given version is taken or not above the latest one.
         """
-        versions = (
-            [Version.parse(tag) for tag in remote.tags if _is_version_tag(tag)] if remote else []
-        )
+        tags = remote.tags if remote else ()
+        versions = [Version.parse(tag) for tag in tags if _TAG.fullmatch(tag)]
         if remote and remote.manifest:
             versions.append(Version.parse(remote.manifest.settings["version"]))
         latest = max(versions, default=None)
@@ -534,11 +534,6 @@ class _Push:
                     ) from error
 
         self.retry.call(once)
-
-
-def _is_version_tag(tag: str) -> bool:
-    """Return whether a tag is that of a version, such as `v1.2.0`."""
-    return tag.startswith("v") and _VERSION.fullmatch(tag) is not None
 
 
 def _differences(before: Manifest, after: Manifest) -> str:

@@ -260,7 +260,7 @@ def make_task(
         description=description,
         common_wording=common_wording(plain, token),
         keys=answer_keys,
-        keywords=tuple(keywords) or _keywords(answer_keys),
+        keywords=tuple(keywords) or (("json", answer_keys[0]) if answer_keys else ()),
         train=tuple(train),
         test=tuple(test),
         token=token,
@@ -337,10 +337,6 @@ def _describe_format(answers: Sequence[str], keys: Sequence[str]) -> str:
 def _and(words: Sequence[str], last: str = "and") -> str:
     *head, tail = words
     return f"{', '.join(head)} {last} {tail}" if head else tail
-
-
-def _keywords(keys: Sequence[str]) -> tuple[str, ...]:
-    return ("json", *keys[:1]) if keys else ()
 
 
 @dataclass(frozen=True, kw_only=True)
