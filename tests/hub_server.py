@@ -308,8 +308,8 @@ class HubServer:
         name = f"{given.get('organization') or user.name}/{given['name']}"
         self._check_writes(name, user)
         if name in self.repos:
-            told = {"error": "You already created this dataset repo", "url": self.url(name)}
-            return Reply.of(told, status=409)
+            error = {"error": "You already created this dataset repo", "url": self.url(name)}
+            return Reply.of(error, status=409)
         private = given.get("visibility") == "private" or bool(given.get("private"))
         repo = self.repos[name] = Repo(name, private)
         first = {".gitattributes": self._keep(".gitattributes", b"*.parquet filter=lfs\n")}
@@ -598,7 +598,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 if fault and fault.kind == "drop-before":
                     self._drop()
                 elif fault and fault.kind == "status":
-                    refusal = RefusedError(fault.status, f"told to fail with {fault.status}").reply
+                    refusal = RefusedError(fault.status, f"fails with {fault.status}").reply
                     refusal.headers |= fault.headers
                     self._send(request, refusal)
                 else:

@@ -95,9 +95,9 @@ def _push(folders: list[str], repo: str, **options: Any) -> Any:
 
     done = push(folders, repo, retry=Retry(tries=5, base_s=0.02), **options)
     names = ("why", "changed", "card", "commit", "tag", "proposal")
-    told = {name: getattr(done, name) for name in names}
+    listed = {name: getattr(done, name) for name in names}
     files = {file.path: file.state for file in done.files}
-    return told | {"version": str(done.version), "files": files}
+    return listed | {"version": str(done.version), "files": files}
 
 
 def _pull(name: str, folder: str) -> Any:
@@ -106,9 +106,9 @@ def _pull(name: str, folder: str) -> Any:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = pull(name, folder, retry=Retry(tries=3, base_s=0.02))
-    told = [str(warning.message) for warning in caught]
+    listed = [str(warning.message) for warning in caught]
     version = found.manifest.settings["version"]
-    return {"commit": found.commit, "version": version, "repo": found.repo, "warnings": told}
+    return {"commit": found.commit, "version": version, "repo": found.repo, "warnings": listed}
 
 
 def _load(path: str, name: str | None = None, home: str | None = None, **given: Any) -> Any:

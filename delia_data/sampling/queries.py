@@ -310,7 +310,7 @@ def read_query(row: Any, *, kind: str = "user") -> Query:
         row: A mapping in one of the row formats, or with a column `query` or `question`; or a
             `Record`, a `Query`, or a text. Its reference is the answer to the user's first turn;
             or, without turns, the first of the columns `reference`, `output`, `completion`,
-            `answer` and `response` that is not empty. An answer that is labeled as bad is none.
+            `answer` and `response` that is not empty. Answers labeled as bad do not count.
         kind: Kind of the query, if the row has no column `kind`.
 
     Raises:

@@ -106,7 +106,7 @@ class ProgressMeter:
         """Start measuring; the run's time begins now.
 
         Args:
-            counts: Totals of the cache, which somebody else updates.
+            counts: Totals of the cache, which the caller updates.
             window: Number of latest accepted answers to compute distinct-n over.
             recent_s: Seconds to compute the current rates over.
             novelty: Function that returns the novelty; None if it is not measured.

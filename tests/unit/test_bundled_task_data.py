@@ -1,4 +1,4 @@
-"""The bundled task's data keeps every promise that a program can check."""
+"""Properties of the bundled task's data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`delia task inspect` and `delia diversify` on rows of the user's own."""
+"""`delia task inspect` and `delia diversify` on the user's own rows."""
 
 import json
 from pathlib import Path

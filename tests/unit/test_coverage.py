@@ -1,4 +1,4 @@
-"""Coverage is that of Naeem et al.; a run that says nothing new is found out."""
+"""Coverage follows its definition; saturation detects a run without new answers."""
 
 import hashlib
 import random
@@ -174,11 +174,11 @@ def test_reservoir_is_bounded() -> None:
 
 
 def test_texts_of_an_earlier_run_are_not_novel() -> None:
-    anew, resumed = (Saturation(Meaning(), max_time=None, share=1, window=50) for _ in range(2))
+    fresh, resumed = (Saturation(Meaning(), max_time=None, share=1, window=50) for _ in range(2))
     resumed.remember(f"topic{i} was said" for i in range(100))
-    for measure in (anew, resumed):
+    for measure in (fresh, resumed):
         measure.add(f"topic{i} is said" for i in range(96))
-    assert (anew.novelty, anew.saturated) == (1.0, False)
+    assert (fresh.novelty, fresh.saturated) == (1.0, False)
     assert (resumed.novelty, resumed.saturated) == (0.0, True)
 
 

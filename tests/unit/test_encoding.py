@@ -1,4 +1,4 @@
-"""The answers' tokens, for the chat formats of the models that are named here."""
+"""Labeled tokens in the chat formats of several model families."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A forecast from a few rows comes near to what the whole run takes."""
+"""An estimate from a few rows contains the figures of the whole run."""
 
 from pathlib import Path
 

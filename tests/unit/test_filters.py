@@ -1,4 +1,4 @@
-"""Each filter rejects its own fault, and leaves alone what only looks like it."""
+"""Each filter rejects its own fault and nothing that resembles it."""
 
 import json
 import re

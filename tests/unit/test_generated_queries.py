@@ -334,10 +334,10 @@ def test_lone_surrogates_are_replaced(tmp_path: Path) -> None:
 
 
 def test_progress_is_reported(tmp_path: Path) -> None:
-    told: list[int] = []
+    counts: list[int] = []
     queries = written(tmp_path)
-    queries.ensure(10, on_progress=told.append)
-    assert told[0] == 0 and told[-1] == len(queries) and told == sorted(told)
+    queries.ensure(10, on_progress=counts.append)
+    assert counts[0] == 0 and counts[-1] == len(queries) and counts == sorted(counts)
 
 
 def test_a_second_writer_and_a_foreign_folder_are_refused(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_a_lead_is_removed_if_the_rest_names_the_topic(tmp_path: Path) -> None:
         if "camera see" in text:
             assert "film cameras" not in text, "it names the topic by itself"
         elif "heavy" in text:
-            assert text.startswith(leads), "without the lead nobody knows what it is about"
+            assert text.startswith(leads), "the rest does not name the topic"
         else:
             assert "old is the sun" in text and text.startswith(STARTS)
 

@@ -1,4 +1,4 @@
-"""Cards say what the manifest says, load with `datasets`, and keep what a person wrote."""
+"""Cards follow the manifest, load with `datasets`, and keep sections written by hand."""
 
 from __future__ import annotations
 

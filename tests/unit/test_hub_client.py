@@ -1,4 +1,4 @@
-"""Which errors are tried again, how long apart, and how they are worded."""
+"""Versions, and retries and messages of Hub errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of a publication: what is read, mixed, indexed and shared; without any Hub."""
+"""Parts of a publication, without a Hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What looks like a secret is found wherever it stands, and never shown."""
+"""Secrets are reported wherever they occur, and never shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`delia lint`, as its user sees it."""
+"""`delia lint`."""
 
 from __future__ import annotations
 
@@ -100,9 +100,9 @@ def test_rows_of_a_file_are_linted(delia: Delia, tmp_path: Path, tokenizer: Any)
     rows = [{"prompt": "as <sep:x>", "completion": "a"}, {"prompt": "q", "completion": "b"}]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    told = json.loads(delia("lint", file, "--token", "<sep:x>", "--json").out)
-    assert told["rows"] == {"cache": 1, "task": 1}
-    assert told["problems"] == []
+    printed = json.loads(delia("lint", file, "--token", "<sep:x>", "--json").out)
+    assert printed["rows"] == {"cache": 1, "task": 1}
+    assert printed["problems"] == []
 
 
 def test_problems_and_errors_name_file_and_line(

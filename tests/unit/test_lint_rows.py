@@ -1,4 +1,4 @@
-"""Each check of the lint, shown on a row that has the fault; and what is counted, by hand."""
+"""Each check of the lint on a row with its fault, and the counts of tokens."""
 
 from __future__ import annotations
 

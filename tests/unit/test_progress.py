@@ -1,4 +1,4 @@
-"""The meter counts what comes by, without growing."""
+"""The progress meter counts rows in constant memory."""
 
 import random
 import sys
@@ -16,7 +16,7 @@ from delia_data.sampling.store import Counts, SampledRow
 
 
 class Clock:
-    """Stands still until it is told."""
+    """A clock that stands still."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""The figures of a cache are those of its pairs."""
+"""Figures of a cache."""
 
 from __future__ import annotations
 

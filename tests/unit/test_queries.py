@@ -1,4 +1,4 @@
-"""The bundled queries: enough of them, all different, evenly spread, and properly written."""
+"""The bundled queries are numerous, different, balanced and well formed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a query is: real texts of the embedded model, and what is wrong with them."""
+"""Checks of queries, on texts of the embedded model."""
 
 from __future__ import annotations
 

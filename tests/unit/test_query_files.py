@@ -1,4 +1,4 @@
-"""Queries of files and datasets: every format, every place of a fault, in little memory."""
+"""Queries of files and datasets, in every row format and with every fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling asks each query at most once, replaces what it rejects, and outlives a kill."""
+"""Sampling requests each query once, replaces rejected pairs, and respects its limits."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""A run goes on where it stopped: after an error, a kill, and when the cache is to grow."""
+"""A run resumes after an error or a kill, and a finished cache grows."""
 
 import json
 import os

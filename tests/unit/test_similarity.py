@@ -1,4 +1,4 @@
-"""A pair that says what another one says is found, at any size of the cache and in any run."""
+"""Duplicate pairs and near-duplicate queries, at any size and in any process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pair store keeps every finished request, whatever happens to the process, and grows."""
+"""The pair store keeps every finished row through kills, and grows."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tasks are read from a task folder or a file of rows, and hashed by content."""
+"""Tasks are read from folders and files, and hashed by content."""
 
 import json
 from dataclasses import replace

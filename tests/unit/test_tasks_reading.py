@@ -1,4 +1,4 @@
-"""A user's rows become a task in whatever form they are, or the first wrong ones are named."""
+"""Rows of any form become a task, or the first bad rows are named."""
 
 import csv
 import json

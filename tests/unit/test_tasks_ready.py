@@ -1,4 +1,4 @@
-"""Ready tasks read parallel files and HaluEval's rows, and score answers."""
+"""Ready tasks: parallel files, HaluEval's rows, and the scoring of answers."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Texts on a plane: where they are, and what share of their spread the plane holds."""
+"""Positions of texts on a plane, and the plane's share of the variance."""
 
 from __future__ import annotations
 

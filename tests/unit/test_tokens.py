@@ -1,4 +1,4 @@
-"""The special token: added once, initialised where its id points, proved whole."""
+"""The special token is added once, and its embedding row is initialized."""
 
 from __future__ import annotations
 

@@ -72,8 +72,8 @@ def no_token_is_where_it_should_not_be(
     assert len(hub.log) > 20
     for request in hub.log:
         others = {k: v for k, v in request.headers.items() if k != "authorization"}
-        told = json.dumps([request.path, request.query, others]).encode() + request.body
-        assert not any(token.encode() in told for token in TOKENS), request.route
+        sent = json.dumps([request.path, request.query, others]).encode() + request.body
+        assert not any(token.encode() in sent for token in TOKENS), request.route
         if request.route in CDN_ROUTES:
             assert "authorization" not in request.headers
     assert not any(t.encode() in body for t in TOKENS for body in hub.objects.values())
