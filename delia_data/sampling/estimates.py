@@ -19,7 +19,6 @@ from delia_data.ranking import rank
 from delia_data.sampling.filters import Filter, default_filters
 from delia_data.sampling.generated_queries import load_queries
 from delia_data.sampling.queries import GrowableQueries, Queries, Query
-from delia_data.sampling.sampler import apply_filters
 from delia_data.sampling.schedule import PendingRequest, PromptOptions, query_id
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -132,7 +131,7 @@ def estimate(
     started = clock()
     completions = list(engine.generate((row.request for row in requests.values()), sampling))
     seconds = clock() - started
-    probe = [apply_filters(requests[c.id], c, filters) for c in completions]
+    probe = [requests[c.id].row(c, filters) for c in completions]
     rejected = [row.rejected for row in probe if row.rejected is not None]
     if len(rejected) == len(probe):
         reason = next((row.error for row in probe if row.error), None) or probe[0].rejected

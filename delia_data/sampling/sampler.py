@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from delia_data.engines.base import Completion, Engine, Sampling
+from delia_data.engines.base import Engine, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.outputs import Manifest, read_manifest
 from delia_data.sampling.budget import Budget, Limits
@@ -33,7 +33,7 @@ from delia_data.sampling.filters import (
 )
 from delia_data.sampling.generated_queries import load_queries
 from delia_data.sampling.queries import FileQueries, GrowableQueries, Queries, Query
-from delia_data.sampling.schedule import PendingRequest, PromptOptions, RequestScheduler
+from delia_data.sampling.schedule import PromptOptions, RequestScheduler
 from delia_data.sampling.similarity import distinct
 from delia_data.sampling.store import Counts, PairStore, SampledRow
 from delia_data.tokens import DEFAULT_TOKEN
@@ -294,7 +294,7 @@ def sample(
                 request = scheduler.settle(completion)
                 if request is None:
                     continue
-                row = apply_filters(request, completion, checks)
+                row = request.row(completion, checks)
                 store.append(row)
                 meter.add(row)
                 failure = row.error or failure
@@ -323,35 +323,6 @@ def sample(
             )
         manifest = _manifest(store, plan, target, scheduler.stopped, source)
         return store.finish(manifest, keep_rejected=keep_rejected)
-
-
-def apply_filters(
-    request: PendingRequest, completion: Completion, filters: Sequence[Filter]
-) -> SampledRow:
-    """Build the row of a completion, with the reason of the first filter that rejects it.
-
-    Args:
-        request: The request.
-        completion: Its completion.
-        filters: The filters in order.
-    """
-    text = completion.text
-    if not text.isascii():  # a lone surrogate cannot be written to a file
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    reasons = (reason for check in filters if (reason := check(request.query.text, completion)))
-    return SampledRow(
-        request.number,
-        request.request.id,
-        request.query.text,
-        text,
-        completion.tokens,
-        completion.prompt_tokens,
-        completion.cost,
-        next(reasons, None),
-        completion.error,
-        completion.reasoning,
-        request.query.system,
-    )
 
 
 def _grow(

@@ -12,7 +12,7 @@ shortest prefix of the queries that contains the target, whatever order the engi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -22,8 +22,9 @@ from delia_data.errors import EngineError, InputError
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
 from delia_data.sampling.budget import Budget, Limits
+from delia_data.sampling.filters import Filter
 from delia_data.sampling.queries import Queries, Query
-from delia_data.sampling.store import PairStore
+from delia_data.sampling.store import PairStore, SampledRow
 
 _HEALTH_WINDOW: Final = 32  # latest requests; if more than half failed, the engine is dead
 
@@ -103,6 +104,26 @@ class PendingRequest:
     query: Query
     request: Request
     tries: int = 0
+
+    def row(self, completion: Completion, filters: Sequence[Filter]) -> SampledRow:
+        """Return the finished row, with the reason of the first filter that rejects it."""
+        text = completion.text
+        if not text.isascii():  # a lone surrogate cannot be written to a file
+            text = text.encode("utf-8", "replace").decode("utf-8")
+        reasons = (reason for check in filters if (reason := check(self.query.text, completion)))
+        return SampledRow(
+            self.number,
+            self.request.id,
+            self.query.text,
+            text,
+            completion.tokens,
+            completion.prompt_tokens,
+            completion.cost,
+            next(reasons, None),
+            completion.error,
+            completion.reasoning,
+            self.query.system,
+        )
 
 
 class RequestScheduler:
