@@ -65,7 +65,9 @@ def test_the_embedded_model(tmp_path: Path, task: Path, delia: Delia) -> None:
     assert mine != its
 
 
+@pytest.mark.parametrize("adaptation", ["lora", "full"])
 def test_an_adapter(
+    adaptation: Any,
     tmp_path: Path,
     task: Path,
     delia: Delia,
@@ -76,7 +78,7 @@ def test_an_adapter(
     make_tiny_model().save_pretrained(model)
     tiny_tokenizer.save_pretrained(model)
     settings = TrainSettings(
-        model=str(model), rank=4, targets=("all-linear",), batch_size=4, warmup_steps=0
+        model=str(model), adaptation=adaptation, rank=4, batch_size=4, warmup_steps=0
     )
     rows = [{**row.as_row(), "source": "task"} for row in read_task_rows(task).train]
     train(settings, rows, tmp_path / "adapter")
@@ -99,6 +101,10 @@ def test_an_adapter(
         for name, system in (("out", "untrained"), ("base", "model"))
     )
     assert ours == theirs
+    off, plain = found["system"]["untrained"], base["system"]["system"]
+    if adaptation == "lora":  # a model that is trained whole is loaded in float32
+        assert off["model"]["weights_sha256"] == plain["model"]["weights_sha256"]
+    assert found["system"]["system"]["model"] != off["model"]
     assert base["numbers"]["model"]["follow"] == found["numbers"]["untrained"]["follow"]
     by_model = ("--untrained", model, "--pairs", pairs)
     same = evaluated(delia, model, task, tmp_path / "same", *by_model)
