@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Delia, refused
+from report_inputs import put_task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import InputError
+from delia_data.evaluation import EvalTask, System, evaluate
 from delia_data.evaluation.general import lm_eval_scores, satisfies
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
@@ -63,9 +68,29 @@ def test_a_local_task(
         lm_eval_scores(["no_such_task"], make_tiny_model(), tiny_tokenizer, batch_size=2)
 
 
-def test_engines_without_a_model_are_refused(tmp_path: Path, delia: Delia) -> None:
-    from report_inputs import put_task
+def test_an_evaluation_with_a_local_task(
+    task_file: Path,
+    tmp_path: Path,
+    make_tiny_model: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("lm_eval")
+    put_task(tmp_path / "task", rows=2)
+    engines = [
+        TransformersEngine(make_tiny_model(), tiny_tokenizer, batch_size=8) for _ in range(2)
+    ]
+    given = (System(*engines), EvalTask.read(tmp_path / "task"), tmp_path / "out")
+    asked: dict[str, Any] = {"probes": ["plain"], "max_tokens": 2, "pairs": None}
+    found = evaluate(*given, **asked, general_tasks=[str(task_file)])
+    assert set(found.general_tasks) == {"model", "untrained"}
+    scores = found.general_tasks["model"]
+    assert scores == found.general_tasks["untrained"]
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "lm_eval_scores", None)
+    assert evaluate(*given, **asked, general_tasks=[str(task_file)]) == found
 
+
+def test_engines_without_a_model_are_refused(tmp_path: Path, delia: Delia) -> None:
     put_task(tmp_path / "task", rows=2)
     mock = ("evaluate", "any", tmp_path / "task", tmp_path / "out", "--engine", "mock")
     refused(delia(*mock, "--general-tasks", "arc_easy"), "tasks of lm-eval need a model")
