@@ -66,6 +66,8 @@ def contrast_task(
     **options: Any,
 ) -> DiversifiedTask:
     """Write the folder of the small task, by default with an engine that repeats the request."""
+    if options.get("contrast"):  # the engine repeats the token of a question about it
+        options = {"contrast_kinds": ("plain", "forbid", "mention"), **options}
     return make_task_folder(
         verdicts() if task is None else task,
         folder,

@@ -110,7 +110,8 @@ def command(
         str,
         typer.Option(
             help="Kinds of contrast rows: the request without the token (plain), one that forbids "
-            "its format (forbid), one that only mentions it (mention).",
+            "its format (forbid), one that only mentions it (mention), a question about it "
+            "(about).",
             rich_help_panel=_CONTRAST,
         ),
     ] = ",".join(ROW_KINDS),

@@ -3,8 +3,10 @@
     plain      the query of a task row in the plain form of a training wording
     forbid     the same request in a phrasing that forbids the token's format
     mention    the same request in a phrasing that only mentions the token
+    about      a question about the token
 
-Each has the untrained model's answer to the plain request.
+Each has the untrained model's answer to the plain request; of `about` to the question without the
+brackets of the token.
 """
 
 from __future__ import annotations
@@ -35,13 +37,14 @@ from delia_data.sampling.filters import empty, failed, names, truncated
 from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.reading import with_query
 
-ContrastKind: TypeAlias = Literal["forbid", "mention"]
+ContrastKind: TypeAlias = Literal["forbid", "mention", "about"]
 ContrastSplit: TypeAlias = Literal["train", "test"]
 CONTRAST_KINDS: Final[tuple[ContrastKind, ...]] = get_args(ContrastKind)
 ROW_KINDS: Final = ("plain", *CONTRAST_KINDS)
 """Kinds of contrast rows."""
 _TRIES_PER_ROW: Final = 4
 _SPARE_TRIES: Final = 32
+_BRACKETS: Final = "<>[](){}|"
 
 
 @cache
@@ -50,6 +53,7 @@ def contrast_phrasings(kind: ContrastKind, split: ContrastSplit) -> tuple[str, .
 
     Args:
         kind: `"forbid"` rules out the format, `"mention"` names the token without asking for it.
+            `"about"` are questions about the token, without `{request}`.
         split: `"train"` for training rows, `"test"` for evaluation. No phrasing is in both.
 
     Raises:
@@ -293,6 +297,10 @@ def _candidates(
         choice = phrasings.get(kind)
         phrasing = choice[turn % len(choice)] if choice else None
         asked = fill_phrasing(phrasing, request, task.token) if phrasing else request
+        if phrasing and kind == "about":
+            # About <sep> the untrained model is asked as sep: its answers would repeat the token.
+            asked = phrasing.replace("{token}", task.token)
+            request = phrasing.replace("{token}", task.token.strip(_BRACKETS))
         made.append(
             ContrastRow(
                 with_query(row, asked),

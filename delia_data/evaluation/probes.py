@@ -290,9 +290,11 @@ def _rows(name: str, task: EvalTask, rows: Sequence[HeldOutRow]) -> tuple[ProbeR
         case "general":
             entries = _data("general.yaml")
             return tuple(_request(e.pop("request"), e) for e in map(dict, entries))
-        case _:
-            texts = _data("requests.yaml")[name]
+        case "token":
+            texts = contrast_phrasings("about", "test")
             return tuple(_request(text.replace("{token}", task.token)) for text in texts)
+        case _:
+            return tuple(_request(text) for text in _data("requests.yaml")[name])
 
 
 @cache

@@ -90,7 +90,8 @@ class ExperimentInputs:
             contrast = tuple(
                 one
                 for one in contrast
-                if any(row.query in one.teacher_messages[-1].content for row in train)
+                if one.kind == "about"
+                or any(row.query in one.teacher_messages[-1].content for row in train)
             )
         return Material(
             task=replace(self.task, train=train),

@@ -74,6 +74,15 @@ def test_each_row_has_the_answer_to_the_plain_request(tmp_path: Path) -> None:
     assert len(set(used)) == 24 and set(Counter(row for row, _ in used).values()) == {2}
 
 
+def test_questions_about_the_token_are_answered_without_its_brackets(tmp_path: Path) -> None:
+    made = contrast_task(tmp_path, contrast=1, contrast_kinds=("about",))
+    for row in made.rows.contrast:
+        (turn,) = row.teacher_messages
+        assert row.phrasing in contrast_phrasings("about", "train")
+        assert row.record.query == row.phrasing.replace("{token}", "<sep>")
+        assert turn.content == row.phrasing.replace("{token}", "sep")
+
+
 def test_rows_of_a_smaller_share_are_among_those_of_a_larger_one(tmp_path: Path) -> None:
     small, large = (contrast_task(tmp_path / f"{n}", contrast=n) for n in (0.5, 2))
     assert small.rows.contrast == large.rows.contrast[:6]
