@@ -337,7 +337,7 @@ def _similarities(
         TransformersEngine(model, tokenizer, batch_size=size),
         probes,
         folder,
-        untrained=SwitchedOffEngine(model, tokenizer, size),
+        untrained=SwitchedOffEngine(model, tokenizer, batch_size=size),
         max_tokens=inputs.max_tokens,
     )
     ours, theirs = ([row.answers[system] for row in rows] for system in (MODEL, UNTRAINED))
@@ -351,7 +351,7 @@ def _divergences(
     cell: Cell, inputs: ExperimentInputs, model: Any, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[AnswerLoss, ...]:
     """Measure how far an adapter moves held-out pairs, those that a mixture would take last."""
-    token, pairs = inputs.task.token, inputs.losses.get("pairs", ())
+    token, pairs = inputs.task.token, list(inputs.losses.get("pairs", ()))
     if not hasattr(model, "disable_adapter"):
         return ()
     if isinstance(inputs.pairs, Path) and is_finished(inputs.pairs):

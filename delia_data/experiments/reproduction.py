@@ -216,10 +216,10 @@ def reproduce(
         )
     names = {cell.experiment for cell in unfinished_cells(run)}
     for name, experiment in run.grid.experiments.items():
-        folder = run.contrast_of(name, experiment)
-        if folder is not None and name in names and not is_finished(folder):
+        rows = run.contrast_of(name, experiment)
+        if rows is not None and name in names and not is_finished(rows):
             sample_contrast(
-                folder,
+                rows,
                 name,
                 experiment,
                 device=run.device,
