@@ -125,8 +125,8 @@ def test_every_method_runs(model: Path, tmp_path: Path) -> None:
         max_tokens=3,
         watch_every_steps=50,
         probes=["held-out", "unrelated"],
-        cache={"pairs": 24, "max_tokens": 200, "keep_truncated": True},
-        contrast=0.02,
+        cache={"pairs": 24, "max_tokens": 300, "keep_truncated": True},
+        contrast=0.01,
         blocks=[{"methods": methods, "rows": [100], "ratios": [0.1]}],
     )
     reproduce(Reproduction(read_grid(grid), tmp_path / "out"))
