@@ -312,8 +312,11 @@ class Source:
     def _columns(self, chunk: Chunk) -> tuple[set[str], pa.RecordBatch | None]:
         """Return the columns of a chunk that are not used, and its rows if valid as they are."""
         table = None if self.format not in (None, "messages") else chunk.table()
-        ready = None if table is None else exact(table, validated=chunk.validated)
-        return (set(), None) if table is None or ready is None else (_ignored(table), ready)
+        with suppress(UnicodeDecodeError):  # in the name of a field
+            ready = None if table is None else exact(table, validated=chunk.validated)
+            if table is not None and ready is not None:
+                return _ignored(table), ready
+        return set(), None
 
     def record(self, row: Any, *, used: Collection[str] = ()) -> Record:
         """Return the record of a row, and report the loss of reasoning and of unused columns.

@@ -135,6 +135,8 @@ def check_readers(folder: Path, name: str) -> None:
 @example(("a.json", b"\xef\xbb\xbf"))
 @example(("a.csv", b'a,b\n"' + b"\n" * 10_000))
 @example(("a.csv", b'"t\next",b\na,b\n'))
+@example(("a.jsonl", encode(ROWS["messages"], "jsonl").replace(b"role", b"\x80role", 1)))
+@example(("a.parquet", encode(ROWS["messages"], "parquet").replace(b"role", b"\x80ole")))
 @example(("a.arrow", encode(ROWS["messages"], "arrow").replace(b"messages", b"\x80essages")))
 def test_any_file_is_read_or_refused(file: tuple[str, bytes]) -> None:
     name, data = file
