@@ -130,7 +130,9 @@ def adapter_settings(folder: str | os.PathLike[str]) -> TrainSettings:
             f"{os.fspath(folder)} holds a {manifest.kind}, not an adapter: give a folder that "
             "delia train wrote"
         )
-    return TrainSettings.from_dict(manifest.settings, where=str(folder))
+    # Until 0.1.0 the rate of the token's row was absolute; a finished adapter needs neither.
+    settings = {k: v for k, v in manifest.settings.items() if k != "token_learning_rate"}
+    return TrainSettings.from_dict(settings, where=str(folder))
 
 
 def adapter_names(root: Path) -> frozenset[str]:

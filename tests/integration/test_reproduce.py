@@ -137,6 +137,9 @@ def test_every_method_runs(model: Path, tmp_path: Path) -> None:
     others = {"common": 13, "no_diverse": 13, "pairs_only": 2, "dmt": 15}
     expected = {m: 0 if m in untrained else others.get(m, 14) for m in methods}
     assert steps == expected
+    for result in results.values():
+        trained = result["steps"] > 0
+        assert bool(result["divergences"]) == bool(result["similarities"]) == trained
     named = {r["cell"]["method"] for r in results.values() if r["distances"]}
     assert set(methods) - named == {"in_context", "controlled"}
 

@@ -217,6 +217,21 @@ def test_a_training_begins_with_the_weights_of_another(
     assert not any((tmp_path / name).exists() for name in "abc")
 
 
+def test_an_adapter_with_an_absolute_rate_is_still_read(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    train(replace(settings, epochs=1), ROWS, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["settings"]["token_rate"], manifest["settings"]["pairs_loss"]
+    manifest["settings"]["token_learning_rate"] = 0.02
+    file.write_text(json.dumps(manifest))
+    model, tokenizer = load_adapter(tmp_path / "adapter")
+    assert len(tokenizer) == model.get_input_embeddings().weight.shape[0]
+    with pytest.raises(SettingsError, match=r"token_rate, which is relative: .* 0\.02 is 0\.15"):
+        TrainSettings.from_dict(manifest["settings"])
+
+
 def test_a_foreign_or_busy_folder_is_left_alone(settings: TrainSettings, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
