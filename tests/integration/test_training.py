@@ -221,15 +221,14 @@ def test_an_adapter_with_an_absolute_rate_is_still_read(
     settings: TrainSettings, tmp_path: Path
 ) -> None:
     train(replace(settings, epochs=1), ROWS, tmp_path / "adapter")
-    file = tmp_path / "adapter" / "manifest.json"
-    manifest = json.loads(file.read_text())
-    del manifest["settings"]["token_rate"], manifest["settings"]["pairs_loss"]
-    manifest["settings"]["token_learning_rate"] = 0.02
-    file.write_text(json.dumps(manifest))
+    manifest = read_manifest(tmp_path / "adapter")
+    earlier = {k: v for k, v in manifest.settings.items() if k not in ("token_rate", "pairs_loss")}
+    earlier["token_learning_rate"] = 0.02
+    finish(tmp_path / "adapter", manifest.model_copy(update={"settings": earlier}))
     model, tokenizer = load_adapter(tmp_path / "adapter")
     assert len(tokenizer) == model.get_input_embeddings().weight.shape[0]
     with pytest.raises(SettingsError, match=r"token_rate, which is relative: .* 0\.02 is 0\.15"):
-        TrainSettings.from_dict(manifest["settings"])
+        TrainSettings.from_dict(earlier)
 
 
 def test_a_foreign_or_busy_folder_is_left_alone(settings: TrainSettings, tmp_path: Path) -> None:
