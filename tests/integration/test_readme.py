@@ -48,6 +48,7 @@ RULES = {
     "docs/guides/own-task.md": {
         "delia task inspect tickets.csv": Rule(OWN_TASK),
         "delia diversify my-task --task tickets.csv": Rule(OWN_TASK),
+        "delia mix my-task my-cache my-mix --ratio 1": Rule(["my-task", "my-cache"]),
         "delia sample my-cache --target 500": Rule(["my-task"], LEFT_OUT),
         "from delia_data import mix": Rule([*OWN_TASK, "my-cache"]),
     },
