@@ -25,7 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
+from delia_data.diversify import make_task_folder
 from delia_data.engines.base import Sampling, with_parts
 from delia_data.errors import RatioError
 from delia_data.evaluation import (
@@ -50,7 +50,7 @@ from delia_data.outputs import (
 )
 from delia_data.report import make_report
 from delia_data.sampling import BundledQueries, default_filters, sample
-from delia_data.tasks import Task, bundled_task, bundled_wordings, read_task_rows
+from delia_data.tasks import Task, bundled_task, read_task_rows
 from delia_data.training import read_recipe, train
 from delia_data.training.settings import TrainSettings
 
@@ -83,7 +83,9 @@ class QuickstartSettings:
         task_rows: Training rows of the bundled task.
         held_out_rows: Held-out rows to evaluate on.
         epochs: Epochs of the training; None takes the recipe's.
-        max_tokens: Greatest number of tokens in a sampled answer.
+        max_tokens: Greatest number of tokens in a sampled answer; longer answers are dropped.
+        keep_truncated: Keep them, cut off.
+        contrast: Contrast rows for each task row.
 
     Raises:
         RatioError: The ratio is negative, or needs more pairs than `pairs`.
@@ -97,6 +99,8 @@ class QuickstartSettings:
     held_out_rows: int = 40
     epochs: float | None = None
     max_tokens: int = 96
+    keep_truncated: bool = False
+    contrast: float = 0.5
 
     def __post_init__(self) -> None:
         if self.pairs < 1:
@@ -188,6 +192,7 @@ class _Steps:
             model=DEFAULT_MODEL,
             token=self.task.token,
             epochs=recipe.epochs if s.epochs is None else s.epochs,
+            pairs_loss="kl",
             seed=s.seed,
             device=s.device,
         )
@@ -226,18 +231,27 @@ class _Steps:
             sampling=Sampling(max_tokens=s.max_tokens),
             seed=s.seed,
             token=self.task.token,
-            # Short answers keep the run short; most of them are cut off.
-            filters=default_filters(self.task.token, keep_truncated=True),
+            filters=default_filters(self.task.token, keep_truncated=s.keep_truncated),
             on_progress=lambda progress: show_kept(progress.kept),
         )
 
     def diversify(self, update: Update) -> None:
-        """Give each task row its own bundled wording, checked."""
-        seed, wordings = self.settings.seed, bundled_wordings(self.task.name)
-        gates = gate_task_wordings(self.task, wordings)
-        update(len(gates.accepted), len(wordings))
-        rows = diversify(self.task, wordings, seed=seed)
-        save_task_rows(self.out / "task", rows, self.task, seed=seed, gates=gates)
+        """Give each task row a bundled wording, and let the model answer contrast rows."""
+        from delia_data.engines.transformers import TransformersEngine
+
+        s = self.settings
+        made = make_task_folder(
+            self.task,
+            self.out / "task",
+            embed=False,
+            engine=lambda: TransformersEngine(*self.base),
+            contrast=s.contrast,
+            contrast_sampling=Sampling(max_tokens=s.max_tokens),
+            seed=s.seed,
+            on_answer=update,
+        )
+        rows = len(made.rows.train) + len(made.rows.contrast)
+        update(rows, rows)
 
     def mix(self, update: Update) -> None:
         """Mix task rows and pairs."""
@@ -264,7 +278,8 @@ class _Steps:
                 split="train",
             )
         self.rows = dataset.to_list()
-        update(len(self.rows), made.rows["task"] + made.rows["cache"])
+        names = ("task", "contrast", "cache")
+        update(len(self.rows), sum(made.rows.get(name, 0) for name in names))
 
     def train(self, update: Update) -> None:
         """Add the token, lint, train."""

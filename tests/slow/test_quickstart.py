@@ -22,7 +22,7 @@ pytestmark = [
 
 
 def test_the_loss_falls_and_only_the_tokens_row_of_the_embedding_moves(tmp_path: Path) -> None:
-    settings = QuickstartSettings(pairs=6, task_rows=6, held_out_rows=4, epochs=2, max_tokens=12)
+    settings = QuickstartSettings(pairs=6, task_rows=6, held_out_rows=4, epochs=2, max_tokens=48)
     result = run(tmp_path / "out", settings)
     assert result.report.is_file()
     losses = json.loads((tmp_path / "out" / "adapter" / "losses.json").read_text())
