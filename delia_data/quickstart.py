@@ -222,7 +222,7 @@ class _Steps:
         from delia_data.engines.transformers import TransformersEngine
 
         s, engine = self.settings, TransformersEngine(*self.base)
-        show_kept = with_parts(engine, lambda kept: update(kept, s.pairs))
+        show_kept = with_parts(engine, s.pairs, lambda kept: update(kept, s.pairs))
         sample(
             engine,
             BundledQueries(seed=s.seed),

@@ -195,7 +195,9 @@ def command(
             return
         with step("sampling") as update:
             latest: list[Progress] = []
-            show_kept = with_parts(loaded, lambda kept: update(kept, target, _note(latest[-1])))
+            show_kept = with_parts(
+                loaded, target, lambda kept: update(kept, target, _note(latest[-1]))
+            )
 
             def show(progress: Progress) -> None:
                 latest[:] = [progress]

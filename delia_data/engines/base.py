@@ -226,23 +226,32 @@ def strip_reasoning(text: str) -> tuple[str, bool]:
     return "".join([*pieces, rest]), position > 0 or (opened is not None and not rest)
 
 
-def with_parts(engine: Engine, update: Callable[[float], None]) -> Callable[[float], None]:
+def with_parts(
+    engine: Engine, total: float, update: Callable[[float], None]
+) -> Callable[[float], None]:
     """Report progress within a batch too, if the engine reports it.
 
     Args:
         engine: The engine.
-        update: Takes the number of requests done, with parts of a request.
+        total: The amount in all.
+        update: Takes the amount done, with parts of requests. It never falls, although the answers
+            in progress may turn out not to count.
 
     Returns:
-        A function to call with the number of complete requests.
+        A function to call with the amount done, without parts.
     """
-    done = 0.0
+    done = shown = 0.0
+
+    def report(amount: float) -> None:
+        nonlocal shown
+        shown = max(shown, min(amount, total))
+        update(shown)
 
     def show(count: float) -> None:
         nonlocal done
         done = count
-        update(count)
+        report(count)
 
     if hasattr(engine, "on_part"):
-        engine.on_part = lambda part: update(done + part)
+        engine.on_part = lambda part: report(done + part)
     return show

@@ -249,7 +249,7 @@ def _generate(
     answers = read_answer_log(file, system)
     missing = [request for request in requests if request.id not in answers]
     done = len(requests) - len(missing)
-    show_done = with_parts(engine, lambda count: on_progress(before + count, total))
+    show_done = with_parts(engine, len(requests), lambda count: on_progress(before + count, total))
     show_done(done)
 
     def stream() -> Iterator[Request]:

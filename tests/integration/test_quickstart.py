@@ -44,7 +44,8 @@ import delia_data.quickstart as quickstart
 
 quickstart.DEFAULT_MODEL = sys.argv[2]
 quickstart.run(sys.argv[1], quickstart.QuickstartSettings(
-    pairs=48, task_rows=6, held_out_rows=4, epochs=2, max_tokens=48, keep_truncated=True, contrast=0))
+    pairs=48, task_rows=6, held_out_rows=4, epochs=2, max_tokens=48, keep_truncated=True,
+    contrast=0))
 """
 STEPS = ("cache", "task", "mixture", "adapter", "trained", "measurements")
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from delia_data.engines.base import with_parts
 from delia_data.sampling.sampler import ProgressMeter
 from delia_data.sampling.similarity import distinct
 from delia_data.sampling.store import Counts, SampledRow
@@ -173,3 +174,19 @@ def test_memory_does_not_grow() -> None:
         if turn % 1000 == 999:
             sizes.append(sum(held(getattr(meter, name)) for name in ("_answers", "_buckets")))
     assert max(sizes) <= 1.2 * min(sizes)
+
+
+def test_progress_with_parts_never_falls_and_ends_at_the_total() -> None:
+    """Answers in progress may be dropped: 30 of them are done, and only 10 are kept."""
+
+    class Engine:
+        on_part = staticmethod(lambda part: None)
+
+    engine, shown = Engine(), list[float]()
+    show = with_parts(engine, 40, shown.append)  # type: ignore[arg-type]
+    show(0)
+    engine.on_part(30.5)
+    show(10)
+    engine.on_part(31)
+    show(40)
+    assert shown == [0, 30.5, 30.5, 40, 40]
