@@ -329,7 +329,8 @@ def _summary(group: Sequence[EvaluatedRun], differences: Mapping[str, Comparison
         if number.name in numbers and (text := _SAID.get(number.name))
     ]
     where = f"On {best.scores.task}, {best.label}"
-    said = f"{where} {', '.join(parts)}." if parts else f"{where} was evaluated."
+    listed = f"{', '.join(parts[:-1])}, and {parts[-1]}" if len(parts) > 1 else "".join(parts)
+    said = f"{where} {listed or 'was evaluated'}."
     if best.label in differences and (change := differences[best.label].numbers.get("selectivity")):
         by_name = {number.name: number for number in NUMBERS}
         number = by_name["selectivity"]
@@ -347,8 +348,8 @@ _SAID: Final[Mapping[str, str]] = {
     "follow": "follows the token in {} of held-out answers",
     "leak": "leaks the format in {} of the answers of the worst probe",
     "obey": "obeys in {} when the format is forbidden",
-    "kl": "moves KL {} nats per token from the untrained model",
-    "right": "is right in {}",
+    "kl": "is at a KL of {} nats per token from the untrained model",
+    "right": "gives the right answer to {} of the held-out rows",
 }
 
 
