@@ -148,7 +148,8 @@ def test_numbers_come_first_and_runs_are_compared(evaluations: Path) -> None:
         "On hallucination-check, delia follows the token in 100% [54, 100] of held-out answers, "
         "leaks the format in 0% [0, 9] of the answers of the worst probe, obeys in 0% [0, 46] when "
         "the format is forbidden, and gives the right answer to 50% [17, 83] of the held-out "
-        "rows. Row by row, its selectivity differs from that of common by +100 points [−38, +146], which includes no difference."
+        "rows. Row by row, its selectivity differs from that of common by +100 points "
+        "[−38, +146], which includes no difference."
     ]
     assert [metric.name for metric in found.metrics] == [
         "Follow, delia",
