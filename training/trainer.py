@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from accelerate.utils.constants import FSDP_MODEL_NAME
 from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
@@ -196,12 +198,11 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         """Return the untrained model's view of the labeled positions of rows."""
         rows = {name: value for name, value in rows.items() if name != "is_task"}
         teacher, was_training = self._teacher, model.training
-        adapter_off = self.accelerator.unwrap_model(model).disable_adapter if not teacher else None
         packed = teacher and "cu_seq_lens_q" in rows
         model.eval()  # no dropout, and no noise on embeddings
         with (
             torch.no_grad(),
-            adapter_off() if adapter_off else nullcontext(),
+            nullcontext() if teacher else _adapters_off(model),
             packed_attention(teacher) if packed else nullcontext(),
             torch.autocast(self.args.device.type, torch.bfloat16, self._in_bfloat16),
         ):
@@ -266,6 +267,27 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             _load_trained(self.model if model is None else model, whole)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+@contextmanager
+def _adapters_off(model: torch.nn.Module) -> Iterator[None]:
+    """Compute without the adapters of PEFT.
+
+    PEFT's own `disable_adapter` also freezes their weights and thaws them again, after which a
+    sharded model no longer counts the token's row among its trained weights.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 @contextmanager

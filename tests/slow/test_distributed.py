@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,10 +89,13 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return list(json.loads((folder / "losses.json").read_text()))
 
 
-@pytest.mark.parametrize("config", ["ddp.yaml", "fsdp.yaml"])
+@pytest.mark.parametrize(
+    ("config", "pairs_loss"), [("ddp.yaml", "kl"), ("fsdp.yaml", "ce"), ("fsdp.yaml", "kl")]
+)
 def test_two_processes_train_the_adapter_of_one_also_after_a_kill(
-    settings: TrainSettings, tmp_path: Path, config: str
+    settings: TrainSettings, tmp_path: Path, config: str, pairs_loss: Any
 ) -> None:
+    settings = replace(settings, pairs_loss=pairs_loss)
     alone = tmp_path / "alone"
     train(settings, ROWS, alone)
 
