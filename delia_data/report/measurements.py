@@ -107,8 +107,12 @@ def _training_row(run: Run, losses: Sequence[Mapping[str, float]]) -> list[str]:
 
 def _training_summary(run: Run, losses: Sequence[Mapping[str, float]]) -> str:
     assert run.manifest is not None
-    task, pairs = (run.manifest.rows.get(name, 0) for name in ("task", "cache"))
-    text = f"{run.label} was trained on {named(task, 'task row')} and {named(pairs, 'pair')}"
+    rows = run.manifest.rows
+    contrast = f", {named(rows['contrast'], 'contrast row')}," if "contrast" in rows else ""
+    text = (
+        f"{run.label} was trained on {named(rows.get('task', 0), 'task row')}{contrast} and "
+        f"{named(rows.get('cache', 0), 'pair')}"
+    )
     of_task = [point["loss_task"] for point in losses if "loss_task" in point]
     if len(of_task) > 1:
         third = max(1, len(of_task) // 3)
