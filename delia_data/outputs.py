@@ -480,7 +480,7 @@ def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> Ma
         ) from error
     if verify:
         for name, digest in manifest.files.items():
-            if not (root / name).is_file() or file_sha256(root / name) != digest:
+            if not os.path.isfile(root / name) or file_sha256(root / name) != digest:
                 raise UnfinishedError(
                     f"{root / name} is not what its manifest says: make the folder again"
                 )

@@ -1190,9 +1190,9 @@ def _open_path(path: Path, strict: bool, format: Format | None) -> dict[str, Sou
     with _reading(name):
         if os.path.lexists(name):
             path.stat()  # raises for broken links, loops and folders without permission
-    if path.is_dir():
+    if os.path.isdir(name):  # unlike pathlib's, False for a name that is too long
         return _open_folder(path, strict, format)
-    if path.is_file():
+    if os.path.isfile(name):
         if _kind(name)[0] is None:
             raise InputError(f"{path} has an unknown ending: {_GIVE}")
         return {"train": Source(name, (FilePart(name),), strict, format)}
@@ -1244,7 +1244,7 @@ def _open_folder(path: Path, strict: bool, format: Format | None) -> dict[str, S
 
 def is_output(path: Path) -> bool:
     """Return whether a folder is an output of this package, finished or not."""
-    if (path / FINISHED).exists() or (path / "plan.json").exists():
+    if os.path.exists(path / FINISHED) or os.path.exists(path / "plan.json"):
         return True
     with suppress(OSError, ValueError, TypeError):
         content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))

@@ -154,7 +154,7 @@ def open_training_rows(given: Any) -> TrainingRows:
         return TrainingRows(open_source(rows, purpose="training"), "the mixture")
     name = os.fspath(given)
     folder = Path(name)
-    if folder.is_dir() and (is_output(folder) or (folder / LOCK).exists()):
+    if os.path.isdir(folder) and (is_output(folder) or (folder / LOCK).exists()):
         return _open_folder(folder, name)
     if (match := _REGISTERED.fullmatch(name)) and not os.path.exists(name):
         return _open_registered(name, match[1], match[2])

@@ -241,7 +241,7 @@ def _task_rows(source: Source | None) -> tuple[TaskRow, ...]:
 
 def _is_empty_folder(path: Path) -> bool:
     """Return whether a folder is there without any file: its finish marker is asked for."""
-    return path.is_dir() and not any(file.is_file() for file in path.rglob("[!.]*"))
+    return os.path.isdir(path) and not any(file.is_file() for file in path.rglob("[!.]*"))
 
 
 def _text_or_none(row: Mapping[str, Any], column: str) -> str | None:

@@ -251,6 +251,15 @@ def test_as_a_program(files: Path) -> None:
     assert len(read_cache(files / "cache")) == 12
 
 
+@pytest.mark.parametrize(
+    "command", [["mix", "x" * 300, "pairs.jsonl", "out"], ["report", "x" * 300]]
+)
+def test_a_name_that_is_too_long_is_one_line(files: Path, command: list[str]) -> None:
+    result = spawn(files, *command)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert result.err.startswith("delia: ")
+
+
 def test_bad_input_as_a_program(files: Path) -> None:
     (files / "pairs.jsonl").write_text(PAIR + "no json\n")
     before = names(files)
