@@ -20,7 +20,7 @@ VARIES = "varies"
 
 CLAIMS = {
     "01_quickstart": (
-        "assert mixture.num_rows == 96 and losses[-1] < losses[0]\n"
+        "assert mixture.num_rows == 120 and losses[-1] < losses[0]\n"
         "assert found.number('follow', 'untrained').value == 0, found\n"
         "assert found.number('follow').value > 0.5 and leak.rows == 16, found"
     ),

@@ -252,7 +252,7 @@ def test_as_a_program(files: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["mix", "x" * 300, "pairs.jsonl", "out"], ["report", "x" * 300]]
+    "command", [["mix", "x" * 300, "task.jsonl", "out", "--ratio", "1"], ["report", "x" * 300]]
 )
 def test_a_name_that_is_too_long_is_one_line(files: Path, command: list[str]) -> None:
     result = spawn(files, *command)
