@@ -625,7 +625,7 @@ class TestKinds:
     @pytest.mark.parametrize(
         ("name", "data", "reason"),
         [
-            ("a.jsonl", gzip.compress(b"{}"), "holds gzip data: add the ending .gz"),
+            ("a.jsonl", gzip.compress(b"{}", mtime=0), "holds gzip data: add the ending .gz"),
             ("a.csv", spelled("parquet", ROWS), "Parquet data"),
             ("a.jsonl.gz", b"PK\x03\x04", "a ZIP archive: unpack it"),
             ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
