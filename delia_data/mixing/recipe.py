@@ -117,7 +117,7 @@ def _faults(kind: str, given: Any) -> Iterator[str]:
         return
     known = ("path", "weight", "token") if kind == "tasks" else ("path", "weight")
     for name, source in given.items():
-        where = f"{kind}.{name}"
+        where = f"{kind}.{name if str(name).isprintable() else ascii(name)}"
         if not isinstance(name, str):
             yield f"{where}: a name must be text"
         if isinstance(source, str):
