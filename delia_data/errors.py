@@ -100,6 +100,12 @@ class MissingExtraError(DeliaError, ImportError):
     """An optional library is not installed."""
 
 
+def printable(name: object) -> str:
+    """Return a name of the user's for an error, which is one line: escaped if it would not be."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)
+
+
 def unknown_name(kind: str, name: Any, known: Iterable[str]) -> str:
     """Return "unknown KIND NAME", with the nearest known name."""
     import difflib

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from delia_data.diversify import make_task_folder
 from delia_data.engines.base import Sampling, with_parts
+from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import RatioError
 from delia_data.evaluation import (
     AnsweredRow,
@@ -219,8 +220,6 @@ class _Steps:
 
     def sample(self, update: Update) -> None:
         """Let the model answer bundled queries."""
-        from delia_data.engines.transformers import TransformersEngine
-
         s, engine = self.settings, TransformersEngine(*self.base)
         show_kept = with_parts(engine, s.pairs, lambda kept: update(kept, s.pairs))
         sample(
@@ -237,8 +236,6 @@ class _Steps:
 
     def diversify(self, update: Update) -> None:
         """Give each task row a bundled wording, and let the model answer contrast rows."""
-        from delia_data.engines.transformers import TransformersEngine
-
         s = self.settings
         made = make_task_folder(
             self.task,

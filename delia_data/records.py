@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-from delia_data.errors import FormatError, UnsupportedRowError
+from delia_data.errors import FormatError, UnsupportedRowError, printable
 
 Format = Literal["messages", "prompt_completion", "alpaca", "sharegpt"]
 Role = Literal["system", "user", "assistant"]
@@ -204,7 +204,7 @@ def detect_format(row: Mapping[str, Any]) -> Format:
         if row.get(mark) is not None:
             return format
     names = sorted(map(str, row))
-    columns = ", ".join(n if n.isprintable() else ascii(n) for n in names) or "none"
+    columns = ", ".join(map(printable, names)) or "none"
     marks = ", ".join(columns[0] for columns in FORMAT_COLUMNS.values())
     raise FormatError(f"the row's columns ({columns}) fit no known format: it needs one of {marks}")
 

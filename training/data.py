@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from delia_data.outputs import LOCK, Manifest, canonical_json, read_manifest
 from delia_data.reading import FilePart, Source, is_output, open_source
 from delia_data.records import Record, read_record
 from delia_data.tokens import Linter, encode
-from delia_data.tokens.lint import RowSource
+from delia_data.tokens.lint import RowSource, SourceName
 from delia_data.training.prepare import prepared_from
 from delia_data.training.settings import TrainSettings
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 _REGISTERED: Final = re.compile(r"(delia_mix|delia_task|delia_cache)(?::(.+))?")
 """Datasets that this package registers, and their configuration."""
-SourceName = Literal["task", "cache", "contrast"]
 _COLUMNS: Final = ("source", "source_id", "wording_id", TEACHER_MESSAGES)
 """Columns of a mixture besides those of its row format."""
 _IGNORED: Final = -100

@@ -30,9 +30,10 @@ from delia_data.outputs import (
 )
 from delia_data.records import Format, Record, write_record
 from delia_data.tokens import encode
-from delia_data.training.data import SourceName, TrainingRows, open_training_rows
+from delia_data.tokens.lint import SourceName
+from delia_data.training.data import TrainingRows, open_training_rows
 from delia_data.training.loading import embedding_rms, last_name, linear_names
-from delia_data.training.settings import TOKEN_RATE, TrainSettings, rows_a_step
+from delia_data.training.settings import TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,18 +103,12 @@ class ExportInputs:
         return str(self.out / "trained")
 
     @property
-    def trains_row_alone(self) -> bool:
-        """Whether the settings train the token's row by itself, next to LoRA."""
-        return self.settings.adaptation != "full" and self.settings.token_training == "row"
-
-    @property
     def token_learning_rate(self) -> float:
         """Learning rate of the token's row, or of the embedding that has it."""
-        if not self.trains_row_alone:
+        rate = self.settings.row_rate
+        if rate is None:
             return self.settings.learning_rate
-        rate = self.settings.token_rate
-        # Few digits are enough, and readable.
-        return float(f"{(TOKEN_RATE if rate is None else rate) * self.embedding_rms:.3g}")
+        return float(f"{rate * self.embedding_rms:.3g}")  # few digits are enough, and readable
 
     def arguments(self) -> dict[str, Any]:
         """Return the settings as arguments of transformers' trainer, which most others extend."""
@@ -333,12 +328,12 @@ def _axolotl(inputs: ExportInputs) -> Files:
             "lora_dropout": settings.dropout,
             "lora_target_modules": targets,
         }
-        if inputs.trains_row_alone:
+        if inputs.settings.trains_row_alone:
             ids = sorted(inputs.token_ids.values())
             config["peft_trainable_token_indices"] = {inputs.embedding: ids}
         else:
             targets.append(inputs.embedding)
-    if inputs.trains_row_alone:
+    if inputs.settings.trains_row_alone:
         config["embedding_lr"] = inputs.token_learning_rate
     notes = []
     if "mpt" in str(inputs.model).lower() and settings.gradient_checkpointing is not False:
@@ -413,7 +408,7 @@ def _llama_factory(inputs: ExportInputs) -> Files:
 def _token_notes(inputs: ExportInputs) -> list[str]:
     """Return the notes of trainers that cannot train the token's row by itself."""
     notes = []
-    if inputs.trains_row_alone:
+    if inputs.settings.trains_row_alone:
         notes.append("the token's row cannot be trained by itself: LoRA adapts the embedding")
         notes.append("token_rate is left out: there is one learning rate")
     return notes
@@ -497,7 +492,7 @@ def _unsloth(inputs: ExportInputs) -> Files:
         trained=repr(inputs.trained),
     )
     notes = []
-    if inputs.trains_row_alone:
+    if inputs.settings.trains_row_alone:
         notes = ["the token's row cannot be trained by itself: the whole embedding is trained"]
     return {"unsloth_cell.py": cell}, notes
 

@@ -27,7 +27,7 @@ from delia_data.models import (
     resolve_model,
 )
 from delia_data.tokens import add_token, add_token_to_tokenizer
-from delia_data.training.settings import TOKEN_RATE, TrainSettings, rows_a_step
+from delia_data.training.settings import TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -70,15 +70,13 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
         # Steps of a whole model's weights are smaller than the resolution of bfloat16.
         low = settings.adaptation != "full" and computes_bfloat16(device)
         dtype = "bfloat16" if low else "float32"
-    row_alone = settings.adaptation != "full" and settings.token_training == "row"
-    rate = settings.token_rate
     tokens = settings.micro_batch_tokens or (_TOKENS_ON_CUDA if cuda else _TOKENS_ON_CPU)
     checkpointing = settings.gradient_checkpointing
     return replace(
         settings,
         device=device,
         dtype=dtype,
-        token_rate=TOKEN_RATE if rate is None and row_alone else rate,
+        token_rate=settings.row_rate,
         batch_size=rows_a_step(rows, settings),
         micro_batch_tokens=tokens if settings.packing else None,
         gradient_checkpointing=cuda if checkpointing is None else checkpointing,

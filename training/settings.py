@@ -173,8 +173,7 @@ class TrainSettings:
         described = bool((self.description or "").strip())
         if (self.init == "description") != described:
             problems.append("init 'description' requires a description, and the reverse: set both")
-        row_alone = self.adaptation != "full" and self.token_training == "row"
-        if not row_alone and self.token_rate is not None:
+        if not self.trains_row_alone and self.token_rate is not None:
             problems.append(
                 "token_rate is for token_training 'row' with LoRA: leave it out otherwise"
             )
@@ -185,6 +184,18 @@ class TrainSettings:
         if (self.watch_every_steps is None) == bool(self.watch_keywords):
             problems.append("watch_every_steps and watch_keywords require each other: set both")
         return problems
+
+    @property
+    def trains_row_alone(self) -> bool:
+        """Whether the token's row is trained by itself, next to LoRA."""
+        return self.adaptation != "full" and self.token_training == "row"
+
+    @property
+    def row_rate(self) -> float | None:
+        """Rate of the token's row, by default `TOKEN_RATE`; None if it is not trained by itself."""
+        if not self.trains_row_alone:
+            return None
+        return TOKEN_RATE if self.token_rate is None else self.token_rate
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "settings") -> TrainSettings:

@@ -11,6 +11,7 @@ from delia_data.cli._completion import among
 from delia_data.cli._output import AsJson, console, messages, show_json, show_reading
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
+from delia_data.mixing.folder import rows_in_words
 from delia_data.mixing.ray import mix_on_ray
 from delia_data.mixing.recipe import read_mix_recipe
 from delia_data.models import load_tokenizer
@@ -142,10 +143,9 @@ def command(
             soft_wrap=True,
         )
     counted = "".join(f"; {tokens[name]} tokens of {name}" for name in sorted(tokens))
-    contrast = f", {n} contrast rows" if (n := manifest.rows.get("contrast")) else ""
     console.print(
-        f"{config_name(manifest.settings['ratio'])}: {manifest.rows['task']} task rows{contrast} "
-        f"and {manifest.rows['cache']} pairs in {out}; pairs dropped: {dropped}{counted}",
+        f"{config_name(manifest.settings['ratio'])}: {rows_in_words(manifest.rows)} in {out}; "
+        f"pairs dropped: {dropped}{counted}",
         soft_wrap=True,
     )
 

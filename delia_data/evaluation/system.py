@@ -57,6 +57,23 @@ class SwitchedOffEngine(TransformersEngine):
             if not weight.equal(weights[name])
         ]
 
+    @classmethod
+    def of(
+        cls,
+        folder: str | os.PathLike[str],
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int,
+    ) -> SwitchedOffEngine:
+        """Make the engine for the model of a folder that `delia train` wrote, already loaded."""
+        from delia_data.training.adapter import adapter_settings
+        from delia_data.training.loading import load_prepared
+
+        settings, device = adapter_settings(folder), str(model.device)
+        before = widen(load_prepared(settings, tokenizer, device=device, whole=True))
+        return cls(model, before, tokenizer, batch_size=batch_size)
+
     @contextmanager
     def switched_off(self) -> Iterator[None]:
         """Exchange the changed weights of the model for those from before."""
@@ -247,8 +264,7 @@ def open_adapter_system(
         TokenError: The adapter was trained for another token.
         UnfinishedError: The training is not finished.
     """
-    from delia_data.training.adapter import adapter_settings, load_adapter
-    from delia_data.training.loading import load_prepared
+    from delia_data.training.adapter import load_adapter
 
     own = read_manifest(folder).settings.get("token")
     if own != token:
@@ -256,10 +272,8 @@ def open_adapter_system(
             f"{folder} was trained for {own}, and the task's token is {token}: give the task that "
             "it was trained on"
         )
-    settings = adapter_settings(folder)
     model, tokenizer = load_adapter(folder, device=device)
-    before = widen(load_prepared(settings, tokenizer, device=device, whole=True))
-    off = SwitchedOffEngine(model, before, tokenizer, batch_size=batch_size)
+    off = SwitchedOffEngine.of(folder, model, tokenizer, batch_size=batch_size)
     return System(TransformersEngine(model, tokenizer, batch_size=batch_size), off, tokenizer)
 
 

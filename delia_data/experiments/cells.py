@@ -36,13 +36,12 @@ from delia_data.evaluation.system import SwitchedOffEngine
 from delia_data.experiments.grid import Cell
 from delia_data.experiments.inputs import ExperimentInputs
 from delia_data.experiments.methods import Method, Training, get_method
-from delia_data.models import identify, load_model, load_tokenizer, widen
+from delia_data.models import identify, load_model, load_tokenizer
 from delia_data.outputs import Manifest, finish, is_finished, read_manifest, write_json
 from delia_data.records import Record
 from delia_data.sampling.embeddings import Embedder
 from delia_data.tokens import encode
 from delia_data.training import TrainSettings, load_adapter, train
-from delia_data.training.adapter import adapter_settings
 from delia_data.training.loading import load_prepared, load_prepared_tokenizer, resolve
 from delia_data.training.watching import Watch, read_watched
 
@@ -180,22 +179,17 @@ def run_cell(
         model, tokenizer = _load(training, settings, adapter, device)
     with clock.timed("ask"):
         answers = _answers(cell, method, inputs, model, tokenizer, folder / ANSWERS)
-        off: SwitchedOffEngine | None = None
-        similar: tuple[float, ...] = ()
-        apart: tuple[AnswerLoss, ...] = ()
-        if trained is not None:
-            off = _switched_off(adapter, model, tokenizer, inputs.batch_size)
-        if off is not None:
-            engine = TransformersEngine(model, tokenizer, batch_size=inputs.batch_size)
-            similar = _similarities(inputs, engine, off, folder / ANSWERS)
+        off = None
+        if trained is not None and trained.settings["adaptation"] != "full":
+            off = SwitchedOffEngine.of(adapter, model, tokenizer, batch_size=inputs.batch_size)
+        similar = _similarities(inputs, off, folder / ANSWERS)
     with clock.timed("measure"):
         distances = () if training is None else _distances(inputs, model, tokenizer)
         losses = {
             name: tuple(answer_losses(model, tokenizer, rows))
             for name, rows in inputs.losses.items()
         }
-        if off is not None:
-            apart = _divergences(cell, inputs, off)
+        apart = _divergences(cell, inputs, off)
     result = CellResult(
         cell=cell,
         steps=int(trained.details["steps"]) if trained else 0,
@@ -331,25 +325,14 @@ def _answers(
     return answers
 
 
-def _switched_off(
-    adapter: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
-) -> SwitchedOffEngine | None:
-    """Return a trained model with the training switched off; None if it trained all weights."""
-    settings = adapter_settings(adapter)
-    if settings.adaptation == "full":
-        return None
-    device = str(model.device)
-    before = widen(load_prepared(settings, tokenizer, device=device, whole=True))
-    return SwitchedOffEngine(model, before, tokenizer, batch_size=batch_size)
-
-
 def _similarities(
-    inputs: ExperimentInputs, trained: Engine, off: SwitchedOffEngine, folder: Path
+    inputs: ExperimentInputs, off: SwitchedOffEngine | None, folder: Path
 ) -> tuple[float, ...]:
-    """Compare unrelated answers with those of the untrained model."""
+    """Compare a trained model's unrelated answers with those when the training is switched off."""
     probes = [probe for probe in inputs.probes if probe.name == "unrelated"]
-    if not probes:
+    if not probes or off is None:
         return ()
+    trained = TransformersEngine(off.model, off.tokenizer, batch_size=inputs.batch_size)
     rows = generate_answers(trained, probes, folder, untrained=off, max_tokens=inputs.max_tokens)
     ours, theirs = ([row.answers[system] for row in rows] for system in (MODEL, UNTRAINED))
     try:
@@ -359,9 +342,11 @@ def _similarities(
 
 
 def _divergences(
-    cell: Cell, inputs: ExperimentInputs, off: SwitchedOffEngine
+    cell: Cell, inputs: ExperimentInputs, off: SwitchedOffEngine | None
 ) -> tuple[AnswerLoss, ...]:
     """Measure how far a training moved held-out pairs, those that a mixture would take last."""
+    if off is None:
+        return ()
     token, pairs = inputs.task.token, list(inputs.losses.get("pairs", ()))
     if isinstance(inputs.pairs, Path) and is_finished(inputs.pairs):
         pairs = pairs or read_pairs(inputs.pairs, token=token, seed=cell.seed or 0)

@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, get_args
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from delia_data.engines import ENGINES, Sampling
-from delia_data.errors import InputError, SettingsError, unknown_name
+from delia_data.errors import InputError, SettingsError, printable, unknown_name
 from delia_data.evaluation.probes import DEFAULT_PROBES, PROBES
 from delia_data.experiments.methods import METHODS, get_method
 from delia_data.models import DEFAULT_MODEL
@@ -293,8 +293,7 @@ def read_grid(grid: str | os.PathLike[str]) -> Grid:
 def _problems(error: ValidationError) -> Iterator[str]:
     keys = sorted({f.name for kind in _KINDS for f in fields(kind)})
     for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
-        place = place if place.isprintable() else ascii(place)
+        place = printable(".".join(str(part) for part in problem["loc"]))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "unexpected_keyword_argument":
             message = unknown_name("key", str(problem["loc"][-1]), keys)

@@ -139,6 +139,12 @@ def write_rows(path: Path, batches: Iterable[pa.RecordBatch], columns: pa.Schema
             writer.write_table(waiting.combine_chunks())
 
 
+def rows_in_words(rows: Mapping[str, int]) -> str:
+    """Return the row counts of a mixture, such as `100 task rows and 400 pairs`."""
+    contrast = f", {n} contrast rows" if (n := rows.get("contrast")) else ""
+    return f"{rows['task']} task rows{contrast} and {rows['cache']} pairs"
+
+
 def card(manifest: Manifest, splits: Mapping[str, str]) -> str:
     """Word the dataset card, whose `configs` make the folder itself loadable.
 
@@ -148,14 +154,11 @@ def card(manifest: Manifest, splits: Mapping[str, str]) -> str:
     """
     name = config_name(manifest.settings["ratio"])
     files = "".join(f"  - split: {s}\n    path: {p}\n" for s, p in splits.items())
-    rows = manifest.rows
-    contrast = f", {n} contrast rows" if (n := rows.get("contrast")) else ""
     return (
         f"---\nconfigs:\n- config_name: {name}\n  data_files:\n{files}---\n\n"
         f"# A DELIA mixture, {name}\n\n"
-        f"{rows['task']} task rows{contrast} and {rows['cache']} pairs that the model itself "
-        "wrote, in one fixed order (arXiv 2408.10841). `manifest.json` has the settings and "
-        "hashes.\n\n"
+        f"{rows_in_words(manifest.rows)} that the model itself wrote, in one fixed order "
+        "(arXiv 2408.10841). `manifest.json` has the settings and hashes.\n\n"
         f'```python\nfrom datasets import load_dataset\n\nload_dataset("path/to/this/folder", '
         f'"{name}")\n```\n'
     )

@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from delia_data.errors import InputError, SettingsError, unknown_name
+from delia_data.errors import InputError, SettingsError, printable, unknown_name
 from delia_data.mixing.options import MixOptions
 from delia_data.mixing.task_rows import TaskRows, read_task_rows
 from delia_data.outputs import read_mapping
@@ -117,7 +117,7 @@ def _faults(kind: str, given: Any) -> Iterator[str]:
         return
     known = ("path", "weight", "token") if kind == "tasks" else ("path", "weight")
     for name, source in given.items():
-        where = f"{kind}.{name if str(name).isprintable() else ascii(name)}"
+        where = f"{kind}.{printable(name)}"
         if not isinstance(name, str):
             yield f"{where}: a name must be text"
         if isinstance(source, str):

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 _EXCERPT: Final = 60
 """Characters of a text that a reason quotes."""
 
-RowSource: TypeAlias = Literal["task", "cache", "contrast"] | bool
+SourceName: TypeAlias = Literal["task", "cache", "contrast"]
+"""Source of a row, as the column `source` of a mixture."""
+RowSource: TypeAlias = SourceName | bool
 """Source of a row, as the column `source` of a mixture; True for `"task"`, False for `"cache"`."""
 
 
