@@ -28,7 +28,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -102,6 +102,9 @@ _NO_ROWS: Final = frozenset(
 # The words of `datasets`.
 _TEST: Final = re.compile(r"(^|[/._ -])(test|testing|eval|evaluation)([/._ 0-9-]|$)", re.I)
 _VALIDATION: Final = re.compile(r"(^|[/._ -])(validation|valid|val|dev)([/._ 0-9-]|$)", re.I)
+_SPLIT: Final = re.compile(r"(.+)#([A-Za-z_]\w*)")
+# Shards of splits with names of their own, such as data/train_sft-00000-of-00003.parquet.
+_SHARD: Final = re.compile(r"(?:^|/)data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}[^/]*$")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
 _SPACED_QUOTE: Final = re.compile(r'(^|,)[ \t]+"')
@@ -289,7 +292,8 @@ class Source:
 
     def _chunks(self) -> Iterator[Chunk]:
         for part in self.parts:
-            with _reading(part.file):
+            # An error of the user's own iterable stays as it is.
+            with nullcontext() if isinstance(part, RowsPart) else _reading(part.file):
                 yield from part.chunks()
 
     def _convert(
@@ -398,8 +402,9 @@ def open_source(
 
     Args:
         given: A path, a glob, a folder, an fsspec URL, a Hub id (`owner/name`, or
-            `owner/name:configuration`), a `Dataset`, an `IterableDataset`, a dictionary of these by
-            split, a data frame, a `pyarrow.Table`, a list of rows or records, or a generator.
+            `owner/name:configuration`), each also with `#split`; a `Dataset`, an
+            `IterableDataset`, a dictionary of these by split, a data frame, a `pyarrow.Table`, a
+            list of rows or records, or a generator.
         purpose: Use of the rows. Those of a cache that text cannot express are dropped and
             counted; those of a task or a training are refused.
         strict: Refuse them for a cache too, and rows with reasoning.
@@ -411,25 +416,34 @@ def open_source(
         UnfinishedError: It is a folder of this package without its finish marker.
     """
     splits = open_splits(given, purpose=purpose, strict=strict, format=format)
-    if split in splits:
-        return skip_other_splits(splits, split)
-    raise InputError(
-        f"{_name(given)} has the splits {', '.join(splits) or 'none'}, and no {split!r}: give one "
-        "of them as rows"
-    )
+    return choose_split(given, splits, split)
 
 
-def skip_other_splits(splits: Mapping[str, Source], *names: str) -> Source:
-    """Return the first of the named splits; its report lists the files of all others as skipped."""
-    source = splits[names[0]]
-    others = (
-        f"{part.file.removeprefix(_folder_of(other.name, part.file))} (split {name})"
-        for name, other in splits.items()
-        if name not in names
-        for part in other.parts
-        if part.file
-    )
-    source.report.skipped += tuple(others)
+def choose_split(given: Any, splits: Mapping[str, Source], *names: str) -> Source:
+    """Return the first of the named splits; its report lists the splits without a name as skipped.
+
+    Args:
+        given: The input, for the error.
+        splits: All splits of the input.
+        names: Names of the splits that are read.
+
+    Raises:
+        InputError: There is no such split.
+    """
+    source = splits.get(names[0])
+    if source is None:
+        first = max(splits, key=lambda name: name.startswith("train"), default=names[0])
+        way = f"{given}#{first}" if isinstance(given, str | os.PathLike) else f"rows[{first!r}]"
+        raise InputError(
+            f"{_name(given)} has the splits {', '.join(splits) or 'none'}, and no {names[0]!r}: "
+            f"give one of them, such as {way}"
+        )
+    for name in (each for each in splits if each not in names):
+        other = splits[name]
+        files = [part.file for part in other.parts if part.file]
+        source.report.skipped += tuple(
+            f"{file.removeprefix(_folder_of(other.name, file))} (split {name})" for file in files
+        ) or (f"split {name}",)
     return source
 
 
@@ -456,28 +470,32 @@ def open_splits(
         return {"train": given}
     if isinstance(given, str | os.PathLike):
         text = os.fspath(given)
+        if (match := _SPLIT.fullmatch(text)) and not _is_there(text):
+            before = Path(match[1]) if isinstance(given, Path) else match[1]
+            splits = open_splits(before, purpose=purpose, strict=strict, format=format)
+            return {"train": choose_split(before, splits, match[2])}
         if not isinstance(given, Path) and not os.path.exists(text):
             if text.startswith("file://"):
                 text = text.removeprefix("file://")
             elif is_url(text):
                 return _open_url(text, strict, format)
             elif _is_hub_id(text):
-                return open_splits(_from_hub(text), strict=strict, format=format, purpose=purpose)
+                return _open_datasets(_from_hub(text), text, strict, format)
         return _open_path(Path(text), strict, format)
-    if is_splits(given):
+    if isinstance(given, Mapping):
         found = {str(name): open_source(rows, strict=strict) for name, rows in given.items()}
-        return {n: Source(n, s.parts, strict, format) for n, s in found.items()}
+        return {n: Source(n, s.parts, strict, format, s.report) for n, s in found.items()}
     return {"train": Source("the rows", (_memory_part(given),), strict, format)}
 
 
-def is_splits(given: Any) -> bool:
-    """Return whether an input is rows by split, such as a `DatasetDict`."""
-    if not isinstance(given, Mapping):
-        return False
-    known = {"train", "test", "validation"} & set(given)
-    return type(given).__name__ in ("DatasetDict", "IterableDatasetDict") or (
-        "train" in known and set(given) <= {"train", "test", "validation"}
-    )
+def _open_datasets(found: Any, name: str, strict: bool, format: Format | None) -> dict[str, Source]:
+    """Open a `Dataset`, or those of a `DatasetDict`, that a name stands for."""
+    splits = found if isinstance(found, Mapping) else {"train": found}
+    place = f"{_quoted(name)}: row {{}}"
+    return {
+        str(split): Source(name, (DatasetPart(rows, place),), strict, format)
+        for split, rows in splits.items()
+    }
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -577,20 +595,22 @@ class DatasetPart:
     """The rows of a `datasets.Dataset`, as it shows them."""
 
     dataset: Any
+    place: str = "row {}"
     file: None = None
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the rows."""
         form = self.dataset.format
         if form["type"] == "custom":
-            yield from _row_chunks(_numbered(_labeled(self.dataset, self.dataset.features)))
+            rows = _labeled(self.dataset, self.dataset.features)
+            yield from _row_chunks((self.place.format(n), row) for n, row in enumerate(rows))
             return
         columns = form["columns"]
         arrow = self.dataset.with_format("arrow", columns=columns).iter(_BATCH)
         schema = self.dataset.features.arrow_schema
         convert = _Converter(pa.schema([schema.field(name) for name in columns], schema.metadata))
         tables = (batch for table in arrow for batch in table.combine_chunks().to_batches())
-        yield from _table_chunks(tables, convert, "row {}")
+        yield from _table_chunks(tables, convert, self.place)
 
 
 @dataclass(frozen=True)
@@ -603,7 +623,7 @@ class RowsPart:
     def chunks(self) -> Iterator[Chunk]:
         """Yield the rows."""
         rows = _labeled(self.given, getattr(self.given, "features", None))
-        yield from _row_chunks(_numbered(rows))
+        yield from _row_chunks((f"row {n}", row) for n, row in enumerate(rows))
 
 
 Part: TypeAlias = FilePart | TablePart | DatasetPart | RowsPart
@@ -634,11 +654,6 @@ def _memory_part(given: Any) -> Part:
             "list of rows"
         )
     return RowsPart(given)
-
-
-def _numbered(rows: Iterable[Any]) -> Iterator[Place]:
-    for index, row in enumerate(rows):
-        yield f"row {index}", row
 
 
 def _labeled(rows: Iterable[Any], features: Any) -> Iterable[Any]:
@@ -1235,7 +1250,7 @@ def _open_folder(path: Path, strict: bool, format: Format | None) -> dict[str, S
             raise InputError(
                 f"{path} was saved by datasets and cannot be loaded: {_first_line(error)}"
             ) from error
-        return open_splits(saved, strict=strict, format=format)
+        return _open_datasets(saved, str(path), strict, format)
     files, skipped = _walk(path)
     if not files:
         raise InputError(f"{path} has no files of rows: {_GIVE}")
@@ -1300,11 +1315,15 @@ def _split_files(
     The folder that was given, or that a pattern begins with, is not part of the names.
     """
     splits: dict[str, list[str]] = {"train": [], "test": [], "validation": []}
-    for file in files:
-        relative = file.removeprefix(_folder_of(name, file))
+    names = [file.removeprefix(_folder_of(name, file)) for file in files]
+    shards = [_SHARD.search(relative) for relative in names]
+    for file, relative, shard in zip(files, names, shards, strict=True):
         is_test, is_validation = _TEST.search(relative), _VALIDATION.search(relative)
-        splits["test" if is_test else "validation" if is_validation else "train"].append(file)
-    if not splits["train"]:
+        split = "test" if is_test else "validation" if is_validation else "train"
+        if shard is not None and None not in shards:
+            split = shard[1]
+        splits.setdefault(split, []).append(file)
+    if not any(files for split, files in splits.items() if split not in ("test", "validation")):
         splits = {"train": list(files)}
     return {
         split: Source(
@@ -1352,6 +1371,17 @@ def _before_pattern(path: str) -> str:
     return begin[: begin.rfind("/") + 1]
 
 
+def _is_there(text: str) -> bool:
+    """Return whether a path or a URL exists as it is spelled."""
+    if os.path.lexists(text) or not is_url(text):
+        return os.path.lexists(text)
+    import fsspec
+
+    with _reading(text):
+        system, path = fsspec.core.url_to_fs(text)
+        return bool(system.exists(path))
+
+
 def is_url(text: str) -> bool:
     """Return whether a text is a URL, which may also be the name of a file that exists."""
     return _URL.match(text) is not None
@@ -1369,9 +1399,10 @@ def _from_hub(name: str) -> Any:
     try:
         return datasets.load_dataset(path, *([configuration] if configuration else []))
     except Exception as error:  # whatever the Hub's client raises
+        said = " ".join(str(error).partition("\nExample of usage")[0].split())
+        way = f"; give {path}:CONFIGURATION" if "config" in said.casefold() else ""
         raise InputError(
-            f"{name!r} is neither a path here nor a dataset that the Hub gives: "
-            f"{_first_line(error)}"
+            f"{name!r} is neither a path here nor a dataset that the Hub gives: {said[:500]}{way}"
         ) from error
 
 

@@ -138,7 +138,7 @@ def show_reading(name: str | os.PathLike[str], read: Mapping[str, Any]) -> None:
     """
     notes = []
     if skipped := read.get("skipped"):
-        notes.append(f"{_count(len(skipped), 'file')} not read ({_some(skipped)})")
+        notes.append(f"not read: {_some(skipped)}")
     if columns := read.get("ignored"):
         notes.append(f"{_count(len(columns), 'column')} ignored ({_some(columns)})")
     if count := read.get("changed", {}).get("reasoning_removed"):

@@ -67,10 +67,10 @@ class RequestFailure(Exception):  # noqa: N818 - handled inside the engine, not 
     """One attempt at a request failed.
 
     Attributes:
-        kind: `"row"`: this request can never succeed. `"invalid"`: the answer cannot be read; a
-            second attempt may help. `"retry"`: a later attempt may succeed. `"throttle"`: the same,
-            and the API receives too many requests. `"unreachable"`: no connection. `"stop"`: no
-            request can succeed.
+        kind: `"row"`: this request can never succeed. `"invalid"`: the answer cannot be used;
+            two more attempts may help. `"retry"`: a later attempt may succeed. `"throttle"`: the
+            same, and the API receives too many requests. `"unreachable"`: no connection.
+            `"stop"`: no request can succeed.
         reason: Description of the failure on one line, without secrets.
         retry_after_s: Seconds to wait before the next attempt, if the API gives them.
     """
@@ -210,7 +210,10 @@ def _error_in_answer(value: Any, api: Api) -> RequestFailure:
     if not 400 <= status < 600:
         said = redact(message or code or "no reason given", api)
         return RequestFailure("invalid", f"{api.name} reported an error: {said}")
-    return classify_error(status, code, message, None, api, shown=f"error {code}")
+    failure = classify_error(status, code, message, None, api, shown=f"error {code}")
+    if status == 500:  # the server works, so this request is probably what it cannot answer
+        failure.kind = "invalid"
+    return failure
 
 
 def _content(content: Any) -> tuple[str, bool, str | None]:

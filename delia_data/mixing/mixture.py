@@ -60,7 +60,6 @@ from delia_data.mixing.store import (
 from delia_data.mixing.task_rows import ContrastRow, Rows, TaskRow, as_task_rows, check_token
 from delia_data.outputs import Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import rank
-from delia_data.reading import is_splits
 from delia_data.records import Format, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -330,7 +329,17 @@ def named_caches(given: Any) -> dict[str, Any]:
 
 def _named(given: Any, name: str) -> Mapping[str, Any]:
     """One input under its own name, or several under theirs."""
-    return {name: given} if is_splits(given) or not isinstance(given, Mapping) else given
+    return {name: given} if _is_splits(given) or not isinstance(given, Mapping) else given
+
+
+def _is_splits(given: Any) -> bool:
+    """Return whether an input is rows by split, such as a `DatasetDict`."""
+    if not isinstance(given, Mapping):
+        return False
+    known = {"train", "test", "validation"} & set(given)
+    return type(given).__name__ in ("DatasetDict", "IterableDatasetDict") or (
+        "train" in known and set(given) <= {"train", "test", "validation"}
+    )
 
 
 def _weights(

@@ -265,11 +265,20 @@ def _batches_of(reader: pa.RecordBatchFileReader) -> tuple[pa.RecordBatch, ...]:
 
 
 def _write(file: IO[bytes], batches: Iterable[pa.RecordBatch]) -> None:
-    try:
-        with pa.ipc.new_file(file, SCHEMA) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
+    with _disk_errors():
+        writer = pa.ipc.new_file(file, SCHEMA)
+    for batch in batches:  # its errors are those of the reader
+        with _disk_errors():
+            writer.write_batch(batch)
+    with _disk_errors():
+        writer.close()
         file.flush()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OutputError(
             f"the rows of the cache cannot be written ({error}): free some space, or set "

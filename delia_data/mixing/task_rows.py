@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.outputs import canonical_json, read_manifest
-from delia_data.reading import Source, is_output, open_splits, skip_other_splits
+from delia_data.reading import Source, choose_split, is_output, open_splits
 from delia_data.records import Message, Record, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -176,9 +176,7 @@ def check_token(rows: Sequence[TaskRow], tokens: Sequence[str], kind: str = "tas
 
 def _read_rows(given: Rows, token: str) -> TaskRows:
     splits = open_splits(given, purpose="task")
-    if "train" not in splits:
-        raise InputError(f"the task has the splits {', '.join(splits)}: give one with 'train'")
-    source = skip_other_splits(splits, "train", "test")
+    source = choose_split(given, splits, "train", "test")
     train, test = _task_rows(source), _task_rows(splits.get("test"))
     report = source.report.add(splits["test"].report) if test else source.report
     return TaskRows(train, test, token, report.details())

@@ -15,7 +15,7 @@ from typing import Any, Final
 from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.mixing.options import Pairs
 from delia_data.ranking import rank
-from delia_data.reading import Source, is_splits, open_splits, skip_other_splits
+from delia_data.reading import Source, choose_split, open_splits
 from delia_data.records import (
     MEANINGFUL,
     Format,
@@ -448,14 +448,14 @@ def read_task(
         )
     if test is not None and test_share:
         raise InputError("give rows to test on, or a share to hold out, not both")
-    splits = _open_splits(given, format)
-    source, held_out = splits["train"], None
+    splits, held_out = open_splits(given, purpose="task", format=format), None
     if test is not None:
         others = open_splits(test, purpose="task", format=format)
-        held_out = others.get("test") or others["train"]
+        held_out = choose_split(test, others, "test" if "test" in others else "train")
     elif not test_share:
         held_out = splits.get("test")
-    skip_other_splits(splits, "train", *(["test"] if held_out is splits.get("test") else []))
+    named = ["test"] if held_out is splits.get("test") else []
+    source = choose_split(given, splits, "train", *named)
     reader = _Reader(
         query=None if query is None else Template(query, "query"),
         answer=None if answer is None else Template(answer, "answer"),
@@ -485,16 +485,6 @@ def read_task(
         forbidden=forbidden,
     )
     return replace(task, read=report.details())
-
-
-def _open_splits(given: Any, format: Format | None) -> dict[str, Source]:
-    named = isinstance(given, Mapping) and not is_splits(given)
-    splits = given if named else open_splits(given, purpose="task", format=format)
-    if named or "train" not in splits:
-        raise InputError(
-            f"the splits are {', '.join(map(str, splits)) or 'none'}: give one of them as rows"
-        )
-    return splits
 
 
 def _name_of(given: Any) -> str:

@@ -158,7 +158,7 @@ def test_unused_columns_files_and_reasoning_are_noted(delia: Delia, tmp_path: Pa
     ]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     options = ["--instruction", "Is it so?", "--stands-for", "one word"]
-    note = "1 file not read (notes.md (unknown kind)); 1 column ignored (topic); "
+    note = "not read: notes.md (unknown kind); 1 column ignored (topic); "
     note += "reasoning removed from 1 row"
     assert note in delia("task", "inspect", folder, *options).err
     out = tmp_path / "out"

@@ -7,7 +7,7 @@ import gzip
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from delia_data.reading import open_source, open_splits
 from delia_data.sampling import read_cache
 from delia_data.sampling.queries import FileQueries
 from delia_data.tasks import read_task
+from delia_data.training.data import count_rows, open_training_rows
 
 TASK = [
     {
@@ -373,8 +374,40 @@ class TestMemory:
             mixture = mix(given, ROWS, ratio=1, token=None)
             assert mixture.manifest.rows == {"task": 1, "cache": 1, "test": 1}
             assert "'test'" not in str(mixture.train.to_pylist())
-        with pytest.raises(InputError, match="splits"):
-            open_source({"test": parts["test"], "train": parts["train"]}, split="validation")
+        with pytest.raises(InputError, match=r"no 'validation': .* such as rows\['train'\]"):
+            open_source(parts, split="validation")
+        with pytest.raises(
+            InputError, match=r"the DatasetDict has the splits test, and no 'train'"
+        ):
+            mixed(datasets.DatasetDict({"test": parts["test"]}))
+
+    @pytest.mark.parametrize(
+        "error", [ValueError("own"), OSError(28, "own"), pa.ArrowInvalid("own"), KeyError("own")]
+    )
+    def test_an_error_of_the_users_code_stays_as_it_is(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def rows() -> Iterator[dict[str, Any]]:
+            yield from [row(f"{n} <sep>") for n in range(10_000)]
+            raise error
+
+        class Rows:
+            def __iter__(self) -> Iterator[dict[str, Any]]:
+                return rows()
+
+        monkeypatch.setattr("delia_data.mixing.store._IN_MEMORY_BYTES", 0)
+        for read in (
+            lambda: mixed(rows()),
+            lambda: mix(rows(), ROWS, ratio=1),
+            lambda: mixed(datasets.IterableDataset.from_generator(rows)),
+            lambda: read_task(Rows(), instruction="Say.", stands_for="one word"),
+            lambda: list(FileQueries(Rows())),
+            lambda: count_rows(open_training_rows(rows()), "<sep>"),
+        ):
+            with pytest.raises(type(error)) as caught:
+                read()
+            assert caught.value is error
+            assert "rows" in [frame.name for frame in caught.traceback]
 
     def test_a_transform_is_applied(self) -> None:
         dataset = datasets.Dataset.from_list(ROWS)
@@ -461,7 +494,7 @@ class TestNames:
             assert mixture.manifest.rows == {"task": 1, "cache": 1, "test": 1}
         result = run_mix(delia, folder / "*")
         skipped = "notes.md (unknown kind), test.jsonl (split test), dev.jsonl (split validation)"
-        assert result.err == f"note: cache: 3 files not read ({skipped})\n"
+        assert result.err == f"note: cache: not read: {skipped}\n"
 
     def test_links_and_pipes_that_cannot_be_read(self, delia: Delia, tmp_path: Path) -> None:
         (tmp_path / "ring.jsonl").symlink_to("ring.jsonl")
@@ -502,7 +535,7 @@ class TestNames:
         skipped = ["c.jsonl.bz2 (unknown kind)", "notes.md (unknown kind)"]
         assert mixed(folder).manifest.details["read"]["cache"]["skipped"] == skipped
         result = run_mix(delia, folder)
-        assert result.err == f"note: cache: 2 files not read ({', '.join(skipped)})\n"
+        assert result.err == f"note: cache: not read: {', '.join(skipped)}\n"
 
     def test_folders_with_the_names_of_files(self, tmp_path: Path) -> None:
         write(tmp_path / "f" / "x.jsonl" / "part-0.json", [row("a")])
@@ -525,12 +558,65 @@ class TestNames:
         assert any("gone.jsonl (broken link)" in name for name in source.report.skipped)
 
     def test_a_folder_of_datasets(self, tmp_path: Path) -> None:
-        datasets.Dataset.from_list([row("a")]).save_to_disk(tmp_path / "one")
-        parts = {n: datasets.Dataset.from_list([row(n)]) for n in ("train", "test")}
-        datasets.DatasetDict(parts).save_to_disk(tmp_path / "two")
-        assert questions(tmp_path / "one") == ["a"]
+        datasets.Dataset.from_list([row("a"), row("b", "")]).save_to_disk(tmp_path / "one")
+        datasets.DatasetDict(
+            {name: datasets.Dataset.from_list([row(name)]) for name in ("train", "test", "extra")}
+        ).save_to_disk(tmp_path / "two")
+        with pytest.raises(FormatError, match=f"{tmp_path / 'one'}: row 1: .*turn is empty"):
+            mixed(tmp_path / "one")
         assert questions(tmp_path / "two") == ["train"]
-        assert list(open_splits(tmp_path / "two")) == ["train", "test"]
+        skipped = {"skipped": ["split test", "split extra"]}
+        assert mixed(tmp_path / "two").manifest.details["read"] == {"cache": skipped}
+        task = read_task(tmp_path / "two", instruction="Say.", stands_for="one word")
+        assert (len(task.train), len(task.test)) == (1, 1)
+        assert task.read == {"skipped": ["split extra"]}
+
+    @pytest.mark.parametrize("kind", ["Hub id", "saved", "shards", "URL"])
+    def test_splits_with_other_names(
+        self,
+        kind: str,
+        delia: Delia,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        names = ("test_sft", "train_gen", "train_sft")
+        parts = {name: datasets.Dataset.from_list([row(name)]) for name in names}
+        given = str(tmp_path / "rows")
+        if kind == "Hub id":
+            given = "org/rows:small"
+            monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(parts))
+        elif kind == "saved":
+            datasets.DatasetDict(parts).save_to_disk(given)
+        else:
+            for name in names:
+                write(Path(given, "data", f"{name}-00000-of-00001.jsonl"), [row(name)])
+        if kind == "URL":
+            fsspec.filesystem("memory").put(given, "/other-splits", recursive=True)
+            given = "memory://other-splits"
+        assert questions(f"{given}#train_gen") == ["train_gen"]
+        assert mix(f"{given}#test_sft", ROWS, ratio=1, token=None).manifest.rows["test"] == 0
+        assert [query.text for query in FileQueries(f"{given}#test_sft")] == ["test_sft"]
+        (skipped,) = mixed(f"{given}#train_gen").manifest.details["read"].values()
+        assert [any(name in each for each in skipped["skipped"]) for name in names] == [1, 0, 1]
+        task = write(tmp_path / "task.jsonl", TASK)
+        refusal = f"{given} has the splits {', '.join(names)}, and no 'train': "
+        advice = f"give one of them, such as {given}#train_gen"
+        capsys.readouterr()  # progress of `save_to_disk`
+        for command in (
+            ("mix", task, given, tmp_path / "out", "--ratio", "1"),
+            ("task", "inspect", given, *INSTRUCTION),
+            ("train", given, tmp_path / "out"),
+        ):
+            refused(delia(*command), refusal, advice)
+        refused(run_mix(delia, f"{tmp_path}/gone#train"), "gone is not there")
+
+    def test_a_name_that_exists_is_no_split(self, tmp_path: Path) -> None:
+        write(tmp_path / "f" / "a.jsonl", [row("twin")])
+        write(tmp_path / "f#train" / "a.jsonl", [row("named")])
+        assert questions(tmp_path / "f#train") == ["named"]
+        fsspec.filesystem("memory").put(str(tmp_path), "/with-signs", recursive=True)
+        assert questions("memory://with-signs/f#train") == ["named"]
 
     @pytest.mark.parametrize("content", ['{"name": "app", "icons": []}', "[]", "not JSON"])
     def test_a_manifest_of_others(self, content: str, delia: Delia, tmp_path: Path) -> None:

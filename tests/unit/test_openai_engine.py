@@ -160,3 +160,11 @@ def test_answer_of_unlimited_size_is_not_read(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("delia_data.engines.openai._MAX_ANSWER_BYTES", 10_000)
     (completion,), _ = answers(lambda _: answer("a" * 200_000), 1)
     assert "more than" in str(completion.error)
+
+
+def test_error_in_an_answer_with_status_200_is_retried_twice() -> None:
+    error = Reply(body=json.dumps({"error": {"message": "no cache", "code": 500}}).encode())
+    completions, server = answers(lambda _: error, 2)
+    failed = f"the server at {server.url} failed (error 500): no cache (3 attempts)"
+    assert [c.error for c in completions] == [failed, failed]
+    assert server.count == 6

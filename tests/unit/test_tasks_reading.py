@@ -57,7 +57,7 @@ def test_splits_of_a_dataset_are_the_splits_of_the_task() -> None:
     )
     task = read_task(splits, **OPTIONS)
     assert (len(task.train), len(task.test)) == (7, 3)
-    with pytest.raises(InputError, match="the splits are test: give one of them as rows"):
+    with pytest.raises(InputError, match="has the splits test, and no 'train': give one"):
         read_task({"test": ROWS}, **OPTIONS)
 
 

@@ -142,7 +142,7 @@ def test_files_of_a_folder_that_are_not_read_are_printed(
     (tmp_path / "notes.md").write_text("x")
     result = delia("lint", tmp_path)
     skipped = "notes.md (unknown kind), test.jsonl (split test)"
-    note = f"note: {tmp_path}: 2 files not read ({skipped})\n"
+    note = f"note: {tmp_path}: not read: {skipped}\n"
     assert (result.code, result.err) == (0, note)
     result = delia("train", tmp_path, tmp_path / "out", "--model", tmp_path / "no-model")
     assert result.code == 2
