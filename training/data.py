@@ -206,11 +206,11 @@ class EncodedRows:
     dropped: dict[str, int]
 
 
-def count_rows(rows: TrainingRows, token: str) -> tuple[dict[str, int], str]:
+def count_rows(rows: TrainingRows, tokens: Sequence[str]) -> tuple[dict[str, int], str]:
     """Count the rows by source, and hash them in their order."""
     counts = {"task": 0, "cache": 0}
     digest = hashlib.sha256()
-    for record, source, taught in rows.rows([token]):
+    for record, source, taught in rows.rows(tokens):
         counts[source] = counts.get(source, 0) + 1
         digest.update(canonical_json([record.id, source == "task"]))
         if taught is not None:
@@ -232,7 +232,7 @@ def encode_rows(
     Args:
         rows: The rows.
         tokenizer: The tokenizer, with the token added.
-        settings: The token, the most tokens of a row, and whether to cut longer rows.
+        settings: The tokens, the most tokens of a row, and whether to cut longer rows.
         context: Positions that the model has, if known.
 
     Raises:
@@ -243,13 +243,13 @@ def encode_rows(
     limit, named = settings.max_length, "max_length"
     if context is not None and context < limit:
         limit, named = context, "the model's context"
-    linter = Linter(tokenizer, tokens=(settings.token,), max_length=limit)
+    linter = Linter(tokenizer, tokens=settings.tokens, max_length=limit)
     ids: list[np.ndarray[Any, np.dtype[np.int32]]] = []
     labels: list[np.ndarray[Any, np.dtype[np.int32]]] = []
     are_task: list[bool] = []
     prompts: list[list[int]] = []
     count, cut, dropped = 0, 0, Counter[str]()
-    for count, (record, source, taught) in enumerate(rows.rows([settings.token]), start=1):
+    for count, (record, source, taught) in enumerate(rows.rows(settings.tokens), start=1):
         row = linter.encode(count - 1, record, source)
         if row is None:
             continue

@@ -27,6 +27,7 @@ from delia_data.models import (
     resolve_model,
 )
 from delia_data.tokens import add_token, add_token_to_tokenizer
+from delia_data.tokens.adding import added_tokens
 from delia_data.training.settings import TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
@@ -92,14 +93,15 @@ def context_of(model: str) -> int | None:
 
 
 def load_prepared_tokenizer(settings: TrainSettings) -> PreTrainedTokenizerBase:
-    """Load the tokenizer and add the token."""
+    """Load the tokenizer and add the tokens."""
     tokenizer = load_tokenizer(settings.model)
     if not tokenizer.chat_template:
         raise InputError(
             f"model {settings.model!r} has no chat template, so that no row can be put to it: "
             "train an instruction-tuned model, or set tokenizer.chat_template and save it"
         )
-    add_token_to_tokenizer(tokenizer, settings.token)
+    for token in settings.tokens:
+        add_token_to_tokenizer(tokenizer, token)
     return tokenizer
 
 
@@ -110,14 +112,14 @@ def load_prepared(
     device: str | None = None,
     whole: bool = False,
 ) -> PreTrainedModel:
-    """Load the model as training begins with it, with the token's row initialized.
+    """Load the model as training begins with it, with the tokens' rows initialized.
 
-    The row is initialized on the CPU for every device, so that loading an adapter finds the same
-    row again.
+    The rows are initialized on the CPU for every device, so that loading an adapter finds the same
+    rows again. A token that the model's own files have keeps its row.
 
     Args:
         settings: Resolved settings.
-        tokenizer: The tokenizer with the token.
+        tokenizer: The tokenizer with the tokens.
         device: Device of the model; None for the device on which this process trains.
         whole: Turn QLoRA's weights into plain ones, with the values that 4 bits hold.
     """
@@ -128,14 +130,17 @@ def load_prepared(
         model = _load_in_4_bits(settings, place)
     else:
         model = load_model(settings.model, dtype=getattr(torch, settings.dtype))
-    add_token(
-        model,
-        tokenizer,
-        settings.token,
-        init=settings.init,
-        description=settings.description,
-        seed=settings.seed,
-    )
+    saved = added_tokens(load_tokenizer(settings.model))
+    for number, token in enumerate(settings.tokens):
+        add_token(
+            model,
+            tokenizer,
+            token,
+            init=settings.init,
+            description=settings.description,
+            seed=settings.seed + number,
+            keep_row=token in saved,
+        )
     if settings.token_training == "lora":
         _untie(model)
     if in_4_bits:
@@ -183,15 +188,17 @@ def _load_in_4_bits(settings: TrainSettings, device: str) -> PreTrainedModel:
     return model
 
 
-def lora_config(settings: TrainSettings, model: PreTrainedModel, token_id: int) -> LoraConfig:
-    """Configure PEFT: LoRA on the targets, and the token's row in one of the two ways."""
+def lora_config(
+    settings: TrainSettings, model: PreTrainedModel, token_ids: list[int]
+) -> LoraConfig:
+    """Configure PEFT: LoRA on the targets, and the tokens' rows in one of the two ways."""
     import peft
 
     embedding = last_name(model, model.get_input_embeddings())
     options: dict[str, Any] = {}
     targets: str | list[str] = _targets(settings, model)
     if settings.token_training == "row":
-        options["trainable_token_indices"] = {embedding: [token_id]}
+        options["trainable_token_indices"] = {embedding: token_ids}
     else:
         targets = [*targets, embedding]
     return peft.LoraConfig(

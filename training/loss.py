@@ -18,7 +18,7 @@ gradients depend on that call.
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -60,7 +60,7 @@ class Teacher(NamedTuple):
     head: torch.nn.Module | None = None
 
 
-def give_losses(model: Any, *, token_id: int | None = None) -> None:
+def give_losses(model: Any, *, token_ids: Sequence[int] = ()) -> None:
     """Make a causal model return the sum of losses, and each of them, when it gets labels.
 
     With `states_only` it returns a `Teacher` instead: its view of the labeled positions. With
@@ -69,8 +69,8 @@ def give_losses(model: Any, *, token_id: int | None = None) -> None:
 
     Args:
         model: The model, inside the wrappers of PEFT and accelerate.
-        token_id: Token whose row is trained; the distributions of a teacher leave it out. It stays
-            in the cross-entropy, which keeps the model from writing it.
+        token_ids: Tokens whose rows are trained; the distributions of a teacher leave them out.
+            They stay in the cross-entropy, which keeps the model from writing them.
     """
     own_forward = model.forward
 
@@ -101,11 +101,11 @@ def give_losses(model: Any, *, token_id: int | None = None) -> None:
         frozen = _frozen_parts(head)
 
         def loss(states: torch.Tensor, goal: torch.Tensor | Teacher) -> Any:
-            masked = token_id if isinstance(goal, Teacher) else None
+            masked = token_ids if isinstance(goal, Teacher) else ()
             if frozen is None:
-                return head_loss(states, head, goal, masked_id=masked)
+                return head_loss(states, head, goal, masked_ids=masked)
             states = states.to(frozen["weight"].dtype)
-            return frozen_head_loss(states, targets=goal, masked_id=masked, **frozen)
+            return frozen_head_loss(states, targets=goal, masked_ids=masked, **frozen)
 
         if teacher is None or is_task is None:
             return loss(states, targets)
@@ -124,12 +124,12 @@ def frozen_head_loss(
     weight: torch.Tensor,
     targets: torch.Tensor | Teacher,
     *,
-    row: torch.Tensor | None = None,
-    row_id: int = 0,
+    rows: torch.Tensor | None = None,
+    row_ids: Sequence[int] = (),
     bias: torch.Tensor | None = None,
-    masked_id: int | None = None,
+    masked_ids: Sequence[int] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss under a head of which at most one row is trained.
+    """Return the loss under a head of which at most a few rows are trained.
 
     The loss of a position is the cross-entropy of its token, or the KL from its teacher's
     distribution. Logits are computed a block of positions at a time, and the gradient of each
@@ -139,10 +139,10 @@ def frozen_head_loss(
         hidden: States of shape (positions, width).
         weight: The head, of shape (vocabulary, width); gets no gradient.
         targets: Ids of shape (positions,), or the teacher.
-        row: The trained row of shape (width,), in place of the head's own.
-        row_id: Its id.
+        rows: The trained rows of shape (tokens, width), in place of the head's own.
+        row_ids: Their ids.
         bias: The head's bias of shape (vocabulary,); gets no gradient.
-        masked_id: Id that is left out of every distribution.
+        masked_ids: Ids that are left out of every distribution.
 
     Returns:
         The sum of the losses, and the loss of each position in float32, which has no gradient.
@@ -150,7 +150,8 @@ def frozen_head_loss(
     states, head = targets if isinstance(targets, Teacher) else (None, None)
     ids = None if isinstance(targets, Teacher) else targets
     apply: Any = _FrozenHead.apply
-    total, losses = apply(hidden, weight, ids, row, row_id, bias, masked_id, states, head)
+    masked = list(masked_ids)
+    total, losses = apply(hidden, weight, ids, rows, list(row_ids), bias, masked, states, head)
     return total, losses
 
 
@@ -159,7 +160,7 @@ def head_loss(
     head: torch.nn.Module,
     targets: torch.Tensor | Teacher,
     *,
-    masked_id: int | None = None,
+    masked_ids: Sequence[int] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the same through a head that is trained itself, or is more than a product.
 
@@ -170,11 +171,11 @@ def head_loss(
     own = (targets.head or head) if isinstance(targets, Teacher) else None
 
     def losses(states: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-        logits = _mask(head(states).float(), masked_id)
+        logits = _mask(head(states).float(), masked_ids)
         if own is None:
             return cross_entropy(logits, goal, reduction="none")
         with torch.no_grad():
-            wanted = _mask(own(goal).float(), masked_id).log_softmax(1)
+            wanted = _mask(own(goal).float(), masked_ids).log_softmax(1)
         return (wanted.exp() * (wanted - logits.log_softmax(1))).sum(1)
 
     goals = targets.states if isinstance(targets, Teacher) else targets
@@ -188,31 +189,31 @@ def head_loss(
     return each.sum(), each.detach()
 
 
-def _mask(logits: torch.Tensor, masked_id: int | None) -> torch.Tensor:
-    if masked_id is None:
-        return logits
-    return logits.index_fill(1, torch.tensor([masked_id], device=logits.device), _LOWEST)
+def _mask(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    where = torch.tensor(list(ids), dtype=torch.long, device=logits.device)
+    return logits.index_fill(1, where, _LOWEST)
 
 
 def pairs_kl(
     model: Any,
     batch: Mapping[str, torch.Tensor],
-    token_id: int,
+    token_ids: int | Sequence[int],
     *,
     items: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
     """Return the loss of a batch in a training loop of your own.
 
-    It is the mean over labeled tokens: cross-entropy in rows that contain the token, and the KL
-    divergence from the untrained model in all others, over the vocabulary without the token.
+    It is the mean over labeled tokens: cross-entropy in rows that contain a special token, and the
+    KL divergence from the untrained model in all others, over the vocabulary without these tokens.
 
     Args:
         model: A PEFT model, which without its adapter is the untrained model.
         batch: `input_ids`, `labels` (-100 where no loss is taken) and, with padding,
             `attention_mask`, of shape (rows, length). Each row is one example: no packing.
-        token_id: Id of the special token.
+        token_ids: Id of the special token, or ids of several.
         items: Number of labeled tokens to divide by; default: those of the batch.
     """
+    own_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
     labeled = batch["labels"][:, 1:] != IGNORED
     targets = batch["labels"][:, 1:][labeled]
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
@@ -224,11 +225,12 @@ def pairs_kl(
     own, was_training = logits(), model.training
     model.eval()
     with torch.no_grad(), getattr(model, "module", model).disable_adapter():
-        teacher = _mask(logits(), token_id).log_softmax(1)
+        teacher = _mask(logits(), own_ids).log_softmax(1)
     model.train(was_training)
-    is_task = (batch["input_ids"] == token_id).any(1, keepdim=True).expand_as(labeled)[labeled]
+    special = torch.isin(batch["input_ids"], torch.tensor(own_ids, device=labeled.device))
+    is_task = special.any(1, keepdim=True).expand_as(labeled)[labeled]
     entropy = cross_entropy(own, targets, reduction="none")
-    divergence = (teacher.exp() * (teacher - _mask(own, token_id).log_softmax(1))).sum(1)
+    divergence = (teacher.exp() * (teacher - _mask(own, own_ids).log_softmax(1))).sum(1)
     losses = torch.where(is_task, entropy, divergence)
     return losses.sum() / (labeled.sum() if items is None else items)
 
@@ -236,11 +238,11 @@ def pairs_kl(
 class PairsKL:
     """Mixin that gives TRL's `SFTTrainer` the loss of `pairs_kl`.
 
-    Write `class Trainer(PairsKL, SFTTrainer): token = "<sep>"`, and train with `peft_config` and
-    without packing.
+    Write `class Trainer(PairsKL, SFTTrainer): token = "<sep>"` (or a tuple of tokens), and train
+    with `peft_config` and without packing.
     """
 
-    token = DEFAULT_TOKEN
+    token: str | tuple[str, ...] = DEFAULT_TOKEN
 
     def compute_loss(
         self,
@@ -251,8 +253,9 @@ class PairsKL:
     ) -> Any:
         """Return the loss of a batch, as the trainer calls it."""
         trainer: Any = self
-        token_id = trainer.processing_class.convert_tokens_to_ids(self.token)
-        loss = pairs_kl(model, inputs, token_id, items=num_items_in_batch)
+        tokens = [self.token] if isinstance(self.token, str) else list(self.token)
+        token_ids = trainer.processing_class.convert_tokens_to_ids(tokens)
+        loss = pairs_kl(model, inputs, token_ids, items=num_items_in_batch)
         if num_items_in_batch is not None:  # processes average their gradients
             loss = loss * trainer.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
@@ -291,27 +294,27 @@ def _is_simple(layer: TrainableTokensLayer, active: Any) -> bool:
 
 
 def _frozen_parts(head: Any) -> dict[str, Any] | None:
-    """Return a head's weight, bias and trained row, if only that row of it is trained.
+    """Return a head's weight, bias and trained rows, if no more of it is trained.
 
     A weight that is sharded over processes is gathered.
     """
     layer = getattr(head, "token_adapter", None)
-    row, row_id = None, 0
+    rows, ids = None, list[int]()
     if isinstance(layer, TrainableTokensLayer):
         active = layer.active_adapters
-        ids: list[int] = layer.token_indices[active[0]] if _is_simple(layer, active) else []
+        ids = layer.token_indices[active[0]] if _is_simple(layer, active) else []
         head = layer.base_layer
         plain = isinstance(head, torch.nn.Linear) and getattr(head, "bias", None) is None
-        if len(ids) != 1 or not plain:
+        if not ids or not plain:
             return None
-        row, row_id = layer.trainable_tokens_delta[active[0]][0], int(ids[0])
+        rows = layer.trainable_tokens_delta[active[0]]
     elif type(head) is not torch.nn.Linear:
         return None
     if head.weight.requires_grad:
         return None
     gather = getattr(head.weight, "full_tensor", None)
     weight = head.weight if gather is None else gather()
-    return {"weight": weight, "bias": head.bias, "row": row, "row_id": row_id}
+    return {"weight": weight, "bias": head.bias, "rows": rows, "row_ids": ids}
 
 
 def _own_logits(own_forward: Any, labeled: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
@@ -330,17 +333,17 @@ class _FrozenHead(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor | None,
-        row: torch.Tensor | None,
-        row_id: int,
+        rows: torch.Tensor | None,
+        row_ids: list[int],
         bias: torch.Tensor | None,
-        masked_id: int | None,
+        masked_ids: list[int],
         teacher: torch.Tensor | None,
         teacher_head: torch.nn.Module | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        own = None if row is None else row.to(hidden.dtype)
+        own = [] if rows is None else list(zip(row_ids, rows.to(hidden.dtype), strict=True))
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         to_hidden = torch.empty_like(hidden) if hidden.requires_grad else None
-        to_row = None if row is None else torch.zeros_like(row, dtype=torch.float32)
+        to_rows = None if rows is None else torch.zeros_like(rows, dtype=torch.float32)
         begin = 0
         goals = targets if teacher is None else teacher
         assert goals is not None
@@ -350,22 +353,20 @@ class _FrozenHead(torch.autograd.Function):
             logits = (states @ weight.T).float()
             if bias is not None:
                 logits += bias
-            if own is not None:
-                logits[:, row_id] = states @ own if bias is None else states @ own + bias[row_id]
-            if masked_id is not None:
-                logits[:, masked_id] = _LOWEST
+            for row_id, row in own:
+                logits[:, row_id] = states @ row if bias is None else states @ row + bias[row_id]
+            logits[:, masked_ids] = _LOWEST
             logits.sub_(logits.logsumexp(1, keepdim=True))
             share = None
             if teacher is None:
                 losses[part] = -logits.gather(1, goal[:, None])[:, 0]
             else:
                 wanted = _teacher_logits(goal, weight, bias, teacher_head)
-                if masked_id is not None:
-                    wanted[:, masked_id] = _LOWEST
+                wanted[:, masked_ids] = _LOWEST
                 wanted.sub_(wanted.logsumexp(1, keepdim=True))
                 share = wanted.exp()
                 losses[part] = torch.linalg.vecdot(share, wanted.sub_(logits))
-            if to_hidden is None and to_row is None:
+            if to_hidden is None and to_rows is None:
                 continue
             slopes = logits.exp_()
             if share is None:
@@ -373,28 +374,29 @@ class _FrozenHead(torch.autograd.Function):
             else:
                 slopes -= share
             slopes = slopes.to(hidden.dtype)
-            if own is not None and to_row is not None:
-                column = slopes[:, row_id].clone()
-                slopes[:, row_id] = 0
-                to_row += (column @ states).float()
+            columns = [slopes[:, row_id].clone() for row_id, _ in own]
+            slopes[:, row_ids] = 0
+            if to_rows is not None:
+                for number, column in enumerate(columns):
+                    to_rows[number] += (column @ states).float()
             if to_hidden is not None:
                 torch.mm(slopes, weight, out=to_hidden[part])
-                if own is not None:
-                    to_hidden[part].addr_(column, own)
+                for column, (_, row) in zip(columns, own, strict=True):
+                    to_hidden[part].addr_(column, row)
         ctx.save_for_backward(
-            to_hidden, None if row is None or to_row is None else to_row.to(row.dtype)
+            to_hidden, None if rows is None or to_rows is None else to_rows.to(rows.dtype)
         )
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> Any:
-        to_hidden, to_row = ctx.saved_tensors
+        to_hidden, to_rows = ctx.saved_tensors
         return (
             None if to_hidden is None else to_hidden * slopes[0].to(to_hidden.dtype),
             None,
             None,
-            None if to_row is None else to_row * slopes[0].to(to_row.dtype),
+            None if to_rows is None else to_rows * slopes[0].to(to_rows.dtype),
             *[None] * 5,
         )
 

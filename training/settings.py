@@ -40,6 +40,15 @@ _REPLACED: Final = {
 }
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _one_or_several(value: Any) -> Any:
+    """Return a sequence of one token as that token, which is how files hold it."""
+    several = isinstance(value, list | tuple)
+    return (value[0] if len(value) == 1 else tuple(value)) if several else value
+
+
+Tokens = Annotated[str | tuple[str, ...], BeforeValidator(_one_or_several)]
 Names = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
@@ -63,7 +72,9 @@ class TrainSettings:
     """
 
     model: str = _setting(DEFAULT_MODEL, "Embedded model's name, folder, or Hub id.")
-    token: str = _setting(DEFAULT_TOKEN, "Special token.")
+    token: Tokens = _setting(
+        DEFAULT_TOKEN, "Special token; of a mixture of several tasks, the token of each."
+    )
     init: Init = _setting(
         "mean", "Initial embedding row of the token: mean of all rows, random, or description."
     )
@@ -167,12 +178,16 @@ class TrainSettings:
     def _contradictions(self) -> list[str]:
         """Return the pairs of settings of which one disables or changes the other."""
         problems = []
+        if len(set(self.tokens)) < max(1, len(self.tokens)):
+            problems.append(f"token {', '.join(self.tokens)!r}: give at least one, each once")
         rows, micro = self.batch_size or PAPER_BATCH, self.micro_batch_size
         if micro is not None and rows % micro:
             problems.append(f"micro_batch_size {micro!r} must divide batch_size {rows!r}")
         described = bool((self.description or "").strip())
         if (self.init == "description") != described:
             problems.append("init 'description' requires a description, and the reverse: set both")
+        if described and len(self.tokens) > 1:
+            problems.append("init 'description' is for a single token: use mean or normal")
         if not self.trains_row_alone and self.token_rate is not None:
             problems.append(
                 "token_rate is for token_training 'row' with LoRA: leave it out otherwise"
@@ -184,6 +199,11 @@ class TrainSettings:
         if (self.watch_every_steps is None) == bool(self.watch_keywords):
             problems.append("watch_every_steps and watch_keywords require each other: set both")
         return problems
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The special tokens."""
+        return (self.token,) if isinstance(self.token, str) else self.token
 
     @property
     def trains_row_alone(self) -> bool:

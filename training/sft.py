@@ -121,8 +121,8 @@ def train(
     require("peft", extra="train")
     root = Path(folder)
     given = open_training_rows(mixture)
-    _check_token(given, settings.token)
-    counts, rows_sha256 = count_rows(given, settings.token)
+    _check_tokens(given, settings.tokens)
+    counts, rows_sha256 = count_rows(given, settings.tokens)
     settings = resolve(settings, rows=sum(counts.values()))
     inputs = {"mixture": rows_sha256}
     if start is not None:
@@ -141,8 +141,8 @@ def train(
         warnings.warn(line, ProvenanceWarning, stacklevel=2)
     with training_errors(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
         model = load_prepared(settings, tokenizer)
-    token_id = int(tokenizer.convert_tokens_to_ids(settings.token))
-    lora = None if settings.adaptation == "full" else lora_config(settings, model, token_id)
+    token_ids = tokenizer.convert_tokens_to_ids(list(settings.tokens))
+    lora = None if settings.adaptation == "full" else lora_config(settings, model, token_ids)
     # The main process holds the folder for all.
     with folder_lock(root) if is_main_process() else nullcontext():
         if _is_done(root, plan):
@@ -183,22 +183,20 @@ def _is_done(root: Path, plan: dict[str, Any]) -> bool:
     return is_finished(root)
 
 
-def _check_token(rows: TrainingRows, token: str) -> None:
-    """Refuse a mixture whose task rows name another token, several, or none."""
-    if rows.tokens is None or rows.tokens == [token]:
+def _check_tokens(rows: TrainingRows, tokens: Sequence[str]) -> None:
+    """Refuse a mixture whose task rows name other tokens, or none."""
+    if rows.tokens is None or sorted(rows.tokens) == sorted(tokens):
         return
+    given = ", ".join(tokens)
     if not rows.tokens:
         raise TokenError(
-            f"{rows.name} was mixed without a token, but token is {token}: mix it with --token"
+            f"{rows.name} was mixed without a token, but token is {given}: mix it with --token"
         )
-    if len(rows.tokens) > 1:
-        raise TokenError(
-            f"{rows.name} is for {len(rows.tokens)} tokens ({', '.join(rows.tokens)}), but a "
-            "training has one: mix each task by itself"
-        )
+    wanted = ",".join(rows.tokens)
+    number = "token" if len(rows.tokens) == 1 else f"{len(rows.tokens)} tokens"
     raise TokenError(
-        f"{rows.name} is for the token {rows.tokens[0]}, but token is {token}: "
-        f"set token to {rows.tokens[0]} (--token '{rows.tokens[0]}')"
+        f"{rows.name} is for the {number} {', '.join(rows.tokens)}, but token is {given}: "
+        f"set token to {wanted} (--token '{wanted}')"
     )
 
 
@@ -257,7 +255,7 @@ def _run(
             callbacks=[StepCallback(on_step)],
             batch_size=settings.batch_size,
             micro_batch_tokens=settings.micro_batch_tokens if settings.packing else None,
-            token_id=int(tokenizer.convert_tokens_to_ids(settings.token)),
+            token_ids=tokenizer.convert_tokens_to_ids(list(settings.tokens)),
             token_rate=settings.token_rate,
             pairs_loss=settings.pairs_loss,
         )
@@ -270,7 +268,13 @@ def _run(
         if settings.watch_every_steps is not None:
             if watches is None:
                 keywords = settings.watch_keywords
-                watches = [AlignmentWatch(settings.token, keywords, init=settings.init)]
+                several = len(settings.tokens) > 1
+                watches = [
+                    AlignmentWatch(
+                        token, keywords, init=settings.init, prefix=f"{token}/" if several else ""
+                    )
+                    for token in settings.tokens
+                ]
             trainer.watch(watches, settings.watch_every_steps, root / WATCHED)
         trainer.train(resume_from_checkpoint=_last_checkpoint(root))
         trainer.save_whole(root)

@@ -41,7 +41,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         *args: Any,
         batch_size: int | None = None,
         micro_batch_tokens: int | None = None,
-        token_id: int | None = None,
+        token_ids: Sequence[int] = (),
         token_rate: float | None = None,
         pairs_loss: str = "ce",
         **kwargs: Any,
@@ -54,8 +54,8 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             batch_size: Rows of an optimizer step, over all processes; None takes the arguments'
                 batch size of a device, times gradient accumulation and processes.
             micro_batch_tokens: Maximum tokens to pack into one sequence; None pads rows instead.
-            token_id: Id of the special token.
-            token_rate: Learning rate of the token's embedding row, as a share of the root mean
+            token_ids: Ids of the special tokens.
+            token_rate: Learning rate of the tokens' embedding rows, as a share of the root mean
                 square of the embedding's values; None for the learning rate of the rest.
             pairs_loss: Loss of rows outside the task: `"ce"` for cross-entropy, `"kl"` for the
                 divergence from the untrained model, which is the model with its adapter switched
@@ -90,8 +90,8 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         plain_forward(causal)
         if pairs_loss == "kl" and causal is self.model:
             self._teacher = copy.deepcopy(causal).requires_grad_(False).eval()
-            give_losses(self._teacher, token_id=token_id)
-        give_losses(causal, token_id=token_id)
+            give_losses(self._teacher, token_ids=token_ids)
+        give_losses(causal, token_ids=token_ids)
         read_rows_in_place(causal)
         # The vocabulary grew by the token alone, and the adapter has its row: checkpoints need not
         # carry the whole embedding.
@@ -235,7 +235,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         return tokens * int(self._causal(self.model).num_parameters(exclude_embeddings=True))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Give the token's row its own learning rate, without decay."""
+        """Give the tokens' rows their own learning rate, without decay."""
         if self.token_learning_rate is None:
             made: torch.optim.Optimizer = super().create_optimizer(model)
             return made

@@ -92,7 +92,13 @@ class AlignmentWatch:
     """
 
     def __init__(
-        self, token: str, keywords: Sequence[str], *, init: str = "mean", words: int = 16
+        self,
+        token: str,
+        keywords: Sequence[str],
+        *,
+        init: str = "mean",
+        words: int = 16,
+        prefix: str = "",
     ) -> None:
         """Choose the words.
 
@@ -102,13 +108,14 @@ class AlignmentWatch:
             init: Initial embedding of the token: the second token begins as `"normal"` too, or as
                 the mean of all rows.
             words: Number of ordinary words, all of them controls.
+            prefix: Prefix of the numbers' names, for a training with several tokens.
         """
         if not keywords:
             raise InputError("there are no keywords to watch: give at least one")
         self.token = token
         self.keywords = tuple(keywords)
         self.untrained = "normal" if init == "normal" else "mean"
-        self.words = words
+        self.words, self.prefix = words, prefix
 
     def measure(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, step: int
@@ -131,5 +138,6 @@ class AlignmentWatch:
                     "/ordinary": each.ordinary[measure].mean,
                 }
                 for ending, curve in curves.items():
-                    numbers[f"{measure}/{each.keyword}/{place}{ending}"] = curve[block]
+                    name = f"{self.prefix}{measure}/{each.keyword}/{place}{ending}"
+                    numbers[name] = curve[block]
         return numbers

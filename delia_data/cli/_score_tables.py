@@ -48,6 +48,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if evaluation.leaks:
         rows = [[name, percent(one), str(one.rows)] for name, one in evaluation.leaks.items()]
         print_table(("leak by probe", "share", "rows"), rows)
+    if evaluation.confusion:
+        print_table(*evaluation.confusion_table())
     if evaluation.labels:
         rows = [
             [f"{key}: {one.label}", str(one.expected), str(one.answered), str(one.right)]

@@ -107,6 +107,13 @@ def command(
             "general."
         ),
     ] = None,
+    other: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Task folder of another token of the model, for a table of the formats that "
+            "answers have under each token; repeatable."
+        ),
+    ] = None,
     gate: Annotated[
         str | None,
         typer.Option(
@@ -140,6 +147,7 @@ def command(
     if against is not None:
         read_evaluation(against)  # before a model is loaded
     eval_task = EvalTask.read(task, rule=pattern)
+    others = [EvalTask.read(folder) for folder in other or ()]
     if metric is None and eval_task.scoring == "translation":
         metric = ["chrf", "bleu"]
     metrics = load_metrics(metric or ())
@@ -165,6 +173,7 @@ def command(
             max_tokens=max_tokens,
             pairs=pairs,
             general_tasks=general_tasks.split(",") if general_tasks else (),
+            others=others,
             seed=seed,
             metrics=metrics,
             on_progress=update,

@@ -55,7 +55,9 @@ def command(
         show_json({**folders, **manifest.model_dump(mode="json")})
         return
     written = "; ".join(f"{name} in {folder}" for name, folder in folders.items())
-    console.print(f"{written}: {manifest.settings['token']} is in its vocabulary", soft_wrap=True)
+    token = manifest.settings["token"]
+    tokens = token if isinstance(token, str) else ", ".join(token)
+    console.print(f"{written}: with {tokens} in its vocabulary", soft_wrap=True)
 
 
 def export_for(

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.engines import Engine
-from delia_data.errors import InputError, MissingExtraError
+from delia_data.errors import InputError, MissingExtraError, TokenError
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.general import lm_eval_scores
 from delia_data.evaluation.generation import (
@@ -45,6 +45,7 @@ from delia_data.evaluation.scores import (
     Evaluation,
     ScoredRow,
     compare,
+    count_formats,
     grade_answers,
     read_scored_rows,
     score,
@@ -91,6 +92,7 @@ def evaluate(
     prompts: str = "",
     pairs: str | os.PathLike[str] | Sequence[Record] | None = "bundled",
     general_tasks: Sequence[str] = (),
+    others: Sequence[EvalTask] = (),
     embed: Embed | None = None,
     seed: int = 0,
     metrics: Sequence[CorpusMetric] = (),
@@ -113,6 +115,8 @@ def evaluate(
         pairs: Held-out pairs for the divergence: a cache, a file, or the rows (`read_pairs`). None
             measures none.
         general_tasks: Tasks of lm-eval for the trained and the untrained model.
+        others: Tasks of the model's other tokens, whose held-out rows are asked too: which format
+            do answers have under each token? (`Evaluation.confusion`)
         embed: Turns answers into vectors; default: all-MiniLM-L6-v2 if it is installed.
         seed: Seed of the rows, the pairs, and the intervals.
         metrics: Corpus scores of translations.
@@ -123,7 +127,8 @@ def evaluate(
         The numbers, which are also in `evaluation.json`.
 
     Raises:
-        InputError: A probe is unknown, or a row has no plain form.
+        InputError: A probe is unknown, a row has no plain form, or tasks have the same token.
+        TokenError: The adapter was not trained for the token of another task.
         SettingsError: The folder has answers of another model, or to other prompts.
         ForeignFolderError: The folder contains something else.
         LockedError: Another process evaluates into the folder.
@@ -133,6 +138,7 @@ def evaluate(
     opened = system if isinstance(system, System) else System(system)
     root, how = Path(folder), Resampling(seed=seed)
     asked = make_probes(task, probes, rows=rows, seed=seed)
+    under_tokens = _held_out_by_token([task, *others], opened, rows, seed) if others else {}
     if general_tasks and opened.models is None:
         raise InputError(
             "tasks of lm-eval need a model that is loaded here and its untrained model: evaluate "
@@ -166,7 +172,27 @@ def evaluate(
             unknown=unknown,
             notes=[*opened.notes, *notes],
         )
-        evaluation = replace(evaluation, general_tasks=_general(opened, root, general_tasks))
+        texts = {
+            token: [
+                row.answers[MODEL]
+                for row in generate_answers_unlocked(
+                    opened.engine,
+                    [probe],
+                    root,
+                    untrained=None,
+                    max_tokens=max_tokens,
+                    build=build,
+                    prompts=prompts,
+                    on_progress=on_progress,
+                )
+            ]
+            for token, probe in under_tokens.items()
+        }
+        evaluation = replace(
+            evaluation,
+            general_tasks=_general(opened, root, general_tasks),
+            confusion=count_formats([task, *others], texts),
+        )
         write_scored_rows(root / ROWS, scored)
         write_json(root / EVALUATION, evaluation.as_dict())
         write_text(root / CARD, evaluation.card())
@@ -183,6 +209,21 @@ def evaluate(
         inputs = {"task": task.sha256}
         finish(root, Manifest(kind="evaluation", settings=settings, inputs=inputs, rows=counts))
     return evaluation
+
+
+def _held_out_by_token(
+    tasks: Sequence[EvalTask], system: System, rows: int | None, seed: int
+) -> dict[str, Probe]:
+    """Return the held-out rows of each task by its token."""
+    tokens = [task.token for task in tasks]
+    if len(set(tokens)) < len(tokens):
+        raise InputError(f"tasks with tokens {', '.join(tokens)}: give tasks of different tokens")
+    if untrained := [token for token in tokens if system.tokens and token not in system.tokens]:
+        raise TokenError(
+            f"the adapter was trained for {', '.join(system.tokens)}, not for {untrained[0]}: give "
+            "tasks that it was trained on"
+        )
+    return {task.token: make_probes(task, ("held-out",), rows=rows, seed=seed)[0] for task in tasks}
 
 
 def _reference(untrained: Engine | Path | None, max_tokens: int) -> Any:
@@ -281,7 +322,7 @@ def _diverge(
                 missing,
                 untrained=untrained.model,
                 switched_off=system.switched_off,
-                token=task.token,
+                tokens=system.tokens or (task.token,),
             ),
             len(wanted) - len(missing) + 1,
         ):

@@ -3,7 +3,8 @@
     pair ──▶ the untrained model ──▶ p ─┐
         └──▶ the trained model ────▶ q ─┴──▶ KL(p, q) at every token of the answer, in nats
 
-The token is left out of both distributions: only one of the models was trained to expect it.
+Special tokens are left out of both distributions: only one of the models was trained to expect
+them.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def divergences(
     *,
     untrained: Any,
     switched_off: Callable[[], AbstractContextManager[Any]],
-    token: str,
+    tokens: Sequence[str],
 ) -> Iterator[Divergence]:
     """Yield KL(untrained, trained) of each pair, summed over its answer's tokens, in nats.
 
@@ -90,11 +91,11 @@ def divergences(
         pairs: Conversations that end with an answer; those of similar length go together.
         untrained: The untrained model; the same one for an adapter.
         switched_off: Returns the context in which `untrained` answers as the untrained model.
-        token: The special token.
+        tokens: The special tokens.
     """
     encoded = [(row.id, encode(tokenizer, row)) for row in pairs]
     encoded.sort(key=lambda one: len(one[1].ids))
-    token_id = tokenizer.convert_tokens_to_ids(token)
+    token_ids = tokenizer.convert_tokens_to_ids(list(tokens))
     device = model.get_input_embeddings().weight.device
     for batch in batches(encoded, _BATCH):
         ids, mask, _ = pad_right([row.ids for _, row in batch], device)
@@ -105,26 +106,24 @@ def divergences(
             after = model(**given).logits
         for number, (row_id, row) in enumerate(batch):
             places = [place - 1 for place, counts in enumerate(row.mask) if counts and place]
-            each = divergence(before[number, places], after[number, places], without=token_id)
+            each = divergence(before[number, places], after[number, places], without=token_ids)
             yield Divergence(row_id, float(each.sum()), len(places))
 
 
-def divergence(p: torch.Tensor, q: torch.Tensor, *, without: int | None = None) -> torch.Tensor:
+def divergence(p: torch.Tensor, q: torch.Tensor, *, without: Sequence[int] = ()) -> torch.Tensor:
     """Return KL(p, q) of logits, in nats for each position.
 
     Args:
         p: Logits of shape (positions, vocabulary).
         q: Logits of the same positions; columns that only one of both has are left out.
-        without: Id of a token that is left out of both.
+        without: Ids of tokens that are left out of both.
     """
     import torch
 
     width = min(p.shape[-1], q.shape[-1])
-    logs = []
-    for logits in (p[:, :width].float(), q[:, :width].float()):
-        if without is not None and without < width:
-            logits = torch.cat([logits[:, :without], logits[:, without + 1 :]], dim=1)
-        logs.append(logits.log_softmax(-1))
+    counted = torch.ones(width, dtype=torch.bool, device=p.device)
+    counted[[token_id for token_id in without if token_id < width]] = False
+    logs = [logits[:, :width][:, counted].float().log_softmax(-1) for logits in (p, q)]
     return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).clamp(min=0)
 
 

@@ -417,10 +417,10 @@ class _Job:
         from delia_data.training.adapter import adapter_settings
 
         trained = adapter_settings(self.adapter)
-        if trained.token != self.rows.token:
+        if self.rows.token not in trained.tokens:
             raise TokenError(
-                f"{self.adapter} was trained for the token {trained.token}, and the task's token "
-                f"is {self.rows.token}: give the task that it was trained on"
+                f"{self.adapter} was trained for the token {', '.join(trained.tokens)}, and the "
+                f"task's token is {self.rows.token}: give the task that it was trained on"
             )
         if trained.adaptation == "full":
             raise InputError(

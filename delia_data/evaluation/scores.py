@@ -42,6 +42,8 @@ from delia_data.evaluation.translation import CorpusMetric, score_corpus
 from delia_data.outputs import atomic_path, from_json
 from delia_data.tasks import Scoring, chrf, exact
 
+NO_FORMAT: Final = "none"
+"""Column of answers that are in no format of the tasks asked."""
 VERSION: Final = 2
 """Version of `evaluation.json`; the numbers of earlier ones mean something else."""
 _SHARE: Final = (0.0, 1.0)
@@ -298,6 +300,8 @@ class Evaluation:
             answer is the label. An answer that is not in the format has none.
         translation: Corpus scores with the token, by the metric's name.
         general_tasks: Scores on tasks of lm-eval by system, and their standard errors.
+        confusion: By token asked, the number of answers in each token's format (`count_formats`);
+            empty unless several tasks were asked.
         how: Settings of the intervals.
         notes: Notes for the reader.
         version: `VERSION`.
@@ -318,9 +322,19 @@ class Evaluation:
     general_tasks: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(
         default_factory=dict
     )
+    confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     how: Resampling = field(default_factory=Resampling)
     notes: tuple[str, ...] = ()
     version: int = VERSION
+
+    def confusion_table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the head and the rows of the table of formats under each token."""
+        head = ["asked for", *(f"format of {token}" for token in self.confusion), NO_FORMAT]
+        rows = [
+            [asked, *(str(counts[column]) for column in (*self.confusion, NO_FORMAT))]
+            for asked, counts in self.confusion.items()
+        ]
+        return head, rows
 
     def number(self, name: str, system: str = MODEL) -> Estimate | None:
         """Return a number of a system; None if it was not measured.
@@ -350,6 +364,10 @@ class Evaluation:
             if set(texts) != {"–"}:
                 lines.append(f"| {number.title} | {number.meaning} | {' | '.join(texts)} |")
         counts = ", ".join(f"{name} {rows}" for name, rows in self.rows.items())
+        if self.confusion:
+            head, rows = self.confusion_table()
+            lines += ["", _markdown_row(head), _markdown_row(["---"] + ["---:"] * (len(head) - 1))]
+            lines += [_markdown_row([f"`{asked}`", *counted]) for asked, *counted in rows]
         lines += [
             "",
             f"Prompts: {counts}. Answers have at most {self.system['max_tokens']} tokens.",
@@ -373,6 +391,37 @@ class Evaluation:
                 "delia evaluate into its folder again, which keeps the answers"
             )
         return from_json(cls, values, where)
+
+
+def _markdown_row(parts: Sequence[str]) -> str:
+    return f"| {' | '.join(parts)} |"
+
+
+def count_formats(
+    tasks: Sequence[EvalTask], answers: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, int]]:
+    """Count the formats of answers by the token that was asked for.
+
+    An answer counts for the token whose format it is in as it is; if that holds for several, for
+    the asked one among them, else for the first.
+
+    Args:
+        tasks: The tasks, each with its own token.
+        answers: Answers to held-out rows by the token that they name.
+
+    Returns:
+        For each token asked, the answers in the format of each token and in none (`NO_FORMAT`).
+    """
+    table = {}
+    for asked, texts in answers.items():
+        counts = dict.fromkeys((*(task.token for task in tasks), NO_FORMAT), 0)
+        for text in texts:
+            formats = [
+                task.token for task in tasks if (read := task.form.read(text)) and read.strict
+            ]
+            counts[asked if asked in formats else [*formats, NO_FORMAT][0]] += 1
+        table[asked] = counts
+    return table
 
 
 def score(

@@ -109,12 +109,14 @@ class System:
         untrained: Engine of the untrained model, or the folder of its evaluation; None leaves the
             numbers unknown that need its answers.
         tokenizer: Tokenizer that counts the tokens of prompts; None leaves them unknown.
+        tokens: Special tokens that an adapter was trained for; empty if unknown.
         notes: Notes for the reader.
     """
 
     engine: Engine
     untrained: Engine | Path | None = None
     tokenizer: Any = None
+    tokens: Sequence[str] = ()
     notes: Sequence[str] = field(default_factory=tuple)
 
     def close(self) -> None:
@@ -211,7 +213,7 @@ def open_system(
             load_engine(engine, model=model, **options),
             reference or (load_engine(engine, model=untrained, **options) if untrained else None),
             counter,
-            _notes_of(engine, counter, token),
+            notes=_notes_of(engine, counter, token),
         )
     given = dict(options)
     device, batch_size = given.pop("device", "cpu"), given.pop("batch_size", _BATCH_SIZE)
@@ -242,7 +244,7 @@ def open_system(
             load_model(untrained, device=device), load_tokenizer(untrained), batch_size=batch_size
         )
     mine = TransformersEngine(loaded, own, batch_size=batch_size)
-    return System(mine, reference or other, own, notes)
+    return System(mine, reference or other, own, notes=notes)
 
 
 def open_adapter_system(
@@ -264,17 +266,18 @@ def open_adapter_system(
         TokenError: The adapter was trained for another token.
         UnfinishedError: The training is not finished.
     """
-    from delia_data.training.adapter import load_adapter
+    from delia_data.training.adapter import adapter_settings, load_adapter
 
-    own = read_manifest(folder).settings.get("token")
-    if own != token:
+    tokens = adapter_settings(folder).tokens
+    if token not in tokens:
         raise TokenError(
-            f"{folder} was trained for {own}, and the task's token is {token}: give the task that "
-            "it was trained on"
+            f"{folder} was trained for {', '.join(tokens)}, and the task's token is {token}: "
+            "give the task that it was trained on"
         )
     model, tokenizer = load_adapter(folder, device=device)
     off = SwitchedOffEngine.of(folder, model, tokenizer, batch_size=batch_size)
-    return System(TransformersEngine(model, tokenizer, batch_size=batch_size), off, tokenizer)
+    engine = TransformersEngine(model, tokenizer, batch_size=batch_size)
+    return System(engine, off, tokenizer, tokens)
 
 
 def _is_adapter(folder: Path) -> bool:

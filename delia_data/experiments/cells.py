@@ -356,7 +356,7 @@ def _divergences(
         pairs,
         untrained=off.model,
         switched_off=off.switched_off,
-        token=token,
+        tokens=(token,),
     )
     return tuple(AnswerLoss(one.nats, one.tokens) for one in measured)
 

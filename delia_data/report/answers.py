@@ -221,6 +221,11 @@ def _tables(
         ]
         yield blocks.heading("Leak by probe")
         yield blocks.table(["Run", *(_PROBES[p] for p in probes)], leaks, "numbers wide", "Leak")
+    for one in group:
+        if one.scores.confusion:
+            head, counts = one.scores.confusion_table()
+            yield blocks.heading(f"Formats under each token, {one.label}")
+            yield blocks.table(head, counts, "numbers wide", "Formats under each token")
     if differences:
         changed = [n for n in NUMBERS if any(n.name in d.numbers for d in differences.values())]
         rows = [

@@ -36,7 +36,7 @@ def add_token_to_tokenizer(tokenizer: PreTrainedTokenizerBase, token: str = DEFA
         raise TokenError(
             f"token {token!r} is empty or has spaces: give one such as {DEFAULT_TOKEN}"
         )
-    if token in _added_here(tokenizer):
+    if token in added_tokens(tokenizer):
         return int(tokenizer.convert_tokens_to_ids(token))
     if token in tokenizer.get_vocab() or token in tokenizer.all_special_tokens:
         raise TokenError(
@@ -45,7 +45,7 @@ def add_token_to_tokenizer(tokenizer: PreTrainedTokenizerBase, token: str = DEFA
         )
     others = [str(t) for t in getattr(tokenizer, "extra_special_tokens", None) or []]
     tokenizer.add_special_tokens({"additional_special_tokens": [*others, token]})
-    tokenizer.init_kwargs[_ADDED_HERE] = [*_added_here(tokenizer), token]
+    tokenizer.init_kwargs[_ADDED_HERE] = [*added_tokens(tokenizer), token]
     ids = tokenizer.encode(token, add_special_tokens=False)
     if len(ids) != 1:
         raise TokenError(f"token {token!r} is {len(ids)} ids after adding it: choose another text")
@@ -60,6 +60,7 @@ def add_token(
     init: Init = "mean",
     description: str | None = None,
     seed: int = 0,
+    keep_row: bool = True,
 ) -> int:
     """Add one special token to a tokenizer and a model, and initialize its embedding.
 
@@ -76,6 +77,8 @@ def add_token(
             `"description"`: the mean of the rows of the description's tokens (Welch et al. 2020).
         description: Meaning of the token in words, for `init="description"`.
         seed: Seed of `init="normal"`.
+        keep_row: Keep the row of a token that the tokenizer has from this package. False for a
+            tokenizer that got the token before the model did.
 
     Returns:
         The token's id.
@@ -88,7 +91,7 @@ def add_token(
         raise InputError(f"init {init!r} is unknown: use one of {', '.join(INITS)}")
     if init == "description" and not (description or "").strip():
         raise InputError("init 'description' needs a description: give the token's meaning")
-    known = token in _added_here(tokenizer)
+    known = keep_row and token in added_tokens(tokenizer)
     token_id = add_token_to_tokenizer(tokenizer, token)
     embedding = model.get_input_embeddings()
     if known and token_id < embedding.weight.shape[0] and bool(embedding.weight[token_id].any()):
@@ -120,6 +123,6 @@ def _initialize_row(
         weight[row] = value.to(weight)
 
 
-def _added_here(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the tokens that this package added; the tokenizer saves them in its configuration."""
     return list(tokenizer.init_kwargs.get(_ADDED_HERE) or [])

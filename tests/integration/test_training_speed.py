@@ -302,19 +302,19 @@ def test_a_frozen_head_gives_the_gradients_of_the_plain_loss(
     )  # three positions at a time
     torch.manual_seed(0)
     hidden = torch.randn(11, 8, requires_grad=True)
-    row = torch.randn(8, requires_grad=True)
+    rows = torch.randn(2, 8, requires_grad=True)
     head, bias = torch.randn(50, 8), torch.randn(50)
     targets = torch.tensor([0, 7, 49, 7, 3, 49, 1, 2, 49, 5, 6])
-    whole = head.index_copy(0, torch.tensor([49]), row[None])
+    whole = head.index_copy(0, torch.tensor([49, 7]), rows)
     plain = cross_entropy(hidden @ whole.T + bias, targets, reduction="none")
     (3 * plain.sum()).backward()
-    wanted = [hidden.grad.clone(), row.grad.clone()]
-    hidden.grad = row.grad = None
-    total, losses = frozen_head_loss(hidden, head, targets, row=row, row_id=49, bias=bias)
+    wanted = [hidden.grad.clone(), rows.grad.clone()]
+    hidden.grad = rows.grad = None
+    total, losses = frozen_head_loss(hidden, head, targets, rows=rows, row_ids=[49, 7], bias=bias)
     (3 * total).backward()
     assert torch.allclose(losses, plain.detach(), atol=1e-5)
     assert torch.allclose(hidden.grad, wanted[0], atol=1e-5)
-    assert torch.allclose(row.grad, wanted[1], atol=1e-5)
+    assert torch.allclose(rows.grad, wanted[1], atol=1e-5)
 
     linear = torch.nn.Linear(8, 50)
     again, each = head_loss(hidden, linear, targets)
@@ -340,7 +340,7 @@ def with_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-KL = {"token_id": TOKEN, "pairs_loss": "kl"}
+KL = {"token_ids": [TOKEN], "pairs_loss": "kl"}
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -416,7 +416,7 @@ def test_the_divergence_from_a_known_distribution(
     slope, hidden.grad = hidden.grad.clone(), None
     row = torch.randn(8, requires_grad=True)
     total, losses = frozen_head_loss(
-        hidden, head, Teacher(states), bias=bias, row=row, row_id=49, masked_id=49
+        hidden, head, Teacher(states), bias=bias, rows=row[None], row_ids=[49], masked_ids=[49]
     )
     (3 * total).backward()
     assert torch.allclose(losses, plain.detach(), atol=1e-5)
@@ -426,7 +426,7 @@ def test_the_divergence_from_a_known_distribution(
     linear, own_head = torch.nn.Linear(8, 50), torch.nn.Linear(8, 50)
     with torch.no_grad():
         own_head.weight[:], own_head.bias[:] = head, bias
-    again, each = head_loss(hidden, linear, Teacher(states, own_head), masked_id=49)
+    again, each = head_loss(hidden, linear, Teacher(states, own_head), masked_ids=[49])
     again.backward()
     assert linear.weight.grad[:49].any() and not linear.weight.grad[49].any()
     own = linear(hidden)[:, left].log_softmax(1)

@@ -1,0 +1,44 @@
+"""Two tokens in one training of the real weights: each answers in its own format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trained import MARKS
+from two_tasks import SECOND, eval_tasks, mixture, two_tasks
+
+from delia_data.bundled_cache import BUNDLED, cache_path
+from delia_data.cli._score_tables import print_evaluation
+from delia_data.evaluation import evaluate
+from delia_data.evaluation.system import open_adapter_system
+from delia_data.models import embedded_gguf
+from delia_data.training import read_recipe, train
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.release,
+    pytest.mark.skipif(embedded_gguf() is None, reason="the embedded weights are not installed"),
+    *MARKS[1:],
+]
+
+
+def test_each_token_brings_its_own_format(tmp_path: Path) -> None:
+    """Both tasks ask the same kind of question, so that only the token can decide."""
+    tasks = two_tasks(40, 20)
+    mixed = mixture(tasks, cache_path(BUNDLED), ratio=1, epochs=3)
+    more = {"token": ["<sep>", SECOND], "pairs_loss": "kl", "epochs": 1}
+    folder = tmp_path / "adapter"
+    train(read_recipe("smollm2-135m-cpu", more), mixed, folder)
+    first, second = eval_tasks(tasks)
+    scores = evaluate(
+        open_adapter_system(folder, token="<sep>"),
+        first,
+        tmp_path / "evaluation",
+        probes=("held-out", "plain", "unrelated", "other-json", "token"),
+        max_tokens=64,
+        others=[second],
+    )
+    print_evaluation(scores)
+    for token, counts in scores.confusion.items():
+        assert counts[token] >= 16, scores.confusion
