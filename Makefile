@@ -100,6 +100,7 @@ bench: $(READY) $(ENGINES)/.ready  ## Measure mixing, sampling and training besi
 	$(BIN)/python -m benchmarks.sampling --work .bench --vllm $(CURDIR)/$(ENGINES)/bin/python
 	$(BIN)/python -m benchmarks.training --work .bench/training
 	$(BIN)/python -m benchmarks.token_distance place
+	$(BIN)/python -m benchmarks.token_distance size
 	$(BIN)/python -m benchmarks.token_distance training --work .bench/token
 
 format: $(READY)  ## Format the sources

@@ -1,11 +1,13 @@
 """Why the token does not come near its keywords here, as it does in the paper's Table 1.
 
     python -m benchmarks.token_distance place                         # seconds; trains nothing
+    python -m benchmarks.token_distance size                          # a minute; trains nothing
     python -m benchmarks.token_distance training --work .bench/token  # a quarter of an hour
 
 `place`: distances of an untrained token to its keywords, where it stands inside a text and where
-it stands first. `training`: DELIA at ratio 1 with other ways to train the token's row, the paper's
-among them; a stopped run goes on. Each writes its section of `benchmarks/RESULTS.md`.
+it stands first. `size`: the same inside a text, with the token's row scaled. `training`: DELIA at
+ratio 1 with other ways to train the token's row, the paper's among them; a stopped run goes on.
+Each writes its section of `benchmarks/RESULTS.md`.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ WAYS: Final[Mapping[str, Mapping[str, Any]]] = {
         "token_rate": None,
     },
 }
+SIZES: Final = (1.0, 7.5, 100.0)
+"""Factors of the token's row."""
 _ALONE: Final = (WORD_SLOT,)
 
 
@@ -60,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True)
     commands.add_parser("place").set_defaults(
         make=lambda _: ("Token: where it stands, untrained", place())
+    )
+    commands.add_parser("size").set_defaults(
+        make=lambda _: ("Token: a large row, untrained", size())
     )
     trained = commands.add_parser("training")
     trained.add_argument("--work", type=Path, required=True, help="folder of the runs")
@@ -108,6 +115,46 @@ def place() -> str:
     return (
         f"Measured {now()} UTC. The embedded model, the token's row drawn at random, nothing "
         f"trained.\n\n{table(head, lines)}"
+    )
+
+
+def size() -> str:
+    """Distances from the token to its keywords with its row scaled, and between the keywords."""
+    model, tokenizer = load_model(dtype=torch.float32), load_tokenizer()
+    token_id = add_token(model, tokenizer, init="normal")
+    rows = model.get_input_embeddings().weight.data
+    row = rows[token_id].clone()
+    blocks: tuple[int, ...] = ()
+    lines = []
+    for factor in SIZES:
+        rows[token_id] = row * factor
+        token, first, second = (
+            states_at_last(
+                model, [locate(tokenizer, text, word).up_to for text in DEFAULT_CONTEXTS]
+            )
+            for word in (DEFAULT_TOKEN, *KEYWORDS)
+        )
+        blocks = (0, middle_block(token.shape[1]), token.shape[1] - 1)
+        apart = [(token - one).norm(dim=-1).mean(0) for one in (first, second)]
+        between = (first - second).norm(dim=-1).mean(0)
+        lines.append(
+            [
+                f"{factor:g}",
+                f"{rows[token_id].norm():.2f}",
+                *(", ".join(f"{one[block]:,.1f}" for one in apart) for block in blocks),
+                *(f"{between[block]:,.1f}" for block in blocks),
+            ]
+        )
+    places = ("first", "middle", "last")
+    head = [
+        "row times",
+        "norm of the row",
+        *(f"L2 to {', '.join(KEYWORDS)}, {each} block" for each in places),
+        *(f"{' to '.join(KEYWORDS)}, {each} block" for each in places),
+    ]
+    return (
+        f"Measured {now()} UTC. The embedded model, nothing trained; the token's row drawn like "
+        f"other rows and scaled, token and keywords inside the same texts.\n\n{table(head, lines)}"
     )
 
 
