@@ -10,10 +10,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
-import typer
 import yaml
 
-from delia_data.cli._completion import among
+from delia_data.cli._flags import option
 from delia_data.engines import ENGINES, Engine, Sampling, load_engine
 from delia_data.errors import InputError
 from delia_data.models import DEFAULT_MODEL
@@ -32,77 +31,74 @@ _PANELS: Final = {Sampling: PROMPTS, PromptOptions: PROMPTS, Limits: LIMITS}
 _TEST_SHARE: Final = 0.2  # of a ready task whose data has no test rows
 
 
-def _option(help: str, panel: str, *names: str, complete: Any = ()) -> Any:
-    completion = among(complete) if complete else None
-    return typer.Option(*names, help=help, rich_help_panel=panel, autocompletion=completion)
-
-
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
     """The options of a task; each field is a flag."""
 
     query: Annotated[
-        str | None, _option("Template of the query, such as '{question}'.", _READING)
+        str | None, option("Template of the query, such as '{question}'.", _READING)
     ] = None
     answer: Annotated[
-        str | None, _option("Template of the answer, such as '{label}'.", _READING)
+        str | None, option("Template of the answer, such as '{label}'.", _READING)
     ] = None
     format: Annotated[
         str | None,
-        _option(
+        option(
             f"Row format: one of {', '.join(FORMATS)}. Default: detected from the columns.",
             _READING,
             complete=FORMATS,
         ),
     ] = None
-    instruction: Annotated[str | None, _option("The instruction, without the token.", _TASK)] = None
+    instruction: Annotated[str | None, option("The instruction, without the token.", _TASK)] = None
     instruction_column: Annotated[
-        str | None, _option("Column that holds the instruction.", _READING)
+        str | None, option("Column that holds the instruction.", _READING)
     ] = None
     last_paragraph: Annotated[
         bool,
-        _option(
-            "The last paragraph of each query is the instruction.", _READING, "--last-paragraph"
+        option(
+            "The last paragraph of each query is the instruction.",
+            _READING,
+            names=["--last-paragraph"],
         ),
     ] = False
     stands_for: Annotated[
         str | None,
-        _option(
+        option(
             "Format that the token stands for. Default: derived from JSON answers or labels.", _TASK
         ),
     ] = None
-    request: Annotated[str, _option("The instruction without its words on the format.", _TASK)] = ""
+    request: Annotated[str, option("The instruction without its words on the format.", _TASK)] = ""
     meaning: Annotated[
-        list[str] | None, _option("Another plain phrasing of the request; repeatable.", _TASK)
+        list[str] | None, option("Another plain phrasing of the request; repeatable.", _TASK)
     ] = None
     key: Annotated[
         list[str] | None,
-        _option("Key of the JSON answers; repeatable. Default: the keys of the answers.", _TASK),
+        option("Key of the JSON answers; repeatable. Default: the keys of the answers.", _TASK),
     ] = None
     scoring: Annotated[
-        str | None, _option(f"One of {', '.join(SCORINGS)}.", _TASK, complete=SCORINGS)
+        str | None, option(f"One of {', '.join(SCORINGS)}.", _TASK, complete=SCORINGS)
     ] = None
-    token: Annotated[str, _option("The special token, such as <sep:table>.", _TASK)] = DEFAULT_TOKEN
+    token: Annotated[str, option("The special token, such as <sep:table>.", _TASK)] = DEFAULT_TOKEN
     avoid: Annotated[
         list[str] | None,
-        _option("Word that no wording may use, in addition to those of the format.", _TASK),
+        option("Word that no wording may use, in addition to those of the format.", _TASK),
     ] = None
-    name: Annotated[str | None, _option("Name of the task. Default: the file's.", _TASK)] = None
-    test: Annotated[str | None, _option("Held-out rows: a file or a Hub id.", _READING)] = None
+    name: Annotated[str | None, option("Name of the task. Default: the file's.", _TASK)] = None
+    test: Annotated[str | None, option("Held-out rows: a file or a Hub id.", _READING)] = None
     test_share: Annotated[
         float | None,
-        _option(
+        option(
             f"Share of the rows to hold out. Default: 0, or {_TEST_SHARE:g} of a ready task.",
             _READING,
         ),
     ] = None
-    rows: Annotated[int | None, _option("Maximum number of training rows.", _READING)] = None
-    seed: Annotated[int, typer.Option(help="Seed of all choices.")] = 0
-    data: Annotated[Path | None, _option("File of halueval, or folder of translation.", _READY)] = (
+    rows: Annotated[int | None, option("Maximum number of training rows.", _READING)] = None
+    seed: Annotated[int, option("Seed of all choices.")] = 0
+    data: Annotated[Path | None, option("File of halueval, or folder of translation.", _READY)] = (
         None
     )
-    from_language: Annotated[str, _option("Language to translate from.", _READY)] = "en"
-    to_language: Annotated[str, _option("Language to translate to.", _READY)] = "is"
+    from_language: Annotated[str, option("Language to translate from.", _READY)] = "en"
+    to_language: Annotated[str, option("Language to translate to.", _READY)] = "is"
 
     def read(self, source: str) -> Task:
         """Read a task: a ready one by its name, or rows of the user's.
@@ -174,34 +170,33 @@ class EngineOptions:
     """The options that select an engine; each field is a flag."""
 
     engine: Annotated[
-        str, _option(f"Engine: one of {', '.join(ENGINES)}.", _ENGINE, complete=ENGINES)
+        str, option(f"Engine: one of {', '.join(ENGINES)}.", _ENGINE, complete=ENGINES)
     ] = "transformers"
     device: Annotated[
-        str | None, _option("Device: cpu, cuda, cuda:1, ... (transformers, ray)", _ENGINE)
+        str | None, option("Device: cpu, cuda, cuda:1, ... (transformers, ray)", _ENGINE)
     ] = None
     batch_size: Annotated[
-        int | None, _option("Number of answers to generate at a time (transformers, ray).", _ENGINE)
+        int | None, option("Number of answers to generate at a time (transformers, ray).", _ENGINE)
     ] = None
-    api_base: Annotated[
-        str | None, _option("Address of the server (openai, litellm).", _ENGINE)
-    ] = None
+    api_base: Annotated[str | None, option("Address of the server (openai, litellm).", _ENGINE)] = (
+        None
+    )
     concurrency: Annotated[
-        int | None, _option("Maximum number of requests at a time (openai, litellm).", _ENGINE)
+        int | None, option("Maximum number of requests at a time (openai, litellm).", _ENGINE)
     ] = None
     rpm: Annotated[
-        int | None, _option("Maximum number of requests per minute (openai, litellm).", _ENGINE)
+        int | None, option("Maximum number of requests per minute (openai, litellm).", _ENGINE)
     ] = None
     tpm: Annotated[
-        int | None, _option("Maximum number of tokens per minute (openai, litellm).", _ENGINE)
+        int | None, option("Maximum number of tokens per minute (openai, litellm).", _ENGINE)
     ] = None
     engine_option: Annotated[
         list[str] | None,
-        _option(
+        option(
             "Another option of the engine as NAME=VALUE, with the value in YAML or JSON: "
             """-o send_seed=false, -o extra_body='{"top_k": 20}'.""",
             _ENGINE,
-            "--engine-option",
-            "-o",
+            names=["--engine-option", "-o"],
         ),
     ] = None
 
@@ -234,7 +229,7 @@ class EngineOptions:
 
 Model = Annotated[
     str,
-    _option(
+    option(
         "Name of the embedded model, a folder, or a Hub id; for APIs the model's name.",
         _ENGINE,
         complete=[DEFAULT_MODEL],
@@ -275,16 +270,9 @@ def _flags(kind: type) -> list[inspect.Parameter]:
         hint, described = hints[field.name], field.metadata
         if described:
             names = [described["flag"]] if "flag" in described else []
-            option = _option(described["description"], _PANELS[kind], *names)
-            hint = Annotated[hint, option]
-        flags.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=hint,
-            )
-        )
+            hint = Annotated[hint, option(described["description"], _PANELS[kind], names=names)]
+        kind_of = inspect.Parameter.KEYWORD_ONLY
+        flags.append(inspect.Parameter(field.name, kind_of, default=field.default, annotation=hint))
     return flags
 
 

@@ -26,6 +26,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from delia_data.cli._flags import option
+
 console = Console(highlight=False)
 """Console for results (stdout)."""
 messages = Console(highlight=False, stderr=True)
@@ -194,10 +196,10 @@ def _keep_stdout_free(context: typer.Context, wanted: bool) -> bool:
 
 AsJson = Annotated[
     bool,
-    typer.Option(
-        "--json",
+    option(
+        "Print one JSON document, and nothing else; progress goes to stderr.",
+        names=["--json"],
         callback=_keep_stdout_free,
-        help="Print one JSON document, and nothing else; progress goes to stderr.",
     ),
 ]
 """Type of a command's parameter `as_json`. If true, everything printed before `show_json` goes to

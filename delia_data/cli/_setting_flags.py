@@ -7,17 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
-import typer
-
-from delia_data.cli._completion import among
+from delia_data.cli._flags import option
 from delia_data.training import TrainSettings, read_recipe, recipe_names
 
 Recipe = Annotated[
-    str,
-    typer.Option(
-        help=f"A .yaml file, or one of {', '.join(recipe_names())}.",
-        autocompletion=among(recipe_names()),
-    ),
+    str, option(f"A .yaml file, or one of {', '.join(recipe_names())}.", complete=recipe_names())
 ]
 """The option `--recipe`."""
 
@@ -33,12 +27,12 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
     for field in fields(TrainSettings):
         kind = hints[field.name]
         flag, is_switch = f"--{field.name.replace('_', '-')}", bool in _types(kind)
-        option = typer.Option(
-            f"{flag}/--no-{flag[2:]}" if is_switch else flag,
-            help=field.metadata["description"],
+        declared = option(
+            field.metadata["description"],
+            _PANEL,
+            names=[f"{flag}/--no-{flag[2:]}" if is_switch else flag],
             metavar=None if is_switch else _metavar(kind),
             show_default=False,
-            rich_help_panel=_PANEL,
         )
         # Values are typed as text: "none" clears a setting of any type.
         typed: Any = bool if is_switch else str
@@ -47,7 +41,7 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[typed | None, option],
+                annotation=Annotated[typed | None, declared],
             )
         )
     function.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]

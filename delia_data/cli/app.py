@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from delia_data._version import __version__
+from delia_data.cli._flags import option
 from delia_data.cli._output import give_back_stdout
 from delia_data.errors import DeliaError
 
@@ -125,7 +126,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool, option("Show it.", names=["--version"], callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Data that teaches a language model a small task, not its phrasing."""

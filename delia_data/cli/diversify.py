@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from delia_data.cli._completion import among
+from delia_data.cli._flags import option
 from delia_data.cli._options import EngineOptions, Model, TaskOptions, with_options
 from delia_data.cli._output import AsJson, console, show_json, show_reading, step
 from delia_data.diversify import DiversifiedTask, make_task_folder
@@ -28,118 +28,104 @@ def command(
     out: Annotated[Path, typer.Argument(help="Folder of the diversified task.")],
     task: Annotated[
         str,
-        typer.Option(
-            help=f"File, glob, folder, or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
-            autocompletion=among(READY_TASKS),
+        option(
+            f"File, glob, folder, or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
+            complete=READY_TASKS,
         ),
     ] = BUNDLED_TASKS[0],
     wordings_from: Annotated[
         str | None,
-        typer.Option(
-            help=f"{BUNDLED}, {MODEL}, or your own file. Default: {BUNDLED} if the task has some, "
+        option(
+            f"{BUNDLED}, {MODEL}, or your own file. Default: {BUNDLED} if the task has some, "
             f"else {MODEL}.",
-            autocompletion=among([BUNDLED, MODEL]),
-            rich_help_panel=_WORDINGS,
+            _WORDINGS,
+            complete=[BUNDLED, MODEL],
         ),
     ] = None,
     wordings: Annotated[
         int | None,
-        typer.Option(
-            help="Wordings to accept, those for held-out rows included. Default: all of a file, 40 "
+        option(
+            "Wordings to accept, those for held-out rows included. Default: all of a file, 40 "
             "of a model.",
-            rich_help_panel=_WORDINGS,
+            _WORDINGS,
         ),
     ] = None,
     tries: Annotated[
         int | None,
-        typer.Option(
-            help="Maximum number of texts that the model writes. Default: 20 for each wording.",
-            rich_help_panel=_WORDINGS,
+        option(
+            "Maximum number of texts that the model writes. Default: 20 for each wording.",
+            _WORDINGS,
         ),
     ] = None,
-    times: Annotated[
-        int,
-        typer.Option(help="How often each wording names the token.", rich_help_panel=_WORDINGS),
-    ] = 1,
+    times: Annotated[int, option("How often each wording names the token.", _WORDINGS)] = 1,
     held_out_share: Annotated[
         float,
-        typer.Option(
-            help="Share of the wordings for held-out rows, if none is marked as such.",
-            rich_help_panel=_WORDINGS,
-        ),
+        option("Share of the wordings for held-out rows, if none is marked as such.", _WORDINGS),
     ] = 0.2,
     tokenizer: Annotated[
         str | None,
-        typer.Option(
-            help="Model in whose tokenizer the token must be a single id. Default: the local model "
+        option(
+            "Model in whose tokenizer the token must be a single id. Default: the local model "
             "that writes the wordings.",
-            rich_help_panel=_WORDINGS,
+            _WORDINGS,
         ),
     ] = None,
     embeddings: Annotated[
         bool,
-        typer.Option(
-            help="Check meaning and measure diversity with embeddings; bundled wordings are "
+        option(
+            "Check meaning and measure diversity with embeddings; bundled wordings are "
             "checked already.",
-            rich_help_panel=_WORDINGS,
+            _WORDINGS,
         ),
     ] = True,
     any_language: Annotated[
-        bool,
-        typer.Option(
-            "--any-language", help="Accept wordings in any language.", rich_help_panel=_WORDINGS
-        ),
+        bool, option("Accept wordings in any language.", _WORDINGS, names=["--any-language"])
     ] = False,
     lenient: Annotated[
         bool,
-        typer.Option(
-            "--lenient",
-            help="Check wordings of a model like those of a person; for large models.",
-            rich_help_panel=_WORDINGS,
+        option(
+            "Check wordings of a model like those of a person; for large models.",
+            _WORDINGS,
+            names=["--lenient"],
         ),
     ] = False,
     contrast: Annotated[
         float,
-        typer.Option(
-            help="Contrast rows for each training row, such as 0.5: requests near the task that "
+        option(
+            "Contrast rows for each training row, such as 0.5: requests near the task that "
             "the untrained model (--model) answers without the format. 0 for none.",
-            rich_help_panel=_CONTRAST,
+            _CONTRAST,
         ),
     ] = 0.0,
     contrast_kinds: Annotated[
         str,
-        typer.Option(
-            help="Kinds of contrast rows: the request without the token (plain), one that forbids "
+        option(
+            "Kinds of contrast rows: the request without the token (plain), one that forbids "
             "its format (forbid), one that only mentions it (mention), a question about it "
             "(about).",
-            rich_help_panel=_CONTRAST,
+            _CONTRAST,
         ),
     ] = ",".join(ROW_KINDS),
     contrast_max_tokens: Annotated[
         int,
-        typer.Option(
-            help="Maximum number of tokens of an answer; answers that are cut off are dropped.",
-            rich_help_panel=_CONTRAST,
+        option(
+            "Maximum number of tokens of an answer; answers that are cut off are dropped.",
+            _CONTRAST,
         ),
     ] = CONTRAST_SAMPLING.max_tokens,
     budget_usd: Annotated[
         float | None,
-        typer.Option(
-            help="Maximum cost in dollars of all that the model writes, earlier runs included.",
-            rich_help_panel=_LIMITS,
+        option(
+            "Maximum cost in dollars of all that the model writes, earlier runs included.", _LIMITS
         ),
     ] = None,
     budget_tokens: Annotated[
         int | None,
-        typer.Option(
-            help="Maximum number of prompt and generated tokens, earlier runs included.",
-            rich_help_panel=_LIMITS,
-        ),
+        option("Maximum number of prompt and generated tokens, earlier runs included.", _LIMITS),
     ] = None,
     model: Model = DEFAULT_MODEL,
     temperature: Annotated[
-        float,
-        typer.Option(help="Sampling temperature; 0 decodes greedily.", rich_help_panel="Engine"),
+        float, option("Sampling temperature; 0 decodes greedily.", "Engine")
     ] = 0.7,
     as_json: AsJson = False,
     *,

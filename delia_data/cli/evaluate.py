@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from delia_data.cli._completion import among
+from delia_data.cli._flags import option
 from delia_data.cli._options import EngineOptions, with_options
 from delia_data.cli._output import AsJson, console, messages, show_json, step
 from delia_data.cli._score_tables import print_comparison, print_evaluation
@@ -51,60 +51,55 @@ def command(
     ] = None,
     probe: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"Probe to run, of {', '.join(PROBES)}. Default: {', '.join(DEFAULT_PROBES)}.",
-            autocompletion=among(PROBES),
+        option(
+            f"Probe to run, of {', '.join(PROBES)}. Default: {', '.join(DEFAULT_PROBES)}.",
+            complete=PROBES,
         ),
     ] = None,
     rows: Annotated[
-        int | None,
-        typer.Option(help="Greatest number of held-out rows. A larger number adds rows."),
+        int | None, option("Greatest number of held-out rows. A larger number adds rows.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Greatest number of tokens in an answer.")] = 96,
+    max_tokens: Annotated[int, option("Greatest number of tokens in an answer.")] = 96,
     add_token: Annotated[
         str | None,
-        typer.Option(
-            "--add-token",
-            metavar="INIT",
-            help="Add the token to a model without it, with its embedding initialized as mean or "
+        option(
+            "Add the token to a model without it, with its embedding initialized as mean or "
             "normal.",
+            names=["--add-token"],
+            metavar="INIT",
         ),
     ] = None,
     pattern: Annotated[
-        str | None,
-        typer.Option(help="Regular expression that a whole answer matches, for free-text answers."),
+        str | None, option("Regular expression that a whole answer matches, for free-text answers.")
     ] = None,
     metric: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{METRIC_HELP} Default for translation tasks: chrf and bleu."),
+        list[str] | None, option(f"{METRIC_HELP} Default for translation tasks: chrf and bleu.")
     ] = None,
     untrained: Annotated[
         str | None,
-        typer.Option(
-            help="Untrained model, or folder of its finished evaluation, for leak and keep. Not "
+        option(
+            "Untrained model, or folder of its finished evaluation, for leak and keep. Not "
             "for an adapter, whose model is untrained with the adapter off."
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None,
-        typer.Option(help="Model whose tokenizer counts prompt tokens, for a served model."),
+        str | None, option("Model whose tokenizer counts prompt tokens, for a served model.")
     ] = None,
     pairs: Annotated[
         str,
-        typer.Option(
-            help="Held-out pairs for the KL divergence: a cache or a file; at most 150 are used, "
+        option(
+            "Held-out pairs for the KL divergence: a cache or a file; at most 150 are used, "
             "those that a mixture takes last."
         ),
     ] = "bundled",
     general: Annotated[
         bool,
-        typer.Option("--general", help="Also ask 60 general requests with verifiable constraints."),
+        option("Also ask 60 general requests with verifiable constraints.", names=["--general"]),
     ] = False,
     general_tasks: Annotated[
         str | None,
-        typer.Option(
-            help="Tasks of lm-eval, separated by commas; a name or a YAML file. Needs the extra "
-            "general."
+        option(
+            "Tasks of lm-eval, separated by commas; a name or a YAML file. Needs the extra general."
         ),
     ] = None,
     other: Annotated[
@@ -116,18 +111,13 @@ def command(
     ] = None,
     gate: Annotated[
         str | None,
-        typer.Option(
-            help="Bounds, such as follow=0.9,leak=0.02,kl=0.02; exit with code 4 if one is missed."
-        ),
+        option("Bounds, such as follow=0.9,leak=0.02,kl=0.02; exit with code 4 if one is missed."),
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(
-            help="Finished evaluation of the same task to compare with, row by row.",
-            rich_help_panel=_COMPARISON,
-        ),
+        option("Finished evaluation of the same task to compare with, row by row.", _COMPARISON),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of rows, wordings, and intervals.")] = 0,
+    seed: Annotated[int, option("Seed of rows, wordings, and intervals.")] = 0,
     as_json: AsJson = False,
     *,
     by: EngineOptions,

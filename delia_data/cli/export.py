@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, show_json
 from delia_data.cli._setting_flags import Recipe
 from delia_data.errors import InputError
@@ -25,19 +26,17 @@ def command(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     merged: Annotated[
         bool,
-        typer.Option(
-            "--merged",
-            help="Merge the adapter into its model: OUT is one model folder. Otherwise OUT/model "
+        option(
+            "Merge the adapter into its model: OUT is one model folder. Otherwise OUT/model "
             "is the model with the token's trained row, and OUT/adapter is plain LoRA for it.",
+            names=["--merged"],
         ),
     ] = False,
     trainer: Annotated[
         TrainerName | None,
-        typer.Option("--for", help="Write the configuration files of this trainer."),
+        option("Write the configuration files of this trainer.", names=["--for"]),
     ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="With --for: folder that delia prepare wrote.")
-    ] = None,
+    model: Annotated[Path | None, option("With --for: folder that delia prepare wrote.")] = None,
     recipe: Recipe = _RECIPE,
     as_json: AsJson = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, show_json, show_reading
 from delia_data.errors import InputError, TokenError
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
@@ -32,28 +33,26 @@ def command(
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="Embedded model's name, folder (delia prepare's too) or Hub id.")
+        str, option("Embedded model's name, folder (delia prepare's too) or Hub id.")
     ] = DEFAULT_MODEL,
     loss: Annotated[
         Loss,
-        typer.Option(
-            help="How training finds the answers: by the prompt alone, or by the chat template's "
+        option(
+            "How training finds the answers: by the prompt alone, or by the chat template's "
             "{% generation %} marks."
         ),
     ] = LOSSES[0],
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Maximum tokens per row; no limit by default.")
+        int | None, option("Maximum tokens per row; no limit by default.", min=1)
     ] = None,
     truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut longer rows instead of refusing them.")
+        bool, option("Cut longer rows instead of refusing them.", names=["--truncate"])
     ] = False,
     token: Annotated[
-        list[str] | None,
-        typer.Option(help="Special token of rows without a manifest; repeatable."),
+        list[str] | None, option("Special token of rows without a manifest; repeatable.")
     ] = None,
     show: Annotated[
-        int,
-        typer.Option(min=0, help="Number of rows of each source to show, labeled parts in [[ ]]."),
+        int, option("Number of rows of each source to show, labeled parts in [[ ]].", min=0)
     ] = 0,
     as_json: AsJson = False,
 ) -> None:

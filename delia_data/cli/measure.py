@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, Update, console, messages, show_json, step
 from delia_data.cli._score_tables import interval, print_table
 from delia_data.evaluation.bootstrap import Estimate
@@ -33,53 +34,39 @@ def command(
         Path, typer.Argument(help="Folder for the measurements; a rerun continues there.")
     ],
     cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Cache folder, file of pairs, or bundled, for buffering.", rich_help_panel=_ROWS
-        ),
+        Path | None, option("Cache folder, file of pairs, or bundled, for buffering.", _ROWS)
     ] = None,
     what: Annotated[
-        str,
-        typer.Option(help=f"Any of {','.join(MEASURES)}. Default: all; buffering needs a cache."),
+        str, option(f"Any of {','.join(MEASURES)}. Default: all; buffering needs a cache.")
     ] = "",
     rows: Annotated[
-        int,
-        typer.Option(
-            help="Maximum number of held-out rows, and of task rows.", rich_help_panel=_ROWS
-        ),
+        int, option("Maximum number of held-out rows, and of task rows.", _ROWS)
     ] = _DEFAULT.rows,
     pairs: Annotated[
-        int, typer.Option(help="Maximum number of pairs, for buffering.", rich_help_panel=_ROWS)
+        int, option("Maximum number of pairs, for buffering.", _ROWS)
     ] = _DEFAULT.pairs,
     ratio: Annotated[
         float | None,
-        typer.Option(
-            help="Pairs per task row in the mixture whose gradient is examined. Default: that of "
+        option(
+            "Pairs per task row in the mixture whose gradient is examined. Default: that of "
             "the adapter's training.",
-            rich_help_panel=_ROWS,
+            _ROWS,
         ),
     ] = None,
     keyword: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Word to compare the token with; repeatable. Default: the task's keywords.",
-            rich_help_panel=_HOW,
-        ),
+        option("Word to compare the token with; repeatable. Default: the task's keywords.", _HOW),
     ] = None,
-    words: Annotated[
-        int, typer.Option(help="Ordinary words to sample as controls.", rich_help_panel=_HOW)
-    ] = _DEFAULT.words,
-    mass: Annotated[
-        float, typer.Option(help="Probability mass of the state space.", rich_help_panel=_HOW)
-    ] = _DEFAULT.mass,
+    words: Annotated[int, option("Ordinary words to sample as controls.", _HOW)] = _DEFAULT.words,
+    mass: Annotated[float, option("Probability mass of the state space.", _HOW)] = _DEFAULT.mass,
     dimensions: Annotated[
-        int, typer.Option(help="Dimensions of projected gradients.", rich_help_panel=_HOW)
+        int, option("Dimensions of projected gradients.", _HOW)
     ] = _DEFAULT.dimensions,
     dtype: Annotated[
-        str, typer.Option(help="Type to compute in: float32 or bfloat16.", rich_help_panel=_HOW)
+        str, option("Type to compute in: float32 or bfloat16.", _HOW)
     ] = _DEFAULT.dtype,
-    seed: Annotated[int, typer.Option(help="Seed of rows, words, and projection.")] = _DEFAULT.seed,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    seed: Annotated[int, option("Seed of rows, words, and projection.")] = _DEFAULT.seed,
+    device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Compare an adapter with its base model: representation, state space, gradients."""

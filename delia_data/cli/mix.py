@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from delia_data.cli._completion import among
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, messages, show_json, show_reading
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
@@ -33,70 +33,51 @@ def command(
         ),
     ],
     recipe: Annotated[
-        Path | None,
-        typer.Option(help="A .yaml file of several tasks and caches with weights, and settings."),
+        Path | None, option("A .yaml file of several tasks and caches with weights, and settings.")
     ] = None,
     ratio: Annotated[
-        str | None,
-        typer.Option(
-            help="Pairs for each task row, such as 4 or 0.5.", autocompletion=among(_RATIOS)
-        ),
+        str | None, option("Pairs for each task row, such as 4 or 0.5.", complete=_RATIOS)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of selection and order (0).")] = None,
+    seed: Annotated[int | None, option("Seed of selection and order (0).")] = None,
     order: Annotated[
-        str | None,
-        typer.Option(
-            help=f"One of {', '.join(ORDERS)} ({ORDERS[0]}).", autocompletion=among(ORDERS)
-        ),
+        str | None, option(f"One of {', '.join(ORDERS)} ({ORDERS[0]}).", complete=ORDERS)
     ] = None,
     on_short: Annotated[
         str | None,
-        typer.Option(
-            help=f"Where the cache is too small: one of {', '.join(ON_SHORT)} ({ON_SHORT[0]}).",
-            autocompletion=among(ON_SHORT),
+        option(
+            f"Where the cache is too small: one of {', '.join(ON_SHORT)} ({ON_SHORT[0]}).",
+            complete=ON_SHORT,
         ),
     ] = None,
     format: Annotated[
-        str | None,
-        typer.Option(
-            help=f"One of {', '.join(FORMATS)} ({FORMATS[0]}).", autocompletion=among(FORMATS)
-        ),
+        str | None, option(f"One of {', '.join(FORMATS)} ({FORMATS[0]}).", complete=FORMATS)
     ] = None,
     token: Annotated[
-        str | None,
-        typer.Option(help="The task's special token, '' for none; its own where not given."),
+        str | None, option("The task's special token, '' for none; its own where not given.")
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(
-            help="Epochs, one after another: the same task rows, each time with other pairs (1)."
-        ),
+        option("Epochs, one after another: the same task rows, each time with other pairs (1)."),
     ] = None,
     decontaminate: Annotated[
-        bool | None,
-        typer.Option(help="Drop pairs that share 13 words in a row with a held-out row."),
+        bool | None, option("Drop pairs that share 13 words in a row with a held-out row.")
     ] = None,
     strict: Annotated[
         bool | None,
-        typer.Option(
-            help="Refuse a cache with rows that would be dropped or changed: tools, images, audio, "
+        option(
+            "Refuse a cache with rows that would be dropped or changed: tools, images, audio, "
             "label false, weight 0, preferences, reasoning."
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None,
-        typer.Option(help="Model whose tokenizer counts tokens by source into the manifest."),
+        str | None, option("Model whose tokenizer counts tokens by source into the manifest.")
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(
-            help="local: this machine; ray: a Ray cluster, which writes shards.",
-            autocompletion=among(_ENGINES),
-        ),
+        option("local: this machine; ray: a Ray cluster, which writes shards.", complete=_ENGINES),
     ] = "local",
     address: Annotated[
-        str | None,
-        typer.Option(help="Address of a Ray cluster that runs, such as 10.0.0.1:6379 or auto."),
+        str | None, option("Address of a Ray cluster that runs, such as 10.0.0.1:6379 or auto.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, show_json
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
 from delia_data.training.prepare import DTYPES, Dtype, prepare
@@ -16,24 +17,23 @@ def command(
     model: Annotated[str, typer.Argument(help="Embedded model's name, folder or Hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; any script takes it as the model.")],
     token: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Special token; repeatable. [{DEFAULT_TOKEN}]"),
+        list[str] | None, option(f"Special token; repeatable. [{DEFAULT_TOKEN}]")
     ] = None,
     init: Annotated[
-        Init, typer.Option(help="Initial embedding: mean of all rows, random, or --description.")
+        Init, option("Initial embedding: mean of all rows, random, or --description.")
     ] = INITS[0],
     description: Annotated[
-        str | None, typer.Option(help="Meaning of the token in words, for --init description.")
+        str | None, option("Meaning of the token in words, for --init description.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --init normal.")] = 0,
+    seed: Annotated[int, option("Seed of --init normal.")] = 0,
     dtype: Annotated[
-        Dtype, typer.Option(help="Type of the weights; auto is the type in the model's files.")
+        Dtype, option("Type of the weights; auto is the type in the model's files.")
     ] = DTYPES[0],
     generation_marks: Annotated[
         bool,
-        typer.Option(
-            "--generation-marks",
-            help="Use an equivalent chat template that marks answers, for assistant_only_loss.",
+        option(
+            "Use an equivalent chat template that marks answers, for assistant_only_loss.",
+            names=["--generation-marks"],
         ),
     ] = False,
     as_json: AsJson = False,

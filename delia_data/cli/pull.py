@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, plain, show_json, step, warnings_in_one_line
 from delia_data.hub import Difference, pull
 from delia_data.hub import diff as compare_versions
@@ -24,10 +25,10 @@ def command(
     ] = None,
     diff: Annotated[
         str | None,
-        typer.Option(
-            metavar="OTHER",
-            help="Download nothing: show how this version or folder differs from VERSION, which "
+        option(
+            "Download nothing: show how this version or folder differs from VERSION, which "
             "may be a folder too.",
+            metavar="OTHER",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, plain, show_json
 from delia_data.errors import InputError, SecretError
 from delia_data.hub import Pushed, published_license, push
@@ -25,35 +26,27 @@ def command(
         ),
     ],
     ratio: Annotated[
-        list[str] | None,
-        typer.Option(help="Ratio at which to mix the task with the cache; repeatable."),
+        list[str] | None, option("Ratio at which to mix the task with the cache; repeatable.")
     ] = None,
     license: Annotated[
-        str | None,
-        typer.Option(help="License, such as apache-2.0; needed for the first version only."),
+        str | None, option("License, such as apache-2.0; needed for the first version only.")
     ] = None,
-    licence: Annotated[
-        str | None, typer.Option(hidden=True, help="Earlier name of --license.")
-    ] = None,
+    licence: Annotated[str | None, option("Earlier name of --license.", hidden=True)] = None,
     version: Annotated[
-        str | None, typer.Option(help="Version, such as 1.2.0. Default: the next minor version.")
+        str | None, option("Version, such as 1.2.0. Default: the next minor version.")
     ] = None,
     replace_all: Annotated[
-        bool, typer.Option("--replace-all", help="Remove the parts that are not given.")
+        bool, option("Remove the parts that are not given.", names=["--replace-all"])
     ] = False,
-    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option(help="Show files, sizes, tag, and card; send nothing.")
-    ] = False,
-    create_pr: Annotated[bool, typer.Option(help="Propose the version as a pull request.")] = False,
+    private: Annotated[bool, option("Make a new repository private.")] = False,
+    dry_run: Annotated[bool, option("Show files, sizes, tag, and card; send nothing.")] = False,
+    create_pr: Annotated[bool, option("Propose the version as a pull request.")] = False,
     allow: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"Kind of secret ({', '.join(KINDS)}) or pattern of values to allow; repeatable."
-        ),
+        option(f"Kind of secret ({', '.join(KINDS)}) or pattern of values to allow; repeatable."),
     ] = None,
     citation: Annotated[
-        Path | None, typer.Option(help="A .bib file to cite in addition to the paper.")
+        Path | None, option("A .bib file to cite in addition to the paper.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, show_json, step
 from delia_data.sampling import Quality, measure_quality
 
@@ -30,15 +31,13 @@ _FIGURES: Final = {
 def command(
     cache: Annotated[Path, typer.Argument(help="A finished cache folder, or bundled.")],
     compare: Annotated[
-        Path | None,
-        typer.Option(help="Another cache to compare the coverage of answers with."),
+        Path | None, option("Another cache to compare the coverage of answers with.")
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Language that answers should have, such as en.")
+        str | None, option("Language that answers should have, such as en.")
     ] = None,
     embed: Annotated[
-        bool,
-        typer.Option(help="Compare meanings too (all-MiniLM-L6-v2; minutes for 10,000 pairs)."),
+        bool, option("Compare meanings too (all-MiniLM-L6-v2; minutes for 10,000 pairs).")
     ] = True,
     as_json: AsJson = False,
 ) -> None:

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, show_json, step
 from delia_data.cli._score_tables import print_numbers
 from delia_data.evaluation.generation import MODEL, UNTRAINED
@@ -19,17 +19,13 @@ from delia_data.mixing import parse_ratio
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Output folder; a rerun continues there.")] = Path(
-        "quickstart"
-    ),
+    out: Annotated[Path, option("Output folder; a rerun continues there.")] = Path("quickstart"),
     pairs: Annotated[
-        int | None, typer.Option(help="Pairs to sample. Default: 96, or as many as --ratio needs.")
+        int | None, option("Pairs to sample. Default: 96, or as many as --ratio needs.")
     ] = None,
-    ratio: Annotated[
-        str | None, typer.Option(help="Pairs per task row. Default: all sampled pairs.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every step.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    ratio: Annotated[str | None, option("Pairs per task row. Default: all sampled pairs.")] = None,
+    seed: Annotated[int, option("Seed of every step.")] = 0,
+    device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Sample, diversify, mix, load, train, and evaluate, in minutes on two cores."""

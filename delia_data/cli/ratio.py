@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from delia_data.cli._completion import among
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, messages, show_json, step, warnings_in_one_line
 from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.cli.reproduce import KeepAdapters, Workers, show_cells
@@ -32,51 +32,31 @@ def command(
     *,
     recipe: Recipe = "smollm2-135m-cpu",
     ratios: Annotated[
-        str,
-        typer.Option(
-            help="Pairs per task row, ascending; a rerun can add more.", rich_help_panel=_SERIES
-        ),
+        str, option("Pairs per task row, ascending; a rerun can add more.", _SERIES)
     ] = "0,1,4,16,65",
     seeds: Annotated[
-        int,
-        typer.Option(
-            help="Trainings per ratio, starting at --seed; a rerun can add more.",
-            rich_help_panel=_SERIES,
-        ),
+        int, option("Trainings per ratio, starting at --seed; a rerun can add more.", _SERIES)
     ] = 2,
-    task_rows: Annotated[
-        int | None,
-        typer.Option(help="Maximum training rows of the task.", rich_help_panel=_SERIES),
-    ] = None,
-    rows: Annotated[
-        int | None,
-        typer.Option(help="Maximum held-out rows to measure.", rich_help_panel=_SERIES),
-    ] = None,
+    task_rows: Annotated[int | None, option("Maximum training rows of the task.", _SERIES)] = None,
+    rows: Annotated[int | None, option("Maximum held-out rows to measure.", _SERIES)] = None,
     pairs: Annotated[
-        int,
-        typer.Option(
-            help="Pairs to hold out from every mixture and to measure.", rich_help_panel=_SERIES
-        ),
+        int, option("Pairs to hold out from every mixture and to measure.", _SERIES)
     ] = 64,
     tolerance: Annotated[
-        float,
-        typer.Option(
-            help="Nats per token by which a ratio may be worse than the best.",
-            rich_help_panel=_CHOICE,
-        ),
+        float, option("Nats per token by which a ratio may be worse than the best.", _CHOICE)
     ] = 0.02,
     by: Annotated[
         str,
-        typer.Option(
-            help="Measurement to compare ratios by: loss or selectivity.",
-            rich_help_panel=_CHOICE,
-            autocompletion=among(["loss", "selectivity"]),
+        option(
+            "Measurement to compare ratios by: loss or selectivity.",
+            _CHOICE,
+            complete=["loss", "selectivity"],
         ),
     ] = "loss",
     workers: Workers = 1,
     keep_adapters: KeepAdapters = False,
     show: Annotated[
-        bool, typer.Option("--list", help="Show the cells and their work; run nothing.")
+        bool, option("Show the cells and their work; run nothing.", names=["--list"])
     ] = False,
     as_json: AsJson = False,
     **given: Any,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from delia_data import startup
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, show_json
 
 
 def command(
-    remove: Annotated[bool, typer.Option("--remove", help="Undo it.")] = False,
+    remove: Annotated[bool, option("Undo it.", names=["--remove"])] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make load_dataset("delia_mix", ...) work in programs that do not import delia_data.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, messages, show_json, step
 
 
@@ -20,10 +21,8 @@ def command(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Output file.")] = Path("report.html"),
-    title: Annotated[
-        str | None, typer.Option(help="Title of the page. Default: names of the runs.")
-    ] = None,
+    out: Annotated[Path, option("Output file.")] = Path("report.html"),
+    title: Annotated[str | None, option("Title of the page. Default: names of the runs.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML page about runs: summary, tables, figures, answers, settings."""

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from delia_data.bundled_cache import cache_path
-from delia_data.cli._completion import among
+from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, console, messages, show_json, step
 from delia_data.errors import InputError
 
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from delia_data.experiments.grid import Cell
     from delia_data.experiments.sweep import CellEstimate
 
-Workers = Annotated[int, typer.Option(help="Cells to run at once; on a CPU, one core each.")]
+Workers = Annotated[int, option("Cells to run at once; on a CPU, one core each.")]
 """The option `--workers`."""
-KeepAdapters = Annotated[
-    bool, typer.Option("--keep-adapters", help="Keep the adapter of every cell.")
-]
+KeepAdapters = Annotated[bool, option("Keep the adapter of every cell.", names=["--keep-adapters"])]
 """The option `--keep-adapters`."""
 
 
@@ -39,34 +37,31 @@ def command(
     ],
     scale: Annotated[
         str | None,
-        typer.Option(
-            help="Bundled grid: tiny (two cores), small (one GPU), paper.",
-            autocompletion=among(["tiny", "small", "paper"]),
+        option(
+            "Bundled grid: tiny (two cores), small (one GPU), paper.",
+            complete=["tiny", "small", "paper"],
         ),
     ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Method to run; can be given several times.")
-    ] = None,
+    only: Annotated[list[str] | None, option("Method to run; can be given several times.")] = None,
     workers: Workers = 1,
     cache: Annotated[
         Path | None,
-        typer.Option(
-            help="Cache to take the pairs from, bundled or a folder; by default each model "
+        option(
+            "Cache to take the pairs from, bundled or a folder; by default each model "
             "samples its own."
         ),
     ] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of parallel files ending in .en and .is, for translations."),
+        Path | None, option("Folder of parallel files ending in .en and .is, for translations.")
     ] = None,
     dictionary: Annotated[
         Path | None,
-        typer.Option(help="Folder with en-is.tsv and is-en.tsv; by default learned from the rows."),
+        option("Folder with en-is.tsv and is-en.tsv; by default learned from the rows."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
     keep_adapters: KeepAdapters = False,
     show: Annotated[
-        bool, typer.Option("--list", help="Show the cells and their duration; run nothing.")
+        bool, option("Show the cells and their duration; run nothing.", names=["--list"])
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
-from delia_data.cli._completion import among
+from delia_data.cli._flags import option
 from delia_data.cli._options import LIMITS, PROMPTS, EngineOptions, Model, with_options
 from delia_data.cli._output import AsJson, console, show_json, show_reading, step
 from delia_data.engines import Sampling
@@ -59,84 +59,64 @@ def _inherit(context: typer.Context, begin_from: str | None) -> str | None:
 @with_options(sampling=Sampling, prompts=PromptOptions, limits=Limits, by=EngineOptions)
 def command(
     out: Annotated[Path, typer.Argument(help="Cache folder. A rerun resumes.")],
-    target: Annotated[int, typer.Option(help="Number of pairs to accept. Raise it to grow.")],
+    target: Annotated[int, option("Number of pairs to accept. Raise it to grow.")],
     begin_from: Annotated[
         str | None,
-        typer.Option(
-            "--from",
-            help="Start with the pairs and the settings of another cache: bundled or a folder. "
+        option(
+            "Start with the pairs and the settings of another cache: bundled or a folder. "
             "Other options override its settings.",
-            autocompletion=among([BUNDLED_CACHE]),
+            names=["--from"],
+            complete=[BUNDLED_CACHE],
             callback=_inherit,
             is_eager=True,
         ),
     ] = None,
     estimate_only: Annotated[
         bool,
-        typer.Option(
-            "--estimate",
-            help="Estimate the tokens, hours and dollars of the run from a few rows, and exit.",
+        option(
+            "Estimate the tokens, hours and dollars of the run from a few rows, and exit.",
+            names=["--estimate"],
         ),
     ] = False,
-    probe_rows: Annotated[
-        int, typer.Option(help="Number of rows that --estimate requests.")
-    ] = PROBE_ROWS,
+    probe_rows: Annotated[int, option("Number of rows that --estimate requests.")] = PROBE_ROWS,
     queries: Annotated[
         str,
-        typer.Option(
-            help="bundled; self (the model writes them); or a file, glob, folder or Hub id of "
+        option(
+            "bundled; self (the model writes them); or a file, glob, folder or Hub id of "
             "queries in any row format.",
-            autocompletion=among([BUNDLED, SELF]),
-            rich_help_panel=_QUERIES,
+            _QUERIES,
+            complete=[BUNDLED, SELF],
         ),
     ] = BUNDLED,
     expand: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of queries that the model generates from those given.",
-            rich_help_panel=_QUERIES,
-        ),
+        int | None, option("Number of queries that the model generates from those given.", _QUERIES)
     ] = None,
     extend: Annotated[
-        bool,
-        typer.Option(
-            help="Continue a cache with other queries than it was started with.",
-            rich_help_panel=_QUERIES,
-        ),
+        bool, option("Continue a cache with other queries than it was started with.", _QUERIES)
     ] = False,
     model: Model = DEFAULT_MODEL,
-    seed: Annotated[int, typer.Option(help="Seed of the run.", rich_help_panel=PROMPTS)] = 0,
+    seed: Annotated[int, option("Seed of the run.", PROMPTS)] = 0,
     keep_truncated: Annotated[
-        bool,
-        typer.Option(help="Accept answers cut off at --max-tokens.", rich_help_panel=_FILTERS),
+        bool, option("Accept answers cut off at --max-tokens.", _FILTERS)
     ] = False,
-    keep_refusals: Annotated[
-        bool, typer.Option(help="Accept answers that decline.", rich_help_panel=_FILTERS)
-    ] = False,
+    keep_refusals: Annotated[bool, option("Accept answers that decline.", _FILTERS)] = False,
     language: Annotated[
-        str | None,
-        typer.Option(
-            help="Accept answers in this language only, such as en.", rich_help_panel=_FILTERS
-        ),
+        str | None, option("Accept answers in this language only, such as en.", _FILTERS)
     ] = None,
     near_duplicates: Annotated[
         float,
-        typer.Option(
-            help="Similarity from which a pair is a near duplicate; 0 for exact ones only.",
-            rich_help_panel=_FILTERS,
+        option(
+            "Similarity from which a pair is a near duplicate; 0 for exact ones only.", _FILTERS
         ),
     ] = 0.8,
     token: Annotated[
-        str,
-        typer.Option(help="Special token, which no pair may contain.", rich_help_panel=_FILTERS),
+        str, option("Special token, which no pair may contain.", _FILTERS)
     ] = DEFAULT_TOKEN,
     keep_rejected: Annotated[
-        bool,
-        typer.Option(help="Write the texts of rejected pairs too.", rich_help_panel=_FILTERS),
+        bool, option("Write the texts of rejected pairs too.", _FILTERS)
     ] = False,
     stop_when_saturated: Annotated[
-        bool,
-        typer.Option(help="Stop when new pairs add nothing new.", rich_help_panel=LIMITS),
+        bool, option("Stop when new pairs add nothing new.", LIMITS)
     ] = False,
     as_json: AsJson = False,
     *,

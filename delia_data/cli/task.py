@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from delia_data.cli._completion import among
+from delia_data.cli._flags import among
 from delia_data.cli._options import TaskOptions, with_options
 from delia_data.cli._output import AsJson, console, show_json, show_reading
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
