@@ -119,7 +119,7 @@ def covers(file: str, rows: int, topic: str) -> None:
     pairs = [(record.query, record.answer) for record in _records(file)]
     random.Random(0).shuffle(pairs)
     about = re.compile(rf"\b(?:{topic})\b", re.IGNORECASE)
-    embed = Embedder.load()
+    embed = Embedder()
     mixed = embed([answer for _, answer in pairs[:rows]])
     narrow = embed([answer for query, answer in pairs if about.search(query)][: rows // 8])
     reference, sample = mixed[: rows // 2], mixed[rows // 2 :]

@@ -8,12 +8,13 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Final, Protocol
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,6 +25,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from delia_data.cli._flags import option
@@ -34,6 +36,30 @@ messages = Console(highlight=False, stderr=True)
 """Console for notes, warnings, and the progress of `--json` (stderr)."""
 
 _SHOWN: Final = 5  # files or columns that a note names
+
+
+def say(text: str) -> None:
+    """Print a result as it is, on lines as long as it needs."""
+    console.print(Text(text), soft_wrap=True)
+
+
+def print_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", right: int | None = None
+) -> None:
+    """Print a table; columns from number `right` on are aligned to the right."""
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for number, name in enumerate(head):
+        at_right = right is not None and number >= right
+        table.add_column(name, overflow="fold", justify="right" if at_right else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 class Update(Protocol):
@@ -85,10 +111,6 @@ class _TimeLeft(ProgressColumn):
 def step(title: str, *, to: Console | None = None) -> Iterator[Update]:
     """Show the progress of one step: a bar in a terminal, a line for each tenth in a pipe.
 
-    Args:
-        title: The step, such as `"sampling"`.
-        to: Console to print to. Default: stdout.
-
     Yields:
         A function that takes the amount done, the total, and a note.
     """
@@ -132,12 +154,7 @@ def _lines(title: str, shown_in: Console) -> Update:
 
 
 def show_reading(name: str | os.PathLike[str], read: Mapping[str, Any]) -> None:
-    """Print which files, columns and texts of an input are not used, in one line if there are any.
-
-    Args:
-        name: Name of the input.
-        read: Entry `read` of a manifest: `skipped`, `ignored` and `changed`.
-    """
+    """Print in one line which files, columns and texts of an input are not used, if any."""
     notes = []
     if skipped := read.get("skipped"):
         notes.append(f"not read: {_some(skipped)}")
@@ -160,11 +177,7 @@ def _some(names: Sequence[str]) -> str:
 
 @contextmanager
 def warnings_in_one_line(category: type[Warning]) -> Iterator[None]:
-    """Print each warning in one line, without its place in the code.
-
-    Args:
-        category: Warnings to print every time; others are printed once.
-    """
+    """Print each warning in one line, without its place in the code."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         messages.print(f"warning: {message}", style="bold red", markup=False, soft_wrap=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
-from delia_data.cli._output import console
+from delia_data.cli._output import print_table, say
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.generation import SYSTEMS
 from delia_data.evaluation.scores import NUMBERS, Comparison, Evaluation
@@ -43,7 +39,7 @@ def _score(estimate: Estimate | None) -> str:
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the numbers with both bounds, the leak by probe, counts of labels, and notes."""
     confidence = 100 * evaluation.how.confidence
-    _line(f"{evaluation.task}: {confidence:g}% intervals by bootstrap over rows")
+    say(f"{evaluation.task}: {confidence:g}% intervals by bootstrap over rows")
     print_numbers(evaluation)
     if evaluation.leaks:
         rows = [[name, percent(one), str(one.rows)] for name, one in evaluation.leaks.items()]
@@ -84,7 +80,7 @@ def print_numbers(evaluation: Evaluation) -> None:
 def print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
     """Print the differences, then notes."""
     confidence = 100 * comparison.how.confidence
-    _line(
+    say(
         f"{ours} minus {theirs}: paired {confidence:g}% intervals by bootstrap over rows; shares "
         "in percentage points"
     )
@@ -136,29 +132,6 @@ def _grouped(unknown: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         yield " and ".join(titles[name] for name, reason in asked.items() if reason == why), why
 
 
-def print_table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", left: int = 0
-) -> None:
-    """Print a table; with a title, columns after the first `left` are aligned to the right."""
-    table = Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for number, name in enumerate(head):
-        right = title and number >= left
-        table.add_column(name, overflow="fold", justify="right" if right else "left")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
-
-
-def _line(text: str) -> None:
-    console.print(Text(text), soft_wrap=True)
-
-
 def _print_notes(notes: Iterable[str]) -> None:
     for note in dict.fromkeys(notes):
-        _line(f"note: {note}")
+        say(f"note: {note}")

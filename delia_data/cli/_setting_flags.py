@@ -51,11 +51,6 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
 def settings_from(recipe: str, given: Mapping[str, Any]) -> TrainSettings:
     """Read a recipe, and replace its values by those of flags.
 
-    Args:
-        recipe: Name of a bundled recipe, or a YAML file.
-        given: Values by setting, as typed; None for flags that were not given. `none` clears a
-            setting that is optional; names are separated by commas.
-
     Raises:
         InputError: There is no such recipe.
         SettingsError: A value is wrong; the message names all.

@@ -11,7 +11,7 @@ import typer
 
 from delia_data.cli._flags import option
 from delia_data.cli._options import EngineOptions, Model, TaskOptions, with_options
-from delia_data.cli._output import AsJson, console, show_json, show_reading, step
+from delia_data.cli._output import AsJson, say, show_json, show_reading, step
 from delia_data.diversify import DiversifiedTask, make_task_folder
 from delia_data.diversify.contrast import ROW_KINDS
 from delia_data.diversify.folder import BUNDLED, CONTRAST_SAMPLING, MODEL
@@ -177,31 +177,27 @@ def command(
 
 def _print(out: Path, made: DiversifiedTask) -> None:
     rejected = ", ".join(f"{n} {reason}" for reason, n in made.gates.counts.items()) or "none"
-    console.print(
+    say(
         f"{len(made.rows.train)} training and {len(made.rows.test)} held-out rows in "
-        f"{len(made.gates.accepted)} wordings in {out}; wordings rejected: {rejected}",
-        soft_wrap=True,
+        f"{len(made.gates.accepted)} wordings in {out}; wordings rejected: {rejected}"
     )
     if made.run is not None:
-        console.print(
+        say(
             f"{made.run.gates.share:.1%} of {made.run.tries:,} texts passed, "
-            f"{made.run.tokens:,} tokens written",
-            soft_wrap=True,
+            f"{made.run.tokens:,} tokens written"
         )
     if made.contrast is not None:
         told = made.contrast.as_dict()
         kinds = ", ".join(f"{n} {kind}" for kind, n in told["kinds"].items())
         lost = ", ".join(f"{n} {reason}" for reason, n in told["dropped"].items()) or "none"
-        console.print(
+        say(
             f"{len(made.rows.contrast)} contrast rows ({kinds}); answers dropped: {lost}; "
-            f"{made.contrast.tokens:,} tokens written",
-            soft_wrap=True,
+            f"{made.contrast.tokens:,} tokens written"
         )
     if made.anisotropy is not None:
         own, swaps = made.anisotropy.wordings, made.anisotropy.synonyms
-        console.print(
+        say(
             f"spread: effective rank {own.effective_rank:.1f}, mean distance "
             f"{own.mean_distance:.2f}; {swaps.texts} synonym swaps of one sentence: "
-            f"{swaps.effective_rank:.1f}, {swaps.mean_distance:.2f}",
-            soft_wrap=True,
+            f"{swaps.effective_rank:.1f}, {swaps.mean_distance:.2f}"
         )

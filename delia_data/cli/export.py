@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, show_json
+from delia_data.cli._output import AsJson, say, show_json
 from delia_data.cli._setting_flags import Recipe
 from delia_data.errors import InputError
 from delia_data.training import read_recipe
@@ -56,7 +55,7 @@ def command(
     written = "; ".join(f"{name} in {folder}" for name, folder in folders.items())
     token = manifest.settings["token"]
     tokens = token if isinstance(token, str) else ", ".join(token)
-    console.print(f"{written}: with {tokens} in its vocabulary", soft_wrap=True)
+    say(f"{written}: with {tokens} in its vocabulary")
 
 
 def export_for(
@@ -68,7 +67,7 @@ def export_for(
         show_json(written)
         return
     for file in written.files:
-        console.print(Text(str(file)), soft_wrap=True)
+        say(str(file))
     for note in written.notes:
-        console.print(Text(f"note: {note}"), soft_wrap=True)
-    console.print(Text(written.command), soft_wrap=True)
+        say(f"note: {note}")
+    say(written.command)

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, show_json, show_reading
+from delia_data.cli._output import AsJson, console, say, show_json, show_reading
 from delia_data.errors import InputError, TokenError
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
 from delia_data.tokens import (
@@ -110,25 +110,19 @@ def _print(
     shown_problems = report.problems[:_PROBLEMS_SHOWN]
     places = source.places({problem.row for problem in shown_problems})
     for problem in shown_problems:
-        console.print(Text(f"{places[problem.row]}: {problem.reason}"), soft_wrap=True)
+        say(f"{places[problem.row]}: {problem.reason}")
     left = len(report.problems) - _PROBLEMS_SHOWN
     if left > 0:
-        console.print(f"... and {left} more; --json has them all", soft_wrap=True)
+        say(f"... and {left} more; --json has them all")
     for kind, rows in report.rows.items():
         kept, labeled = report.tokens.get(kind, 0), report.labelled.get(kind, 0)
-        console.print(
-            f"{rows} {_NAMES[kind]}{'s' * (rows != 1)}: {kept} tokens, the loss on {labeled}",
-            soft_wrap=True,
-        )
+        say(f"{rows} {_NAMES[kind]}{'s' * (rows != 1)}: {kept} tokens, the loss on {labeled}")
     cut = f"; rows of more than {max_length}: {report.cut}" if report.cut else ""
-    console.print(f"longest row: {report.longest} tokens{cut}", soft_wrap=True)
+    say(f"longest row: {report.longest} tokens{cut}")
     if not report.problems:
         whole = f"{', '.join(tokens)} whole in every one, " if tokens else ""
         rows = sum(report.rows.values())
-        console.print(
-            f"{rows} rows: {whole}the labeled tokens are the answers and their ends",
-            soft_wrap=True,
-        )
+        say(f"{rows} rows: {whole}the labeled tokens are the answers and their ends")
 
 
 _NAMES = {"task": "task row", "cache": "pair", "contrast": "contrast row"}

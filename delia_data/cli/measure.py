@@ -11,8 +11,17 @@ import typer
 from rich.text import Text
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, Update, console, messages, show_json, step
-from delia_data.cli._score_tables import interval, print_table
+from delia_data.cli._output import (
+    AsJson,
+    Update,
+    console,
+    messages,
+    print_table,
+    say,
+    show_json,
+    step,
+)
+from delia_data.cli._score_tables import interval
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.measuring import (
     MEASURES,
@@ -97,10 +106,10 @@ def command(
         return
     for table in measurement_tables(measurements):
         rows_shown = ([_cell(cell) for cell in row] for row in table.rows)
-        print_table(table.head, rows_shown, title=table.title, left=table.heads)
+        print_table(table.head, rows_shown, title=table.title, right=table.heads)
         if table.note:
             console.print(Text(f"{table.note}\n"))
-    console.print(f"Everything, with figures: {out}", soft_wrap=True)
+    say(f"Everything, with figures: {out}")
 
 
 def _cell(value: str | Estimate | None) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, messages, show_json, show_reading
+from delia_data.cli._output import AsJson, messages, say, show_json, show_reading
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
 from delia_data.mixing.folder import rows_in_words
@@ -124,10 +124,9 @@ def command(
             soft_wrap=True,
         )
     counted = "".join(f"; {tokens[name]} tokens of {name}" for name in sorted(tokens))
-    console.print(
+    say(
         f"{config_name(manifest.settings['ratio'])}: {rows_in_words(manifest.rows)} in {out}; "
-        f"pairs dropped: {dropped}{counted}",
-        soft_wrap=True,
+        f"pairs dropped: {dropped}{counted}"
     )
 
 

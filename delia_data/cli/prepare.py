@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, show_json
+from delia_data.cli._output import AsJson, say, show_json
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
 from delia_data.training.prepare import DTYPES, Dtype, prepare
 
@@ -53,4 +53,4 @@ def command(
         show_json(manifest)
         return
     ids = ", ".join(f"{text} is id {i}" for text, i in manifest.details["token_ids"].items())
-    console.print(f"{ids}; --model_name_or_path {out} works in any script", soft_wrap=True)
+    say(f"{ids}; --model_name_or_path {out} works in any script")

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, plain, show_json, step, warnings_in_one_line
+from delia_data.cli._output import (
+    AsJson,
+    plain,
+    say,
+    show_json,
+    step,
+    warnings_in_one_line,
+)
 from delia_data.hub import Difference, pull
 from delia_data.hub import diff as compare_versions
 from delia_data.hub.client import parse_name
@@ -47,7 +54,7 @@ def compare(before: str, after: str, as_json: bool) -> None:
     if as_json:
         show_json(found)
     else:
-        console.print("\n".join(_lines(found)) or "no difference", soft_wrap=True, markup=False)
+        say("\n".join(_lines(found)) or "no difference")
 
 
 def _pull(name: str, out: Path | None, as_json: bool) -> None:
@@ -60,10 +67,9 @@ def _pull(name: str, out: Path | None, as_json: bool) -> None:
     details = version.manifest.details
     parts = [name for name in ("task", "cache") if name in details]
     names = ", ".join(f"{folder / name}" for name in (*parts, *details["mixtures"]))
-    console.print(
+    say(
         f"{version.repo} v{version.manifest.settings['version']}, commit {version.commit[:8]}, "
-        f"all hashes verified: {names}",
-        soft_wrap=True,
+        f"all hashes verified: {names}"
     )
 
 

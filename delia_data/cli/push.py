@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, plain, show_json
+from delia_data.cli._output import AsJson, plain, say, show_json
 from delia_data.errors import InputError, SecretError
 from delia_data.hub import Pushed, published_license, push
 from delia_data.hub.card import size_text
@@ -70,7 +70,7 @@ def command(
         )
     except SecretError as error:
         notes = "\n".join(getattr(error, "__notes__", []))
-        console.print(notes, soft_wrap=True, markup=False)
+        say(notes)
         raise
     if as_json:
         sent = pushed.changed and not dry_run
@@ -82,13 +82,13 @@ def command(
 def _show(pushed: Pushed, dry_run: bool) -> None:
     if pushed.allowed:
         counts = ", ".join(f"{number} {kind}" for kind, number in sorted(pushed.allowed.items()))
-        console.print(f"allowed by --allow: {counts}", soft_wrap=True)
+        say(f"allowed by --allow: {counts}")
     tag = pushed.version.tag
     if dry_run:
         for file in pushed.files:
             size = "" if file.size is None else size_text(file.size)
-            console.print(f"{file.state:8} {size:>9}  {file.path}", soft_wrap=True, markup=False)
-        console.print(f"\n{pushed.card}", soft_wrap=True, markup=False)
+            say(f"{file.state:8} {size:>9}  {file.path}")
+        say(f"\n{pushed.card}")
         line = f"tag {tag} ({pushed.why}); nothing was sent"
     elif pushed.proposal:
         line = f"{tag} is proposed: {pushed.proposal}"
@@ -96,7 +96,7 @@ def _show(pushed: Pushed, dry_run: bool) -> None:
         line = f"{pushed.repo}@{tag} is published ({pushed.why})"
     else:
         line = f"{pushed.repo}@{tag}: {pushed.why}"
-    console.print(line, soft_wrap=True)
+    say(line)
 
 
 def _read_text(file: Path) -> str:

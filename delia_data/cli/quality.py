@@ -43,12 +43,12 @@ def command(
 ) -> None:
     """Measure a cache: acceptance, repetition, diversity, coverage, language, secrets."""
     from delia_data.hub.secrets import kinds
-    from delia_data.sampling.embeddings import LazyEmbedder
+    from delia_data.sampling.embeddings import Embedder
 
     with step("measuring"):
         quality = measure_quality(
             cache,
-            embed=LazyEmbedder() if embed else None,
+            embed=Embedder() if embed else None,
             compare=compare,
             language=language,
             scan=kinds,

@@ -7,12 +7,8 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, show_json, step
+from delia_data.cli._output import AsJson, print_table, say, show_json, step
 from delia_data.cli._score_tables import print_numbers
 from delia_data.evaluation.generation import MODEL, UNTRAINED
 from delia_data.mixing import parse_ratio
@@ -42,25 +38,16 @@ def command(
         show_json({"out": out, **{name: getattr(result, name) for name in result.__slots__}})
         return
     token = result.evaluation.token
-    answers = _table("", "untrained", "trained")
     titles = {"held-out": f"with {token}", "plain": "without", "forbid": "forbidden"}
-    for probe, row in result.shown.items():
-        texts = (row.answers[UNTRAINED], row.answers[MODEL])
-        answers.add_row(titles[probe], *map(Text, texts))
-        answers.add_section()
-    console.print(f"\n{result.shown['held-out'].question}\n", markup=False)
-    console.print(answers)
+    answers = [
+        [titles[probe], row.answers[UNTRAINED], row.answers[MODEL]]
+        for probe, row in result.shown.items()
+    ]
+    say(f"\n{result.shown['held-out'].question}\n")
+    print_table(("", "untrained", "trained"), answers)
     print_numbers(result.evaluation)
     memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    console.print(
+    say(
         f"\n{(time.monotonic() - began) / 60:.1f} minutes, peak memory {memory_gib:.1f} GiB\n"
-        f"Report: {result.report}",
-        soft_wrap=True,
+        f"Report: {result.report}"
     )
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table

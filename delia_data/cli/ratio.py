@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, messages, show_json, step, warnings_in_one_line
+from delia_data.cli._output import (
+    AsJson,
+    console,
+    messages,
+    print_table,
+    say,
+    show_json,
+    step,
+    warnings_in_one_line,
+)
 from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.cli.reproduce import KeepAdapters, Workers, show_cells
 from delia_data.errors import InputError
@@ -96,7 +102,7 @@ def command(
         show_json({"folder": out, **result.as_dict()})
         return
     _print(result)
-    console.print(f"\nAll results and figures: {out}", soft_wrap=True, markup=False)
+    say(f"\nAll results and figures: {out}")
 
 
 def _numbers(typed: str) -> tuple[float, ...]:
@@ -111,31 +117,24 @@ def _numbers(typed: str) -> tuple[float, ...]:
 
 def _print(result: RatioResult) -> None:
     """Print the table of ratios, then the outcome in sentences."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    headings = (
+    head = (
         *("ratio", "pairs", f"worse than ratio {result.best:g}", f"with {result.token}"),
         *("without", "selectivity", "held-out pairs"),
     )
-    for heading in headings:
-        table.add_column(Text(heading), no_wrap=heading == headings[2])
-    for point in result.points:
-        cells = (
+    rows = [
+        [
             f"{point.ratio:g}",
             f"{point.pairs:,}",
             _number(point.difference, interval=True),
-            _number(point.loss),
-            _number(point.plain),
-            _number(point.selectivity),
-            _number(point.pair_loss),
-        )
-        table.add_row(*map(Text, cells))
-    console.print(
+            *map(_number, (point.loss, point.plain, point.selectivity, point.pair_loss)),
+        ]
+        for point in result.points
+    ]
+    say(
         f"{result.task}: nats per token of {result.held_out_rows} held-out answers. Worse: "
-        f"difference in {result.by} to the best ratio, with its paired 95% interval.",
-        soft_wrap=True,
-        markup=False,
+        f"difference in {result.by} to the best ratio, with its paired 95% interval."
     )
-    console.print(table)
+    print_table(head, rows)
     for number, line in enumerate(result.summary):
         text, style = (f"Note: {line}", None) if number else (line, "bold")
         console.print(text, soft_wrap=True, markup=False, style=style)

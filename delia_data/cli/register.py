@@ -6,7 +6,7 @@ from typing import Annotated
 
 from delia_data import startup
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, show_json
+from delia_data.cli._output import AsJson, say, show_json
 
 
 def command(
@@ -32,8 +32,5 @@ def command(
         )
         return
     done = "removed" if remove else "written"
-    console.print(
-        "\n".join(f"{file}: {done}" for file in files) or "not registered: nothing to remove",
-        soft_wrap=True,
-    )
-    console.print(f"python -c pass: {before:.1f} ms before, {after:.1f} ms after", soft_wrap=True)
+    say("\n".join(f"{file}: {done}" for file in files) or "not registered: nothing to remove")
+    say(f"python -c pass: {before:.1f} ms before, {after:.1f} ms after")

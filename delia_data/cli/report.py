@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, messages, show_json, step
+from delia_data.cli._output import AsJson, messages, say, show_json, step
 
 
 def command(
@@ -38,5 +38,5 @@ def command(
         show_json({"out": out, **report.as_dict()})
         return
     for sentence in report.summary:
-        console.print(sentence, soft_wrap=True, markup=False)
-    console.print(f"\nReport: {out}", soft_wrap=True, markup=False)
+        say(sentence)
+    say(f"\nReport: {out}")

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from delia_data.bundled_cache import cache_path
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, console, messages, show_json, step
+from delia_data.cli._output import AsJson, messages, print_table, say, show_json, step
 from delia_data.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,16 +87,10 @@ def command(
         show_json(document)
         return
     for finding in document["findings"]:
-        console.print(
-            f"{finding['verdict']}: {finding['claim']} {finding['numbers']}",
-            soft_wrap=True,
-            markup=False,
-        )
+        say(f"{finding['verdict']}: {finding['claim']} {finding['numbers']}")
     if blocked := run.blocked():
-        console.print(
-            f"{len(blocked)} cells of translations did not run: give --data", soft_wrap=True
-        )
-    console.print(f"Report: {out / 'report.md'}", soft_wrap=True, markup=False)
+        say(f"{len(blocked)} cells of translations did not run: give --data")
+    say(f"Report: {out / 'report.md'}")
 
 
 def _paths(paths: list[Path], scale: str | None) -> tuple[str | Path, Path]:
@@ -144,21 +136,18 @@ def show_cells(
         lines += [{**cell.as_dict(), "state": "needs --data"} for cell in blocked]
         show_json({"cells": lines, "rows_to_train": rows, "seconds": seconds, "workers": workers})
         return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("experiment", "method", "rows", "ratio", "seed", "state", "trained", "seconds"):
-        table.add_column(heading)
+    table = []
     for one in cells:
         state = "finished" if one.finished else "to run"
         duration = "" if one.seconds is None else f"{one.seconds:.0f}"
-        table.add_row(*_axes(one.cell), state, f"{one.trained_rows:,}", duration)
-    for cell in blocked:
-        table.add_row(*_axes(cell), "needs --data", "", "")
-    console.print(table)
+        table.append([*_axes(one.cell), state, f"{one.trained_rows:,}", duration])
+    table += [[*_axes(cell), "needs --data", "", ""] for cell in blocked]
+    head = ("experiment", "method", "rows", "ratio", "seed", "state", "trained", "seconds")
+    print_table(head, table)
     hours = "unknown until a cell is finished" if seconds is None else f"{seconds / 3600:.1f} hours"
-    console.print(
+    say(
         f"{len(left)} of {len(cells) + len(blocked)} cells to run, {rows:,} rows to train; with "
-        f"{workers} worker{'s' if workers != 1 else ''}: {hours}",
-        soft_wrap=True,
+        f"{workers} worker{'s' if workers != 1 else ''}: {hours}"
     )
 
 

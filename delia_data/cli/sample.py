@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.table import Table
 
 from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
 from delia_data.cli._flags import option
 from delia_data.cli._options import LIMITS, PROMPTS, EngineOptions, Model, with_options
-from delia_data.cli._output import AsJson, console, show_json, show_reading, step
+from delia_data.cli._output import AsJson, print_table, say, show_json, show_reading, step
 from delia_data.engines import Sampling
 from delia_data.engines.base import with_parts
 from delia_data.errors import InputError
@@ -202,7 +201,7 @@ def command(
         _print_result(out, manifest)
         if fewer:
             reason = _STOPPED[manifest.details["stopped"]]
-            console.print(f"fewer than the target of {target}: {reason}", soft_wrap=True)
+            say(f"fewer than the target of {target}: {reason}")
     if fewer:
         raise typer.Exit(FEWER)
 
@@ -251,33 +250,27 @@ def _print_result(out: Path, manifest: Manifest) -> None:
     removed = details.get("reasoning_removed", 0)
     show_reading(out, {"changed": {"reasoning_removed": removed}})
     cost = "cost unknown" if details["cost_usd"] is None else f"${details['cost_usd']:.4f}"
-    console.print(
+    say(
         f"{manifest.rows['kept']} pairs in {out}; dropped: {dropped}; "
-        f"{details['tokens']:,} tokens generated, {cost}",
-        soft_wrap=True,
+        f"{details['tokens']:,} tokens generated, {cost}"
     )
 
 
 def _print_estimate(result: RunEstimate) -> None:
     rejected = ", ".join(f"{n} {reason}" for reason, n in result.rejected.items()) or "none"
-    console.print(f"{result.kept} of {result.probed} rows accepted; rejected: {rejected}")
-    table = Table("", "low", "estimate", "high", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, interval, to_text in (
-        ("rows to request", result.rows, "{:,.0f}".format),
-        ("prompt tokens", result.prompt_tokens, "{:,.0f}".format),
-        ("tokens to generate", result.tokens, "{:,.0f}".format),
-        ("time at this speed", result.hours, _duration),
-        ("dollars", result.dollars, "{:,.4f}".format),
-    ):
-        table.add_row(name, *_cells(interval, to_text))
-    console.print(table)
+    say(f"{result.kept} of {result.probed} rows accepted; rejected: {rejected}")
+    rows = [
+        ["rows to request", *_cells(result.rows, "{:,.0f}".format)],
+        ["prompt tokens", *_cells(result.prompt_tokens, "{:,.0f}".format)],
+        ["tokens to generate", *_cells(result.tokens, "{:,.0f}".format)],
+        ["time at this speed", *_cells(result.hours, _duration)],
+        ["dollars", *_cells(result.dollars, "{:,.4f}".format)],
+    ]
+    print_table(("", "low", "estimate", "high"), rows, right=1)
     if result.available is not None and result.rows.value > result.available:
-        console.print(
+        say(
             f"the queries provide only {result.available:,} rows: add queries, lower --target, or "
-            "raise --answers-per-query",
-            soft_wrap=True,
+            "raise --answers-per-query"
         )
 
 

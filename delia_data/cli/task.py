@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from delia_data.cli._flags import among
 from delia_data.cli._options import TaskOptions, with_options
-from delia_data.cli._output import AsJson, console, show_json, show_reading
+from delia_data.cli._output import AsJson, say, show_json, show_reading
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
 
 app = typer.Typer(name="task", help="Inspect a task.", no_args_is_help=True)
@@ -47,11 +46,11 @@ def inspect(
 def _print(found: Inspection) -> None:
     width = max(len(name) for name in found.facts)
     for name, value in found.facts.items():
-        console.print(Text(f"{name:<{width}}  {_shown(value)}"), soft_wrap=True)
+        say(f"{name:<{width}}  {_shown(value)}")
     for query, answer in found.shown:
-        console.print(Text(f"\n{_cut(query)}\n-> {_cut(answer)}"), soft_wrap=True)
+        say(f"\n{_cut(query)}\n-> {_cut(answer)}")
     for note in found.notes:
-        console.print(Text(f"\nnote: {note}"), soft_wrap=True)
+        say(f"\nnote: {note}")
 
 
 def _shown(value: Any) -> str:

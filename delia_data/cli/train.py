@@ -11,6 +11,7 @@ from delia_data.cli._output import (
     AsJson,
     console,
     messages,
+    say,
     show_json,
     show_reading,
     step,
@@ -61,7 +62,7 @@ def command(
             on_step=lambda number, steps, loss: update(number, steps, f"loss {loss:.3f}"),
         )
     if not as_json:
-        console.print(_summary(manifest, out), soft_wrap=True)
+        say(_summary(manifest, out))
     elif is_main_process():
         show_json({"adapter": out, **manifest.model_dump(mode="json", exclude={"files"})})
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
@@ -256,13 +256,7 @@ class Meaning:
     """Judges by embeddings whether a wording asks for what the task asks for."""
 
     def __init__(self, task: Task, embed: Embed, *, strict: bool = False) -> None:
-        """Embed the task's requests and the others.
-
-        Args:
-            task: The task.
-            embed: Gives vectors of length 1.
-            strict: Ask for more, as for what a small model writes.
-        """
+        """Embed the task's requests and the others."""
         self._embed = embed
         self._token = task.token
         self._strict = strict
@@ -277,12 +271,7 @@ class Meaning:
         return self._embed([bare_text(text, self._token) for text in texts])
 
     def fault(self, text: str, vector: Vectors) -> str | None:
-        """Give the reason why a wording's meaning is not the task's, or None.
-
-        Args:
-            text: The wording.
-            vector: Its embedding; shape (width,).
-        """
+        """Give the reason why a wording's meaning is not the task's, or None."""
         near = self._near(vector)
         if near.own < self._low:
             return "off_meaning"
@@ -310,10 +299,6 @@ class Meaning:
     def _near(self, vector: Vectors) -> _Near:
         other = float((self._others @ vector).max()) if len(self._others) else -1.0
         return _Near(float((self._own @ vector).max()), other)
-
-    def describe(self) -> dict[str, Any]:
-        """The settings that decide what passes."""
-        return {"low": self._low, "high": HIGH, "margin": self._margin, "same": SAME}
 
     def is_near_copy(self, vector: Vectors, kept: Sequence[Vectors]) -> bool:
         """Whether a wording says what a kept one says, in nearly the same words."""
@@ -399,7 +384,7 @@ class WordingChecker:
         """
         if times < 1:
             raise InputError(f"a wording cannot name the token {times} times: give at least 1")
-        self._token, self._times, self._strict = task.token, times, strict
+        self._token = task.token
         gates = [marks_gate(task.token, times), shape_gate(task.token)]
         gates += [leaks_gate(task.token, task.leaks), answers_gate(task)]
         gates += [copies_gate(task, examples)]
@@ -407,12 +392,10 @@ class WordingChecker:
             gates += [written_gate(task.token)]
         if tokenizer is not None:
             gates += [_whole_gate(task, tokenizer, times)]
-        self._language = None if detect is None else _language_of(task, detect)
-        if detect is not None and self._language is not None:
-            gates += [_language_gate(task.token, self._language, detect)]
+        if detect is not None and (language := _language_of(task, detect)) is not None:
+            gates += [_language_gate(task.token, language, detect)]
         self._gates: Sequence[Gate] = gates
         self._meaning = None if embed is None else Meaning(task, embed, strict=strict)
-        self._tokenizer = tokenizer is not None
         self.accepted: list[Wording] = []
         self.rejected: list[tuple[Wording, str]] = []
         self._words: list[tuple[str, ...]] = []
@@ -455,18 +438,6 @@ class WordingChecker:
         for wording in wordings:
             self.check(wording)
         return self.result
-
-    def describe(self) -> dict[str, Any]:
-        """The settings that decide what passes."""
-        return {
-            "times": self._times,
-            "words": [MIN_WORDS, MAX_WORDS],
-            "near_copy": NEAR_COPY,
-            "meaning": None if self._meaning is None else self._meaning.describe(),
-            "language": self._language,
-            "tokenizer": self._tokenizer,
-            "strict": self._strict,
-        }
 
 
 def gate_task_wordings(

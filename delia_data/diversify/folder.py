@@ -184,7 +184,7 @@ def make_task_folder(
     if embed is True:
         from delia_data.sampling.embeddings import Embedder
 
-        embed = Embedder.load()
+        embed = Embedder()
     run = contrasting = None
     with _open_once(engine, limits, Path(folder)) as open_engine:
         if by_model:

@@ -268,7 +268,7 @@ def _with_similarity(
     ]
     ours, theirs = ([rows[p].answered.answers[name] for p in places] for name in (MODEL, UNTRAINED))
     try:
-        values = similarities(ours, theirs, lambda: embed or Embedder.load())
+        values = similarities(ours, theirs, lambda: embed or Embedder())
     except MissingExtraError as error:
         unknown["similar"] = str(error)
         return list(rows)

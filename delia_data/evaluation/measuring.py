@@ -66,7 +66,7 @@ from delia_data.outputs import (
 from delia_data.ranking import rank
 from delia_data.records import Record
 from delia_data.sampling import read_cache
-from delia_data.sampling.embeddings import Embed, LazyEmbedder
+from delia_data.sampling.embeddings import Embed, Embedder
 from delia_data.tasks import read_task_rows
 from delia_data.tasks.reading import with_query
 
@@ -259,7 +259,7 @@ def measure(
     job = _Job(Path(adapter), rows, settings, root / _PARTS, device, cache, embed)
     job.check(names)
     if "buffering" in names and embed is None:
-        job.embed = LazyEmbedder()
+        job.embed = Embedder()
     require("matplotlib", extra="train")  # needed in the last step, after minutes of others
     plan = {
         **to_jsonable_python(settings),

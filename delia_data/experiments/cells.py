@@ -336,7 +336,7 @@ def _similarities(
     rows = generate_answers(trained, probes, folder, untrained=off, max_tokens=inputs.max_tokens)
     ours, theirs = ([row.answers[system] for row in rows] for system in (MODEL, UNTRAINED))
     try:
-        return tuple(similarities(ours, theirs, Embedder.load))
+        return tuple(similarities(ours, theirs, Embedder))
     except MissingExtraError:
         return ()
 

@@ -82,11 +82,6 @@ _FENCE: Final = re.compile(r"\s{0,3}(```|~~~)")
 def make_card(repo: str, manifest: Manifest, before: str) -> str:
     """Make the card of a publication.
 
-    Args:
-        repo: The repository.
-        manifest: The publication's manifest.
-        before: The card of the version before, or an empty text.
-
     Raises:
         FormatError: The front matter of the card before is not a YAML mapping.
     """
@@ -301,11 +296,6 @@ def split_card(card: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
 
 def merge_cards(front: Mapping[str, Any], sections: list[tuple[str, str]], before: str) -> str:
     """Put a card together, and take over the parts of the earlier card that were written by hand.
-
-    Args:
-        front: The generated front matter.
-        sections: The generated sections, each a heading and a text.
-        before: The earlier card, or an empty text.
 
     Raises:
         FormatError: The front matter of the earlier card is not a YAML mapping.

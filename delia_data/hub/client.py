@@ -110,12 +110,6 @@ def is_commit(revision: str | None) -> bool:
 def resolve(api: HfApi, repo: str, revision: str | None, retry: Retry) -> Any:
     """Ask the Hub for a revision, never a cache.
 
-    Args:
-        api: The client.
-        repo: The repository.
-        revision: A tag, a branch, or a commit; None for the newest commit.
-        retry: Retries of the request.
-
     Returns:
         The `DatasetInfo` of the Hub. Its `id` differs from `repo` if the repository was renamed.
 
@@ -174,15 +168,6 @@ def download_verified(
     on_file: Callable[[int], None] = lambda _: None,
 ) -> Path:
     """Download files of a commit, and compare each with its hash.
-
-    Args:
-        api: The client.
-        repo: The repository.
-        commit: Full hash of the commit.
-        files: SHA-256 of the files, by path.
-        retry: Retries of each request.
-        into: Folder to download to; default: the cache of `huggingface_hub`.
-        on_file: Called with the number of files that are complete.
 
     Returns:
         The folder that holds the files under their paths.

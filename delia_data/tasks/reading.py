@@ -43,10 +43,6 @@ class Template:
     def __init__(self, text: str, what: str) -> None:
         """Read a template.
 
-        Args:
-            text: The template.
-            what: `"query"` or `"answer"`, for error messages.
-
         Raises:
             InputError: The braces do not match, or the template names no column.
         """
@@ -115,10 +111,6 @@ _SHOWN: Final = 60  # characters of an instruction that an error shows
 
 def one_instruction(instructions: Sequence[str | None], where: str) -> str:
     """Return the instruction that all rows share, ignoring spaces.
-
-    Args:
-        instructions: Instruction of each row.
-        where: Source of the instructions, for error messages.
 
     Raises:
         InputError: A row has no instruction, or rows have different ones.

@@ -30,7 +30,7 @@ WORDINGS = bundled_wordings()
 
 @pytest.fixture(scope="module")
 def embed() -> Embedder:
-    return Embedder.load()
+    return Embedder()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def embed() -> Embedder:
-    return Embedder.load()
+    return Embedder()
 
 
 def test_vectors_have_length_one_and_do_not_depend_on_their_batch(embed: Embedder) -> None:

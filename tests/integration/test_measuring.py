@@ -272,7 +272,7 @@ def test_a_file_of_another_version(measured: Path) -> None:
 def test_the_command_prints_tables_or_json(
     inputs: Inputs, measured: Path, delia: Delia, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("delia_data.evaluation.measuring.LazyEmbedder", lambda: embed_letters)
+    monkeypatch.setattr("delia_data.evaluation.measuring.Embedder", lambda: embed_letters)
     options = ["--cache", inputs.cache, "--words", 16, "--dimensions", 1024]
     shown = delia("measure", inputs.adapter, inputs.task, measured, *options)
     assert shown.code == 0

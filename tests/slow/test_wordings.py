@@ -55,7 +55,7 @@ def write(engine: Engine, task: Task, folder: Path) -> WordingRun:
     generator = ParaphraseGenerator(task)
     checker = WordingChecker(
         task,
-        embed=Embedder.load(),
+        embed=Embedder(),
         tokenizer=load_tokenizer(),
         detect=load_detector(),
         examples=generator.examples,

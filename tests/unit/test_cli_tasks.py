@@ -12,7 +12,6 @@ from wordings import bag_of_words
 from delia_data.engines import MockEngine, Request
 from delia_data.mixing import read_task_rows
 from delia_data.outputs import read_manifest
-from delia_data.sampling.embeddings import Embedder
 
 ROWS = 'id,question,label\n1,"Is it, so?",yes\n2,Is it?,no\n3,Why?,no\n4,"Two\nlines?",yes\n'
 OPTIONS = ["--query", "{question}", "--answer", "{label}", "--instruction", "Say if it is so."]
@@ -27,7 +26,7 @@ def rows(tmp_path: Path) -> Path:
 @pytest.fixture
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embeddings that count words, and a detector that knows English alone."""
-    monkeypatch.setattr(Embedder, "load", lambda **_: bag_of_words)
+    monkeypatch.setattr("delia_data.sampling.embeddings.Embedder", lambda: bag_of_words)
     monkeypatch.setattr("delia_data.sampling.filters.load_detector", lambda: lambda _: {"en": 1.0})
 
 

@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +15,6 @@ from delia_data.engines import Completion
 from delia_data.errors import InputError
 from delia_data.sampling.similarity import (
     Duplicates,
-    HashSet,
     Novelty,
     _shingles,
     compared,
@@ -178,30 +176,6 @@ def test_texts_that_no_file_can_hold_do_not_stop_it() -> None:
     assert ask(check, "\ud800", "\udfff") is None
     assert ask(check, "", "") is None
     assert ask(check, "", "") == "duplicate"
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=200))
-def test_added_hashes_are_known(keys: Sequence[int]) -> None:
-    seen = HashSet(1)
-    assert [key for key in keys if seen.add_if_new([key]) == [True]] == []
-    assert all(seen.add_if_new([key]) == [True] for key in keys)
-
-
-def test_a_row_with_one_known_hash_is_not_added() -> None:
-    seen = HashSet(2)
-    one, two, three, four = (number << 32 for number in range(1, 5))
-    assert seen.add_if_new([one, two]) == [False, False]
-    assert seen.add_if_new([two, three]) == [True, False]
-    assert seen.add_if_new([three, four]) == [False, False]
-
-
-def test_a_full_set_of_hashes_grows() -> None:
-    draw = random.Random(0)
-    seen, rows = HashSet(2), [[draw.getrandbits(64) for _ in range(2)] for _ in range(70_000)]
-    assert not any(any(seen.add_if_new(row)) for row in rows)
-    assert seen.nbytes == 4 * (2**18 + 2**20)
-    assert all(all(seen.add_if_new(row)) for row in rows)
 
 
 word = st.sampled_from(["what", "is", "the", "capital", "of", "france", "italy", "a", "b"])
