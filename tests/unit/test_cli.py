@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from delia_data import __version__
 from delia_data.cli import app
-from delia_data.cli.app import COMMANDS
 from delia_data.mixing import mix, save_mixture
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.records import Record
@@ -102,25 +101,6 @@ def test_what_was_dropped_is_printed(delia: Delia, files: Path) -> None:
 # Bad input
 
 
-@pytest.mark.parametrize("ratio", ["-1", "four", "nan", "inf", "", "1e999"])
-def test_a_bad_ratio(delia: Delia, files: Path, ratio: str) -> None:
-    before = names(files)
-    result = delia(
-        "mix", files / "task.jsonl", files / "pairs.jsonl", files / "out", f"--ratio={ratio}"
-    )
-    refused(result, f"ratio '{ratio}' is not a number of at least 0: give one such as 4 or 260")
-    assert names(files) == before
-
-
-def test_a_ratio_that_the_cache_is_too_small_for(delia: Delia, files: Path) -> None:
-    before = names(files)
-    result = delia(
-        "mix", files / "task.jsonl", files / "pairs.jsonl", files / "out", "--ratio", 260
-    )
-    refused(result, "needs 520 pairs", "holds 10 usable ones", "lower the ratio to 5, or set")
-    assert names(files) == before
-
-
 @pytest.mark.parametrize("which", ["task", "pairs"])
 @pytest.mark.parametrize(
     ("content", "fault"),
@@ -142,21 +122,6 @@ def test_bad_files(
     before = names(files)
     result = delia("mix", files / "task.jsonl", files / "pairs.jsonl", files / "out", "--ratio", 1)
     refused(result, f"{file}{fault}")
-    assert names(files) == before
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "fault"),
-    [
-        ("--format", "csv", "format 'csv' is unknown: use one of messages, prompt_completion, "),
-        ("--order", "sorted", "order 'sorted' is unknown: use one of shuffled, interleaved"),
-        ("--on-short", "skip", "on_short 'skip' is unknown: use one of error, all, repeat"),
-    ],
-)
-def test_unknown_choices(delia: Delia, files: Path, option: str, value: str, fault: str) -> None:
-    before = names(files)
-    arguments = [files / "task.jsonl", files / "pairs.jsonl", files / "out", "--ratio", 1]
-    refused(delia("mix", *arguments, option, value), fault)
     assert names(files) == before
 
 
@@ -219,23 +184,6 @@ def test_a_missing_extra(delia: Delia, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # The program
-
-
-def test_help_lists_every_command() -> None:
-    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
-    assert result.exit_code == 0
-    commands = result.output.split("Commands")[1]
-    listed = [line.strip(" │").split() for line in commands.splitlines() if "│" in line]
-    assert [words[0] for words in listed if words[0] in COMMANDS] == [*COMMANDS]
-    assert all(len(words) > 3 for words in listed)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str) -> None:
-    for option in ("--help", "-h"):
-        result = CliRunner().invoke(app, [command, option])
-        assert result.exit_code == 0
-        assert f"Usage: delia {command}" in result.output
 
 
 def test_the_version() -> None:

@@ -244,14 +244,6 @@ def test_a_terminal_gets_a_bar(files: Path) -> None:
     assert ESCAPE in on_terminal(*arguments, folder=files, env={})
 
 
-def test_a_terminal_that_cannot_do_it_gets_lines(files: Path) -> None:
-    arguments = ["sample", "cache", "--engine", "mock", "--target", 12]
-    shown = on_terminal(*arguments, folder=files, env={"TERM": "dumb"})
-    assert ESCAPE not in shown
-    assert "sampling: 12 of 12" in shown
-    assert ESCAPE not in on_terminal("--help", folder=files, env={"TERM": "dumb"})
-
-
 def test_no_color_means_no_colours(files: Path) -> None:
     arguments = ["sample", "cache", "--engine", "mock", "--target", 12]
     for shown in (
@@ -287,11 +279,6 @@ def test_time_left_of_work_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_count_that_falls_a_little_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = told([(0, 0), (10, 20), (11, 19), (12, 20), (15, 30)], monkeypatch)
     assert lines == ["work: 20 of 100, about 40 s left", "work: 30 of 100, about 35 s left"]
-
-
-def test_a_count_that_begins_again_is_of_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = told([(0, 0), (10, 100), (20, 0), (30, 50)], monkeypatch)
-    assert lines == ["work: 100 of 100", "work: 50 of 100, about 10 s left"]
 
 
 # Completion
@@ -333,18 +320,3 @@ def test_commands_and_options_are_completed() -> None:
 )
 def test_names_that_options_take_are_completed(words: str, expected: set[str]) -> None:
     assert set(completed(words)) == expected
-
-
-@pytest.mark.parametrize(
-    ("shell", "mark"), [("bash", "COMPREPLY"), ("zsh", "#compdef"), ("fish", "complete")]
-)
-def test_the_script_of_a_shell_can_be_shown(shell: str, mark: str) -> None:
-    result = CliRunner().invoke(
-        app,
-        ["--show-completion"],
-        prog_name="delia",
-        env={"_DELIA_COMPLETE": f"source_{shell}"},
-    )
-    assert result.exit_code == 0
-    assert mark in result.output
-    assert "_DELIA_COMPLETE" in result.output

@@ -197,7 +197,7 @@ def test_estimate_writes_nothing(delia: Delia, tmp_path: Path, command: list[str
     arguments = [*command, tmp_path / "cache", "--engine", "mock", "--target", 1000]
     result = delia(*arguments)
     assert result.code == 0, result.err
-    lines = {line.partition("  ")[0]: line.split()[-3:] for line in result.out.splitlines()}
+    lines = {line.strip().partition("  ")[0]: line.split()[-3:] for line in result.out.splitlines()}
     assert lines["rows to request"] == ["1,000", "1,000", "1,000"]
     assert lines["tokens to generate"] == ["12,000", "12,000", "12,000"]
     assert not (tmp_path / "cache").exists()

@@ -17,13 +17,9 @@ from hypothesis import strategies as st
 from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
 from delia_data.errors import (
     EngineError,
-    ForeignFolderError,
     InputError,
-    LockedError,
-    OutputError,
     SettingsError,
 )
-from delia_data.outputs import folder_lock
 from delia_data.ranking import rank
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.generated_queries import (
@@ -34,7 +30,7 @@ from delia_data.sampling.generated_queries import (
     expanded_queries,
     self_queries,
 )
-from delia_data.sampling.queries import Query, bundled_queries, bundled_topics
+from delia_data.sampling.queries import Query, bundled_queries
 
 SAMPLING = Sampling(max_tokens=200)
 NOUNS = ["lamps", "bridges", "clouds", "engines", "islands", "poems", "taxes", "wolves", "clocks"]
@@ -177,31 +173,6 @@ def test_a_killed_run_resumes(tmp_path: Path, expected: list[Query]) -> None:
     assert max(Counter(ids).values()) == 1, "what is on disk is never asked for again"
 
 
-def test_an_incomplete_line_is_dropped_and_requested_again(
-    tmp_path: Path, expected: list[Query]
-) -> None:
-    written(tmp_path).ensure(5)
-    lines = tmp_path / "written.jsonl"
-    whole = lines.read_bytes()
-    lines.write_bytes(whole[:-7])
-    last = json.loads(whole.splitlines()[-1])["number"]
-    engine = MockEngine(made_up)
-    requests = requests_of(engine)
-    queries = written(tmp_path, engine)
-    queries.ensure(20)
-    assert requests[0].id == f"r{last}"
-    assert list(queries) == expected[: len(queries)]
-    assert [json.loads(line) for line in lines.read_text().splitlines()]
-
-
-def test_a_damaged_line_is_an_error(tmp_path: Path) -> None:
-    written(tmp_path).ensure(5)
-    lines = tmp_path / "written.jsonl"
-    lines.write_bytes(b"{]\n" + lines.read_bytes())
-    with pytest.raises(OutputError, match=r"written\.jsonl:\d+: the line is damaged"):
-        list(written(tmp_path))
-
-
 def test_every_rejected_text_has_a_reason(tmp_path: Path) -> None:
     queries = written(tmp_path)
     queries.ensure(40)
@@ -266,17 +237,6 @@ def test_seeds_come_first_and_are_not_generated_again(tmp_path: Path) -> None:
     assert queries.dropped["near_duplicate"] == 7
 
 
-def test_prompts_depend_on_queries_accepted_before_their_round(
-    tmp_path: Path, expected: list[Query]
-) -> None:
-    author = Lister()
-    queries = GeneratedQueries(MockEngine(made_up), author, tmp_path, sampling=SAMPLING)
-    queries.ensure(20)
-    for begin in range(0, len(author.known), 4):
-        assert len({author.known[number] for number in range(begin, begin + 4)}) == 1
-    assert author.known[0] == 0 < author.known[4] < author.known[8]
-
-
 def flaky(times: int) -> Callable[[Request], bool]:
     """Fails the first so many times for every third request."""
     seen: Counter[str] = Counter()
@@ -286,13 +246,6 @@ def flaky(times: int) -> Callable[[Request], bool]:
         return int(request.id[1:]) % 3 == 0 and seen[request.id] <= times
 
     return fails
-
-
-def test_failed_requests_are_repeated(tmp_path: Path, expected: list[Query]) -> None:
-    queries = written(tmp_path, MockEngine(made_up, fail=flaky(2)))
-    queries.ensure(40)
-    assert list(queries) == expected[: len(queries)]
-    assert "failed" not in queries.dropped
 
 
 def test_requests_that_fail_three_times_are_left_out(tmp_path: Path) -> None:
@@ -320,35 +273,6 @@ def test_a_model_without_usable_queries_is_an_error(tmp_path: Path) -> None:
         queries.ensure(3, tries=4)
 
 
-def test_tries_limit_the_number_of_queries(tmp_path: Path) -> None:
-    queries = written(tmp_path, MockEngine(lambda _: "Why are lamps so bright?"))
-    assert queries.ensure(3, tries=4) == 1
-    assert queries.ensure(3, tries=4) == 1, "no more can be had, and what is there stays"
-    assert queries.dropped == {"near_duplicate": 19}
-
-
-def test_lone_surrogates_are_replaced(tmp_path: Path) -> None:
-    queries = written(tmp_path, MockEngine(lambda _: "Why are lamps so bright \ud83d?"))
-    queries.ensure(1)
-    assert [query.text for query in written(tmp_path)] == ["Why are lamps so bright ??"]
-
-
-def test_progress_is_reported(tmp_path: Path) -> None:
-    counts: list[int] = []
-    queries = written(tmp_path)
-    queries.ensure(10, on_progress=counts.append)
-    assert counts[0] == 0 and counts[-1] == len(queries) and counts == sorted(counts)
-
-
-def test_a_second_writer_and_a_foreign_folder_are_refused(tmp_path: Path) -> None:
-    with folder_lock(tmp_path / "a"), pytest.raises(LockedError):
-        written(tmp_path / "a").ensure(1)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "thesis.txt").touch()
-    with pytest.raises(ForeignFolderError, match=r"thesis\.txt"):
-        written(tmp_path / "b").ensure(1)
-
-
 @pytest.mark.parametrize("shuffle", [1, 8])
 def test_generation_stops_before_the_budget_is_exceeded(
     tmp_path: Path, expected: list[Query], shuffle: int
@@ -371,16 +295,6 @@ def test_generation_stops_before_the_budget_is_exceeded(
 TOPICS = ["film cameras", "gravity", "jury duty"]
 
 
-def test_self_queries_request_the_user_turn_without_messages(tmp_path: Path) -> None:
-    engine = MockEngine()
-    requests = requests_of(engine)
-    self_queries(engine, tmp_path, topics=TOPICS).ensure(20)
-    assert {request.role for request in requests} == {"user"}
-    assert {request.messages for request in requests} == {()}
-    assert len({request.id for request in requests}) == len(requests)
-    assert len({request.seed for request in requests}) == len(requests)
-
-
 def test_every_topic_occurs_once_per_lap(tmp_path: Path) -> None:
     engine = MockEngine()
     requests = requests_of(engine)
@@ -396,11 +310,6 @@ def test_every_topic_occurs_once_per_lap(tmp_path: Path) -> None:
         )
     named = Counter(t for t in TOPICS for r in requests if t in r.prefill)
     assert max(named.values()) - min(named.values()) <= 0.3 * len(requests) / len(TOPICS)
-
-
-def test_bundled_topics_fit_all_leads() -> None:
-    assert len(bundled_topics()) > 400
-    assert [lead for lead in LEADS if lead and lead.count("{topic}") != 1] == []
 
 
 def test_a_self_query_depends_on_seed_and_number_only(tmp_path: Path) -> None:
@@ -461,16 +370,6 @@ def test_defaults_are_described(tmp_path: Path) -> None:
     ]
     assert all(other.describe() != described for other in others)
     assert SELF_SAMPLING.max_tokens == 64
-
-
-def test_an_engine_that_cannot_write_the_user_turn_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'mock' cannot write the user's turn.*--expand"):
-        self_queries(MockEngine(writes_users=False), tmp_path)
-
-
-def test_no_starts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no starts"):
-        self_queries(MockEngine(), tmp_path, starts=())
 
 
 SEEDS = bundled_queries(20)
@@ -538,21 +437,6 @@ def test_a_rerun_of_expansion_gives_the_same_queries(tmp_path: Path) -> None:
     assert list(other)[20:40] != list(whole)[20:40]
 
 
-def test_few_seeds_are_all_shown(tmp_path: Path) -> None:
-    queries, requests = grow(tmp_path, 20, seeds=[Query("Why is the sky blue?", "seed", "So.")] * 2)
-    assert [shown_in(request) for request in requests[:32]] == [["Why is the sky blue?"]] * 32
-    assert next(iter(queries)) == Query("Why is the sky blue?", "seed", "So.")
-    assert "Why is the sky blue?" not in [query.text for query in list(queries)[1:]]
-
-
-def test_long_seeds_are_shown_only_if_there_are_no_others(tmp_path: Path) -> None:
-    long = Query(f"Summarise this: {'word ' * 100}", "seed")
-    _, requests = grow(tmp_path / "a", 20, seeds=[long, *SEEDS])
-    assert not [request for request in requests if "word word" in request.messages[0].content]
-    _, requests = grow(tmp_path / "b", 5, seeds=[long])
-    assert all("word word" in request.messages[0].content for request in requests)
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -572,27 +456,11 @@ def test_list_items_are_extracted(tmp_path: Path, answer: str) -> None:
     assert texts == ["Why is snow white?", "What are {lamps} for?"]
 
 
-def test_an_answer_without_a_list_is_rejected(tmp_path: Path) -> None:
-    engine = MockEngine(lambda _: "These requests make you think creatively.")
-    queries = expanded_queries(engine, SEEDS, tmp_path)
-    with pytest.raises(InputError, match=r"\(32 no_query_found\)"):
-        queries.ensure(21, tries=5)
-
-
 @given(st.text(max_size=200))
 def test_any_completion_can_be_read(text: str) -> None:
     author = expanded_queries(MockEngine(), SEEDS, "nowhere")._generator
     found = author.texts(0, text)
     assert all(item and item in text for item in found)
-
-
-def test_the_description_depends_on_the_seeds_and_their_answers(tmp_path: Path) -> None:
-    def described(seeds: list[Query]) -> dict[str, Any]:
-        return expanded_queries(MockEngine(), seeds, tmp_path).describe()
-
-    plain = described([Query("a b c?", "x")])
-    assert plain == described([Query("a b c?", "y")])
-    assert plain != described([Query("a b c?", "x", "so")]) != described([Query("a b d?", "x")])
 
 
 def test_a_limit_counts_generated_queries_and_can_be_raised(tmp_path: Path) -> None:
@@ -606,6 +474,13 @@ def test_a_limit_counts_generated_queries_and_can_be_raised(tmp_path: Path) -> N
         expanded_queries(MockEngine(), SEEDS, tmp_path, limit=0)
 
 
-def test_no_seeds_are_refused(tmp_path: Path) -> None:
+def test_requests_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no seeds"):
         expanded_queries(MockEngine(), [], tmp_path)
+    with pytest.raises(InputError, match="no starts"):
+        self_queries(MockEngine(), tmp_path, starts=())
+    with pytest.raises(InputError, match=r"'mock' cannot write the user's turn.*--expand"):
+        self_queries(MockEngine(writes_users=False), tmp_path)
+    prose = MockEngine(lambda _: "These requests make you think creatively.")
+    with pytest.raises(InputError, match=r"\(32 no_query_found\)"):
+        expanded_queries(prose, SEEDS, tmp_path).ensure(21, tries=5)

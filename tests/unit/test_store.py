@@ -11,7 +11,6 @@ from delia_data.errors import (
     ForeignFolderError,
     FormatError,
     InputError,
-    LockedError,
     OutputError,
     SettingsError,
     UnfinishedError,
@@ -139,12 +138,6 @@ def test_a_row_that_fails_twice_counts_once(tmp_path: Path) -> None:
     assert known(tmp_path)["dropped"] == {"empty": 1, "failed": 1}
 
 
-def test_plan_with_tuples_equals_the_plan_on_disk(tmp_path: Path) -> None:
-    for _ in range(2):
-        with PairStore.open(tmp_path, {"tuple": (1, 2)}):
-            pass
-
-
 def test_extend_adds_other_queries(tmp_path: Path) -> None:
     fill(tmp_path)
     hint = r"other queries can be added with extend \(--extend\)"
@@ -167,18 +160,6 @@ def test_extend_adds_other_queries(tmp_path: Path) -> None:
 
 def other(number: int) -> dict[str, Any]:
     return {**PLAN, "queries": {"n": number}}
-
-
-def test_a_damaged_plan_is_an_error(tmp_path: Path) -> None:
-    fill(tmp_path)
-    (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(OutputError, match=r"plan\.json is damaged"):
-        known(tmp_path)
-
-
-def test_second_store_in_the_same_process_is_locked_out(tmp_path: Path) -> None:
-    with PairStore.open(tmp_path, PLAN), pytest.raises(LockedError):
-        known(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "plan.json", "pairs-00000.parquet", "manifest.json"])
@@ -241,12 +222,6 @@ def test_growing_adds_a_generation_and_leaves_earlier_files(tmp_path: Path) -> N
     assert set(after) - set(before) == {"pairs-00001.parquet", "rejected-00001.parquet"}
     assert {name: after[name] for name in before} == before
     assert len(read_cache(tmp_path)) == 4
-
-
-def test_no_new_rows_make_no_new_generation(tmp_path: Path) -> None:
-    first = finished(tmp_path)
-    assert finished(tmp_path, []) == first
-    assert not list(tmp_path.glob("*.jsonl"))
 
 
 @pytest.mark.parametrize("step", ["after rejected", "after pairs", "before the marker"])
