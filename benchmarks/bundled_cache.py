@@ -66,9 +66,7 @@ def pack(cache: Path, compare: Path | None, out: Path, *, about: str) -> Quality
         else:
             shutil.copyfile(path, target)
     finish(out, _counted(manifest, out, {}))
-    quality = measure_quality(
-        out, embed=Embedder(), compare=compare, language="en", scan=kinds
-    )
+    quality = measure_quality(out, embed=Embedder(), compare=compare, language="en", scan=kinds)
     write_text(out.with_suffix(".md"), _card(manifest, quality, about))
     finish(out, _counted(manifest, out, {"quality": asdict(quality)}))
     return quality

@@ -104,8 +104,8 @@ def command(
     ] = None,
     other: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Task folder of another token of the model, for a table of the formats that "
+        option(
+            "Task folder of another token of the model, for a table of the formats that "
             "answers have under each token; repeatable."
         ),
     ] = None,
