@@ -13,7 +13,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +28,7 @@ from delia_data.outputs import (
     folder_lock,
     write_json,
 )
+from delia_data.tokens.template import set_template_options, template_options
 
 if TYPE_CHECKING:
     import torch
@@ -109,17 +110,26 @@ def resolve_model(name: str | os.PathLike[str]) -> str:
     return str(embedded_model()) if str(name) == DEFAULT_MODEL else str(name)
 
 
-def load_tokenizer(name: str | os.PathLike[str] = DEFAULT_MODEL) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    template_options: Mapping[str, Any] | None = None,
+) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer, and set a padding token if it has none.
 
+    Args:
+        name: The embedded model's name, a folder, or a Hub id.
+        template_options: Options for its chat template, such as `{"enable_thinking": False}`,
+            besides those that were saved with the tokenizer. It keeps them.
+
     Raises:
-        InputError: The model does not exist.
+        InputError: The model does not exist, or the chat template does not read an option.
     """
     transformers = require("transformers", extra="local")
     with loading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_model(name))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    set_template_options(tokenizer, template_options)
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
 
@@ -182,8 +192,8 @@ def widen(model: PreTrainedModel) -> PreTrainedModel:
     return wide
 
 
-def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Return a model's identity: its name, weights hash, and chat template hash.
+def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return a model's identity: its name, weights hash, chat template hash, template options.
 
     The weights hash covers every parameter's name, type, shape, and bytes, so that copies of a
     model have the same hash.
@@ -201,7 +211,7 @@ def identify_files(
     tokenizer: PreTrainedTokenizerBase,
     *,
     dtype: torch.dtype | str | None = None,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Return the identity that `identify` returns, from a model's files, weight by weight.
 
     The model is loaded only if its files differ from it: quantized weights, other names, or a
@@ -276,11 +286,13 @@ def _weights_hash(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def _identity(source: str, weights: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+def _identity(source: str, weights: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    options = template_options(tokenizer)
     return {
         "name": _public_name(source),
         "weights_sha256": weights,
         "chat_template_sha256": chat_template_hash(tokenizer),
+        **({"template_options": options} if options else {}),
     }
 
 

@@ -7,6 +7,7 @@ texts meet. Templates that an installed package ships are taken from there.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["FAMILIES", "LLAMA2", "LLAMA2_WITHOUT_SYSTEM", "family", "shipped_template"]
+__all__ = [
+    "FAMILIES",
+    "LLAMA2",
+    "LLAMA2_WITHOUT_SYSTEM",
+    "family",
+    "marked_tokenizer",
+    "shipped_template",
+    "shipped_templates",
+]
 
 SMOLLM2 = (
     "{% for m in messages %}"
@@ -54,12 +63,58 @@ TEXT = [
 ]
 
 
+_MARK = re.compile(
+    r"<\|[^|<>\s'\"{}]+\|?>|<[^|<>\s'\"{}]*\|>|</?think>|\[gMASK\]|\[/?INST\]|<｜[^｜<>]+｜>"
+    r"|<(?:start_of_turn|end_of_turn|sop|end_of_utterance)>"
+)
+
+
+def marked_tokenizer(template: str) -> PreTrainedTokenizerBase:
+    """A tokenizer of bytes, line breaks in pairs, and the marks that a chat template writes.
+
+    As in tokenizers of today, marks of turns are special tokens, and those of thoughts are not.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    marks = list(dict.fromkeys(_MARK.findall(template)))
+    texts = ["<s>", "</s>", "<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ĊĊ"]
+    vocabulary = {text: i for i, text in enumerate(texts)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ċ", "Ċ")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\n+|[^\n]+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=[mark for mark in marks if "think" not in mark],
+    )
+    fast.add_tokens([mark for mark in marks if "think" in mark])
+    fast.chat_template = template
+    return fast
+
+
 def shipped_template(name: str) -> str:
     """A chat template that TRL ships."""
     found = find_spec("trl")
     assert found is not None
     assert found.origin is not None
     return (Path(found.origin).parent / "chat_templates" / f"{name}.jinja").read_text("utf-8")
+
+
+def shipped_templates() -> list[str]:
+    """Names of the chat templates that TRL ships, without those for training."""
+    found = find_spec("trl")
+    assert found is not None
+    assert found.origin is not None
+    names = {path.stem for path in (Path(found.origin).parent / "chat_templates").glob("*.jinja")}
+    return sorted(name for name in names if not name.endswith("_training"))
 
 
 def _byte_level(specials: list[str], **roles: str) -> PreTrainedTokenizerBase:

@@ -11,6 +11,7 @@ the token in its prompt is a task row and any other row a pair, unless a column 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections import Counter
@@ -30,7 +31,7 @@ from delia_data.models import identify_files, quiet
 from delia_data.outputs import LOCK, Manifest, canonical_json, read_manifest
 from delia_data.reading import FilePart, Source, is_output, open_source
 from delia_data.records import Record, read_record
-from delia_data.tokens import Linter, encode
+from delia_data.tokens import Linter, encode, template_options
 from delia_data.tokens.lint import RowSource, SourceName
 from delia_data.training.prepare import prepared_from
 from delia_data.training.settings import TrainSettings
@@ -307,7 +308,7 @@ class ProvenanceWarning(UserWarning):
 def mismatched_sources(
     written_by: Mapping[str, Any], model: str, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """Return a line for each cache that another model wrote, or through another chat template.
+    """Return a line for each cache that another model, template or template option wrote.
 
     Only the model's own words buffer (paper, section 3). A model behind an API can be compared by
     name alone.
@@ -319,9 +320,9 @@ def mismatched_sources(
     """
     if not written_by:
         return []
-    known: list[dict[str, str]] = []
+    known: list[dict[str, Any]] = []
 
-    def identities() -> Iterator[dict[str, str]]:
+    def identities() -> Iterator[dict[str, Any]]:
         """Yield the model's identity in one type after another; weights are hashed when needed."""
         if (origin := prepared_from(model)) is not None:
             yield origin
@@ -337,7 +338,7 @@ def mismatched_sources(
         name = writer if isinstance(writer, str) else str(writer.get("name"))
         line = f"the {cache}'s pairs were written by {name}, and {own['name']} is trained on them"
         advice = "they are not its own words, and buffer nothing: sample pairs from the model"
-        if isinstance(writer, str) or "weights_sha256" not in writer:
+        if isinstance(writer, str) or writer.get("weights_sha256") is None:
             if _last_part(name) != _last_part(own["name"]):
                 lines.append(f"{line}: {advice}")
         elif all(writer["weights_sha256"] != each["weights_sha256"] for each in identities()):
@@ -348,7 +349,19 @@ def mismatched_sources(
                 f"{own['name']}: sample them again, or train with the template they were sampled "
                 "with"
             )
+        sampled = {} if isinstance(writer, str) else writer.get("template_options", {})
+        if sampled != template_options(tokenizer):
+            lines.append(
+                f"the {cache}'s pairs were sampled with {_in_words(sampled)}, and {own['name']} is "
+                f"trained with {_in_words(template_options(tokenizer))}: give both the same "
+                "--template-option"
+            )
     return lines
+
+
+def _in_words(options: Mapping[str, Any]) -> str:
+    given = ", ".join(f"{name}={json.dumps(value)}" for name, value in options.items())
+    return f"template options {given}" if given else "no template options"
 
 
 def _last_part(name: str) -> str:

@@ -94,7 +94,7 @@ def context_of(model: str) -> int | None:
 
 def load_prepared_tokenizer(settings: TrainSettings) -> PreTrainedTokenizerBase:
     """Load the tokenizer and add the tokens."""
-    tokenizer = load_tokenizer(settings.model)
+    tokenizer = load_tokenizer(settings.model, settings.template_options)
     if not tokenizer.chat_template:
         raise InputError(
             f"model {settings.model!r} has no chat template, so that no row can be put to it: "

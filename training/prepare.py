@@ -28,7 +28,15 @@ from delia_data.outputs import (
     is_finished,
     read_manifest,
 )
-from delia_data.tokens import DEFAULT_TOKEN, INITS, Init, add_token, marked_template
+from delia_data.tokens import (
+    DEFAULT_TOKEN,
+    INITS,
+    Init,
+    add_token,
+    marked_template,
+    with_defaults,
+)
+from delia_data.tokens import template_options as options_of
 from delia_data.training.loading import embedding_rms
 
 if TYPE_CHECKING:
@@ -57,6 +65,7 @@ def prepare(
     seed: int = 0,
     dtype: Dtype = "auto",
     generation_marks: bool = False,
+    template_options: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write a model folder in which the special token is one id with an initialized embedding.
 
@@ -72,6 +81,8 @@ def prepare(
         dtype: Type of the weights; `"auto"` is the type in the model's own files.
         generation_marks: Give the tokenizer a chat template that writes the same and marks the
             assistant's turns, as `assistant_only_loss` of TRL needs it.
+        template_options: Options of the chat template, such as `{"enable_thinking": False}`. They
+            become the defaults of the saved template, so that any program uses them.
 
     Returns:
         The manifest; its details have the tokens' ids.
@@ -92,10 +103,11 @@ def prepare(
         "seed": seed,
         "dtype": dtype,
         "generation_marks": generation_marks,
+        **({"template_options": dict(template_options)} if template_options else {}),
     }
     _check(tokens, init, description, dtype)
     with model_folder(folder) as root:
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_tokenizer(model, template_options)
         if not tokenizer.chat_template:
             raise InputError(
                 f"model {os.fspath(model)!r} has no chat template, so its rows cannot be encoded: "
@@ -134,7 +146,7 @@ def prepare(
         return save_model(root, loaded, tokenizer, manifest)
 
 
-def prepared_from(model: str | os.PathLike[str]) -> dict[str, str] | None:
+def prepared_from(model: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the identity of the model that a folder was prepared from; None for other models.
 
     With only the token added it is still the same model: pairs that one wrote are the other's own
@@ -145,7 +157,7 @@ def prepared_from(model: str | os.PathLike[str]) -> dict[str, str] | None:
     manifest = read_manifest(model)
     if manifest.kind != "model" or "token_ids" not in manifest.details:
         return None
-    origin: dict[str, str] = manifest.details["model"]
+    origin: dict[str, Any] = manifest.details["model"]
     return origin
 
 
@@ -175,6 +187,8 @@ def save_model(
 ) -> Manifest:
     """Write a model into the folder of `model_folder`, in place of an earlier one.
 
+    The tokenizer's template options become defaults of the saved chat template.
+
     Returns:
         The manifest with the hashes of the files.
     """
@@ -182,6 +196,8 @@ def save_model(
 
     part = root / _PART
     shutil.rmtree(part, ignore_errors=True)
+    template = tokenizer.chat_template
+    tokenizer.chat_template = with_defaults(template, options_of(tokenizer))
     try:
         with quiet():
             model.save_pretrained(part)
@@ -200,6 +216,7 @@ def save_model(
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OutputError(f"{root} cannot be written: {reason}; free some space") from error
     finally:
+        tokenizer.chat_template = template
         shutil.rmtree(part, ignore_errors=True)
     return finish(root, manifest)
 

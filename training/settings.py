@@ -75,6 +75,9 @@ class TrainSettings:
     token: Tokens = _setting(
         DEFAULT_TOKEN, "Special token; of a mixture of several tasks, the token of each."
     )
+    template_options: dict[str, Any] | None = _setting(
+        None, "Options of the model's chat template by name, such as enable_thinking: false."
+    )
     init: Init = _setting(
         "mean", "Initial embedding row of the token: mean of all rows, random, or description."
     )

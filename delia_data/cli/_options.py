@@ -10,16 +10,15 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
-import yaml
-
 from delia_data.cli._flags import option
+from delia_data.cli._output import messages
 from delia_data.engines import ENGINES, Engine, Sampling, load_engine
 from delia_data.errors import InputError
 from delia_data.models import DEFAULT_MODEL
 from delia_data.records import FORMATS, check_format
 from delia_data.sampling import Limits, PromptOptions
 from delia_data.tasks import READY_TASKS, SCORINGS, Task, read_task, ready_task
-from delia_data.tokens import DEFAULT_TOKEN
+from delia_data.tokens import DEFAULT_TOKEN, parse_assignments, thinking_note
 
 _READING: Final = "Reading the rows"
 _TASK: Final = "Describing the task"
@@ -28,6 +27,9 @@ _READY: Final = "Ready tasks"
 PROMPTS: Final = "Prompts and sampling"
 LIMITS: Final = "Limits"
 _PANELS: Final = {Sampling: PROMPTS, PromptOptions: PROMPTS, Limits: LIMITS}
+TEMPLATE_OPTION_HELP: Final = (
+    "Option of the model's chat template as NAME=VALUE, such as enable_thinking=false; repeatable."
+)
 _TEST_SHARE: Final = 0.2  # of a ready task whose data has no test rows
 
 
@@ -190,6 +192,7 @@ class EngineOptions:
     tpm: Annotated[
         int | None, option("Maximum number of tokens per minute (openai, litellm).", _ENGINE)
     ] = None
+    template_option: Annotated[list[str] | None, option(TEMPLATE_OPTION_HELP, _ENGINE)] = None
     engine_option: Annotated[
         list[str] | None,
         option(
@@ -201,8 +204,12 @@ class EngineOptions:
     ] = None
 
     def load(self, model: str) -> Engine:
-        """Load the engine with a model."""
-        return load_engine(self.engine, model=model, **self.values())
+        """Load the engine with a model, and print which template options it uses."""
+        loaded = load_engine(self.engine, model=model, **self.values())
+        tokenizer = getattr(loaded, "tokenizer", None)
+        if tokenizer is not None and (note := thinking_note(tokenizer)):
+            messages.print(f"{model}: {note}", markup=False, soft_wrap=True)
+        return loaded
 
     def values(self) -> dict[str, Any]:
         """Return the options of the engine that were given.
@@ -211,20 +218,12 @@ class EngineOptions:
             InputError: An option is not of the form `NAME=VALUE`, or its value is not YAML.
         """
         values = {**vars(self)}
-        more = [values.pop(name) for name in ("engine", "engine_option")][1] or []
+        more, template = (values.pop(name) or [] for name in ("engine_option", "template_option"))
+        del values["engine"]
         options = {name: value for name, value in values.items() if value is not None}
-        for text in more:
-            name, equals, value = text.partition("=")
-            if not equals or not name:
-                raise InputError(f"--engine-option {text!r} is not NAME=VALUE")
-            try:
-                options[name.replace("-", "_")] = yaml.safe_load(value)
-            except yaml.YAMLError:
-                raise InputError(
-                    f"--engine-option {name}: the value is neither YAML nor JSON; quote it as in "
-                    f"""-o {name}='{{"key": "value"}}'"""
-                ) from None
-        return options
+        if template:
+            options["template_options"] = parse_assignments(template, "--template-option")
+        return options | parse_assignments(more, "--engine-option")
 
 
 Model = Annotated[

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from delia_data.cli._flags import option
+from delia_data.tokens import parse_assignments
 from delia_data.training import TrainSettings, read_recipe, recipe_names
 
 Recipe = Annotated[
@@ -27,6 +28,8 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
     for field in fields(TrainSettings):
         kind = hints[field.name]
         flag, is_switch = f"--{field.name.replace('_', '-')}", bool in _types(kind)
+        by_name = dict in _types(kind)  # given one by one, as in --template-option NAME=VALUE
+        flag = flag.removesuffix("s") if by_name else flag
         declared = option(
             field.metadata["description"],
             _PANEL,
@@ -35,7 +38,7 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
             show_default=False,
         )
         # Values are typed as text: "none" clears a setting of any type.
-        typed: Any = bool if is_switch else str
+        typed: Any = bool if is_switch else list[str] if by_name else str
         flags.append(
             inspect.Parameter(
                 field.name,
@@ -63,6 +66,8 @@ def settings_from(recipe: str, given: Mapping[str, Any]) -> TrainSettings:
 
 
 def _value(typed: Any, hint: Any) -> Any:
+    if isinstance(typed, list):
+        return parse_assignments(typed, "--template-option")
     if not isinstance(typed, str):
         return typed
     if typed.casefold() == "none" and type(None) in _types(hint):
@@ -74,7 +79,7 @@ def _value(typed: Any, hint: Any) -> Any:
 
 def _types(hint: Any) -> set[Any]:
     """Return the plain types of a type hint, such as {int, NoneType} of `int | None`."""
-    if get_origin(hint) in (Literal, tuple) or not get_args(hint):
+    if get_origin(hint) in (Literal, tuple, dict) or not get_args(hint):
         return {get_origin(hint) or hint}
     return {inner for part in get_args(hint) for inner in _types(part)}
 
@@ -83,6 +88,8 @@ def _metavar(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "|".join(get_args(hint))
     types = _types(hint)
+    if dict in types:
+        return "NAME=VALUE"
     names = {tuple: "NAMES", int: "INTEGER", float: "NUMBER", str: "TEXT"}
     plain = next(name for each, name in names.items() if each in types)
     return f"{plain}|none" if type(None) in types else plain

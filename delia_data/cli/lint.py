@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from delia_data.cli._flags import option
+from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, console, say, show_json, show_reading
 from delia_data.errors import InputError, TokenError
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
@@ -19,6 +20,7 @@ from delia_data.tokens import (
     Loss,
     add_token_to_tokenizer,
     lint_rows,
+    parse_assignments,
 )
 from delia_data.training.data import TrainingRows, open_training_rows
 
@@ -35,6 +37,7 @@ def command(
     model: Annotated[
         str, option("Embedded model's name, folder (delia prepare's too) or Hub id.")
     ] = DEFAULT_MODEL,
+    template_option: Annotated[list[str] | None, option(TEMPLATE_OPTION_HELP)] = None,
     loss: Annotated[
         Loss,
         option(
@@ -59,7 +62,8 @@ def command(
     """Check tokenized rows: the token is whole, and only answers have a loss."""
     if truncate and max_length is None:
         raise InputError("--truncate cuts rows to --max-length tokens: give --max-length too")
-    tokenizer = load_tokenizer(model)
+    options = parse_assignments(template_option or (), "--template-option")
+    tokenizer = load_tokenizer(model, options)
     rows = open_training_rows(mixture)
     tokens = _tokens(rows, token)
     for each in tokens:

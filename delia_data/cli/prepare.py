@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from delia_data.cli._flags import option
+from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, say, show_json
-from delia_data.tokens import DEFAULT_TOKEN, INITS, Init
+from delia_data.tokens import DEFAULT_TOKEN, INITS, Init, parse_assignments
 from delia_data.training.prepare import DTYPES, Dtype, prepare
 
 
@@ -36,6 +37,10 @@ def command(
             names=["--generation-marks"],
         ),
     ] = False,
+    template_option: Annotated[
+        list[str] | None,
+        option(f"{TEMPLATE_OPTION_HELP} OUT's template has it as its default."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add the token to a model, and write a model folder for any training script."""
@@ -48,6 +53,7 @@ def command(
         seed=seed,
         dtype=dtype,
         generation_marks=generation_marks,
+        template_options=parse_assignments(template_option or (), "--template-option"),
     )
     if as_json:
         show_json(manifest)

@@ -19,9 +19,10 @@ from delia_data.cli._output import (
 )
 from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.outputs import Manifest
+from delia_data.tokens import thinking_note
 from delia_data.training import TrainSettings, train
 from delia_data.training.data import ProvenanceWarning, open_training_rows
-from delia_data.training.loading import is_main_process
+from delia_data.training.loading import is_main_process, load_prepared_tokenizer
 from delia_data.training.settings import as_recipe
 
 
@@ -53,6 +54,8 @@ def command(
         def show(resolved: TrainSettings) -> None:
             messages.print(as_recipe(resolved).rstrip(), markup=False, soft_wrap=True)
             show_reading(mixture, rows.source.report.details())
+            if note := thinking_note(load_prepared_tokenizer(resolved)):
+                messages.print(f"{resolved.model}: {note}", markup=False, soft_wrap=True)
 
         manifest = train(
             settings,

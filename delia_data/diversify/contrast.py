@@ -16,7 +16,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from itertools import islice
@@ -192,7 +192,7 @@ def make_contrast_rows(
         "seed": seed,
         "task": task.sha256,
         "wordings": hashlib.sha256(canonical_json(plains)).hexdigest(),
-        "sampling": asdict(sampling),
+        "sampling": sampling.as_dict(),
         "writer": engine.describe(),
     }
     answers = CompletionLog(folder)

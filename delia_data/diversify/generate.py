@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -344,7 +344,7 @@ def write_wordings(
     """
     if count < 1 or tries < 1:
         raise InputError(f"{count} wordings in {tries} tries: give at least 1 of each")
-    plan = {**generator.describe(), "sampling": asdict(sampling), "writer": engine.describe()}
+    plan = {**generator.describe(), "sampling": sampling.as_dict(), "writer": engine.describe()}
     run = _Run(engine, generator, checker, CompletionLog(folder), sampling, on_progress)
     run.wanted, run.tries = count + spare, tries
     with run.texts.writing(plan):

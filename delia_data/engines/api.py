@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 from delia_data.engines.base import Completion, Engine, Prices, Request, RequestStream, Sampling
 from delia_data.engines.replies import RequestFailure, environment_secrets, public_name
 from delia_data.errors import EngineError, InputError
+from delia_data.tokens import check_template_options
 
 T = TypeVar("T")
 
@@ -79,8 +80,10 @@ class ApiOptions:
         token_limit_field: Name of the request field that limits the tokens of an answer. Default:
             `max_completion_tokens` for OpenAI, `max_tokens` for all other servers.
         send_seed: Whether to send a seed with each request.
-        extra_body: Additional fields of the request body, such as
-            `{"chat_template_kwargs": {"enable_thinking": False}}`. The manifest records them.
+        template_options: Options for the served model's chat template, such as
+            `{"enable_thinking": False}`, sent as `chat_template_kwargs`.
+        extra_body: Additional fields of the request body, such as `{"top_k": 20}`. The manifest
+            records them.
         extra_headers: Additional HTTP headers. `${NAME}` in a value stands for an environment
             variable, so that a secret need not be on the command line. No file records them.
 
@@ -98,6 +101,7 @@ class ApiOptions:
     completion_price: float | None = None
     token_limit_field: str | None = None
     send_seed: bool = True
+    template_options: Mapping[str, Any] | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -128,6 +132,13 @@ class ApiOptions:
                 "as max_completion_tokens"
             )
         self._check_extra_body()
+        if self.template_options:
+            check_template_options(self.template_options)
+            if "chat_template_kwargs" in self.extra_body:
+                raise InputError(
+                    "template_options and extra_body both set chat_template_kwargs: leave it out "
+                    "of extra_body"
+                )
         object.__setattr__(self, "extra_headers", _expand_headers(self.extra_headers))
 
     @property
@@ -136,6 +147,13 @@ class ApiOptions:
         if self.prompt_price is None or self.completion_price is None:
             return None
         return Prices(self.prompt_price / 1e6, self.completion_price / 1e6)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """Additional fields of the request body, template options included."""
+        if not self.template_options:
+            return dict(self.extra_body)
+        return {**self.extra_body, "chat_template_kwargs": dict(self.template_options)}
 
     def _check_extra_body(self) -> None:
         try:
@@ -402,7 +420,10 @@ class ApiEngine(Engine):
 
     def describe(self) -> dict[str, Any]:
         """Name the engine and the model. Weights and chat template cannot be hashed."""
-        described = {"engine": self.name, "api": self.provider, "model": public_name(self.model)}
+        model = public_name(self.model)
+        if self.options.template_options:
+            model["template_options"] = dict(self.options.template_options)
+        described = {"engine": self.name, "api": self.provider, "model": model}
         if self.options.extra_body:
             described["extra_body"] = dict(self.options.extra_body)
         return described
@@ -518,7 +539,7 @@ class _Run:
         tokens = 0
         if self.limiter.counts_tokens:
             characters = sum(len(message.content) for message in request.messages)
-            tokens = characters // 4 + self.sampling.max_tokens
+            tokens = characters // 4 + self.sampling.total_tokens(thinks=False)
         self.pending += 1
         self.ready.append(_Job(request, tokens))
 

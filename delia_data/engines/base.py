@@ -12,9 +12,8 @@ carries the seed of its row (`ranking.row_seed`), so rows do not depend on the b
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from delia_data.errors import InputError
@@ -22,10 +21,7 @@ from delia_data.records import Message
 
 Finish = Literal["stop", "length", "error"]
 Role = Literal["assistant", "user"]
-
-# A tag in quotes or backticks is mentioned, not used.
-# The pattern begins with "<", which a search finds much faster than a lookbehind.
-_THINK_TAG: Final = re.compile(r"<(?<![`'\"]<)(/?)think>", re.IGNORECASE)
+_THINKING_TOKENS: Final = 2_048
 
 
 def setting(default: Any, description: str, **metadata: Any) -> Any:
@@ -72,15 +68,34 @@ class Sampling:
     top_p: float = setting(
         0.95, "Probability mass of the tokens to sample from, greater than 0 and at most 1."
     )
-    max_tokens: int = setting(512, "Maximum number of tokens in an answer.")
+    max_tokens: int = setting(512, "Maximum number of tokens in an answer, without thoughts.")
+    max_thinking_tokens: int | None = setting(
+        None,
+        "Maximum number of tokens in the thoughts before an answer. Default: 2,048 if the chat "
+        "template asks the model to think.",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise InputError(f"temperature {self.temperature} is out of range: give 0 or more")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p {self.top_p} is out of range: give more than 0, at most 1")
-        if self.max_tokens < 1:
-            raise InputError(f"max_tokens {self.max_tokens} is too small: give at least 1")
+        for name in ("max_tokens", "max_thinking_tokens"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise InputError(f"{name} {number} is too small: give at least 1")
+
+    def total_tokens(self, *, thinks: bool) -> int:
+        """Return the maximum number of tokens in thoughts and answer together.
+
+        Args:
+            thinks: Whether the model is known to think before it answers.
+        """
+        thoughts = self.max_thinking_tokens or (_THINKING_TOKENS if thinks else 0)
+        return self.max_tokens + thoughts
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the parameters that were set, as a manifest holds them."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +113,7 @@ class Completion:
         prompt_tokens: Number of tokens in the prompt; 0 if the engine does not report it.
         cost: Cost in dollars: 0.0 if nothing is charged, None if the price is unknown.
         reasoning: Whether the model reasoned before the answer. The reasoning is not in `text`.
+        thoughts: The reasoning, if the engine received it; empty otherwise.
         final: Whether a failed request would fail again, so that a retry is useless.
     """
 
@@ -110,6 +126,7 @@ class Completion:
     cost: float | None = 0.0
     reasoning: bool = False
     final: bool = False
+    thoughts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,34 +213,6 @@ class RequestStream:
                 break
             taken.append(request)
         return taken
-
-
-def strip_reasoning(text: str) -> tuple[str, bool]:
-    """Return an answer without its reasoning, and whether there was any.
-
-    `<think>...</think>` is removed, and so is everything before a closing tag without an opening
-    one, because chat templates may put the opening tag into the prompt. An answer that begins with
-    an opening tag and never closes it is reasoning only: the result is empty.
-
-    Args:
-        text: The answer as the model wrote it.
-    """
-    pieces: list[str] = []
-    position, opened = 0, None
-    for tag in _THINK_TAG.finditer(text):
-        closing = bool(tag[1])
-        if closing and opened is None:
-            pieces.clear()
-        elif not closing and opened is None:
-            pieces.append(text[position : tag.start()])
-            opened = tag.start()
-        if closing:
-            position, opened = tag.end(), None
-    if opened is None:
-        rest = text[position:]
-    else:
-        rest = text[opened:] if any(map(str.strip, pieces)) else ""
-    return "".join([*pieces, rest]), position > 0 or (opened is not None and not rest)
 
 
 def with_parts(

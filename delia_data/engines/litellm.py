@@ -75,20 +75,20 @@ class _Client:
         options = engine.options
         where = f"the server at {options.api_base}" if options.api_base else str(engine.provider)
         self.api = Api(where, engine.model, "the provider's key", engine.secrets)
-        self.max_tokens = sampling.max_tokens
+        self.sampling = sampling
         supported = self.litellm.get_supported_openai_params(engine.model) or []
         self.send_seed = options.send_seed and "seed" in supported
         wanted = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            options.token_limit_field or "max_tokens": sampling.max_tokens,
+            options.token_limit_field or "max_tokens": sampling.total_tokens(thinks=False),
         }
         # An API without the parameter temperature or top_p uses 1.
         self.fixed: dict[str, Any] = {
             name: value for name, value in wanted.items() if name in supported or value != 1
         }
-        if options.extra_body:
-            self.fixed["extra_body"] = dict(options.extra_body)
+        if options.body:
+            self.fixed["extra_body"] = options.body
         if options.extra_headers:
             self.fixed["extra_headers"] = dict(options.extra_headers)
         if options.api_base is not None:
@@ -119,7 +119,7 @@ class _Client:
                 self.litellm, error, self.api, self.engine.options.timeout_s
             ) from None
         value = answer.model_dump()
-        return to_completion(value, request, self.max_tokens, self.api, self.engine.prices)
+        return to_completion(value, request, self.sampling, self.api, self.engine.prices)
 
     async def close(self) -> None:
         """Stop litellm's logging, and close and forget the connections that it keeps."""

@@ -12,13 +12,20 @@ same tokens in every batch, after a preemption, and in every engine that samples
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from delia_data._optional import require
-from delia_data.engines.base import Completion, Finish, Request
+from delia_data.engines.base import Completion, Finish, Request, Sampling
 from delia_data.models import resolve_model
 from delia_data.ranking import rank
-from delia_data.tokens import render_ids, render_user_ids
+from delia_data.tokens import (
+    opened_reasoning,
+    render_ids,
+    render_user_ids,
+    split_reasoning,
+    thinks,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 # Nearly every nucleus fits into the first number of tokens, nearly every other into the second.
 # Only rows with a larger one are sorted completely.
 _TOP_K: Final = (64, 2048)
+_PROMPT_END: Final = 32  # tokens; the mark that begins thoughts is at the end of a prompt
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, request: Request) -> list[int]:
@@ -114,16 +122,74 @@ def _inverse_transform(
     return tokens.gather(1, index)
 
 
+def generation_limit(tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> Sampling:
+    """Return sampling parameters whose `max_tokens` has room for thoughts too."""
+    total = sampling.total_tokens(thinks=thinks(tokenizer))
+    return replace(sampling, max_tokens=total)
+
+
 def decode_completion(
     request: Request,
     tokenizer: PreTrainedTokenizerBase,
     ids: Sequence[int],
     finish: Finish,
-    prompt_tokens: int,
+    prompt: Sequence[int],
+    sampling: Sampling,
 ) -> Completion:
-    """Return the completion for generated ids, which include the end token."""
-    text = request.prefill + str(tokenizer.decode(list(ids), skip_special_tokens=True))
-    return Completion(request.id, text.strip(), len(ids), finish, None, prompt_tokens)
+    """Return the completion for generated ids, which include the end token.
+
+    Thoughts are separated from the answer, and do not count toward its `max_tokens`.
+
+    Args:
+        request: The request.
+        tokenizer: The tokenizer.
+        ids: The generated ids.
+        finish: How the generation ended.
+        prompt: Ids of the prompt.
+        sampling: The parameters as they were given, for the limit of the answer alone.
+    """
+
+    def decode(some: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(some), skip_special_tokens=True))
+
+    def complete(text: str, thoughts: str | None = None) -> Completion:
+        return Completion(
+            request.id,
+            text.strip(),
+            len(ids),
+            finish,
+            prompt_tokens=len(prompt),
+            reasoning=thoughts is not None,
+            thoughts=thoughts or "",
+        )
+
+    if request.role == "user":
+        return complete(request.prefill + decode(ids))
+    answer, thoughts = _parse(tokenizer, ids, prompt)
+    if thoughts is None:
+        return complete(decode(ids))
+    answer_ids, thought_ids = (
+        tokenizer.encode(text.strip(), add_special_tokens=False) for text in (answer, thoughts)
+    )
+    if len(answer_ids) > sampling.max_tokens:
+        answer_ids, finish = answer_ids[: sampling.max_tokens], "length"
+    return complete(decode(answer_ids), decode(thought_ids).strip())
+
+
+def _parse(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], prompt: Sequence[int]
+) -> tuple[str, str | None]:
+    """Return an answer and the thoughts before it, by the tokenizer's own rules if it has some."""
+    if getattr(tokenizer, "response_template", None) is not None:
+        try:
+            parsed = tokenizer.parse_response(list(ids), prefix=list(prompt))
+        except ValueError:  # a required part is missing, as in an answer that was cut off
+            parsed = {}
+        for name in ("thinking", "reasoning_content", "reasoning"):
+            if isinstance(thoughts := parsed.get(name), str):
+                return str(parsed.get("content") or ""), thoughts
+    opened = opened_reasoning(str(tokenizer.decode(list(prompt[-_PROMPT_END:]))))
+    return split_reasoning(opened + str(tokenizer.decode(list(ids))))
 
 
 def failed_completion(request: Request, error: str, prompt_tokens: int = 0) -> Completion:

@@ -74,15 +74,15 @@ class _Client:
             **({"Authorization": f"Bearer {key}"} if key else {}),
             **options.extra_headers,
         }
-        self.prices, self.options, self.max_tokens = engine.prices, options, sampling.max_tokens
+        self.prices, self.options, self.sampling = engine.prices, options, sampling
         # OpenAI's newer models reject the old name; other servers may not know the new one.
         usual = "max_completion_tokens" if engine.api_base == _OPENAI else "max_tokens"
         self.fixed = {
             "model": engine.model,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            options.token_limit_field or usual: sampling.max_tokens,
-            **options.extra_body,
+            options.token_limit_field or usual: sampling.total_tokens(thinks=False),
+            **options.body,
         }
         self.session: aiohttp.ClientSession
 
@@ -106,7 +106,7 @@ class _Client:
         status, headers, raw = await self._post(json.dumps(body).encode())
         if status != 200:
             raise read_failure(status, headers, raw, self.api)
-        return read_completion(raw, request, self.max_tokens, self.api, self.prices)
+        return read_completion(raw, request, self.sampling, self.api, self.prices)
 
     async def close(self) -> None:
         """Close all connections."""

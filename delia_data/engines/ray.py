@@ -23,6 +23,7 @@ from delia_data.engines.local import (
     decode_completion,
     encode_prompt,
     failed_completion,
+    generation_limit,
     load_end_token_ids,
     prompt_too_long,
 )
@@ -53,6 +54,7 @@ class RayOptions:
             own limit.
         kv_cache_gib: Memory for the KV cache of a replica on CPUs, in GiB.
         engine_kwargs: Other arguments of vLLM's engine.
+        template_options: Options for the model's chat template.
 
     Raises:
         InputError: A value is out of range.
@@ -69,6 +71,7 @@ class RayOptions:
     max_model_len: int | None = None
     kv_cache_gib: float = 4.0
     engine_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    template_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "gpu"):
@@ -111,7 +114,7 @@ class RayEngine:
         """
         require("ray.data", extra="ray")
         checked = RayOptions(**options)
-        return cls(model, load_tokenizer(model), checked)
+        return cls(model, load_tokenizer(model, checked.template_options), checked)
 
     def describe(self) -> dict[str, Any]:
         """Name the engine and identify the model. The first call hashes the weights."""
@@ -151,21 +154,24 @@ class RayEngine:
         blocks = -(-len(rows) // self.options.batch_size)
         dataset = require("ray.data", extra="ray").from_items(rows, override_num_blocks=blocks)
         end = int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
-        processor = _make_processor(self.name, self.options, sampling, end, blocks)
+        limited = generation_limit(self.tokenizer, sampling)
+        processor = _make_processor(self.name, self.options, limited, end, blocks)
         for row in processor(dataset).iter_rows():
             if (entry := pending.pop(int(row["number"]), None)) is not None:
-                yield self._complete(*entry, row)
+                yield self._complete(*entry, row, sampling)
         for request, ids in pending.values():
             yield failed_completion(request, "the cluster returned no answer", len(ids))
 
-    def _complete(self, request: Request, ids: list[int], row: Mapping[str, Any]) -> Completion:
+    def _complete(
+        self, request: Request, ids: list[int], row: Mapping[str, Any], sampling: Sampling
+    ) -> Completion:
         if error := row["__inference_error__"]:
             return failed_completion(request, f"vLLM failed: {error}", len(ids))
         answer = [int(token) for token in row["generated_tokens"]]
         finish: Literal["stop", "length"] = "length"
         if answer and answer[-1] in self._ends:
             finish = "stop"
-        return decode_completion(request, self.tokenizer, answer, finish, len(ids))
+        return decode_completion(request, self.tokenizer, answer, finish, ids, sampling)
 
 
 def _make_processor(

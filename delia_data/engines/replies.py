@@ -23,7 +23,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import PurePath
 from typing import Any, Final, Literal
 
-from delia_data.engines.base import Completion, Finish, Prices, Request, strip_reasoning
+from delia_data.engines.base import Completion, Finish, Prices, Request, Sampling
+from delia_data.tokens import split_reasoning
 
 CONTENT_FILTER: Final = "the API's content filter stopped the answer"
 
@@ -120,7 +121,7 @@ def public_name(model: str) -> dict[str, Any]:
 
 
 def read_completion(
-    raw: bytes, request: Request, max_tokens: int, api: Api, prices: Prices | None
+    raw: bytes, request: Request, sampling: Sampling, api: Api, prices: Prices | None
 ) -> Completion:
     """Read the body of an answer with status 200.
 
@@ -135,11 +136,11 @@ def read_completion(
             "invalid",
             f"{api.name} sent no JSON but {redact(text, api)}; check the address",
         ) from None
-    return to_completion(value, request, max_tokens, api, prices)
+    return to_completion(value, request, sampling, api, prices)
 
 
 def to_completion(
-    value: Any, request: Request, max_tokens: int, api: Api, prices: Prices | None
+    value: Any, request: Request, sampling: Sampling, api: Api, prices: Prices | None
 ) -> Completion:
     """Convert a parsed answer to a completion.
 
@@ -149,7 +150,7 @@ def to_completion(
     Args:
         value: The parsed JSON.
         request: The request.
-        max_tokens: Token limit of the request.
+        sampling: Sampling parameters of the request.
         api: The API, for error messages.
         prices: Prices; None if unknown.
 
@@ -161,10 +162,13 @@ def to_completion(
     if not isinstance(message, dict):
         raise RequestFailure("invalid", f"the answer of {api.name} has no message")
     text, has_reasoning, error = _content(message.get("content"))
-    text, stripped = strip_reasoning(_replace_surrogates(text))
-    text = text.strip()
+    text, in_text = split_reasoning(_replace_surrogates(text))
+    text, thoughts = text.strip(), in_text or ""
+    beside = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(beside, str):
+        thoughts = thoughts or _replace_surrogates(beside).strip()
     if not text:
-        has_reasoning |= any(message.get(key) for key in ("reasoning_content", "reasoning"))
+        has_reasoning |= bool(beside)
     usage = value.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt, tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
@@ -178,13 +182,26 @@ def to_completion(
     elif message.get("tool_calls") or message.get("function_call"):
         error = "the answer calls a tool"
     if error is None:
-        finish, error, final = _finish(choice.get("finish_reason"), tokens, max_tokens)
+        limit = sampling.total_tokens(thinks=False)
+        finish, error, final = _finish(choice.get("finish_reason"), tokens, limit)
+        details = usage.get("completion_tokens_details")
+        reasoned = _count(details.get("reasoning_tokens")) if isinstance(details, dict) else 0
+        if finish == "stop" and reasoned and tokens - reasoned > sampling.max_tokens:
+            finish = "length"
     if error is not None:
         return Completion(
             request.id, "", tokens, "error", redact(error, api), prompt, cost, final=final
         )
+    reasoning = has_reasoning or in_text is not None
     return Completion(
-        request.id, text, tokens, finish, None, prompt, cost, reasoning=has_reasoning or stripped
+        request.id,
+        text,
+        tokens,
+        finish,
+        prompt_tokens=prompt,
+        cost=cost,
+        reasoning=reasoning,
+        thoughts=thoughts,
     )
 
 

@@ -14,7 +14,7 @@ settings still use it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +34,7 @@ from delia_data.engines.local import (
     decode_completion,
     encode_prompt,
     end_token_ids,
+    generation_limit,
     sample_tokens,
     uniform_number,
 )
@@ -343,10 +344,17 @@ class TransformersEngine:
         self._identity: dict[str, str] | None = None
 
     @classmethod
-    def load(cls, model: str, *, device: str = "cpu", batch_size: int = 32) -> TransformersEngine:
+    def load(
+        cls,
+        model: str,
+        *,
+        device: str = "cpu",
+        batch_size: int = 32,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> TransformersEngine:
         """Load a model by its name, folder, or Hub id, and wrap it."""
-        loaded = load_model(model, device=device)
-        return cls(loaded, load_tokenizer(model), batch_size=batch_size)
+        tokenizer = load_tokenizer(model, template_options)
+        return cls(load_model(model, device=device), tokenizer, batch_size=batch_size)
 
     def describe(self) -> dict[str, Any]:
         """Name the engine and identify the model. The first call hashes the weights."""
@@ -359,12 +367,16 @@ class TransformersEngine:
     ) -> Iterator[Completion]:
         """Answer every request once, each as soon as it is finished if the model allows it."""
         stream = RequestStream(requests)
+        limited = generation_limit(self.tokenizer, sampling)
         if is_supported(self.model):
-            yield from self._generate_continuously(stream, sampling)
-            return
-        while not stream.ended:
-            for batch in batches(self._take_window(stream), self.batch_size):
-                yield from self._generate_batch(batch, sampling)
+            finished = self._generate_continuously(stream, limited)
+        else:
+            finished = self._generate_in_batches(stream, limited)
+        for row in finished:
+            assert row.finish is not None
+            yield decode_completion(
+                row.request, self.tokenizer, row.answer, row.finish, row.prompt, sampling
+            )
 
     def close(self) -> None:
         """Do nothing: memory is freed with the object."""
@@ -375,9 +387,7 @@ class TransformersEngine:
         rows = [Row(request, encode_prompt(self.tokenizer, request)) for request in taken]
         return sorted(rows, key=lambda row: len(row.prompt))
 
-    def _generate_continuously(
-        self, stream: RequestStream, sampling: Sampling
-    ) -> Iterator[Completion]:
+    def _generate_continuously(self, stream: RequestStream, sampling: Sampling) -> Iterator[Row]:
         """Generate with a batch whose rows come and go."""
         ends = end_token_ids(self.tokenizer, self.model.generation_config)
         batch = Batch(self.model, sampling, ends=ends, pad=self.tokenizer.pad_token_id)
@@ -395,12 +405,16 @@ class TransformersEngine:
                 elif stream.ended:
                     return
             self.on_part(batch.tokens / sampling.max_tokens)
-            for row in finished:
-                yield self._complete(row)
+            yield from finished
+
+    def _generate_in_batches(self, stream: RequestStream, sampling: Sampling) -> Iterator[Row]:
+        while not stream.ended:
+            for batch in batches(self._take_window(stream), self.batch_size):
+                yield from self._generate_batch(batch, sampling)
 
     def _generate_batch(
         self, batch: Sequence[Row], sampling: Sampling, **options: Any
-    ) -> list[Completion]:
+    ) -> Sequence[Row]:
         """Generate with the model's own `generate`, which applies all its settings."""
         torch = require("torch", extra="local")
         ends = end_token_ids(self.tokenizer, self.model.generation_config)
@@ -425,15 +439,10 @@ class TransformersEngine:
             end = next((i for i, token in enumerate(answer) if token in ends), None)
             row.answer = answer if end is None else answer[: end + 1]
             row.finish = "length" if end is None else "stop"
-        return [self._complete(row) for row in batch]
+        return batch
 
     def _pad(self, prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         return pad_left(prompts, self.tokenizer.pad_token_id, self.model.device)
-
-    def _complete(self, row: Row) -> Completion:
-        assert row.finish is not None
-        prompt = len(row.prompt)
-        return decode_completion(row.request, self.tokenizer, row.answer, row.finish, prompt)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:

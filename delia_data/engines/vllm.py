@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing.connection import wait
@@ -25,6 +25,7 @@ from delia_data.engines.local import (
     decode_completion,
     encode_prompt,
     failed_completion,
+    generation_limit,
     prompt_too_long,
     sample_tokens,
     uniform_number,
@@ -94,6 +95,7 @@ class VllmEngine:
         tensor_parallel_size: int = 1,
         enforce_eager: bool | None = None,
         ahead: float = 2,
+        template_options: Mapping[str, Any] | None = None,
     ) -> VllmEngine:
         """Load a model into vLLM, and wrap it.
 
@@ -110,12 +112,13 @@ class VllmEngine:
             tensor_parallel_size: Number of GPUs that share the model.
             enforce_eager: Whether to skip compiling the model. Default: only on a CPU.
             ahead: Maximum number of requests to hold, in multiples of `max_num_seqs`.
+            template_options: Options for the model's chat template.
 
         Raises:
             InputError: The model does not exist, or vLLM cannot run it with these settings.
             MissingExtraError: vLLM is not installed.
         """
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_tokenizer(model, template_options)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         with _translate_errors(f"vLLM cannot load model {model!r}"), warnings.catch_warnings():
@@ -164,15 +167,16 @@ class VllmEngine:
             raise EngineError(self._dead)
         stream = RequestStream(requests)
         running: dict[str, Request] = {}
+        limited = generation_limit(self.tokenizer, sampling)
         try:
             while True:
                 for request in stream.take(self.capacity - len(running)):
-                    if rejected := self._add(request, sampling, running):
+                    if rejected := self._add(request, limited, running):
                         yield rejected
                 if running:
                     for output in self._step():
                         if (answered := running.pop(output.request_id, None)) is not None:
-                            yield self._complete(answered, output)
+                            yield self._complete(answered, output, sampling)
                 elif stream.ended:
                     return
         except EngineError as error:
@@ -224,12 +228,14 @@ class VllmEngine:
             if finished := [output for output in outputs if output.finished]:
                 return finished
 
-    def _complete(self, request: Request, output: RequestOutput) -> Completion:
-        answer, prompt = output.outputs[0], len(output.prompt_token_ids or ())
+    def _complete(self, request: Request, output: RequestOutput, sampling: Sampling) -> Completion:
+        answer, prompt = output.outputs[0], output.prompt_token_ids or ()
         reason = answer.finish_reason
         if reason not in ("stop", "length"):
-            return failed_completion(request, f"vLLM stopped the answer: {reason}", prompt)
-        return decode_completion(request, self.tokenizer, answer.token_ids, reason, prompt)
+            return failed_completion(request, f"vLLM stopped the answer: {reason}", len(prompt))
+        return decode_completion(
+            request, self.tokenizer, answer.token_ids, reason, prompt, sampling
+        )
 
 
 def sampling_arguments(sampling: Sampling, seed: int, end: int, *, on_cpu: bool) -> dict[str, Any]:

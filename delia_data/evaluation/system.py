@@ -20,7 +20,13 @@ from delia_data.evaluation.generation import ANSWERS, ASKING
 from delia_data.models import load_model, load_tokenizer, widen
 from delia_data.outputs import MANIFEST, is_finished, read_manifest
 from delia_data.records import Message
-from delia_data.tokens import INITS, add_token, render_ids
+from delia_data.tokens import (
+    INITS,
+    add_token,
+    render_ids,
+    set_template_options,
+    thinking_note,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -208,7 +214,7 @@ def open_system(
             )
         counter = None
         if tokenizer is not None or engine not in (*_SERVERS, "mock"):
-            counter = load_tokenizer(tokenizer or model)
+            counter = load_tokenizer(tokenizer or model, options.get("template_options"))
         return System(
             load_engine(engine, model=model, **options),
             reference or (load_engine(engine, model=untrained, **options) if untrained else None),
@@ -217,6 +223,7 @@ def open_system(
         )
     given = dict(options)
     device, batch_size = given.pop("device", "cpu"), given.pop("batch_size", _BATCH_SIZE)
+    template = given.pop("template_options", None)
     if given:
         raise InputError(f"engine 'transformers' has no option {', '.join(sorted(given))}")
     if trained:
@@ -227,21 +234,26 @@ def open_system(
                 f"{model} is an adapter, and its model with the adapter off is the untrained one: "
                 "omit --untrained"
             )
-        return open_adapter_system(model, token=token, device=device, batch_size=batch_size)
-    loaded, own = load_model(model, device=device), load_tokenizer(model)
+        return open_adapter_system(
+            model, token=token, device=device, batch_size=batch_size, template_options=template
+        )
+    loaded, own = load_model(model, device=device), load_tokenizer(model, template)
     notes = _notes_on(own, token)
     if add is not None:
-        if not notes:
+        if _pieces(own, token) == 1:
             raise TokenError(f"{model} already has {token}: omit --add-token")
         init: Any = add
         add_token(loaded, own, token, init=init, seed=seed)
-        notes = [f"{token} was added to the model with embedding {add}, and not trained"]
+        added = f"{token} was added to the model with embedding {add}, and not trained"
+        notes = [added, *_notes_on(own, token)]
     other = None
     if untrained is not None:
         if _is_adapter(Path(untrained)):
             raise InputError(f"{untrained} is an adapter: give its model as --untrained")
         other = TransformersEngine(
-            load_model(untrained, device=device), load_tokenizer(untrained), batch_size=batch_size
+            load_model(untrained, device=device),
+            load_tokenizer(untrained, template),
+            batch_size=batch_size,
         )
     mine = TransformersEngine(loaded, own, batch_size=batch_size)
     return System(mine, reference or other, own, notes=notes)
@@ -253,6 +265,7 @@ def open_adapter_system(
     token: str,
     device: str = "cpu",
     batch_size: int = _BATCH_SIZE,
+    template_options: Mapping[str, Any] | None = None,
 ) -> System:
     """Open a trained adapter, and its model with the training switched off as the untrained one.
 
@@ -261,6 +274,7 @@ def open_adapter_system(
         token: The task's token.
         device: Device of the model.
         batch_size: Number of answers to generate at a time.
+        template_options: Options for the chat template besides those of the training.
 
     Raises:
         TokenError: The adapter was trained for another token.
@@ -275,9 +289,10 @@ def open_adapter_system(
             "give the task that it was trained on"
         )
     model, tokenizer = load_adapter(folder, device=device)
+    set_template_options(tokenizer, template_options)
     off = SwitchedOffEngine.of(folder, model, tokenizer, batch_size=batch_size)
     engine = TransformersEngine(model, tokenizer, batch_size=batch_size)
-    return System(engine, off, tokenizer, tokens)
+    return System(engine, off, tokenizer, tokens, _notes_on(tokenizer, token))
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -294,7 +309,10 @@ def _notes_of(engine: str, tokenizer: Any, token: str) -> list[str]:
 
 
 def _notes_on(tokenizer: PreTrainedTokenizerBase, token: str) -> list[str]:
-    pieces = len(tokenizer.encode(token, add_special_tokens=False))
-    if pieces == 1:
-        return []
-    return [f"{token} is not a token of this model, which reads it as {pieces} tokens"]
+    pieces, thinking = _pieces(tokenizer, token), thinking_note(tokenizer)
+    unknown = f"{token} is not a token of this model, which reads it as {pieces} tokens"
+    return [*([unknown] if pieces != 1 else []), *([thinking] if thinking else [])]
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    return len(tokenizer.encode(token, add_special_tokens=False))

@@ -280,7 +280,8 @@ def _load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the trained model, the untrained one with the token added, or the plain one."""
     if training is None:
-        return load_model(settings.model, device=device), load_tokenizer(settings.model)
+        tokenizer = load_tokenizer(settings.model, settings.template_options)
+        return load_model(settings.model, device=device), tokenizer
     if training.rows:
         return load_adapter(adapter, device=device)
     resolved = resolve(training.settings, rows=0)

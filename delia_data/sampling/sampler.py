@@ -251,7 +251,7 @@ def sample(
     )
     plan = {
         **engine.describe(),
-        "sampling": asdict(sampling),
+        "sampling": sampling.as_dict(),
         "asking": asdict(prompts),
         "filters": [_describe(check) for check in filters],
         "queries": source.describe(),

@@ -20,9 +20,20 @@ from delia_data.tokens.encoding import (
     encode,
     render_ids,
     render_user_ids,
+    thinking_note,
+    thinks,
 )
 from delia_data.tokens.lint import Linter, LintProblem, LintReport, lint, lint_rows
 from delia_data.tokens.marks import has_generation_marks, marked_template
+from delia_data.tokens.template import (
+    check_template_options,
+    opened_reasoning,
+    parse_assignments,
+    set_template_options,
+    split_reasoning,
+    template_options,
+    with_defaults,
+)
 
 __all__ = [
     "DEFAULT_TOKEN",
@@ -36,11 +47,20 @@ __all__ = [
     "Loss",
     "add_token",
     "add_token_to_tokenizer",
+    "check_template_options",
     "encode",
     "has_generation_marks",
     "lint",
     "lint_rows",
     "marked_template",
+    "opened_reasoning",
+    "parse_assignments",
     "render_ids",
     "render_user_ids",
+    "set_template_options",
+    "split_reasoning",
+    "template_options",
+    "thinking_note",
+    "thinks",
+    "with_defaults",
 ]

@@ -9,25 +9,36 @@ can leave prompts out knows one of them:
 
     ids     <|user|> why <|end|> <|assistant|> because <|end|>
     mask       0      0     0         0           1      1
+
+A chat template may write more before an answer than the prompt has, such as an empty block of
+thoughts or the mark of a channel. It is the same before every answer, and is not labeled.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from delia_data.errors import InputError
 from delia_data.records import Record
 from delia_data.tokens.marks import marked_template
+from delia_data.tokens.template import (
+    opened_reasoning,
+    template_options,
+    template_variables,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Loss = Literal["prompt-completion", "generation-marks"]
 LOSSES: Final[tuple[Loss, ...]] = get_args(Loss)
+_THINKING_SWITCHES: Final = frozenset({"enable_thinking", "thinking"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +95,20 @@ def render_ids(
     return [int(i) for i in encoded["input_ids"]]
 
 
-def render_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+def render_text(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], **options: Any
+) -> str:
     """Put turns through the model's chat template and return the text.
+
+    Args:
+        tokenizer: The tokenizer.
+        messages: The turns, each with a `role` and a `content`.
+        options: Template options in place of the tokenizer's, and `add_generation_prompt`.
 
     Raises:
         InputError: The tokenizer has no chat template, or the template refuses the turns.
     """
-    return str(_apply_template(tokenizer, messages, tokenize=False))
+    return str(_apply_template(tokenizer, messages, tokenize=False, **options))
 
 
 def render_user_ids(
@@ -164,12 +182,119 @@ def encode(
         )
         mask = [bool(labeled) for labeled in encoded["assistant_masks"]]
         row = EncodedRow([int(i) for i in encoded["input_ids"]], mask, prompt_ids)
+    frame = answer_frame(tokenizer)
+    for begin, _ in row.spans:
+        width = len(frame.opening)
+        if width and tuple(row.ids[begin : begin + width]) == frame.opening:
+            row.mask[begin : begin + width] = [False] * width
     if check_prompt and row.ids[: len(prompt_ids)] != prompt_ids:
         raise InputError(
             f"{_name(tokenizer)}: the chat template writes the prompt differently when an answer "
-            "follows, so the answer's tokens cannot be found: use another template"
+            f"follows, so the answer's tokens cannot be found: {prompt_advice(tokenizer)}"
         )
     return row
+
+
+def prompt_advice(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return advice for a chat template that writes the prompt differently before an answer."""
+    asked = [{"role": "user", "content": "Question?"}]
+    answered = [*asked, {"role": "assistant", "content": "Yes"}]
+
+    def ids(turns: list[dict[str, str]], **options: Any) -> list[int]:
+        return list(_apply_template(tokenizer, turns, return_dict=True, **options)["input_ids"])
+
+    for name in _THINKING_SWITCHES.intersection(template_variables(tokenizer)):
+        prompt = ids(asked, add_generation_prompt=True, **{name: False})
+        changes = prompt != ids(asked, add_generation_prompt=True)
+        if changes and ids(answered, **{name: False})[: len(prompt)] == prompt:
+            return f"switch its thoughts off with --template-option {name}=false"
+    prompt_text = render_text(tokenizer, asked, add_generation_prompt=True)
+    if mark := opened_reasoning(prompt_text):
+        return (
+            f"the prompt begins thoughts, and no option prevents it: take {mark} and the line "
+            "break after it out of tokenizer.chat_template, and save the tokenizer"
+        )
+    return "use another template, or leave out answers that begin with blanks"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFrame:
+    """How a chat template writes turns and surrounds answers.
+
+    Attributes:
+        opening: Ids before every answer that the prompt alone does not have.
+        in_parts: Whether the template reads the content of a turn as a list of parts.
+    """
+
+    opening: tuple[int, ...] = ()
+    in_parts: bool = False
+
+
+def answer_frame(tokenizer: PreTrainedTokenizerBase) -> AnswerFrame:
+    """Return how a tokenizer's chat template surrounds answers, found by writing some."""
+    options = json.dumps(template_options(tokenizer), sort_keys=True)
+    return _answer_frame(tokenizer, str(tokenizer.chat_template), options)
+
+
+@lru_cache(maxsize=8)
+def _answer_frame(tokenizer: PreTrainedTokenizerBase, _template: str, _options: str) -> AnswerFrame:
+    """Find the frame; the arguments after the first one only tell earlier results apart."""
+    question = {"role": "user", "content": "Question?"}
+    in_parts = False
+    for in_parts in (False, True):
+        try:
+            text = _render(tokenizer, [question], in_parts, tokenize=False)
+        except Exception:  # a template may fail in any way on content that it does not read
+            text = ""
+        if "Question?" in text:
+            break
+    else:
+        return AnswerFrame()
+
+    def ids(*answers: str, generate: bool = False) -> list[int]:
+        turns = [question, *({"role": "assistant", "content": answer} for answer in answers)]
+        options = {"add_generation_prompt": generate, "return_dict": True}
+        return list(_render(tokenizer, turns, in_parts, **options)["input_ids"])
+
+    try:
+        unasked, prompt, first, second = ids(), ids(generate=True), ids("Yes"), ids("No")
+    except Exception:  # encoding a row says what is wrong
+        return AnswerFrame(in_parts=in_parts)
+    shared = EncodedRow(first, [], second).shared
+    opening = first[len(prompt) : shared]
+    # Blanks belong to the answer, and so does a turn's beginning that no prompt ends with.
+    is_prompt = prompt != unasked and first[: len(prompt)] == prompt
+    if not is_prompt or not tokenizer.decode(opening).strip():
+        opening = []
+    return AnswerFrame(tuple(opening), in_parts)
+
+
+def thinks(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the chat template, with its options, asks the model to think."""
+    if not tokenizer.chat_template:
+        return False
+    question = [{"role": "user", "content": "Question?"}]
+    asked = render_text(tokenizer, question, add_generation_prompt=True)
+    for name in _THINKING_SWITCHES.intersection(template_variables(tokenizer)):
+        on, off = (
+            render_text(tokenizer, question, add_generation_prompt=True, **{name: value})
+            for value in (True, False)
+        )
+        if on != off:
+            return asked == on
+    return bool(opened_reasoning(asked) or "reasoning_effort" in template_variables(tokenizer))
+
+
+def thinking_note(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return which template options are used, and whether the model thinks; None if neither."""
+    options = template_options(tokenizer)
+    used = ", ".join(f"{name}={json.dumps(value)}" for name, value in options.items())
+    parts = [f"template options {used}"] if used else []
+    if thinks(tokenizer):
+        parts.append("the chat template asks the model to think before it answers")
+        for name in _THINKING_SWITCHES.intersection(template_variables(tokenizer)):
+            parts[-1] += f" (--template-option {name}=false switches that off)"
+    return "; ".join(parts) or None
 
 
 def _apply_template(
@@ -186,7 +311,19 @@ def _apply_template(
             "tokenizer.chat_template"
         )
     with _template_errors(tokenizer, messages):
-        return tokenizer.apply_chat_template(list(messages), **options)
+        return _render(tokenizer, messages, answer_frame(tokenizer).in_parts, **options)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[dict[str, str]],
+    in_parts: bool,
+    **options: Any,
+) -> Any:
+    turns: list[dict[str, Any]] = [*messages]
+    if in_parts:
+        turns = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    return tokenizer.apply_chat_template(turns, **{**template_options(tokenizer), **options})
 
 
 @contextmanager

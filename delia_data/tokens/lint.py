@@ -25,13 +25,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from delia_data.errors import InputError
 from delia_data.records import Record
 from delia_data.tokens.adding import DEFAULT_TOKEN
-from delia_data.tokens.encoding import EncodedRow, Loss, encode, render_text
+from delia_data.tokens.encoding import EncodedRow, Loss, encode, prompt_advice, render_text
 from delia_data.tokens.marks import marked_template
 
 if TYPE_CHECKING:
@@ -323,8 +324,12 @@ class Linter:
                 "prompt-differs",
                 f"the model is asked with {asked[:_EXCERPT]!r}, and trained on "
                 f"{trained[:_EXCERPT]!r}: tokens merge where the answer begins, or the chat "
-                "template writes the prompt differently when an answer follows",
+                f"template writes the prompt differently when an answer follows: {self._advice}",
             )
+
+    @cached_property
+    def _advice(self) -> str:
+        return prompt_advice(self._tokenizer)
 
     def _special_in(self, content: str) -> str | None:
         """Return the first text in a turn that the tokenizer reads as a control token."""
@@ -359,7 +364,13 @@ class Linter:
                     f"instead of {answer.strip()[:_EXCERPT]!r}",
                 )
             elif end_of_turn is None:
-                yield "end-not-labelled", "the answer's end-of-turn token is not labeled"
+                yield (
+                    "end-not-labelled",
+                    "the answer's end-of-turn token is not labeled. If the chat template writes "
+                    "none, append {% if messages[-1].role == 'assistant' %}END{% endif %} to "
+                    "tokenizer.chat_template and save the tokenizer, with the token that ends the "
+                    "model's answers (eos_token_id in generation_config.json) for END",
+                )
 
     def _end_of_turn(self, span: Sequence[int]) -> int | None:
         """Return the index of the end-of-turn token: the first special id, else the first added."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.errors import InputError
+from delia_data.tokens.template import template_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,6 +102,7 @@ def _writing(
                 tools=tools,
                 tokenize=False,
                 add_generation_prompt=roles[-1] != "assistant",
+                **template_options(tokenizer),
             )
         )
     except (TemplateError, TypeError):

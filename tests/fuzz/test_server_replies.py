@@ -9,8 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from delia_data.engines import Completion, Prices, Request
-from delia_data.engines.base import strip_reasoning
+from delia_data.engines import Completion, Prices, Request, Sampling
 from delia_data.engines.replies import (
     Api,
     RequestFailure,
@@ -19,11 +18,13 @@ from delia_data.engines.replies import (
     read_retry_after,
 )
 from delia_data.records import Message
+from delia_data.tokens import split_reasoning
 
 SECRET = "sk-fuzz-0123456789"
 API = Api("the server", "stand-in", "OPENAI_API_KEY", (SECRET,))
 REQUEST = Request("id", (Message("user", "Hello?"),), 0)
 MAX_TOKENS = 8
+SAMPLING = Sampling(max_tokens=MAX_TOKENS)
 
 WORDS = """<think> </think> stop length max_tokens tool_calls error 402 429 insufficient_quota
 invalid_request_error text thinking refusal image_url <html> <title>"""
@@ -83,7 +84,7 @@ def check_line(text: str) -> None:
 @example(b"9" * 10_000)
 def test_any_body_is_a_completion_or_a_failure(raw: bytes) -> None:
     try:
-        completion = read_completion(raw, REQUEST, MAX_TOKENS, API, Prices(1.0, 2.0))
+        completion = read_completion(raw, REQUEST, SAMPLING, API, Prices(1.0, 2.0))
     except RequestFailure as failure:
         check_line(failure.reason)
         return
@@ -129,7 +130,7 @@ def test_any_retry_after_is_read(text: str) -> None:
 
 @given(st.lists(texts, max_size=12).map(" ".join))
 def test_reasoning_is_removed_from_any_text(text: str) -> None:
-    answer, had_reasoning = strip_reasoning(text)
-    assert had_reasoning or answer == text
+    answer, thoughts = split_reasoning(text)
+    assert thoughts is not None or answer == text
     assert len(answer) <= len(text)
-    assert strip_reasoning(strip_reasoning(answer)[0])[0] == strip_reasoning(answer)[0]
+    assert split_reasoning(split_reasoning(answer)[0])[0] == split_reasoning(answer)[0]

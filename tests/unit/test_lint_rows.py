@@ -96,9 +96,6 @@ def test_a_template_with_a_fault(
     [
         # the end of the turn outside of the marks
         ("{% generation %}{{ m.content }}{% endgeneration %}{{ '<|end|>' }}", "end-not-labelled"),
-        # the head of the turn inside of them
-        ("{% generation %}{{ '<|user|>' + m.content + '<|end|>' }}{% endgeneration %}",
-         "answer-differs"),
         # an answer in two pieces
         ("{% generation %}{{ m.content[:2] }}{% endgeneration %}{{ m.content[2:4] }}"
          "{% generation %}{{ m.content[4:] + '<|end|>' }}{% endgeneration %}", "answer-differs"),

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from delia_data.engines import Completion, Prices, Request
-from delia_data.engines.base import strip_reasoning
+from delia_data.engines import Completion, Prices, Request, Sampling
 from delia_data.engines.replies import (
     Api,
     RequestFailure,
@@ -20,6 +19,7 @@ from delia_data.engines.replies import (
     read_retry_after,
 )
 from delia_data.records import Message
+from delia_data.tokens import split_reasoning
 
 KEY = "sk-test-0123456789abcdef"
 REQUEST = Request("a", (Message("user", "Hello?"),), 0)
@@ -29,7 +29,7 @@ USAGE = {"prompt_tokens": 10, "completion_tokens": 4}
 
 def read(value: Any, prices: Prices | None = None, max_tokens: int = 8) -> Completion:
     raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return read_completion(raw, REQUEST, max_tokens, API, prices)
+    return read_completion(raw, REQUEST, Sampling(max_tokens=max_tokens), API, prices)
 
 
 def answer(content: Any = "yes", finish: Any = "stop", usage: Any = USAGE, **message: Any) -> Any:
@@ -118,14 +118,15 @@ def test_missing_finish_reason_needs_usage(reason: str | None) -> None:
     ],
 )
 def test_reasoning_is_removed(text: str, rest: str, reasoned: bool) -> None:
-    assert strip_reasoning(text) == (rest, reasoned)
+    left, thoughts = split_reasoning(text)
+    assert (left, thoughts is not None) == (rest, reasoned)
     completion = read(answer(text))
     assert (completion.text, completion.reasoning) == (rest.strip(), reasoned)
 
 
 def test_many_tags_take_linear_time() -> None:
-    assert strip_reasoning("<think>" * 200_000)[0] == ""
-    assert strip_reasoning("</think>" * 200_000)[0] == ""
+    assert split_reasoning("<think>" * 200_000)[0] == ""
+    assert split_reasoning("</think>" * 200_000)[0] == ""
 
 
 def test_reasoning_content_is_ignored_unless_nothing_follows() -> None:
