@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -114,6 +115,13 @@ def command(
     keep_rejected: Annotated[
         bool, option("Write the texts of rejected pairs too.", _FILTERS)
     ] = False,
+    keep_reasoning: Annotated[
+        bool,
+        typer.Option(
+            help="Write the thoughts before each answer into the column reasoning.",
+            rich_help_panel=PROMPTS,
+        ),
+    ] = False,
     stop_when_saturated: Annotated[
         bool, option("Stop when new pairs add nothing new.", LIMITS)
     ] = False,
@@ -190,6 +198,7 @@ def command(
                 limits=limits,
                 saturation=saturation,
                 keep_rejected=keep_rejected,
+                keep_reasoning=keep_reasoning,
                 begin_from=begin_from,
                 extend=extend or begin_from is not None,
                 on_progress=show,
@@ -214,6 +223,10 @@ def _options_of(plan: dict[str, Any]) -> dict[str, Any]:
         **plan["sampling"],
         **plan["asking"],
         "model": plan["model"]["name"],
+        "template_option": [
+            f"{name}={json.dumps(value)}"
+            for name, value in plan["model"].get("template_options", {}).items()
+        ],
         "engine": plan["engine"],
         "seed": plan["seed"],
         "token": plan["token"],

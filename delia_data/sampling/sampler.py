@@ -36,7 +36,7 @@ from delia_data.sampling.queries import FileQueries, GrowableQueries, Queries, Q
 from delia_data.sampling.schedule import PromptOptions, RequestScheduler
 from delia_data.sampling.similarity import distinct
 from delia_data.sampling.store import Counts, PairStore, SampledRow
-from delia_data.tokens import DEFAULT_TOKEN
+from delia_data.tokens import DEFAULT_TOKEN, thinks
 
 if TYPE_CHECKING:
     from delia_data.sampling.embeddings import Saturation
@@ -200,6 +200,7 @@ def sample(
     limits: Limits | None = None,
     saturation: Saturation | None = None,
     keep_rejected: bool = False,
+    keep_reasoning: bool = False,
     begin_from: str | os.PathLike[str] | None = None,
     extend: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -225,6 +226,8 @@ def sample(
         limits: Limits of spending and failures.
         saturation: If given, ends the run when new pairs add nothing new.
         keep_rejected: Write the texts of rejected pairs too, not only the reasons.
+        keep_reasoning: Write what the model thought before each answer into the column
+            `reasoning`.
         begin_from: Finished cache whose pairs a new cache starts with; `"bundled"` is the one that
             comes with the package. The settings must be the same (`read_plan`).
         extend: Continue with other queries than those the cache was started with.
@@ -259,8 +262,10 @@ def sample(
         "token": token,
     }
     budget = Budget(limits, engine.prices)
+    tokenizer = getattr(engine, "tokenizer", None)
+    max_tokens = sampling.total_tokens(thinks=tokenizer is not None and thinks(tokenizer))
     with PairStore.open(folder, plan, begin_from=begin_from, extend=extend) as store:
-        counts = store.counts
+        counts, store.keep_reasoning = store.counts, keep_reasoning
         if store.finished and counts.kept >= target:
             return read_manifest(folder)
         if limits.dollars is not None and counts.cost is None:
@@ -284,7 +289,7 @@ def sample(
                 store,
                 target=target,
                 seed=seed,
-                max_tokens=sampling.max_tokens,
+                max_tokens=max_tokens,
                 budget=budget,
                 limits=limits,
             )
@@ -295,6 +300,7 @@ def sample(
                 if request is None:
                     continue
                 row = request.row(completion, checks)
+                row.thoughts = row.thoughts if keep_reasoning else None
                 store.append(row)
                 meter.add(row)
                 failure = row.error or failure

@@ -123,6 +123,7 @@ class PendingRequest:
             completion.error,
             completion.reasoning,
             self.query.system,
+            completion.thoughts or None,
         )
 
 

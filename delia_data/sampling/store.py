@@ -96,6 +96,7 @@ class SampledRow:
         error: Error message, if the request failed.
         reasoning: Whether reasoning was removed from the answer.
         system: System prompt of the query itself, if any; the run's is in the plan.
+        thoughts: The reasoning, if the run keeps it; None otherwise.
     """
 
     number: int
@@ -109,6 +110,7 @@ class SampledRow:
     error: str | None = None
     reasoning: bool = False
     system: str | None = None
+    thoughts: str | None = None
 
 
 @dataclass
@@ -170,11 +172,13 @@ class PairStore:
         asked: Ids of the rows that are finished and are not requested again. Failed rows are
             requested again until the run is finished, and are not among them.
         counts: Totals over all finished rows.
+        keep_reasoning: Whether `finish` writes a column of thoughts.
     """
 
     def __init__(self, folder: Path, generation: int) -> None:
         """Read the rows that the folder holds."""
         self.folder = folder
+        self.keep_reasoning = False
         self.asked: set[str] = set()
         self.counts = Counts()
         self._generation = generation
@@ -326,7 +330,10 @@ class PairStore:
             _write_parquet(file, _REJECTED_SCHEMA, rejected)
             pairs = (_pair_columns(row) for row in read(table[accepted]))
             reasoning = self.counts.reasoning - self._reasoning_before
-            schema = _PAIR_SCHEMA.with_metadata({_REASONING: str(reasoning)} if reasoning else None)
+            schema = _PAIR_SCHEMA
+            if self.keep_reasoning:
+                schema = schema.append(pa.field("reasoning", pa.string()))
+            schema = schema.with_metadata({_REASONING: str(reasoning)} if reasoning else None)
             _write_parquet(_pairs_file(self.folder, self._generation), schema, pairs)
 
 
@@ -475,7 +482,8 @@ def _usage_columns(row: SampledRow) -> dict[str, Any]:
 
 def _pair_columns(row: SampledRow) -> dict[str, Any]:
     record = Record.pair(row.query, row.answer, system=row.system)
-    return {**write_record(record), "source_id": record.id, **_usage_columns(row)}
+    columns = {**write_record(record), "source_id": record.id, **_usage_columns(row)}
+    return {**columns, "reasoning": row.thoughts}
 
 
 def _rejected_columns(row: SampledRow, with_texts: bool) -> dict[str, Any]:
