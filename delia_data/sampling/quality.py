@@ -40,7 +40,8 @@ class Quality:
         pairs: Number of pairs.
         accepted_share: Accepted pairs divided by finished rows.
         rejected: Rejected rows by reason.
-        cut_off_share: Share of answers with as many tokens as allowed.
+        cut_off_share: Share of answers with as many tokens as allowed; None if the model thought
+            before them.
         near_duplicate_share: Share of pairs whose words are those of an earlier one, at a Jaccard
             similarity of about 0.9 (`Duplicates`), exact duplicates included.
         similar_share: Share of pairs whose embedding has a cosine similarity of 0.9 or more with
@@ -108,6 +109,8 @@ def measure_quality(
             pairs.append((record.query, record.answer))
             tokens.append(row["tokens"])
     sampling = manifest.settings.get("sampling")
+    if manifest.details.get("reasoning_removed"):  # the tokens include thoughts
+        sampling = None
     reference, rival = split_answers(compare) if compare is not None else ([], [])
     return measure_pairs(
         pairs,

@@ -86,7 +86,7 @@ def test_options_change_the_request() -> None:
         None,
         1,
         send_seed=False,
-        extra_body={"chat_template_kwargs": {"enable_thinking": False}},
+        template_options={"enable_thinking": False},
         extra_headers={"x-title": "delia"},
     )
     assert completions[0].finish == "stop"

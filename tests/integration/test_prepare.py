@@ -244,6 +244,25 @@ def test_a_prepared_model_is_the_model_that_wrote_the_pairs(make: Make, tmp_path
     assert len(mismatched_sources({"cache": other}, str(tmp_path / "out"), tokenizer)) == 1
 
 
+def test_template_options_become_defaults_of_the_template(make: Make, tmp_path: Path) -> None:
+    base = make()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template += "{% if short %}Be brief.{% endif %}"
+    tokenizer.save_pretrained(base)
+    writer = identify_files(base, load_tokenizer(base, {"short": True}))
+    prepare(base, tmp_path / "out", template_options={"short": True})
+    turns = [{"role": "user", "content": "Who?"}]
+    plain = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert str(plain.apply_chat_template(turns, tokenize=False)).endswith("Be brief.")
+    own = load_tokenizer(tmp_path / "out")
+    assert mismatched_sources({"cache": writer}, str(tmp_path / "out"), own) == []
+    without = {name: value for name, value in writer.items() if name != "template_options"}
+    (line,) = mismatched_sources({"cache": without}, str(tmp_path / "out"), own)
+    assert "sampled with no template options" in line
+    with pytest.raises(SettingsError):
+        prepare(base, tmp_path / "out")
+
+
 def test_the_command(delia: Delia, make: Make, tmp_path: Path) -> None:
     base, out = make(), tmp_path / "out"
     shown = delia("prepare", base, out, "--token", "<x>", "--token", "<y>", "--json")

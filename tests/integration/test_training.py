@@ -372,6 +372,7 @@ def test_pairs_of_another_model_cause_a_warning(
     cases = [
         ({**own, "weights_sha256": "0" * 64, "name": "other"}, "were written by other, and model"),
         ({**own, "chat_template_sha256": "0" * 64}, "sampled through another chat template"),
+        ({**own, "template_options": {"x": 1}}, "sampled with template options x=1, and model"),
         ("org/other", "were written by org/other, and model"),
     ]
     for number, (writer, line) in enumerate(cases):

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from command_line import Delia, refused
@@ -153,6 +154,7 @@ def test_prompt_tokens_saved(tmp_path: Path, task: Path) -> None:
         """Counts the words of the last turn."""
 
         chat_template = "words"
+        init_kwargs: ClassVar = {}
 
         def apply_chat_template(self, turns: list[dict[str, str]], **_: object) -> object:
             return {"input_ids": [0] * len(turns[-1]["content"].split())}

@@ -107,6 +107,20 @@ def test_invalid_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "second" not in str(caught.value)
 
 
+def test_template_options_and_room_for_thoughts() -> None:
+    options = EngineOptions(template_option=["enable_thinking=true"]).values()
+    with OpenAIServer() as server:
+        engine = load_engine("openai", model="m", api_base=server.url, **options)
+        list(engine.generate(asked(1), Sampling(max_tokens=20, max_thinking_tokens=100)))
+    (call,) = server.calls
+    assert call.body["chat_template_kwargs"] == {"enable_thinking": True}
+    assert call.body["max_tokens"] == 120
+    assert engine.describe()["model"]["template_options"] == {"enable_thinking": True}
+    assert "extra_body" not in engine.describe()
+    with pytest.raises(InputError, match="both set chat_template_kwargs"):
+        ApiOptions(template_options={"a": 1}, extra_body={"chat_template_kwargs": {"b": 1}})
+
+
 def test_options_change_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACME_SIGNATURE", "very-secret-1")
     template = {"chat_template_kwargs": {"enable_thinking": False}}

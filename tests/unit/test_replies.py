@@ -137,6 +137,18 @@ def test_reasoning_content_is_ignored_unless_nothing_follows() -> None:
         assert (completion.text, completion.reasoning) == ("", True)
 
 
+def test_thoughts_do_not_count_toward_the_limit_of_an_answer() -> None:
+    for reasoned, finish in ((30, "stop"), (10, "length")):
+        usage = {
+            "completion_tokens": 40,
+            "completion_tokens_details": {"reasoning_tokens": reasoned},
+        }
+        raw = json.dumps(answer("yes", usage=usage, reasoning_content="hm")).encode()
+        sampling = Sampling(max_tokens=20, max_thinking_tokens=30)
+        completion = read_completion(raw, REQUEST, sampling, API, None)
+        assert (completion.finish, completion.thoughts) == (finish, "hm")
+
+
 def test_text_parts_are_joined_and_thinking_is_left_out() -> None:
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
     parts = [thinking, {"type": "text", "text": "Hello"}, {"text": ", "}, "world"]

@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from mixtures import task_rows
 from recording_engine import QUERIES, RecordingEngine, lines, run, text_of, texts
 
 from delia_data.engines import Completion, MockEngine, Request, Sampling
 from delia_data.errors import SettingsError
+from delia_data.mixing import mix
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import Query, default_filters, read_cache, sample
 
@@ -234,7 +237,7 @@ class ReasoningEngine(MockEngine):
         self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Completion]:
         for number, completion in enumerate(super().generate(requests, sampling)):
-            yield replace(completion, reasoning=number % 2 == 0)
+            yield replace(completion, reasoning=number % 2 == 0, thoughts="hm" * (number % 2 == 0))
 
 
 def test_removed_reasoning_is_counted_over_all_runs(tmp_path: Path) -> None:
@@ -245,6 +248,20 @@ def test_removed_reasoning_is_counted_over_all_runs(tmp_path: Path) -> None:
         manifest = sample(ReasoningEngine(), queries, tmp_path / "cache", target=target, filters=())
         assert manifest.details["reasoning_removed"] == count
     assert read_manifest(tmp_path / "cache").details["reasoning_removed"] == 5
+
+
+def test_thoughts_are_written_on_request(tmp_path: Path) -> None:
+    queries = [Query(f"Tell me about number {i}.", "explain") for i in range(20)]
+    cache = tmp_path / "cache"
+    sample(ReasoningEngine(), queries, cache, target=4, filters=())
+    sample(ReasoningEngine(), queries, cache, target=8, filters=(), keep_reasoning=True)
+    first, second = (pq.read_table(cache / f"pairs-0000{number}.parquet") for number in (0, 1))
+    assert "reasoning" not in first.column_names
+    assert second["reasoning"].to_pylist() == ["hm", None, "hm", None]
+    assert len(read_cache(cache)) == 8
+    mixture = mix(task_rows(2), cache, ratio=4)
+    assert mixture.manifest.rows["cache"] == 8
+    assert "hm" not in str(mixture.train.to_pylist())
 
 
 def test_answer_that_is_only_reasoning_is_rejected(tmp_path: Path) -> None:
