@@ -42,7 +42,7 @@ LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 
 @pytest.fixture
 def tokenizer(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("delia_data.cli.lint.load_tokenizer", lambda _: tiny_tokenizer)
+    monkeypatch.setattr("delia_data.cli.lint.load_tokenizer", lambda *_: tiny_tokenizer)
     return tiny_tokenizer
 
 
