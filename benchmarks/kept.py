@@ -25,7 +25,7 @@ import numpy as np
 
 from delia_data.engines.base import Completion
 from delia_data.errors import FormatError
-from delia_data.reading import read_rows
+from delia_data.reading import open_source
 from delia_data.records import Record, read_record
 from delia_data.sampling.embeddings import Embedder, Saturation, Vectors, coverage
 from delia_data.sampling.filters import Filter, default_filters
@@ -68,7 +68,7 @@ def rejects(files: Sequence[str], language: str | None, examples: int) -> None:
         found: dict[str, list[tuple[str, str]]] = defaultdict(list)
         spent: dict[str, float] = defaultdict(float)
         rows = 0
-        for _, row in read_rows(file):
+        for _, row in open_source(file).rows():
             rows += 1
             try:
                 record = read_record(row)
@@ -146,7 +146,7 @@ def _known(vectors: Mapping[str, Vectors], texts: Sequence[str]) -> Vectors:
 
 def _records(file: str) -> Iterator[Record]:
     """The rows that are records; some of Alpaca's have no answer."""
-    for _, row in read_rows(file):
+    for _, row in open_source(file).rows():
         with suppress(FormatError):
             yield read_record(row)
 

@@ -28,7 +28,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,8 @@ _BEGINNINGS: Final = (
     (b"\x28\xb5\x2f\xfd", "zstd", "add the ending .zst"),
     (b"PAR1", "parquet", "give it the ending .parquet"),
     (b"PK\x03\x04", "a ZIP archive", "unpack it"),
+    (b"BZh", "bzip2 data", "unpack it"),
+    (b"\xfd7zXZ", "xz data", "unpack it"),
     (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file with git lfs pull"),
     (b"<!DOCTYPE", "an HTML page", "download the file itself"),
     (b"<html", "an HTML page", "download the file itself"),
@@ -433,7 +435,8 @@ def choose_split(given: Any, splits: Mapping[str, Source], *names: str) -> Sourc
     source = splits.get(names[0])
     if source is None:
         first = max(splits, key=lambda name: name.startswith("train"), default=names[0])
-        way = f"{given}#{first}" if isinstance(given, str | os.PathLike) else f"rows[{first!r}]"
+        is_text = isinstance(given, str | os.PathLike)
+        way = f"{given}#{first}" if is_text else f"rows[{first!r}], or a list of rows"
         raise InputError(
             f"{_name(given)} has the splits {', '.join(splits) or 'none'}, and no {names[0]!r}: "
             f"give one of them, such as {way}"
@@ -442,7 +445,7 @@ def choose_split(given: Any, splits: Mapping[str, Source], *names: str) -> Sourc
         other = splits[name]
         files = [part.file for part in other.parts if part.file]
         source.report.skipped += tuple(
-            f"{file.removeprefix(_folder_of(other.name, file))} (split {name})" for file in files
+            f"{_relative(other.name, file)} (split {name})" for file in files
         ) or (f"split {name}",)
     return source
 
@@ -498,39 +501,19 @@ def _open_datasets(found: Any, name: str, strict: bool, format: Format | None) -
     }
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the rows of a file one after another; a file of unknown kind is read as JSON Lines.
+def read_records(given: Any, format: Format | None = None) -> Iterator[Record]:
+    """Read the records of any input of `open_source`.
 
-    Yields:
-        The row's place (`"file:line"`, or `"file[index]"`), and the row.
-
-    Raises:
-        InputError: The file cannot be read, or is empty.
-        FormatError: A line is not JSON, or not an object, or its text cannot be UTF-8.
-    """
-    empty = True
-    with _reading(os.fspath(path)):
-        for chunk in FilePart(os.fspath(path)).chunks():
-            for where, row in chunk.rows():
-                empty = False
-                if isinstance(row, FormatError):
-                    raise FormatError(f"{where}: {row}")
-                yield where, row
-    if empty:
-        raise InputError(f"{path} is empty: it must hold at least one row")
-
-
-def read_records(path: str | os.PathLike[str], format: Format | None = None) -> Iterator[Record]:
-    """Read the records of a file.
+    Args:
+        given: The input.
+        format: Format of all rows; detected row by row by default.
 
     Raises:
-        InputError: As `read_rows` and `read_record`, the message beginning with the row's place.
+        InputError: As `open_source`.
+        FormatError: Rows cannot be used; the message counts them and shows the first three.
     """
-    for where, row in read_rows(path):
-        try:
-            yield read_with_losses(row, format)[0]
-        except FormatError as error:
-            raise FormatError(f"{where}: {error}") from error
+    source = open_source(given, purpose="training", format=format)
+    return (record for _, record in source.map(source.record))
 
 
 # Parts: the rows of a file, of a table, of a dataset, or in memory.
@@ -1003,6 +986,11 @@ def _line_chunks(opened: IO[bytes], file: str) -> Iterator[Chunk]:
     while block := opened.read(_BLOCK_BYTES) + opened.readline():
         if not counts:
             block = block.removeprefix(b"\xef\xbb\xbf")
+            if block.split(b"\n", 1)[0].strip() in (b"[", b"{") or block.lstrip()[:2] == b"[{":
+                raise FormatError(
+                    f"{file} holds JSON over several lines or a list: write one object per line, "
+                    "or give a list the ending .json"
+                )
         number = len(counts)
         counts.append(0)
         yield Chunk(
@@ -1315,7 +1303,7 @@ def _split_files(
     The folder that was given, or that a pattern begins with, is not part of the names.
     """
     splits: dict[str, list[str]] = {"train": [], "test": [], "validation": []}
-    names = [file.removeprefix(_folder_of(name, file)) for file in files]
+    names = [_relative(name, file) for file in files]
     shards = [_SHARD.search(relative) for relative in names]
     for file, relative, shard in zip(files, names, shards, strict=True):
         is_test, is_validation = _TEST.search(relative), _VALIDATION.search(relative)
@@ -1340,29 +1328,31 @@ def _open_url(url: str, strict: bool, format: Format | None) -> dict[str, Source
 
     with _reading(url):
         system, path = fsspec.core.url_to_fs(url)
+        link, rest = _link_of_chain(url)
         if system.isdir(path):
-            place, folder = f"{url.rstrip('/')}/", f"{path.rstrip('/')}/"
+            place, folder = f"{link.rstrip('/')}/", f"{path.rstrip('/')}/"
             names = [n for n in system.find(path) if not re.search(r"/[._]", n[len(path) :])]
         elif system.exists(path):
             if _kind(path)[0] is None:
                 raise InputError(f"{url} has an unknown ending: {_GIVE}")
             return {"train": Source(url, (FilePart(url),), strict, format)}
         else:
-            place, folder = _before_pattern(url), _before_pattern(path)
+            place, folder = _before_pattern(link), _before_pattern(path)
             names = system.glob(path)
     # Names have no protocol, and no host.
-    urls = sorted(f"{place}{str(name).removeprefix(folder)}" for name in names)
-    files = [u for u in urls if _kind(u)[0] and u.rpartition("/")[2] not in _NO_ROWS]
+    names = sorted(str(name).removeprefix(folder) for name in names)
+    files = [n for n in names if _kind(n)[0] and n.rpartition("/")[2] not in _NO_ROWS]
     if not files:
         raise InputError(f"{url} is not there, or has no files of rows: {_GIVE}")
-    skipped = [f"{u.removeprefix(place)} (unknown kind)" for u in urls if u not in files]
-    return _split_files(url, files, strict, format, skipped)
+    skipped = [f"{name} (unknown kind)" for name in names if name not in files]
+    return _split_files(url, [f"{place}{n}{rest}" for n in files], strict, format, skipped)
 
 
-def _folder_of(name: str, file: str) -> str:
-    """Return the folder that was given, or that a pattern begins with, with its slash."""
-    folder = f"{name.rstrip('/')}/"
-    return folder if file.startswith(folder) else _before_pattern(name)
+def _relative(name: str, file: str) -> str:
+    """Return the name of a file within the folder that was given, or that a pattern begins with."""
+    link, file = _link_of_chain(name)[0], _link_of_chain(file)[0]
+    folder = f"{link.rstrip('/')}/"
+    return file.removeprefix(folder if file.startswith(folder) else _before_pattern(link))
 
 
 def _before_pattern(path: str) -> str:
@@ -1387,6 +1377,16 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def _link_of_chain(url: str) -> tuple[str, str]:
+    """Split a chained URL into the link with the path, and the rest.
+
+    In `zip://rows/a.csv::s3://bucket/b.zip` that is the first link. In `simplecache::s3://...` it
+    is the last one, and the rest is empty.
+    """
+    first, separator, rest = url.partition("::")
+    return (first, separator + rest) if "://" in first else (url, "")
+
+
 def _is_hub_id(text: str) -> bool:
     """Return whether a text names a Hub dataset: like `owner/name`, with no known ending."""
     return _HUB_ID.fullmatch(text) is not None and _kind(text)[0] is None
@@ -1408,7 +1408,7 @@ def _from_hub(name: str) -> Any:
 
 def _kind(name: str) -> tuple[str | None, str | None]:
     """Return the kind of a file and its compression, by its ending in any case."""
-    stem, ending = os.path.splitext(name.lower())
+    stem, ending = os.path.splitext(_link_of_chain(name)[0].lower())
     compression = _COMPRESSIONS.get(ending)
     if compression:
         ending = os.path.splitext(stem)[1]
@@ -1429,22 +1429,24 @@ def _is_plain(file: str) -> bool:
     return not is_url(file) and _kind(file)[1] is None
 
 
-def _open(file: str) -> Any:
+@contextmanager
+def _open(file: str) -> Iterator[IO[bytes]]:
     """Open a local or remote file, decompressed."""
-    if is_url(file):
-        import fsspec
+    with ExitStack() as stack:
+        if is_url(file):
+            import fsspec
 
-        opened = fsspec.open(file, "rb").open()
-    else:
-        opened = open(file, "rb")  # noqa: SIM115  (the caller closes it)
-    match _kind(file)[1]:
-        case "gzip":
-            unpacked = gzip.GzipFile(fileobj=opened)
-            unpacked.myfileobj = opened  # closed together; GzipFile leaves a given file open
-            return unpacked
-        case "zstd":
-            return io.BufferedReader(_Raw(pa.CompressedInputStream(opened, "zstd")))
-    return opened
+            system, path = fsspec.core.url_to_fs(file)  # a ZIP archive is open as long as `system`
+            opened = stack.enter_context(system.open(path, "rb"))
+        else:
+            opened = stack.enter_context(open(file, "rb"))
+        match _kind(file)[1]:
+            case "gzip":
+                opened = stack.enter_context(gzip.GzipFile(fileobj=opened))
+            case "zstd":
+                raw = _Raw(pa.CompressedInputStream(opened, "zstd"))
+                opened = stack.enter_context(io.BufferedReader(raw))
+        yield opened
 
 
 class _Raw(io.RawIOBase):
@@ -1467,17 +1469,17 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
-def _open_seekable(file: str) -> Any:
+@contextmanager
+def _open_seekable(file: str) -> Iterator[IO[bytes]]:
     """Open a file for formats that seek; a compressed one is unpacked into a temporary file."""
-    if _kind(file)[1] is None:
-        return _open(file)
-    with ExitStack() as on_error:
-        unpacked = on_error.enter_context(tempfile.TemporaryFile())
-        with _open(file) as opened:
+    with _open(file) as opened:
+        if _kind(file)[1] is None:
+            yield opened
+            return
+        with tempfile.TemporaryFile() as unpacked:
             shutil.copyfileobj(opened, unpacked, 1 << 20)
-        unpacked.seek(0)
-        on_error.pop_all()  # the caller closes it
-    return unpacked
+            unpacked.seek(0)
+            yield unpacked
 
 
 class _reading:  # noqa: N801  (a context manager that reads like a function)

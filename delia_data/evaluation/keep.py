@@ -15,17 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from heapq import nlargest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from delia_data._batches import batches
-from delia_data.bundled_cache import cache_path
 from delia_data.errors import InputError
 from delia_data.evaluation.representation import evaluating, pad_right
 from delia_data.ranking import rank
-from delia_data.reading import read_records
 from delia_data.records import Record
 from delia_data.sampling import read_cache
 from delia_data.tokens import encode
@@ -66,9 +63,11 @@ def read_pairs(
     Raises:
         InputError: The input has no pairs.
     """
-    place = Path(cache_path(source))
-    rows = read_cache(place) if place.is_dir() else read_records(place)
-    usable = {row.id: row for row in rows if not any(token in m.content for m in row.messages)}
+    usable = {
+        row.id: row
+        for row in read_cache(source)
+        if not any(token in m.content for m in row.messages)
+    }
     if not usable:
         raise InputError(f"{source} has no pairs without {token}: give a cache or a file of pairs")
     return nlargest(count, usable.values(), key=lambda row: rank(seed, row.id, "select"))

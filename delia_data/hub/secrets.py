@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from delia_data.errors import SecretError
 from delia_data.hub.parts import SOURCES, Part
-from delia_data.reading import read_rows
+from delia_data.reading import open_source
 
 LOGIN: Final = "login-token"
 """Kind of a finding that is the publisher's own access token; it cannot be allowed."""
@@ -163,7 +163,7 @@ def texts_of(part: Part) -> Iterator[tuple[str, str]]:
         if file.suffix == ".parquet":
             yield from _parquet_texts(path, file)
         elif file.suffix == ".jsonl":
-            for where, row in read_rows(file):
+            for where, row in open_source(file).rows():
                 yield from _strings(f"{path} {where.rsplit(': ', 1)[-1]}", row)
         elif file.name not in ("manifest.json", "FINISHED"):
             yield path, file.read_text(encoding="utf-8", errors="replace")

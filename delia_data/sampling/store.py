@@ -338,26 +338,16 @@ class PairStore:
 
 
 def read_cache(path: str | os.PathLike[str]) -> list[Record]:
-    """Read the pairs of a cache folder, or of a JSON Lines or JSON file in any row format.
+    """Read the pairs of a cache folder, or of any other input of pairs.
 
     Args:
-        path: The folder or file, or `"bundled"` for the cache that comes with the package.
+        path: The folder or input, or `"bundled"` for the cache that comes with the package.
 
     Raises:
         InputError: The path does not exist or cannot be read.
         UnfinishedError: The folder has no finish marker.
     """
-    source = Path(cache_path(path))
-    if source.is_file():
-        return list(read_records(source))
-    if not source.exists():
-        raise InputError(f"{source} does not exist: give a cache folder, or a .jsonl or .json file")
-    check_is_cache(source, read_manifest(source))
-    return [
-        read_record(row, "messages")
-        for file in sorted(source.glob(_PAIRS))
-        for row in pq.read_table(file, columns=["messages"]).to_pylist()
-    ]
+    return list(read_records(cache_path(path)))
 
 
 def read_plan(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import lzma
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -708,6 +709,17 @@ class TestKinds:
         with pytest.raises(InputError, match="is not there"):
             mixed(f"{url}/nothing.{kind}")
 
+    @pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+    def test_chained_urls(self, kind: str, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            for name in ("train", "test"):
+                archive.writestr(f"rows/{name}.{kind}", spelled(kind, [row(name)]))
+        chain = f"::{tmp_path / 'a.zip'}"
+        for name in ("rows", f"rows/train.{kind}", f"rows/tr*.{kind}"):
+            assert questions(f"zip://{name}{chain}") == ["train"]
+        fsspec.filesystem("memory").pipe(f"/chained/a.{kind}", spelled(kind, ROWS))
+        assert questions(f"simplecache::memory://chained/a.{kind}") == questions(ROWS)
+
     @pytest.mark.parametrize(
         ("name", "data", "reason"),
         [
@@ -716,6 +728,8 @@ class TestKinds:
             ("a.jsonl.gz", b"PK\x03\x04", "a ZIP archive: unpack it"),
             ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
             ("a.jsonl", b"<!DOCTYPE html>", "an HTML page"),
+            ("a.jsonl", bz2.compress(b"{}"), "bzip2 data: unpack it"),
+            ("a.csv", lzma.compress(b"a,b"), "xz data: unpack it"),
             ("a.json", "[{}]".encode("utf-16"), "UTF-16"),
             ("a.json", "[{}]".encode("utf-16-le"), "UTF-16"),
             ("a.csv", "instruction,output\na,b\n".encode("utf-16"), "UTF-16"),
