@@ -21,7 +21,6 @@ from mixtures import pairs, task_rows
 from delia_data.errors import (
     DeliaError,
     EngineError,
-    FormatError,
     InputError,
     MissingExtraError,
     OutputError,
@@ -119,18 +118,61 @@ def test_every_input_gives_the_same_rows(tmp_path: Path, make: Callable[[Path], 
     assert [source for _, source in rows.records(["<sep>"])] == ["task", "cache", "task"]
 
 
-@pytest.mark.parametrize("bad", [{"prompt": "q"}, {**ROWS[0], "label": False}])
+def turns(answer: Any, **more: Any) -> dict[str, Any]:
+    """Return a row with an answer; `more` are other fields of its turn."""
+    question = {"role": "user", "content": "q <sep>"}
+    return {"messages": [question, {"role": "assistant", "content": answer, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jsonl", turns(3.5), "a.jsonl:1: column 'messages' must hold text"),
+        ("a.jsonl", turns({"text": "a"}), "a.jsonl:1: column 'messages' must hold text"),
+        ("a.jsonl", turns("a", tool_calls=[{"id": "1"}]), "a.jsonl:1: the row uses tools"),
+        ("a.jsonl", {**ROWS[0], "label": False}, "a.jsonl:1: the row is labeled as a bad answer"),
+        ("a.json", [ROWS[0], {"prompt": "q"}], "a.json[1]: column 'completion' must hold text"),
+        ("a.jsonl", "[" * 9_000 + "]" * 9_000, "a.jsonl:1: the line is not a JSON object"),
+        ("a.jsonl", '{"prompt": "q", "completion": "a",}', "a.jsonl:1: the line is not a JSON"),
+        ("a.csv", "prompt,prompt,completion\nq,r,a\n", "a.csv:1: two columns have one name"),
+        ("a.csv", 'prompt,completion\nq,a\n"r,b\ns,"c\n', "a.csv:3: the quotes of the row"),
+        ("a.txt", "q a", "a.txt has an unknown ending"),
+    ],
+)
+def test_rows_that_no_training_takes(
+    name: str, content: Any, reason: str, delia: Delia, tmp_path: Path
+) -> None:
+    text = content if isinstance(content, str) else f"{json.dumps(content)}\n"
+    (tmp_path / name).write_text(text)
+    refused(delia("train", tmp_path / name, tmp_path / "out"), f"{tmp_path}/{reason}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (turns([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), "u:q <sep> a:ab"),
+        (turns("a", reasoning_content="because"), "u:q <sep> a:a"),
+        ({"conversations": turns("a")["messages"], "system": "S"}, "s:S u:q <sep> a:a"),
+        ({"instruction": "q <sep>", "input": "<noinput>", "output": b"a"}, "u:q <sep> a:a"),
+        ({"messages": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "u:q a:a"),
+    ],
+)
+def test_rows_are_read_as_for_a_mixture(row: Any, expected: str) -> None:
+    ((record, _),) = open_training_rows([row]).records(["<sep>"])
+    assert " ".join(f"{m.role[0]}:{m.content}" for m in record.messages) == expected
+
+
 def test_all_bad_rows_are_counted_and_three_shown(
-    delia: Delia, tmp_path: Path, tokenizer: Any, bad: dict[str, Any]
+    delia: Delia, tmp_path: Path, tokenizer: Any
 ) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text(LINES + f"{json.dumps(bad)}\n" * 5)
+    file.write_text(LINES + '{"prompt": "q"}\n' * 5)
     parts = [f"5 of 8 rows cannot be used: {file}:4: ", f"{file}:5: ", f"{file}:6: ", "2 more"]
-    result = delia("lint", file)
-    refused(result, *parts)
-    assert f"{file}:7" not in result.err
-    with pytest.raises(FormatError, match="5 of 8 rows cannot be used"):
-        count_rows(open_training_rows(file), "<sep>")
+    for command in (("lint", file), ("train", file, tmp_path / "out")):
+        result = delia(*command)
+        refused(result, *parts)
+        assert f"{file}:7" not in result.err
 
 
 def test_files_of_a_folder_that_are_not_read_are_printed(
@@ -158,11 +200,7 @@ def test_a_column_names_the_source_of_a_row(tmp_path: Path) -> None:
 
 
 def test_reasoning_is_removed_and_counted() -> None:
-    turns = [
-        {"role": "user", "content": "q"},
-        {"role": "assistant", "content": "a", "reasoning_content": "because"},
-    ]
-    rows = open_training_rows([{"messages": turns}])
+    rows = open_training_rows([turns("a", thinking="because")])
     assert [record.answer for record, _ in rows.records([])] == ["a"]
     assert rows.source.report.details() == {"changed": {"reasoning_removed": 1}}
 
