@@ -63,6 +63,7 @@ _SCHEMA: Final = pa.schema([("messages", MESSAGES)])
 
 T = TypeVar("T")
 Purpose = Literal["cache", "task", "queries", "training"]
+Decoder: TypeAlias = Callable[[Any], Any]
 Place: TypeAlias = tuple[str, Any]
 """A row with its place; a `FormatError` in place of a row that cannot be parsed."""
 
@@ -100,6 +101,12 @@ _GIVE: Final = (
 # Files next to rows that hold none, by names that tools agree on.
 _NO_ROWS: Final = frozenset(
     {MANIFEST, "dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
+)
+_BINARY: Final = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_binary_view,
 )
 # The words of `datasets`.
 _TEST: Final = re.compile(r"(^|[/._ -])(test|testing|eval|evaluation)([/._ 0-9-]|$)", re.I)
@@ -557,7 +564,8 @@ class FilePart:
             case "json":
                 yield from _json_chunks(self.file)
             case _:
-                yield from _jsonl_chunks(self.file)
+                with _open(self.file) as opened:
+                    yield from _line_chunks(opened, self.file)
 
 
 @dataclass(frozen=True)
@@ -640,15 +648,19 @@ def _memory_part(given: Any) -> Part:
 
 
 def _labeled(rows: Iterable[Any], features: Any) -> Iterable[Any]:
-    """Yield rows with the names of their class labels."""
-    names = {
-        name: feature.names
-        for name, feature in (features or {}).items()
-        if type(feature).__name__ == "ClassLabel"
-    }
-    if not names:
-        return rows
-    return ({k: _label(v, names[k]) if k in names else v for k, v in row.items()} for row in rows)
+    """Return rows with the names of their class labels."""
+    name = _labels_in(features or {})
+    return rows if name is None else map(name, rows)
+
+
+def _labels_in(feature: Any) -> Decoder | None:
+    """Return what turns the class labels in a value into their names; None if there are none."""
+    if type(feature).__name__ == "ClassLabel":
+        return partial(_label, names=feature.names)
+    if isinstance(feature, Mapping):
+        return _in_fields({name: _labels_in(inner) for name, inner in feature.items()})
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return None if inner is None else _in_list(_labels_in(inner))
 
 
 def _row_chunks(rows: Iterable[Place]) -> Iterator[Chunk]:
@@ -749,29 +761,22 @@ def _has_exact_type(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
 
 
 class _Converter:
     """Turns Arrow batches into rows: bytes become text, JSON is decoded, labels get names."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self.names = schema.names
         twice = [name for name, count in Counter(schema.names).items() if count > 1]
         if twice:
             raise FormatError(
                 f"there are two columns of one name ({', '.join(map(repr, twice))}): rename one"
             )
         features = _features(schema)
-        self.decoders = {
-            f.name: decoder
-            for f in schema
-            if (decoder := _decoder(f.type, features.get(f.name))) is not None
-        }
+        decoders = {f.name: _decoder(f.type, features.get(f.name)) for f in schema}
+        self.decode = _in_fields(decoders)
 
     def rows(self, batch: pa.RecordBatch) -> Iterator[Any]:
         """Yield the rows of a batch; an error for a row whose text is not UTF-8."""
@@ -786,13 +791,10 @@ class _Converter:
             return
         for row in rows:
             try:
-                for name, decode in self.decoders.items():
-                    if row.get(name) is not None:
-                        row[name] = decode(row[name])
+                decoded = row if self.decode is None else self.decode(row)
             except FormatError as error:
-                yield error
-            else:
-                yield row
+                decoded = error
+            yield decoded
 
     def _row_of(self, batch: pa.RecordBatch) -> Any:
         """Return a row some of whose values Python cannot hold; only text makes that an error."""
@@ -822,47 +824,49 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     return {}
 
 
-def _decoder(kind: pa.DataType, feature: Any) -> Callable[[Any], Any] | None:
+def _decoder(kind: pa.DataType, feature: Any) -> Decoder | None:
     """Return what turns a value of an Arrow type into the value a reader sees; None for nothing."""
     named = feature if isinstance(feature, Mapping) else {}
     if named.get("_type") == "ClassLabel" and named.get("names"):
-        names = list(named["names"])
-        return lambda value: _label(value, names)
+        return partial(_label, names=list(named["names"]))
     if isinstance(kind, pa.JsonType) or named.get("_type") == "Json":
-        return _decode_json
+        return lambda value: parse_json(value) if isinstance(value, str) else value
     if isinstance(kind, pa.BaseExtensionType):
         return None
     if pa.types.is_dictionary(kind):
         return _decoder(kind.value_type, feature)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_fixed_binary(kind):
+    if any(is_bytes(kind) for is_bytes in _BINARY):
         return _decode_bytes
     if pa.types.is_struct(kind):
-        fields = {
-            f.name: decoder
-            for f in kind
-            if (decoder := _decoder(f.type, named.get(f.name))) is not None
-        }
-        if not fields:
-            return None
-        return lambda value: {
-            k: fields[k](v) if k in fields and v is not None else v for k, v in value.items()
-        }
+        return _in_fields({f.name: _decoder(f.type, named.get(f.name)) for f in kind})
     is_map = pa.types.is_map(kind)
     value_type = kind.item_type if is_map else getattr(kind, "value_type", None)
     inside = None if value_type is None else _decoder(value_type, named.get("feature"))
-    if inside is None:
-        return None
-    decode: Callable[[Any], Any] = inside
-    if is_map:
+    if is_map and inside is not None:
+        decode: Decoder = inside
         return lambda value: {k: None if v is None else decode(v) for k, v in value.items()}
+    return _in_list(inside)
+
+
+def _in_fields(decoders: Mapping[str, Decoder | None]) -> Decoder | None:
+    """Return what decodes the fields of a struct; None if no field has a decoder."""
+    fields = {name: decode for name, decode in decoders.items() if decode is not None}
+    if not fields:
+        return None
+    return lambda value: {
+        k: fields[k](v) if k in fields and v is not None else v for k, v in value.items()
+    }
+
+
+def _in_list(decode: Decoder | None) -> Decoder | None:
+    """Return what decodes each value of a list; None without a decoder."""
+    if decode is None:
+        return None
     return lambda value: [None if each is None else decode(each) for each in value]
 
 
-def _is_fixed_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind))
-
-
 def _label(value: Any, names: Sequence[str]) -> Any:
+    value = value.item() if hasattr(value, "item") else value  # of NumPy or a tensor
     if isinstance(value, int) and 0 <= value < len(names):
         return names[value]
     return None if value == -1 else value
@@ -873,10 +877,6 @@ def _decode_bytes(value: Any) -> Any:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
         return value  # an image, say; `records` refuses it if it stands for text
-
-
-def _decode_json(value: Any) -> Any:
-    return parse_json(value) if isinstance(value, str) else value
 
 
 def _table_chunks(
@@ -906,8 +906,9 @@ def _parquet_chunks(file: str, groups: tuple[int, int] | None) -> Iterator[Chunk
 
 
 def _arrow_chunks(file: str) -> Iterator[Chunk]:
+    is_plain = not is_url(file) and _kind(file)[1] is None
     with _open_seekable(file) as opened:
-        source = pa.memory_map(file) if _is_plain(file) else pa.PythonFile(opened, "r")
+        source = pa.memory_map(file) if is_plain else pa.PythonFile(opened, "r")
         try:
             reader = pa.ipc.open_stream(source)
             found: Iterable[pa.RecordBatch] = reader
@@ -973,11 +974,6 @@ def _is_row(value: Mapping[str, Any]) -> bool:
     with suppress(FormatError):
         return bool(detect_format(value))
     return False
-
-
-def _jsonl_chunks(file: str) -> Iterator[Chunk]:
-    with _open(file) as opened:
-        yield from _line_chunks(opened, file)
 
 
 def _line_chunks(opened: IO[bytes], file: str) -> Iterator[Chunk]:
@@ -1423,10 +1419,6 @@ def _check_content(file: str) -> None:
     for begin, other, advice in _BEGINNINGS:
         if head.startswith(begin) and other != (compression or kind):
             raise FormatError(f"{file} holds {_NAMES.get(other, other)}: {advice}")
-
-
-def _is_plain(file: str) -> bool:
-    return not is_url(file) and _kind(file)[1] is None
 
 
 @contextmanager

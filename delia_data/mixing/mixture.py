@@ -30,7 +30,6 @@ import pyarrow as pa
 from delia_data.bundled_cache import BUNDLED, cache_path, is_bundled
 from delia_data.errors import FormatError, InputError, RatioError
 from delia_data.mixing.options import (
-    MESSAGES,
     TEACHER_MESSAGES,
     MixOptions,
     OnShort,
@@ -60,6 +59,7 @@ from delia_data.mixing.store import (
 from delia_data.mixing.task_rows import ContrastRow, Rows, TaskRow, as_task_rows, check_token
 from delia_data.outputs import Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import rank
+from delia_data.reading import MESSAGES
 from delia_data.records import Format, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 

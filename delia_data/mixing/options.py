@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 import pyarrow as pa
 
 from delia_data.errors import InputError, RatioError
+from delia_data.reading import MESSAGES
 from delia_data.records import Format, check_format
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ OnShort = Literal["error", "all", "repeat"]
 ORDERS: Final[tuple[Order, ...]] = get_args(Order)
 ON_SHORT: Final[tuple[OnShort, ...]] = get_args(OnShort)
 
-MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _COLUMNS: Final[dict[Format, list[tuple[str, pa.DataType]]]] = {
     "messages": [("messages", MESSAGES)],
     "prompt_completion": [("prompt", MESSAGES), ("completion", MESSAGES)],

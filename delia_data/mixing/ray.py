@@ -30,7 +30,7 @@ from delia_data._optional import require
 from delia_data.errors import DeliaError, EngineError, InputError, OutputError
 from delia_data.mixing.folder import card, counted, mixture_folder, with_tokens, write_rows
 from delia_data.mixing.mixture import Mixture, convert, mix, named_caches
-from delia_data.mixing.options import MESSAGES, TEACHER_MESSAGES, schema
+from delia_data.mixing.options import TEACHER_MESSAGES, schema
 from delia_data.mixing.store import (
     SCHEMA,
     CacheRows,
@@ -41,7 +41,7 @@ from delia_data.mixing.store import (
 )
 from delia_data.mixing.task_rows import Rows
 from delia_data.outputs import Manifest, finish, write_text
-from delia_data.reading import open_source
+from delia_data.reading import MESSAGES, open_source
 from delia_data.records import Format
 
 if TYPE_CHECKING:

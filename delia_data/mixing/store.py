@@ -34,10 +34,9 @@ import pyarrow.compute as pc
 
 from delia_data._version import __version__
 from delia_data.errors import InputError, OutputError
-from delia_data.mixing.options import MESSAGES
 from delia_data.outputs import cache_home, canonical_json, known_sha256
 from delia_data.ranking import md5
-from delia_data.reading import Report, open_source
+from delia_data.reading import MESSAGES, Report, open_source
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 """Row numbers, counted from 0 through all batches; shape (rows,)."""

@@ -339,12 +339,6 @@ class TestJson:
 class TestMemory:
     """Inputs that are no files."""
 
-    def test_tables_and_frames(self) -> None:
-        table = pa.Table.from_pylist(ROWS)
-        frame = pd.DataFrame(ROWS)
-        assert questions(table) == questions(frame) == questions(ROWS) == questions(iter(ROWS))
-        assert questions(pd.DataFrame({"instruction": ["a"], "output": ["b"]})) == ["a"]
-
     def test_polars(self) -> None:
         polars = pytest.importorskip("polars")
         assert questions(polars.DataFrame(ROWS)) == questions(ROWS)
@@ -417,24 +411,43 @@ class TestMemory:
         )
         assert questions(dataset) == ["New?"]
 
-    def test_class_labels_have_names(self, tmp_path: Path) -> None:
+    def test_features_are_decoded(self, tmp_path: Path) -> None:
+        turn = {"role": ClassLabel(names=["user", "assistant"]), "content": datasets.Json()}
         features = datasets.Features(
-            {"text": Value("string"), "kind": ClassLabel(names=["tea", "rum"])}
+            {
+                "messages": datasets.List(turn),
+                "tools": datasets.Json(),
+                "kind": ClassLabel(names=["tea", "rum"]),
+            }
         )
-        dataset = datasets.Dataset.from_dict({"text": ["a", "b"], "kind": [1, 0]}, features)
+        parts = [{"type": "text", "text": "B"}]
+        rows = [
+            {
+                "messages": [{"role": 0, "content": "A"}, {"role": 1, "content": parts}],
+                "tools": [],
+                "kind": kind,
+            }
+            for kind in (1, 0, -1)
+        ]
+        dataset = datasets.Dataset.from_list(rows, features)
         dataset.to_parquet(tmp_path / "a.parquet")
         dataset.save_to_disk(tmp_path / "saved")
+        turns = [{"role": "user", "content": "A"}, {"role": "assistant", "content": parts}]
         for given in (
             dataset,
+            dataset.with_transform(lambda batch: batch),
             tmp_path / "a.parquet",
             tmp_path / "saved",
             dataset.to_iterable_dataset(),
         ):
-            task = read_task(
-                given, query="{text}", answer="{kind}", instruction="Say.", stands_for="one word"
-            )
-            answers = [example.answer for example in (*task.train, *task.test)]
-            assert sorted(answers) == ["rum", "tea"]
+            found = [row for _, row in open_source(given).rows()]
+            assert found == [
+                {"messages": turns, "tools": [], "kind": kind} for kind in ("rum", "tea", None)
+            ]
+            assert questions(given) == ["A"]
+        numbers = dataset.remove_columns(["messages", "tools"]).to_iterable_dataset()
+        kinds = [row["kind"] for _, row in open_source(numbers.with_format("numpy")).rows()]
+        assert kinds == ["rum", "tea", None]
 
 
 class TestNames:

@@ -46,11 +46,6 @@ def test_the_ratio_is_exact(ratio: float, rows: int, order: Order) -> None:
     assert mixture.manifest.rows == {"task": rows, "cache": wanted, "test": 0}
 
 
-def test_the_whole_cache_can_be_taken() -> None:
-    mixture = mix(TASK, CACHE, ratio=20)
-    assert sorted(picked(mixture)) == sorted(pair.id for pair in CACHE)
-
-
 def test_every_task_row_is_there_once() -> None:
     rows = mix(TASK, CACHE, ratio=3).train.to_pylist()
     ids = [(r["source_id"], r["wording_id"]) for r in rows if r["source"] == "task"]

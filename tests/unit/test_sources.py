@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -85,6 +86,9 @@ MADE: dict[str, Callable[[Path], Any]] = {
         [write_record(pair, "alpaca") for pair in PAIRS]
     ),
     "iterable": lambda _: datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
+    "frame": lambda _: pd.DataFrame(ROWS),
+    "table": lambda _: pa.Table.from_pylist(ROWS),
+    "generator": lambda _: iter(ROWS),
     **{
         f"jsonl of {format}": lambda p, format=format: jsonl(
             p / "a.jsonl", [write_record(pair, format) for pair in PAIRS]
@@ -174,22 +178,11 @@ def test_a_bad_line_far_into_a_file_is_named(
         mix(TASK, tmp_path / "a.jsonl", ratio=0.1)
 
 
-def test_rows_that_only_the_general_way_takes(tmp_path: Path) -> None:
-    """ShareGPT's speakers under the name of messages."""
-    lines = [
-        {"messages": [{"role": "human", "content": p.query}, {"role": "gpt", "content": p.answer}]}
-        for p in PAIRS
-    ]
-    mixture = mix(TASK, jsonl(tmp_path / "a.jsonl", lines), ratio=5)
-    assert mixture.train.equals(EXPECTED.train)
-
-
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (lambda p: p / "none.jsonl", "is not there"),
         (lambda p: p / "*.jsonl", "is not there"),
-        (lambda p: (p / "a.txt", (p / "a.txt").write_text("x"))[0], "unknown ending"),
         (lambda p: (p / "e", (p / "e").mkdir())[0], "has no files of rows"),
         (lambda p: (p / "a.jsonl", (p / "a.jsonl").write_text(""))[0], "is empty"),
         (lambda p: (p / "a.parquet", (p / "a.parquet").write_text("x"))[0], "cannot be read"),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
-import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,22 +43,6 @@ def tokenizer(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return tiny_tokenizer
 
 
-def write_gzip(folder: Path) -> Path:
-    (file := folder / "rows.JSONL.gz").write_bytes(gzip.compress(LINES.encode()))
-    return file
-
-
-def write_zstd(folder: Path) -> Path:
-    with pa.CompressedOutputStream(str(folder / "rows.jsonl.zst"), "zstd") as file:
-        file.write(LINES.encode())
-    return folder / "rows.jsonl.zst"
-
-
-def write_csv(folder: Path) -> Path:
-    pd.DataFrame(ROWS).to_csv(folder / "rows.csv", index=False)
-    return folder / "rows.csv"
-
-
 def write_shards(folder: Path) -> str:
     for number, row in enumerate(ROWS):
         pq.write_table(pa.Table.from_pylist([row]), folder / f"shard-{number}.parquet")
@@ -80,13 +62,6 @@ def write_saved(folder: Path) -> Path:
     return folder / "saved"
 
 
-def write_remote(folder: Path) -> str:
-    url = f"memory://{folder.name}/rows.jsonl"
-    with fsspec.open(url, "w") as file:
-        file.write(LINES)
-    return url
-
-
 def with_transform(folder: Path) -> datasets.Dataset:
     rows = datasets.Dataset.from_list([{"number": number} for number in range(3)])
     rows.set_transform(
@@ -98,17 +73,11 @@ def with_transform(folder: Path) -> datasets.Dataset:
 @pytest.mark.parametrize(
     "make",
     [
-        write_gzip,
-        write_zstd,
-        write_csv,
         write_shards,
         write_splits,
         write_saved,
-        write_remote,
         with_transform,
         lambda _: datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
-        lambda _: pd.DataFrame(ROWS),
-        lambda _: pa.Table.from_pylist(ROWS),
         lambda _: iter(ROWS),
     ],
 )
@@ -225,15 +194,7 @@ def test_a_mixture_in_memory_and_in_a_folder(tmp_path: Path) -> None:
     assert opened[1].places([0])[0] == f"{tmp_path / 'mixture' / 'train.parquet'}: row 0"
 
 
-def test_inputs_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere is not there: give a folder"):
-        open_training_rows("nowhere")
-    (tmp_path / "rows.txt").write_text("x")
-    with pytest.raises(InputError, match="unknown ending"):
-        open_training_rows(tmp_path / "rows.txt")
-    (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(InputError, match=r"empty\.jsonl is empty"):
-        count_rows(open_training_rows(tmp_path / "empty.jsonl"), "<sep>")
+def test_a_folder_that_was_started_is_refused(tmp_path: Path) -> None:
     (tmp_path / "started").mkdir()
     (tmp_path / "started" / ".lock").touch()
     with pytest.raises(UnfinishedError, match="not a finished output"):

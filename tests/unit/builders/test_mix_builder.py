@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +27,28 @@ from delia_data.tasks import read_task_rows
 
 
 class TestMix:
-    def test_rows_are_those_of_mix(self, load: Load, task: Path, cache: Path) -> None:
-        splits = load("delia_mix", ratio=4, task=str(task), cache=str(cache), seed=3)
-        expected = mix(
-            read_task_rows(task).train, list(read_records(cache)), ratio=4, seed=3
-        ).train.to_pylist()
-        assert list(splits) == ["train"]
-        assert splits["train"].to_list() == expected
-        assert splits["train"].column_names == ["messages", "source", "source_id", "wording_id"]
-        assert Counter(splits["train"]["source"]) == {"task": TASK_ROWS, "cache": 4 * TASK_ROWS}
-
     @pytest.mark.parametrize(
-        ("ratio", "pairs"), [(0, 0), (0.5, 4), (1, 7), ("2", 14), (60 / 7, 60)]
+        "settings",
+        [
+            {"ratio": 4, "seed": 3},
+            {"ratio": "0.5", "format": "alpaca"},
+            {"ratio": 60 / 7, "format": "sharegpt"},
+            {"ratio": 2, "order": "interleaved", "format": "prompt_completion"},
+            {"ratio": 9, "on_short": "all"},
+            {"ratio": 9, "on_short": "repeat"},
+            {"ratio": 0},
+        ],
+        ids=str,
     )
-    def test_the_ratio_is_exact(
-        self, load: Load, task: Path, cache: Path, ratio: Any, pairs: int
+    def test_rows_are_those_of_mix(
+        self, load: Load, task: Path, cache: Path, settings: dict[str, Any]
     ) -> None:
-        rows = load("delia_mix", ratio=ratio, task=task, cache=cache, split="train")
-        assert Counter(rows["source"])["cache"] == pairs
-        assert len(rows) == TASK_ROWS + pairs
+        splits = load("delia_mix", task=str(task), cache=str(cache), **settings)
+        pairs = list(read_records(cache))
+        expected = mix(read_task_rows(task).train, pairs, **settings).train
+        assert list(splits) == ["train"]
+        assert splits["train"].to_list() == expected.to_pylist()
+        assert splits["train"].column_names == expected.column_names
 
     def test_urls(self, load: Load, task: Path, cache: Path) -> None:
         system = fsspec.filesystem("memory")
@@ -60,13 +62,6 @@ class TestMix:
         assert changed != expected
         with pytest.raises(InputError, match="memory://none is not there"):
             load("delia_mix", ratio=4, cache="memory://none")
-
-    def test_ratios_are_nested(self, load: Load, task: Path, cache: Path) -> None:
-        small, large = (
-            load("delia_mix", ratio=ratio, task=task, cache=cache, split="train")
-            for ratio in (2, 5)
-        )
-        assert set(small["source_id"]) < set(large["source_id"])
 
     def test_the_name_can_carry_the_ratio(self, load: Load, task: Path, cache: Path) -> None:
         inputs = {"task": task, "cache": cache, "split": "train"}
@@ -145,30 +140,6 @@ class TestMix:
         with pytest.raises(SettingsError, match=r"'qqq', 'orders' .*it takes ratio, task, cache"):
             load("delia_mix", ratio=1, qqq=1, orders=2)
 
-    def test_formats(self, load: Load, task: Path, cache: Path) -> None:
-        def columns(format: str) -> list[str]:
-            settings = {"ratio": 1, "task": task, "cache": cache, "format": format}
-            names: list[str] = load("delia_mix", split="train", **settings).column_names
-            return names
-
-        rest = ["source", "source_id", "wording_id"]
-        assert columns("prompt_completion") == ["prompt", "completion", *rest]
-        assert columns("alpaca") == ["instruction", "input", "output", *rest]
-        assert columns("sharegpt") == ["conversations", *rest]
-
-    def test_interleaved(self, load: Load, task: Path, cache: Path) -> None:
-        inputs = {"task": task, "cache": cache, "order": "interleaved"}
-        rows = load("delia_mix", ratio=2, split="train", **inputs)
-        assert rows["source"] == ["task", "cache", "cache"] * TASK_ROWS
-
-    def test_a_short_cache(self, load: Load, task: Path, cache: Path) -> None:
-        def pairs(on_short: str) -> int:
-            inputs = {"task": task, "cache": cache, "on_short": on_short}
-            return Counter(load("delia_mix", ratio=9, split="train", **inputs)["source"])["cache"]
-
-        assert pairs("all") == PAIRS
-        assert pairs("repeat") == 9 * TASK_ROWS
-
     def test_the_bundled_task(self, load: Load, cache: Path) -> None:
         splits = load("delia_mix", ratio=0.5, cache=cache)
         assert {name: len(rows) for name, rows in splits.items()} == {"train": 150, "test": 100}
@@ -176,9 +147,6 @@ class TestMix:
         assert None not in splits["test"]["wording_id"]
         named = load("delia_mix", ratio=0.5, cache=cache, task="hallucination-check")
         assert named.cache_files == splits.cache_files
-
-    def test_the_task_alone_needs_no_cache(self, load: Load, task: Path) -> None:
-        assert len(load("delia_mix", ratio=0, task=task, split="train")) == TASK_ROWS
 
     def test_a_task_folder(self, load: Load, task_folder: Path, cache: Path) -> None:
         folder = load("delia_mix", ratio=0.5, task=task_folder, cache=cache)
