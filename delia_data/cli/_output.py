@@ -30,9 +30,9 @@ from rich.text import Text
 
 from delia_data.cli._flags import option
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 """Console for results (stdout)."""
-messages = Console(highlight=False, stderr=True)
+messages = Console(highlight=False, emoji=False, stderr=True)
 """Console for notes, warnings, and the progress of `--json` (stderr)."""
 
 _SHOWN: Final = 5  # files or columns that a note names
