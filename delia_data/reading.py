@@ -19,6 +19,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -313,6 +314,8 @@ class Source:
             try:
                 if isinstance(row, FormatError):
                     raise row
+                if type(row) is dict and any(map(_is_nan, row.values())):
+                    row = {name: None if _is_nan(each) else each for name, each in row.items()}
                 value = read(row)
             except FormatError as error:
                 if isinstance(error, UnsupportedRowError) and not self.strict:
@@ -379,6 +382,13 @@ class Source:
         if self.strict and lost.reasoning:
             raise FormatError("the row holds reasoning, which would be removed: remove it")
         return record
+
+
+def _is_nan(value: Any) -> bool:
+    """Return whether a value is one that data frames have in place of a missing one."""
+    return type(value).__name__ in ("NAType", "NaTType") or (
+        isinstance(value, float) and math.isnan(value)
+    )
 
 
 def _in_threads(
@@ -737,7 +747,9 @@ def _ignored(table: pa.Table) -> set[str]:
     columns = {
         name
         for name, column in zip(table.column_names, table.columns, strict=True)
-        if name not in MEANINGFUL | {"messages"} and column.null_count < len(column)
+        if name not in MEANINGFUL | {"messages"}
+        and column.null_count < len(column)
+        and not pc.all(pc.is_null(column, nan_is_null=True)).as_py()
     }
     fields = set()
     for chunk in table["messages"].chunks:
@@ -954,7 +966,9 @@ def _json_chunks(file: str) -> Iterator[Chunk]:
         value = [value]
     elif not isinstance(value, list):
         lists = (
-            [k for k, v in value.items() if isinstance(v, list)] if isinstance(value, dict) else []
+            [k for k, v in value.items() if isinstance(v, list) and isinstance([*v, 0][0], dict)]
+            if isinstance(value, dict)
+            else []
         )
         shown = f", such as the one under {lists[0]!a}" if lists else ""
         raise FormatError(f"{file} holds one JSON value: it must hold a list of objects{shown}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Delia", "Result", "names", "refused", "spawn"]
+__all__ = ["Delia", "Result", "check_line", "names", "refused", "spawn"]
 
 
 class Result(NamedTuple):
@@ -40,6 +40,14 @@ def refused(result: Result, *parts: str) -> None:
     assert "Traceback" not in result.err
     for part in parts:
         assert part in result.err
+
+
+def check_line(error: Exception) -> None:
+    """Check that an error is one line that can be written, and not a whole file."""
+    text = str(error)
+    assert len(text.splitlines()) == 1, text
+    assert len(text) < 4_000
+    text.encode()
 
 
 def names(folder: Path) -> set[str]:

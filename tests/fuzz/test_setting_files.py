@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
+from command_line import check_line
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -45,18 +46,10 @@ SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck), max_exam
 
 names = st.sampled_from(
     [
-        "../t.jsonl",
-        "/",
-        ".",
         "",
-        "t.jsonl",
-        "c.jsonl",
-        "*",
-        "~",
         "\x00",
         "a" * 300,
-        "memory://x",
-        "é",
+        *["../t.jsonl", "/", ".", "t.jsonl", "c.jsonl", "*", "~", "memory://x", "c.jsonl#x", "é"],
     ]
 )
 scalars = st.one_of(
@@ -103,14 +96,6 @@ def texts(draw: st.DrawFn, value: Any, *, is_yaml: bool) -> bytes:
     return data
 
 
-def check_refused(error: DeliaError) -> None:
-    """Check that an error is one line that can be written, and not a whole file."""
-    text = str(error)
-    assert len(text.splitlines()) == 1, text
-    assert len(text) < 4_000
-    text.encode()
-
-
 def listed(folder: str) -> set[str]:
     """Return the files under a folder."""
     return {os.path.join(root, name) for root, _, names in os.walk(folder) for name in names}
@@ -140,7 +125,7 @@ def test_any_manifest_is_read_or_refused(data: bytes) -> None:
             try:
                 read()
             except DeliaError as error:
-                check_refused(error)
+                check_line(error)
         assert listed(folder) == before
 
 
@@ -163,7 +148,7 @@ def test_any_recipe_is_mixed_or_refused(data: bytes) -> None:
             arguments = {"ratio": 1, **read_mix_recipe(recipe).arguments()}
             save_mixture(mix(**arguments), inner / "out")
         except DeliaError as error:
-            check_refused(error)
+            check_line(error)
         finally:
             os.chdir(here)
         new = listed(folder) - before
@@ -180,5 +165,5 @@ def test_any_grid_is_read_or_refused(data: bytes) -> None:
         try:
             read_grid(path)
         except DeliaError as error:
-            check_refused(error)
+            check_line(error)
         assert listed(folder) == {str(path)}

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -338,6 +339,20 @@ class TestJson:
 
 class TestMemory:
     """Inputs that are no files."""
+
+    @pytest.mark.parametrize("missing", [math.nan, pd.NA, pd.NaT, None])
+    def test_missing_values_of_data_frames(self, missing: Any, tmp_path: Path) -> None:
+        names = ("tools", "system", "weight", "label", "reasoning", "n")
+        empty = dict.fromkeys(names, missing)
+        rows = [row("a?", **empty), {**empty, "instruction": "b?", "input": missing, "output": "c"}]
+        rows = [{"messages": missing, **each} for each in rows]
+        frame = pd.DataFrame(rows)
+        given = [rows, frame, frame.to_dict("records")]
+        if missing is None or isinstance(missing, float):
+            given.append(write(tmp_path / "a.jsonl", rows))
+        for each in given:
+            assert questions(each) == ["a?", "b?"]
+            assert mixed(each).manifest.details == {}
 
     def test_polars(self) -> None:
         polars = pytest.importorskip("polars")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,7 +26,10 @@ texts = st.one_of(
     st.text(min_size=1, max_size=4),
 )
 scalars = st.one_of(
-    st.none(), st.booleans(), st.sampled_from([0, 1, -1, 2**40, 2**63, 2**70, 0.0, 1.5]), texts
+    st.none(),
+    st.booleans(),
+    st.sampled_from([0, 1, -1, 2**40, 2**63, 2**70, 0.0, 1.5, math.nan]),
+    texts,
 )
 parts = st.lists(
     st.one_of(
