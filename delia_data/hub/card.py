@@ -49,32 +49,6 @@ _PAPER: Final = """@misc{delia2024,
   archivePrefix = {arXiv}
 }"""
 
-# The settings with which axolotl and LLaMA-Factory read each row format.
-_AXOLOTL: Final[dict[str, list[str]]] = {
-    "messages": ["type: chat_template", "field_messages: messages", "roles_to_train: [assistant]"],
-    "alpaca": ["type: alpaca"],
-    "sharegpt": [
-        "type: chat_template",
-        "field_messages: conversations",
-        "message_property_mappings: {role: from, content: value}",
-        "roles_to_train: [assistant]",
-    ],
-}
-_LLAMA_FACTORY: Final[dict[str, dict[str, Any]]] = {
-    "messages": {
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages"},
-        "tags": {
-            "role_tag": "role",
-            "content_tag": "content",
-            "user_tag": "user",
-            "assistant_tag": "assistant",
-            "system_tag": "system",
-        },
-    },
-    "alpaca": {"formatting": "alpaca"},
-    "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
-}
 _FRONT: Final = re.compile(r"\A---\r?\n(.*?)\r?\n?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _FENCE: Final = re.compile(r"\s{0,3}(```|~~~)")
 
@@ -162,27 +136,15 @@ def _usage(repo: str, manifest: Manifest) -> str:
     tag = f"v{manifest.settings['version']}"
     texts = []
     if mixtures := manifest.details["mixtures"]:
-        name, mixture = list(mixtures.items())[-1]
-        row_format = str(mixture["settings"]["format"])
+        name = list(mixtures)[-1]
         texts += [
             _python(f'load_dataset("{repo}", "{name}", revision="{tag}")'),
             "`streaming=True` works as well. The same rows in other tools:",
             "TRL (`trl sft --config sft.yaml`):\n\n```yaml\ndatasets:\n  - path: parquet\n"
             f"    data_files: hf://datasets/{repo}@{tag}/{name}/train*.parquet\n```",
+            "Files for axolotl, LLaMA-Factory and Unsloth, after `delia pull`:\n\n```\n"
+            f"delia export my-folder/{name} my-training --for axolotl --model my-model\n```",
         ]
-        if row_format in _AXOLOTL:
-            lines = "\n".join(f"    {line}" for line in _AXOLOTL[row_format])
-            texts.append(
-                f"axolotl:\n\n```yaml\ndatasets:\n  - path: {repo}\n    name: {name}\n"
-                f"    revision: {tag}\n    split: train\n{lines}\n```"
-            )
-        file = f"{name}/train.parquet"
-        if row_format in _LLAMA_FACTORY and file in manifest.files:
-            entry = {name: {"file_name": f"my-folder/{file}", **_LLAMA_FACTORY[row_format]}}
-            texts.append(
-                "LLaMA-Factory (`dataset_info.json`), after `delia pull`:\n\n"
-                f"```json\n{json.dumps(entry, indent=2)}\n```"
-            )
     elif CACHE in manifest.details:
         texts.append(_python(f'load_dataset("{repo}", "{CACHE}", revision="{tag}")'))
     texts.append(

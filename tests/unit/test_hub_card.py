@@ -86,8 +86,7 @@ def test_a_card_has_all_that_is_worth_knowing() -> None:
         "2408.10841",
         'load_dataset("org/name", "ratio-4", revision="v1.2.0")',
         "hf://datasets/org/name@v1.2.0/ratio-4/train*.parquet",
-        "revision: v1.2.0",
-        '"role_tag": "role"',
+        "delia export my-folder/ratio-4 my-training --for axolotl",
         "delia pull org/name@v1.2.0 my-folder",
     ):
         assert part in text, part
@@ -107,9 +106,8 @@ def test_the_front_matter_names_the_files_of_plain_mixtures() -> None:
 
 def test_loading_lines_are_readable_by_the_tools() -> None:
     blocks = card().split("```")
-    (trl, axolotl) = [yaml.safe_load(b.removeprefix("yaml")) for b in blocks if b[:4] == "yaml"]
+    (trl,) = [yaml.safe_load(b.removeprefix("yaml")) for b in blocks if b[:4] == "yaml"]
     assert trl["datasets"][0]["path"] == "parquet"
-    assert axolotl["datasets"][0]["type"] == "chat_template"
 
 
 def test_an_own_citation_stands_beside_the_paper() -> None:
