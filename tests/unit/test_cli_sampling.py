@@ -170,16 +170,6 @@ def test_bad_options(delia: Delia, tmp_path: Path, arguments: list[str], fault: 
         refused(delia("sample", "--estimate", tmp_path / "out", *given), fault)
 
 
-def test_row_without_a_query_is_an_error(delia: Delia, tmp_path: Path) -> None:
-    file = tmp_path / "queries.jsonl"
-    file.write_text('{"query": "Hello"}\n{"text": "a"}\n')
-    given = ["--engine", "mock", "--target", 1, "--queries", file]
-    refused(
-        delia("sample", tmp_path / "out", *given), "1 of 2 rows cannot be used", "queries.jsonl:2"
-    )
-    assert not (tmp_path / "out").exists()
-
-
 def test_sample_resumes_and_rejects_other_settings(delia: Delia, tmp_path: Path) -> None:
     arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--target", 5]
     first, again = delia(*arguments), delia(*arguments)

@@ -180,10 +180,6 @@ def test_rows_that_hold_the_token_are_refused() -> None:
         diversify(replace(verdicts(0, 5), train=(row,)), [*TRAIN, *TEST])
 
 
-def test_a_task_without_held_out_rows_needs_no_held_out_wordings() -> None:
-    assert diversify(verdicts(12, 0), TRAIN).test == ()
-
-
 def test_undiversified_has_one_wording() -> None:
     made, given = undiversified(verdicts()), verdicts()
     common = given.common_wording

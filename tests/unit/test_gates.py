@@ -120,16 +120,6 @@ def test_a_near_copy(text: str, expected: str | None) -> None:
     assert checker.check(Wording(text)) == expected
 
 
-def test_the_token_and_the_slot_are_no_words_of_a_wording() -> None:
-    checker = WordingChecker(replace(verdicts(), token="<my_format>"))
-    assert checker.check(Wording("{query} one two three four <my_format>")) is None
-    assert checker.check(Wording("one two three four {query} <my_format>")) == "near_copy"
-    # "query" as a word of its own counts on both sides.
-    checker = WordingChecker(verdicts())
-    assert checker.check(Wording("{query} answer the query well <sep>")) is None
-    assert checker.check(Wording("well answer the query <sep> {query}")) == "near_copy"
-
-
 def test_what_did_not_end_fails() -> None:
     checker = WordingChecker(verdicts())
     assert checker.check(TRAIN[0], "length") == "cut_off"
@@ -276,14 +266,6 @@ def test_the_first_of_two_copies_is_kept_and_all_are_counted() -> None:
     )
     assert complaint.count("<sep>") == 3
     assert gate_task_wordings(verdicts(), TRAIN).complaint() == ""
-
-
-def test_a_tasks_wordings_are_gated_by_its_own_token_and_words() -> None:
-    other = replace(verdicts(), token="<sep:table>")
-    given = [Wording("{query} in <sep>, please"), Wording("{query} in <sep:table>, please")]
-    assert gate_task_wordings(other, given).counts == {"no_token": 1}
-    both = Wording("{query} in <sep:table>, please, or in <sep>")
-    assert gate_task_wordings(other, [both]).counts == {"other_mark": 1}
 
 
 def test_every_bundled_wording_passes_the_gates_that_read() -> None:

@@ -110,12 +110,6 @@ def test_loading_lines_are_readable_by_the_tools() -> None:
     assert trl["datasets"][0]["path"] == "parquet"
 
 
-def test_an_own_citation_stands_beside_the_paper() -> None:
-    text = card(citation="@misc{mine}")
-    assert "@misc{mine}" in text
-    assert "2408.10841" in text
-
-
 def test_a_cache_alone_has_a_card() -> None:
     text = card(mixtures={}, task=None)
     assert 'load_dataset("org/name", "cache"' in text

@@ -17,7 +17,6 @@ from delia_data.hub.parts import (
     check_mixture,
     check_publication,
     mix_ratios,
-    part_of,
     publication_manifest,
     read_parts,
 )
@@ -67,16 +66,6 @@ class TestParts:
         finish(tmp_path, Manifest(kind="adapter"))
         with pytest.raises(InputError, match="'adapter'"):
             read_parts([tmp_path])
-
-    def test_hashes_are_of_all_files(self, make_cache: Make) -> None:
-        part = read_parts([make_cache(shards=(3, 2))])["cache"]
-        assert set(part.hashes()) == {
-            "cache/FINISHED",
-            "cache/manifest.json",
-            "cache/pairs-00000.parquet",
-            "cache/pairs-00001.parquet",
-        }
-        assert set(part.hashes()) == set(part.sources())
 
     def test_ratios_are_mixed_from_the_given_folders(
         self, make_task: Make, make_cache: Make, tmp_path: Path
@@ -142,11 +131,6 @@ class TestPublication:
         assert second.details["mixtures"] == first.details["mixtures"]
         assert second.details["task"] == first.details["task"]
         assert set(second.files) - set(first.files) == {"cache/pairs-00001.parquet"}
-
-    def test_paths_belong_to_parts(self) -> None:
-        assert part_of("cache/pairs-00000.parquet") == "cache"
-        assert part_of("lean/ratio-0.5.parquet") == "ratio-0.5"
-        assert part_of("pictures/map.png") == "pictures"
 
     @pytest.mark.parametrize(
         ("key", "value"),

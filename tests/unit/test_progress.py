@@ -1,7 +1,5 @@
 """The progress meter counts rows in constant memory."""
 
-import random
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -154,26 +152,6 @@ def test_distinct_shares_are_counted_again_only_now_and_then() -> None:
     meter.take([row("d")])
     clock.now += 5
     assert meter.now().distinct_1 == 4 / 22
-
-
-def test_novelty_comes_from_the_given_function() -> None:
-    assert Meter(novelty=lambda: 0.25).now().novelty == 0.25
-
-
-def test_memory_does_not_grow() -> None:
-    def held(value: object) -> int:
-        inner = value if isinstance(value, list | tuple) or hasattr(value, "maxlen") else ()
-        return sys.getsizeof(value) + sum(map(held, inner))  # type: ignore[call-overload]
-
-    clock, draw = Clock(), random.Random(0)
-    meter = Meter(window=50, clock=clock)
-    sizes = []
-    for turn in range(4000):
-        clock.now += draw.random()
-        meter.take([row(f"answer number {turn % 10}")] * 3)
-        if turn % 1000 == 999:
-            sizes.append(sum(held(getattr(meter, name)) for name in ("_answers", "_buckets")))
-    assert max(sizes) <= 1.2 * min(sizes)
 
 
 def test_progress_with_parts_never_falls_and_ends_at_the_total() -> None:

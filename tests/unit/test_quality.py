@@ -25,7 +25,6 @@ from delia_data.sampling.quality import (
     measure_pairs,
     measure_quality,
     share_like_earlier,
-    split_answers,
 )
 
 
@@ -108,15 +107,6 @@ def test_the_order_of_the_pairs_does_not_count(pairs: list[tuple[str, str]]) -> 
     assert quality == measure_pairs(sorted(pairs), scan=lambda t: ["a"] if "a" in t else [])
 
 
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
-def test_texts_similar_to_an_earlier_one(kinds: list[int]) -> None:
-    vectors = np.eye(6, dtype=np.float32)[kinds]
-    for similarity in (0.9, 1.0):
-        share = share_like_earlier(vectors, similarity)
-        assert share == (len(kinds) - len(set(kinds))) / len(kinds)
-
-
 def test_texts_similar_to_one_in_another_block() -> None:
     vectors = np.random.default_rng(0).normal(size=(1100, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -167,12 +157,6 @@ def test_the_figures_are_those_of_the_folder(cache: Path) -> None:
     assert found.cut_off_share == 0.0
     assert found.coverage is not None and found.rival_coverage is not None
     assert 0 < found.rival_coverage <= 1
-
-
-def test_halves_share_nothing_and_are_the_same_each_time(cache: Path) -> None:
-    one, other = split_answers(cache)
-    assert (one, other) == split_answers(cache)
-    assert len(one) == len(other) == 20
 
 
 def test_folder_that_is_not_a_cache_is_rejected(cache: Path, tmp_path: Path) -> None:

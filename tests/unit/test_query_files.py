@@ -189,13 +189,6 @@ def test_every_row_without_a_query_is_counted_and_three_are_named(tmp_path: Path
     assert "and 2 more" in message
 
 
-def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not there"):
-        FileQueries(tmp_path / "none.jsonl").describe()
-    with pytest.raises(InputError, match="there are no queries"):
-        FileQueries([]).describe()
-
-
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [{"query": "a"}, {"query": "b"}])
     queries = FileQueries(path)

@@ -56,18 +56,6 @@ def test_rows_come_back_with_wording_and_plain(tmp_path: Path) -> None:
     assert read_task_rows(str(tmp_path)) == ROWS
 
 
-def test_a_row_as_json() -> None:
-    assert ROWS.train[0].as_row() == {
-        "messages": [
-            {"role": "user", "content": "one <sep>"},
-            {"role": "assistant", "content": "1"},
-        ],
-        "wording_id": "w1",
-    }
-    assert ROWS.test[0].as_row()["plain"] == "three"
-    assert ROWS.train[1].as_row()["wording_id"] is None
-
-
 def test_the_token_comes_from_the_folder(tmp_path: Path) -> None:
     write_folder(tmp_path, ROWS, token="<json>")
     assert read_task_rows(tmp_path).token == read_task_rows(tmp_path, token="<json>").token
@@ -93,11 +81,6 @@ def test_another_kind_of_folder_is_refused(tmp_path: Path) -> None:
     finish(tmp_path, Manifest(kind="cache"))
     with pytest.raises(InputError, match="holds a cache, not a task: give a task folder"):
         read_task_rows(tmp_path)
-
-
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not there: give a folder, or "):
-        read_task_rows(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
