@@ -48,6 +48,7 @@ from delia_data.outputs import (
     is_finished,
     read_manifest,
     write_json,
+    write_text,
 )
 from delia_data.report import make_report
 from delia_data.sampling import BundledQueries, default_filters, sample
@@ -318,7 +319,7 @@ class _Steps:
         """Write the report on all steps."""
         trained, rows = read_evaluation(self.out / "trained")
         report = make_report([self.out], title=f"Quickstart with {DEFAULT_MODEL}")
-        report.page().write(self.out / REPORT)
+        write_text(self.out / REPORT, report.html())
         shown = _shown([row.answered for row in rows])
         return QuickstartResult(self.out / REPORT, trained, shown, self._seconds())
 

@@ -11,11 +11,12 @@ import typer
 from delia_data.cli._flags import option
 from delia_data.cli._options import EngineOptions, with_options
 from delia_data.cli._output import AsJson, messages, say, show_json, step
-from delia_data.cli._score_tables import print_comparison, print_evaluation
+from delia_data.cli._score_tables import show_notes, show_table
 from delia_data.errors import InputError
 from delia_data.evaluation import (
     PROBES,
     EvalTask,
+    Evaluation,
     compare_folders,
     evaluate,
     make_probes,
@@ -24,7 +25,9 @@ from delia_data.evaluation import (
     parse_gate,
     read_evaluation,
 )
+from delia_data.evaluation.generation import MODEL, SYSTEMS
 from delia_data.evaluation.probes import DEFAULT_PROBES
+from delia_data.evaluation.tables import comparison_table, evaluation_notes, evaluation_tables
 from delia_data.evaluation.translation import METRICS, load_metrics
 
 _COMPARISON = "Comparison"
@@ -183,6 +186,13 @@ def command(
         raise typer.Exit(4)
 
 
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the tables and the notes of an evaluation."""
+    for table in evaluation_tables({SYSTEMS[MODEL]: evaluation}):
+        show_table(table)
+    show_notes(evaluation_notes(evaluation))
+
+
 def show_comparison(
     evaluation: Path, against: Path, metric: list[str] | None, *, seed: int, as_json: bool
 ) -> None:
@@ -192,4 +202,5 @@ def show_comparison(
     if as_json:
         show_json(comparison)
     else:
-        print_comparison(comparison, str(evaluation), str(against))
+        show_table(comparison_table({str(evaluation): comparison}, str(against)))
+        show_notes(comparison.notes)

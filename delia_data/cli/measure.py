@@ -4,32 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import (
-    AsJson,
-    Update,
-    console,
-    messages,
-    print_table,
-    say,
-    show_json,
-    step,
-)
-from delia_data.cli._score_tables import interval
-from delia_data.evaluation.bootstrap import Estimate
-from delia_data.evaluation.measuring import (
-    MEASURES,
-    MeasureName,
-    MeasureSettings,
-    measure,
-    measurement_tables,
-)
+from delia_data.cli._output import AsJson, Update, messages, say, show_json, step
+from delia_data.cli._score_tables import show_table
+from delia_data.evaluation.measurements import MEASURES, MeasureName, measurement_tables
+from delia_data.evaluation.measuring import MeasureSettings, measure
 
 _DEFAULT = MeasureSettings()
 _ROWS = "Rows"
@@ -67,10 +52,6 @@ def command(
         option("Word to compare the token with; repeatable. Default: the task's keywords.", _HOW),
     ] = None,
     words: Annotated[int, option("Ordinary words to sample as controls.", _HOW)] = _DEFAULT.words,
-    mass: Annotated[float, option("Probability mass of the state space.", _HOW)] = _DEFAULT.mass,
-    dimensions: Annotated[
-        int, option("Dimensions of projected gradients.", _HOW)
-    ] = _DEFAULT.dimensions,
     dtype: Annotated[
         str, option("Type to compute in: float32 or bfloat16.", _HOW)
     ] = _DEFAULT.dtype,
@@ -84,9 +65,7 @@ def command(
         pairs=pairs,
         keywords=tuple(keyword or ()),
         words=words,
-        mass=mass,
         ratio=ratio,
-        dimensions=dimensions,
         dtype=dtype,  # type: ignore[arg-type]  # MeasureSettings checks it.
         seed=seed,
     )
@@ -104,16 +83,9 @@ def command(
     if as_json:
         show_json({"folder": str(out), **measurements.as_dict()})
         return
-    for table in measurement_tables(measurements):
-        rows_shown = ([_cell(cell) for cell in row] for row in table.rows)
-        print_table(table.head, rows_shown, title=table.title, right=table.heads)
-        if table.note:
-            console.print(Text(f"{table.note}\n"))
+    for table in chain.from_iterable(measurement_tables(measurements).values()):
+        show_table(table)
     say(f"Everything, with figures: {out}")
-
-
-def _cell(value: str | Estimate | None) -> str:
-    return value if isinstance(value, str) else interval(value)
 
 
 def _progress(steps: ExitStack) -> Callable[[MeasureName, int, int], None]:

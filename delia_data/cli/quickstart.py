@@ -9,8 +9,9 @@ from typing import Annotated
 
 from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, print_table, say, show_json, step
-from delia_data.cli._score_tables import print_numbers
-from delia_data.evaluation.generation import MODEL, UNTRAINED
+from delia_data.cli._score_tables import show_table
+from delia_data.evaluation.generation import MODEL, SYSTEMS, UNTRAINED
+from delia_data.evaluation.tables import numbers_table
 from delia_data.mixing import parse_ratio
 
 
@@ -45,7 +46,7 @@ def command(
     ]
     say(f"\n{result.shown['held-out'].question}\n")
     print_table(("", "untrained", "trained"), answers)
-    print_numbers(result.evaluation)
+    show_table(numbers_table({SYSTEMS[MODEL]: result.evaluation}))
     memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     say(
         f"\n{(time.monotonic() - began) / 60:.1f} minutes, peak memory {memory_gib:.1f} GiB\n"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,35 @@ class Estimate:
     low: float
     high: float
     rows: int
+
+
+class Cell(NamedTuple):
+    """A number as tables show it: its text and that of its interval, such as `95%` and `91, 98`."""
+
+    text: str
+    interval: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} [{self.interval}]" if self.interval else self.text
+
+
+def cell(number: Any, text: Callable[[float], str]) -> Cell:
+    """Write a number with its interval; a dash if it is unknown or has no interval.
+
+    Args:
+        number: An `Estimate`, another number with `value`, `low` and `high`, or None.
+        text: Writes a value, or an end of the interval.
+    """
+    if number is None or number.low is None or number.high is None:
+        return Cell("–")
+    low, high = (text(end).removesuffix("%") for end in (number.low, number.high))
+    return Cell(text(number.value), f"{low}, {high}")
+
+
+def decimal(number: float, digits: int = 2, *, signed: bool = False) -> str:
+    """Write a number in some decimal places; one that rounds to 0 has no sign."""
+    rounded = round(number, digits) + 0.0
+    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,78 +172,3 @@ def bootstrap_mean(
     if estimate is None:
         raise InputError("the mean of values that are not finite is undefined")
     return estimate
-
-
-@dataclass(frozen=True, slots=True)
-class Correlation:
-    """Spearman's rank correlation.
-
-    Attributes:
-        plain: The correlation; None if one side is constant.
-        given_length: The partial correlation given the answers' lengths: short answers have large
-            gradients regardless of their content.
-    """
-
-    plain: Estimate | None
-    given_length: Estimate | None
-
-
-def rank_correlation(
-    left: Sequence[float] | Numbers,
-    right: Sequence[float] | Numbers,
-    lengths: Sequence[float] | Numbers,
-    how: Resampling,
-) -> Correlation:
-    """Return Spearman's rank correlation of two numbers per row, plain and given the lengths.
-
-    The interval is that of the linear correlation of the ranks among all rows.
-
-    Args:
-        left: Shape (rows,).
-        right: Shape (rows,).
-        lengths: Shape (rows,).
-        how: Settings of the intervals.
-
-    Raises:
-        InputError: There are fewer than 3 rows, or the numbers of values differ.
-    """
-    columns = [np.asarray(column, dtype=np.float64) for column in (left, right, lengths)]
-    sizes = [len(column) for column in columns]
-    if len(set(sizes)) > 1 or sizes[0] < 3:
-        raise InputError(
-            f"{sizes} numbers have no rank correlation: give as many of each, at least 3"
-        )
-    x, y, z = (_ranks(column) for column in columns)
-    return Correlation(_linear(x, y, how), _linear(_residual(x, z), _residual(y, z), how))
-
-
-def _ranks(values: Numbers) -> Numbers:
-    """Return ranks from 1; equal values share their mean rank."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Numbers = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return ranks
-
-
-def _residual(values: Numbers, other: Numbers) -> Numbers:
-    """Return the part of the centered values that is not a multiple of the other centered ones."""
-    x, z = values - values.mean(), other - other.mean()
-    variance = float(z @ z)
-    left: Numbers = x - (x @ z) / variance * z if variance else x
-    # A remainder of rounding is zero.
-    return left if np.abs(left).max() > 1e-9 * max(1.0, np.abs(x).max()) else np.zeros_like(x)
-
-
-def _linear(x: Numbers, y: Numbers, how: Resampling) -> Estimate | None:
-    """Return the linear correlation with its interval; None if one side is constant."""
-
-    def statistic(sums: Numbers) -> Numbers:
-        sx, sy, sxx, syy, sxy, n = sums.T
-        vx, vy = (n * sxx - sx**2).clip(min=0), (n * syy - sy**2).clip(min=0)
-        varies = (vx > 1e-9 * n * sxx) & (vy > 1e-9 * n * syy)
-        sizes = np.sqrt(np.where(varies, vx * vy, np.nan))
-        value: Numbers = ((n * sxy - sx * sy) / sizes).clip(-1, 1)
-        return value
-
-    x, y = x - x.mean(), y - y.mean()
-    table = np.stack([x, y, x * x, y * y, x * y, np.ones_like(x)], axis=1)
-    return bootstrap(table, statistic, how)

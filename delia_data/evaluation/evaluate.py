@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Final
 from delia_data.engines import Engine
 from delia_data.errors import InputError, MissingExtraError, TokenError
 from delia_data.evaluation.bootstrap import Resampling
-from delia_data.evaluation.general import lm_eval_scores
 from delia_data.evaluation.generation import (
     ANSWERS,
     ASKING,
@@ -35,23 +34,26 @@ from delia_data.evaluation.generation import (
     UNTRAINED,
     AnsweredRow,
     PromptBuilder,
-    generate_answers_unlocked,
+    generate_answers,
     read_answer_log,
 )
-from delia_data.evaluation.keep import Divergence, divergences, read_pairs, similarities
-from delia_data.evaluation.probes import DEFAULT_PROBES, EvalTask, Probe, make_probes
-from delia_data.evaluation.scores import (
-    Comparison,
-    Evaluation,
+from delia_data.evaluation.grading import (
     ScoredRow,
-    compare,
-    count_formats,
     grade_answers,
     read_scored_rows,
-    score,
     write_scored_rows,
 )
+from delia_data.evaluation.keep import (
+    Divergence,
+    divergences,
+    lm_eval_scores,
+    read_pairs,
+    similarities,
+)
+from delia_data.evaluation.probes import DEFAULT_PROBES, EvalTask, Probe, make_probes
+from delia_data.evaluation.scores import Comparison, Evaluation, compare, count_formats, score
 from delia_data.evaluation.system import System
+from delia_data.evaluation.tables import model_card
 from delia_data.evaluation.translation import CorpusMetric
 from delia_data.outputs import (
     FINISHED,
@@ -146,7 +148,7 @@ def evaluate(
         )
     check_folder_is_ours(root, _NAMES, sign=LOCK)
     with folder_lock(root):
-        answered = generate_answers_unlocked(
+        answered = generate_answers(
             opened.engine,
             asked,
             root,
@@ -154,6 +156,7 @@ def evaluate(
             max_tokens=max_tokens,
             build=build,
             prompts=prompts,
+            locked=True,
             on_progress=on_progress,
         )
         described = json.loads((root / ASKING).read_text(encoding="utf-8"))
@@ -175,14 +178,14 @@ def evaluate(
         texts = {
             token: [
                 row.answers[MODEL]
-                for row in generate_answers_unlocked(
+                for row in generate_answers(
                     opened.engine,
                     [probe],
                     root,
-                    untrained=None,
                     max_tokens=max_tokens,
                     build=build,
                     prompts=prompts,
+                    locked=True,
                     on_progress=on_progress,
                 )
             ]
@@ -195,7 +198,7 @@ def evaluate(
         )
         write_scored_rows(root / ROWS, scored)
         write_json(root / EVALUATION, evaluation.as_dict())
-        write_text(root / CARD, evaluation.card())
+        write_text(root / CARD, model_card(evaluation))
         settings = {
             **described,
             "task": task.name,

@@ -16,22 +16,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from delia_data._optional import require
-from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Estimate
-from delia_data.evaluation.gradients import GROUP_TITLES, WHENS, Buffering
-from delia_data.evaluation.representation import Alignment
-from delia_data.evaluation.state_space import StateSpace
 from delia_data.outputs import atomic_path
 from delia_data.sampling.embeddings import TextMap
 
 if TYPE_CHECKING:
-    from delia_data.evaluation.measuring import Measurements
+    pass
 
 # Characters that HTML forbids or UTF-8 cannot encode, such as halves of surrogate pairs, and those
 # that change the direction of all text after them.
@@ -113,15 +109,8 @@ def style_variables(palette: Palette) -> str:
 
 _WIDTH_INCHES: Final = 4.3
 _HEIGHT_INCHES: Final = 3.0
-_PNG_DPI: Final = 200
-_LOG_TICKS: Final = (
-    (2.2, (1.0,)),
-    (1.1, (1.0, 3.0)),
-    (0.0, (1.0, 2.0, 3.0, 5.0, 7.0)),
-)
-"""Labels within a decade of a logarithmic axis, by the smallest number of decades it spans."""
-_DASHED: Final = (0, (3, 2))
-_DOTTED: Final = (0, (1, 1.5))
+DASHED: Final = (0, (3, 2))
+DOTTED: Final = (0, (1, 1.5))
 
 
 @dataclass(frozen=True)
@@ -208,22 +197,21 @@ def save_png(figure: Any, path: str | os.PathLike[str]) -> None:
     """
     with atomic_path(path) as part:
         metadata = {"Software": None}
-        figure.savefig(part, format="png", dpi=_PNG_DPI, facecolor=LIGHT.paper, metadata=metadata)
+        figure.savefig(part, format="png", dpi=200, facecolor=LIGHT.paper, metadata=metadata)
 
 
 def plain_log_ticks(axis: Any) -> None:
-    """Label a logarithmic axis with plain numbers, at 1, 2, 3, 5, 7, 10, ... or fewer."""
+    """Label a logarithmic axis with plain numbers: the fewer, the more decades it spans."""
     ticker: Any = require("matplotlib.ticker", extra="train")
 
-    def tick_values(locator: Any, vmin: float, vmax: float) -> Any:
-        """Return ticks whose labels fit, regardless of the range."""
-        decades = math.log10(vmax / vmin) if 0 < vmin < vmax else 1.0
-        subs = next((few for least, few in _LOG_TICKS if decades > least), (1.0,))
-        locator.set_params(subs=subs)
-        return ticker.LogLocator.tick_values(locator, vmin, vmax)
+    class Thinned(ticker.LogLocator):  # type: ignore[misc]
+        def tick_values(self, vmin: float, vmax: float) -> Any:
+            decades = math.log10(vmax / vmin) if 0 < vmin < vmax else 1.0
+            few = (1, 3) if decades > 1.1 else (1, 2, 3, 5, 7)
+            self.set_params(subs=(1,) if decades > 2.2 else few)
+            return super().tick_values(vmin, vmax)
 
-    thinned: Any = type("Thinned", (ticker.LogLocator,), {"tick_values": tick_values})
-    axis.set_major_locator(thinned())
+    axis.set_major_locator(Thinned())
     axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axis.set_minor_locator(ticker.NullLocator())
 
@@ -260,8 +248,9 @@ def _style(palette: Palette) -> dict[str, Any]:
     }
 
 
-def _legend(figure: Any, **options: Any) -> None:
-    figure.legend(loc="outside upper left", ncols=2, **options)
+def put_legend(figure: Any, **options: Any) -> Any:
+    """Put the legend above the axes."""
+    return figure.legend(loc="outside upper left", ncols=2, **options)
 
 
 def _steps_axis(axes: Any, label: str) -> None:
@@ -270,7 +259,7 @@ def _steps_axis(axes: Any, label: str) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _name_rows(axes: Any, names: Sequence[str]) -> None:
+def name_rows(axes: Any, names: Sequence[str]) -> None:
     """Turn the vertical axis into one row per name, from top to bottom."""
     axes.set_yticks(range(len(names)), [short(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -278,7 +267,7 @@ def _name_rows(axes: Any, names: Sequence[str]) -> None:
     axes.grid(visible=False, axis="y")
 
 
-def _intervals(
+def draw_intervals(
     axes: Any,
     estimates: Sequence[Estimate],
     color: str,
@@ -289,13 +278,12 @@ def _intervals(
     label: str | None = None,
 ) -> None:
     """Draw an estimate with its interval in each row."""
-    rows = [row + offset for row in range(len(estimates))]
-    lows, highs, values = ([scale * getattr(e, end) for e in estimates] for end in _ENDS)
-    axes.hlines(rows, lows, highs, color=color, lw=1.6)
-    axes.plot(values, rows, marker, color=color, ms=5, label=label)
+    rows = np.arange(len(estimates)) + offset
+    low, high, value = scale * np.asarray([(e.low, e.high, e.value) for e in estimates]).T
+    axes.hlines(rows, low, high, color=color, lw=1.6)
+    axes.plot(value, rows, marker, color=color, ms=5, label=label)
 
 
-_ENDS: Final = ("low", "high", "value")
 _SOURCES: Final = {"loss_task": "task rows", "loss_pairs": "pairs", "loss": "all rows"}
 _SPAN: Final = 15
 """Logged steps averaged into a line, if there are many."""
@@ -312,25 +300,28 @@ def loss_curve(losses: Sequence[Mapping[str, Any]]) -> Drawing:
         label: [(p["step"], p[key]) for p in losses if math.isfinite(p.get(key, math.nan))]
         for key, label in _SOURCES.items()
     }
-    if (lines["task rows"] and lines["pairs"]) or not lines["all rows"]:
+    if lines["task rows"] and lines["pairs"]:
         lines.pop("all rows")  # It is between the two.
-    else:
+    elif lines["all rows"]:
         lines = {"all rows": lines["all rows"]}
     lines = {label: points for label, points in lines.items() if points}
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
         for (label, points), color in zip(lines.items(), palette.series, strict=False):
-            steps, values = zip(*points, strict=True)
-            many = len(points) >= 3 * _SPAN
-            if many:
-                axes.plot(steps, values, ".", color=color, ms=3.5, alpha=0.5, mew=0)
-            mean = _running_mean(values, _SPAN if many else 1)
-            marker = "" if many else "o"
-            axes.plot(steps, mean, color=color, marker=marker, markersize=3, label=label)
+            steps, values = np.asarray(points).T
+            look = {"color": color, "label": label}
+            if len(points) < 3 * _SPAN:
+                axes.plot(steps, values, "o-", markersize=3, **look)
+                continue
+            axes.plot(steps, values, ".", color=color, ms=3.5, alpha=0.5, mew=0)
+            sums = np.cumsum([0.0, *values])
+            ends = np.arange(1, len(values) + 1)
+            begins = np.maximum(0, ends - _SPAN)
+            axes.plot(steps, (sums[ends] - sums[begins]) / (ends - begins), **look)
         _steps_axis(axes, "loss, nats per token")
         if lines:
             axes.set_ylim(bottom=0)
-            _legend(figure)
+            put_legend(figure)
 
     ends = "; ".join(
         f"{label}: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step "
@@ -340,45 +331,24 @@ def loss_curve(losses: Sequence[Mapping[str, Any]]) -> Drawing:
     return Drawing("losses", "Loss over the training, by source", paint, details=ends)
 
 
-def _running_mean(values: Sequence[float], span: int) -> list[float]:
-    """Return the means of each value and those before it, `span` values at most."""
-    return [
-        math.fsum(values[max(0, end - span) : end]) / min(span, end)
-        for end in range(1, len(values) + 1)
-    ]
-
-
-def watched_state_space(
-    runs: Mapping[str, Sequence[Mapping[str, float]]], *, name: str = "state_space"
-) -> Drawing:
+def watched_state_space(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawing:
     """Draw the state space over trainings (paper, Figure 4).
 
     Args:
         runs: By a name to show, the result of `training.watching.read_watched`.
-        name: Name of the watch.
-
-    Raises:
-        InputError: A run has no such numbers.
     """
-    key = f"{name}/size"
-    lines = {
-        run: [(line["step"], line[key]) for line in watched if key in line]
-        for run, watched in runs.items()
-    }
-    if not lines or not all(lines.values()):
-        missing = ", ".join(run for run, line in lines.items() if not line) or "no run"
-        raise InputError(f"{missing} has watched {key}: train with a StateSpaceWatch")
+    key = "state_space/size"
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for number, (run, line) in enumerate(lines.items()):
-            steps, sizes = zip(*line, strict=True)
+        for number, (run, watched) in enumerate(runs.items()):
+            steps, sizes = zip(*((p["step"], p[key]) for p in watched if key in p), strict=True)
             color = palette.series[number % len(palette.series)]
             marker = "o" if len(steps) < 40 else ""
             axes.plot(steps, sizes, color=color, marker=marker, markersize=3, label=short(run))
         axes.set_yscale("log")
         plain_log_ticks(axes.yaxis)
         _steps_axis(axes, "tokens that have the mass")
-        _legend(figure)
+        put_legend(figure)
 
     return Drawing("state-space-watched", "State space of the first token over training", paint)
 
@@ -396,225 +366,19 @@ def watched_distances(
     steps = [point["step"] for point in points]
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        styles = (("", "-"), ("/untrained", (0, (5, 2))), ("/ordinary", _DOTTED))
         for name, color in zip(names, palette.series, strict=False):
             word = short(name.removeprefix("l2/").removesuffix("/middle"))
-            for suffix, line in styles:
+            for suffix, line in (("", "-"), ("/untrained", DASHED), ("/ordinary", DOTTED)):
                 values = [point.get(f"{name}{suffix}") for point in points]
                 if None not in values:
                     legend = None if suffix else f"“{word}”"
                     axes.plot(steps, values, color=color, ls=line, label=legend)
         _steps_axis(axes, "L2 distance")
         axes.set_ylim(bottom=0)
-        _legend(figure)
+        put_legend(figure)
 
     description = f"L2 distances from the token to its keywords while {label} was trained"
     return Drawing("distance-watched", description, paint)
-
-
-class MeasurementFigure(NamedTuple):
-    """A figure of measurements with the name of the measurement, a title and a caption."""
-
-    measure: str
-    drawing: Drawing
-    title: str
-    caption: str
-
-
-def measurement_figures(measurements: Measurements) -> Iterator[MeasurementFigure]:
-    """Yield a figure of everything that was measured."""
-    if representation := measurements.representation:
-        for word in representation["after"].keywords:
-            drawing = alignment_by_block(
-                representation["after"], representation["before"], word.keyword
-            )
-            yield MeasurementFigure(
-                "representation",
-                drawing,
-                f"{measurements.token} and “{short(word.keyword)}”",
-                "L2 divided by that between ordinary words; bands are one standard deviation over "
-                "the contexts, and the range of ordinary words.",
-            )
-    if measurements.state_space:
-        spaces = {
-            f"{when}, {which}": space
-            for when, by_which in measurements.state_space.items()
-            for which, space in by_which.items()
-        }
-        yield MeasurementFigure(
-            "state-space",
-            state_space_sizes(spaces),
-            "State space at the start of the answer",
-            f"Tokens that have {spaces['after, with'].mass:.0%} of the probability, row by row; "
-            "bars are means.",
-        )
-    if buffering := measurements.buffering:
-        yield MeasurementFigure(
-            "buffering",
-            cosines_with_held_out(buffering),
-            "Gradient cosines",
-            "Cosines of mean gradients with that of held-out task rows; lines are 95% intervals, "
-            "diamonds random subsets of pairs.",
-        )
-        yield MeasurementFigure(
-            "buffering",
-            norms_by_similarity(buffering),
-            "Gradient norms by similarity",
-            "Each pair, before and after; ρ is Spearman’s rank correlation.",
-        )
-        for when in WHENS:
-            yield MeasurementFigure(
-                "buffering",
-                cancellation_by_rows(buffering, when),
-                f"How gradients cancel, {when} training",
-                "Norm of the mean divided by mean of the norms, for more and more rows; low values "
-                "mean canceling.",
-            )
-
-
-def alignment_by_block(after: Alignment, before: Alignment, keyword: str) -> Drawing:
-    """Draw the token's distance to one keyword in every block, with controls (paper, Figure 2).
-
-    Args:
-        after: Alignment of the trained model.
-        before: Alignment before training.
-        keyword: The keyword, one of those measured.
-    """
-    new, old = (next(k for k in a.keywords if k.keyword == keyword) for a in (after, before))
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        curve, band, color = new.token.relative, new.ordinary["relative"], palette.series[0]
-        blocks = range(1, len(curve.mean) + 1)
-        words = f"{len(after.controls)} ordinary words"
-        token = short(after.token)
-        lines = [
-            (band.mean, palette.muted, "-", words),
-            *(
-                (distances.relative.mean, palette.series[1], style, f"untrained token ({how})")
-                for (how, distances), style in zip(
-                    new.untrained.items(), (_DASHED, _DOTTED), strict=False
-                )
-            ),
-            (old.token.relative.mean, color, _DASHED, f"{token} before"),
-            (curve.mean, color, "-", f"{token} after"),
-        ]
-        marker = "o" if len(blocks) == 1 else ""
-        for values, line_color, style, label in lines:
-            axes.plot(blocks, values, color=line_color, ls=style, marker=marker, label=label)
-        axes.fill_between(blocks, band.low, band.high, color=palette.muted, alpha=0.15, lw=0)
-        if curve.sd is not None:
-            mean, sd = np.asarray(curve.mean), np.asarray(curve.sd)
-            axes.fill_between(blocks, mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
-        axes.set_xlabel("transformer block")
-        axes.set_ylabel("L2 / ordinary median")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylim(bottom=0)
-        _legend(figure, title=f"distance to “{short(keyword)}” of", alignment="left")
-
-    description = f"L2 from {after.token} to {keyword} in every block, with controls"
-    return Drawing(f"alignment-{keyword}", description, paint)
-
-
-def state_space_sizes(spaces: Mapping[str, StateSpace]) -> Drawing:
-    """Draw the state space of every row, one line of dots per group (paper, Figure 4).
-
-    Args:
-        spaces: By a name to show, such as `"before, with <sep>"`; at least one.
-    """
-
-    def paint(_figure: Any, axes: Any, palette: Palette) -> None:
-        for row, (name, space) in enumerate(spaces.items()):
-            color = palette.series[0] if "after" in name else palette.muted
-            sizes = sorted(each.size for each in space.rows)
-            # Dots of equal sizes are spread out instead of drawn on top of each other.
-            heights = [row + 0.5 * (i / max(1, len(sizes) - 1) - 0.5) for i in range(len(sizes))]
-            axes.scatter(sizes, heights, s=8, color=color, alpha=0.6, lw=0)
-            axes.vlines(space.size, row - 0.35, row + 0.35, color=palette.ink, lw=1.6)
-        axes.set_xscale("log")
-        plain_log_ticks(axes.xaxis)
-        axes.set_xlim(left=0.8)
-        _name_rows(axes, list(spaces))
-        mass = next(iter(spaces.values())).mass
-        axes.set_xlabel(f"tokens that have {mass:.0%} of the probability")
-
-    means = ", ".join(f"{name} {space.size:.1f}" for name, space in spaces.items())
-    return Drawing(
-        "state-space", f"Tokens that may begin the answer, geometric means: {means}", paint
-    )
-
-
-def norms_by_similarity(buffering: Buffering) -> Drawing:
-    """Draw every pair's gradient norm against its similarity to the task (claim 2)."""
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        similarity = [pair.similarity for pair in buffering.pairs]
-        looks = {"before": (palette.muted, "o"), "after": (palette.series[0], "s")}
-        for when, (color, marker) in looks.items():
-            norms = [getattr(pair, when) for pair in buffering.pairs]
-            rank = buffering.norms[when].plain
-            label = f"{when} training, ρ {'undefined' if rank is None else f'{rank.value:+.2f}'}"
-            look = {"s": 11, "color": color, "marker": marker, "alpha": 0.65, "lw": 0}
-            axes.scatter(similarity, norms, label=label, **look)
-        axes.set_yscale("log")
-        plain_log_ticks(axes.yaxis)
-        axes.set_xlabel("similarity of pair and task")
-        axes.set_ylabel("norm of its gradient")
-        _legend(figure)
-
-    description = f"Gradient norms of {len(buffering.pairs)} pairs by similarity, before and after"
-    return Drawing("norms", description, paint)
-
-
-def cancellation_by_rows(buffering: Buffering, when: str) -> Drawing:
-    """Draw how far gradients cancel in more and more rows, by group (claim 1).
-
-    Args:
-        buffering: The measurement.
-        when: `"before"` or `"after"` training.
-    """
-    groups = buffering.cancelling[when]
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for (name, group), color in zip(groups.items(), palette.series, strict=False):
-            rows, mean, low, high = zip(
-                *((s.rows, s.mean, s.low, s.high) for s in group.subsets), strict=True
-            )
-            axes.fill_between(rows, low, high, color=color, alpha=0.12, lw=0)
-            axes.plot(rows, mean, color=color, marker="o", markersize=3, label=GROUP_TITLES[name])
-        longest = max(groups.values(), key=lambda group: group.rows).subsets
-        unrelated = [(subset.rows, subset.independent) for subset in longest]
-        look = {"color": palette.muted, "ls": _DASHED, "label": "unrelated directions"}
-        axes.plot(*zip(*unrelated, strict=True), **look)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel("rows")
-        axes.set_ylabel("norm of mean / mean norm")
-        _legend(figure)
-
-    return Drawing(f"canceling-{when}", f"How far gradients cancel, {when} training", paint)
-
-
-def cosines_with_held_out(buffering: Buffering) -> Drawing:
-    """Draw the cosines of mean gradients with that of the held-out task rows."""
-    names = list(buffering.cosines["before"].groups)
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        looks = {"before": (-0.13, palette.muted), "after": (0.13, palette.series[0])}
-        for when, (offset, color) in looks.items():
-            cosines = buffering.cosines[when]
-            estimates = [cosines.groups[name] for name in names]
-            _intervals(axes, estimates, color, offset=offset, label=f"{when} training")
-            (low, mean, high), row = cosines.subsets, len(names) + offset
-            axes.hlines(row, low, high, color=color, lw=1.6, alpha=0.6)
-            axes.scatter(mean, row, s=18, color=color, marker="D", alpha=0.6)
-        _name_rows(axes, [*(GROUP_TITLES[name] for name in names), "subsets of pairs"])
-        axes.axvline(0, color=palette.muted, lw=0.8)
-        axes.set_xlabel("cosine with the held-out task's gradient")
-        _legend(figure)
-
-    description = "Cosines of mean gradients with that of held-out task rows"
-    return Drawing("cosines", description, paint)
 
 
 def follow_leak_obey(scores: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Drawing:
@@ -631,23 +395,19 @@ def follow_leak_obey(scores: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Dr
             known = [(row, one[name]) for row, (_, one) in enumerate(scores) if name in one]
             for number, (row, estimate) in enumerate(known):
                 look: dict[str, Any] = {"marker": marker, "label": None if number else name}
-                _intervals(axes, [estimate], color, scale=100, offset=row + offset, **look)
+                draw_intervals(axes, [estimate], color, scale=100, offset=row + offset, **look)
         axes.set_xlim(-3, 103)
         axes.set_xticks(range(0, 101, 25), [f"{percent}%" for percent in range(0, 101, 25)])
         axes.set_xlabel("share of answers")
-        _name_rows(axes, [name for name, _ in scores])
-        _legend(figure)
+        name_rows(axes, [name for name, _ in scores])
+        put_legend(figure)
 
     numbers = "; ".join(
         f"{run}: " + ", ".join(f"{name} {one[name].value:.0%}" for name in names if name in one)
         for run, one in scores
     )
     title = "Share of answers that follow the token, leak the format, and obey its prohibition"
-    return Drawing("numbers", title, paint, _height_of_rows(len(scores)) + 0.4, numbers)
-
-
-def _height_of_rows(rows: int) -> float:
-    return max(1.5, 0.7 + 0.34 * rows)
+    return Drawing("numbers", title, paint, max(1.5, 0.7 + 0.34 * len(scores)) + 0.4, numbers)
 
 
 _MAP_NAMES: Final = {"cache": "pairs", "task": "task rows"}
@@ -674,8 +434,7 @@ def text_map(places: Mapping[str, npt.NDArray[np.float64]], found: TextMap) -> D
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(visible=False)
-        legend = figure.legend(loc="outside upper left", ncols=2)
-        for handle in legend.legend_handles:
+        for handle in put_legend(figure).legend_handles:
             handle.set_alpha(1)
 
     counts = " and ".join(f"{len(part)} {_MAP_NAMES[name]}" for name, part in places.items())

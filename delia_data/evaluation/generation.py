@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -120,6 +122,7 @@ def generate_answers(
     max_tokens: int = 96,
     build: PromptBuilder | None = None,
     prompts: str = "",
+    locked: bool = False,
     on_progress: Callable[[float, float], None] = lambda done, of: None,
 ) -> list[AnsweredRow]:
     """Answer every request of every probe.
@@ -132,6 +135,7 @@ def generate_answers(
         max_tokens: Greatest number of tokens in an answer.
         build: Changes the prompts of `engine`.
         prompts: Name of `build`; a folder holds answers to prompts of one name.
+        locked: Whether the caller has checked and locked the folder.
         on_progress: Called with the number of questions done and in all. Equal questions count
             once.
 
@@ -146,65 +150,34 @@ def generate_answers(
         EngineError: Some questions failed; the other answers are kept.
     """
     root = Path(folder)
-    check_folder_is_ours(root, frozenset({ASKING, ANSWERS}), sign=LOCK)
-    with folder_lock(root):
-        return generate_answers_unlocked(
-            engine,
-            probes,
-            root,
-            untrained=untrained,
-            max_tokens=max_tokens,
-            build=build,
-            prompts=prompts,
-            on_progress=on_progress,
-        )
-
-
-def generate_answers_unlocked(
-    engine: Engine,
-    probes: Sequence[Probe],
-    root: Path,
-    *,
-    untrained: Engine | Mapping[str, Answer] | None,
-    max_tokens: int,
-    build: PromptBuilder | None,
-    prompts: str,
-    on_progress: Callable[[float, float], None],
-) -> list[AnsweredRow]:
-    """Do the same as `generate_answers` in a folder whose lock the caller holds."""
+    if not locked:
+        check_folder_is_ours(root, frozenset({ASKING, ANSWERS}), sign=LOCK)
     reference = None if isinstance(untrained, Mapping) else untrained
     rows = [(probe.name, row) for probe in probes for row in probe.rows]
     if not rows:
         raise InputError("the probes have no rows: give at least one")
-    settings = {"system": engine.describe(), "prompts": prompts, "max_tokens": max_tokens}
-    file = root / ASKING
-    earlier = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    if reference is not None:
-        settings[UNTRAINED] = reference.describe()
-    elif UNTRAINED in earlier:
-        settings[UNTRAINED] = earlier[UNTRAINED]
-    if earlier:  # a reference may be added to a folder that has none
-        check_same_settings(root, {UNTRAINED: settings.get(UNTRAINED), **earlier}, settings)
-    write_json(file, settings)
-
-    asked: dict[str, list[tuple[Message, ...]]] = {MODEL: [], UNTRAINED: [], INSTRUCTED: []}
-    for _, row in rows:
-        asked[MODEL].append(build(row.prompt, row.query) if build else row.prompt)
-        asked[UNTRAINED].append(row.prompt)
-        asked[INSTRUCTED].append(row.full)
+    asked = {
+        MODEL: [build(row.prompt, row.query) if build else row.prompt for _, row in rows],
+        UNTRAINED: [row.prompt for _, row in rows],
+        INSTRUCTED: [row.full for _, row in rows],
+    }
     mine = _requests(asked[MODEL])
     others = _requests([*asked[UNTRAINED], *asked[INSTRUCTED]]) if reference else []
-    total = len(mine) + len(others)
-    answers: dict[str, Mapping[str, Answer]] = {
-        MODEL: _generate(engine, mine, root / ANSWERS, MODEL, max_tokens, on_progress, (0, total))
-    }
-    if reference is not None:
-        place = (len(mine), total)
-        answers[UNTRAINED] = _generate(
-            reference, others, root / ANSWERS, UNTRAINED, max_tokens, on_progress, place
-        )
-    elif isinstance(untrained, Mapping):
-        answers[UNTRAINED] = untrained
+    settings = {"system": engine.describe(), "prompts": prompts, "max_tokens": max_tokens}
+    with nullcontext() if locked else folder_lock(root):
+        _check_settings(root, settings, reference)
+        total = len(mine) + len(others)
+        generate = partial(_generate, file=root / ANSWERS, max_tokens=max_tokens)
+        answers: dict[str, Mapping[str, Answer]] = {
+            MODEL: generate(engine, mine, MODEL, lambda done: on_progress(done, total))
+        }
+        if reference is not None:
+            before = len(mine)
+            answers[UNTRAINED] = generate(
+                reference, others, UNTRAINED, lambda done: on_progress(before + done, total)
+            )
+        elif isinstance(untrained, Mapping):
+            answers[UNTRAINED] = untrained
     answers[INSTRUCTED] = answers.get(UNTRAINED, {})
     answered = []
     for number, (name, row) in enumerate(rows):
@@ -229,6 +202,22 @@ def generate_answers_unlocked(
     return answered
 
 
+def _check_settings(root: Path, settings: dict[str, Any], reference: Engine | None) -> None:
+    """Refuse other settings than those of earlier answers, and write them down.
+
+    A reference may be added to a folder that has none.
+    """
+    file = root / ASKING
+    earlier = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if reference is not None:
+        settings[UNTRAINED] = reference.describe()
+    elif UNTRAINED in earlier:
+        settings[UNTRAINED] = earlier[UNTRAINED]
+    if earlier:
+        check_same_settings(root, {UNTRAINED: settings.get(UNTRAINED), **earlier}, settings)
+    write_json(file, settings)
+
+
 def _requests(prompts: Sequence[tuple[Message, ...]]) -> list[Request]:
     """Return a request for each prompt, once; a prompt without turns is left out."""
     by_id = {content_id(turns): turns for turns in prompts if turns}
@@ -238,18 +227,17 @@ def _requests(prompts: Sequence[tuple[Message, ...]]) -> list[Request]:
 def _generate(
     engine: Engine,
     requests: Sequence[Request],
-    file: Path,
     system: str,
+    on_progress: Callable[[float], None],
+    *,
+    file: Path,
     max_tokens: int,
-    on_progress: Callable[[float, float], None],
-    place: tuple[int, int],
 ) -> dict[str, Answer]:
-    before, total = place
     failed: list[Completion] = []
     answers = read_answer_log(file, system)
     missing = [request for request in requests if request.id not in answers]
     done = len(requests) - len(missing)
-    show_done = with_parts(engine, len(requests), lambda count: on_progress(before + count, total))
+    show_done = with_parts(engine, len(requests), on_progress)
     show_done(done)
 
     def stream() -> Iterator[Request]:

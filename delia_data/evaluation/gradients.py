@@ -25,28 +25,18 @@ norm has a standard error of 1.1% and a cosine of at most 0.022.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from delia_data._optional import require
 from delia_data.errors import InputError
-from delia_data.evaluation.bootstrap import (
-    Correlation,
-    Estimate,
-    Numbers,
-    Resampling,
-    rank_correlation,
-)
-from delia_data.outputs import atomic_path
+from delia_data.evaluation.bootstrap import Estimate, Numbers, Resampling, bootstrap
 from delia_data.ranking import row_seed
 from delia_data.records import Record
-from delia_data.sampling.embeddings import Embed
 from delia_data.tokens import encode
 
 if TYPE_CHECKING:
@@ -66,46 +56,40 @@ GROUP_TITLES: Final = {
 }
 """Names of groups of rows in tables and figures."""
 
+DIMENSIONS: Final = 4096
+"""Dimensions of projected gradients."""
 _BLOCK: Final = 1 << 20  # coordinates whose places are in memory at once
 _SUBSETS: Final = 200  # random subsets of each size
 _SMALLEST: Final = 4  # rows of the smallest subset; each further size is four times larger
 
 
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """A random linear map to a few thousand dimensions.
+def project(
+    parts: Sequence[torch.Tensor], dimensions: int = DIMENSIONS, *, seed: int = 0
+) -> torch.Tensor:
+    """Project a vector given in parts, such as one gradient per parameter.
 
-    Attributes:
-        dimensions: Numbers in a sketch, at least 2.
+    Args:
+        parts: The parts, of any shape; the map depends on their order and shapes.
+        dimensions: Numbers in a sketch.
         seed: Seed of places and signs; equal seeds give equal maps on every device.
+
+    Returns:
+        float32, of shape (dimensions,), on the device of the first part.
     """
+    import torch
 
-    dimensions: int = 4096
-    seed: int = 0
-
-    def __call__(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Project a vector given in parts, such as one gradient per parameter.
-
-        Args:
-            parts: The parts, of any shape; the map depends on their order and shapes.
-
-        Returns:
-            float32, of shape (dimensions,), on the device of the first part.
-        """
-        import torch
-
-        device = parts[0].device
-        sketch = torch.zeros(self.dimensions, device=device)
-        generator = torch.Generator()
-        for number, part in enumerate(parts):
-            flat = part.detach().reshape(-1)
-            for start in range(0, flat.numel(), _BLOCK):
-                block = flat[start : start + _BLOCK].to(device, torch.float32)
-                generator.manual_seed(row_seed(self.seed, f"{number}:{start}", "projection"))
-                drawn = torch.randint(2 * self.dimensions, (len(block),), generator=generator)
-                places, signs = drawn // 2, drawn % 2 * 2 - 1
-                sketch.index_add_(0, places.to(device), block * signs.to(device))
-        return sketch
+    device = parts[0].device
+    sketch = torch.zeros(dimensions, device=device)
+    generator = torch.Generator()
+    for number, part in enumerate(parts):
+        flat = part.detach().reshape(-1)
+        for start in range(0, flat.numel(), _BLOCK):
+            block = flat[start : start + _BLOCK].to(device, torch.float32)
+            generator.manual_seed(row_seed(seed, f"{number}:{start}", "projection"))
+            drawn = torch.randint(2 * dimensions, (len(block),), generator=generator)
+            places, signs = drawn // 2, drawn % 2 * 2 - 1
+            sketch.index_add_(0, places.to(device), block * signs.to(device))
+    return sketch
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +121,8 @@ class RowGradients:
         """Check that the gradients contain information.
 
         Raises:
-            InputError: There are none, one is not finite, or all are zero.
+            InputError: One is not finite, or all are zero.
         """
-        if not len(self):
-            raise InputError("there are no gradients: measure at least one row")
         if not np.isfinite(self.sketches).all() or not np.isfinite(self.norms).all():
             raise InputError(
                 "a gradient is not finite: the training failed, or the dtype is too small"
@@ -148,24 +130,14 @@ class RowGradients:
         if not self.norms.any():
             raise InputError("all gradients are zero: the loss does not depend on LoRA's weights")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an `.npz` file, atomically."""
-        with atomic_path(path) as part, part.open("wb") as file:
-            np.savez(file, **{each.name: getattr(self, each.name) for each in fields(self)})
-
-
-def read_gradients(path: str | os.PathLike[str]) -> RowGradients:
-    """Read the file that `RowGradients.save` wrote."""
-    with np.load(Path(path), allow_pickle=False) as file:
-        return RowGradients(**{each.name: file[each.name] for each in fields(RowGradients)})
-
 
 def row_gradients(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Record],
-    projection: Projection,
     *,
+    dimensions: int = DIMENSIONS,
+    seed: int = 0,
     max_length: int | None = None,
     on_row: Callable[[int], None] = lambda done: None,
 ) -> RowGradients:
@@ -175,18 +147,22 @@ def row_gradients(
         model: A causal language model with LoRA, as PEFT wraps it; left unchanged.
         tokenizer: Its tokenizer, with the token.
         rows: Conversations; the loss is that of the last turn.
-        projection: Projection of the gradients.
+        dimensions: Dimensions of the projected gradients.
+        seed: Seed of the projection.
         max_length: Maximum number of tokens of a row; None for all.
         on_row: Called after each row with the number of rows done.
 
     Raises:
-        InputError: There are no rows, a row's answer is cut away, the model has no LoRA, or there
-            is no chat template.
+        InputError: A row's answer is cut away, the model has no LoRA, a gradient is not finite, or
+            all are zero.
     """
     torch_ = require("torch", extra="local")
-    if not rows:
-        raise InputError("there are no rows to compute gradients of: give at least one")
-    matrices = list(lora_b_matrices(model).values())
+    matrices = [p for name, p in model.named_parameters() if ".lora_B." in name]
+    if not matrices:
+        raise InputError(
+            "the model has no LoRA, and gradients are those of LoRA's parameters: give an adapter "
+            "that is not merged, trained with adaptation lora or qlora"
+        )
     computed = []
     with _only_gradients_of(model, matrices):
         for done, row in enumerate(rows, start=1):
@@ -198,26 +174,14 @@ def row_gradients(
                 )
             ]
             norm = sum(float(part.double().square().sum()) for part in parts) ** 0.5
-            computed.append((projection(parts).cpu().numpy(), norm, float(loss.detach()), tokens))
+            sketch = project(parts, dimensions, seed=seed).cpu().numpy()
+            computed.append((sketch, norm, float(loss.detach()), tokens))
             on_row(done)
-    return RowGradients(
+    gradients = RowGradients(
         *(np.asarray(column, dtype=np.float64) for column in zip(*computed, strict=True))
     )
-
-
-def lora_b_matrices(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Return the B matrices of LoRA on linear modules by name.
-
-    Raises:
-        InputError: There are none.
-    """
-    matrices = {name: p for name, p in model.named_parameters() if ".lora_B." in name}
-    if not matrices:
-        raise InputError(
-            "the model has no LoRA, and gradients are those of LoRA's parameters: give an adapter "
-            "that is not merged, trained with adaptation lora or qlora"
-        )
-    return matrices
+    gradients.check()
+    return gradients
 
 
 @contextmanager
@@ -370,6 +334,20 @@ class PairGradient:
 
 
 @dataclass(frozen=True, slots=True)
+class Correlation:
+    """Spearman's rank correlation.
+
+    Attributes:
+        plain: The correlation; None if one side is constant.
+        given_length: The partial correlation given the answers' lengths: short answers have large
+            gradients regardless of their content.
+    """
+
+    plain: Estimate | None
+    given_length: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
 class Buffering:
     """The buffering effect in one training.
 
@@ -395,33 +373,6 @@ class Buffering:
     cosines: Mapping[str, Cosines]
 
 
-def task_similarity(pairs: Sequence[Record], task: Sequence[Record], embed: Embed) -> Numbers:
-    """Return the mean cosine similarity of each pair to the rows of a task.
-
-    Args:
-        pairs: Rows of a cache.
-        task: Rows of the task.
-        embed: Turns texts into vectors of length 1, such as `sampling.embeddings.Embedder`; it
-            reads query and answer together.
-
-    Returns:
-        Shape (pairs,), from -1 to 1.
-
-    Raises:
-        InputError: There are no pairs, or no task rows.
-    """
-    if not pairs or not task:
-        raise InputError(
-            f"similarity of {len(pairs)} pairs to {len(task)} task rows: give at least 1 of both"
-        )
-    of_task, of_pairs = (
-        np.asarray(embed([f"{row.query}\n{row.answer}" for row in rows]), dtype=np.float64)
-        for rows in (task, pairs)
-    )
-    similarity: Numbers = of_pairs @ of_task.mean(axis=0)
-    return similarity
-
-
 Groups: TypeAlias = Mapping[str, RowGradients]
 
 
@@ -442,18 +393,9 @@ def measure_buffering(
         how: Settings of the intervals; its seed also draws the subsets.
 
     Raises:
-        InputError: The groups do not match, or gradients are zero or not finite.
+        InputError: A mean gradient is zero.
     """
     before, after = gradients["before"], gradients["after"]
-    sizes = [{name: len(group) for name, group in groups.items()} for groups in (before, after)]
-    if sizes[0] != sizes[1] or len(similarity) != sizes[0].get("pairs", 0):
-        raise InputError(
-            f"gradients before are of {sizes[0]}, after of {sizes[1]}, and {len(similarity)} pairs "
-            "have a similarity: measure the same rows"
-        )
-    every = [group for groups in (before, after) for group in groups.values()]
-    for group in every:
-        group.check()
     old, new = before["pairs"], after["pairs"]
     tiny = np.finfo(np.float64).tiny
     change = np.log(np.maximum(new.norms, tiny) / np.maximum(old.norms, tiny))
@@ -461,7 +403,9 @@ def measure_buffering(
     return Buffering(
         ratio=float(ratio),
         dimensions=int(old.sketches.shape[1]),
-        projection_error=max(_projection_error(group) for group in every),
+        projection_error=max(
+            _projection_error(group) for groups in gradients.values() for group in groups.values()
+        ),
         seed=how.seed,
         pairs=tuple(
             PairGradient(float(s), int(t), float(b), float(a))
@@ -492,11 +436,7 @@ def cancellation(gradients: RowGradients, how: Resampling) -> Cancellation:
     Args:
         gradients: Gradients of the group.
         how: Settings of the interval; its seed also draws the subsets.
-
-    Raises:
-        InputError: All gradients are zero, or a number is not finite.
     """
-    gradients.check()
     rows = len(gradients)
     generator = np.random.default_rng(how.seed)
     subsets, size = [], _SMALLEST
@@ -579,14 +519,8 @@ def cosines(groups: Groups, *, ratio: float, how: Resampling) -> Cosines:
         how: Settings of the intervals; its seed also draws the subsets.
 
     Raises:
-        InputError: A group is missing, the ratio is negative, or all gradients are zero.
+        InputError: A mean gradient is zero.
     """
-    if missing := sorted({"task", "pairs", "held_out"} - set(groups)):
-        raise InputError(f"there are no gradients of {', '.join(missing)}: measure them as well")
-    if not 0 <= ratio < np.inf:
-        raise InputError(f"ratio {ratio} must be a number of at least 0")
-    for group in groups.values():
-        group.check()
     generator = np.random.default_rng(how.seed)
     sums = {name: group.weighted.sum(axis=0)[None] for name, group in groups.items()}
     resampled = {
@@ -633,3 +567,56 @@ def _cosine(left: Any, right: Any) -> Numbers:
     with np.errstate(divide="ignore", invalid="ignore"):
         value: Numbers = (left * right).sum(axis=1) / sizes
     return value
+
+
+def rank_correlation(
+    left: Sequence[float] | Numbers,
+    right: Sequence[float] | Numbers,
+    lengths: Sequence[float] | Numbers,
+    how: Resampling,
+) -> Correlation:
+    """Return Spearman's rank correlation of two numbers per row, plain and given the lengths.
+
+    The interval is that of the linear correlation of the ranks among all rows.
+
+    Args:
+        left: Shape (rows,).
+        right: Shape (rows,).
+        lengths: Shape (rows,).
+        how: Settings of the intervals.
+    """
+    columns = (np.asarray(column, dtype=np.float64) for column in (left, right, lengths))
+    x, y, z = (_ranks(column) for column in columns)
+    return Correlation(_linear(x, y, how), _linear(_residual(x, z), _residual(y, z), how))
+
+
+def _ranks(values: Numbers) -> Numbers:
+    """Return ranks from 1; equal values share their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Numbers = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
+
+
+def _residual(values: Numbers, other: Numbers) -> Numbers:
+    """Return the part of the centered values that is not a multiple of the other centered ones."""
+    x, z = values - values.mean(), other - other.mean()
+    variance = float(z @ z)
+    left: Numbers = x - (x @ z) / variance * z if variance else x
+    # A remainder of rounding is zero.
+    return left if np.abs(left).max() > 1e-9 * max(1.0, np.abs(x).max()) else np.zeros_like(x)
+
+
+def _linear(x: Numbers, y: Numbers, how: Resampling) -> Estimate | None:
+    """Return the linear correlation with its interval; None if one side is constant."""
+
+    def statistic(sums: Numbers) -> Numbers:
+        sx, sy, sxx, syy, sxy, n = sums.T
+        vx, vy = (n * sxx - sx**2).clip(min=0), (n * syy - sy**2).clip(min=0)
+        varies = (vx > 1e-9 * n * sxx) & (vy > 1e-9 * n * syy)
+        sizes = np.sqrt(np.where(varies, vx * vy, np.nan))
+        value: Numbers = ((n * sxy - sx * sy) / sizes).clip(-1, 1)
+        return value
+
+    x, y = x - x.mean(), y - y.mean()
+    table = np.stack([x, y, x * x, y * y, x * y, np.ones_like(x)], axis=1)
+    return bootstrap(table, statistic, how)

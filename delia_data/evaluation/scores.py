@@ -1,4 +1,4 @@
-"""The numbers of a system: answers are graded row by row, then follow, leak, obey, keep and so on.
+"""The numbers of a system: follow, leak, obey, keep and so on, and differences of two systems.
 
     answered row ── the task's format and scoring ──▶ outcomes     one line of rows.jsonl
     outcomes of the probes ── bootstrap over rows ──▶ Evaluation   evaluation.json
@@ -8,39 +8,36 @@
 says why. The untrained model, and the untrained model with the full instruction in the prompt, are
 scored in the same way: the two bounds of a training.
 
-A leak is a mark of the format (`AnswerFormat.marks`) in an answer that the untrained model's answer
-to the same prompt does not have; after a request for other JSON, quotes and braces are no marks.
 The leak is that of the probe with the largest one, and its interval that of this maximum.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError, InputError, SettingsError
-from delia_data.evaluation.answer_format import CONTENT, JSON_MARKS, parse_answer
-from delia_data.evaluation.bootstrap import Estimate, Numbers, Resampling, bootstrap, bootstrap_mean
-from delia_data.evaluation.general import satisfies
-from delia_data.evaluation.generation import (
-    MODEL,
-    SYSTEMS,
-    UNTRAINED,
-    AnsweredRow,
+from delia_data.evaluation.bootstrap import (
+    Cell,
+    Estimate,
+    Numbers,
+    Resampling,
+    bootstrap,
+    bootstrap_mean,
+    cell,
+    decimal,
 )
+from delia_data.evaluation.generation import MODEL, SYSTEMS, UNTRAINED
+from delia_data.evaluation.grading import Outcome, ScoredRow, obeys
 from delia_data.evaluation.keep import SIMILAR, Divergence, ends_in_mid_sentence
 from delia_data.evaluation.probes import LEAK_PROBES, EvalTask
 from delia_data.evaluation.translation import CorpusMetric, score_corpus
-from delia_data.outputs import atomic_path, from_json
-from delia_data.tasks import Scoring, chrf, exact
+from delia_data.outputs import from_json
 
 NO_FORMAT: Final = "none"
 """Column of answers that are in no format of the tasks asked."""
@@ -73,25 +70,16 @@ class Number(NamedTuple):
 
         A difference is written with its sign; of shares, in percentage points.
         """
-        sign = "+" if signed else ""
         match self.unit:
             case "nats":
-                return f"{value:{sign}.4f}"
+                return decimal(value, 4, signed=signed)
             case "tokens":
-                return f"{value:{sign}.0f}"
-        return f"{100 * value:{sign}.0f}{'' if signed else '%'}"
+                return decimal(value, 0, signed=signed)
+        return decimal(100 * value, 0, signed=signed) + ("" if signed else "%")
 
-    def interval(self, estimate: Estimate, *, signed: bool = False) -> str:
-        """Return the ends of an estimate's interval, such as `91, 98`."""
-        ends = (self.text(end, signed=signed) for end in (estimate.low, estimate.high))
-        return ", ".join(end.removesuffix("%") for end in ends)
-
-    def text_of(self, estimate: Estimate | None, *, signed: bool = False) -> str:
-        """Return an estimate with its interval, such as `95% [91, 98]`; a dash if it is unknown."""
-        if estimate is None:
-            return "–"
-        value = self.text(estimate.value, signed=signed)
-        return f"{value} [{self.interval(estimate, signed=signed)}]"
+    def cell(self, estimate: Estimate | None, *, signed: bool = False) -> Cell:
+        """Return an estimate with its interval in this number's unit."""
+        return cell(estimate, partial(self.text, signed=signed))
 
 
 _TASK: Final = ("held-out",)
@@ -117,156 +105,7 @@ NUMBERS: Final = (
     ),
 )
 """All numbers, in the order in which tables show them."""
-NUMBER_NAMES: Final = tuple(number.name for number in NUMBERS)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The grades of one answer.
-
-    Attributes:
-        strict: Whether it is in the format as it is.
-        loose: Whether it counts loosely (`AnswerFormat.parses`).
-        marks: Its marks of the format, sorted.
-        right: 1 if it is right, 0 if not, or the task's score between; None for requests that are
-            not of the task, or if the task's scoring is unknown.
-        labels: By key, the expected label and the answer's, which is None if it has none.
-    """
-
-    strict: bool
-    loose: bool
-    marks: tuple[str, ...]
-    right: float | None = None
-    labels: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredRow:
-    """One request with its answers and their grades.
-
-    Attributes:
-        answered: The request and its answers.
-        outcomes: The grades by system.
-        saved: Prompt tokens saved against the full instruction; None if unknown.
-        similarity: Similarity of the answer to the untrained model's, if it was measured.
-    """
-
-    answered: AnsweredRow
-    outcomes: Mapping[str, Outcome]
-    saved: int | None = None
-    similarity: float | None = None
-
-    @property
-    def leaks(self) -> bool | None:
-        """Whether the answer shows the format and the untrained one does not; None if unknown."""
-        ours, theirs = (self.outcomes.get(system) for system in (MODEL, UNTRAINED))
-        if ours is None or theirs is None:
-            return None
-        return is_leak(self.answered.probe, ours.marks, theirs.marks)
-
-
-def is_leak(probe: str, marks: Iterable[str], untrained: Iterable[str]) -> bool:
-    """Return whether an answer with these marks leaks, given those of the untrained model's."""
-    ignored = JSON_MARKS if probe == "other-json" else frozenset()
-    return bool(set(marks) - set(untrained) - ignored)
-
-
-def obeys(marks: Iterable[str]) -> bool:
-    """Return whether an answer with these marks is not in a format that the prompt forbids."""
-    return not set(marks) - {CONTENT}
-
-
-def grade_answers(task: EvalTask, rows: Sequence[AnsweredRow]) -> list[ScoredRow]:
-    """Grade the answers of rows as the task says.
-
-    Raises:
-        InputError: A user's scoring function returns a number outside 0 to 1.
-    """
-    return [
-        ScoredRow(row, {name: _outcome(task, row, text) for name, text in row.answers.items()})
-        for row in rows
-    ]
-
-
-def _outcome(task: EvalTask, row: AnsweredRow, text: str) -> Outcome:
-    form = task.form
-    marks = tuple(sorted(form.marks(text)))
-    if not row.expected:
-        right = float(satisfies(text, row.constraints)) if row.constraints else None
-        return Outcome(False, False, marks, right)
-    answer, reference = form.read(text), form.read(row.expected)
-    answered = {} if answer is None else answer.labels
-    expected = {} if reference is None else reference.labels
-    labels = {key: (label, answered.get(key)) for key, label in expected.items()}
-    if labels and not callable(task.scoring):
-        right = float(all(ours == label for label, ours in labels.values()))
-    elif task.scoring is not None:
-        (right,) = score_texts(task.scoring, form.keys, [row.expected], [text])
-    else:
-        right = None
-    strict = answer is not None and answer.strict
-    return Outcome(strict, form.parses(text), marks, right, labels)
-
-
-def score_texts(
-    scoring: Scoring, keys: Sequence[str], expected: Sequence[str], answers: Sequence[str]
-) -> list[float]:
-    """Score one answer per row, each from 0 to 1.
-
-    Args:
-        scoring: `"json"` counts objects with the task's keys, `"exact"` answers equal to the
-            expected one, `"translation"` gives chrF, and a function takes the answer and the
-            expected answer.
-        keys: Keys of the object, for `"json"`.
-        expected: The rows' own answers.
-        answers: The answers to score.
-
-    Raises:
-        InputError: The numbers of answers and rows differ, or a function returns a number outside
-            0 to 1.
-    """
-    if len(expected) != len(answers):
-        raise InputError(f"{len(answers)} answers for {len(expected)} rows: give one per row")
-    scores = []
-    for place, (answer, right) in enumerate(zip(answers, expected, strict=True)):
-        if callable(scoring):
-            value = float(scoring(answer, right))
-        elif scoring == "json":
-            value = float(parse_answer(answer, keys) is not None)
-        else:
-            value = exact(answer, right) if scoring == "exact" else chrf(answer, right)
-        if not 0 <= value <= 1:
-            raise InputError(
-                f"the task's scoring gave {value} for answer {place}: it must give 0 to 1"
-            )
-        scores.append(value)
-    return scores
-
-
-def write_scored_rows(path: str | os.PathLike[str], rows: Sequence[ScoredRow]) -> None:
-    """Write rows as JSON Lines."""
-    with atomic_path(path) as part, part.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-
-
-def read_scored_rows(path: str | os.PathLike[str]) -> list[ScoredRow]:
-    """Read the rows that `write_scored_rows` wrote.
-
-    Raises:
-        FormatError: A line is something else.
-    """
-    adapter = TypeAdapter(ScoredRow)
-    rows = []
-    with Path(path).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                rows.append(adapter.validate_json(line))
-            except ValidationError as error:
-                raise FormatError(
-                    f"{path}:{number} is not an evaluated row: run delia evaluate again"
-                ) from error
-    return rows
+BY_NAME: Final = {number.name: number for number in NUMBERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,52 +166,15 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     version: int = VERSION
 
-    def confusion_table(self) -> tuple[list[str], list[list[str]]]:
-        """Return the head and the rows of the table of formats under each token."""
-        head = ["asked for", *(f"format of {token}" for token in self.confusion), NO_FORMAT]
-        rows = [
-            [asked, *(str(counts[column]) for column in (*self.confusion, NO_FORMAT))]
-            for asked, counts in self.confusion.items()
-        ]
-        return head, rows
-
     def number(self, name: str, system: str = MODEL) -> Estimate | None:
         """Return a number of a system; None if it was not measured.
 
         Raises:
             InputError: There is no such number.
         """
-        if name not in NUMBER_NAMES:
-            raise InputError(f"number {name!r} is unknown: use one of {', '.join(NUMBER_NAMES)}")
+        if name not in BY_NAME:
+            raise InputError(f"number {name!r} is unknown: use one of {', '.join(BY_NAME)}")
         return self.numbers.get(system, {}).get(name)
-
-    def card(self) -> str:
-        """Return the text of a model card: the numbers with both bounds, in Markdown."""
-        systems = [system for system in SYSTEMS if system in self.numbers]
-        lines = [
-            f"## Evaluation on {self.task}",
-            "",
-            f"The token is `{self.token}`. Intervals of {100 * self.how.confidence:g}% are "
-            "bootstrapped over rows. Bounds are the untrained model, and the untrained model with "
-            "the full instruction in the prompt.",
-            "",
-            f"| number | meaning | {' | '.join(SYSTEMS[system] for system in systems)} |",
-            f"| --- | --- |{' ---: |' * len(systems)}",
-        ]
-        for number in NUMBERS:
-            texts = [number.text_of(self.number(number.name, system)) for system in systems]
-            if set(texts) != {"–"}:
-                lines.append(f"| {number.title} | {number.meaning} | {' | '.join(texts)} |")
-        counts = ", ".join(f"{name} {rows}" for name, rows in self.rows.items())
-        if self.confusion:
-            head, rows = self.confusion_table()
-            lines += ["", _markdown_row(head), _markdown_row(["---"] + ["---:"] * (len(head) - 1))]
-            lines += [_markdown_row([f"`{asked}`", *counted]) for asked, *counted in rows]
-        lines += [
-            "",
-            f"Prompts: {counts}. Answers have at most {self.system['max_tokens']} tokens.",
-        ]
-        return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
@@ -391,10 +193,6 @@ class Evaluation:
                 "delia evaluate into its folder again, which keeps the answers"
             )
         return from_json(cls, values, where)
-
-
-def _markdown_row(parts: Sequence[str]) -> str:
-    return f"| {' | '.join(parts)} |"
 
 
 def count_formats(
@@ -463,11 +261,6 @@ def score(
         numbers[MODEL] |= {} if kl is None else {"kl": kl}
     reasons = {**_reasons(by_probe), **(unknown or {})}
     held_out = [row for row in by_probe.get("held-out", ()) if MODEL in row.outcomes]
-    texts = (
-        [row.answered.source for row in held_out],
-        [row.answered.answers[MODEL] for row in held_out],
-        [row.answered.expected for row in held_out],
-    )
     unrelated = [row.answered for row in by_probe.get("unrelated", ())]
     return Evaluation(
         task=task.name,
@@ -496,7 +289,7 @@ def score(
             if any(name in row.answers for row in unrelated)
         },
         labels=_count_labels([row.outcomes[MODEL] for row in held_out], task.form.labels),
-        translation={c.name: score_corpus(c, *texts, how) for c in metrics} if held_out else {},
+        translation=_translation(metrics, [held_out], how),
         how=how,
         notes=tuple(notes),
     )
@@ -661,9 +454,9 @@ def parse_gate(text: str) -> dict[str, float]:
     bounds = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, bound = part.partition("=")
-        if name.strip() not in NUMBER_NAMES:
+        if name.strip() not in BY_NAME:
             raise SettingsError(
-                f"gate {part!r} names no number: use {', '.join(NUMBER_NAMES)}, each with =BOUND"
+                f"gate {part!r} names no number: use {', '.join(BY_NAME)}, each with =BOUND"
             )
         try:
             bounds[name.strip()] = float(bound)
@@ -685,14 +478,13 @@ def missed_bounds(evaluation: Evaluation, bounds: Mapping[str, float]) -> list[s
         evaluation: The evaluation.
         bounds: Bounds by number: the least value, or for leak and KL the greatest.
     """
-    higher = {number.name: number.higher for number in NUMBERS}
     missed = []
     for name, bound in bounds.items():
-        estimate = evaluation.number(name)
+        estimate, higher = evaluation.number(name), BY_NAME[name].higher
         if estimate is None:
             missed.append(f"{name} is unknown: {evaluation.unknown.get(name, 'not measured')}")
-        elif not (estimate.value >= bound if higher[name] else estimate.value <= bound):
-            side = "below" if higher[name] else "above"
+        elif not (estimate.value >= bound if higher else estimate.value <= bound):
+            side = "below" if higher else "above"
             missed.append(f"{name} is {estimate.value:.4g}, {side} {bound:g}")
     return missed
 
@@ -787,13 +579,10 @@ def compare(
     held_out = [
         pair for pair in pairs.get("held-out", ()) if all(MODEL in row.outcomes for row in pair)
     ]
-    translation = (
-        {c.name: _corpus_difference(c, held_out, how) for c in metrics} if held_out else {}
-    )
     return Comparison(
         numbers=numbers,
         leaks=leaks,
-        translation=translation,
+        translation=_translation(metrics, list(zip(*held_out, strict=True)), how),
         rows={probe: len(each) for probe, each in pairs.items()},
         how=how,
         notes=tuple(notes),
@@ -814,23 +603,13 @@ def _kl_difference(
     return bootstrap(table, lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], how)
 
 
-def _corpus_difference(
-    metric: CorpusMetric, pairs: Sequence[tuple[ScoredRow, ScoredRow]], how: Resampling
-) -> Estimate:
-    counts = [
-        metric.counts(
-            [row.answered.source for row in rows],
-            [row.answered.answers[MODEL] for row in rows],
-            [row.answered.expected for row in rows],
-        )
-        for rows in zip(*pairs, strict=True)
+def _translation(
+    metrics: Sequence[CorpusMetric], systems: Sequence[Sequence[ScoredRow]], how: Resampling
+) -> dict[str, Estimate]:
+    """Return the corpus scores of a system, or the differences of two; empty without rows."""
+    answered = [[row.answered for row in rows] for rows in systems if rows]
+    texts = [
+        ([r.source for r in rows], [r.answers[MODEL] for r in rows], [r.expected for r in rows])
+        for rows in answered
     ]
-    half, rows = counts[0].shape[1], len(pairs)
-    difference = bootstrap(
-        np.hstack(counts),
-        lambda sums: metric.score(sums[:, :half], rows) - metric.score(sums[:, half:], rows),
-        how,
-    )
-    if difference is None:
-        raise InputError(f"{metric.name} is undefined for {rows} translations: evaluate more rows")
-    return difference
+    return {metric.name: score_corpus(metric, texts, how) for metric in metrics if texts}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, Final
 
+from delia_data._batches import batches
 from delia_data.errors import InputError
 from delia_data.evaluation.representation import evaluating, pad_right
 from delia_data.records import Record
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+MASS: Final = 0.95
+"""Probability mass of the counted tokens."""
 _ROUNDING: Final = 1e-9  # of a sum of float64 probabilities
 
 
@@ -57,18 +60,11 @@ class StateSpace:
         mass: Probability mass of the counted tokens, such as 0.95.
         vocabulary: Number of tokens in the distribution.
         rows: One entry per row.
-
-    Raises:
-        InputError: There are no rows.
     """
 
     mass: float
     vocabulary: int
     rows: tuple[FirstToken, ...]
-
-    def __post_init__(self) -> None:
-        if not self.rows:
-            raise InputError("a state space needs at least one row, and there are 0")
 
     @property
     def size(self) -> float:
@@ -97,7 +93,7 @@ class StateSpace:
 
 
 def first_tokens(
-    logits: torch.Tensor, expected: Sequence[int], opening: torch.Tensor, *, mass: float = 0.95
+    logits: torch.Tensor, expected: Sequence[int], opening: torch.Tensor
 ) -> list[FirstToken]:
     """Compute the numbers of each row from its logits, in float64.
 
@@ -105,22 +101,16 @@ def first_tokens(
         logits: Shape (rows, vocabulary), at the position before the answer.
         expected: For each row, the id of the first token of its own answer.
         opening: Shape (rows, vocabulary), true for tokens that begin with the same character.
-        mass: Probability mass of the counted tokens, above 0 and at most 1.
-
-    Raises:
-        InputError: The mass is out of bounds.
     """
     import torch
 
-    if not 0 < mass <= 1:
-        raise InputError(f"mass {mass} must be above 0 and at most 1")
     exact = logits.detach().double()
     log_shares = exact.log_softmax(-1)
     shares = log_shares.exp()
     cumulative = shares.sort(dim=-1, descending=True).values.cumsum(-1)
     ids = torch.tensor(list(expected), device=exact.device)[:, None]
     columns = (
-        ((cumulative < mass - _ROUNDING).sum(-1) + 1).clamp(max=exact.shape[1]),
+        (cumulative < MASS - _ROUNDING).sum(-1) + 1,
         -torch.where(shares > 0, shares * log_shares, 0).sum(-1),
         (exact > exact.gather(1, ids)).sum(-1) + 1,
         shares.gather(1, ids)[:, 0],
@@ -130,12 +120,7 @@ def first_tokens(
 
 
 def measure_state_space(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Record],
-    *,
-    mass: float = 0.95,
-    batch_size: int = 8,
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Record], *, batch_size: int = 8
 ) -> StateSpace:
     """Measure the first answer token of rows, put through the model's own chat template.
 
@@ -143,12 +128,10 @@ def measure_state_space(
         model: A causal language model, also one wrapped by PEFT; left unchanged.
         tokenizer: Its tokenizer.
         rows: Conversations; the last turn is the expected answer.
-        mass: Probability mass of the counted tokens, above 0 and at most 1.
         batch_size: Rows per batch.
 
     Raises:
-        InputError: There are no rows, the mass is out of bounds, there is no chat template, or an
-            answer has no token.
+        InputError: There are no rows, there is no chat template, or an answer has no token.
     """
     if not rows:
         raise InputError("a state space needs at least one row, and 0 rows were given")
@@ -159,14 +142,13 @@ def measure_state_space(
     order = sorted(range(len(rows)), key=lambda index: len(encoded[index].prompt_ids))
     measured: dict[int, FirstToken] = {}
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in batches(order, batch_size):
             logits = _logits_after(model, [encoded[index].prompt_ids for index in batch])
             opening = _opening(characters, [rows[index].answer for index in batch])
             expected = [encoded[index].answer_ids[0] for index in batch]
-            tokens = first_tokens(logits, expected, opening.to(logits.device), mass=mass)
+            tokens = first_tokens(logits, expected, opening.to(logits.device))
             measured |= zip(batch, tokens, strict=True)
-    return StateSpace(mass, len(characters), tuple(measured[index] for index in range(len(rows))))
+    return StateSpace(MASS, len(characters), tuple(measured[index] for index in range(len(rows))))
 
 
 class StateSpaceWatch:

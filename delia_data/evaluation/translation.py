@@ -20,7 +20,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,36 +223,29 @@ def load_metrics(given: Sequence[str]) -> tuple[CorpusMetric, ...]:
     return tuple(metrics)
 
 
-def score_corpus(
-    metric: CorpusMetric,
-    sources: Sequence[str],
-    answers: Sequence[str],
-    references: Sequence[str],
-    how: Resampling,
-) -> Estimate:
-    """Score translations.
+Texts: TypeAlias = tuple[Sequence[str], Sequence[str], Sequence[str]]
+"""Texts to translate, translations, and reference translations."""
+
+
+def score_corpus(metric: CorpusMetric, systems: Sequence[Texts], how: Resampling) -> Estimate:
+    """Score the translations of a system, or the difference of two on the same rows.
 
     Args:
         metric: The metric.
-        sources: Texts to translate.
-        answers: The translations.
-        references: The reference translations.
+        systems: The texts of the system; of a second one to subtract it.
         how: Settings of the interval.
 
     Raises:
-        InputError: There are no translations, or the numbers of texts differ.
+        InputError: The metric is undefined for so few rows.
     """
-    if not len(sources) == len(answers) == len(references):
-        raise InputError(
-            f"{len(sources)} sources, {len(answers)} translations and {len(references)} "
-            "references: give one of each per row"
-        )
-    if not answers:
-        raise InputError("there are no translations to score: give at least one")
-    counts = metric.counts(sources, answers, references)
-    estimate = bootstrap(counts, lambda sums: metric.score(sums, len(answers)), how)
+    counts = [metric.counts(*texts) for texts in systems]
+    rows = len(counts[0])
+
+    def statistic(sums: Numbers) -> Numbers:
+        first, *others = (metric.score(part, rows) for part in np.split(sums, len(counts), axis=1))
+        return first - others[0] if others else first
+
+    estimate = bootstrap(np.hstack(counts), statistic, how)
     if estimate is None:
-        raise InputError(
-            f"{metric.name} is undefined for {len(answers)} translations: evaluate more rows"
-        )
+        raise InputError(f"{metric.name} is undefined for {rows} translations: evaluate more rows")
     return estimate

@@ -13,17 +13,34 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from delia_data.evaluation.figures import text_map
+from delia_data.evaluation.tables import Table
 from delia_data.experiments import read_grid
 from delia_data.hub.parts import pair_shards
-from delia_data.outputs import Manifest
 from delia_data.ranking import rank
 from delia_data.records import Record, read_record
-from delia_data.report.page import Figures, Metric, Section, blocks, count, flatten, join, named
+from delia_data.report.page import (
+    Figures,
+    Metric,
+    Section,
+    blocks,
+    count,
+    flatten,
+    join,
+    named,
+    named_rows,
+    show_table,
+)
 from delia_data.report.runs import Kind, Run, Runs
 from delia_data.sampling.embeddings import Embed, map_texts
 from delia_data.tasks import read_task_rows
 
-_DETAILS: Final = ("tokens", "prompt_tokens", "cost_usd", "wordings", "decontaminated")
+_DETAILS: Final[Sequence[str]] = (
+    "tokens",
+    "prompt_tokens",
+    "cost_usd",
+    "wordings",
+    "decontaminated",
+)
 _MAP_ROWS: Final = 250
 """Rows of each source that are drawn at most, by hash."""
 _MAP_READ: Final = 2_000
@@ -44,96 +61,75 @@ _KINDS: Final[Mapping[Kind, str]] = {
 
 def accounts(runs: Runs, _: Figures) -> Section | None:
     """Account for rows: by source, and dropped rows by reason."""
-    every = runs.of("mixture", "cache", "task")
-    if not every:
+    groups = {
+        "Mixture, rows by source": runs.of("mixture"),
+        "Cache, pairs": runs.of("cache"),
+        "Task, rows": runs.of("task"),
+    }
+    if not any(groups.values()):
         return None
-    mixtures = runs.of("mixture")
-    groups = (
-        ("Mixture, rows by source", mixtures),
-        ("Cache, pairs", runs.of("cache")),
-        ("Task, rows", runs.of("task")),
-    )
-    body = [part for title, group in groups if group for part in _group(title, group)]
+    body = [part for title, group in groups.items() if group for part in _group(title, group)]
     data: list[dict[str, Any]] = [
         {
             "run": run.label,
             "kind": run.kind,
-            "rows": dict(_manifest(run).rows),
-            "dropped": dict(_manifest(run).dropped),
-            "details": dict(_manifest(run).details),
+            "rows": dict(run.done.rows),
+            "dropped": dict(run.done.dropped),
+            "details": dict(run.done.details),
         }
-        for run in every
+        for run in runs.of("mixture", "cache", "task")
+    ]
+    mixtures = runs.of("mixture")
+    metrics = [
+        Metric(
+            f"Rows of {run.label}",
+            count(sum(n for source, n in run.done.rows.items() if source != "test")),
+            named_rows(run.done.rows),
+        )
+        for run in mixtures
     ]
     note = "Every row that was given and is not in the result has a reason here."
-    return Section(
-        join(body), data, [_mixed(run) for run in mixtures], [_metric(r) for r in mixtures], note
-    )
+    return Section(join(body), data, [_mixed(run) for run in mixtures], metrics, note)
 
 
 def _group(title: str, group: Sequence[Run]) -> Iterator[Markup]:
     """Show rows kept and rows dropped, with a column for each run."""
-    kept = [dict(_manifest(run).rows) for run in group]
-    dropped = [{k: n for k, n in _manifest(run).dropped.items() if n} for run in group]
+    kept = [run.done.rows for run in group]
+    dropped = [{why: n for why, n in run.done.dropped.items() if n} for run in group]
     none = blocks.paragraph("No row was dropped.")
     yield blocks.heading(title)
     yield blocks.columns(
         [
-            blocks.heading("Kept", 4) + _counts(group, kept),
-            blocks.heading("Dropped, by reason", 4)
-            + (_counts(group, dropped) if any(dropped) else none),
+            show_table(_counts("Kept", group, kept), 4),
+            show_table(_counts("Dropped, by reason", group, dropped), 4)
+            if any(dropped)
+            else blocks.heading("Dropped, by reason", 4) + none,
         ]
     )
-    details = [
-        f"{run.label}: "
-        + ", ".join(f"{name.replace('_', ' ')} {_plain(one)}" for name, one in known.items())
-        for run in group
-        if (known := {k: v for k, v in _manifest(run).details.items() if k in _DETAILS})
-    ]
+    details = []
+    for run in group:
+        if known := {name: run.done.details[name] for name in _DETAILS if name in run.done.details}:
+            texts = [f"{re.sub('[_.]', ' ', name)} {text}" for name, text in flatten(known)]
+            details.append(f"{run.label}: {', '.join(texts)}")
     if details:
         yield blocks.bullets(details, "note")
 
 
-def _counts(group: Sequence[Run], counts: Sequence[Mapping[str, int]]) -> Markup:
-    names = list(dict.fromkeys(name for one in counts for name in one))
+def _counts(title: str, group: Sequence[Run], counts: Sequence[Mapping[str, int]]) -> Table:
+    names = dict.fromkeys(name for one in counts for name in one)
     rows = [
         [name.replace("_", " "), *(count(one[name]) if name in one else "–" for one in counts)]
         for name in names
     ]
-    head = ("", *(run.label for run in group)) if len(group) > 1 else ()
-    return blocks.table(head, rows, "numbers wide" if head else "numbers", "Rows")
-
-
-def _plain(one: Any) -> str:
-    if isinstance(one, Mapping):
-        return ", ".join(f"{name.replace('_', ' ')} {_plain(each)}" for name, each in one.items())
-    if isinstance(one, bool) or not isinstance(one, int):
-        return f"{one:g}" if isinstance(one, float) else str(one)
-    return f"{one:,}"
+    return Table(title, ("", *(run.label for run in group)) if len(group) > 1 else (), rows)
 
 
 def _mixed(run: Run) -> str:
-    rows, settings = _manifest(run).rows, _manifest(run).settings
-    task, pairs = rows.get("task", 0), rows.get("cache", 0)
-    contrast = f"{named(n, 'contrast row')} and " if (n := rows.get("contrast")) else ""
-    text = f"{run.label} mixes {named(task, 'task row')} with {contrast}{named(pairs, 'pair')}"
-    ratio = settings.get("ratio")
-    text += f", a ratio of {ratio:g}" if isinstance(ratio, int | float) else ""
-    lost = sum(_manifest(run).dropped.values())
-    return f"{text}; {named(lost, 'row')} dropped." if lost else f"{text}; none dropped."
-
-
-def _metric(run: Run) -> Metric:
-    rows = _manifest(run).rows
-    task, pairs = rows.get("task", 0), rows.get("cache", 0)
-    contrast = rows.get("contrast", 0)
-    more = f"{named(contrast, 'contrast row')}, " if contrast else ""
-    note = f"{count(task)} of the task, {more}{named(pairs, 'pair')}"
-    return Metric(f"Rows of {run.label}", count(task + contrast + pairs), note)
-
-
-def _manifest(run: Run) -> Manifest:
-    assert run.manifest is not None
-    return run.manifest
+    ratio = run.done.settings.get("ratio")
+    at_ratio = f", a ratio of {ratio:g}" if isinstance(ratio, int | float) else ""
+    lost = sum(run.done.dropped.values())
+    dropped = f"{named(lost, 'row')} dropped" if lost else "none dropped"
+    return f"{run.label} mixes {named_rows(run.done.rows)}{at_ratio}; {dropped}."
 
 
 class Maps:

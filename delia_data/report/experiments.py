@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from markupsafe import Markup
 
 from delia_data.errors import DeliaError
-from delia_data.evaluation.bootstrap import Estimate
+from delia_data.evaluation.bootstrap import cell, decimal
 from delia_data.evaluation.generation import ANSWERS, Answer, PromptBuilder, read_answer_log
 from delia_data.evaluation.probes import ProbeRow
+from delia_data.evaluation.tables import Row, Table
 from delia_data.experiments import (
     METHODS,
     Cell,
@@ -28,11 +30,11 @@ from delia_data.experiments import (
 )
 from delia_data.experiments.figures import FIGURES, block_drawings, curve_drawings, ratio_drawings
 from delia_data.experiments.inputs import ExperimentInputs
-from delia_data.experiments.results import Measured
 from delia_data.experiments.sweep import cell_folder, read_runs
-from delia_data.experiments.tables import Entry, Finding, Table
+from delia_data.experiments.tables import Entry, Finding
+from delia_data.experiments.tables import Table as PaperTable
 from delia_data.records import content_id
-from delia_data.report.page import Figures, Metric, Section, blocks, count, join, named, value
+from delia_data.report.page import Figures, Metric, Section, blocks, count, join, named, show_table
 from delia_data.report.runs import Run, Runs
 
 _SHOWN: Final = ("delia", "step_matched", "common", "original")
@@ -130,31 +132,18 @@ def _series(series: RatioResult, figures: Figures) -> Markup:
             "Of held-out answers with the token and without it, and of held-out pairs.",
         ),
     }
-    rows = [
-        [
-            f"{point.ratio:g}",
-            count(point.pairs),
-            _nats(point.difference),
-            _nats(point.loss),
-            _nats(point.plain),
-            _nats(point.selectivity),
-            _nats(point.pair_loss),
-        ]
-        for point in series.points
-    ]
+    rows: list[Row] = []
+    for point in series.points:
+        losses = (point.difference, point.loss, point.plain, point.selectivity, point.pair_loss)
+        cells = (cell(loss, partial(decimal, digits=3)) for loss in losses)
+        rows.append((f"{point.ratio:g}", count(point.pairs), *cells))
     head = (
         *("Ratio", "Pairs", f"Worse than ratio {series.best:g}", f"Loss with {series.token}"),
         *("Loss without", "Selectivity", "Loss of held-out pairs"),
     )
     drawn = [figures(drawing, *captions[name]) for name, drawing in ratio_drawings(series)]
-    table = blocks.table(head, rows, "numbers wide", "The series")
+    table = show_table(Table("Losses by ratio", head, rows))
     return blocks.bullets(series.summary) + blocks.figures(drawn) + table
-
-
-def _nats(measured: Measured | None) -> Markup:
-    if measured is None or measured.low is None or measured.high is None:
-        return value(None)
-    return value(Estimate(measured.value, measured.low, measured.high, 0), digits=3)
 
 
 def reproduced(runs: Runs, figures: Figures) -> Section | None:
@@ -202,12 +191,13 @@ def _reproduced_figures(results: Results, figures: Figures) -> Iterator[Markup]:
         yield blocks.figures(drawn)
 
 
-def _table(table: Table) -> Iterator[Markup]:
-    yield blocks.heading(f"{table.name.replace('-', ' ').capitalize()}: {table.title}")
+def _table(table: PaperTable) -> Iterator[Markup]:
+    title = f"{table.name.replace('-', ' ').capitalize()}: {table.title}"
     if not table.run:
+        yield blocks.heading(title)
         yield blocks.paragraph("Not run: no cell of this table is finished.", "note")
         return
-    rows: list[list[object]] = []
+    rows: list[list[str]] = []
     previous = ""
     for line in table.filled:
         heads = list(line.heads)
@@ -215,7 +205,7 @@ def _table(table: Table) -> Iterator[Markup]:
         previous = heads[0]
         rows.append([" " if repeated else heads[0], *heads[1:], *map(_entry, line.entries)])
     names = (*table.heads, *table.columns)
-    yield blocks.table(names, rows, "numbers wide", table.title, heads=len(table.heads))
+    yield show_table(Table(title, names, rows, heads=len(table.heads)))
     for note in table.notes:
         yield blocks.paragraph(note, "note")
     if table.missing:
@@ -245,7 +235,7 @@ def _machines(folder: Path, results: Results) -> Iterator[Markup]:
 
 
 def _data(
-    run: Run, results: Results, findings: list[Finding], tables: tuple[Table, ...]
+    run: Run, results: Results, findings: list[Finding], tables: tuple[PaperTable, ...]
 ) -> dict[str, Any]:
     return {
         "run": run.label,

@@ -11,14 +11,19 @@ from markupsafe import Markup
 
 from delia_data.evaluation.figures import (
     loss_curve,
-    measurement_figures,
     short,
     watched_distances,
     watched_state_space,
 )
-from delia_data.evaluation.measuring import Measurements, measurement_tables, read_measurements
+from delia_data.evaluation.measurements import (
+    Measurements,
+    measurement_figures,
+    measurement_tables,
+    read_measurements,
+)
 from delia_data.evaluation.representation import middle_block
-from delia_data.report.page import Figures, Section, blocks, count, join, named, signed
+from delia_data.evaluation.tables import Table
+from delia_data.report.page import Figures, Section, blocks, count, join, named_rows, show_table
 from delia_data.report.runs import Run, Runs
 from delia_data.training.adapter import LOSSES
 from delia_data.training.watching import WATCHED, read_watched
@@ -50,13 +55,13 @@ def trained(runs: Runs, figures: Figures) -> Section | None:
     data = [
         {
             "run": run.label,
-            "rows": run.manifest.rows if run.manifest else {},
+            "rows": run.done.rows,
             "losses": losses[run.label],
             "watched": watched[run.label],
         }
         for run in adapters
     ]
-    body = blocks.figures(drawn) + blocks.table(head, rows, "numbers wide", "Trainings")
+    body = blocks.figures(drawn) + show_table(Table("Trainings", head, rows))
     return Section(body, data, [_training_summary(run, losses[run.label]) for run in adapters])
 
 
@@ -92,27 +97,19 @@ def _watched_figures(
 
 
 def _training_row(run: Run, losses: Sequence[Mapping[str, float]]) -> list[str]:
-    manifest = run.manifest
-    assert manifest is not None
-    steps = manifest.details.get("steps")
+    steps = run.done.details.get("steps")
     return [
         run.label,
-        count(manifest.rows.get("task", 0)),
-        count(manifest.rows.get("cache", 0)),
+        count(run.done.rows.get("task", 0)),
+        count(run.done.rows.get("cache", 0)),
         "–" if steps is None else count(int(steps)),
         f"{losses[-1]['loss']:.3f}" if losses else "–",
-        ", ".join(f"{why}: {n:,}" for why, n in manifest.dropped.items()) or "none",
+        ", ".join(f"{why}: {n:,}" for why, n in run.done.dropped.items()) or "none",
     ]
 
 
 def _training_summary(run: Run, losses: Sequence[Mapping[str, float]]) -> str:
-    assert run.manifest is not None
-    rows = run.manifest.rows
-    contrast = f", {named(rows['contrast'], 'contrast row')}," if "contrast" in rows else ""
-    text = (
-        f"{run.label} was trained on {named(rows.get('task', 0), 'task row')}{contrast} and "
-        f"{named(rows.get('cache', 0), 'pair')}"
-    )
+    text = f"{run.label} was trained on {named_rows(run.done.rows)}"
     of_task = [point["loss_task"] for point in losses if "loss_task" in point]
     if len(of_task) > 1:
         third = max(1, len(of_task) // 3)
@@ -141,23 +138,12 @@ def measured(runs: Runs, figures: Figures) -> Section | None:
 
 
 def _measurements(label: str, one: Measurements, figures: Figures) -> Iterator[Markup]:
-    drawn, tables = list(measurement_figures(one)), list(measurement_tables(one))
-    for name, (heading, _) in _PARTS.items():
-        if name not in one.measured:
-            continue
+    drawn, tables = measurement_figures(one), measurement_tables(one)
+    for name in one.measured:
+        heading, _ = _PARTS[name]
         yield blocks.heading(f"{heading.capitalize()}, {label}")
-        yield blocks.figures(
-            [figures(f.drawing, f.title, f.caption) for f in drawn if f.measure == name]
-        )
-        for table in (table for table in tables if table.measure == name):
-            rows = [
-                [cell if isinstance(cell, str) else signed(cell) for cell in row]
-                for row in table.rows
-            ]
-            yield blocks.heading(table.title, 4)
-            yield blocks.table(table.head, rows, "numbers wide", table.title, heads=table.heads)
-            if table.note:
-                yield blocks.paragraph(table.note, "note")
+        yield blocks.figures([figures(f.drawing, f.title, f.caption) for f in drawn[name]])
+        yield from (show_table(table, 4) for table in tables[name])
 
 
 def _measured_summary(label: str, one: Measurements) -> Iterator[str]:

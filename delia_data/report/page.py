@@ -12,9 +12,8 @@ variables of its style sheet, light or dark like the reader's system. Equal page
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Protocol
@@ -23,12 +22,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from delia_data._version import __version__
+from delia_data.evaluation.bootstrap import Cell
 from delia_data.evaluation.figures import DARK, LIGHT, Drawing, printable, style_variables
-from delia_data.outputs import write_text
+from delia_data.evaluation.tables import Table
 from delia_data.report.runs import Runs
 
 GENERATOR: Final = "delia_data"
 """Name of this package in the page's `generator` tag."""
+
+
+def _shown(value: object) -> object:
+    """Return markup as it is, a cell as markup, and everything else as printable text."""
+    if isinstance(value, Cell) and value.interval:
+        text, interval = (part.replace("-", "−") for part in value)
+        return Markup('<b>{}</b><span class="ci">[{}]</span>').format(text, interval)
+    if isinstance(value, Markup):
+        return value
+    return printable(value.text if isinstance(value, Cell) else str(value))
 
 
 @cache
@@ -40,7 +50,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+        finalize=_shown,
     )
     environment.filters["breakable"] = _breakable
     return environment
@@ -58,9 +68,15 @@ class _Blocks:
 blocks: Final = _Blocks()
 
 
-def join(parts: Sequence[Markup] | Iterator[Markup]) -> Markup:
+def show_table(table: Table, level: int = 3) -> Markup:
+    """Return a table with its title as a heading of a level, and its note."""
+    note: Markup = blocks.paragraph(table.note, "note") if table.note else Markup()
+    return blocks.heading(table.title, level) + blocks.table(table) + note
+
+
+def join(parts: Iterable[Markup]) -> Markup:
     """Join markup."""
-    return Markup("").join(parts)
+    return Markup().join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,54 +146,41 @@ class SectionMaker(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page.
+def render(
+    title: str,
+    sections: Mapping[str, Section],
+    *,
+    metrics: Sequence[Metric] = (),
+    summary: Sequence[str] = (),
+    note: str = "",
+    foot: str = "",
+) -> str:
+    """Return a page as a file holds it.
 
-    Attributes:
-        over: The line above its title.
+    Args:
         title: Its title.
+        sections: Its sections by title; those without a body are left out.
         metrics: The numbers that come first.
         summary: The sentences that come first.
         note: A note below the sentences.
-        sections: Its sections by title; those without a body are left out.
         foot: How to read it.
     """
-
-    over: str
-    title: str
-    metrics: Sequence[Metric]
-    summary: Sequence[str]
-    note: str
-    sections: Mapping[str, Section]
-    foot: str
-
-    def html(self) -> str:
-        """Return the page as a file holds it."""
-        shown = [
-            {"title": title, "anchor": _anchor(title), "note": one.note, "body": one.body}
-            for title, one in self.sections.items()
+    template = _environment().get_template("page.html")
+    return template.render(
+        title=title,
+        sections=[
+            {"title": name, "anchor": _anchor(name), "note": one.note, "body": one.body}
+            for name, one in sections.items()
             if one.body
-        ]
-        return (
-            _environment()
-            .get_template("page.html")
-            .render(
-                page=self,
-                generator=f"{GENERATOR} {__version__}",
-                light=Markup(style_variables(LIGHT)),
-                dark=Markup(style_variables(DARK)),
-                sections=shown,
-            )
-        )
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write it as a file, atomically, and create the folder if it is missing.
-
-        Raises:
-            OutputError: The file cannot be written.
-        """
-        write_text(path, self.html())
+        ],
+        metrics=metrics,
+        summary=summary,
+        note=note,
+        foot=foot,
+        generator=f"{GENERATOR} {__version__}",
+        light=Markup(style_variables(LIGHT)),
+        dark=Markup(style_variables(DARK)),
+    )
 
 
 def _anchor(title: str) -> str:
@@ -189,58 +192,21 @@ def _breakable(text: str) -> Markup:
     return Markup(re.sub(r"([._/])", r"\1<wbr>", str(Markup.escape(printable(text)))))
 
 
-class Interval(Protocol):
-    """A number with its interval, such as `evaluation.Estimate`."""
-
-    @property
-    def value(self) -> float:
-        """The number."""
-        ...
-
-    @property
-    def low(self) -> float:
-        """Lower end of its interval."""
-        ...
-
-    @property
-    def high(self) -> float:
-        """Upper end of its interval."""
-        ...
-
-
-def value(estimate: Interval | None, *, share: bool = False, digits: int = 2) -> Markup:
-    """Format a number with its interval; a share in percent."""
-    if estimate is None:
-        return Markup("–")
-    if share:
-        ends = f"{100 * estimate.low:.0f}, {100 * estimate.high:.0f}"
-        return blocks.number(f"{estimate.value:.0%}", ends)
-    low, high = (f"{end:.{digits}f}" for end in (estimate.low, estimate.high))
-    return blocks.number(f"{estimate.value:.{digits}f}", f"{low}, {high}")
-
-
-def signed(estimate: Interval | None) -> Markup:
-    """Format a difference with its sign and its interval."""
-    if estimate is None:
-        return Markup("–")
-    ends = f"{signed_number(estimate.low)}, {signed_number(estimate.high)}"
-    return blocks.number(signed_number(estimate.value), ends)
-
-
-def signed_number(number: float) -> str:
-    """Format a difference in two places; a number that rounds to 0 has no sign."""
-    rounded = round(number, 2) + 0.0
-    return f"{'−' if rounded < 0 else '+' if rounded > 0 else ''}{abs(rounded):.2f}"
-
-
 def count(number: int) -> str:
     """Format a count with commas."""
     return f"{number:,}"
 
 
-def named(number: int, one: str, many: str | None = None) -> str:
+def named(number: int, one: str) -> str:
     """Format a count with the name of what it counts."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
+
+
+def named_rows(rows: Mapping[str, int]) -> str:
+    """Format the counts of rows of a mixture or a training."""
+    contrast = f", {named(rows['contrast'], 'contrast row')}," if rows.get("contrast") else ""
+    task, pairs = named(rows.get("task", 0), "task row"), named(rows.get("cache", 0), "pair")
+    return f"{task}{contrast} and {pairs}"
 
 
 def flatten(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from delia_data._version import __version__
 from delia_data.errors import ForeignFolderError
-from delia_data.outputs import LOCK, MANIFEST
+from delia_data.outputs import LOCK, MANIFEST, write_text
 from delia_data.report.answers import answers, examples
 from delia_data.report.data import Maps, accounts, settings
 from delia_data.report.experiments import ratios, reproduced
 from delia_data.report.measurements import measured, trained
-from delia_data.report.page import GENERATOR, Figures, Page, Section, SectionMaker
+from delia_data.report.page import GENERATOR, Figures, Section, SectionMaker, render
 from delia_data.report.runs import Runs, labels_of, read_runs
 from delia_data.sampling.embeddings import Embed
 
@@ -82,17 +82,16 @@ class Report:
         """The results in sentences."""
         return [text for _, section in self.sections.values() for text in section.summary]
 
-    def page(self) -> Page:
+    def html(self) -> str:
         """Return the page."""
         needed = "; ".join(f"{title} ({command})" for title, command in self.absent.items())
         metrics = [metric for _, one in self.sections.values() for metric in one.metrics]
-        return Page(
-            over="DELIA report",
-            title=self.title,
+        return render(
+            self.title,
+            dict(self.sections.values()),
             metrics=metrics[:_METRICS],
             summary=self.summary,
             note=f"Not on this page because no run has it: {needed}." if needed else "",
-            sections=dict(self.sections.values()),
             foot=_FOOT,
         )
 
@@ -105,7 +104,7 @@ class Report:
             OutputError: The file cannot be written.
         """
         check_place(path)
-        self.page().write(path)
+        write_text(path, self.html())
 
 
 def make_report(

@@ -22,9 +22,10 @@ from typing import Final, Literal
 from delia_data.errors import InputError, UnfinishedError
 from delia_data.evaluation.evaluate import EVALUATION
 from delia_data.evaluation.generation import MODEL, AnsweredRow
-from delia_data.evaluation.measuring import MEASUREMENTS
+from delia_data.evaluation.grading import ScoredRow, grade_answers
+from delia_data.evaluation.measurements import MEASUREMENTS
 from delia_data.evaluation.probes import EvalTask
-from delia_data.evaluation.scores import Evaluation, ScoredRow, grade_answers, score
+from delia_data.evaluation.scores import Evaluation, score
 from delia_data.experiments.ratio import RESULT as RATIO
 from delia_data.experiments.sweep import CELLS
 from delia_data.outputs import LOCK, MANIFEST, Manifest, is_finished, read_manifest
@@ -79,6 +80,12 @@ class Run:
     kind: Kind
     label: str
     manifest: Manifest | None
+
+    @property
+    def done(self) -> Manifest:
+        """The manifest of a run that has one."""
+        assert self.manifest is not None
+        return self.manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import InputError
 from delia_data.evaluation import EvalTask, System, evaluate
-from delia_data.evaluation.general import lm_eval_scores, satisfies
+from delia_data.evaluation.keep import lm_eval_scores, satisfies
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 

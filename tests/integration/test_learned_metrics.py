@@ -72,13 +72,13 @@ def test_learned_metrics(packages: Path) -> None:
         [f"bleurt={packages / 'BLEURT-20'}", f"comet={packages / 'model.ckpt'}"]
     )
     assert (bleurt.name, comet.name) == ("BLEURT", "COMET")
-    many = [texts * 5 for texts in (SOURCES, ANSWERS, REFERENCES)]  # more than a batch
+    many = (SOURCES * 5, ANSWERS * 5, REFERENCES * 5)  # more than a batch
     expected = [(10 * len(r) + len(a)) / 100 for _, a, r in zip(*many, strict=True)]
     assert bleurt.counts(*many)[:, 0] == pytest.approx(expected)
-    measured = score_corpus(bleurt, *many, HOW)
+    measured = score_corpus(bleurt, [many], HOW)
     assert measured.value == pytest.approx(np.mean(expected))
     lengths = [len("".join(texts)) / 100 for texts in zip(*many, strict=True)]
-    assert score_corpus(comet, *many, HOW).value == pytest.approx(np.mean(lengths))
+    assert score_corpus(comet, [many], HOW).value == pytest.approx(np.mean(lengths))
 
 
 def test_missing_packages_and_checkpoints(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from delia_data.evaluation.gradients import Projection, row_gradients
+from delia_data.evaluation.gradients import row_gradients
 from delia_data.evaluation.representation import DEFAULT_CONTEXTS, measure_alignment, ordinary_words
 from delia_data.evaluation.state_space import measure_state_space
 from delia_data.models import embedded_gguf, load_model, load_tokenizer
@@ -68,7 +68,7 @@ def test_projected_gradients_keep_norms_and_angles(parts: tuple[Any, Any]) -> No
     wrapped = peft.get_peft_model(model, config)
     try:
         wide, narrow = (
-            row_gradients(wrapped, tokenizer, ROWS, Projection(dimensions))
+            row_gradients(wrapped, tokenizer, ROWS, dimensions=dimensions)
             for dimensions in (8192, 2048)
         )
     finally:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +14,8 @@ from command_line import Delia, refused
 from measured_inputs import Inputs, embed_letters, make_inputs
 
 from delia_data.errors import FormatError, InputError, SettingsError, UnfinishedError
-from delia_data.evaluation.figures import watched_state_space
-from delia_data.evaluation.measuring import (
-    MEASURES,
-    Measurements,
-    MeasureSettings,
-    measure,
-    read_measurements,
-)
+from delia_data.evaluation.measurements import MEASURES, Measurements, read_measurements
+from delia_data.evaluation.measuring import MeasureSettings, measure
 from delia_data.evaluation.representation import measure_alignment
 from delia_data.evaluation.state_space import measure_state_space
 from delia_data.models import load_model, load_tokenizer
@@ -43,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-SETTINGS = MeasureSettings(words=16, dimensions=1024)
+SETTINGS = MeasureSettings(words=16)
 HERE = str(Path(__file__).parents[1])
 
 
@@ -92,7 +82,6 @@ def test_all_measurements_are_written_and_read(inputs: Inputs, measured: Path) -
     figures = [path.name for path in (measured / "figures").iterdir()]
     assert len(figures) == 7
     assert all((measured / "figures" / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
-    assert not (measured / ".parts").exists()
 
 
 def test_before_equals_the_untrained_model_and_after_the_trained_one(
@@ -122,7 +111,7 @@ def test_before_equals_the_untrained_model_and_after_the_trained_one(
     assert moved[0] != pytest.approx(moved[1], rel=0.05)
 
 
-def test_watched_numbers_equal_measurements(inputs: Inputs, measured: Path, tmp_path: Path) -> None:
+def test_watched_numbers_equal_measurements(inputs: Inputs, measured: Path) -> None:
     watched = read_watched(inputs.adapter)
     assert [line["step"] for line in watched] == [0, 1, 2]
     spaces = read_measurements(measured).state_space
@@ -131,8 +120,6 @@ def test_watched_numbers_equal_measurements(inputs: Inputs, measured: Path, tmp_
         space = spaces[when]["with"]  # type: ignore[index]
         assert line["state_space/entropy"] == pytest.approx(space.entropy, rel=0.02)
         assert line["state_space/size"] == pytest.approx(space.size, rel=0.1)
-    watched_state_space({"delia": watched}).png(tmp_path / "watched.png")
-    assert (tmp_path / "watched.png").stat().st_size > 10_000
 
 
 def test_a_finished_folder_is_not_measured_again(inputs: Inputs, measured: Path) -> None:
@@ -166,62 +153,36 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from measured_inputs import embed_letters
-from delia_data.evaluation.measuring import MEASURES, MeasureSettings
-from delia_data.evaluation.measuring import measure
+from delia_data.evaluation import MEASURES, MeasureSettings, measure
 
 measure(sys.argv[2], sys.argv[3], sys.argv[5], cache=sys.argv[4], what=MEASURES,
-        settings=MeasureSettings(words=16, dimensions=1024), embed=embed_letters,
+        settings=MeasureSettings(words=16), embed=embed_letters,
         on_progress=lambda *step: print(*step, flush=True))
 """
 
 
-def spawned(inputs: Inputs, out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", WORK, HERE, *map(str, inputs), str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
-
-
-def lines_until(process: subprocess.Popen[str], pattern: str) -> Iterator[str]:
-    deadline = time.monotonic() + 900
-    assert process.stdout is not None
-    for line in process.stdout:
-        yield line
-        assert time.monotonic() < deadline
-        if re.search(pattern, line):
-            return
-    raise AssertionError(process.communicate()[1])
-
-
-def test_a_killed_run_resumes_with_the_current_group(
+def test_a_killed_run_resumes_with_the_current_measurement(
     inputs: Inputs, measured: Path, tmp_path: Path
 ) -> None:
-    """Killed while computing gradients after training: 25 of 50 rows are before."""
     out = tmp_path / "out"
-    process = spawned(inputs, out)
-    list(lines_until(process, r"^buffering (2[6-9]|3\d) "))
+    command = [sys.executable, "-W", "ignore", "-c", WORK, HERE, *map(str, inputs), str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert any(line.startswith("buffering 26 ") for line in process.stdout)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=300)
     assert not is_finished(out)
     with pytest.raises(UnfinishedError):
         read_measurements(out)
-    kept = {path.name for path in (out / ".parts").iterdir()}
-    assert {"representation.json", "state-space.json", "gradients-before-pairs.npz"} <= kept
-
-    steps: list[tuple[str, int, int]] = []
-    everything(inputs, out, on_progress=lambda *step: steps.append(step))
-
-    assert {what for what, _, _ in steps} == {"buffering"}
-    assert min(done for _, done, _ in steps) >= 12
+    steps: list[str] = []
+    everything(inputs, out, on_progress=lambda what, done, total: steps.append(what))
+    assert set(steps) == {"buffering"}
     assert (out / "measurements.json").read_bytes() == (measured / "measurements.json").read_bytes()
 
 
 def test_other_settings_or_inputs(inputs: Inputs, measured: Path) -> None:
     with pytest.raises(SettingsError, match="words was 16 and is now 17"):
-        everything(inputs, measured, settings=MeasureSettings(words=17, dimensions=1024))
+        everything(inputs, measured, settings=MeasureSettings(words=17))
     other = measured.parent / "other.jsonl"
     other.write_text(inputs.cache.read_text() + inputs.cache.read_text())
     with pytest.raises(SettingsError, match="cache_sha256"):
@@ -250,9 +211,7 @@ def test_wrong_inputs_are_reported_before_work(inputs: Inputs, tmp_path: Path) -
     [
         ({"rows": 1}, "rows 1 must be at least 2"),
         ({"pairs": 2, "words": 3}, "pairs 2 .* words 3"),
-        ({"mass": 0}, "mass 0"),
         ({"ratio": -1.0}, "ratio -1.0"),
-        ({"ratio": float("nan")}, "ratio nan"),
         ({"dtype": "int8"}, "float32 or bfloat16"),
         ({"seed": -1}, "seed -1"),
     ],
@@ -273,7 +232,7 @@ def test_the_command_prints_tables_or_json(
     inputs: Inputs, measured: Path, delia: Delia, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("delia_data.evaluation.measuring.Embedder", lambda: embed_letters)
-    options = ["--cache", inputs.cache, "--words", 16, "--dimensions", 1024]
+    options = ["--cache", inputs.cache, "--words", 16]
     shown = delia("measure", inputs.adapter, inputs.task, measured, *options)
     assert shown.code == 0
     for part in (
@@ -294,16 +253,12 @@ def test_the_command_prints_tables_or_json(
 
 
 def test_the_command_measures_one_thing(inputs: Inputs, delia: Delia, tmp_path: Path) -> None:
-    done = delia(
-        *("measure", inputs.adapter, inputs.task, tmp_path / "out"),
-        *("--what", "representation", "--keyword", "apple", "--words", 16),
-    )
-    assert done.code == 0
+    options = ("--what", "representation", "--keyword", "apple", "--words", 16)
+    assert delia("measure", inputs.adapter, inputs.task, tmp_path / "out", *options).code == 0
     found = read_measurements(tmp_path / "out")
     assert found.measured == ("representation",)
     assert found.representation is not None
     assert [one.keyword for one in found.representation["after"].keywords] == ["apple"]
-    assert "representation" in done.err  # progress
 
 
 def test_errors_of_the_command(inputs: Inputs, delia: Delia, tmp_path: Path) -> None:

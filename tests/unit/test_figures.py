@@ -10,17 +10,13 @@ from xml.etree import ElementTree as ET
 import pytest
 from report_inputs import made_alignment, made_buffering
 
-from delia_data.errors import InputError
-from delia_data.evaluation.figures import (
-    STAND_INS,
-    Drawing,
+from delia_data.evaluation.figures import STAND_INS, Drawing, loss_curve, watched_state_space
+from delia_data.evaluation.measurements import (
     alignment_by_block,
     cancellation_by_rows,
     cosines_with_held_out,
-    loss_curve,
     norms_by_similarity,
     state_space_sizes,
-    watched_state_space,
 )
 from delia_data.evaluation.state_space import FirstToken, StateSpace
 
@@ -69,14 +65,6 @@ def test_a_legend_names_every_line() -> None:
         assert part in svg
     assert "L2 / ordinary median" in svg
     assert "json" in drawing.description
-
-
-def test_runs_without_watched_numbers() -> None:
-    points = {"delia": [{"step": 1, "state_space/size": 4.0}], "common": [{"step": 1, "l2": 4.0}]}
-    with pytest.raises(InputError, match="common has watched state_space/size"):
-        watched_state_space(points)
-    with pytest.raises(InputError, match="no run has watched"):
-        watched_state_space({})
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
+from delia_data.evaluation.bootstrap import Cell, Estimate, cell, decimal
 from delia_data.evaluation.figures import DARK, LIGHT, Palette, style_variables
-from delia_data.report.page import Metric, Page, Section, blocks
+from delia_data.evaluation.tables import Table
+from delia_data.report.page import Metric, Section, blocks, render, show_table
 
 EVIL = "</style><script>alert('1')</script>&\" onload=\"x\u202e"
 
@@ -97,57 +99,45 @@ def test_colours_stand_out(palette: Palette) -> None:
         assert contrast(words, palette.panel) > 4.5, words
 
 
-def make_page(**changes: object) -> Page:
-    given: dict[str, object] = {
-        "over": "Report",
-        "title": "tiny",
-        "metrics": [Metric("Selectivity", "+0.9", "of 10 rows")],
-        "summary": ["In short."],
-        "note": "",
-        "sections": {name: Section(Markup(f"<p>{name}</p>"), {}) for name in ("First", "2", "3")}
-        | {"Empty": Section(Markup(), {})},
-        "foot": "How to read it.",
-    }
-    return Page(**{**given, **changes})  # type: ignore[arg-type]
+SECTIONS = {name: Section(Markup(f"<p>{name}</p>"), {}) for name in ("First", "2", "3", "Empty")}
+SECTIONS["Empty"] = Section(Markup(), {})
 
 
-def test_it_has_both_palettes_and_loads_nothing() -> None:
-    text = make_page().html()
+def test_a_page_has_both_palettes_and_loads_nothing() -> None:
+    text = render("tiny", SECTIONS)
 
     assert style_variables(LIGHT) in text
-    assert style_variables(DARK) in text
     assert text.index(style_variables(LIGHT)) < text.index("prefers-color-scheme: dark")
+    assert style_variables(DARK) in text
     assert "default-src 'none'" in text
     assert not re.search(r"https?:|@import|<script|url\(", text)
-
-
-def test_sections_without_a_body_are_left_out() -> None:
-    text = make_page().html()
-
     assert '<a href="#first">First</a>' in text
     assert '<section id="first">' in text
     assert "Empty" not in text
-    assert "<nav" not in make_page(sections={"First": Section(Markup("<p>1</p>"), {})}).html()
+    assert "<nav" not in render("tiny", {"First": SECTIONS["First"]})
 
 
 def test_text_is_escaped_and_markup_is_not() -> None:
-    text = make_page(
-        over=EVIL, title=EVIL, metrics=[Metric(EVIL, EVIL, EVIL)], note=EVIL, foot=EVIL
-    ).html()
+    metric = Metric(EVIL, EVIL, EVIL)
+    text = render(EVIL, SECTIONS, metrics=[metric], summary=[EVIL], note=EVIL, foot=EVIL)
 
     assert "<script" not in text
     assert "\u202e" not in text
-    assert text.count("&lt;script&gt;") == 9
+    assert text.count("&lt;script&gt;") == 8
     assert "<p>First</p>" in text
     assert blocks.verbatim(EVIL).count("&lt;script&gt;") == 1
     assert blocks.verbatim("  ") == '<pre dir="auto">(empty)</pre>'
-    assert 'aria-label="&#34;&gt;"' in blocks.table((), [], name='">')
 
 
-def test_a_table_can_have_two_columns_of_heads() -> None:
-    text = blocks.table(("a", "b", "c"), [("<1>", "2", Markup("3"))], heads=2, name="numbers")
+def test_a_table() -> None:
+    rows = [("<1>", "2", cell(Estimate(-0.5, -1.0, 0.001, 9), decimal)), ("a", "b", Cell("–"))]
+    table = Table('">', ("A", "B", "bound"), rows, note="N", heads=2, bounds=frozenset({"bound"}))
+    text = show_table(table)
 
-    assert text.count('<th scope="row">') == 2
-    assert text.count("<td>") == 1
+    assert text.count('<th scope="row">') == 4
+    assert '<td><b>−0.50</b><span class="ci">[−1.00, 0.00]</span></td>' in text
+    assert "<td>–</td>" in text
     assert "&lt;1&gt;" in text
-    assert 'tabindex="0" role="region" aria-label="numbers"' in text
+    assert "<em>bound</em>" in text
+    assert 'tabindex="0" role="region" aria-label="&#34;&gt;"' in text
+    assert '<p class="note">N</p>' in text

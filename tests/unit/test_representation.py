@@ -16,7 +16,6 @@ from delia_data.evaluation.representation import (
     measure_alignment,
     ordinary_words,
     states_at_last,
-    untrained_rows,
 )
 from delia_data.tokens import add_token
 
@@ -64,13 +63,11 @@ class WithoutOffsets:
 
     def __init__(self, tokenizer: Any) -> None:
         self.encode = tokenizer.encode
-        self.unk_token_id = tokenizer.unk_token_id
 
 
 @pytest.mark.parametrize("context", ["Follow the {word} format", "{word}", "Answer in {word}"])
 @pytest.mark.parametrize(
-    ("word", "last", "count"),
-    [("<sep>", "<sep>", 1), ("json", "json", 1), ("schema", "##ma", 2), ("schemas", "##s", 3)],
+    ("word", "last", "count"), [("<sep>", "<sep>", 1), ("schema", "##ma", 2), ("schemas", "##s", 3)]
 )
 def test_last_id_of_a_word(pieces: Any, context: str, word: str, last: str, count: int) -> None:
     position = locate(pieces, context, word)
@@ -95,8 +92,7 @@ def test_numbers_equal_those_of_states_computed_one_by_one(model: Any, tokenizer
         model, tokenizer, "<sep>", ["json"], contexts=contexts, words=7, controls=3
     )
     words = ordinary_words(tokenizer, 7, contexts, without=["json", "<sep>"])
-    assert alignment.words == 7
-    assert alignment.controls == words[:3]
+    assert (alignment.words, alignment.controls) == (7, words[:3])
     block = 1
     at = {
         (context, word): states(model, tokenizer, context, word)[block]
@@ -119,17 +115,18 @@ def test_numbers_equal_those_of_states_computed_one_by_one(model: Any, tokenizer
     controls = [fmean(l2(c, word, "json") for c in contexts) for word in words[:3]]
 
     [keyword] = alignment.keywords
+    band = keyword.ordinary["l2"]
+    nearest = sorted(to_words, key=lambda word: to_words[word])[:5]
     assert alignment.median[block] == pytest.approx(fmean(medians), rel=1e-5)
     assert keyword.token.l2.mean[block] == pytest.approx(fmean(own), rel=1e-5)
     assert keyword.token.l2.sd is not None
     assert keyword.token.l2.sd[block] == pytest.approx(stdev(own), rel=1e-4)
     assert keyword.token.relative.mean[block] == pytest.approx(fmean(relative), rel=1e-5)
     assert keyword.token.cosine.mean[block] == pytest.approx(fmean(cosine), rel=1e-3)
-    assert keyword.ordinary["l2"].mean[block] == pytest.approx(fmean(controls), rel=1e-5)
-    assert keyword.ordinary["l2"].low[block] == pytest.approx(min(controls), rel=1e-5)
-    assert keyword.ordinary["l2"].high[block] == pytest.approx(max(controls), rel=1e-5)
+    assert (band.low[block], band.mean[block], band.high[block]) == pytest.approx(
+        (min(controls), fmean(controls), max(controls)), rel=1e-5
+    )
     assert keyword.nearer[block] == sum(d < fmean(own) for d in to_words.values())
-    nearest = sorted(to_words, key=lambda word: to_words[word])[:5]
     assert [word.word for word in alignment.nearest[block]] == nearest
     assert alignment.nearest[block][0].l2 == pytest.approx(to_words[nearest[0]], rel=1e-5)
     assert len(alignment.nearest) == len(alignment.median) == LAYERS
@@ -142,76 +139,53 @@ def test_equal_embeddings_have_no_distance(model: Any, tokenizer: Any) -> None:
         weight[token] = weight[json_]
     first, second = measure_alignment(model, tokenizer, "<sep>", KEYWORDS).keywords
     assert first.token.l2.mean == pytest.approx([0] * LAYERS, abs=1e-4)
-    assert first.token.relative.mean == pytest.approx([0] * LAYERS, abs=1e-4)
     assert first.token.cosine.mean == pytest.approx([0] * LAYERS, abs=1e-6)
     assert first.nearer == (0,) * LAYERS
     assert min(second.token.l2.mean) > 0.1
-
     with torch.no_grad():
         weight[token] = weight[apple]
     alignment = measure_alignment(model, tokenizer, "<sep>", KEYWORDS)
     assert {block[0].word for block in alignment.nearest} == {"apple"}
-    assert alignment.nearest[0][0].l2 == pytest.approx(0, abs=1e-4)
-    assert all(keyword.nearer[0] >= 1 for keyword in alignment.keywords)
 
 
-@pytest.mark.parametrize("init", ["mean", "normal"])
-def test_a_new_token_equals_the_untrained_control(tokenizer: Any, init: Any) -> None:
+@pytest.mark.parametrize(("init", "other"), [("mean", "normal"), ("normal", "mean")])
+def test_a_new_token_equals_the_untrained_control(tokenizer: Any, init: Any, other: str) -> None:
     model = word_model(tokenizer, layers=LAYERS)
-    token_id = add_token(model, tokenizer, "<sep>", init=init, seed=3)
-
-    rows = untrained_rows(model, token_id, seed=3)
-    assert torch.allclose(rows[init], model.get_input_embeddings().weight[token_id], atol=1e-6)
+    add_token(model, tokenizer, "<sep>", init=init, seed=3)
     [keyword] = measure_alignment(model, tokenizer, "<sep>", ["json"], seed=3).keywords
     assert keyword.untrained[init].l2.mean == pytest.approx(keyword.token.l2.mean, rel=1e-4)
-    other = {"mean": "normal", "normal": "mean"}[init]
     assert keyword.untrained[other].l2.mean != pytest.approx(keyword.token.l2.mean, rel=1e-2)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_batches_and_padding_change_nothing(model: Any, tokenizer: Any, batch_size: int) -> None:
+def test_batches_and_padding_change_nothing(model: Any, tokenizer: Any) -> None:
     texts = [f"{w} {context}" for w in ("json", "a", "river") for context in DEFAULT_CONTEXTS]
     ids = [tokenizer(text.format(word="<sep>"))["input_ids"] for text in texts]
     with torch.no_grad():
-        together = states_at_last(model, ids, batch_size=batch_size)
         alone = torch.cat([states_at_last(model, [one]) for one in ids])
+        together = states_at_last(model, ids, batch_size=5)
     assert together.shape == (len(ids), LAYERS, 32)
     assert torch.allclose(together, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_model_and_tokenizer_stay_unchanged(model: Any, tokenizer: Any, training: bool) -> None:
-    model.train(training)
+def test_model_and_tokenizer_stay_unchanged(model: Any, tokenizer: Any) -> None:
+    model.train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     vocabulary, random = dict(tokenizer.get_vocab()), torch.get_rng_state()
-
     first = measure_alignment(model, tokenizer, "<sep>", KEYWORDS)
-
-    assert model.training is training
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.training
     assert tokenizer.get_vocab() == vocabulary
     assert torch.equal(torch.get_rng_state(), random)
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
     assert measure_alignment(model, tokenizer, "<sep>", KEYWORDS) == first
 
 
-def test_bfloat16_is_measured_in_float32(model: Any, tokenizer: Any) -> None:
-    given: Any = (tokenizer, "<sep>", ["json"])
-    options: Any = {"contexts": ["Answer in {word}"], "words": 2, "controls": 1}
-    [exact] = measure_alignment(model, *given, **options).keywords
-    [rough] = measure_alignment(model.to(torch.bfloat16), *given, **options).keywords
-
-    assert exact.token.l2.sd is None  # One context has no deviation.
-    assert rough.token.l2.mean == pytest.approx(exact.token.l2.mean, rel=0.1)
-
-
-def test_a_model_wrapped_by_peft_is_measured(model: Any, tokenizer: Any) -> None:
+def test_bfloat16_and_models_wrapped_by_peft(model: Any, tokenizer: Any) -> None:
     peft = pytest.importorskip("peft")
 
     def l2(model: Any) -> tuple[float, ...]:
-        [keyword] = measure_alignment(model, tokenizer, "<sep>", ["json"]).keywords
+        options: Any = {"contexts": ["Answer in {word}"], "words": 2, "controls": 1}
+        [keyword] = measure_alignment(model, tokenizer, "<sep>", ["json"], **options).keywords
+        assert keyword.token.l2.sd is None  # One context has no deviation.
         return keyword.token.l2.mean
 
     plain = l2(model)
@@ -223,11 +197,12 @@ def test_a_model_wrapped_by_peft_is_measured(model: Any, tokenizer: Any) -> None
     )
     wrapped = peft.get_peft_model(model, config)
     assert l2(wrapped) == pytest.approx(plain, rel=1e-4)
+    assert l2(wrapped.to(torch.bfloat16)) == pytest.approx(plain, rel=0.1)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "trainable_tokens" in name:
                 parameter.add_(1.0)
-    assert l2(wrapped) != pytest.approx(plain, rel=1e-3)
+    assert l2(wrapped) != pytest.approx(plain, rel=0.1)
 
 
 def test_ordinary_words_are_single_ids_sampled_by_seed(tokenizer: Any) -> None:
@@ -240,19 +215,6 @@ def test_ordinary_words_are_single_ids_sampled_by_seed(tokenizer: Any) -> None:
     assert all(len(word) >= 3 and word.isalpha() for word in every)
     assert "json" not in every
     assert {"apple", "seven"} <= set(every)
-
-
-def test_words_that_are_split_are_left_out() -> None:
-    """The vocabulary has `Zebra`, which is normalized to `zebra`, and that is two ids."""
-    words = ["[UNK]", "answer", "in", "apple", "river", "ze", "##bra", "Zebra"]
-    core = tokenizers.Tokenizer(
-        tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
-    )
-    core.normalizer = tokenizers.normalizers.Lowercase()
-    core.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
-    assert locate(tokenizer, "Answer in {word}", "Zebra").pieces == 2
-    assert set(ordinary_words(tokenizer, 9, ["Answer in {word}"])) == {"answer", "apple", "river"}
 
 
 def test_parts_of_words_are_left_out() -> None:
@@ -271,34 +233,28 @@ def test_parts_of_words_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "error", "message"),
     [
-        ({"words": 1}, "words 1"),
-        ({"controls": 0}, "controls 0"),
-        ({"words": 4, "controls": 5}, "controls 5"),
-        ({"contexts": []}, "contain {word} once"),
-        ({"contexts": ["Answer in json"]}, "contain {word} once"),
-        ({"contexts": ["{word} {word}"]}, "contain {word} once"),
-        ({"keywords": []}, "contain no word"),
-        ({"keywords": ["json", " "]}, "contain no word"),
+        ({"words": 4, "controls": 5}, InputError, "controls 5"),
+        ({"contexts": ["{word} {word}"]}, InputError, "contain {word} once"),
+        ({"keywords": ["json", " "]}, InputError, "contain no word"),
+        ({"token": "<other>"}, TokenError, "add it to the tokenizer first"),
+        ({"token": "<late>"}, TokenError, "add it to both"),
     ],
 )
-def test_wrong_arguments(model: Any, tokenizer: Any, given: dict[str, Any], message: str) -> None:
-    keywords = given.pop("keywords", KEYWORDS)
-    with pytest.raises(InputError, match=message):
-        measure_alignment(model, tokenizer, "<sep>", keywords, **given)
+def test_wrong_arguments(
+    model: Any, tokenizer: Any, given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    tokenizer.add_tokens(["<late>"])
+    with pytest.raises(error, match=message):
+        measure_alignment(model, tokenizer, **{"token": "<sep>", "keywords": KEYWORDS, **given})
 
 
 def test_texts_that_cannot_be_measured(
-    model: Any, tokenizer: Any, pieces: Any, make_tiny_model: Any, make_tiny_tokenizer: Any
+    pieces: Any, make_tiny_model: Any, make_tiny_tokenizer: Any
 ) -> None:
     with pytest.raises(InputError, match="has no id"):
         locate(pieces, "Answer in {word}", "~")
-    with pytest.raises(TokenError, match="add it to the tokenizer first"):
-        measure_alignment(model, tokenizer, "<other>", KEYWORDS)
-    tokenizer.add_tokens(["<late>"])
-    with pytest.raises(TokenError, match="add it to both"):
-        measure_alignment(model, tokenizer, "<late>", KEYWORDS)
     tiny, letters = make_tiny_model(), make_tiny_tokenizer()
     add_token(tiny, letters, "<sep>")
     with pytest.raises(InputError, match="whose vocabulary contains words"):

@@ -22,14 +22,13 @@ from report_inputs import (
 )
 
 from delia_data.errors import ForeignFolderError, InputError, UnfinishedError
-from delia_data.evaluation import Estimate
 from delia_data.outputs import FINISHED, Manifest, finish, write_json
 from delia_data.report import check_place, make_report
 from delia_data.report.answers import answers, examples, read_evaluated
 from delia_data.report.data import Maps, accounts, settings
 from delia_data.report.experiments import Example, ExampleRun
 from delia_data.report.measurements import measured, trained
-from delia_data.report.page import Figures, Page, named, signed, value
+from delia_data.report.page import GENERATOR, Figures
 from delia_data.report.runs import read_runs
 from delia_data.sampling.embeddings import place_by_words
 
@@ -162,15 +161,16 @@ def test_numbers_come_first_and_runs_are_compared(evaluations: Path) -> None:
     assert group["minus_first"]["delia"]["numbers"]["leak"]["value"] == -1
     assert group["minus_first"]["delia"]["leaks"]["unrelated"]["value"] == -1
     for said in (
-        "Difference from common, paired by row",
+        "Difference from common: paired 95% intervals",
         "<em>untrained</em>",
         "<em>untrained, full instruction</em>",
         "Questions about the token",
-        "keep: KL unknown: the engine gives no distributions",
+        "keep: KL is unknown: the engine gives no distributions",
         "&lt;script&gt;",
     ):
         assert said in found.body
     assert found.body.count("<em>untrained</em>") == 1  # the bound of both runs
+    assert "+100 [−38, +146]" not in found.body and "<b>+100</b>" in found.body
     assert "<script" not in found.body
 
 
@@ -256,15 +256,15 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     found = accounts(read_runs([tmp_path / "one", tmp_path / "two"]), Figures())
     assert found is not None
 
-    for said in ("1,000", "too long", "one: tokens task 12,345"):
+    for said in ("1,000", "too long", "one: tokens task 12345"):
         assert said in found.body
     assert "empty" not in found.body
     assert found.summary == [
-        "one mixes 1,000 task rows with 500 pairs, a ratio of 0.5; 2 rows dropped.",
-        "two mixes 7 task rows with 3 contrast rows and 0 pairs, a ratio of 0; none dropped.",
+        "one mixes 1,000 task rows and 500 pairs, a ratio of 0.5; 2 rows dropped.",
+        "two mixes 7 task rows, 3 contrast rows, and 0 pairs, a ratio of 0; none dropped.",
     ]
     assert [metric.value for metric in found.metrics] == ["1,500", "10"]
-    assert found.metrics[1].note == "7 of the task, 3 contrast rows, 0 pairs"
+    assert found.metrics[1].note == "7 task rows, 3 contrast rows, and 0 pairs"
     assert found.data[0]["dropped"] == {"too_long": 2, "empty": 0}
 
 
@@ -308,25 +308,13 @@ def test_a_map_says_what_its_axes_hold(tmp_path: Path, evaluations: Path) -> Non
     assert Maps(numbered)(read_runs([evaluations / "task"]), Figures()) is None
 
 
-def test_numbers() -> None:
-    found = Estimate(-0.001, -0.5, 0.25, 9)
-
-    assert signed(found) == '<b>0.00</b><span class="ci">[−0.50, +0.25]</span>'
-    assert (
-        value(Estimate(0.5, 0.256, 1, 9), share=True)
-        == '<b>50%</b><span class="ci">[26, 100]</span>'
-    )
-    assert signed(None) == value(None) == "–"
-    assert (named(1, "row"), named(2000, "row")) == ("1 row", "2,000 rows")
-
-
 # The page
 
 
 def test_what_is_absent_is_said_with_its_command(tmp_path: Path) -> None:
     make_mixture(tmp_path / "one", rows={})
     report = make_report([tmp_path / "one"], title="A <title>", embed=place_by_words)
-    text = report.page().html()
+    text = report.html()
 
     assert "Not on this page because no run has it: answers (delia evaluate);" in text
     assert "how much is enough (delia ratio)" in text
@@ -362,7 +350,7 @@ def test_the_place_is_looked_at_before_anything_is_read(tmp_path: Path) -> None:
         check_place(tmp_path / "run" / "report.html")
     with pytest.raises(ForeignFolderError, match="is a folder"):
         check_place(tmp_path)
-    Page("over", "title", (), (), "", {}, "").write(tmp_path / "ours.html")
+    (tmp_path / "ours.html").write_text(f'<meta name="generator" content="{GENERATOR} 0.1">')
     check_place(tmp_path / "ours.html")
     check_place(tmp_path / "new" / "report.html")
 
@@ -377,7 +365,7 @@ def test_the_command(tmp_path: Path, delia: Delia, monkeypatch: pytest.MonkeyPat
     result = delia("report", "one")
 
     assert result.code == 0, result.err
-    assert "one mixes 3 task rows with 0 pairs" in result.out
+    assert "one mixes 3 task rows and 0 pairs" in result.out
     assert result.out.rstrip().endswith("Report: report.html")
     page = (tmp_path / "report.html").read_bytes()
     shown = delia("report", "one", "--json", "--out", "other.html", "--title", "one")

@@ -25,8 +25,9 @@ from delia_data.evaluation import (
     parse_gate,
     score,
 )
+from delia_data.evaluation.grading import read_scored_rows, write_scored_rows
 from delia_data.evaluation.keep import Divergence, ends_in_mid_sentence
-from delia_data.evaluation.scores import LabelCount, read_scored_rows, write_scored_rows
+from delia_data.evaluation.scores import LabelCount
 from delia_data.tasks import bundled_task, bundled_wordings
 
 TASK, WORDINGS = bundled_task(), bundled_wordings()
@@ -389,7 +390,7 @@ def test_errors() -> None:
     rows = everything(count=1)
     with pytest.raises(InputError, match="no rows in common, of 6 and 6"):
         compare(scored(rows), scored([replace(r, id="x") for r in rows]))
-    with pytest.raises(InputError, match=r"gave 2\.0 for answer 0"):
+    with pytest.raises(InputError, match=r"gave 2\.0 for"):
         grade_answers(replace(ASKED, scoring=lambda *_: 2.0), rows)
 
 
