@@ -30,27 +30,14 @@ def test_the_ends_are_those_of_all_draws(values: list[float]) -> None:
     assert found.rows == len(values)
 
 
-def test_a_smaller_confidence_gives_a_smaller_interval() -> None:
-    values = [0.0, 1.0, 1.0, 5.0, 9.0]
-    found = bootstrap_mean(values, Resampling(20_000, confidence=0.5))
-    assert (found.low, found.high) == pytest.approx(exact_ends(values, 0.5), abs=0.01)
-
-
-def test_equal_seeds_give_equal_intervals() -> None:
+def test_equal_seeds_give_equal_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).random(50)
     first, again, other = (bootstrap_mean(values, Resampling(seed=seed)) for seed in (3, 3, 4))
     assert first == again
     assert first.value == other.value
     assert (first.low, first.high) != (other.low, other.high)
-
-
-def test_draws_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from delia_data.evaluation import bootstrap as module
-
-    values = np.random.default_rng(1).random(50)
-    whole = bootstrap_mean(values, Resampling())
-    monkeypatch.setattr(module, "_CHUNK", 50 * 7)
-    assert bootstrap_mean(values, Resampling()) == whole
+    monkeypatch.setattr("delia_data.evaluation.bootstrap._CHUNK", 50 * 7)  # drawn in parts
+    assert bootstrap_mean(values, Resampling(seed=3)) == first
 
 
 def test_what_belongs_to_a_row_is_drawn_with_it() -> None:
@@ -75,7 +62,7 @@ def test_where_all_rows_agree_the_exact_bound_of_a_share_is_taken() -> None:
 
 @pytest.mark.parametrize(
     ("share", "rows", "least", "most"),
-    [(0.5, 50, 0.92, 0.99), (0.9, 50, 0.92, 0.99), (0.98, 30, 0.92, 1)],
+    [(0.9, 50, 0.92, 0.99), (0.98, 30, 0.92, 1)],
 )
 def test_coverage_of_a_share(share: float, rows: int, least: float, most: float) -> None:
     """How often the 95% interval holds the share that the rows were drawn with.

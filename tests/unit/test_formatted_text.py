@@ -159,15 +159,6 @@ def test_json_is_read_as_it_stands(value: dict[str, Any], ascii_only: bool, tail
     assert parsed.value == value
 
 
-@given(st.fixed_dictionaries({"thought": PRINTABLE, "answer": PRINTABLE}))
-def test_what_python_prints_is_read(value: dict[str, str]) -> None:
-    parsed = parse_answer(f"Answer: {value!r}", KEYS)
-
-    assert parsed is not None
-    assert not parsed.strict
-    assert parsed.value == value
-
-
 @given(st.text(alphabet="{}[]'\":,\\ ab1\n"))
 def test_any_text_is_taken(text: str) -> None:
     found = earliest_object(text)

@@ -93,12 +93,6 @@ def test_more_rows_include_fewer_rows() -> None:
     assert {row.id for row in other[0].rows} != {row.id for row in few[0].rows}
 
 
-def test_duplicate_rows_and_names() -> None:
-    twice = replace(TASK, test=(*TASK.test[:3], TASK.test[0]))
-    (probe,) = make_probes(asked(twice), ["plain", "plain"])
-    assert len(probe.rows) == 3
-
-
 def test_earlier_turns_are_kept() -> None:
     turns = [Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello")]
     rows = [
