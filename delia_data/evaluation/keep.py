@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from heapq import nlargest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np

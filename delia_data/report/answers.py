@@ -167,13 +167,11 @@ def _show(
 ) -> Iterator[Markup]:
     """Yield the figure, the tables and the notes of evaluations of one task."""
     runs, first = {one.label: one.scores for one in group}, group[0].label
-    numbers, *others = evaluation_tables(runs)
     share = 100 * group[0].scores.how.confidence
     caption = f"Lines are {share:g}% intervals; follow and obey should be high, leak low."
     drawing = follow_leak_obey(system_numbers(runs))
-    yield show_table(numbers)
     yield blocks.figures([figures(drawing, "Follow, leak, obey", caption)])
-    yield from map(show_table, others)
+    yield from map(show_table, evaluation_tables(runs))
     if differences:
         yield show_table(comparison_table(differences, first))
     notes = [f"{one.label}: {note}" for one in group for note in evaluation_notes(one.scores)]
