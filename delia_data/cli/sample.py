@@ -117,10 +117,7 @@ def command(
     ] = False,
     keep_reasoning: Annotated[
         bool,
-        typer.Option(
-            help="Write the thoughts before each answer into the column reasoning.",
-            rich_help_panel=PROMPTS,
-        ),
+        option("Write the thoughts before each answer into the column reasoning.", PROMPTS),
     ] = False,
     stop_when_saturated: Annotated[
         bool, option("Stop when new pairs add nothing new.", LIMITS)

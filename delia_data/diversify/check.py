@@ -19,6 +19,7 @@ from delia_data.diversify.plain import asks, is_format_talk, sentences_of
 from delia_data.engines.base import Finish
 from delia_data.errors import InputError
 from delia_data.sampling.embeddings import Vectors
+from delia_data.sampling.filters import is_other_language
 from delia_data.sampling.similarity import words
 from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.scoring import json_object
@@ -72,12 +73,12 @@ _CONDITION: Final = re.compile(
 
 
 def own_words(wording: Wording, token: str) -> tuple[str, ...]:
-    """Words of the phrasing itself, without the token and the slot of the query."""
+    """Return the words of a phrasing, without the token and the slot of the query."""
     return words(wording.text.replace(token, " ").replace(QUERY_SLOT, " "))
 
 
 def marks_gate(token: str, times: int = 1) -> Gate:
-    """The token stands there as often as asked and by itself, the query once, no other mark."""
+    """Require the token as often as asked and as a word of its own, one slot, and no other mark."""
     glued = re.compile(_GLUED.replace("TOKEN", re.escape(token)))
 
     def gate(wording: Wording) -> str | None:
@@ -97,7 +98,7 @@ def marks_gate(token: str, times: int = 1) -> Gate:
 
 
 def shape_gate(token: str) -> Gate:
-    """It has words, not too many, and does not repeat itself."""
+    """Require between 2 and 120 words without repetition."""
 
     def gate(wording: Wording) -> str | None:
         said = own_words(wording, token)
@@ -118,7 +119,7 @@ def shape_gate(token: str) -> Gate:
 
 
 def leaks_gate(token: str, leaks: frozenset[str]) -> Gate:
-    """It does not use the words that describe the format."""
+    """Forbid the words that describe the format."""
     phrases = [words(leak) for leak in sorted(leaks)]
 
     def gate(wording: Wording) -> str | None:
@@ -129,7 +130,7 @@ def leaks_gate(token: str, leaks: frozenset[str]) -> Gate:
 
 
 def answers_gate(task: Task) -> Gate:
-    """It gives no answer away: no label without the others, nothing of an answer's words."""
+    """Forbid a label without all others, and four words in a row of an answer."""
     labels = [words(label) for label in task.labels if label.casefold() not in task.leaks]
     told = " ".join((task.instruction, task.plain_request, *task.meanings))
     known = set(_grams(words(told), _EXAMPLE))
@@ -147,7 +148,7 @@ def answers_gate(task: Task) -> Gate:
 
 
 def copies_gate(task: Task, examples: Iterable[str] = ()) -> Gate:
-    """It has nothing of a row's query, and nothing of the examples that a writer is shown."""
+    """Forbid six words in a row of a query, and four of an example in the prompts."""
     told = words(" ".join((task.instruction, task.plain_request, *task.meanings)))
     rows = {gram for row in (*task.train, *task.test) for gram in _grams(words(row.query), _COPIED)}
     rows -= set(_grams(told, _COPIED))
@@ -168,11 +169,10 @@ def copies_gate(task: Task, examples: Iterable[str] = ()) -> Gate:
 
 
 def written_gate(token: str) -> Gate:
-    """What small models write instead of a wording.
+    """Forbid what small models write instead of a wording, in English.
 
-    Talk of rewording, answers, quotations, turns of its own, questions how it is done, orders not
-    to do it, a token that is a tool or a condition of the reply, no request at all. It knows
-    English.
+    They talk about rewording, answer, quote, add turns, ask how to do it, negate the request, use
+    the token as a tool or as a condition, or make no request.
     """
     misused = re.compile(_MISUSED.replace(r"TOKEN", re.escape(token)), re.I)
 
@@ -204,7 +204,7 @@ def written_gate(token: str) -> Gate:
 
 
 def is_near_copy(said: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two wordings share most of their words."""
+    """Return whether two wordings share most of their words."""
     a, b = set(said), set(other)
     return len(a & b) >= NEAR_COPY * len(a | b)
 
@@ -237,17 +237,17 @@ _STRICT_MARGIN: Final = 0.1
 _ALIKE: Final = 0.75
 """Similarity from which another request is one of the task's own."""
 _PLAINLY: Final = 0.65
-"""That from which a single sentence asks for another request."""
+"""Similarity from which a single sentence asks for another request."""
 _FEWEST_WORDS: Final = 2
 
 
 def bare_text(text: str, token: str) -> str:
-    """A wording without its slot and its token, as it is embedded."""
+    """Return the text to embed: a wording without its slot and its token."""
     return " ".join(text.replace(QUERY_SLOT, " ").replace(token, " ").split())
 
 
 class Meaning:
-    """Judges by embeddings whether a wording asks for what the task asks for."""
+    """Compares the meaning of wordings with the task's requests and others, by embeddings."""
 
     def __init__(self, task: Task, embed: Embed, *, strict: bool = False) -> None:
         """Embed the task's requests and the others."""
@@ -265,7 +265,7 @@ class Meaning:
         return self._embed([bare_text(text, self._token) for text in texts])
 
     def fault(self, text: str, vector: Vectors) -> str | None:
-        """Give the reason why a wording's meaning is not the task's, or None."""
+        """Return why a wording's meaning is not the task's, or None."""
         own, other = self._near(vector)
         if own < self._low:
             return "off_meaning"
@@ -276,7 +276,7 @@ class Meaning:
         return "asks_more" if self._asks_more(text) else None
 
     def _asks_more(self, text: str) -> bool:
-        """Whether one of several sentences asks for something else; if strict, or is beside it."""
+        """Return whether one of several sentences asks for something else."""
         sentences = sentences_of(text)
         parts = [
             bare_text(part, self._token)
@@ -296,7 +296,7 @@ class Meaning:
         return float((self._own @ vector).max()), other
 
     def is_near_copy(self, vector: Vectors, kept: Sequence[Vectors]) -> bool:
-        """Whether a wording says what a kept one says, in nearly the same words."""
+        """Return whether a wording is a near copy of one with these vectors."""
         return bool(kept) and float(np.max(np.stack(kept) @ vector)) >= SAME
 
 
@@ -308,18 +308,17 @@ def _lines(name: str) -> tuple[str, ...]:
 
 _SHOWN: Final = 3  # rejected texts that are shown
 _SURE: Final = 0.6
-_RULED_OUT: Final = 0.01
 _FEWEST_LETTERS: Final = 20
 Detect = Callable[[str], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What came of checking wordings.
+    """Accepted and rejected wordings.
 
     Attributes:
-        accepted: The wordings that passed, in their order.
-        rejected: The others, each with its reason.
+        accepted: The accepted wordings in order.
+        rejected: The other wordings, each with the reason.
     """
 
     accepted: tuple[Wording, ...]
@@ -327,17 +326,17 @@ class GateResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many were rejected, by reason."""
+        """Number of rejected wordings by reason."""
         return dict(sorted(Counter(reason for _, reason in self.rejected).items()))
 
     @property
     def share(self) -> float:
-        """Share of all that was accepted, 0 to 1."""
+        """Share of accepted wordings, 0 to 1."""
         count = len(self.accepted) + len(self.rejected)
         return len(self.accepted) / count if count else 0.0
 
     def complaint(self) -> str:
-        """Which gate rejects most, with three examples; empty where nothing was rejected."""
+        """Return which check rejects most, with three examples; empty if nothing was rejected."""
         if not self.rejected:
             return ""
         reason, count = Counter(reason for _, reason in self.rejected).most_common(1)[0]
@@ -348,7 +347,7 @@ class GateResult:
 
 
 class WordingChecker:
-    """Puts wordings through every gate, one after another, and remembers those that passed."""
+    """Checks wordings one after another, and compares each with those accepted before."""
 
     def __init__(
         self,
@@ -361,17 +360,17 @@ class WordingChecker:
         examples: Iterable[str] = (),
         strict: bool = False,
     ) -> None:
-        """Set up the gates of a task.
+        """Set up the checks of a task.
 
         Args:
-            task: The task: its token, what it stands for, its rows.
-            embed: Gives embeddings; without it the gates of meaning fall away.
-            tokenizer: The tokenizer of the model that will be trained; without it, that the token
-                is one id is left to `delia lint`. The token is added to it.
-            detect: Tells languages; without it the gate of language falls away.
-            times: How often a wording names the token.
-            examples: What a writer was shown.
-            strict: Ask for more, as for what a small model writes.
+            task: The task.
+            embed: Turns texts into vectors of length 1; without it, meanings are not checked.
+            tokenizer: Tokenizer of the model to train, in which the token must be a single id. The
+                token is added to it. Without it, only `delia lint` checks this.
+            detect: Detects languages; without it, the language is not checked.
+            times: Number of times that a wording names the token.
+            examples: Examples in the prompts.
+            strict: Also run the checks for what small models write.
 
         Raises:
             InputError: `times` is below 1.
@@ -398,15 +397,11 @@ class WordingChecker:
 
     @property
     def result(self) -> GateResult:
-        """What came of it so far."""
+        """The accepted and rejected wordings so far."""
         return GateResult(tuple(self.accepted), tuple(self.rejected))
 
     def check(self, wording: Wording, finish: Finish = "stop") -> str | None:
-        """Check one wording, and remember it.
-
-        Returns:
-            The reason why it fails, or None where it passes.
-        """
+        """Check a wording; return the reason to reject it, or None."""
         said = own_words(wording, self._token)
         reason = {"error": "failed", "length": "cut_off"}.get(finish)
         if reason is None:
@@ -429,7 +424,7 @@ class WordingChecker:
         return None
 
     def check_all(self, wordings: Iterable[Wording]) -> GateResult:
-        """Check wordings in their order."""
+        """Check wordings in order."""
         for wording in wordings:
             self.check(wording)
         return self.result
@@ -457,7 +452,7 @@ def gate_task_wordings(
 
 
 def _whole_gate(task: Task, tokenizer: PreTrainedTokenizerBase, times: int) -> Gate:
-    """The token is one id after the chat template, as often as the wording names it."""
+    """Require one id for each token after the chat template."""
     token_id = add_token_to_tokenizer(tokenizer, task.token)
     query = task.train[0].query
 
@@ -470,7 +465,7 @@ def _whole_gate(task: Task, tokenizer: PreTrainedTokenizerBase, times: int) -> G
 
 
 def _language_of(task: Task, detect: Detect) -> str | None:
-    """The language of the instruction; None where it is not sure."""
+    """Return the language of the request; None if it is not sure."""
     found = detect(" ".join((task.plain_request, *task.meanings)))
     code = max(found, key=lambda one: found[one])
     return code if found[code] >= _SURE else None
@@ -481,8 +476,6 @@ def _language_gate(token: str, language: str, detect: Detect) -> Gate:
         said = " ".join(own_words(wording, token))
         if sum(letter.isalpha() for letter in said) < _FEWEST_LETTERS:
             return None
-        found = detect(said)
-        wrong = max(found.values()) >= _SURE and found.get(language, 0.0) < _RULED_OUT
-        return "wrong_language" if wrong else None
+        return "wrong_language" if is_other_language(detect(said), language) else None
 
     return gate

@@ -268,11 +268,11 @@ def set_aside(
 ) -> tuple[Wording, ...]:
     """Set a share of wordings aside for held-out rows, at least one.
 
-    Only those are taken that have a form without the token, given or told by rule, as held-out
-    rows are asked with the token and without.
+    Only wordings that have a plain form, given or derived, are set aside: held-out rows are asked
+    with the token and without it.
 
     Args:
-        wordings: The wordings, in their order.
+        wordings: The wordings.
         token: The special token.
         share: The share, above 0 and below 1.
         seed: Seed of the choice.
@@ -281,7 +281,7 @@ def set_aside(
         All wordings in their order; those set aside have the split `"test"` and a plain form.
 
     Raises:
-        InputError: The share is out of its bounds, or no wording has a plain form.
+        InputError: The share is out of range, or no wording has a plain form.
     """
     if not 0 < share < 1:
         raise InputError(f"held-out share {share} is out of bounds: give above 0, below 1")
@@ -303,24 +303,24 @@ def set_aside(
 
 
 def diversify(task: Task, wordings: Sequence[Wording], *, seed: int = 0) -> TaskRows:
-    """Give every row of a task a wording that passes the gates that read it.
+    """Give every row of a task a checked wording.
 
-    Rows are spread over the wordings evenly: no wording is used twice before all are used once.
-    Which row gets which follows from a keyed hash of the row's content and the seed. System turns
-    and earlier turns of a row stay; its last question is worded.
+    No wording is used twice before all are used once. The assignment follows from a keyed hash of
+    the row's content and the seed. System turns and earlier turns of a row stay; its last question
+    is worded.
 
     Args:
         task: The task.
-        wordings: Candidates; those of the split `"test"` go to held-out rows alone. Where the
-            task has held-out rows and no wording is for them, a fifth is set aside.
+        wordings: Candidates; those of the split `"test"` go to held-out rows only. If the task has
+            held-out rows and there are none, a fifth is set aside.
         seed: Seed of the assignment.
 
     Returns:
         The rows in their wordings.
 
     Raises:
-        InputError: No wording passes for a split that has rows.
-        TokenError: The rows hold the token already.
+        InputError: No wording is accepted for a split that has rows.
+        TokenError: The rows contain the token already.
     """
     check_token_is_new(task)
     accepted: Sequence[Wording] = gate_task_wordings(task, wordings).accepted
@@ -341,7 +341,7 @@ def diversify(task: Task, wordings: Sequence[Wording], *, seed: int = 0) -> Task
 
 
 def undiversified(task: Task) -> TaskRows:
-    """Give every row the same wording: the task as common instruction tuning has it."""
+    """Give every row the same wording, as in ordinary instruction tuning."""
     wording = task.common_wording
     return TaskRows(
         train=tuple(_worded(row, wording) for row in task.train),
@@ -351,7 +351,7 @@ def undiversified(task: Task) -> TaskRows:
 
 
 def _assign(rows: Sequence[Record], wordings: Sequence[Wording], seed: int) -> list[TaskRow]:
-    """Deal the wordings out to the rows in their keyed order; the rows stay in theirs."""
+    """Assign wordings to rows in the order of keyed hashes; the rows keep their order."""
     if not rows:
         return []
     order = sorted(range(len(rows)), key=lambda i: (rank(seed, rows[i].id, "wording"), i))

@@ -31,6 +31,7 @@ from delia_data.records import Message, content_id, is_blank, read_text
 from delia_data.sampling.budget import Budget
 from delia_data.sampling.completion_log import CompletionLog
 from delia_data.tasks import QUERY_SLOT, Task, Wording
+from delia_data.tasks.reading import read_text_file
 from delia_data.tasks.task import words_of
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -46,8 +47,8 @@ def read_wordings(given: str | os.PathLike[str] | Iterable[Any]) -> list[Wording
             break.
 
     Raises:
-        InputError: The file is not there, cannot be read, or has no wordings.
-        FormatError: A row has no text, or a split that is none.
+        InputError: The file does not exist, cannot be read, or has no wordings.
+        FormatError: A row has no text, or an unknown split.
     """
     if isinstance(given, str | os.PathLike):
         rows = _lines(Path(given)) if Path(given).suffix == ".txt" else open_source(given).rows()
@@ -68,12 +69,7 @@ def read_wordings(given: str | os.PathLike[str] | Iterable[Any]) -> list[Wording
 
 
 def _lines(file: Path) -> list[tuple[str, str]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{file} is not UTF-8 text: {error.reason}") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}; check the path") from error
+    text = read_text_file(file).strip()
     parts = _PARAGRAPHS.split(text) if _PARAGRAPHS.search(text) else text.splitlines()
     return [(f"{file}: wording {i}", part) for i, part in enumerate(parts, 1) if part.strip()]
 
@@ -146,7 +142,7 @@ def _names() -> tuple[str, ...]:
 
 
 KINDS: Final = _names()
-"""The kinds of wordings that are asked for, in turn."""
+"""Kinds of wordings to request, in turn."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +151,12 @@ class ParaphraseGenerator:
 
     Attributes:
         task: The task.
-        seed: Seed of what varies from prompt to prompt, and of the draws.
-        kinds: Kinds that are asked for, in turn.
-        times: How often a wording names the token.
+        seed: Seed of the prompts and of sampling.
+        kinds: Kinds to request, in turn.
+        times: Number of times that a wording names the token.
 
     Raises:
-        InputError: A kind is unknown, or there is none; or the task's request names the format.
+        InputError: A kind is unknown, there are no kinds, or the task's request names the format.
     """
 
     task: Task
@@ -182,7 +178,7 @@ class ParaphraseGenerator:
             )
 
     def describe(self) -> dict[str, Any]:
-        """All that the prompts depend on."""
+        """Return everything that the prompts depend on."""
         prompts = _prompts()
         shown = [
             _SYSTEM,
@@ -204,12 +200,12 @@ class ParaphraseGenerator:
 
     @property
     def examples(self) -> Iterator[str]:
-        """All that a writer may be shown."""
+        """Examples in the prompts."""
         for kind in _prompts().kinds:
             yield from (self._named(text) for text in kind.examples)
 
     def request(self, number: int) -> Request:
-        """The request of a number."""
+        """Build the request of a number."""
         kind = self._kind(number)
         prompts, token = _prompts(), self.task.token
         manner = self._pick(number, "manner", ("", "", *prompts.manners))
@@ -229,7 +225,7 @@ class ParaphraseGenerator:
         return Request(row_id, tuple(turns), row_seed(self.seed, row_id, "wording"))
 
     def wording(self, number: int, text: str) -> Wording:
-        """The wording in a completion: its first paragraph, with a place for the input."""
+        """Return the wording in a completion: its first paragraph, with a slot for the query."""
         kind = self._kind(number)
         said = text.strip().split("\n\n")[0].strip()
         label, colon, rest = said.partition(":")
@@ -246,7 +242,7 @@ class ParaphraseGenerator:
 
     @property
     def _requests(self) -> tuple[str, ...]:
-        """What is to be reworded: the task's request, as often as all its other phrasings."""
+        """Requests to reword: the task's, as often as all its other phrasings together."""
         others = self.task.meanings
         return (*[self.task.plain_request] * max(1, len(others)), *others)
 
@@ -258,7 +254,7 @@ class ParaphraseGenerator:
         return told + (_AVOID.format(words=", ".join(avoid)) if avoid else "")
 
     def _kind(self, number: int) -> _Kind:
-        """The kinds take turns, in another order each time."""
+        """Return the kind of a request; the kinds take turns, in another order each time."""
         lap, place = divmod(number, len(self.kinds))
         order = sorted(self.kinds, key=lambda name: rank(self.seed, f"{lap}:{name}", "kinds"))
         return next(kind for kind in _prompts().kinds if kind.name == order[place])
@@ -271,22 +267,22 @@ class ParaphraseGenerator:
 
 
 WORDING_SAMPLING: Final = Sampling(temperature=0.7, top_p=0.95, max_tokens=96)
-"""How wordings are drawn."""
+"""Sampling parameters of wordings."""
 
 _FIRST: Final = 32  # requests of the first wave
-_LEAST_YIELD: Final = 0.02  # accepted texts a request; lower ones are not believed
+_LEAST_YIELD: Final = 0.02  # accepted texts per request; lower bound when planning a wave
 
 
 @dataclass(frozen=True, slots=True)
 class WordingRun:
-    """What came of a run.
+    """The result of `write_wordings`.
 
     Attributes:
         gates: The accepted and the rejected wordings, in the order of their numbers.
-        tries: Completions that were judged.
-        tokens: Tokens that were written, in all runs.
-        cost: Dollars, in all runs; None where the price of one is not known.
-        plan: All that the texts depend on.
+        tries: Number of checked completions.
+        tokens: Number of generated tokens, earlier runs included.
+        cost: Cost in dollars, earlier runs included; None if the price is unknown.
+        plan: Everything that the texts depend on.
     """
 
     gates: GateResult
@@ -296,7 +292,7 @@ class WordingRun:
     plan: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """What a manifest says of it."""
+        """Return the entry of a manifest."""
         return {
             "tries": self.tries,
             "accepted_share": round(self.gates.share, 4),
@@ -322,25 +318,25 @@ def write_wordings(
     """Let a model write wordings until enough pass, or the tries are used up.
 
     Args:
-        engine: What writes.
-        generator: What is asked of it.
-        checker: The gates; new, and made for this run.
-        folder: Where texts are kept; a rerun asks only for what is not there.
-        count: Wordings that must pass.
-        tries: Completions to judge at most, those of earlier runs included.
-        spare: More of them that may pass, where tries are left, so that there is a choice.
-        sampling: How they are drawn.
+        engine: Engine that generates.
+        generator: Builds the prompts.
+        checker: A new checker; it holds the wordings of this run.
+        folder: Folder of the texts. A rerun requests only those that are missing.
+        count: Number of wordings that must pass.
+        tries: Maximum number of completions, those of earlier runs included.
+        spare: Number of further wordings to accept while tries are left, to choose from.
+        sampling: Sampling parameters.
         budget: If given, requests stop before it is exceeded; earlier runs count.
-        on_progress: Called with the wordings that passed and the tries so far.
+        on_progress: Called with the numbers of accepted wordings and of tries.
 
     Returns:
-        The wordings: `count` of them at least.
+        The run, with at least `count` accepted wordings.
 
     Raises:
-        InputError: Fewer than `count` passed; the message names the gate that rejects most, and
-            shows three texts. Or the budget is spent.
-        EngineError: The engine failed, or so did 32 requests one after the other.
-        SettingsError: The folder was begun with another task, model, or prompts.
+        InputError: Fewer than `count` passed, or the budget is spent. The message names the check
+            that rejects most, and shows three texts.
+        EngineError: The engine failed, or 32 requests failed in a row.
+        SettingsError: The folder was started with another task, model, or prompts.
     """
     if count < 1 or tries < 1:
         raise InputError(f"{count} wordings in {tries} tries: give at least 1 of each")
@@ -400,7 +396,7 @@ def write_wordings(
     if len(checker.accepted) < count:
         raise InputError(
             f"{len(checker.accepted)} of {count} wordings passed in {checked:,} tries; "
-            f"{done.gates.complaint()}; give more tries (--tries), which goes on from here, "
-            "another model, or wordings of your own"
+            f"{done.gates.complaint()}; raise --tries and rerun to continue, use another "
+            "model, or give your own wordings"
         )
     return done

@@ -26,18 +26,18 @@ _FEWEST_WORDS: Final = 2
 
 
 def sentences_of(text: str) -> list[str]:
-    """The sentences of a text, each with what ends it; a line break ends one too."""
+    """Return the sentences of a text with their ends; a line break ends one too."""
     return [part for part in _SENTENCE.findall(text) if part.strip(" \n\t") not in ("", QUERY_SLOT)]
 
 
 def is_format_talk(sentence: str, token: str) -> bool:
-    """Whether a sentence names the token and says nothing but how to reply."""
+    """Return whether a sentence names the token and only says how to reply."""
     said = words(sentence.replace(token, " ").replace(QUERY_SLOT, " "))
     return token in sentence and _TALK.issuperset(said)
 
 
 def asks(text: str) -> bool:
-    """Whether a text asks for something by itself."""
+    """Return whether a text makes a request by itself."""
     said = text.replace(QUERY_SLOT, "\n")
     if len(words(said)) < _FEWEST_WORDS and "?" not in said:
         return False
@@ -66,10 +66,10 @@ _HANGS: Final = re.compile(
 
 
 def plain_form(text: str, token: str) -> str | None:
-    """Leave out what a wording says of the token.
+    """Return a wording without the parts about the token.
 
     Returns:
-        The request without the token; None where no rule leaves a whole one.
+        The request without the token; None if no rule leaves a complete one.
     """
     if text.count(token) != 1:
         return None

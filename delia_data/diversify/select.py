@@ -20,15 +20,12 @@ from delia_data.tasks import Task, Wording
 
 
 def synonym_swaps(text: str, count: int, *, seed: int = 0) -> list[str]:
-    """Different texts that come of one by swapping words for synonyms of them.
+    """Return different texts in which words of a sentence are replaced by synonyms.
 
     Args:
         text: The sentence.
-        count: How many are wanted.
-        seed: Seed of which are taken.
-
-    Returns:
-        As many as are wanted, or all that there are, where they are fewer.
+        count: Maximum number of texts.
+        seed: Seed of the choice.
     """
     slots = _slots(text)
     total = 1
@@ -43,7 +40,7 @@ def synonym_swaps(text: str, count: int, *, seed: int = 0) -> list[str]:
 
 
 def _slots(text: str) -> list[tuple[int, int, tuple[str, ...]]]:
-    """Where a word that has synonyms begins and ends, with all of them; none overlap."""
+    """Return begin and end of each word with synonyms, and the synonyms; none overlap."""
     found: list[tuple[int, int, tuple[str, ...]]] = []
     for group in _groups():
         pattern = r"(?<![{<])\b(?:" + "|".join(map(re.escape, group)) + r")\b"
@@ -77,9 +74,9 @@ class Spread:
     """The spread of texts.
 
     Attributes:
-        texts: How many.
-        spectrum: Shares of the directions, the largest first; they add up to 1.
-        effective_rank: Directions that the texts make use of, 1 to `texts`.
+        texts: Number of texts.
+        spectrum: Shares of the directions, the largest first; their sum is 1.
+        effective_rank: Number of directions that the texts use, 1 to `texts`.
         mean_distance: Mean cosine distance of two texts, 0 to 2.
     """
 
@@ -89,7 +86,7 @@ class Spread:
     mean_distance: float
 
     def as_dict(self) -> dict[str, Any]:
-        """What a manifest says of it."""
+        """Return the entry of a manifest."""
         return {
             "texts": self.texts,
             "effective_rank": round(self.effective_rank, 3),
@@ -120,15 +117,15 @@ def spread(vectors: Vectors) -> Spread:
 def greedy_spread(vectors: Vectors, count: int) -> list[int]:
     """Choose texts one after another, each the one that raises the spread most.
 
-    What is raised is the effective rank of second order, `count² / sum of squared likenesses`,
-    which needs one product for each choice instead of eigenvalues.
+    The measure is the effective rank of second order, `count² / sum of squared similarities`, which
+    needs one product for each choice instead of eigenvalues.
 
     Args:
         vectors: Embeddings of length 1; shape (texts, width).
-        count: How many to choose; at most as many as there are.
+        count: Number of texts to choose; all if there are fewer.
 
     Returns:
-        Places of the chosen ones, in the order of the choice. Equal gains go to the first.
+        Positions of the chosen texts, in the order of the choice. Ties go to the first.
     """
     likeness = np.square(vectors.astype(np.float64) @ vectors.T.astype(np.float64))
     chosen: list[int] = []
@@ -144,12 +141,11 @@ def greedy_spread(vectors: Vectors, count: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Anisotropy:
-    """The spread of wordings beside that of one sentence whose words were swapped.
+    """The spread of wordings, and that of one sentence with synonyms swapped in.
 
     Attributes:
         wordings: The spread of the wordings.
-        synonyms: The spread of as many synonym swaps of the task's common wording, or of all
-            that there are.
+        synonyms: The spread of as many synonym swaps of the task's common wording.
     """
 
     wordings: Spread
@@ -157,11 +153,11 @@ class Anisotropy:
 
     @property
     def gain(self) -> float:
-        """How many times as many directions the wordings make use of."""
+        """Effective rank of the wordings divided by that of the synonym swaps."""
         return self.wordings.effective_rank / max(self.synonyms.effective_rank, 1.0)
 
     def as_dict(self) -> dict[str, Any]:
-        """What a manifest says of it."""
+        """Return the entry of a manifest."""
         told = {"wordings": self.wordings.as_dict(), "synonyms": self.synonyms.as_dict()}
         return {**told, "gain": round(self.gain, 3)}
 
@@ -176,22 +172,21 @@ def measure(task: Task, wordings: Sequence[Wording], embed: Embed, *, seed: int 
 
 
 def choose(task: Task, gates: GateResult, count: int, embed: Embed) -> GateResult:
-    """Keep so many of the accepted wordings, each the one that raises the spread most.
+    """Choose some of the accepted wordings, each the one that raises the spread most.
 
-    Those for held-out rows are kept apart: the share of them stays as it is.
+    The share of wordings for held-out rows stays the same.
 
     Args:
         task: The task.
-        gates: The wordings that passed, and the others.
-        count: How many to keep.
-        embed: Gives embeddings.
+        gates: The accepted and the rejected wordings.
+        count: Number of wordings to choose.
+        embed: Turns texts into vectors of length 1.
 
     Returns:
-        The wordings that are kept, in their old order; those that are not are among the rejected,
-        as `"not_chosen"`.
+        The chosen wordings in their order; the others are rejected as `"not_chosen"`.
 
     Raises:
-        InputError: Fewer have passed.
+        InputError: Fewer wordings were accepted.
     """
     accepted = gates.accepted
     if count > len(accepted):

@@ -395,13 +395,17 @@ class Language:
         letters = sum(len(c.encode(errors="replace")) for c in completion.text if c.isalpha())
         if letters < _MIN_BYTES:
             return None
-        scores = self._detect(completion.text)
-        wrong = max(scores.values()) >= _SURE and scores.get(self.code, 0.0) < _RULED_OUT
-        return "wrong_language" if wrong else None
+        other = is_other_language(self._detect(completion.text), self.code)
+        return "wrong_language" if other else None
 
     def describe(self) -> dict[str, Any]:
         """Return the settings of the filter."""
         return {"filter": "language", "language": self.code, "sure": _SURE, "ruled_out": _RULED_OUT}
+
+
+def is_other_language(scores: Mapping[str, float], code: str) -> bool:
+    """Return whether a text is surely in another language, given its likely languages."""
+    return max(scores.values()) >= _SURE and scores.get(code, 0.0) < _RULED_OUT
 
 
 def load_detector() -> Detector:

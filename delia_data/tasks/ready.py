@@ -19,7 +19,7 @@ from typing import Any, Final
 from delia_data.errors import FormatError, InputError
 from delia_data.reading import open_source
 from delia_data.records import Record
-from delia_data.tasks.reading import hold_out, limit, make_task
+from delia_data.tasks.reading import hold_out, limit, make_task, read_text_file
 from delia_data.tasks.task import Task, Wording
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -200,12 +200,7 @@ def _rows(source: Path, target: Path) -> list[Record]:
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{file} is not UTF-8 text: {error.reason}") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}; check the path") from error
+    text = read_text_file(file)
     # Not splitlines: sentences hold rarer line ends, which would shift all that follow.
     return [line.strip() for line in text.removesuffix("\n").split("\n")]
 

@@ -224,7 +224,7 @@ def test_a_model_that_never_writes_one(
         result,
         "0 of 5 wordings passed in 40 tries",
         "no_token rejects most, 40 of 40: ",
-        "more tries (--tries)",
+        "raise --tries",
     )
     assert not (out / "FINISHED").exists()
     assert len((out / "written" / "written.jsonl").read_text().splitlines()) == 40

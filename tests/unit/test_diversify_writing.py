@@ -201,7 +201,7 @@ def test_never_a_passing_wording(tmp_path: Path) -> None:
         "0 of 5 wordings passed in 50 tries; no_token rejects most, 50 of 50: "
     )
     assert len(re.findall(r"'[^']*Say [^']*'", message)) == 3
-    assert "(--tries)" in message
+    assert "raise --tries" in message
     assert len(written(tmp_path)) == 50
 
 
