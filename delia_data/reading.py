@@ -30,7 +30,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeAlias, TypeVar, cast
@@ -485,37 +485,41 @@ def open_splits(
     Raises:
         InputError: As `open_source`.
     """
-    strict = strict or purpose in ("task", "training")
     if isinstance(given, Source):
         return {"train": given}
-    if isinstance(given, str | os.PathLike):
-        text = os.fspath(given)
-        if (match := _SPLIT.fullmatch(text)) and not _is_there(text):
-            before = Path(match[1]) if isinstance(given, Path) else match[1]
-            splits = open_splits(before, purpose=purpose, strict=strict, format=format)
-            return {"train": choose_split(before, splits, match[2])}
-        if not isinstance(given, Path) and not os.path.exists(text):
-            if text.startswith("file://"):
-                text = text.removeprefix("file://")
-            elif is_url(text):
-                return _open_url(text, strict, format)
-            elif _is_hub_id(text):
-                return _open_datasets(_from_hub(text), text, strict, format)
-        return _open_path(Path(text), strict, format)
+    strict = strict or purpose in ("task", "training")
+    splits = _splits_of(given).items()
+    return {name: replace(source, strict=strict, format=format) for name, source in splits}
+
+
+def _splits_of(given: Any) -> dict[str, Source]:
     if isinstance(given, Mapping):
-        found = {str(name): open_source(rows, strict=strict) for name, rows in given.items()}
-        return {n: Source(n, s.parts, strict, format, s.report) for n, s in found.items()}
-    return {"train": Source("the rows", (_memory_part(given),), strict, format)}
+        found = {
+            str(name): choose_split(rows, open_splits(rows), "train")
+            for name, rows in given.items()
+        }
+        return {name: replace(source, name=name) for name, source in found.items()}
+    if not isinstance(given, str | os.PathLike):
+        return {"train": Source("the rows", (_memory_part(given),))}
+    text = os.fspath(given)
+    if (match := _SPLIT.fullmatch(text)) and not _is_there(text):
+        before = Path(match[1]) if isinstance(given, Path) else match[1]
+        return {"train": choose_split(before, _splits_of(before), match[2])}
+    if not isinstance(given, Path) and not os.path.exists(text):
+        if text.startswith("file://"):
+            text = text.removeprefix("file://")
+        elif is_url(text):
+            return _open_url(text)
+        elif _is_hub_id(text):
+            return _open_datasets(_from_hub(text), text)
+    return _open_path(Path(text))
 
 
-def _open_datasets(found: Any, name: str, strict: bool, format: Format | None) -> dict[str, Source]:
+def _open_datasets(found: Any, name: str) -> dict[str, Source]:
     """Open a `Dataset`, or those of a `DatasetDict`, that a name stands for."""
     splits = found if isinstance(found, Mapping) else {"train": found}
     place = f"{_quoted(name)}: row {{}}"
-    return {
-        str(split): Source(name, (DatasetPart(rows, place),), strict, format)
-        for split, rows in splits.items()
-    }
+    return {str(n): Source(name, (DatasetPart(rows, place),)) for n, rows in splits.items()}
 
 
 def read_records(given: Any, format: Format | None = None) -> Iterator[Record]:
@@ -964,12 +968,9 @@ def _json_chunks(file: str) -> Iterator[Chunk]:
         raise FormatError(f"{file}{line}: the file is not JSON: {error}") from error
     if isinstance(value, dict) and _is_row(value):
         value = [value]
-    elif not isinstance(value, list):
-        lists = (
-            [k for k, v in value.items() if isinstance(v, list) and isinstance([*v, 0][0], dict)]
-            if isinstance(value, dict)
-            else []
-        )
+    if not isinstance(value, list):
+        fields = value.items() if isinstance(value, dict) else ()
+        lists = [k for k, v in fields if isinstance(v, list) and v and isinstance(v[0], dict)]
         shown = f", such as the one under {lists[0]!a}" if lists else ""
         raise FormatError(f"{file} holds one JSON value: it must hold a list of objects{shown}")
 
@@ -1198,17 +1199,17 @@ def _check_header(header: Sequence[str], file: str) -> None:
 # Paths, folders, URLs and the Hub.
 
 
-def _open_path(path: Path, strict: bool, format: Format | None) -> dict[str, Source]:
+def _open_path(path: Path) -> dict[str, Source]:
     name = str(path)
     with _reading(name):
         if os.path.lexists(name):
             path.stat()  # raises for broken links, loops and folders without permission
     if os.path.isdir(name):  # unlike pathlib's, False for a name that is too long
-        return _open_folder(path, strict, format)
+        return _open_folder(path)
     if os.path.isfile(name):
         if _kind(name)[0] is None:
             raise InputError(f"{path} has an unknown ending: {_GIVE}")
-        return {"train": Source(name, (FilePart(name),), strict, format)}
+        return {"train": Source(name, (FilePart(name),))}
     if os.path.lexists(name):
         raise InputError(f"{path} is a pipe or a device, which cannot be read twice: {_GIVE}")
     import glob
@@ -1222,23 +1223,23 @@ def _open_path(path: Path, strict: bool, format: Format | None) -> dict[str, Sou
     skipped = [f"{each.removeprefix(_before_pattern(name))} (unknown kind)" for each in unread]
     if not files and not folders:
         raise InputError(f"{path} matches no files of rows: {_GIVE}")
-    joined = _split_files(name, files, strict, format, skipped) if files else {}
+    joined = _split_files(name, files, skipped) if files else {}
     for folder in folders:
-        for split, source in _open_folder(Path(folder), strict, format).items():
+        for split, source in _open_folder(Path(folder)).items():
             before = joined.get(split, Source(name, (), report=Report(skipped=tuple(skipped))))
             report = Report(skipped=before.report.skipped + source.report.skipped)
-            joined[split] = Source(name, before.parts + source.parts, strict, format, report)
+            joined[split] = Source(name, before.parts + source.parts, report=report)
     return joined
 
 
-def _open_folder(path: Path, strict: bool, format: Format | None) -> dict[str, Source]:
+def _open_folder(path: Path) -> dict[str, Source]:
     if is_output(path):
         manifest = read_manifest(path)
         if manifest.kind != "cache":
             raise InputError(f"{path} holds a {manifest.kind}, not a cache: give a cache folder")
         shards = sorted(path.glob("pairs-*.parquet")) or [path / "pairs.parquet"]
         parts = tuple(FilePart(str(file)) for file in shards)
-        return {"train": Source(str(path), parts, strict, format, Report(is_own=True))}
+        return {"train": Source(str(path), parts, report=Report(is_own=True))}
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         import datasets
 
@@ -1248,11 +1249,11 @@ def _open_folder(path: Path, strict: bool, format: Format | None) -> dict[str, S
             raise InputError(
                 f"{path} was saved by datasets and cannot be loaded: {_first_line(error)}"
             ) from error
-        return _open_datasets(saved, str(path), strict, format)
+        return _open_datasets(saved, str(path))
     files, skipped = _walk(path)
     if not files:
         raise InputError(f"{path} has no files of rows: {_GIVE}")
-    return _split_files(str(path), [str(path / file) for file in files], strict, format, skipped)
+    return _split_files(str(path), [str(path / file) for file in files], skipped)
 
 
 def is_output(path: Path) -> bool:
@@ -1301,13 +1302,7 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(files), skipped
 
 
-def _split_files(
-    name: str,
-    files: Sequence[str],
-    strict: bool,
-    format: Format | None,
-    skipped: Sequence[str] = (),
-) -> dict[str, Source]:
+def _split_files(name: str, files: Sequence[str], skipped: Sequence[str]) -> dict[str, Source]:
     """Tell the files of the splits apart by their names, as `datasets` does.
 
     The folder that was given, or that a pattern begins with, is not part of the names.
@@ -1324,15 +1319,13 @@ def _split_files(
     if not any(files for split, files in splits.items() if split not in ("test", "validation")):
         splits = {"train": list(files)}
     return {
-        split: Source(
-            name, tuple(map(FilePart, some)), strict, format, Report(skipped=tuple(skipped))
-        )
+        split: Source(name, tuple(map(FilePart, some)), report=Report(skipped=tuple(skipped)))
         for split, some in splits.items()
         if some
     }
 
 
-def _open_url(url: str, strict: bool, format: Format | None) -> dict[str, Source]:
+def _open_url(url: str) -> dict[str, Source]:
     """Open the files behind a URL: itself, those of a folder, those of a pattern."""
     import fsspec
 
@@ -1345,7 +1338,7 @@ def _open_url(url: str, strict: bool, format: Format | None) -> dict[str, Source
         elif system.exists(path):
             if _kind(path)[0] is None:
                 raise InputError(f"{url} has an unknown ending: {_GIVE}")
-            return {"train": Source(url, (FilePart(url),), strict, format)}
+            return {"train": Source(url, (FilePart(url),))}
         else:
             place, folder = _before_pattern(link), _before_pattern(path)
             names = system.glob(path)
@@ -1355,7 +1348,7 @@ def _open_url(url: str, strict: bool, format: Format | None) -> dict[str, Source
     if not files:
         raise InputError(f"{url} is not there, or has no files of rows: {_GIVE}")
     skipped = [f"{name} (unknown kind)" for name in names if name not in files]
-    return _split_files(url, [f"{place}{n}{rest}" for n in files], strict, format, skipped)
+    return _split_files(url, [f"{place}{n}{rest}" for n in files], skipped)
 
 
 def _relative(name: str, file: str) -> str:

@@ -8,6 +8,7 @@ import json
 import lzma
 import math
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,11 +25,13 @@ from datasets.features import Array2D, ClassLabel, Value
 
 from delia_data.errors import DeliaError, FormatError, InputError
 from delia_data.mixing import Mixture, mix
-from delia_data.reading import open_source, open_splits
+from delia_data.reading import KINDS, open_source, open_splits
+from delia_data.records import FORMAT_COLUMNS, MEANINGFUL
+from delia_data.records import UNSUPPORTED as UNSUPPORTED_COLUMNS
 from delia_data.sampling import read_cache
 from delia_data.sampling.queries import FileQueries
 from delia_data.tasks import read_task
-from delia_data.training.data import count_rows, open_training_rows
+from delia_data.training.data import NO_ANSWER, count_rows, open_training_rows
 
 TASK = [
     {
@@ -335,6 +338,8 @@ class TestJson:
         assert questions(path) == ["Is 0 odd?"]
         path.write_text(json.dumps({"version": 1, "data": ROWS}))
         refused(run_mix(delia, path), "list of objects, such as the one under 'data'")
+        path.write_text(json.dumps({"columns": ["prompt"], "data": [["q"]]}))
+        assert "such as" not in run_mix(delia, path).err
 
 
 class TestMemory:
@@ -354,9 +359,12 @@ class TestMemory:
             assert questions(each) == ["a?", "b?"]
             assert mixed(each).manifest.details == {}
 
-    def test_polars(self) -> None:
-        polars = pytest.importorskip("polars")
-        assert questions(polars.DataFrame(ROWS)) == questions(ROWS)
+    def test_an_arrow_stream_such_as_a_polars_frame(self) -> None:
+        class Frame:
+            def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+                return pa.Table.from_pylist(ROWS).__arrow_c_stream__(requested_schema)
+
+        assert questions(Frame()) == questions(ROWS)
 
     @pytest.mark.parametrize(
         "given", [["a", "b"], [[{"role": "user", "content": "a"}]], [None], [3]]
@@ -857,3 +865,12 @@ def test_an_arrow_file_with_offsets_out_of_bounds(delia: Delia, tmp_path: Path) 
     path = tmp_path / "a.arrow"
     path.write_bytes(data)
     refused(run_mix(delia, path), f"{path} cannot be read: ")
+
+
+def test_the_guide_names_every_ending_column_and_reason() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "input-formats.md"
+    named = set(re.findall(r"`([^`\n]+)`", guide.read_text("utf-8")))
+    columns = {name for names in FORMAT_COLUMNS.values() for name in names} | MEANINGFUL
+    reasons = {*UNSUPPORTED_COLUMNS.values(), "duplicate", "also_in_task", "names_token"}
+    reasons |= {"overlaps_test", "task_row_is_held_out", "contrast_row_is_held_out", NO_ANSWER}
+    assert {*KINDS, ".gz", ".zst", *columns, *reasons, "reasoning_removed"} <= named
