@@ -1499,6 +1499,10 @@ class _reading:  # noqa: N801  (a context manager that reads like a function)
             raise FormatError(f"{self.file}: {error}") from error
         if isinstance(error, InputError):
             return
+        if isinstance(error, MemoryError):
+            raise InputError(
+                f"{self.file} cannot be read: it needs more memory than there is; check the file"
+            ) from error
         if isinstance(error, UnicodeDecodeError):
             raise InputError(f"{self.file} holds names of columns that are not UTF-8") from error
         if isinstance(error, OSError | EOFError | pa.ArrowException | zlib.error | ImportError):

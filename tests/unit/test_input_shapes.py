@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import Delia, Result, refused
+from command_line import Delia, Result, check_line, refused
 from datasets.features import Array2D, ClassLabel, Value
 
 from delia_data.errors import DeliaError, FormatError, InputError
@@ -865,6 +865,20 @@ def test_an_arrow_file_with_offsets_out_of_bounds(delia: Delia, tmp_path: Path) 
     path = tmp_path / "a.arrow"
     path.write_bytes(data)
     refused(run_mix(delia, path), f"{path} cannot be read: ")
+
+
+def test_an_arrow_file_with_damaged_sizes(tmp_path: Path) -> None:
+    data, path = spelled("arrow", ROWS), tmp_path / "a.arrow.gz"
+    refusals = set()
+    for place in range(0, len(data) - 8, 8):
+        size = (2**45).to_bytes(8, "little")
+        path.write_bytes(gzip.compress(data[:place] + size + data[place + 8 :], 1))
+        try:
+            list(open_source(path).rows())
+        except DeliaError as error:
+            check_line(error)
+            refusals.add(str(error))
+    assert f"{path} cannot be read: it needs more memory than there is; check the file" in refusals
 
 
 def test_the_guide_names_every_ending_column_and_reason() -> None:
