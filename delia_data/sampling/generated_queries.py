@@ -39,7 +39,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final, Protocol
 
@@ -485,7 +485,7 @@ class GeneratedQueries:
         """Return everything that texts and order depend on: model, prompts and checks."""
         return {
             **self._generator.describe(),
-            "sampling": asdict(self._sampling),
+            "sampling": self._sampling.as_dict(),
             **self._settings,
             "writer": self._engine.describe(),
         }
