@@ -152,24 +152,17 @@ class ParaphraseGenerator:
     Attributes:
         task: The task.
         seed: Seed of the prompts and of sampling.
-        kinds: Kinds to request, in turn.
         times: Number of times that a wording names the token.
 
     Raises:
-        InputError: A kind is unknown, there are no kinds, or the task's request names the format.
+        InputError: The task's request names the format.
     """
 
     task: Task
     seed: int = 0
-    kinds: tuple[str, ...] = KINDS
     times: int = 1
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown or not self.kinds:
-            raise InputError(
-                f"kinds {', '.join(unknown) or 'none'}: use some of {', '.join(KINDS)}"
-            )
         if leaking := self.task.leaks & set(words_of(self.task.plain_request)):
             raise InputError(
                 f"the request {self.task.plain_request!r} names the format "
@@ -193,7 +186,7 @@ class ParaphraseGenerator:
             "seed": self.seed,
             "task": self.task.sha256,
             "requests": list(self._requests),
-            "kinds": list(self.kinds),
+            "kinds": list(KINDS),
             "times": self.times,
             "prompts": hashlib.sha256(canonical_json(shown)).hexdigest(),
         }
@@ -255,8 +248,8 @@ class ParaphraseGenerator:
 
     def _kind(self, number: int) -> _Kind:
         """Return the kind of a request; the kinds take turns, in another order each time."""
-        lap, place = divmod(number, len(self.kinds))
-        order = sorted(self.kinds, key=lambda name: rank(self.seed, f"{lap}:{name}", "kinds"))
+        lap, place = divmod(number, len(KINDS))
+        order = sorted(KINDS, key=lambda name: rank(self.seed, f"{lap}:{name}", "kinds"))
         return next(kind for kind in _prompts().kinds if kind.name == order[place])
 
     def _pick(self, number: int, purpose: str, among: tuple[str, ...]) -> str:

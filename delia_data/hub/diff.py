@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from delia_data.hub.client import Retry
 from delia_data.hub.parts import (
     CACHE,
     SOURCES,
@@ -29,9 +28,6 @@ from delia_data.hub.parts import (
 )
 from delia_data.hub.pull import download_parts, find_version
 from delia_data.mixing import TaskRow, read_task_rows
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 Keys = Sequence[str]
 
@@ -83,33 +79,20 @@ class Difference:
     wordings_removed: list[str] = field(default_factory=list)
     reworded: list[tuple[str, str]] = field(default_factory=list)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether the sides are equal."""
-        return not (self.settings or self.rows or self.wordings_added or self.wordings_removed)
 
-
-def diff(
-    before: str | os.PathLike[str],
-    after: str | os.PathLike[str],
-    *,
-    retry: Retry | None = None,
-    api: HfApi | None = None,
-) -> Difference:
+def diff(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Difference:
     """Compare two versions on the Hub, two folders, or one of each.
 
     Args:
         before: `org/name@v1.0.0`, or a finished folder.
         after: The other one.
-        retry: Retries of each request.
-        api: The client; default: one that uses the login of `huggingface_hub`.
 
     Raises:
         UnfinishedError: A folder is not a finished output.
         InputError: A version holds mixtures in the lean form of version 0.1.0.
         HubError: The Hub refused or could not be reached.
     """
-    (old, old_settings), (new, new_settings) = (_read(g, retry, api) for g in (before, after))
+    (old, old_settings), (new, new_settings) = map(_read, (before, after))
     settings = _settings("publication", old_settings, new_settings)
     names = sorted(old.keys() | new.keys())
     for name in names:
@@ -135,17 +118,15 @@ def diff(
     )
 
 
-def _read(
-    given: str | os.PathLike[str], retry: Retry | None, api: HfApi | None
-) -> tuple[dict[str, Part], Mapping[str, Any]]:
+def _read(given: str | os.PathLike[str]) -> tuple[dict[str, Part], Mapping[str, Any]]:
     """Return the parts of a side, and the settings of the publication itself."""
     if Path(given).exists():
         return read_parts([given]), {}
-    version = find_version(os.fspath(given), retry=retry, api=api)
+    version = find_version(os.fspath(given))
     manifest = version.manifest
     sources = [name for name in SOURCES if name in manifest.details]
     mixtures = list(manifest.details["mixtures"])
-    root = download_parts(version, [*sources, *mixtures], retry=retry, api=api)
+    root = download_parts(version, [*sources, *mixtures])
     manifests = {str(name): source_manifest(manifest, name) for name in sources}
     manifests |= {name: mixture_manifest(manifest, name) for name in mixtures}
     parts = {name: Part(name, root / name, each) for name, each in manifests.items()}

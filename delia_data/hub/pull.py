@@ -178,20 +178,12 @@ def pull(
     return version
 
 
-def download_parts(
-    version: Published,
-    names: Iterable[str],
-    *,
-    retry: Retry | None = None,
-    api: HfApi | None = None,
-) -> Path:
+def download_parts(version: Published, names: Iterable[str]) -> Path:
     """Download parts of a version into the cache of `huggingface_hub`, and verify each file.
 
     Args:
         version: The version.
         names: Names of parts: `cache`, `task`, mixtures.
-        retry: Retries of each request.
-        api: The client; default: one that uses the login of `huggingface_hub`.
 
     Returns:
         The folder that holds the parts.
@@ -204,9 +196,7 @@ def download_parts(
     _refuse_lean(version, [name for name in lean_mixtures(version.manifest) if name in names])
     files = files_of(version.manifest, names)
     with translated(version.repo):
-        return download_verified(
-            api or client(), version.repo, version.commit, files, retry=retry or _READING
-        )
+        return download_verified(client(), version.repo, version.commit, files, retry=_READING)
 
 
 def published_mixture(version: Published, ratio: float) -> Manifest:
