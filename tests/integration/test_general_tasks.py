@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import InputError
 from delia_data.evaluation import EvalTask, System, evaluate
-from delia_data.evaluation.keep import lm_eval_scores, satisfies
+from delia_data.evaluation.keep import satisfies
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
@@ -51,23 +51,6 @@ def task_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_local_task(
-    task_file: Path,
-    make_tiny_model: Callable[..., PreTrainedModel],
-    tiny_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    pytest.importorskip("lm_eval")
-    scores = [
-        lm_eval_scores([str(task_file)], make_tiny_model(), tiny_tokenizer, batch_size=2)
-        for _ in range(2)
-    ]
-    assert scores[0] == scores[1]
-    accuracy, _ = scores[0]["two_choices acc"]
-    assert accuracy in [n / 6 for n in range(7)]
-    with pytest.raises(InputError, match="lm-eval has no task 'no_such_task'"):
-        lm_eval_scores(["no_such_task"], make_tiny_model(), tiny_tokenizer, batch_size=2)
-
-
 def test_an_evaluation_with_a_local_task(
     task_file: Path,
     tmp_path: Path,
@@ -86,6 +69,9 @@ def test_an_evaluation_with_a_local_task(
     assert set(found.general_tasks) == {"model", "untrained"}
     scores = found.general_tasks["model"]
     assert scores == found.general_tasks["untrained"]
+    assert scores["two_choices acc"][0] in [n / 6 for n in range(7)]
+    with pytest.raises(InputError, match="lm-eval has no task 'no_such_task'"):
+        evaluate(*given, **asked, general_tasks=["no_such_task"])
     monkeypatch.setattr(sys.modules[evaluate.__module__], "lm_eval_scores", None)
     assert evaluate(*given, **asked, general_tasks=[str(task_file)]) == found
 

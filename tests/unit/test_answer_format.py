@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from delia_data.errors import InputError
-from delia_data.evaluation.answer_format import WHOLE, AnswerFormat, ReadAnswer, plain_label
+from delia_data.evaluation.answer_format import WHOLE, AnswerFormat, ReadAnswer
 from delia_data.tasks import bundled_task
 
 VERDICTS = ["{'why': 'It is.', 'wrong': 'no'}", "{'why': 'It is not.', 'wrong': 'yes'}"] * 2
@@ -93,10 +93,3 @@ def test_free_text_needs_a_rule() -> None:
     assert "--pattern" in str(caught.value)
     with pytest.raises(InputError, match="is not a regular expression"):
         of(answers, rule="(")
-
-
-@pytest.mark.parametrize(
-    ("value", "plain"), [(" Yes. ", "yes"), (True, "true"), (1.5, "1.5"), (None, "null"), ("", "")]
-)
-def test_plain_labels(value: object, plain: str) -> None:
-    assert plain_label(value) == plain

@@ -13,7 +13,7 @@ from command_line import Delia, refused
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
-from delia_data.errors import FormatError, InputError, SettingsError
+from delia_data.errors import FormatError, InputError
 from delia_data.evaluation import (
     AnsweredRow,
     EvalTask,
@@ -48,17 +48,36 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("tasks") / "task", few, bundled_wordings())
 
 
+def other_task(rows: list[Record], **settings: object) -> tuple[Task, list[Wording]]:
+    """Make a task whose first four rows are for training, with a wording for each split."""
+    task = make_task(
+        name="o",
+        train=rows[:4],
+        test=rows[4:],
+        instruction="Do it.",
+        **settings,  # type: ignore[arg-type]
+    )
+    plain = "{query}\nDo it."
+    return task, [
+        Wording("Translate or judge it as <sep>: {query}"),
+        Wording(f"{plain} <sep>", split="test", plain=plain),
+    ]
+
+
+def labels(count: int) -> tuple[Task, list[Wording]]:
+    """Make a task whose answers are labels."""
+    rows = [Record.pair(f"text {i}", ["good", "bad"][i % 2]) for i in range(count)]
+    return other_task(rows, request="Judge it.")
+
+
 def selective(request: Request) -> str:
     """Follow the token in wordings of the task, and nowhere else."""
     text = request.messages[-1].content
-    return (
-        JSON
-        if "<sep>" in text and any(all(p in text for p in parts) for parts in PARTS)
-        else "Fine."
-    )
+    asked = any(all(p in text for p in parts) for parts in PARTS)
+    return JSON if "<sep>" in text and asked else "Fine."
 
 
-def leaky(request: Request) -> str:
+def leaky(_: Request) -> str:
     return JSON
 
 
@@ -221,14 +240,7 @@ def test_errors_of_compare_folders(tmp_path: Path, task: Path) -> None:
     run(tmp_path / "delia", task, rows=3)
     with pytest.raises(InputError, match=r"no evaluation\.json, it contains a task"):
         compare_folders(tmp_path / "delia", task)
-    rows = [Record.pair(f"text {i}", ["good", "bad"][i % 2]) for i in range(8)]
-    other = make_task(
-        name="o", train=rows[:4], test=rows[4:], instruction="Judge.", request="Judge it."
-    )
-    wordings = [
-        Wording("Judge it as <sep>: {query}"),
-        Wording("{query}\nWhat of it, in <sep>?", split="test", plain="{query}\nWhat of it?"),
-    ]
+    other, wordings = labels(8)
     asked = EvalTask.of(other, diversify(other, wordings))
     evaluate(MockEngine(), asked, tmp_path / "other", probes=["plain"])
     with pytest.raises(InputError, match="compare two evaluations of the same task"):
@@ -236,14 +248,7 @@ def test_errors_of_compare_folders(tmp_path: Path, task: Path) -> None:
 
 
 def test_answers_that_are_labels(tmp_path: Path) -> None:
-    rows = [Record.pair(f"text {i}", ["good", "bad"][i % 2]) for i in range(20)]
-    task = make_task(
-        name="o", train=rows[:8], test=rows[8:], instruction="Judge.", request="Judge it."
-    )
-    wordings = [
-        Wording("Judge it as <sep>: {query}"),
-        Wording("{query}\nWhat of it, in <sep>?", split="test", plain="{query}\nWhat of it?"),
-    ]
+    task, wordings = labels(16)
     asked = EvalTask.of(task, diversify(task, wordings))
 
     def answer(request: Request) -> str:
@@ -305,18 +310,7 @@ def test_json(tmp_path: Path, task: Path, delia: Delia) -> None:
 
 def test_translations_get_corpus_scores(tmp_path: Path, delia: Delia) -> None:
     rows = [Record.pair(f"The dog {i} sleeps.", f"Hundurinn {i} sefur vel.") for i in range(8)]
-    task = make_task(
-        name="t",
-        train=rows[:4],
-        test=rows[4:],
-        instruction="Translate it.",
-        stands_for="the translation alone",
-        scoring="translation",
-    )
-    wordings = [
-        Wording("Translate into Icelandic as <sep>: {query}"),
-        Wording("{query}\nIn Icelandic, <sep>.", split="test", plain="{query}\nIn Icelandic."),
-    ]
+    task, wordings = other_task(rows, stands_for="the translation", scoring="translation")
     folder = save(tmp_path / "task", task, wordings)
     told = delia(
         "evaluate", "any", folder, tmp_path / "out", "--engine", "mock", "--probe", "held-out"
@@ -329,28 +323,10 @@ def test_translations_get_corpus_scores(tmp_path: Path, delia: Delia) -> None:
 
 def test_free_text_needs_a_pattern(tmp_path: Path, delia: Delia) -> None:
     rows = [Record.pair(f"text {i}", f"- point {i}\n- more of {i}") for i in range(8)]
-    task = make_task(
-        name="t",
-        train=rows[:4],
-        test=rows[4:],
-        instruction="Sum it up.",
-        stands_for="two bullet points",
-    )
-    wordings = [
-        Wording("Sum up as <sep>: {query}"),
-        Wording("{query}\nIn short, <sep>.", split="test", plain="{query}\nIn short."),
-    ]
+    task, wordings = other_task(rows, stands_for="two bullet points")
     folder = save(tmp_path / "task", task, wordings)
-    arguments = (
-        "evaluate",
-        "any",
-        folder,
-        tmp_path / "out",
-        "--engine",
-        "mock",
-        "--probe",
-        "held-out",
-    )
+    mock = ("--engine", "mock", "--probe", "held-out")
+    arguments = ("evaluate", "any", folder, tmp_path / "out", *mock)
     refused(delia(*arguments), "two bullet points", "--pattern")
     told = delia(*arguments, "--pattern", r"[A-Z].*\.")
     assert told.code == 0
@@ -392,14 +368,3 @@ def test_adapters(tmp_path: Path, task: Path, delia: Delia) -> None:
     refused(delia("evaluate", adapter, task, out, "--add-token", "mean"), "omit --add-token")
     refused(delia("evaluate", adapter, task, out, "--untrained", "any"), "omit --untrained")
     assert not out.exists()
-
-
-def test_a_folder_holds_answers_of_one_model(tmp_path: Path, task: Path) -> None:
-    run(tmp_path, task, rows=2)
-
-    class Other(MockEngine):
-        def describe(self) -> dict[str, object]:
-            return {"engine": "mock", "model": {"name": "other"}}
-
-    with pytest.raises(SettingsError, match=r"model\.name was 'mock' and is now 'other'"):
-        evaluate(Other(), EvalTask.read(task), tmp_path)

@@ -244,26 +244,14 @@ def test_cancellation_by_hand() -> None:
     assert weighted.subsets[-1].independent == pytest.approx(1.25 / 1.75)
 
 
-def test_unrelated_gradients_decrease_with_the_root_of_the_rows() -> None:
-    result = cancellation(of(noise(256)), HOW)
-    assert [subset.rows for subset in result.subsets] == [4, 16, 64, 256]
-    for subset in result.subsets:
-        assert subset.mean == pytest.approx(subset.rows**-0.5, rel=0.1)
-        assert subset.independent == pytest.approx(subset.rows**-0.5, rel=0.05)
-        assert subset.low <= subset.mean <= subset.high
-    assert result.ratio == result.subsets[-1].mean
-    assert result.shared is not None
-    assert result.shared.low < 0 < result.shared.high
-    assert abs(result.shared.value) < 0.002
-
-
 def test_coverage_of_the_interval_of_the_shared_direction() -> None:
     """Of each row's squared length, a quarter is in one direction."""
     hits = 0
     for seed in range(60):
         result = cancellation(of(0.5 * np.eye(WIDTH)[0] + 0.75**0.5 * noise(60, seed)), HOW)
         assert result.shared is not None
-        assert result.ratio > 1.5 * result.subsets[-1].independent
+        assert [subset.rows for subset in result.subsets] == [4, 16, 60]
+        assert result.ratio == result.subsets[-1].mean > 1.5 * result.subsets[-1].independent
         hits += result.shared.low <= 0.25 <= result.shared.high
     assert hits >= 50
 

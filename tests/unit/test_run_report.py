@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,6 @@ def always(_: object) -> str:
 def selective(request: Any) -> str:
     text = request.messages[-1].content
     return JSON if "<sep>" in text and "Question:" in text else "Fine."
-
-
-def numbered(texts: Sequence[str]) -> Any:
-    return place_by_words(texts)
 
 
 # Recognizing
@@ -190,24 +185,6 @@ def test_the_first_on_which_runs_differ_are_shown_first(evaluations: Path) -> No
     assert not Example("1", "q", "e", "<sep>", (given[0], given[0])).differs
 
 
-def test_one_evaluation_alone(evaluations: Path) -> None:
-    found = answers(read_runs([evaluations / "common"]), Figures())
-    assert found is not None
-
-    assert found.summary[0].startswith("On hallucination-check, common follows the token in 100%")
-    assert "Difference from" not in found.body
-
-
-def test_runs_that_do_not_differ(evaluations: Path, tmp_path: Path) -> None:
-    put_evaluation(tmp_path / "again", evaluations / "task", always)
-    runs = read_runs([tmp_path / "again", evaluations / "common"])
-    found = answers(runs, Figures())
-
-    assert found is not None
-    (group,) = found.data
-    assert group["minus_first"]["common"]["numbers"]["follow"]["value"] == 0
-
-
 def test_losses_and_what_was_watched(tmp_path: Path) -> None:
     put_adapter(tmp_path / "adapter")
     figures = Figures()
@@ -224,15 +201,6 @@ def test_losses_and_what_was_watched(tmp_path: Path) -> None:
         "adapter was trained on 100 task rows and 50 pairs; the loss"
     )
     assert len(found.data[0]["losses"]) == 60
-
-
-def test_a_training_without_numbers(tmp_path: Path) -> None:
-    (tmp_path / "adapter").mkdir()
-    finish(tmp_path / "adapter", Manifest(kind="adapter", rows={"task": 1}))
-    found = trained(read_runs([tmp_path / "adapter"]), Figures())
-
-    assert found is not None
-    assert found.summary == ["adapter was trained on 1 task row and 0 pairs."]
 
 
 def make_mixture(folder: Path, **changes: Any) -> None:
@@ -305,7 +273,7 @@ def test_a_map_says_what_its_axes_hold(tmp_path: Path, evaluations: Path) -> Non
     assert 0 < other <= one < 1
     assert f"which hold {one + other:.0%} of the variance" in of_mixture.body
     assert "placed by their words (TF-IDF)" in of_mixture.body
-    assert Maps(numbered)(read_runs([evaluations / "task"]), Figures()) is None
+    assert Maps(place_by_words)(read_runs([evaluations / "task"]), Figures()) is None
 
 
 # The page

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from delia_data.diversify import diversify
@@ -249,20 +248,6 @@ def test_unfinished_answers_are_counted_unless_they_were_cut() -> None:
         row("unrelated", 1, "It ends in the", "It ends in the", cut=("model",)),
     ]
     assert numbers(rows).unfinished == {"model": 1, "untrained": 1}
-
-
-def test_intervals() -> None:
-    rows = [row("held-out", n, YES if n < 30 else "no") for n in range(40)]
-    follow = numbers(rows).number("follow")
-    assert follow is not None
-    draws = np.random.default_rng(1).binomial(40, 0.75, 20_000) / 40
-    low, high = np.quantile(draws, [0.025, 0.975])
-    assert (follow.value, follow.rows) == (0.75, 40)
-    assert (follow.low, follow.high) == pytest.approx((low, high), abs=0.04)
-    always = numbers(rows[:30]).number("follow")
-    assert always is not None
-    # 0.025 is the chance that 30 rows show none of a share of 1 - low
-    assert (always.low, always.high) == (pytest.approx(0.025 ** (1 / 30)), 1)
 
 
 def test_the_interval_of_selectivity_is_paired() -> None:
