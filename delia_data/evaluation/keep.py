@@ -96,7 +96,8 @@ def divergences(
     """
     encoded = [(row.id, encode(tokenizer, row)) for row in pairs]
     encoded.sort(key=lambda one: len(one[1].ids))
-    token_ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    vocabulary = tokenizer.get_vocab()
+    token_ids = [vocabulary[token] for token in tokens if token in vocabulary]
     device = model.get_input_embeddings().weight.device
     for batch in batches(encoded, _BATCH):
         ids, mask, _ = pad_right([row.ids for _, row in batch], device)

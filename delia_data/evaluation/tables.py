@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,9 +45,8 @@ class Table:
     def markdown(self) -> str:
         """Return the table in Markdown, without its title and its note."""
         align = ["---"] * self.heads + ["---:"] * (len(self.head) - self.heads)
-        return "".join(
-            f"| {' | '.join(map(str, row))} |\n" for row in (self.head, align, *self.rows)
-        )
+        lines = (f"| {' | '.join(map(str, row))} |\n" for row in (self.head, align, *self.rows))
+        return "".join(re.sub("<[^<>|]+>", r"`\g<0>`", line) for line in lines)
 
 
 def evaluation_tables(runs: Mapping[str, Evaluation]) -> Iterator[Table]:
