@@ -63,6 +63,10 @@ def command(
         int | None, option("Greatest number of held-out rows. A larger number adds rows.")
     ] = None,
     max_tokens: Annotated[int, option("Greatest number of tokens in an answer.")] = 96,
+    max_thinking_tokens: Annotated[
+        int | None,
+        option("Greatest number of tokens in the thoughts before an answer. Default: 2,048."),
+    ] = None,
     add_token: Annotated[
         str | None,
         option(
@@ -164,6 +168,7 @@ def command(
             probes=probes,
             rows=rows,
             max_tokens=max_tokens,
+            max_thinking_tokens=max_thinking_tokens,
             pairs=pairs,
             general_tasks=general_tasks.split(",") if general_tasks else (),
             others=others,

@@ -90,6 +90,7 @@ def evaluate(
     probes: Sequence[str] = DEFAULT_PROBES,
     rows: int | None = None,
     max_tokens: int = 96,
+    max_thinking_tokens: int | None = None,
     build: PromptBuilder | None = None,
     prompts: str = "",
     pairs: str | os.PathLike[str] | Sequence[Record] | None = "bundled",
@@ -112,6 +113,7 @@ def evaluate(
         probes: Names of probes, of `PROBES`.
         rows: Maximum number of held-out rows, selected by keyed hash; default: all.
         max_tokens: Maximum number of tokens in an answer. Decoding is greedy.
+        max_thinking_tokens: Maximum number of tokens in the thoughts before it (`Sampling`).
         build: Changes the prompts; used by baselines without training.
         prompts: Name of `build`.
         pairs: Held-out pairs for the divergence: a cache, a file, or the rows (`read_pairs`). None
@@ -154,6 +156,7 @@ def evaluate(
             root,
             untrained=_reference(opened.untrained, max_tokens),
             max_tokens=max_tokens,
+            max_thinking_tokens=max_thinking_tokens,
             build=build,
             prompts=prompts,
             locked=True,
@@ -183,6 +186,7 @@ def evaluate(
                     [probe],
                     root,
                     max_tokens=max_tokens,
+                    max_thinking_tokens=max_thinking_tokens,
                     build=build,
                     prompts=prompts,
                     locked=True,

@@ -120,6 +120,7 @@ def generate_answers(
     *,
     untrained: Engine | Mapping[str, Answer] | None = None,
     max_tokens: int = 96,
+    max_thinking_tokens: int | None = None,
     build: PromptBuilder | None = None,
     prompts: str = "",
     locked: bool = False,
@@ -133,6 +134,7 @@ def generate_answers(
         folder: Folder of the answers; a rerun generates only those that are missing.
         untrained: Engine of the untrained model, or its answers by the ids of prompts.
         max_tokens: Greatest number of tokens in an answer.
+        max_thinking_tokens: Greatest number of tokens in the thoughts before it (`Sampling`).
         build: Changes the prompts of `engine`.
         prompts: Name of `build`; a folder holds answers to prompts of one name.
         locked: Whether the caller has checked and locked the folder.
@@ -163,11 +165,14 @@ def generate_answers(
     }
     mine = _requests(asked[MODEL])
     others = _requests([*asked[UNTRAINED], *asked[INSTRUCTED]]) if reference else []
+    sampling = Sampling(0.0, 1.0, max_tokens, max_thinking_tokens)
     settings = {"system": engine.describe(), "prompts": prompts, "max_tokens": max_tokens}
+    if max_thinking_tokens is not None:
+        settings["max_thinking_tokens"] = max_thinking_tokens
     with nullcontext() if locked else folder_lock(root):
         _check_settings(root, settings, reference)
         total = len(mine) + len(others)
-        generate = partial(_generate, file=root / ANSWERS, max_tokens=max_tokens)
+        generate = partial(_generate, file=root / ANSWERS, sampling=sampling)
         answers: dict[str, Mapping[str, Answer]] = {
             MODEL: generate(engine, mine, MODEL, lambda done: on_progress(done, total))
         }
@@ -231,7 +236,7 @@ def _generate(
     on_progress: Callable[[float], None],
     *,
     file: Path,
-    max_tokens: int,
+    sampling: Sampling,
 ) -> dict[str, Answer]:
     failed: list[Completion] = []
     answers = read_answer_log(file, system)
@@ -246,7 +251,6 @@ def _generate(
                 return
             yield request
 
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=max_tokens)
     with answer_log(file) as log:
         for completion in engine.generate(stream(), sampling) if missing else ():
             if completion.finish == "error":
