@@ -64,7 +64,7 @@ _PATTERNS: Final = (
 _EXPORT_PATTERNS: Final = ("adapter_*", "README.md")
 _START_SETTINGS: Final = (
     *("model", "token", "init", "description", "adaptation", "token_training"),
-    *("rank", "alpha", "targets", "dtype"),
+    *("rank", "alpha", "rslora", "dora", "targets", "dtype"),
 )
 
 

@@ -32,7 +32,7 @@ from delia_data.records import Format, Record, write_record
 from delia_data.tokens import encode
 from delia_data.tokens.lint import SourceName
 from delia_data.training.data import TrainingRows, open_training_rows
-from delia_data.training.loading import embedding_rms, last_name, linear_names
+from delia_data.training.loading import embedding_rms, expert_names, last_name, linear_names
 from delia_data.training.settings import TrainSettings, rows_a_step
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class ExportInputs:
         settings: The settings; `batch_size` is a number, `targets` are names of modules.
         model: Folder of the prepared model.
         token_ids: The special tokens and their ids.
+        experts: Names of the experts' weights that get LoRA, in a mixture of experts.
         embedding: Name of the module of the input embedding.
         embedding_rms: Root mean square of its values.
         end_of_turn: Text of the token with which an answer ends.
@@ -82,6 +83,7 @@ class ExportInputs:
     settings: TrainSettings
     model: Path
     token_ids: dict[str, int]
+    experts: tuple[str, ...]
     embedding: str
     embedding_rms: float
     end_of_turn: str
@@ -127,7 +129,8 @@ class ExportInputs:
             "seed": settings.seed,
             "logging_steps": 1,
             "save_steps": settings.save_every_steps,
-        } | ({"neftune_noise_alpha": settings.neftune_alpha} if settings.neftune_alpha else {})
+            **({"neftune_noise_alpha": settings.neftune_alpha} if settings.neftune_alpha else {}),
+        }
 
 
 Files = tuple[dict[str, str], list[str]]
@@ -231,7 +234,8 @@ def _inputs(
         bare = transformers.AutoModelForCausalLM.from_config(config)
     linear = tuple(linear_names(bare))
     batch = rows_a_step(sum(mixture.rows.get(name, 0) for name in get_args(SourceName)), settings)
-    targets = linear if settings.targets == ("all-linear",) else settings.targets
+    everything = settings.targets == ("all-linear",)
+    targets = linear if everything else settings.targets
     tokenizer = load_tokenizer(model)
     template = str(tokenizer.chat_template)
     llama2 = "[INST]" in template and "<<SYS>>" in template
@@ -239,6 +243,7 @@ def _inputs(
         settings=replace(settings, batch_size=batch, targets=targets),
         model=model,
         token_ids=prepared.details["token_ids"],
+        experts=tuple(expert_names(bare)) if everything else (),
         embedding=last_name(bare, bare.get_input_embeddings()),
         embedding_rms=prepared.details.get("embedding_rms") or embedding_rms(load_model(model)),
         end_of_turn=_end_of_turn(tokenizer),
@@ -311,7 +316,7 @@ def _axolotl(inputs: ExportInputs) -> Files:
         "curriculum_sampling": True,
         "sample_packing": False,
         **{own_names.get(name, name): value for name, value in inputs.arguments().items()},
-        "optimizer": "adamw_torch",
+        "optimizer": settings.optimizer or "adamw_torch",
         "gradient_checkpointing": settings.gradient_checkpointing is not False,
         "bf16": "auto",
     }
@@ -327,6 +332,9 @@ def _axolotl(inputs: ExportInputs) -> Files:
             "lora_alpha": settings.alpha,
             "lora_dropout": settings.dropout,
             "lora_target_modules": targets,
+            **({"lora_target_parameters": [*inputs.experts]} if inputs.experts else {}),
+            **({"peft_use_rslora": True} if settings.rslora else {}),
+            **({"peft_use_dora": True} if settings.dora else {}),
         }
         if inputs.settings.trains_row_alone:
             ids = sorted(inputs.token_ids.values())
@@ -362,7 +370,7 @@ def _llama_factory(inputs: ExportInputs) -> Files:
         "disable_shuffling": True,  # in the mixture's own order
         "packing": False,
         **inputs.arguments(),
-        "optim": "adamw_torch",
+        "optim": settings.optimizer or "adamw_torch",
         "disable_gradient_checkpointing": settings.gradient_checkpointing is False,
         "bf16": settings.dtype != "float32",
         "report_to": "none",
@@ -384,6 +392,8 @@ def _llama_factory(inputs: ExportInputs) -> Files:
             "lora_alpha": settings.alpha,
             "lora_dropout": settings.dropout,
             "lora_target": ",".join([*settings.targets, inputs.embedding]),
+            **({"use_rslora": True} if settings.rslora else {}),
+            **({"use_dora": True} if settings.dora else {}),
         }
     if settings.adaptation == "qlora":
         config |= {"quantization_bit": 4, "quantization_method": "bnb"}
@@ -398,11 +408,13 @@ def _llama_factory(inputs: ExportInputs) -> Files:
         tags = dict(zip(names, ("role", "content", "user", "assistant", "system"), strict=True))
         rows = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
     info = {dataset: {"file_name": str(inputs.rows), **rows}}
+    no_experts = ["the experts get no LoRA: LLaMA-Factory adapts modules only"]
+    experts = no_experts if inputs.experts else []
     cut = "rows of more than cutoff_len tokens are cut without a warning: run delia lint first"
     return {
         "dataset_info.json": json.dumps(info, indent=2) + "\n",
         "llama_factory.yaml": _yaml(config),
-    }, [cut, *_token_notes(inputs)]
+    }, [cut, *experts, *_token_notes(inputs)]
 
 
 def _token_notes(inputs: ExportInputs) -> list[str]:
@@ -427,6 +439,7 @@ def _trl(inputs: ExportInputs) -> Files:
         "train_sampling_strategy": "sequential",  # in the mixture's own order
         "packing": False,
         **inputs.arguments(),
+        **({"optim": settings.optimizer} if settings.optimizer else {}),
         "report_to": list(settings.report_to) or "none",
     }
     if settings.gradient_checkpointing is not None:
@@ -442,6 +455,9 @@ def _trl(inputs: ExportInputs) -> Files:
             "lora_alpha": settings.alpha,
             "lora_dropout": settings.dropout,
             "lora_target_modules": [*settings.targets, inputs.embedding],
+            **({"lora_target_parameters": [*inputs.experts]} if inputs.experts else {}),
+            **({"use_rslora": True} if settings.rslora else {}),
+            **({"use_dora": True} if settings.dora else {}),
         }
     if settings.adaptation == "qlora":
         config["load_in_4bit"] = True
@@ -467,12 +483,15 @@ def _unsloth(inputs: ExportInputs) -> Files:
         # Unsloth trains the whole embedding if it is named here, with its own learning rate.
         "target_modules": [*settings.targets, inputs.embedding],
         "random_state": settings.seed,
+        **({"target_parameters": [*inputs.experts]} if inputs.experts else {}),
+        **({"use_rslora": True} if settings.rslora else {}),
     }
     adapter = (
         f"model = FastLanguageModel.get_peft_model(\n    model,\n    {_keywords(lora, 4)}\n)\n"
     )
     arguments: dict[str, Any] = {
         **inputs.arguments(),
+        **({"optim": settings.optimizer} if settings.optimizer else {}),
         "embedding_learning_rate": inputs.token_learning_rate,
         "max_length": settings.max_length,
         "train_sampling_strategy": "sequential",
@@ -494,6 +513,8 @@ def _unsloth(inputs: ExportInputs) -> Files:
     notes = []
     if inputs.settings.trains_row_alone:
         notes = ["the token's row cannot be trained by itself: the whole embedding is trained"]
+    if settings.dora:
+        notes.append("dora is left out: Unsloth has plain LoRA only")
     return {"unsloth_cell.py": cell}, notes
 
 

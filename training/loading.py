@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from delia_data.errors import (
     MissingExtraError,
     OutputError,
     SettingsError,
+    unknown_name,
 )
 from delia_data.models import (
     computes_bfloat16,
@@ -65,6 +67,16 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
             raise InputError(
                 "adaptation 'qlora' keeps a whole model in every process, but FSDP shards it: "
                 "launch with ddp.yaml, or use adaptation 'lora'"
+            )
+    if settings.optimizer is not None:
+        known = [
+            each.value
+            for each in require("transformers.training_args", extra="train").OptimizerNames
+        ]
+        if settings.optimizer not in known:
+            raise SettingsError(
+                f"{unknown_name('optimizer', settings.optimizer, known)}: use one of "
+                f"{', '.join(known)}"
             )
     dtype = settings.dtype
     if dtype == "auto":
@@ -201,10 +213,20 @@ def lora_config(
         options["trainable_token_indices"] = {embedding: token_ids}
     else:
         targets = [*targets, embedding]
+    if settings.targets == ("all-linear",) and (experts := expert_names(model)):
+        if settings.dropout or settings.dora:
+            raise SettingsError(
+                f"{settings.model!r} is a mixture of experts, and LoRA on {', '.join(experts)} "
+                "takes neither dropout nor dora: set dropout to 0 (--dropout 0) and dora to false, "
+                "or name the targets without the experts"
+            )
+        options["target_parameters"] = experts
     return peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
         target_modules=targets,
         task_type="CAUSAL_LM",
         **options,
@@ -257,6 +279,19 @@ def linear_names(model: PreTrainedModel) -> list[str]:
         if type(module).__name__.startswith(("Linear", "Conv1D")) and module is not head
     )
     return list(dict.fromkeys(names))
+
+
+def expert_names(model: PreTrainedModel) -> list[str]:
+    """Return the names of the experts' weights without their layer, sorted.
+
+    transformers keeps the weights of all experts of a layer in one parameter of three dimensions.
+    """
+    names = (
+        re.sub(r"^.*\.\d+\.", "", name)
+        for name, weight in model.named_parameters()
+        if weight.dim() == 3 and "expert" in name
+    )
+    return sorted(set(names))
 
 
 def last_name(model: PreTrainedModel, wanted: Any) -> str:

@@ -95,10 +95,17 @@ class TrainSettings:
     )
     rank: int = _setting(16, "Rank of LoRA.", gt=0)
     alpha: int = _setting(16, "Scale of LoRA; updates are multiplied by alpha / rank.", gt=0)
+    rslora: bool = _setting(
+        False, "Multiply LoRA's updates by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."
+    )
+    dora: bool = _setting(
+        False, "Train the magnitude of each weight's columns apart from their direction (DoRA)."
+    )
     dropout: Number = _setting(0.05, "Dropout of LoRA, from 0 to below 1.", ge=0, lt=1)
     targets: Names = _setting(
         ("q_proj", "k_proj", "v_proj", "o_proj"),
-        "Names of the modules that get LoRA, or all-linear.",
+        "Names of the modules that get LoRA; or all-linear, which includes the experts of a "
+        "mixture of experts but not its router.",
         min_length=1,
     )
     learning_rate: Number = _setting(2e-4, "Learning rate of the LoRA weights.", gt=0)
@@ -129,6 +136,9 @@ class TrainSettings:
         None,
         "Maximum tokens to pack into one sequence; by default 1,024 on a CPU and 16,384 on a GPU.",
         gt=0,
+    )
+    optimizer: str | None = _setting(
+        None, "Name of the optimizer in transformers, such as adafactor; by default AdamW."
     )
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = _setting(
         "constant_with_warmup", "Learning rate schedule."
@@ -195,6 +205,8 @@ class TrainSettings:
             problems.append(
                 "token_rate is for token_training 'row' with LoRA: leave it out otherwise"
             )
+        if self.adaptation == "full" and (self.rslora or self.dora):
+            problems.append("rslora and dora are for LoRA: leave them out with adaptation 'full'")
         if self.adaptation == "full" and self.token_training != "row":
             problems.append("token_training is for LoRA: with adaptation 'full' leave it out")
         if not self.packing and self.micro_batch_tokens is not None:

@@ -227,6 +227,7 @@ def _run(
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.epochs,
         lr_scheduler_type=settings.schedule,
+        **({"optim": settings.optimizer} if settings.optimizer else {}),
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_length=None,  # rows are already cut, or short enough

@@ -242,12 +242,16 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         named = [(n, p) for n, p in (model or self.model).named_parameters() if p.requires_grad]
         row = [p for n, p in named if "trainable_tokens" in n]
         rest = [p for n, p in named if "trainable_tokens" not in n]
-        optimizer = torch.optim.AdamW(
+        kind: Any = torch.optim.AdamW
+        options: dict[str, Any] = {"lr": self.args.learning_rate}
+        if self.args.optim != self.args.default_optim:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+        optimizer: torch.optim.Optimizer = kind(
             [
                 {"params": rest, "weight_decay": self.args.weight_decay},
                 {"params": row, "lr": self.token_learning_rate, "weight_decay": 0.0},
             ],
-            lr=self.args.learning_rate,
+            **options,
         )
         self.optimizer = optimizer
         return optimizer

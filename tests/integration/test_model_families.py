@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ import pytest
 import torch
 import transformers
 from chat_models import marked_tokenizer, shipped_template
-from trained import MARKS, ROWS, losses
+from safetensors.torch import load_file
+from trained import MARKS, ROWS, losses, seen_trainers
 from transformers import AutoModelForCausalLM
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
-from delia_data.errors import TokenError
+from delia_data.errors import SettingsError, TokenError
 from delia_data.evaluation import EvalTask, evaluate, open_system
 from delia_data.models import quiet
 from delia_data.tasks import bundled_task, bundled_wordings
 from delia_data.training import TrainSettings, train
+from delia_data.training.adapter import load_adapter
 
 pytestmark = MARKS
 
@@ -44,6 +47,8 @@ LINEAR = {
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64}
 
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", "qwen3", {}),
     "qwen3_5": ("Qwen3_5TextConfig", "qwen3_5_think", LINEAR),
@@ -51,6 +56,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma3": ("Gemma3TextConfig", "gemma3", {"sliding_window": 64}),
     "llama3": ("LlamaConfig", "llama3", {}),
     "phi4": ("Phi3Config", "", {}),
+    "qwen3_moe": ("Qwen3MoeConfig", "qwen3", MOE),
 }
 
 
@@ -119,6 +125,47 @@ def test_a_family_is_trained_and_evaluated(
     )
     described = scores.system["system"]["model"]
     assert described.get("template_options") == options
+
+
+def weights(adapter: Path) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = load_file(adapter / "adapter_model.safetensors")
+    return loaded
+
+
+def test_experts_are_trained(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model", "qwen3_moe")
+    with pytest.raises(SettingsError, match="set dropout to 0"):
+        train(settings_of(model), ROWS, tmp_path / "refused")
+    settings = settings_of(model, dropout=0.0, optimizer="adafactor", rslora=True)
+    train(settings, ROWS, tmp_path / "adapter")
+    trained = weights(tmp_path / "adapter")
+    changed = {name for name, weight in trained.items() if "lora_B" in name and weight.any()}
+    for layer in range(2):
+        inner = {name for name in changed if f"layers.{layer}.mlp.experts" in name}
+        assert len(inner) == 2, "gate_up_proj and down_proj of all experts"
+        assert all(
+            weight.shape[0] == 8
+            for name, weight in trained.items()
+            if "experts" in name and "lora_A" in name
+        )
+    before = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    after, _ = load_adapter(tmp_path / "adapter")
+    for name in ("gate_up_proj", "down_proj"):
+        old, new = (getattr(each.model.layers[0].mlp.experts, name) for each in (before, after))
+        assert [bool((a != b).any()) for a, b in zip(old, new, strict=True)] == [True] * 4
+
+
+def test_variants_of_lora_and_the_optimizer_are_used(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model", "llama3")
+    train(settings_of(model, dora=True, rslora=True), ROWS, tmp_path / "dora")
+    config = json.loads((tmp_path / "dora" / "adapter_config.json").read_text())
+    assert (config["use_dora"], config["use_rslora"]) == (True, True)
+    assert any("lora_magnitude_vector" in name for name in weights(tmp_path / "dora"))
+    with seen_trainers() as seen:
+        train(settings_of(model, optimizer="sgd"), ROWS, tmp_path / "sgd")
+    assert type(seen[0].optimizer.optimizer).__name__ == "SGD"
+    with pytest.raises(SettingsError, match="did you mean 'adafactor'"):
+        train(settings_of(model, optimizer="adafactr"), ROWS, tmp_path / "refused")
 
 
 def test_a_mode_that_rows_cannot_have_is_refused(tmp_path: Path) -> None:
