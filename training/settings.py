@@ -71,7 +71,7 @@ class TrainSettings:
         SettingsError: Values have the wrong type or are out of bounds; the message names all.
     """
 
-    model: str = _setting(DEFAULT_MODEL, "Embedded model's name, folder, or Hub id.")
+    model: str = _setting(DEFAULT_MODEL, "Embedded model's name, folder, .gguf file, or Hub id.")
     token: Tokens = _setting(
         DEFAULT_TOKEN, "Special token; of a mixture of several tasks, the token of each."
     )

@@ -282,7 +282,8 @@ def thinks(tokenizer: PreTrainedTokenizerBase) -> bool:
         )
         if on != off:
             return asked == on
-    return bool(opened_reasoning(asked) or "reasoning_effort" in template_variables(tokenizer))
+    levels = {"reasoning_effort", "reasoning_strength"}
+    return bool(opened_reasoning(asked) or levels.intersection(template_variables(tokenizer)))
 
 
 def thinking_note(tokenizer: PreTrainedTokenizerBase) -> str | None:

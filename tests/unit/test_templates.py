@@ -119,6 +119,7 @@ def test_the_template_s_own_text_before_an_answer_is_not_labelled(
         ("nemotron_3_nano", {}, True),
         ("deepseek_r1_distill", {}, True),
         ("gptoss", {}, True),
+        ("muse_glimmer", {}, True),
         ("qwen2_5", {}, False),
         ("llama3", {}, False),
     ],
