@@ -229,7 +229,7 @@ class EngineOptions:
 Model = Annotated[
     str,
     option(
-        "Name of the embedded model, a folder, a .gguf file, or a Hub id; for APIs the model's name.",
+        "Embedded model's name, folder, .gguf file, or Hub id; for APIs the model's name.",
         _ENGINE,
         complete=[DEFAULT_MODEL],
     ),
