@@ -107,7 +107,7 @@ def test_a_family_is_trained_and_evaluated(
     family: str, options: dict[str, Any] | None, task: EvalTask, tmp_path: Path
 ) -> None:
     model = save_tiny(tmp_path / "model", family)
-    settings = settings_of(model, template_options=options)
+    settings = settings_of(model, template_options=options, dropout=0.0)
     train(settings, ROWS, tmp_path / "adapter")
     assert len(losses(tmp_path / "adapter")) == 2
     system = open_system(str(tmp_path / "adapter"), "transformers", {}, token="<sep>")
