@@ -50,11 +50,11 @@ def make_inputs(folder: Path) -> Inputs:
     tokenizer = word_tokenizer()
     word_model(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    rows = [Record.pair(f"is {noun} red ?", f"{{ ' red ' : {noun} }}") for noun in NOUNS]
+    rows = [Record.pair(f"is {noun} red ?", ("yes", "no")[i % 2]) for i, noun in enumerate(NOUNS)]
     task = Task(
         name="words",
         instruction="say whether it is so",
-        description="an object in braces",
+        description="yes or no",
         common_wording=Wording("{query} answer in <sep>"),
         keys=(),
         keywords=("json",),

@@ -232,9 +232,9 @@ def put_ratio(folder: Path) -> None:
     truth = 0.3 + 0.5 * np.exp(-1.5 * np.log1p(ratios))
     nats = (truth[:, None, None] + draw.normal(0, 0.02, (4, 2, 40))) * tokens
     points = tuple(
-        RatioPoint(ratio, round(100 * ratio), difference, loss, loss)
+        RatioPoint(ratio, round(100 * ratio), difference, loss)
         for ratio, difference, loss in zip(
-            ratios, compare_ratios(nats, tokens), measure_ratios(nats, tokens), strict=True
+            ratios, compare_ratios([(nats, tokens)]), measure_ratios(nats, tokens), strict=True
         )
     )
     result = RatioResult(
@@ -248,7 +248,7 @@ def put_ratio(folder: Path) -> None:
         tolerance=0.02,
         points=points,
         best=16.0,
-        enough=smallest_enough(points, 0.02),
+        enough=smallest_enough(ratios, [point.difference for point in points], 0.02),
         pairs_needed=400,
         summary=("a ratio is enough", f"and {EVIL}"),
     )

@@ -306,9 +306,13 @@ class ProvenanceWarning(UserWarning):
 
 
 def mismatched_sources(
-    written_by: Mapping[str, Any], model: str, tokenizer: PreTrainedTokenizerBase
+    written_by: Mapping[str, Any],
+    model: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pairs_loss: str = "ce",
 ) -> list[str]:
-    """Return a line for each cache that another model, template or template option wrote.
+    """Return a line for each cache that another model, template, option or prompt wrote.
 
     Only the model's own words buffer (paper, section 3). A model behind an API can be compared by
     name alone.
@@ -317,6 +321,8 @@ def mismatched_sources(
         written_by: The mixture's record of the models, by the cache's name.
         model: The model to be trained: the embedded model's name, a folder, or a Hub id.
         tokenizer: Its tokenizer.
+        pairs_loss: Loss of the pairs; with `"kl"` the system prompt under which they were sampled
+            makes no difference, because their text is not learned.
     """
     if not written_by:
         return []
@@ -355,6 +361,13 @@ def mismatched_sources(
                 f"the {cache}'s pairs were sampled with {_in_words(sampled)}, and {own['name']} is "
                 f"trained with {_in_words(template_options(tokenizer))}: give both the same "
                 "--template-option"
+            )
+        system = None if isinstance(writer, str) else writer.get("system")
+        if system and pairs_loss == "ce":
+            lines.append(
+                f"the {cache}'s pairs were sampled with the system prompt {system!r} and are "
+                "trained without it, so they are not the model's own words for these prompts: "
+                "sample them without a system prompt, or set pairs_loss to kl"
             )
     return lines
 

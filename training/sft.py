@@ -136,7 +136,9 @@ def train(
     # Every error of the inputs is raised before anything is written.
     tokenizer = load_prepared_tokenizer(settings)
     rows = encode_rows(given, tokenizer, settings, context=context_of(settings.model))
-    mismatches = mismatched_sources(given.written_by, settings.model, tokenizer)
+    mismatches = mismatched_sources(
+        given.written_by, settings.model, tokenizer, pairs_loss=settings.pairs_loss
+    )
     for line in mismatches:
         warnings.warn(line, ProvenanceWarning, stacklevel=2)
     with training_errors(root, lower="micro_batch_tokens, micro_batch_size or max_length"):

@@ -24,10 +24,10 @@ from delia_data.errors import InputError
 
 if TYPE_CHECKING:
     from delia_data.experiments.ratio import RatioResult
-    from delia_data.experiments.results import Measured
 
 _SERIES = "Series"
 _CHOICE = "Choice (changing it trains nothing)"
+_BY = ["leak", "keep", "follow", "loss"]
 
 
 @with_setting_flags
@@ -39,7 +39,7 @@ def command(
     recipe: Recipe = "smollm2-135m-cpu",
     ratios: Annotated[
         str, option("Pairs per task row, ascending; a rerun can add more.", _SERIES)
-    ] = "0,1,4,16,65",
+    ] = "0,0.1,1,4,16",
     seeds: Annotated[
         int, option("Trainings per ratio, starting at --seed; a rerun can add more.", _SERIES)
     ] = 2,
@@ -48,17 +48,23 @@ def command(
     pairs: Annotated[
         int, option("Pairs to hold out from every mixture and to measure.", _SERIES)
     ] = 64,
+    max_tokens: Annotated[int, option("Maximum tokens in an answer.", _SERIES)] = 96,
+    pattern: Annotated[
+        str | None,
+        option("Regular expression that a whole answer matches, for free-text answers.", _SERIES),
+    ] = None,
     tolerance: Annotated[
-        float, option("Nats per token by which a ratio may be worse than the best.", _CHOICE)
+        float,
+        option(
+            "How much worse than the best a ratio may be, as a share of answers or in nats per "
+            "token.",
+            _CHOICE,
+        ),
     ] = 0.02,
     by: Annotated[
         str,
-        option(
-            "Measurement to compare ratios by: loss or selectivity.",
-            _CHOICE,
-            complete=["loss", "selectivity"],
-        ),
-    ] = "loss",
+        option(f"Number to compare ratios by: {', '.join(_BY)}.", _CHOICE, complete=_BY),
+    ] = "leak",
     workers: Workers = 1,
     keep_adapters: KeepAdapters = False,
     show: Annotated[
@@ -80,6 +86,8 @@ def command(
         task_rows=task_rows,
         rows=rows,
         pairs=pairs,
+        max_tokens=max_tokens,
+        pattern=pattern,
     )
     if show:
         cells = estimate_ratio(task, cache, out, training, settings=settings)
@@ -117,31 +125,26 @@ def _numbers(typed: str) -> tuple[float, ...]:
 
 def _print(result: RatioResult) -> None:
     """Print the table of ratios, then the outcome in sentences."""
+    from delia_data.experiments.ratio import BY, number_cell
+
     head = (
-        *("ratio", "pairs", f"worse than ratio {result.best:g}", f"with {result.token}"),
-        *("without", "selectivity", "held-out pairs"),
+        *("ratio", "pairs", f"worse than ratio {result.best:g}"),
+        *("leak", "keep: KL", "follow", "loss"),
     )
     rows = [
         [
             f"{point.ratio:g}",
             f"{point.pairs:,}",
-            _number(point.difference, interval=True),
-            *map(_number, (point.loss, point.plain, point.selectivity, point.pair_loss)),
+            str(number_cell(result.by, point.difference)),
+            *(number_cell(by, getattr(point, by)).text for by in BY),
         ]
         for point in result.points
     ]
     say(
-        f"{result.task}: nats per token of {result.held_out_rows} held-out answers. Worse: "
-        f"difference in {result.by} to the best ratio, with its paired 95% interval."
+        f"{result.task}: {result.held_out_rows} held-out rows; KL and loss in nats per token. "
+        f"Worse: difference in {result.by} to the best ratio, with its paired 95% interval."
     )
     print_table(head, rows)
     for number, line in enumerate(result.summary):
         text, style = (f"Note: {line}", None) if number else (line, "bold")
         console.print(text, soft_wrap=True, markup=False, style=style)
-
-
-def _number(measured: Measured | None, *, interval: bool = False) -> str:
-    if measured is None:
-        return ""
-    text = f"{measured.value:.3f}"
-    return f"{text} [{measured.low:.3f}, {measured.high:.3f}]" if interval else text

@@ -52,10 +52,6 @@ def command(
     data: Annotated[
         Path | None, option("Folder of parallel files ending in .en and .is, for translations.")
     ] = None,
-    dictionary: Annotated[
-        Path | None,
-        option("Folder with en-is.tsv and is-en.tsv; by default learned from the rows."),
-    ] = None,
     device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
     keep_adapters: KeepAdapters = False,
     show: Annotated[
@@ -72,7 +68,6 @@ def command(
         out,
         cache=cache_path(cache),
         data=data,
-        dictionary=dictionary,
         device=device,
         only=tuple(only or ()),
         keep_adapters=keep_adapters,

@@ -349,8 +349,9 @@ def _divergences(
     if off is None:
         return ()
     token, pairs = inputs.task.token, list(inputs.losses.get("pairs", ()))
-    if isinstance(inputs.pairs, Path) and is_finished(inputs.pairs):
-        pairs = pairs or read_pairs(inputs.pairs, token=token, seed=cell.seed or 0)
+    cache = inputs.held_out_pairs
+    if not pairs and cache is not None and is_finished(cache):
+        pairs = read_pairs(cache, token=token, seed=cell.seed or 0)
     measured = divergences(
         off.model,
         off.tokenizer,

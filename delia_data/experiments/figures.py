@@ -45,7 +45,7 @@ BlockSeries = Sequence[tuple[str, Sequence[CellResult]]]
 
 _METHODS: Final = (
     *("delia", "random_init", "mean_embedding", "common", "step_matched", "neftune"),
-    *("fact_based", "dmt", "no_diverse", "no_wordings"),
+    *("fact_based", "dmt", "no_diverse", "no_pairs", "no_wordings"),
 )
 _LINES: Final = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 _LEGEND_LINE: Final = 0.17  # inches
@@ -182,13 +182,7 @@ def _look(palette: Palette, number: int) -> tuple[str, Any]:
     return palette.series[number % len(palette.series)], _LINES[number % len(_LINES)]
 
 
-def ratio_drawings(result: RatioResult) -> Iterator[tuple[str, Drawing]]:
-    """Yield the names and drawings of a series: differences to the best ratio, and losses."""
-    yield "ratio", _difference_drawing(result)
-    yield "ratio-losses", _loss_drawing(result)
-
-
-def _difference_drawing(result: RatioResult) -> Drawing:
+def ratio_drawing(result: RatioResult) -> Drawing:
     """Draw how much worse each ratio is than the best one, with the tolerance."""
     x = np.log1p([point.ratio for point in result.points])
     values = [(p.difference.value, p.difference.low, p.difference.high) for p in result.points]
@@ -203,7 +197,10 @@ def _difference_drawing(result: RatioResult) -> Drawing:
         label = f"ratio {result.enough:g}"
         line = {"color": palette.series[1], "ls": (0, (3, 2)), "lw": 1.2}
         axes.axvline(np.log1p(result.enough), label=label, **line)
-        _ratio_axis(axes, result, "worse than the best ratio, nats per token")
+        unit = "share of answers" if result.by in ("leak", "follow") else "nats per token"
+        axes.set_xticks(x, [f"{point.ratio:g}" for point in result.points])
+        axes.set_xlabel("pairs per task row")
+        axes.set_ylabel(f"worse than the best ratio, {unit}")
         figure.legend(loc="outside upper left", ncols=3)
 
     numbers = ", ".join(
@@ -212,37 +209,3 @@ def _difference_drawing(result: RatioResult) -> Drawing:
     )
     title = f"{result.by} of each ratio, compared with the best ratio"
     return Drawing("ratio", f"{title} ({numbers}); {result.summary[0]}", paint)
-
-
-def _loss_drawing(result: RatioResult) -> Drawing:
-    """Draw the losses with the token, without it, and of pairs that are in no mixture."""
-    token, points = short(result.token), result.points
-    lines = {
-        f"task, with {token}": [p.loss for p in points],
-        f"task, without {token}": [p.plain for p in points if p.plain is not None],
-        "held-out pairs": [p.pair_loss for p in points],
-    }
-    lines = {label: values for label, values in lines.items() if values}
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        x = np.log1p([point.ratio for point in points])
-        for (label, values), color in zip(lines.items(), palette.series, strict=False):
-            axes.vlines(x, [v.low for v in values], [v.high for v in values], color=color, lw=1.2)
-            axes.plot(x, [v.value for v in values], "o-", color=color, ms=4, label=label)
-        _ratio_axis(axes, result, "loss, nats per token")
-        axes.set_ylim(bottom=0)
-        figure.legend(loc="outside upper left", ncols=2)
-
-    numbers = "; ".join(
-        f"{label}: {', '.join(f'{value.value:.3f}' for value in values)}"
-        for label, values in lines.items()
-    )
-    ratios = ", ".join(f"{point.ratio:g}" for point in points)
-    return Drawing("ratio-losses", f"Losses at ratios {ratios}: {numbers}", paint)
-
-
-def _ratio_axis(axes: Any, result: RatioResult, label: str) -> None:
-    ratios = [point.ratio for point in result.points]
-    axes.set_xticks(np.log1p(ratios), [f"{ratio:g}" for ratio in ratios])
-    axes.set_xlabel("pairs per task row")
-    axes.set_ylabel(label)

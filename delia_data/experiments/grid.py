@@ -2,7 +2,7 @@
 
     name: tiny
     experiments:
-      formatted-text:                   # one of EXPERIMENTS
+      formatted-text:                   # one of EXPERIMENTS, or a variant: formatted-text-cut
         model: smollm2-135m-instruct
         recipe: smollm2-135m-cpu
         training: {epochs: 2}           # overrides the recipe
@@ -38,7 +38,18 @@ TRANSLATIONS: Final[Mapping[ExperimentName, str]] = {
     "en-is": "English-Icelandic",
     "is-en": "Icelandic-English",
 }
-SCALES: Final = ("tiny", "pairs", "small", "paper")
+SCALES: Final = ("tiny", "pairs", "kinds", "small", "paper")
+
+
+def task_of(experiment: str) -> ExperimentName:
+    """Return the experiment whose task a variant has, such as `formatted-text-cut`."""
+    for name in EXPERIMENTS:
+        if experiment == name or experiment.startswith(f"{name}-"):
+            return name
+    raise SettingsError(
+        f"{unknown_name('experiment', experiment, EXPERIMENTS)}: use one of "
+        f"{', '.join(EXPERIMENTS)}, or a variant such as {FORMATTED}-cut"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,9 @@ class CacheSettings:
         queries: `"bundled"`; `"self"`, the model writes them; or a file of queries.
         engine: Engine to sample with.
         batch_size: Answers generated at once, for engines that have a batch size.
+        system: System prompt under which the model answers; it is not in the pairs.
+        writer: Another model that answers; None for the model that is trained.
+        exchanged: Give each query the answer of another query: text that the model would not write.
     """
 
     pairs: int
@@ -106,6 +120,13 @@ class CacheSettings:
     queries: str = "bundled"
     engine: str = "transformers"
     batch_size: int = 32
+    system: str | None = None
+    writer: str | None = None
+    exchanged: bool | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """Return what the pairs on disk depend on."""
+        return {k: v for k, v in asdict(self).items() if v is not None and k != "exchanged"}
 
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.batch_size < 1:
@@ -156,6 +177,8 @@ class Experiment:
         model: The model.
         recipe: Recipe of the training, a bundled one or a `.yaml` file.
         training: Settings that override the recipe's.
+        held_out_pairs: Cache whose last pairs KL is measured on, such as `bundled`; None for the
+            cache of the experiment.
         contrast: Contrast rows per task row, for the methods that use them (`delia diversify`).
         held_out_rows: Maximum number of held-out rows to evaluate on.
         probes: Probes to evaluate with (`delia_data.evaluation.PROBES`).
@@ -173,6 +196,7 @@ class Experiment:
     model: str = DEFAULT_MODEL
     recipe: str = "smollm2-135m-cpu"
     training: Mapping[str, Any] = field(default_factory=dict)
+    held_out_pairs: str | None = None
     contrast: float = 0.0
     held_out_rows: int = 100
     probes: tuple[str, ...] = DEFAULT_PROBES
@@ -221,12 +245,14 @@ class Grid:
     """
 
     name: str
-    experiments: Mapping[ExperimentName, Experiment]
+    experiments: Mapping[str, Experiment]
     about: str = ""
 
     def __post_init__(self) -> None:
         if not self.experiments:
             raise SettingsError(f"no experiments: give at least one of {', '.join(EXPERIMENTS)}")
+        for name in self.experiments:
+            task_of(name)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "grid") -> Grid:

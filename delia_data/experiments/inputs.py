@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -11,18 +11,26 @@ from typing import Any, Final
 
 import yaml
 
+from delia_data.bundled_cache import cache_path
 from delia_data.diversify import diversify, make_task_folder
 from delia_data.engines import Sampling, load_engine
 from delia_data.errors import InputError
 from delia_data.evaluation.probes import EvalTask, Probe, make_probes
-from delia_data.experiments.grid import FORMATTED, CacheSettings, Cell, Experiment, ExperimentName
+from delia_data.experiments.grid import FORMATTED, CacheSettings, Cell, Experiment, task_of
 from delia_data.experiments.methods import Material
-from delia_data.experiments.prompting import read_dictionary
 from delia_data.mixing import Pairs, TaskRows, read_task_rows
 from delia_data.mixing.task_rows import ContrastRow
-from delia_data.outputs import MANIFEST, file_sha256
+from delia_data.outputs import MANIFEST, file_sha256, is_finished
 from delia_data.records import Message, Record
-from delia_data.sampling import BundledQueries, FileQueries, default_filters, sample, self_queries
+from delia_data.sampling import (
+    BundledQueries,
+    FileQueries,
+    PromptOptions,
+    default_filters,
+    read_cache,
+    sample,
+    self_queries,
+)
 from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings, translation_task
 from delia_data.tasks.reading import limit
 from delia_data.tokens import DEFAULT_TOKEN
@@ -40,11 +48,11 @@ class ExperimentInputs:
         task: The task with all of its training rows.
         training: Settings of the training; the seed is that of the cell.
         pairs: The cache.
+        held_out_pairs: Cache whose last pairs KL is measured on, unless `losses` has pairs.
         hashes: Hashes of task and cache, for the manifest.
         wordings: Candidate wordings of the training rows.
         rows: The training rows in their wordings, where they are given in place of `wordings`.
         contrast: Contrast rows of all training rows.
-        dictionary: Translations of words for DiPMT, if given.
         examples: Task rows shown in a prompt, for the methods that show any.
         steps: Optimizer steps of every training; None for those of its epochs.
         eval_task: The task as the evaluation sees it; None generates no answers.
@@ -64,9 +72,9 @@ class ExperimentInputs:
     wordings: tuple[Wording, ...] = ()
     rows: TaskRows | None = None
     contrast: tuple[ContrastRow, ...] = ()
-    dictionary: Mapping[str, Sequence[str]] | None = None
     examples: int = 4
     steps: int | None = None
+    held_out_pairs: Path | None = None
     eval_task: EvalTask | None = None
     probes: tuple[Probe, ...] = ()
     max_tokens: int = 64
@@ -102,28 +110,25 @@ class ExperimentInputs:
             ratio=cell.ratio or 0.0,
             seed=seed,
             examples=self.examples,
-            dictionary=self.dictionary,
         )
 
 
 def read_inputs(
-    name: ExperimentName,
+    name: str,
     experiment: Experiment,
     pairs: Path,
     *,
     contrast: Path | None = None,
     data: Path | None = None,
-    dictionary: Path | None = None,
 ) -> ExperimentInputs:
     """Read the inputs of an experiment of a grid.
 
     Args:
-        name: Name of the experiment.
+        name: Name of the experiment, or of a variant.
         experiment: The experiment.
         pairs: Cache of the pairs; it may not exist yet.
         contrast: Task folder with the contrast rows; None for none.
         data: Folder of parallel files, for translations.
-        dictionary: Folder of dictionaries for DiPMT; None learns them from the training rows.
 
     Raises:
         InputError: An input is missing or wrong.
@@ -132,19 +137,26 @@ def read_inputs(
     eval_task = EvalTask.of(task, diversify(task, wordings, seed=0))
     probes = make_probes(eval_task, experiment.probes, rows=experiment.held_out_rows)
     held_out = next(probe.rows for probe in probes if probe.name == "held-out")
+    exchanged: tuple[Record, ...] = ()
+    if experiment.cache.exchanged and is_finished(pairs):
+        rows = list(read_cache(pairs))
+        exchanged = tuple(
+            Record.pair(row.query, other.answer)
+            for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
+        )
     hashes = {"task": task.sha256}
     if (pairs / MANIFEST).is_file():
         hashes["cache"] = file_sha256(pairs / MANIFEST)
     return ExperimentInputs(
         task=task,
         training=experiment.settings(),
-        pairs=pairs,
+        pairs=exchanged or pairs,
+        held_out_pairs=pairs
+        if experiment.held_out_pairs is None
+        else Path(cache_path(experiment.held_out_pairs)),
         hashes=hashes,
         wordings=tuple(wordings),
         contrast=read_task_rows(contrast).contrast if contrast is not None else (),
-        dictionary=None
-        if dictionary is None or name == FORMATTED
-        else read_dictionary(dictionary / f"{name}.tsv"),
         examples=experiment.examples,
         steps=experiment.steps,
         eval_task=eval_task,
@@ -176,7 +188,8 @@ def sample_cache(
     options: dict[str, Any] = {}
     if settings.engine == "transformers":
         options = {"batch_size": settings.batch_size, "device": device}
-    with closing(load_engine(settings.engine, model=model, **options)) as engine:
+    writer = settings.writer or model
+    with closing(load_engine(settings.engine, model=writer, **options)) as engine:
         if settings.queries == "bundled":
             queries: Any = BundledQueries(seed=0)
         elif settings.queries == "self":
@@ -188,6 +201,7 @@ def sample_cache(
             queries,
             folder,
             target=settings.pairs,
+            prompts=PromptOptions(system=settings.system),
             sampling=Sampling(settings.temperature, settings.top_p, settings.max_tokens),
             filters=default_filters(DEFAULT_TOKEN, keep_truncated=settings.keep_truncated),
             on_progress=lambda progress: on_progress(progress.kept, settings.pairs),
@@ -202,7 +216,7 @@ def sample_cache(
 
 def sample_contrast(
     folder: Path,
-    name: ExperimentName,
+    name: str,
     experiment: Experiment,
     *,
     device: str,
@@ -228,7 +242,8 @@ def sample_contrast(
     )
 
 
-def _task(name: ExperimentName, data: Path | None) -> tuple[Task, list[Wording]]:
+def _task(name: str, data: Path | None) -> tuple[Task, list[Wording]]:
+    name = task_of(name)
     if name == FORMATTED:
         return bundled_task(), bundled_wordings()
     if data is None:

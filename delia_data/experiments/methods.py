@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from delia_data.diversify import diversify, undiversified
@@ -51,7 +52,6 @@ class Material:
         ratio: Pairs per task row.
         seed: Seed of wordings, selection, order and examples.
         examples: Number of task rows shown in a prompt.
-        dictionary: Translations of words, for DiPMT; None learns them from the training rows.
         rows: The task's rows in their wordings, if given in place of `wordings`.
         contrast: Contrast rows of the task.
     """
@@ -62,7 +62,6 @@ class Material:
     ratio: float = 0.0
     seed: int = 0
     examples: int = 4
-    dictionary: Mapping[str, Sequence[str]] | None = None
     rows: TaskRows | None = None
     contrast: tuple[ContrastRow, ...] = ()
 
@@ -142,8 +141,8 @@ class Method:
     training: MakeTraining | None = None
     prompt: Callable[[Material], Prompt] | None = None
     engine: EngineFactory | None = None
-    uses: frozenset[Axis] = frozenset({"rows", "seed"})
-    trains_on: Literal["nothing", "task", "pairs", "both"] = "nothing"
+    uses: frozenset[Axis] = frozenset({"rows", "ratio", "seed"})
+    trains_on: Literal["nothing", "task", "pairs", "both"] = "both"
     kind: Literal["any", "translation"] = "any"
 
     def rows_per_epoch(self, rows: int, ratio: float) -> float:
@@ -368,11 +367,16 @@ def fact_rows(task: Task) -> list[dict[str, Any]]:
 
 
 def _fact_based(material: Material, settings: TrainSettings) -> Training:
-    return match_steps(fact_rows(material.task), material, settings)
+    """Train DELIA's mixture with a fact in place of each task row."""
+    facts = cycle(fact_rows(material.task))
+    rows = material.mixture(diversified=True, pairs=True)
+    return Training(
+        tuple(next(facts) if row["source"] == "task" else row for row in rows), settings
+    )
 
 
 _NONE: Final[frozenset[Axis]] = frozenset()
-_ALL: Final[frozenset[Axis]] = frozenset({"rows", "ratio", "seed"})
+_ROWS: Final[frozenset[Axis]] = frozenset({"rows", "seed"})
 
 METHODS: Final[dict[str, Method]] = {
     method.name: method
@@ -383,6 +387,7 @@ METHODS: Final[dict[str, Method]] = {
             "no training; the token begins as the recipe says",
             lambda _, settings: Training((), settings),
             uses=_NONE,
+            trains_on="nothing",
         ),
         Method(
             "random_init",
@@ -390,6 +395,7 @@ METHODS: Final[dict[str, Method]] = {
             "no training; the token's row is drawn from a normal distribution",
             _random_init,
             uses=frozenset({"seed"}),
+            trains_on="nothing",
         ),
         Method(
             "mean_embedding",
@@ -397,12 +403,15 @@ METHODS: Final[dict[str, Method]] = {
             "no training; the token's row is the mean of its description's",
             _mean_embedding,
             uses=_NONE,
+            trains_on="nothing",
         ),
         Method(
             "in_context",
             "In-context learning",
             "no training; task rows with their answers precede the question",
             prompt=in_context,
+            uses=_ROWS,
+            trains_on="nothing",
         ),
         Method(
             "controlled",
@@ -410,12 +419,15 @@ METHODS: Final[dict[str, Method]] = {
             "no training; logits of the explained question against those of the bare one",
             engine=controlled_engine,
             uses=_NONE,
+            trains_on="nothing",
         ),
         Method(
             "dipmt",
             "DiPMT",
             "no training; the prompt has examples and dictionary entries of the text's words",
             prompt=dipmt,
+            uses=_ROWS,
+            trains_on="nothing",
             kind="translation",
         ),
         Method(
@@ -423,6 +435,7 @@ METHODS: Final[dict[str, Method]] = {
             "Common instruction tuning",
             "only the task's rows, all in one wording: neither of DELIA's two parts",
             _common,
+            uses=_ROWS,
             trains_on="task",
         ),
         Method(
@@ -430,8 +443,6 @@ METHODS: Final[dict[str, Method]] = {
             "Common instruction tuning, step-matched",
             "only the task's rows, in one wording, for as many optimizer steps as DELIA",
             _step_matched,
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "neftune",
@@ -439,31 +450,24 @@ METHODS: Final[dict[str, Method]] = {
             "step-matched common tuning with noise on the embeddings "
             f"(alpha {_NEFTUNE_ALPHA:g}; Jain et al. 2023)",
             _neftune,
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "fact_based",
             "Fact based",
-            "atomic facts of the format's description, for as many optimizer steps as DELIA",
+            "atomic facts of the format's description in place of the task's rows, with pairs",
             _fact_based,
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "dmt",
             "DMT",
             "two stages: the task's rows, then pairs with a tenth of the task's rows",
             _dmt,
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "pairs_only",
             "Diverse data alone",
             "the pairs that DELIA takes, without the task",
             _pairs_only,
-            uses=_ALL,
             trains_on="pairs",
         ),
         Method(
@@ -471,6 +475,7 @@ METHODS: Final[dict[str, Method]] = {
             "DELIA without diverse data",
             "a wording for each row, no pairs",
             _train_mixture(diversified=True, pairs=False),
+            uses=_ROWS,
             trains_on="task",
         ),
         Method(
@@ -478,56 +483,42 @@ METHODS: Final[dict[str, Method]] = {
             "DELIA without pairs, step-matched",
             "a wording for each row, no pairs, for as many optimizer steps as DELIA",
             _no_pairs,
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "row_alone",
             "The token's row alone, step-matched",
             "a wording for each row, no pairs, and no weights but the token's row",
             _row_alone,
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "no_wordings",
             "DELIA without diversified wordings",
             "one wording for all rows, and pairs sampled from the model itself",
             _train_mixture(diversified=False, pairs=True),
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "delia",
             "DELIA",
             "a wording for each row, and pairs sampled from the model itself",
             _delia,
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "delia_kl",
             "DELIA, KL loss",
             "the same rows; pairs are compared with the untrained model",
             _delia_kl,
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "delia_contrast",
             "DELIA, KL loss, contrast rows",
             "the same with contrast rows, for as many optimizer steps",
             _contrast,
-            uses=_ALL,
-            trains_on="both",
         ),
         Method(
             "recommended",
             "DELIA, KL loss, contrast rows, fresh pairs",
             "the same, with other pairs in every epoch",
             _recommended,
-            uses=_ALL,
-            trains_on="both",
         ),
     )
 }

@@ -16,19 +16,16 @@ so half of what the explanation adds to the plain question is added once more.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from delia_data._batches import batches
-from delia_data.engines import Completion, Request, RequestStream, Sampling
+from delia_data.engines import RequestStream, Sampling
 from delia_data.engines.local import encode_prompt
-from delia_data.engines.transformers import TransformersEngine
-from delia_data.errors import FormatError, InputError
+from delia_data.engines.transformers import Row, TransformersEngine
+from delia_data.errors import InputError
 from delia_data.ranking import rank
 from delia_data.records import Message, Record
 
@@ -66,9 +63,7 @@ def dipmt(material: Material) -> Prompt:
             f"task {task.name} is not a translation, and DiPMT needs a dictionary of two "
             "languages: use another method"
         )
-    dictionary = material.dictionary
-    if dictionary is None:
-        dictionary = learn_dictionary(task.train)
+    dictionary = learn_dictionary(task.train)
     examples = [
         (with_entries(task.common_wording.fill(row.query), row.query, dictionary), row.answer)
         for row in _example_rows(material)
@@ -162,34 +157,6 @@ def learn_dictionary(
     return dictionary
 
 
-def read_dictionary(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """Read a dictionary: one entry per line, the word and its translations separated by tabs.
-
-    Raises:
-        InputError: The file cannot be read.
-        FormatError: A line has no translation.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not UTF-8 text: {error.reason}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    dictionary: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        word, *others = (part.strip() for part in line.split("\t"))
-        translations = tuple(other for other in others if other)
-        if not word or not translations:
-            raise FormatError(
-                f"{path}, line {number}: {line!r} is not an entry: write a word, a tab, and its "
-                "translation"
-            )
-        dictionary[word.casefold()] = (*dictionary.get(word.casefold(), ()), *translations)
-    return dictionary
-
-
 def _words(text: str) -> list[str]:
     return [match.group().casefold() for match in _WORD.finditer(text)]
 
@@ -242,23 +209,22 @@ class ControlledEngine(TransformersEngine):
         """Return the engine's name, the weights of its formula and the model's identity."""
         return {**super().describe(), "engine": "arithmetic", "weights": [1 + _BIAS, -_BIAS]}
 
-    def generate(
-        self, requests: Iterable[Request | None], sampling: Sampling
-    ) -> Iterator[Completion]:
-        """Answer every request once, one batch at a time."""
-        stream = RequestStream(requests)
-        while not stream.ended:
-            for batch in batches(self._take_window(stream), self.batch_size):
-                plain_ids, plain_mask = self._pad([row.prompt for row in batch])
-                for row in batch:
-                    prompt = self.explain(row.request.messages)
-                    row.prompt = encode_prompt(
-                        self.tokenizer, replace(row.request, messages=prompt)
-                    )
-                yield from self._generate_batch(
-                    batch,
-                    sampling,
-                    guidance_scale=1 + _BIAS,
-                    negative_prompt_ids=plain_ids,
-                    negative_prompt_attention_mask=plain_mask,
-                )
+    def _generate_continuously(self, stream: RequestStream, sampling: Sampling) -> Iterator[Row]:
+        """Generate in batches, as transformers' guidance needs it."""
+        return self._generate_in_batches(stream, sampling)
+
+    def _generate_batch(
+        self, batch: Sequence[Row], sampling: Sampling, **options: Any
+    ) -> Sequence[Row]:
+        plain_ids, plain_mask = self._pad([row.prompt for row in batch])
+        for row in batch:
+            request = replace(row.request, messages=self.explain(row.request.messages))
+            row.prompt = encode_prompt(self.tokenizer, request)
+        return super()._generate_batch(
+            batch,
+            sampling,
+            guidance_scale=1 + _BIAS,
+            negative_prompt_ids=plain_ids,
+            negative_prompt_attention_mask=plain_mask,
+            **options,
+        )

@@ -2,15 +2,14 @@
 
 folder/
 series.json          settings of the series; a rerun with other settings is refused
-cells/               a folder for each ratio and seed
-ratio.json           the result: a measured loss per ratio, its difference to the best, the choice
+cells/               a folder for each ratio and seed, and one of the untrained model
+ratio.json           the result: numbers per ratio, the difference to the best, the choice
 ratio.png            the differences
-ratio-losses.png     losses with the token, without it, and of held-out pairs
 manifest.json, FINISHED
 
 A rerun may add ratios and seeds; another tolerance trains nothing. Some pairs are held out:
 
-cache ── by keyed hash ──┬──▶ held-out pairs    their loss shows whether the model keeps its answers
+cache ── by keyed hash ──┬──▶ held-out pairs    does the model keep its own answers?
                          └──▶ pool ──▶ mixtures of every ratio, the smaller in the larger
 """
 
@@ -21,7 +20,8 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -32,12 +32,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from delia_data.bundled_cache import cache_path
 from delia_data.errors import FormatError, InputError, RatioError, SettingsError, TokenError
-from delia_data.evaluation.bootstrap import Resampling, bootstrap
-from delia_data.experiments.cells import read_result
-from delia_data.experiments.figures import ratio_drawings
+from delia_data.evaluation.bootstrap import Cell as NumberCell
+from delia_data.evaluation.bootstrap import Resampling, bootstrap, cell
+from delia_data.evaluation.probes import LEAK_PROBES, EvalTask, Probe, make_probes
+from delia_data.evaluation.scores import NUMBERS, Number
+from delia_data.experiments.cells import AnswerLoss, CellResult, read_result
+from delia_data.experiments.figures import ratio_drawing
 from delia_data.experiments.grid import Cell
 from delia_data.experiments.inputs import ExperimentInputs
-from delia_data.experiments.results import Measured
+from delia_data.experiments.results import Measured, leaks_by_probe, over_rows, worst_probe
 from delia_data.experiments.sweep import (
     CELLS,
     CellEstimate,
@@ -64,15 +67,19 @@ from delia_data.outputs import (
 from delia_data.ranking import rank
 from delia_data.sampling import read_cache
 from delia_data.tasks import QUERY_SLOT, Task, Wording
-from delia_data.tasks.reading import with_query
 from delia_data.training import TrainSettings
 from delia_data.training.data import ProvenanceWarning, mismatched_sources
 from delia_data.training.loading import load_prepared_tokenizer
 
-By = Literal["loss", "selectivity"]
+By = Literal["leak", "keep", "follow", "loss"]
 BY: Final[tuple[By, ...]] = get_args(By)
-RATIOS: Final = (0.0, 1.0, 4.0, 16.0, 65.0)
-"""The default series: the task alone, then about four times as many pairs each time."""
+_NUMBERS: Final[Mapping[By, Number]] = {
+    **{n.name: n for n in NUMBERS if n.name in BY},  # leak and follow
+    "keep": next(n for n in NUMBERS if n.name == "kl"),
+    "loss": Number("loss", "loss", "nats", False, (), "loss of held-out answers"),
+}
+RATIOS: Final = (0.0, 0.1, 1.0, 4.0, 16.0)
+"""The default series: the task alone, then a few pairs, then more."""
 RESULT: Final = "ratio.json"
 
 _SERIES: Final = "series.json"
@@ -93,8 +100,10 @@ class RatioSettings:
             initialization.
         seed: First seed. It also selects the rows and pairs to hold out.
         task_rows: Maximum number of training rows of the task, by keyed hash; None uses all.
-        rows: Maximum number of held-out rows to measure the loss of; None uses all.
-        pairs: Pairs to hold out from every mixture and to measure the loss of.
+        rows: Maximum number of held-out rows to measure; None uses all.
+        pairs: Pairs to hold out from every mixture and to measure.
+        max_tokens: Maximum number of tokens in an answer.
+        pattern: Regular expression that answers in the format match, for tasks with free text.
 
     Raises:
         SettingsError: Values are out of bounds; the message names all of them.
@@ -106,6 +115,8 @@ class RatioSettings:
     task_rows: int | None = None
     rows: int | None = None
     pairs: int = 64
+    max_tokens: int = 96
+    pattern: str | None = None
 
     def __post_init__(self) -> None:
         given = ", ".join(f"{ratio:g}" for ratio in self.ratios)
@@ -116,7 +127,13 @@ class RatioSettings:
             problems.append(f"{len(self.ratios)} ratio is not a series: give at least two")
         elif list(self.ratios) != sorted(set(self.ratios)):
             problems.append(f"ratios {given} must be ascending, each once")
-        for name, least in (("seeds", 1), ("task_rows", 1), ("rows", 2), ("pairs", 2)):
+        for name, least in (
+            ("seeds", 1),
+            ("task_rows", 1),
+            ("rows", 2),
+            ("pairs", 2),
+            ("max_tokens", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 problems.append(f"{name} {value} must be at least {least}")
@@ -132,7 +149,7 @@ class RatioSettings:
 
 @dataclass(frozen=True, slots=True)
 class RatioPoint:
-    """The measurements at one ratio, in nats per token.
+    """The measurements at one ratio; losses are in nats per token.
 
     Attributes:
         ratio: Pairs per task row.
@@ -140,18 +157,18 @@ class RatioPoint:
         difference: How much worse the ratio is than the best one. The interval is paired: over
             the same rows, and over seeds if there are several.
         loss: Loss of held-out answers to prompts with the token.
-        pair_loss: Loss of pairs that are in no mixture.
-        plain: Loss of the held-out answers to prompts without the token.
-        selectivity: `plain` minus `loss`, row by row.
+        leak: Share of answers that show the format where nobody asks for it, in the worst probe.
+        follow: Share of held-out answers in the format with the token.
+        keep: KL(untrained, trained) of pairs that are in no mixture, in nats per token.
     """
 
     ratio: float
     pairs: int
     difference: Measured
     loss: Measured
-    pair_loss: Measured
-    plain: Measured | None = None
-    selectivity: Measured | None = None
+    leak: Measured | None = None
+    follow: Measured | None = None
+    keep: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +183,8 @@ class RatioResult:
         trained_task_rows: Training rows of the task in every mixture.
         held_out_rows: Held-out rows whose loss was measured.
         by: Measurement to compare ratios by.
-        tolerance: Nats per token by which a ratio may be worse than the best one.
+        tolerance: How much worse than the best one a ratio may be: a share of answers for leak and
+            follow, nats per token for keep and loss.
         points: The ratios, ascending.
         best: Ratio with the best measurement.
         enough: Smallest ratio whose interval against the best includes the tolerance.
@@ -211,14 +229,17 @@ def read_ratio(folder: str | os.PathLike[str]) -> RatioResult:
         return _ADAPTER.validate_json((root / RESULT).read_bytes())
     except ValidationError as error:
         raise FormatError(
-            f"{root / RESULT} is from another version of delia_data, with a fitted curve in place "
-            "of differences: run delia ratio again into a new folder"
+            f"{root / RESULT} is from another version of delia_data, which measured something "
+            "else: run delia ratio again"
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class RatioSweep:
-    """The cells of a series: DELIA at each ratio, from each seed (a `Sweep`)."""
+    """The cells of a series: DELIA at each ratio, from each seed (a `Sweep`).
+
+    If cells answer probes (`asks`), the untrained model does too.
+    """
 
     task: Path
     cache: str | os.PathLike[str]
@@ -226,6 +247,7 @@ class RatioSweep:
     training: TrainSettings
     settings: RatioSettings
     rows: int
+    asks: bool
     keep_adapters: bool = False
 
     @property
@@ -235,6 +257,15 @@ class RatioSweep:
 
     def cells(self) -> list[Cell]:
         """Return the cells; the first seed of every ratio comes before any second one."""
+        return [*([self.untrained] if self.asks else []), *self.trained()]
+
+    @property
+    def untrained(self) -> Cell:
+        """The cell of the untrained model."""
+        return Cell.of(_EXPERIMENT, "original", self.rows, 0, self.settings.seed)
+
+    def trained(self) -> list[Cell]:
+        """Return the cells that train, one for each seed and ratio."""
         first = self.settings.seed
         return [
             Cell.of(_EXPERIMENT, "delia", self.rows, ratio, seed)
@@ -255,7 +286,7 @@ def run_ratio(
     *,
     settings: RatioSettings | None = None,
     tolerance: float = 0.02,
-    by: By = "loss",
+    by: By = "leak",
     workers: int = 1,
     keep_adapters: bool = False,
     on_progress: OnProgress = lambda done, total, note: None,
@@ -271,10 +302,10 @@ def run_ratio(
         folder: Folder of cells and result.
         training: Settings of each training; the seed is replaced by those of the series.
         settings: The series.
-        tolerance: Nats per token by which a ratio may be worse than the best one.
-        by: Measurement to compare ratios by: `"loss"`, the loss of held-out answers to prompts
-            with the token; or `"selectivity"`, how much larger the loss of the same answers is
-            for prompts without it.
+        tolerance: How much worse than the best one a ratio may be: a share of answers for leak and
+            follow, nats per token for keep and loss.
+        by: Number to compare ratios by, as `delia evaluate` defines them: `"leak"`, `"follow"`, or
+            `"keep"` (the divergence); or `"loss"`, that of held-out answers with the token.
         workers: Number of cells that run at once.
         keep_adapters: Keep the adapter of every cell.
         on_progress: Called when a cell ends; with one worker also after each training step.
@@ -283,8 +314,9 @@ def run_ratio(
         The result, as in `ratio.json`.
 
     Raises:
-        InputError: There is no such task folder or cache, the task has no held-out rows, or
-            `by="selectivity"` and a held-out row has no plain form.
+        InputError: There is no such task folder or cache, the task has no held-out rows, or the
+            number cannot be measured: a held-out row has no plain form, or answers are free text
+            and there is no pattern.
         RatioError: The cache is too small for the series.
         TokenError: The training has another token than the task.
         SettingsError: The folder was started with other settings, or an argument is out of bounds.
@@ -301,17 +333,17 @@ def run_ratio(
     if by not in BY or not 0 < tolerance < math.inf:
         raise SettingsError(
             f"by {by!r} must be one of {', '.join(BY)}, and tolerance {tolerance:g} must be more "
-            "than 0, in nats per token, such as 0.02"
+            "than 0, such as 0.02"
         )
     inputs, sweep, task_rows = _check(task, cache, Path(folder), training, settings)
-    if by == "selectivity" and "plain" not in inputs.losses:
-        raise InputError(
-            "a held-out row has no plain form, so there is no selectivity: use by='loss' "
-            "(--by loss), or diversify the task again"
-        )
+    if by in ("leak", "follow") and not sweep.asks:
+        _probes(Path(task), settings)  # says why not
     tokenizer = load_prepared_tokenizer(training)
     for line in mismatched_sources(
-        writers_of({"cache": cache_path(cache)}), training.model, tokenizer
+        writers_of({"cache": cache_path(cache)}),
+        training.model,
+        tokenizer,
+        pairs_loss=training.pairs_loss,
     ):
         warnings.warn(line, ProvenanceWarning, stacklevel=2)
     sweep = replace(sweep, keep_adapters=keep_adapters)
@@ -326,8 +358,8 @@ def run_ratio(
         result = _result(sweep, inputs, task_rows, tolerance, by)
         (root / FINISHED).unlink(missing_ok=True)
         write_json(root / RESULT, result.as_dict())
-        for name, drawing in ratio_drawings(result):
-            drawing.png(root / f"{name}.png")
+        ratio_drawing(result).png(root / "ratio.png")
+        (root / "ratio-losses.png").unlink(missing_ok=True)  # of an earlier version
         rows = {"task": sweep.rows, **{name: len(each) for name, each in inputs.losses.items()}}
         finish(
             root,
@@ -373,9 +405,13 @@ def _check(
         )
     if (root / _SERIES).is_file():
         before = json.loads((root / _SERIES).read_text("utf-8"))
-        check_same_settings(root, before, _signature(training, settings, inputs))
+        now = _signature(training, settings, inputs)
+        # Series of earlier versions have no answers, and no settings of them.
+        before["series"] = {**now["series"], **before["series"]}
+        check_same_settings(root, before, now)
     rows = len(inputs.task.train)
-    sweep = RatioSweep(Path(task), cache, root, training, settings, rows)
+    asks = inputs.eval_task is not None
+    sweep = RatioSweep(Path(task), cache, root, training, settings, rows, asks)
     return inputs, sweep, len(_training_rows(read_task_rows(task)))
 
 
@@ -422,9 +458,11 @@ def read_ratio_inputs(
     pool = tuple(pair for pair in pairs if pair.query not in queries)
     _check_counts(settings.ratios, len(train), len(pool), len(held_out_pairs))
     losses = {"held_out": tuple(row.record for row in test), "pairs": held_out_pairs}
-    if all(row.plain for row in test):
-        losses["plain"] = tuple(with_query(row.record, row.plain or "") for row in test)
     manifest = read_manifest(root)
+    eval_task: EvalTask | None = None
+    probes: tuple[Probe, ...] = ()
+    with suppress(InputError):
+        eval_task, probes = _probes(root, settings)
     return ExperimentInputs(
         # The rows are in their wordings already, so the wording of this task adds nothing.
         task=Task(
@@ -445,7 +483,17 @@ def read_ratio_inputs(
         },
         rows=TaskRows(train, rows.test, rows.token),
         losses=losses,
+        eval_task=eval_task,
+        probes=probes,
+        max_tokens=settings.max_tokens,
     )
+
+
+def _probes(root: Path, settings: RatioSettings) -> tuple[EvalTask, tuple[Probe, ...]]:
+    """Return the requests that every cell answers."""
+    task = EvalTask.read(root, rule=settings.pattern)
+    names = ("held-out", *LEAK_PROBES)
+    return task, make_probes(task, names, rows=settings.rows, seed=settings.seed)
 
 
 def _training_rows(rows: TaskRows) -> list[TaskRow]:
@@ -482,44 +530,51 @@ def _first(
 # The result
 
 
+Table = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Values of shape (ratios, seeds, rows), and the weight of each row, of shape (rows,)."""
+
+
 def _result(
     sweep: RatioSweep, inputs: ExperimentInputs, task_rows: int, tolerance: float, by: By
 ) -> RatioResult:
     """Compare the finished cells of a series."""
-    ratios, seeds = sweep.settings.ratios, sweep.settings.seeds
-    cells = [read_result(cell_folder(sweep.out, cell)).losses for cell in sweep.cells()]
+    ratios = sweep.settings.ratios
+    cells = [read_result(cell_folder(sweep.out, cell)) for cell in sweep.trained()]
+    by_ratio = [cells[number :: len(ratios)] for number in range(len(ratios))]
 
-    def nats(name: str) -> NDArray[np.float64]:
-        flat = np.array([[loss.nats for loss in cell[name]] for cell in cells])
-        return flat.reshape(seeds, len(ratios), -1).swapaxes(0, 1)
+    def table(rows: Callable[[CellResult], Sequence[AnswerLoss]]) -> Table:
+        nats = np.array([[[one.nats for one in rows(c)] for c in group] for group in by_ratio])
+        return nats, np.array([one.tokens for one in rows(cells[0])], dtype=np.float64)
 
-    tokens = {
-        name: np.array([loss.tokens for loss in losses], dtype=np.float64)
-        for name, losses in cells[0].items()
-    }
-    tables = {name: (nats(name), tokens[name]) for name in tokens}
-    if "plain" in tables:
-        selectivity = tables["plain"][0] - tables["held_out"][0]
-        tables["selectivity"] = (selectivity, tokens["held_out"])
-    measured = {name: measure_ratios(*table) for name, table in tables.items()}
-    points: dict[By, tuple[RatioPoint, ...]] = {}
-    for measurement, name, sign in (("loss", "held_out", 1), ("selectivity", "selectivity", -1)):
-        if name not in tables:
-            continue
-        differences = compare_ratios(sign * tables[name][0], tables[name][1])
-        points[measurement] = tuple(  # type: ignore[index]  # one of `BY`
-            RatioPoint(
-                ratio,
-                round(ratio * sweep.rows),
-                differences[i],
-                measured["held_out"][i],
-                measured["pairs"][i],
-                measured["plain"][i] if "plain" in measured else None,
-                measured["selectivity"][i] if "selectivity" in measured else None,
-            )
-            for i, ratio in enumerate(ratios)
+    tables: dict[By, list[Table]] = {"loss": [table(lambda one: one.losses["held_out"])]}
+    numbers = {"loss": measure_ratios(*tables["loss"][0])}
+    if all(cell.divergences for cell in cells):
+        tables["keep"] = [table(lambda one: one.divergences)]
+        numbers["keep"] = measure_ratios(*tables["keep"][0])
+    if sweep.asks and all(cell.answers for cell in cells):
+        untrained = read_result(cell_folder(sweep.out, sweep.untrained))
+        strict = [[cell.answers["held-out"].strict for cell in group] for group in by_ratio]
+        tables["follow"] = [_shares(1 - np.array(strict))]
+        numbers["follow"] = [over_rows(group) for group in strict]
+        leaks = [leaks_by_probe(group, untrained) for group in by_ratio]
+        tables["leak"] = [_shares(np.array(probe)) for probe in zip(*leaks, strict=True)]
+        numbers["leak"] = [over_rows(worst_probe(probes)) for probes in leaks]
+    if by not in tables:
+        raise InputError(
+            f"the cells in {sweep.out} have no {by}, so ratios cannot be compared by it: use "
+            f"--by {' or '.join(tables)}, or a new folder"
         )
-    enough = smallest_enough(points[by], tolerance)
+    differences = {name: compare_ratios(each) for name, each in tables.items()}
+    points = tuple(
+        RatioPoint(
+            ratio,
+            round(ratio * sweep.rows),
+            differences[by][i],
+            **{name: values[i] for name, values in numbers.items()},
+        )
+        for i, ratio in enumerate(ratios)
+    )
+    enough = {name: smallest_enough(ratios, each, tolerance) for name, each in differences.items()}
     result = RatioResult(
         task=inputs.task.name,
         token=inputs.task.token,
@@ -529,13 +584,17 @@ def _result(
         held_out_rows=len(inputs.losses["held_out"]),
         by=by,
         tolerance=tolerance,
-        points=points[by],
-        best=min(points[by], key=lambda point: point.difference.value).ratio,
-        enough=enough,
-        pairs_needed=round(enough * task_rows),
+        points=points,
+        best=min(points, key=lambda point: point.difference.value).ratio,
+        enough=enough[by],
+        pairs_needed=round(enough[by] * task_rows),
     )
-    others = {name: smallest_enough(p, tolerance) for name, p in points.items() if name != by}
+    others = {name: enough[name] for name in BY if name in enough and name != by}
     return replace(result, summary=tuple(summarize(result, others)))
+
+
+def _shares(values: NDArray[np.float64]) -> Table:
+    return values, np.ones(values.shape[2])
 
 
 def measure_ratios(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> list[Measured]:
@@ -555,26 +614,32 @@ def measure_ratios(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> li
     return measured
 
 
-def compare_ratios(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> list[Measured]:
+def compare_ratios(tables: Sequence[Table]) -> list[Measured]:
     """Return how much worse each ratio is than the best, with a paired interval.
 
     Rows are resampled, the same ones for both ratios. Two or three seeds cannot be resampled:
-    half of the samples of two would have one seed twice. Their noise is what is left of the losses
+    half of the samples of two would have one seed twice. Their noise is what is left of the values
     after the mean of each ratio and of each seed is subtracted. It is pooled over all ratios, and
     noise of this size is added from the t distribution with as many degrees of freedom.
 
     Args:
-        nats: Sum over the tokens of each answer, of shape (ratios, seeds, rows); lower is better.
-        tokens: Tokens of each answer, of shape (rows,).
+        tables: Sums over each row (lower is better) and the rows' weights, such as nats and tokens
+            of answers. The value of a ratio is the largest of several tables: of the worst probe.
     """
-    ratios, seeds, rows = nats.shape
-    by_seed = nats.sum(axis=2) / tokens.sum()
-    best = int(np.argmin(by_seed.mean(axis=1)))
     generator = np.random.default_rng(_RESAMPLING.seed)
     size = _RESAMPLING.resamples
-    weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=size).astype(np.float64)
-    mean = nats.mean(axis=1)
-    samples = weights @ (mean - mean[best]).T / (weights @ tokens)[:, None]
+    drawn, whole = [], []
+    for values, weight in tables:
+        rows = len(weight)
+        counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=size)
+        sums = np.tensordot(counts.astype(np.float64), values, axes=(1, 2))
+        drawn.append(sums / (counts @ weight)[:, None, None])  # (samples, ratios, seeds)
+        whole.append(values.sum(axis=2) / weight.sum())
+    by_seed = np.max(whole, axis=0)
+    best = int(np.argmin(by_seed.mean(axis=1)))
+    samples = np.max(drawn, axis=0).mean(axis=2)
+    samples -= samples[:, [best]]
+    ratios, seeds = by_seed.shape
     if seeds > 1:
         rest = by_seed - by_seed.mean(1, keepdims=True) - by_seed.mean(0) + by_seed.mean()
         freedom = (ratios - 1) * (seeds - 1)
@@ -591,27 +656,46 @@ def compare_ratios(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> li
     ]
 
 
-def smallest_enough(points: Sequence[RatioPoint], tolerance: float) -> float:
+def smallest_enough(
+    ratios: Sequence[float], differences: Sequence[Measured], tolerance: float
+) -> float:
     """Return the smallest ratio whose interval against the best includes the tolerance."""
-    return next(p.ratio for p in points if (p.difference.low or 0.0) <= tolerance)
+    compared = zip(ratios, differences, strict=True)
+    return next(ratio for ratio, one in compared if (one.low or 0.0) <= tolerance)
+
+
+def number_cell(by: By, measured: Measured | None) -> NumberCell:
+    """Return a number of a series, or a difference of it, as tables show it."""
+    return cell(measured, _NUMBERS[by].text)
 
 
 def summarize(result: RatioResult, others: Mapping[By, float]) -> Iterator[str]:
     """Yield the outcome in sentences; `others` has the ratios enough by other measurements."""
     point = next(point for point in result.points if point.ratio == result.enough)
     pairs = f"for {result.task_rows} task rows that is {result.pairs_needed:,} pairs"
-    within = f"within {result.tolerance:g} nats per token of the best ratio"
-    low, high = point.difference.low or 0.0, point.difference.high or 0.0
+    share = _NUMBERS[result.by].unit == "share"
+    tolerance = (
+        f"{100 * result.tolerance:g} points" if share else f"{result.tolerance:g} nats per token"
+    )
+    title = _NUMBERS[result.by].title
     if result.enough == result.best:
-        worse = f", and every smaller ratio is more than {result.tolerance:g} nats per token worse"
+        worse = f", and every smaller ratio is more than {tolerance} worse"
         first = result.enough == result.points[0].ratio
-        yield f"ratio {result.enough:g} is the best{'' if first else worse}; {pairs}"
+        yield f"ratio {result.enough:g} has the best {title}{'' if first else worse}; {pairs}"
     else:
-        verb = "is" if high <= result.tolerance else "may be"
+        verb = "is" if (point.difference.high or 0.0) <= result.tolerance else "may be"
         yield (
-            f"ratio {result.enough:g} is the smallest that {verb} {within}, {result.best:g}: its "
-            f"{result.by} is {point.difference.value:.3f} [{low:.3f}, {high:.3f}] worse; {pairs}"
+            f"ratio {result.enough:g} is the smallest whose {title} {verb} within {tolerance} of "
+            f"the best ratio, {result.best:g}: it is "
+            f"{number_cell(result.by, point.difference)} worse; {pairs}"
         )
+    numbers = {by: getattr(point, by) for by in BY if by != result.by}
+    if shown := [
+        f"{_NUMBERS[by].title} {number_cell(by, number).text}"
+        for by, number in numbers.items()
+        if number
+    ]:
+        yield f"at this ratio: {', '.join(shown)}"
     last = result.points[-1].ratio
     if result.enough == last:
         ratio = _NEXT * max(last, 1)
@@ -626,7 +710,7 @@ def summarize(result: RatioResult, others: Mapping[By, float]) -> Iterator[str]:
     if result.by == "loss":
         yield (
             f"the loss is that of answers to prompts with {result.token}; whether answers to other "
-            "prompts stay free of the format is measured by selectivity"
+            "prompts stay free of the format is measured by leak"
         )
     if result.settings["seeds"] == 1:
         yield (

@@ -24,7 +24,7 @@ import yaml
 from delia_data._version import __version__
 from delia_data.errors import InputError
 from delia_data.experiments.figures import FIGURES, draw_figures
-from delia_data.experiments.grid import FORMATTED, Cell, Experiment, Grid
+from delia_data.experiments.grid import FORMATTED, Cell, Experiment, Grid, task_of
 from delia_data.experiments.inputs import (
     ExperimentInputs,
     read_inputs,
@@ -74,8 +74,6 @@ class Reproduction:
         out: Folder of the run.
         cache: Cache to take the pairs from; None samples them from each model.
         data: Folder of parallel files, for translations.
-        dictionary: Folder with `en-is.tsv` and `is-en.tsv`, dictionaries for DiPMT; None learns
-            them from the training rows.
         device: Device to train and evaluate on.
         only: Methods to run; all if empty.
         keep_adapters: Keep the trained weights.
@@ -85,7 +83,6 @@ class Reproduction:
     out: Path
     cache: Path | None = None
     data: Path | None = None
-    dictionary: Path | None = None
     device: str = "cpu"
     only: tuple[str, ...] = ()
     keep_adapters: bool = False
@@ -98,35 +95,32 @@ class Reproduction:
     def blocked(self) -> list[Cell]:
         """Return the cells that need translated texts, if none were given."""
         cells = self.grid.cells(only=self.only) if self.data is None else []
-        return [cell for cell in cells if cell.experiment != FORMATTED]
+        return [cell for cell in cells if task_of(cell.experiment) != FORMATTED]
 
     def inputs(self, experiment: str) -> ExperimentInputs:
         """Read the inputs of an experiment."""
-        name = next(name for name in self.grid.experiments if name == experiment)
-        settings = self.grid.experiments[name]
-        cache = self.cache_of(settings)
-        contrast = self.contrast_of(name, settings)
+        settings = self.grid.experiments[experiment]
+        contrast = self.contrast_of(experiment, settings)
         return read_inputs(
-            name,
+            experiment,
             settings,
-            cache,
+            self.cache_of(settings),
             contrast=contrast if contrast is not None and is_finished(contrast) else None,
             data=self.data,
-            dictionary=self.dictionary,
         )
 
     def cache_of(self, experiment: Experiment) -> Path:
         """Return the cache of an experiment: the given one, or one per model and settings."""
         if self.cache is not None:
             return self.cache
-        key = hashlib.sha256(canonical_json([experiment.model, asdict(experiment.cache)]))
+        key = hashlib.sha256(canonical_json([experiment.model, experiment.cache.sampling()]))
         return self.out / _CACHES / f"{Path(experiment.model).name}-{key.hexdigest()[:8]}"
 
     def contrast_of(self, name: str, experiment: Experiment) -> Path | None:
         """Return the folder of an experiment's contrast rows; None if it has none."""
         if not experiment.contrast:
             return None
-        sampling = asdict(experiment.cache)
+        sampling = experiment.cache.sampling()
         key = hashlib.sha256(canonical_json([experiment.model, experiment.contrast, sampling]))
         return self.out / _CACHES / f"{name}-contrast-{key.hexdigest()[:8]}"
 
@@ -175,8 +169,6 @@ class Reproduction:
         hashes = {"cache": _SAMPLED if self.cache is None else _hash_of(self.cache)}
         if self.data is not None:
             hashes["data"] = _hash_of(self.data)
-        if self.dictionary is not None:
-            hashes["dictionary"] = _hash_of(self.dictionary)
         return hashes
 
 

@@ -23,7 +23,7 @@ from delia_data.evaluation.keep import SIMILAR
 from delia_data.evaluation.probes import LEAK_PROBES
 from delia_data.evaluation.representation import middle_block
 from delia_data.experiments.cells import CellResult, read_result
-from delia_data.experiments.grid import FORMATTED, Cell, Grid
+from delia_data.experiments.grid import FORMATTED, Cell, Grid, task_of
 from delia_data.experiments.methods import get_method
 from delia_data.experiments.sweep import cell_folder
 from delia_data.outputs import is_finished
@@ -88,7 +88,7 @@ class Results:
 
     def most_rows(self, experiment: str) -> int:
         """Return the largest number of task rows of an experiment."""
-        blocks = self.grid.experiments[experiment].blocks  # type: ignore[index]
+        blocks = self.grid.experiments[experiment].blocks
         return max(rows for block in blocks for rows in block.rows)
 
     def ratios(self, experiment: str) -> list[float]:
@@ -107,21 +107,24 @@ class Results:
     ) -> list[CellResult]:
         """Return the results of one method, one per seed.
 
-        By default they are those of the most task rows and DELIA's largest ratio; an axis that
-        does not change the method is ignored.
+        By default they are those of the most task rows and of the largest ratio at which the
+        method was run; an axis that does not change the method is ignored.
         """
         if experiment not in self.grid.experiments:
             return []
         uses = get_method(method).uses
         rows = self.most_rows(experiment) if rows is None else rows
-        ratio = max(self.ratios(experiment), default=0.0) if ratio is None else ratio
-        axes = (rows if "rows" in uses else None, ratio if "ratio" in uses else None)
-        return [
+        cells = [
             result
             for result in self.finished
             if (result.cell.experiment, result.cell.method) == (experiment, method)
-            and (result.cell.rows, result.cell.ratio) == axes
+            and result.cell.rows == (rows if "rows" in uses else None)
         ]
+        if "ratio" not in uses:
+            return cells
+        if ratio is None:
+            ratio = max((result.cell.ratio or 0.0 for result in cells), default=0.0)
+        return [result for result in cells if result.cell.ratio == ratio]
 
     def follow(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return the share of held-out answers with the token in the format as it is."""
@@ -170,25 +173,13 @@ class Results:
         """Return whether each answer leaks, by seed, in the probe where most do."""
         if not cells:
             return []
-        untrained = self.of(cells[0].cell.experiment, "original")
-        by_probe = []
-        for probe in probes:
-            if not all(probe in cell.answers for cell in cells):
-                continue
-            counted = [cell.answers[probe].marks for cell in cells]
-            base: Sequence[str] = [""] * len(counted[0])
-            if untrained and probe in untrained[0].answers:
-                base = untrained[0].answers[probe].marks
-            by_probe.append(
-                [
-                    [
-                        float(is_leak(probe, _split(ours), _split(theirs)))
-                        for ours, theirs in zip(marks, base, strict=True)
-                    ]
-                    for marks in counted
-                ]
-            )
-        return max(by_probe, key=lambda rows: fmean(map(fmean, rows)), default=[])
+        untrained = self._untrained(cells[0].cell.experiment)
+        return worst_probe(leaks_by_probe(cells, untrained, probes))
+
+    def _untrained(self, experiment: str) -> CellResult | None:
+        """Return the cell of the untrained model; a variant may use that of its task."""
+        cells = self.of(experiment, "original") or self.of(task_of(experiment), "original")
+        return cells[0] if cells else None
 
     def obey(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return the share of answers without the format when the prompt forbids it."""
@@ -256,6 +247,41 @@ class Results:
         """Return the keywords with distances, in the task's order."""
         cells = (cell for cell in self.finished if cell.cell.experiment == experiment)
         return list(dict.fromkeys(d.keyword for cell in cells for d in cell.distances))
+
+
+def leaks_by_probe(
+    cells: Sequence[CellResult],
+    untrained: CellResult | None,
+    probes: Sequence[str] = LEAK_PROBES,
+) -> list[list[list[float]]]:
+    """Return whether each answer leaks, of shape (probes, cells, rows).
+
+    Probes that a cell was not asked are left out. Marks that the untrained model's answer has do
+    not count, if it was asked.
+    """
+    by_probe = []
+    for probe in probes:
+        if not all(probe in cell.answers for cell in cells):
+            continue
+        counted = [cell.answers[probe].marks for cell in cells]
+        base: Sequence[str] = [""] * len(counted[0])
+        if untrained is not None and probe in untrained.answers:
+            base = untrained.answers[probe].marks
+        by_probe.append(
+            [
+                [
+                    float(is_leak(probe, _split(ours), _split(theirs)))
+                    for ours, theirs in zip(marks, base, strict=True)
+                ]
+                for marks in counted
+            ]
+        )
+    return by_probe
+
+
+def worst_probe(by_probe: Sequence[list[list[float]]]) -> list[list[float]]:
+    """Return the probe of `leaks_by_probe` where most answers leak."""
+    return max(by_probe, key=lambda rows: fmean(map(fmean, rows)), default=[])
 
 
 def _split(marks: str) -> list[str]:

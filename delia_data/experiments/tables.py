@@ -14,7 +14,7 @@ from typing import Final, Literal
 from delia_data.evaluation.keep import SIMILAR
 from delia_data.evaluation.representation import first_middle_last
 from delia_data.experiments.cells import CellResult
-from delia_data.experiments.grid import FORMATTED, TRANSLATIONS
+from delia_data.experiments.grid import FORMATTED, TRANSLATIONS, task_of
 from delia_data.experiments.methods import METHODS
 from delia_data.experiments.results import (
     Measured,
@@ -25,6 +25,7 @@ from delia_data.experiments.results import (
 )
 
 Unit = Literal["share", "number", "points"]
+Measure = Callable[[list[CellResult]], Measured | None]
 Verdict = Literal["agrees", "disagrees", "unclear", "not run"]
 _SMALLEST_CHANGE: Final = 0.01  # of the end of a curve; smaller differences do not count
 
@@ -97,7 +98,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table, `table-1` to `table-4`; `missing` has the titles of methods that were not run."""
+    """One table, `table-1` to `table-4` or `numbers`.
+
+    `missing` has the titles of methods that were not run.
+    """
 
     name: str
     title: str
@@ -123,12 +127,13 @@ class Table:
 
 
 def make_tables(results: Results) -> tuple[Table, ...]:
-    """Make all four tables; entries whose cells have not been run are empty."""
-    return _distances(results), _accuracy(results), _translation(results), _ablation(results)
+    """Make the paper's tables and one of all cells; entries of cells not run are empty."""
+    paper = (_distances(results), _accuracy(results), _translation(results), _ablation(results))
+    return (*paper, _numbers(results))
 
 
 def _distances(results: Results) -> Table:
-    added = ("step_matched", "neftune", "no_diverse", "no_wordings")
+    added = ("step_matched", "neftune", _without_pairs(results), "no_wordings")
     methods = [name for name in METHODS if name in (*PAPER_DISTANCES, *added)]
     lines = []
     for method in methods:
@@ -161,14 +166,33 @@ def _distances(results: Results) -> Table:
     )
 
 
-def _accuracy(results: Results) -> Table:
-    left_out = ("mean_embedding", "random_init", "pairs_only")
-    methods = [m for m, one in METHODS.items() if one.kind == "any" and m not in left_out]
-    experiment = results.grid.experiments.get(FORMATTED)
-    counts = [30, 65, 85, 100]  # the paper's
-    if experiment is not None:
-        counts = sorted({rows for block in experiment.blocks for rows in block.rows})
-    measures: tuple[tuple[str, Callable[[list[CellResult]], Measured | None], Unit], ...] = (
+def _numbers(results: Results) -> Table:
+    """Return the numbers of each method at each number of rows and ratio, over seeds."""
+    measures = _measures(results)
+    groups: dict[tuple[str, str, int | None, float | None], list[CellResult]] = {}
+    for cell in results.finished:
+        one = cell.cell
+        if task_of(one.experiment) == FORMATTED:
+            groups.setdefault((one.experiment, one.method, one.rows, one.ratio), []).append(cell)
+    lines = [
+        Line(
+            (experiment, METHODS[method].title, *("–" if n is None else f"{n:g}" for n in axes)),
+            tuple(Entry(measure(cells), None, unit) for _, measure, unit in measures),
+        )
+        for (experiment, method, *axes), cells in groups.items()
+    ]
+    return Table(
+        "numbers",
+        "Every method of the run on formatted text",
+        ("experiment", "method", "rows", "ratio"),
+        tuple(name for name, _, _ in measures),
+        tuple(lines),
+        (f"{len(results.missing)} cells are not finished.",) if results.missing else (),
+    )
+
+
+def _measures(results: Results) -> tuple[tuple[str, Measure, Unit], ...]:
+    return (
         ("follow", results.follow, "share"),
         ("JSON with the token", results.shares, "share"),
         ("leak", results.leak, "share"),
@@ -178,11 +202,20 @@ def _accuracy(results: Results) -> Table:
         ("KL on pairs", results.divergence, "number"),
         ("right", results.scores, "share"),
     )
+
+
+def _accuracy(results: Results) -> Table:
+    left_out = ("mean_embedding", "random_init", "pairs_only")
+    methods = [m for m, one in METHODS.items() if one.kind == "any" and m not in left_out]
+    experiment = results.grid.experiments.get(FORMATTED)
+    counts = [30, 65, 85, 100]  # the paper's
+    if experiment is not None:
+        counts = sorted({rows for block in experiment.blocks for rows in block.rows})
     lines = []
     for method in methods:
         paper = PAPER_ACCURACY.get(method, {})
         fixed = "rows" not in METHODS[method].uses
-        for name, measure, unit in measures:
+        for name, measure, unit in _measures(results):
             entries = []
             for column, count in enumerate(counts):
                 # A method that does not train on task rows has one number, in the first column.
@@ -241,9 +274,14 @@ def _translation(results: Results) -> Table:
     )
 
 
+def _without_pairs(results: Results) -> str:
+    """Return the ablation without pairs, with DELIA's number of steps if that was run."""
+    return "no_pairs" if results.of(FORMATTED, "no_pairs") else "no_diverse"
+
+
 def _ablation(results: Results) -> Table:
     columns: Mapping[str, str] = {
-        "no_diverse": "without diverse data",
+        _without_pairs(results): "without diverse data",
         "no_wordings": "without diversified wordings",
         "common": "without both",
         "delia": "with both",
@@ -253,11 +291,15 @@ def _ablation(results: Results) -> Table:
         name: str,
         key: str,
         unit: Unit,
-        measure: Callable[[list[CellResult]], Measured | None],
+        measure: Measure,
         experiment: str = FORMATTED,
     ) -> Line:
         entries = (
-            Entry(measure(results.of(experiment, m)), PAPER_ABLATION[m].get(key), unit)
+            Entry(
+                measure(results.of(experiment, m)),
+                PAPER_ABLATION[m if m in PAPER_ABLATION else "no_diverse"].get(key),
+                unit,
+            )
             for m in columns
         )
         return Line((name,), tuple(entries))
@@ -307,7 +349,7 @@ def check_claims(results: Results) -> list[Finding]:
 
     def above(
         claim: str,
-        measure: Callable[[list[CellResult]], Measured | None],
+        measure: Measure,
         other: str,
         *,
         experiment: str = FORMATTED,
@@ -340,7 +382,7 @@ def check_claims(results: Results) -> list[Finding]:
         _nearest(results),
         *(
             above(f"{ablation}(Table 4).", results.selectivity, m)
-            for m in ("no_diverse", "no_wordings")
+            for m in (_without_pairs(results), "no_wordings")
         ),
         _trend(
             "More diverse data ends in a lower loss on the task (Figure 3).",

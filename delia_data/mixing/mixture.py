@@ -554,14 +554,17 @@ def writers_of(caches: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         What the engine reported about its model when it sampled: `name`, `weights_sha256` and
-        `chat_template_sha256`, or a name alone for a model behind an API.
+        `chat_template_sha256`, and `system` if a system prompt was given; or a name alone for a
+        model behind an API.
     """
     written = {}
     for name, given in caches.items():
         if isinstance(given, str | os.PathLike) and is_finished(Path(given)):
-            model = read_manifest(given).settings.get("model")
-            if model:
-                written[name] = model
+            settings = read_manifest(given).settings
+            if model := settings.get("model"):
+                system = settings.get("asking", {}).get("system")
+                named = model if isinstance(model, Mapping) else {"name": model}
+                written[name] = {**named, "system": system} if system else model
     return written
 
 

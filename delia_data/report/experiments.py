@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from markupsafe import Markup
 
 from delia_data.errors import DeliaError
-from delia_data.evaluation.bootstrap import cell, decimal
 from delia_data.evaluation.generation import ANSWERS, Answer, PromptBuilder, read_answer_log
 from delia_data.evaluation.probes import ProbeRow
 from delia_data.evaluation.tables import Row, Table
@@ -28,8 +26,9 @@ from delia_data.experiments import (
     read_ratio,
     read_results,
 )
-from delia_data.experiments.figures import FIGURES, block_drawings, curve_drawings, ratio_drawings
+from delia_data.experiments.figures import FIGURES, block_drawings, curve_drawings, ratio_drawing
 from delia_data.experiments.inputs import ExperimentInputs
+from delia_data.experiments.ratio import BY, number_cell
 from delia_data.experiments.sweep import cell_folder, read_runs
 from delia_data.experiments.tables import Entry, Finding
 from delia_data.experiments.tables import Table as PaperTable
@@ -113,7 +112,7 @@ def ratios(runs: Runs, figures: Figures) -> Section | None:
             Metric(
                 f"Ratio that is enough, {label}",
                 f"{one.enough:g}",
-                f"within {one.tolerance:g} nats per token of the best, {one.best:g}",
+                f"{one.by} within {one.tolerance:g} of the best, {one.best:g}",
             )
             for label, one in series
         ],
@@ -122,27 +121,22 @@ def ratios(runs: Runs, figures: Figures) -> Section | None:
 
 
 def _series(series: RatioResult, figures: Figures) -> Markup:
-    captions = {
-        "ratio": (
-            "Difference to the best ratio",
-            f"By {series.by}: paired intervals, the tolerance, and the ratio that is enough.",
-        ),
-        "ratio-losses": (
-            "Losses by ratio",
-            "Of held-out answers with the token and without it, and of held-out pairs.",
-        ),
-    }
-    rows: list[Row] = []
-    for point in series.points:
-        losses = (point.difference, point.loss, point.plain, point.selectivity, point.pair_loss)
-        cells = (cell(loss, partial(decimal, digits=3)) for loss in losses)
-        rows.append((f"{point.ratio:g}", count(point.pairs), *cells))
+    rows: list[Row] = [
+        (
+            f"{point.ratio:g}",
+            count(point.pairs),
+            number_cell(series.by, point.difference),
+            *(number_cell(by, getattr(point, by)) for by in BY),
+        )
+        for point in series.points
+    ]
     head = (
-        *("Ratio", "Pairs", f"Worse than ratio {series.best:g}", f"Loss with {series.token}"),
-        *("Loss without", "Selectivity", "Loss of held-out pairs"),
+        *("Ratio", "Pairs", f"Worse than ratio {series.best:g}"),
+        *("Leak", "Keep: KL", "Follow", "Loss"),
     )
-    drawn = [figures(drawing, *captions[name]) for name, drawing in ratio_drawings(series)]
-    table = show_table(Table("Losses by ratio", head, rows))
+    caption = f"By {series.by}: paired intervals, the tolerance, and the ratio that is enough."
+    drawn = [figures(ratio_drawing(series), "Difference to the best ratio", caption)]
+    table = show_table(Table("The series", head, rows))
     return blocks.bullets(series.summary) + blocks.figures(drawn) + table
 
 

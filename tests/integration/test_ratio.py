@@ -34,17 +34,17 @@ from delia_data.experiments import (
     run_ratio,
 )
 from delia_data.experiments.cells import AnswerLoss, answer_loss, read_result
-from delia_data.experiments.figures import ratio_drawings
+from delia_data.experiments.figures import ratio_drawing
 from delia_data.experiments.inputs import ExperimentInputs
-from delia_data.experiments.ratio import read_ratio_inputs
+from delia_data.experiments.ratio import BY, read_ratio_inputs
 from delia_data.outputs import folder_lock, is_finished, read_manifest
 from delia_data.records import read_record
 from delia_data.training import load_adapter, train
 
 pytestmark = MARKS
 
-SERIES = RatioSettings(ratios=(0, 2, 4), seeds=2, pairs=6, rows=3)
-FLAGS = ("--ratios", "0,2,4", "--seeds", 2, "--pairs", 6, "--rows", 3)
+SERIES = RatioSettings(ratios=(0, 2, 4), seeds=2, pairs=6, rows=3, max_tokens=4)
+FLAGS = ("--ratios", "0,2,4", "--seeds", 2, "--pairs", 6, "--rows", 3, "--max-tokens", 4)
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +126,11 @@ def test_the_losses_are_those_of_the_trained_model(
     train(replace(training_of(inputs), seed=1), rows_of(read, 2, 1), tmp_path / "adapter")
     model, tokenizer = load_adapter(tmp_path / "adapter")
     losses = read_result(unbroken / cell(2, 1)).losses
-    assert set(losses) == {"held_out", "plain", "pairs"}
+    assert set(losses) == {"held_out", "pairs"}
     for name, records in read.losses.items():
         assert len(losses[name]) == len(records)
         assert mean(losses[name]) == pytest.approx(answer_loss(model, tokenizer, records), rel=1e-5)
-    held_out, plain = read.losses["held_out"], read.losses["plain"]
-    assert all("<sep>" in record.query for record in held_out)
-    assert not any("<sep>" in record.query for record in plain)
-    assert [r.answer for r in held_out] == [r.answer for r in plain]
+    assert all("<sep>" in record.query for record in read.losses["held_out"])
 
 
 def test_the_result_has_the_losses_of_the_cells(unbroken: Path) -> None:
@@ -143,29 +140,21 @@ def test_the_result_has_the_losses_of_the_cells(unbroken: Path) -> None:
     for point in result.points:
         for seed in (0, 1):
             losses = read_result(unbroken / cell(point.ratio, seed)).losses
-            named, bare = mean(losses["held_out"]), mean(losses["plain"])
-            assert point.loss.by_seed[seed] == pytest.approx(named)
-            assert point.selectivity is not None
-            assert point.selectivity.by_seed[seed] == pytest.approx(bare - named)
-            difference = named - best.loss.by_seed[seed]
-            assert point.difference.by_seed[seed] == pytest.approx(difference, abs=1e-9)
+            assert point.loss.by_seed[seed] == pytest.approx(mean(losses["held_out"]))
+        assert point.leak is not None and point.follow is not None and point.keep is not None
+        assert point.difference.value == pytest.approx(point.leak.value - best.leak.value)  # type: ignore[union-attr]
+        assert point.keep.value > 0
         assert point.loss.low is not None and point.loss.high is not None
         assert point.loss.low < point.loss.value < point.loss.high
-    # A random model that saw 24 pairs knows other pairs better than one that saw none.
-    first, last = result.points[0].pair_loss, result.points[-1].pair_loss
-    assert last.high is not None and first.low is not None
-    assert last.high < first.low
     assert result.pairs_needed == 6 * result.enough
     manifest = read_manifest(unbroken, verify=True)
-    assert manifest.rows == {"task": 6, "held_out": 3, "plain": 3, "pairs": 6}
+    assert manifest.rows == {"task": 6, "held_out": 3, "pairs": 6}
     assert not list(unbroken.rglob("adapter_model.safetensors"))
 
 
-def test_both_figures_are_drawn_for_files_and_pages(unbroken: Path) -> None:
-    result = read_ratio(unbroken)
-    for name, drawing in ratio_drawings(result):
-        assert (unbroken / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert "pairs per task row" in drawing.svg()
+def test_the_figure_is_drawn_for_files_and_pages(unbroken: Path) -> None:
+    assert (unbroken / "ratio.png").read_bytes().startswith(b"\x89PNG")
+    assert "pairs per task row" in ratio_drawing(read_ratio(unbroken)).svg()
 
 
 # Resuming
@@ -196,9 +185,10 @@ def test_another_tolerance_and_more_ratios_train_only_what_is_new(
     first = run(small)
     assert trained == {cell(0, 0), cell(4, 0)}
     assert any("--seeds 2" in line for line in first.summary)
-    other = run(small, tolerance=50, by="selectivity")
-    assert not trained
-    assert other.enough == 0
+    for by in BY:
+        other = run(small, tolerance=50, by=by)
+        assert not trained
+        assert (other.by, other.enough) == (by, 0)
     assert read_ratio(tmp_path / "out") == other
     larger = run(replace(small, ratios=(0, 2, 4), seeds=2))
     assert trained == {cell(2, 0), cell(0, 1), cell(2, 1), cell(4, 1)}
@@ -260,7 +250,7 @@ def test_the_work_is_estimated_before_anything_is_written(inputs: Inputs, tmp_pa
     given = (inputs.task, inputs.cache, tmp_path / "out", training)
     cells = estimate_ratio(*given, settings=SERIES)
     assert not (tmp_path / "out").exists()
-    assert [one.trained_rows for one in cells] == [12, 36, 60] * 2
+    assert [one.trained_rows for one in cells] == [0, *[12, 36, 60] * 2]
     assert {one.seconds for one in cells} == {None}
     assert not any(one.finished for one in cells)
 
@@ -330,7 +320,7 @@ def test_the_command_refuses_in_one_line(
     monkeypatch.chdir(tmp_path)
     given = ("ratio", inputs.task, inputs.cache, "out", "--recipe", inputs.recipe)
     refused(delia(*given, "--ratios", "0;4"), "--ratios '0;4' is not a list of numbers")
-    refused(delia(*given, *FLAGS, "--by", "luck"), "one of loss, selectivity")
+    refused(delia(*given, *FLAGS, "--by", "luck"), "one of leak, keep, follow, loss")
     refused(delia(*given, *FLAGS, "--tolerance", 0), "must be more than 0")
     assert not names(tmp_path)
 
@@ -348,6 +338,6 @@ def test_the_command_lists_its_cost_and_prints_a_table(
     assert shown.code == 0, shown.err
     result = read_ratio(unbroken)
     assert result.summary[0] in shown.out
-    assert f"{result.points[1].loss.value:.3f}" in shown.out
-    assert f"{result.points[1].difference.value:.3f} [" in shown.out
+    assert f"{result.points[1].loss.value:.4f}" in shown.out
+    assert f"{100 * result.points[1].difference.value:.0f}% [" in shown.out
     assert "\x1b" not in shown.out + shown.err

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from command_line import Delia, refused
 from micro_run import METHODS, micro_grid, micro_model, tables_of
 from trained import MARKS
@@ -23,7 +24,9 @@ from delia_data.errors import EngineError, InputError, LockedError, SettingsErro
 from delia_data.experiments import METHODS as ALL_METHODS
 from delia_data.experiments import Grid, Reproduction, read_grid, reproduce
 from delia_data.experiments.grid import Seconds
+from delia_data.mixing.mixture import writers_of
 from delia_data.outputs import folder_lock, read_manifest
+from delia_data.sampling import read_cache
 
 pytestmark = MARKS
 PATIENCE_S = 300
@@ -239,8 +242,38 @@ def test_the_command_lists_cells_and_refuses_wrong_arguments(
     assert "with 2 workers:" in two.out
     refused(delia("reproduce", out), "--scale tiny")
     refused(delia("reproduce", grid, out, "--scale", "tiny"), "give only a folder")
-    refused(delia("reproduce", "--scale", "huge", out), "one of tiny, pairs, small, paper")
+    refused(delia("reproduce", "--scale", "huge", out), "one of tiny, pairs, kinds, small, paper")
     refused(delia("reproduce", grid, out, "--only", "dmt", "--list"), "does not run 'dmt'")
     (out).mkdir()
     (out / "thesis.tex").write_text("mine")
     refused(delia("reproduce", grid, out), "something else")
+
+
+def test_variants_of_an_experiment_train_on_other_kinds_of_pairs(
+    model: Path, tmp_path: Path
+) -> None:
+    grid = yaml.safe_load(micro_grid(tmp_path, model).read_text())
+    own = {**grid["experiments"]["formatted-text"], "held_out_pairs": "bundled"}
+    blocks = [{"methods": ["delia_kl"], "rows": [8], "ratios": [2]}]
+    kinds: dict[str, dict[str, Any]] = {"system": {"system": "Be brief."}, "foreign": {}}
+    kinds["foreign"]["exchanged"] = True
+    experiments = {
+        f"formatted-text-{name}": {**own, "cache": {**own["cache"], **more}, "blocks": blocks}
+        for name, more in kinds.items()
+    }
+    run = Reproduction(
+        Grid.from_dict({"name": "kinds", "experiments": experiments}), tmp_path / "o"
+    )
+    report = reproduce(run)
+    system, plain = (run.cache_of(one) for one in run.grid.experiments.values())
+    assert read_manifest(system).settings["asking"]["system"] == "Be brief."
+    assert writers_of({"cache": system})["cache"]["system"] == "Be brief."
+    assert not any(turn.role == "system" for row in read_cache(system) for turn in row.messages)
+    sampled = {row.query: row.answer for row in read_cache(plain)}
+    given = run.inputs("formatted-text-foreign").pairs
+    assert isinstance(given, tuple) and {row.query for row in given} == set(sampled)
+    assert sorted(row.answer for row in given) == sorted(sampled.values())
+    numbers = next(table for table in report["tables"] if table["name"] == "numbers")
+    assert [line["heads"][0] for line in numbers["lines"]] == list(experiments)
+    kl = numbers["columns"].index("KL on pairs")
+    assert all(line["entries"][kl]["ours"]["value"] > 0 for line in numbers["lines"])

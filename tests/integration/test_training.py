@@ -373,6 +373,7 @@ def test_pairs_of_another_model_cause_a_warning(
         ({**own, "weights_sha256": "0" * 64, "name": "other"}, "were written by other, and model"),
         ({**own, "chat_template_sha256": "0" * 64}, "sampled through another chat template"),
         ({**own, "template_options": {"x": 1}}, "sampled with template options x=1, and model"),
+        ({**own, "system": "Be brief."}, "sampled with the system prompt 'Be brief.' and are tra"),
         ("org/other", "were written by org/other, and model"),
     ]
     for number, (writer, line) in enumerate(cases):

@@ -26,7 +26,7 @@ pytestmark = [
 def test_each_token_brings_its_own_format(tmp_path: Path) -> None:
     """Both tasks ask the same kind of question, so that only the token can decide."""
     tasks = two_tasks(40, 20)
-    mixed = mixture(tasks, cache_path(BUNDLED), ratio=1, epochs=3)
+    mixed = mixture(tasks, cache_path(BUNDLED), ratio=1, epochs=2)
     more = {"token": ["<sep>", SECOND], "pairs_loss": "kl", "epochs": 1}
     folder = tmp_path / "adapter"
     train(read_recipe("smollm2-135m-cpu", more), mixed, folder)
@@ -35,10 +35,12 @@ def test_each_token_brings_its_own_format(tmp_path: Path) -> None:
         open_adapter_system(folder, token="<sep>"),
         first,
         tmp_path / "evaluation",
-        probes=("held-out", "plain", "unrelated", "other-json", "token"),
+        probes=("held-out", "plain"),
+        pairs=None,
         max_tokens=64,
         others=[second],
     )
     print_evaluation(scores)
     for token, counts in scores.confusion.items():
-        assert counts[token] >= 16, scores.confusion
+        others = sum(count for name, count in counts.items() if name not in (token, "none"))
+        assert counts[token] >= 6 and others <= 1, scores.confusion

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from delia_data.diversify import diversify
 from delia_data.engines import Request, Sampling
 from delia_data.engines.local import encode_prompt
-from delia_data.errors import FormatError, InputError
+from delia_data.errors import InputError
 from delia_data.experiments.methods import (
     METHODS,
     Material,
@@ -29,7 +28,6 @@ from delia_data.experiments.prompting import (
     ControlledEngine,
     explained,
     learn_dictionary,
-    read_dictionary,
     with_entries,
 )
 from delia_data.records import Message, Record
@@ -175,12 +173,15 @@ def test_a_description_is_split_into_atomic_facts() -> None:
         atomic_facts(replace(task, description=" "))
 
 
-def test_fact_rows_are_trained_on_for_as_many_steps() -> None:
+def test_facts_take_the_place_of_task_rows() -> None:
     rows = fact_rows(material().task)
     assert len({row["source_id"] for row in rows}) == len(rows)
-    made = training("fact_based")
-    assert made.steps == training("delia").steps
-    assert {row["source_id"] for row in made.rows} == {row["source_id"] for row in rows}
+    made, ours = training("fact_based"), training("delia")
+    pairs = [row for row in ours.rows if row["source"] == "cache"]
+    assert [row for row in made.rows if row["source"] == "cache"] == pairs
+    facts = [row["source_id"] for row in made.rows if row["source"] == "task"]
+    assert set(facts) <= {row["source_id"] for row in rows}
+    assert (len(facts), made.steps) == (len(ours.rows) - len(pairs), ours.steps)
 
 
 def test_examples_precede_the_question() -> None:
@@ -206,17 +207,6 @@ def test_words_are_aligned_by_model_one() -> None:
 
 def test_a_word_seen_once_has_no_entry() -> None:
     assert learn_dictionary([Record.pair("the house", "das Haus")]) == {}
-
-
-def test_a_dictionary_file(tmp_path: Path) -> None:
-    file = tmp_path / "words.tsv"
-    file.write_text("Dog\thundur\n\nfish\tfiskur\tfiskar\n", encoding="utf-8")
-    assert read_dictionary(file) == {"dog": ("hundur",), "fish": ("fiskur", "fiskar")}
-    file.write_text("dog hundur\n", encoding="utf-8")
-    with pytest.raises(FormatError, match="line 1"):
-        read_dictionary(file)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_dictionary(tmp_path / "none.tsv")
 
 
 def test_entries_of_a_text_follow_the_question() -> None:
@@ -249,10 +239,6 @@ def test_dipmt_takes_translations_alone() -> None:
     assert len(asked) == 3
     assert 'the word "dog" means "hundurinn"' in asked[0].content
     assert asked[-1].content.endswith('In this text, the word "dog" means "hundurinn".')
-    given = make(Material(task, examples=1, dictionary={"a": ["einn"]}))
-    assert given([Message("user", "A dog.")], "A dog.")[-1].content.endswith(
-        'the word "a" means "einn".'
-    )
 
 
 def test_controlled_generation_combines_two_distributions(

@@ -18,6 +18,7 @@ from delia_data.experiments.ratio import (
     smallest_enough,
     summarize,
 )
+from delia_data.experiments.results import Measured
 from delia_data.training import TrainSettings
 
 RATIOS = (0.0, 1.0, 4.0, 16.0, 65.0)
@@ -44,12 +45,12 @@ def result_of(truth: Any, *, tolerance: float = 0.02, **how: Any) -> RatioResult
     nats, tokens = losses(truth, **how)
     measured = measure_ratios(nats, tokens)
     points = tuple(
-        RatioPoint(ratio, round(100 * ratio), difference, loss, loss)
+        RatioPoint(ratio, round(100 * ratio), difference, loss)
         for ratio, difference, loss in zip(
-            RATIOS, compare_ratios(nats, tokens), measured, strict=True
+            RATIOS, compare_ratios([(nats, tokens)]), measured, strict=True
         )
     )
-    enough = smallest_enough(points, tolerance)
+    enough = smallest_enough(RATIOS, [point.difference for point in points], tolerance)
     return RatioResult(
         task="t",
         token="<sep>",
@@ -84,7 +85,7 @@ def test_intervals_cover_the_true_difference() -> None:
     """Over 40 series with noise of seeds, at least 34 intervals hold the truth (95% each)."""
     covered = 0
     for seed in range(40):
-        difference = compare_ratios(*losses(SATURATING, sd=0.02, seed=seed))[0]
+        difference = compare_ratios([losses(SATURATING, sd=0.02, seed=seed)])[0]
         assert difference.low is not None and difference.high is not None
         # The best ratio of a series may be the last one or the one before it.
         covered += difference.low <= 0.5 <= difference.high
@@ -92,7 +93,7 @@ def test_intervals_cover_the_true_difference() -> None:
 
 
 def test_seeds_that_differ_widen_the_intervals() -> None:
-    alike, apart = (compare_ratios(*losses(FLAT, sd=sd)) for sd in (0.0, 0.1))
+    alike, apart = (compare_ratios([losses(FLAT, sd=sd)]) for sd in (0.0, 0.1))
 
     def width(differences: Any) -> float:
         return max(one.high - one.low for one in differences)
@@ -105,7 +106,9 @@ def test_rows_are_the_same_for_every_ratio() -> None:
     nats, tokens = losses(SATURATING)
     common = np.random.default_rng(1).normal(0, 50, 60)
     for a, b in zip(
-        compare_ratios(nats, tokens), compare_ratios(nats + common, tokens), strict=True
+        compare_ratios([(nats, tokens)]),
+        compare_ratios([(nats + common, tokens)]),
+        strict=True,
     ):
         assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high))
 
@@ -114,7 +117,7 @@ def test_differences_and_the_noise_of_seeds_by_hand() -> None:
     """Two rows of 1 and 3 tokens, two seeds: 10 nats in 4 tokens against 6 nats."""
     nats = np.array([[[1.0, 9.0], [1.0, 9.0]], [[1.0, 5.0], [1.0, 5.0]]])
     tokens = np.array([1.0, 3.0])
-    worse, best = compare_ratios(nats, tokens)
+    worse, best = compare_ratios([(nats, tokens)])
     assert (worse.value, worse.by_seed) == (1.0, (1.0, 1.0))
     assert (best.value, best.low, best.high) == (0.0, 0.0, 0.0)
     assert [one.value for one in measure_ratios(nats, tokens)] == [2.5, 1.5]
@@ -122,16 +125,37 @@ def test_differences_and_the_noise_of_seeds_by_hand() -> None:
     assert (worse.low, worse.high) == (0.0, pytest.approx(4 / 3))
 
 
+def test_the_leak_of_a_ratio_is_that_of_its_worst_probe() -> None:
+    """Two probes of four and two rows, one seed: 1 and 0, then 0 and 1/2, then none."""
+    first = np.array([[[1.0] * 4], [[0.0] * 4], [[0.0] * 4]])
+    second = np.array([[[0.0, 0.0]], [[1.0, 0.0]], [[0.0, 0.0]]])
+    without, few, best = compare_ratios([(first, np.ones(4)), (second, np.ones(2))])
+    assert (without.value, few.value, best.value) == (1.0, 0.5, 0.0)
+    assert (few.low, few.high) == (0.0, 1.0)
+    assert smallest_enough((0, 0.1, 1), (without, few, best), 0.02) == 0.1
+    points = (leaky(0.5, 0), leaky(0.0, 65))
+    series = replace(result_of(FLAT), by="leak", points=points, best=65.0, enough=65.0)
+    line, numbers, *_ = summarize(series, {})
+    assert line.startswith("ratio 65 has the best leak, and every smaller ratio is more than 2 p")
+    assert numbers == "at this ratio: keep: KL 0.0000, loss 0.0000"
+
+
+def leaky(leak: float, ratio: float) -> RatioPoint:
+    zero = Measured(0.0, (0.0,), 0.0, 0.0)
+    same = Measured(leak, (leak,), leak, leak)
+    return RatioPoint(ratio, 0, same, zero, leak=same, keep=zero)
+
+
 def test_the_outcome_in_sentences() -> None:
-    lines = list(summarize(result_of(U_SHAPED), {"selectivity": 16.0}))
-    assert lines[0].startswith("ratio 4 is the ")
+    lines = list(summarize(result_of(U_SHAPED), {"keep": 16.0}))
+    assert lines[0].startswith("ratio 4 ")
     assert "for 100 task rows that is 400 pairs" in lines[0]
-    assert "by selectivity, ratio 16 would be enough" in lines
+    assert "by keep, ratio 16 would be enough" in lines
     falling = list(summarize(result_of(FALLING), {}))
-    assert "ratio 65 is the best, and every smaller ratio is more than 0.02" in falling[0]
+    assert "ratio 65 has the best loss, and every smaller ratio is more than 0.02" in falling[0]
     assert "for ratio 260 the cache needs 26,000 pairs" in falling[1]
     saturating = list(summarize(result_of(SATURATING), {}))
-    assert "ratio 16 is the smallest that may be within 0.02 nats per token" in saturating[0]
+    assert "ratio 16 is the smallest whose loss may be within 0.02 nats per token" in saturating[0]
     small = replace(result_of(FLAT), trained_task_rows=50, settings={"seeds": 1})
     notes = " ".join(summarize(small, {}))
     assert "50 of 100 task rows" in notes
@@ -148,5 +172,5 @@ def test_all_problems_of_the_settings_are_reported_at_once(tmp_path: Any) -> Non
     with pytest.raises(SettingsError, match="-1, inf must be finite"):
         RatioSettings(ratios=(-1, float("inf")))
     for values in ({"tolerance": 0.0}, {"by": "luck"}):
-        with pytest.raises(SettingsError, match=r"one of loss, selectivity.*more than 0"):
+        with pytest.raises(SettingsError, match=r"one of leak, keep, follow, loss.*more than 0"):
             run_ratio("task", "cache", tmp_path / "out", TrainSettings(), **values)  # type: ignore[arg-type]

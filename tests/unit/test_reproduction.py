@@ -30,7 +30,7 @@ from delia_data.experiments.cells import (
     read_result,
     write_result,
 )
-from delia_data.experiments.reproduction import write_report
+from delia_data.experiments.reproduction import Reproduction, write_report
 from delia_data.experiments.results import (
     over_rows,
     over_seeds,
@@ -150,8 +150,31 @@ def test_bundled_grids_are_sound(scale: str) -> None:
     for name, experiment in grid.experiments.items():
         largest = max((c.rows or 0) * (c.ratio or 0) for c in cells if c.experiment == name)
         assert experiment.cache.pairs >= largest
-        if name == "formatted-text" and scale != "pairs":
+        if name == "formatted-text" and scale not in ("pairs", "kinds"):
             assert {30, 65, 85, 100} == {r for b in experiment.blocks for r in b.rows}
+
+
+def test_a_method_without_delias_largest_ratio_is_shown_at_its_own() -> None:
+    made = results(result("delia", [1], [0]), result("no_pairs", [0], [1], ratio=1.0))
+    ablation = next(table for table in make_tables(made) if table.name == "table-4")
+    asked = next(line for line in ablation.lines if line.heads == ("JSON with the token",))
+    shown = [(entry.ours and entry.ours.value, entry.paper) for entry in asked.entries]
+    assert shown[0] == (0.0, PAPER_ABLATION["no_diverse"]["accuracy"])
+    assert shown[-1] == (1.0, PAPER_ABLATION["delia"]["accuracy"])
+    numbers = make_tables(made)[-1]
+    assert [line.heads[1:] for line in numbers.lines] == [
+        ("DELIA", "100", "5"),
+        ("DELIA without pairs, step-matched", "100", "1"),
+    ]
+
+
+def test_caches_keep_their_names(tmp_path: Path) -> None:
+    """A run that began with an earlier version finds the pairs that it sampled."""
+    run = Reproduction(read_grid("pairs"), tmp_path)
+    (experiment,) = run.grid.experiments.values()
+    assert run.cache_of(experiment).name == "smollm2-135m-instruct-cc0931a0"
+    contrast = run.contrast_of("formatted-text", experiment)
+    assert contrast is not None and contrast.name == "formatted-text-contrast-ce1d3d0d"
 
 
 def test_the_small_grids_have_every_method_from_two_seeds() -> None:
@@ -229,7 +252,7 @@ def test_nothing_run_fills_no_table_and_says_so(tmp_path: Path) -> None:
     assert document["cells"] == {"finished": 0, "missing": 15}
     assert document["figures"] == []
     text = (tmp_path / "report.md").read_text()
-    assert text.count("Not run: no cell of this table is finished.") == 4
+    assert text.count("Not run: no cell of this table is finished.") == 5
     assert "388.1" not in text  # the paper's numbers do not stand for ours
 
 
