@@ -12,7 +12,7 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,15 +114,40 @@ def resolve(api: HfApi, repo: str, revision: str | None, retry: Retry) -> Any:
         The `DatasetInfo` of the Hub. Its `id` differs from `repo` if the repository was renamed.
 
     Raises:
-        HubError: The repository is disabled, or the answer names no commit.
+        HubError: The repository is disabled, or the answer has no commit or no names of files.
         Exception: Any error of the client; the caller translates it.
     """
     info = retry.call(lambda: api.dataset_info(repo, revision=revision, timeout=30))
     if not (isinstance(info.sha, str) and is_commit(info.sha) and _NAME.fullmatch(str(info.id))):
         raise HubError(f"the Hub's answer for {repo} names no commit: run the same command again")
+    _check_texts(repo, "file", [file.rfilename for file in info.siblings or []])
     if info.disabled is True:
         raise HubError(_DISABLED.format(repo=repo, quoted=""))
     return info
+
+
+def list_refs(api: HfApi, repo: str, *, pull_requests: bool = False) -> Any:
+    """List the branches and tags of a repository, and its pull requests if asked for.
+
+    Returns:
+        The `GitRefs` of the Hub.
+
+    Raises:
+        HubError: The answer has refs without a name or a commit.
+        Exception: Any error of the client; the caller translates it.
+    """
+    refs = api.list_repo_refs(repo, repo_type="dataset", include_pull_requests=pull_requests)
+    for ref in (*refs.tags, *(refs.pull_requests or ())):
+        _check_texts(repo, "ref", [ref.name, ref.ref, ref.target_commit])
+    return refs
+
+
+def _check_texts(repo: str, what: str, values: Iterable[Any]) -> None:
+    """Refuse an answer of the Hub with a value that is not text; its client checks no types."""
+    if not all(isinstance(value, str) for value in values):
+        raise HubError(
+            f"the Hub's answer for {repo} has a {what} without a name: run the same command again"
+        )
 
 
 def follow_rename(repo: str, info: Any) -> str:

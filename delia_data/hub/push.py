@@ -30,6 +30,7 @@ from delia_data.hub.client import (
     client,
     download,
     download_verified,
+    list_refs,
     login_token,
     parse_name,
     resolve,
@@ -263,7 +264,7 @@ def _read_remote(api: HfApi, repo: str, retry: Retry) -> _Remote | None:
             f"{repo} holds something else ({', '.join(others[:3])}): give the name of an empty or "
             "a new repository"
         )
-    refs = retry.call(lambda: api.list_repo_refs(repo, repo_type="dataset"))
+    refs = retry.call(lambda: list_refs(api, repo))
     manifest = read_manifest_at(api, repo, info.sha, retry) if MANIFEST in paths else None
     card = ""
     if CARD in paths:
@@ -500,7 +501,7 @@ class _Push:
 
     def _find_proposal(self, content: str) -> str | None:
         """Return the address of a pull request that has the same content."""
-        refs = self.api.list_repo_refs(self.repo, repo_type="dataset", include_pull_requests=True)
+        refs = list_refs(self.api, self.repo, pull_requests=True)
         for ref in reversed(refs.pull_requests or []):
             try:
                 manifest = read_manifest_at(self.api, self.repo, ref.target_commit, self.retry)
@@ -523,7 +524,7 @@ class _Push:
             except HfHubHTTPError as error:
                 if error.response.status_code != 409:
                     raise
-                refs = self.api.list_repo_refs(self.repo, repo_type="dataset")
+                refs = list_refs(self.api, self.repo)
                 tags = {tag.name: tag.target_commit for tag in refs.tags}
                 if version.tag not in tags:
                     raise

@@ -73,6 +73,7 @@ headers = st.dictionaries(
 statuses = st.sampled_from(
     [None, None, None, 200, 204, 302, 400, 401, 403, 404, 409, 416, 429, 500]
 )
+UNREADABLE_REF = {"name": [], "ref": "", "targetCommit": 1}
 answers = st.tuples(st.sampled_from(ROUTES), bodies, statuses, headers, st.booleans())
 
 
@@ -145,6 +146,12 @@ def consistent(hub: HubServer, changes: list[tuple[int, Any]]) -> None:
 @example(("info", ("json", []), None, {}, True), None, "push")
 @example(("refs", ("json", {}), None, {}, True), None, "push")
 @example(("resolve", ("same", None), 403, {"X-Error-Code": "GatedRepo"}, True), None, "pull")
+@example(("info", ("change", [(107, [])]), None, {}, False), None, "push")
+@example(
+    ("refs", ("json", {"branches": [], "converts": [], "tags": [UNREADABLE_REF]}), 200, {}, True),
+    None,
+    "push",
+)
 @example(("commit", ("json", {}), None, {}, True), None, "push")
 def test_no_traceback_and_nothing_outside_the_folder(
     hub: HubServer,
