@@ -158,10 +158,10 @@ def _model(cache: Mapping[str, Any] | None) -> str:
         return ""
     settings = dict(cache["settings"])
     model = settings.pop("model", None)
-    sampling = settings.pop("sampling", None) or {}
+    sampling = settings.pop("sampling", None)
     identity = model if isinstance(model, dict) else {"name": model}
     lines = [f"- {key.replace('_', ' ')}: {_code(value)}" for key, value in identity.items()]
-    if sampling:
+    if isinstance(sampling, dict) and sampling:
         lines.append(f"- sampling: {', '.join(f'{key} {v}' for key, v in sampling.items())}")
     lines += [f"- {key.replace('_', ' ')}: {_code(value)}" for key, value in settings.items()]
     pairs, tokens = cache["rows"].get("kept"), cache["details"].get("tokens")

@@ -275,11 +275,19 @@ class _PartDetails(BaseModel):
     rows: dict[str, int] = {}
     dropped: dict[str, int] = {}
     details: dict[str, Any] = {}
+    examples: list[str] = []
     code_version: str
     bytes: int
 
 
+class _Counted(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    tokens: dict[str, int] = {}
+
+
 class _MixtureDetails(_PartDetails):
+    details: _Counted = _Counted()  # type: ignore[assignment]
     form: Literal["plain", "lean"]
     pairs_in_cache: int
 

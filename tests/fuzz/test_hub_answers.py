@@ -153,6 +153,7 @@ def consistent(hub: HubServer, changes: list[tuple[int, Any]]) -> None:
     "push",
 )
 @example(("commit", ("json", {}), None, {}, True), None, "push")
+@example(("info", ("cut", 0), None, {}, False), [(230, False)], "push")
 def test_no_traceback_and_nothing_outside_the_folder(
     hub: HubServer,
     answer: tuple[str, tuple[str, Any], int | None, dict[str, str], bool],
