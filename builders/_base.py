@@ -308,7 +308,7 @@ def _path(kind: str, given: Any) -> Location:
     if isinstance(given, str) and is_url(given) and not path.exists():
         return given
     if not path.exists() and not glob.glob(str(path), recursive=True):
-        raise InputError(f"{kind} {os.fspath(given)!r} is not there: {known}")
+        raise InputError(f"{kind} {os.fspath(given)!r} does not exist: {known}")
     return path
 
 

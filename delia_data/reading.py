@@ -1216,7 +1216,7 @@ def _open_path(path: Path) -> dict[str, Source]:
 
     matches = sorted(glob.glob(name, recursive=True))
     if not matches:
-        raise InputError(f"{path} is not there: {_GIVE}")
+        raise InputError(f"{path} does not exist: {_GIVE}")
     files = [each for each in matches if os.path.isfile(each) and _kind(each)[0]]
     folders = [each for each in matches if os.path.isdir(each)]
     unread = [each for each in matches if each not in {*files, *folders}]
@@ -1346,7 +1346,7 @@ def _open_url(url: str) -> dict[str, Source]:
     names = sorted(str(name).removeprefix(folder) for name in names)
     files = [n for n in names if _kind(n)[0] and n.rpartition("/")[2] not in _NO_ROWS]
     if not files:
-        raise InputError(f"{url} is not there, or has no files of rows: {_GIVE}")
+        raise InputError(f"{url} does not exist, or has no files of rows: {_GIVE}")
     skipped = [f"{name} (unknown kind)" for name in names if name not in files]
     return _split_files(url, [f"{place}{n}{rest}" for n in files], skipped)
 

@@ -285,7 +285,7 @@ def test_errors_are_ours(nodes: Nodes, shards: Path, tmp_path: Path) -> None:
         (TokenError, "1 of 1 task rows do not name <sep>", {"task": plain}),
         (FormatError, r"b.jsonl:1: the row has no answer", {"cache": bad}),
         (FormatError, "format 'alpaca'", {"cache": long, "format": "alpaca", "ratio": 0.01}),
-        (InputError, "is not there: give a folder", {"cache": tmp_path / "nowhere"}),
+        (InputError, "does not exist: give a folder", {"cache": tmp_path / "nowhere"}),
         (InputError, "order 'sorted' is unknown", {"order": "sorted"}),
         (InputError, "shard_rows is 0", {"shard_rows": 0}),
         (InputError, "connected to the Ray cluster .*, not to", {"address": "10.0.0.1:6379"}),

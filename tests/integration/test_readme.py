@@ -32,6 +32,8 @@ SERVER, KEY, CLUSTER = "needs a server", "needs a key", "needs a cluster"
 ADAPTER = "takes a trained adapter: test_evaluate.py, test_measuring.py, test_training_forms.py"
 PROCESSES = "takes GPUs: tests/slow/test_distributed.py launches two processes on CPUs"
 TRAINERS = "takes a prepared model of 270 MB: tests/integration/test_other_trainers.py runs these"
+TWO_TOKENS = "takes a mixture with two tokens: tests/integration/test_two_tokens.py trains one"
+THOUGHTS = "takes a model whose template has the option: tests/integration/test_model_families.py"
 HOURS = "hours of a real model: test_bundled_cache.py begins with that copy"
 OWN_TASK = ("tickets.csv", "wordings.txt")
 
@@ -57,9 +59,13 @@ RULES = {
         "delia sample larger": Rule(skip=HOURS),
     },
     "docs/guides/training.md": {
+        "delia train my-mix my-adapter --token": Rule(skip=TWO_TOKENS),
         "delia train my-mix my-adapter": Rule(["my-task", "my-cache", "my-mix"]),
         "accelerate launch": Rule(skip=PROCESSES),
         "delia export my-adapter": Rule(skip=ADAPTER),
+    },
+    "docs/guides/your-model.md": {
+        "delia sample my-cache --target 2000 --model my-model": Rule(skip=THOUGHTS),
     },
     "docs/guides/evaluation.md": {
         "delia evaluate my-adapter": Rule(skip=ADAPTER),
@@ -69,7 +75,8 @@ RULES = {
     },
     "docs/guides/ratio.md": {
         "delia ratio my-task": Rule(
-            ["my-task", "my-cache"], {"\ndelia ratio my-task my-cache my-ratio --ratios 0,1,3": ""}
+            ["my-task", "my-cache"],
+            {"\ndelia ratio my-task my-cache my-ratio --ratios 0,0.1,1": ""},
         ),
     },
     "docs/guides/reproduction.md": {

@@ -72,7 +72,7 @@ def test_in_a_browser(
     assert seen.wide == []
     paper = {"light": LIGHT.paper, "dark": DARK.paper}[scheme] or ""
     assert seen.paper == f"rgb({', '.join(str(int(paper[i : i + 2], 16)) for i in (1, 3, 5))})"
-    assert len(seen.figures) == len(report.figures) >= 20
+    assert len(seen.figures) == len(report.figures) >= 19
     assert all(wide > 250 and high > 100 for wide, high in seen.figures)
     assert min(seen.labels) > 10
     assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
@@ -129,7 +129,7 @@ def test_report_data(report: Report) -> None:
     assert document["absent"] == {}
     drawn = {figure["name"].split(" ")[0] for figure in document["figures"]}
     assert drawn >= {
-        *("numbers", "figure-2", "figure-3", "figure-4", "ratio", "ratio-losses"),
+        *("numbers", "figure-2", "figure-3", "figure-4", "ratio"),
         *("losses", "state-space-watched", "state-space", "cosines", "norms"),
         *("canceling-before", "canceling-after", "map", "alignment-json"),
     }

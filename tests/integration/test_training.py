@@ -560,7 +560,7 @@ def test_trackers_receive_the_losses_and_unknown_ones_are_refused(
         ([], InputError, "no training rows"),
         ([row("no token", "x", "task")], TokenError, "a task row does not name <sep>"),
         ([row("<sep>", "x", "cache")], TokenError, "in row 0: a pair names <sep>"),
-        ("nowhere", InputError, "nowhere is not there: give a folder"),
+        ("nowhere", InputError, "nowhere does not exist: give a folder"),
     ],
 )
 def test_unsound_rows_are_refused(

@@ -9,7 +9,6 @@ from trained import MARKS
 from two_tasks import SECOND, eval_tasks, mixture, two_tasks
 
 from delia_data.bundled_cache import BUNDLED, cache_path
-from delia_data.cli._score_tables import print_evaluation
 from delia_data.evaluation import evaluate
 from delia_data.evaluation.system import open_adapter_system
 from delia_data.models import embedded_gguf
@@ -17,7 +16,6 @@ from delia_data.training import read_recipe, train
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.release,
     pytest.mark.skipif(embedded_gguf() is None, reason="the embedded weights are not installed"),
     *MARKS[1:],
 ]
@@ -40,7 +38,6 @@ def test_each_token_brings_its_own_format(tmp_path: Path) -> None:
         max_tokens=64,
         others=[second],
     )
-    print_evaluation(scores)
     for token, counts in scores.confusion.items():
         others = sum(count for name, count in counts.items() if name not in (token, "none"))
         assert counts[token] >= 6 and others <= 1, scores.confusion

@@ -105,7 +105,7 @@ def test_what_was_dropped_is_printed(delia: Delia, files: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (None, " is not there: give "),
+        (None, " does not exist: give "),
         (b"", " is empty: it must hold at least one row"),
         (TASK_ROW.encode() + b"{'prompt'}\n", ":2: the line is not a JSON object"),
         (TASK_ROW.encode() + b'{"prompt": "\xff"}\n', ":2: the line is not UTF-8 text"),

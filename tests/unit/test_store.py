@@ -266,7 +266,7 @@ def test_a_cache_without_its_marker_is_refused(tmp_path: Path) -> None:
 
 
 def test_folder_that_is_not_a_cache(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="missing is not there: give a folder"):
+    with pytest.raises(InputError, match="missing does not exist: give a folder"):
         read_cache(tmp_path / "missing")
     (tmp_path / "train.jsonl").write_text("{}")
     finish(tmp_path, Manifest(kind="task"))

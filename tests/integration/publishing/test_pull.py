@@ -220,7 +220,7 @@ def test_rows_behind_a_url_of_a_bucket(hub: HubServer, client: Worker, tmp_path:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("{repo}/none.jsonl", "is not there"),
+        ("{repo}/none.jsonl", "does not exist"),
         ("{repo}@v7/a.jsonl", "revision not found"),
         ("org/no-such/a.jsonl", "repository not found"),
         ("{repo}/cache/manifest.json", "restricted"),

@@ -60,7 +60,7 @@ class TestMix:
         system.pipe("/in/pairs/a.jsonl", b"".join(cache.read_bytes().splitlines(True)[1:]))
         changed = load("delia_mix", ratio=4, **urls, split="train").to_list()
         assert changed != expected
-        with pytest.raises(InputError, match="memory://none is not there"):
+        with pytest.raises(InputError, match="memory://none does not exist"):
             load("delia_mix", ratio=4, cache="memory://none")
 
     def test_the_name_can_carry_the_ratio(self, load: Load, task: Path, cache: Path) -> None:
@@ -101,8 +101,8 @@ class TestMix:
             ({"seed": 0.5}, InputError, "seed 0.5 is not a whole number"),
             ({"seed": True}, InputError, "seed True is not a whole number"),
             ({"token": "<fmt>"}, TokenError, "7 of 7 task rows do not name <fmt>"),
-            ({"task": "nowhere.jsonl"}, InputError, "task 'nowhere.jsonl' is not there"),
-            ({"cache": "nowhere"}, InputError, "cache 'nowhere' is not there"),
+            ({"task": "nowhere.jsonl"}, InputError, "task 'nowhere.jsonl' does not exist"),
+            ({"cache": "nowhere"}, InputError, "cache 'nowhere' does not exist"),
             ({"cache": 5}, InputError, "cache=5 is not a path"),
         ],
     )
