@@ -96,7 +96,7 @@ def test_inspect_a_ready_task(delia: Delia, tmp_path: Path) -> None:
         (["mine.csv", *OPTIONS[:5], " "], ["the instruction is empty"]),
         (["mine.csv", *OPTIONS, "--token", "so"], ["hold", "so already, as text", "--token"]),
         (["mine.csv", "--query", "{qestion}", "--answer", "{label}"], ["names column 'qestion'"]),
-        (["none.csv", *OPTIONS], ["none.csv is not there"]),
+        (["none.csv", *OPTIONS], ["none.csv does not exist"]),
     ],
 )
 def test_bad_input(

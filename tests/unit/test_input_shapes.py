@@ -646,7 +646,7 @@ class TestNames:
             ("train", given, tmp_path / "out"),
         ):
             refused(delia(*command), refusal, advice)
-        refused(run_mix(delia, f"{tmp_path}/:cat:#train"), "/:cat: is not there")  # no emoji
+        refused(run_mix(delia, f"{tmp_path}/:cat:#train"), "/:cat: does not exist")  # no emoji
 
     def test_a_name_that_exists_is_no_split(self, tmp_path: Path) -> None:
         write(tmp_path / "f" / "a.jsonl", [row("twin")])
@@ -742,7 +742,7 @@ class TestKinds:
         out = tmp_path / "out"
         task = write(tmp_path / "task.jsonl", TASK)
         assert delia("mix", task, url, out, "--ratio", "1").code == 0
-        with pytest.raises(InputError, match="is not there"):
+        with pytest.raises(InputError, match="does not exist"):
             mixed(f"{url}/nothing.{kind}")
 
     @pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])

@@ -181,8 +181,8 @@ def test_a_bad_line_far_into_a_file_is_named(
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda p: p / "none.jsonl", "is not there"),
-        (lambda p: p / "*.jsonl", "is not there"),
+        (lambda p: p / "none.jsonl", "does not exist"),
+        (lambda p: p / "*.jsonl", "does not exist"),
         (lambda p: (p / "e", (p / "e").mkdir())[0], "has no files of rows"),
         (lambda p: (p / "a.jsonl", (p / "a.jsonl").write_text(""))[0], "is empty"),
         (lambda p: (p / "a.parquet", (p / "a.parquet").write_text("x"))[0], "cannot be read"),
