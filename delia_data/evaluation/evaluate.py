@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -150,11 +151,10 @@ def evaluate(
         )
     check_folder_is_ours(root, _NAMES, sign=LOCK)
     with folder_lock(root):
-        answered = generate_answers(
+        ask = partial(
+            generate_answers,
             opened.engine,
-            asked,
-            root,
-            untrained=_reference(opened.untrained, max_tokens),
+            folder=root,
             max_tokens=max_tokens,
             max_thinking_tokens=max_thinking_tokens,
             build=build,
@@ -162,6 +162,7 @@ def evaluate(
             locked=True,
             on_progress=on_progress,
         )
+        answered = ask(asked, untrained=_reference(opened.untrained, max_tokens))
         described = json.loads((root / ASKING).read_text(encoding="utf-8"))
         unknown: dict[str, str] = {}
         scored = _with_saved(grade_answers(task, answered), asked, opened)
@@ -179,20 +180,7 @@ def evaluate(
             notes=[*opened.notes, *notes],
         )
         texts = {
-            token: [
-                row.answers[MODEL]
-                for row in generate_answers(
-                    opened.engine,
-                    [probe],
-                    root,
-                    max_tokens=max_tokens,
-                    max_thinking_tokens=max_thinking_tokens,
-                    build=build,
-                    prompts=prompts,
-                    locked=True,
-                    on_progress=on_progress,
-                )
-            ]
+            token: [row.answers[MODEL] for row in ask([probe])]
             for token, probe in under_tokens.items()
         }
         evaluation = replace(
