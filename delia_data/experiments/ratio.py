@@ -33,7 +33,7 @@ from pydantic import TypeAdapter, ValidationError
 from delia_data.bundled_cache import cache_path
 from delia_data.errors import FormatError, InputError, RatioError, SettingsError, TokenError
 from delia_data.evaluation.bootstrap import Cell as NumberCell
-from delia_data.evaluation.bootstrap import Resampling, bootstrap, cell
+from delia_data.evaluation.bootstrap import Resampling, cell
 from delia_data.evaluation.probes import LEAK_PROBES, EvalTask, Probe, make_probes
 from delia_data.evaluation.scores import NUMBERS, Number
 from delia_data.experiments.cells import AnswerLoss, CellResult, read_result
@@ -598,20 +598,16 @@ def _shares(values: NDArray[np.float64]) -> Table:
 
 
 def measure_ratios(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> list[Measured]:
-    """Return the loss at each ratio in nats per token, with an interval over rows.
+    """Return the loss at each ratio in nats per token, with an interval over seeds and rows.
 
     Args:
         nats: Sum over the tokens of each answer, of shape (ratios, seeds, rows).
         tokens: Tokens of each answer, of shape (rows,).
     """
-    measured = []
-    for table in nats:
-        columns = np.stack([table.mean(axis=0), tokens], axis=1)
-        estimate = bootstrap(columns, lambda sums: sums[:, 0] / sums[:, 1], _RESAMPLING)
-        assert estimate is not None  # Every answer has tokens.
-        by_seed = tuple((table.sum(axis=1) / tokens.sum()).tolist())
-        measured.append(Measured(estimate.value, by_seed, estimate.low, estimate.high))
-    return measured
+    return [
+        over_rows(table / tokens, (0.0, math.inf), weights=np.broadcast_to(tokens, table.shape))
+        for table in nats
+    ]
 
 
 def compare_ratios(tables: Sequence[Table]) -> list[Measured]:

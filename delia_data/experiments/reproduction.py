@@ -285,9 +285,9 @@ def _markdown(
         yield f"{results.grid.about}\n"
     yield f"{len(results.finished)} of {total} cells are finished."
     yield (
-        "A number is the mean over seeds, followed by ± half of the range of the seeds and the 95% "
-        "interval over held-out rows in brackets. *Italics are the paper's numbers*, of other and "
-        "larger models; – is a number that does not exist or was not run.\n"
+        "A number is the mean over seeds. Brackets show the 95% interval over seeds and held-out "
+        "rows, or the smallest and largest seed of a distance. *Italics are the paper's numbers*, "
+        "of other and larger models; – is a number that does not exist or was not run.\n"
     )
     yield "## Agreement with the paper\n"
     for finding in findings:
@@ -343,12 +343,7 @@ def _ours(entry: Entry) -> str:
     if entry.ours is None:
         return "–"
     text = entry.format(entry.ours.value)
-    if len(entry.ours.by_seed) > 1:
-        text += f" ±{entry.format(entry.ours.spread / 2)}"
-    if entry.ours.low is not None and entry.ours.high is not None:
-        low, high = (entry.format(end) for end in (entry.ours.low, entry.ours.high))
-        text += f" [{low}, {high}]"
-    return text
+    return f"{text} [{entry.interval}]" if entry.interval else text
 
 
 def _runs(results: Results, runs: Sequence[dict[str, Any]]) -> Iterator[str]:

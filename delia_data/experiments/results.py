@@ -1,15 +1,16 @@
 """All finished cells of a reproduction and the numbers of tables and figures, over seeds and rows.
 
-An interval is the 95% percentile bootstrap interval over held-out rows of the mean over seeds: it
-says how much other rows would change the number. The numbers of the seeds say how much other seeds
-would; of two or three seeds an interval would mean nothing.
+An interval is the 95% percentile bootstrap interval of the mean over seeds. Seeds and held-out rows
+are resampled independently (Owen 2007, "The pigeonhole bootstrap"), as every seed answers the same
+rows. Two or three seeds show little of what others would do, so such an interval is rather narrow.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -17,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from delia_data.errors import InputError
-from delia_data.evaluation.bootstrap import Resampling, bootstrap_mean
+from delia_data.evaluation.bootstrap import Numbers, Resampling, bootstrap_mean
 from delia_data.evaluation.grading import is_leak, obeys
 from delia_data.evaluation.keep import SIMILAR
 from delia_data.evaluation.probes import LEAK_PROBES
@@ -34,17 +35,12 @@ CURVE_POINTS: Final = 21
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A mean over seeds, with the 95% interval over rows if it is a mean of rows."""
+    """A mean over seeds, with its 95% interval if it is a mean of rows."""
 
     value: float
     by_seed: tuple[float, ...]
     low: float | None = None
     high: float | None = None
-
-    @property
-    def spread(self) -> float:
-        """Largest minus smallest seed."""
-        return max(self.by_seed) - min(self.by_seed)
 
 
 def over_seeds(values: Sequence[float]) -> Measured:
@@ -55,22 +51,40 @@ def over_seeds(values: Sequence[float]) -> Measured:
 
 
 def over_rows(
-    values: Sequence[Sequence[float]], bounds: tuple[float, float] = (0.0, 1.0)
+    values: Sequence[Sequence[float]] | Numbers,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    *,
+    weights: Sequence[Sequence[float]] | Numbers | None = None,
 ) -> Measured:
     """Summarize values of shape (seeds, rows), with the same rows for every seed.
 
     Args:
         values: The values.
-        bounds: Smallest and largest possible value of a row.
+        bounds: Smallest and largest possible value of a row. If all values are equal, the interval
+            is the exact one of a share.
+        weights: Weights of the rows, of the same shape; equal by default.
     """
-    if not values or len({len(row) for row in values}) != 1:
+    if not len(values) or len({len(row) for row in values}) != 1:
         raise InputError(
             "seeds have different numbers of rows, or there are no seeds: run them on the same rows"
         )
-    table = np.asarray(values, dtype=np.float64)
-    mean = bootstrap_mean(table.mean(axis=0), Resampling(), bounds=bounds)
-    by_seed = tuple(float(value) for value in table.mean(axis=1))
-    return Measured(float(table.mean()), by_seed, mean.low, mean.high)
+    table, how = np.asarray(values, dtype=np.float64), Resampling()
+    shares = np.ones_like(table) if weights is None else np.asarray(weights, dtype=np.float64)
+    by_seed = (table * shares).sum(axis=1) / shares.sum(axis=1)
+    if not np.ptp(table):
+        estimate = bootstrap_mean(table[0], how, bounds=bounds)
+    else:
+        seeds, rows = table.shape
+        drawn = np.concatenate(
+            [counts @ (table * shares).T / (counts @ shares.T) for counts in how.weights(rows)]
+        )
+        if seeds > 1:
+            others = replace(how, seed=how.seed + 1)  # not the draws of the rows
+            drawn *= np.concatenate(list(others.weights(seeds)))
+        resampled = drawn.sum(axis=1) / seeds
+        estimate = how.estimate(float(by_seed.mean()), resampled, rows)
+        assert estimate is not None
+    return Measured(float(by_seed.mean()), tuple(by_seed.tolist()), estimate.low, estimate.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +206,10 @@ class Results:
 
     def divergence(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return KL(untrained, trained) in nats per token of held-out pairs."""
-        sums = [
-            (sum(one.nats for one in cell.divergences), sum(one.tokens for one in cell.divergences))
-            for cell in cells
-            if cell.divergences
-        ]
-        return over_seeds([nats / tokens for nats, tokens in sums]) if sums else None
+        pairs = [cell.divergences for cell in cells if cell.divergences]
+        values = [[one.nats / one.tokens for one in each] for each in pairs]
+        weights = [[one.tokens for one in each] for each in pairs]
+        return over_rows(values, (0.0, math.inf), weights=weights) if pairs else None
 
     def similar(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return the share of unrelated answers that stay like the untrained model's."""

@@ -81,6 +81,16 @@ class Entry:
         return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
     @property
+    def interval(self) -> str:
+        """Ends of the interval, or the smallest and largest seed of a number without one."""
+        if self.ours is None:
+            return ""
+        ends = (self.ours.low, self.ours.high)
+        if None in ends and len(self.ours.by_seed) > 1:
+            ends = (min(self.ours.by_seed), max(self.ours.by_seed))
+        return ", ".join(self.format(end) for end in ends if end is not None)
+
+    @property
     def paper_text(self) -> str:
         """The paper's number as the paper prints it."""
         if self.paper is None:

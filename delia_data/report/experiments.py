@@ -44,10 +44,10 @@ _RATIO_NOTE: Final = (
     "of a difference to the best ratio is paired, and also over seeds if there are several."
 )
 _REPRODUCTION_NOTE: Final = (
-    "A number is the mean over seeds, followed by ± half the range over seeds; brackets show the "
-    "95% interval over held-out rows. The paper’s numbers are in italics: they come from other and "
-    "larger models, so compare orders, not values. In figures, lines are means over seeds and "
-    "bands show the range over seeds."
+    "A number is the mean over seeds; brackets show the 95% interval over seeds and held-out rows, "
+    "or the smallest and largest seed of a distance. The paper’s numbers are in italics: they come "
+    "from other and larger models, so compare orders, not values. In figures, lines are means over "
+    "seeds and bands show the range over seeds."
 )
 
 
@@ -208,14 +208,9 @@ def _table(table: PaperTable) -> Iterator[Markup]:
 
 def _entry(entry: Entry) -> Markup:
     """Format the measured number, and the paper's number below it."""
-    text = interval = ""
-    if entry.ours is not None:
-        text = entry.format(entry.ours.value)
-        if len(entry.ours.by_seed) > 1:
-            text += f" ±{entry.format(entry.ours.spread / 2)}"
-        if entry.ours.low is not None and entry.ours.high is not None:
-            interval = f"{entry.format(entry.ours.low)}, {entry.format(entry.ours.high)}"
-    return blocks.against_paper(text, interval, "" if entry.paper is None else entry.paper_text)
+    text = "" if entry.ours is None else entry.format(entry.ours.value)
+    paper = "" if entry.paper is None else entry.paper_text
+    return blocks.against_paper(text, entry.interval, paper)
 
 
 def _machines(folder: Path, results: Results) -> Iterator[Markup]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from delia_data.experiments.cells import (
 )
 from delia_data.experiments.reproduction import Reproduction, write_report
 from delia_data.experiments.results import (
+    Measured,
     over_rows,
     over_seeds,
     reduction_curves,
@@ -43,6 +45,7 @@ from delia_data.experiments.tables import (
     PAPER_ACCURACY,
     PAPER_BLEURT,
     PAPER_DISTANCES,
+    Entry,
 )
 from delia_data.outputs import Manifest, finish, write_json
 
@@ -218,13 +221,25 @@ def test_a_result_comes_back(tmp_path: Path) -> None:
         read_result(tmp_path)
 
 
+def _width(measured: Measured) -> float:
+    assert measured.low is not None and measured.high is not None
+    return measured.high - measured.low
+
+
 def test_numbers_over_seeds_and_rows() -> None:
-    assert over_seeds([1.0, 3.0]).value == 2.0
-    assert over_seeds([1.0, 3.0]).spread == 2.0
+    distance = over_seeds([1.0, 3.0])
+    assert (distance.value, distance.low) == (2.0, None)
+    assert Entry(distance).interval == "1.000, 3.000"
     both = over_rows([[1, 1, 0, 0], [1, 1, 1, 1]])
     assert (both.value, both.by_seed) == (0.75, (0.5, 1.0))
     assert both.low is not None and both.high is not None
     assert both.low < 0.75 < both.high
+    # Seeds that agree on every row, and seeds whose means differ though rows do not vary.
+    row = [1, 0] * 50
+    assert _width(over_rows([row, row, row])) == pytest.approx(_width(over_rows([row])), abs=0.02)
+    assert _width(over_rows([[0] * 50, [1] * 50])) == 1.0
+    weighted = over_rows([[0.1, 0.4]], (0.0, math.inf), weights=[[30, 10]])
+    assert weighted.value == pytest.approx((0.1 * 30 + 0.4 * 10) / 40)
     certain = over_rows([[1.0] * 10])
     assert certain.high == 1.0
     assert certain.low is not None and certain.low < 0.8  # ten rows prove no certainty
