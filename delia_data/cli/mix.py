@@ -12,13 +12,11 @@ from delia_data.cli._output import AsJson, messages, say, show_json, show_readin
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
 from delia_data.mixing.folder import rows_in_words
-from delia_data.mixing.ray import mix_on_ray
 from delia_data.mixing.recipe import read_mix_recipe
 from delia_data.models import load_tokenizer
 from delia_data.records import FORMATS
 from delia_data.tasks import read_task_rows
 
-_ENGINES: Final = ("local", "ray")
 _RATIOS: Final = ("1", "4", "20", "65", "260", "520")  # some to complete
 _PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"
 
@@ -72,23 +70,12 @@ def command(
     tokenizer: Annotated[
         str | None, option("Model whose tokenizer counts tokens by source into the manifest.")
     ] = None,
-    engine: Annotated[
-        str,
-        option("local: this machine; ray: a Ray cluster, which writes shards.", complete=_ENGINES),
-    ] = "local",
-    address: Annotated[
-        str | None, option("Address of a Ray cluster that runs, such as 10.0.0.1:6379 or auto.")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Mix tasks with pairs of caches; write the rows and a manifest.
 
     Options come before what the recipe says.
     """
-    if engine not in _ENGINES:
-        raise InputError(f"engine {engine!r} is unknown: use one of {', '.join(_ENGINES)}")
-    if address is not None and engine != "ray":
-        raise InputError("--address names a Ray cluster: give --engine ray with it")
     made_of, out = _made_of(places, recipe, token)
     given = {
         "ratio": ratio,
@@ -105,11 +92,7 @@ def command(
         raise InputError("no ratio was given: give one, such as --ratio 4")
     task, cache = arguments.pop("task"), arguments.pop("cache")
     counting = None if tokenizer is None else load_tokenizer(tokenizer)
-    if engine == "ray":
-        arguments |= {"address": address, "tokenizer": counting}
-        manifest = mix_on_ray(task, cache, out, **arguments)
-    else:
-        manifest = save_mixture(mix(task, cache, **arguments), out, tokenizer=counting)
+    manifest = save_mixture(mix(task, cache, **arguments), out, tokenizer=counting)
     if as_json:
         show_json(manifest)
         return

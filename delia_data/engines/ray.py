@@ -11,11 +11,15 @@ encoded before and answers decoded after the processor, by the same code as in t
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from delia_data._optional import require
 from delia_data.engines.base import FREE, Completion, Prices, Request, RequestStream, Sampling
@@ -28,12 +32,13 @@ from delia_data.engines.local import (
     prompt_too_long,
 )
 from delia_data.engines.vllm import ROW_SAMPLER, sampling_arguments
-from delia_data.errors import InputError
-from delia_data.mixing.ray import connected
+from delia_data.errors import EngineError, InputError
 from delia_data.models import identify_files, load_tokenizer, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_CONNECT_S: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,7 @@ class RayEngine:
         """Answer every request once, window by window, each batch as it is finished."""
         stream = RequestStream(requests)
         limit = self.options.max_model_len
-        with connected(self.options.address):
+        with _connected(self.options.address):
             while not stream.ended:
                 pending: dict[int, tuple[Request, list[int]]] = {}
                 for number, request in enumerate(stream.take(self.options.window)):
@@ -257,3 +262,57 @@ def _to_processor(
 def _from_processor(row: dict[str, Any]) -> dict[str, Any]:
     """Return the columns of an answered row that the driver needs."""
     return {"number": row["number"], "generated_tokens": row["generated_tokens"]}
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one, and silence Ray Data.
+
+    Raises:
+        InputError: No cluster answers at the address.
+        EngineError: The cluster failed.
+    """
+    ray, data = require("ray", extra="ray"), require("ray.data", extra="ray")
+    connects = not ray.is_initialized()
+    if connects:
+        try:
+            _check_answers(address or os.environ.get("RAY_ADDRESS", ""))
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"no Ray cluster answers at {address or 'this machine'}: {_last_line(error)}; "
+                "start one with ray start --head, or give another --address"
+            ) from error
+    elif address not in (None, "auto", there := ray.get_runtime_context().gcs_address):
+        raise InputError(
+            f"this process is connected to the Ray cluster {there}, not to {address}: give that "
+            "address, or none"
+        )
+    log, context = logging.getLogger("ray.data"), data.DataContext.get_current()
+    level, bars = log.level, context.enable_progress_bars
+    log.setLevel(logging.ERROR)
+    context.enable_progress_bars = False
+    try:
+        yield
+    except (ray.exceptions.RayError, data.exceptions.SystemException) as error:
+        raise EngineError(
+            f"the Ray cluster failed: {_last_line(error)}; every node needs this package in the "
+            "same version"
+        ) from error
+    finally:
+        log.setLevel(level)
+        context.enable_progress_bars = bars
+        if connects:
+            ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Fail at once when nothing listens at an address: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 _NAMES: Final = frozenset({"README.md", "train.parquet", "test.parquet"})
 _SHARDS: Final = "train-*-of-*.parquet"
+"""Files of mixtures that 0.1.0 wrote on Ray."""
 _GROUP: Final = 10_000
 """Rows of a row group: small enough that a reader of a stream gets its first row at once."""
 
@@ -45,47 +45,47 @@ def save_mixture(
 ) -> Manifest:
     """Write a mixture as a folder that `datasets` loads by itself.
 
-    The folder holds `train.parquet`, `test.parquet` where there are held-out rows, a dataset
-    card whose configuration is named after the ratio, the manifest and the finish marker.
+    The folder has `train.parquet`, `test.parquet` if there are held-out rows, a dataset card whose
+    configuration is named after the ratio, the manifest, and the finish marker.
 
     Args:
         mixture: The mixture.
-        folder: Where to; made where it is not there. A mixture that lies there is replaced.
-        tokenizer: Where given, the manifest's details count the tokens of the training rows and
-            of their answers, by source, as the chat template spells them.
+        folder: Output folder; made if it does not exist. A mixture in it is replaced.
+        tokenizer: Counts the tokens of the training rows and of their answers by source, with the
+            chat template, into the manifest's details.
 
     Returns:
         The manifest as written.
 
     Raises:
-        ForeignFolderError: The folder holds something else.
-        LockedError: Another process writes there.
+        ForeignFolderError: The folder contains something else.
+        LockedError: Another process writes into it.
         OutputError: It cannot be written.
     """
-    columns = mixture.schema
-    with mixture_folder(folder) as root:
+    root, columns = Path(folder), mixture.schema
+    names = _NAMES.union(path.name for path in root.glob(_SHARDS))
+    check_folder_is_ours(root, names, sign=LOCK)
+    with folder_lock(root):
+        for old in (FINISHED, *names):
+            (root / old).unlink(missing_ok=True)
         splits = {"train": "train.parquet"}
         counts: Counter[str] = Counter()
         batches = mixture.batches()
         if tokenizer is not None:
-            batches = counted(batches, tokenizer, counts)
-        write_rows(root / "train.parquet", batches, columns)
+            batches = _counted(batches, tokenizer, counts)
+        _write_rows(root / "train.parquet", batches, columns)
         if mixture.test is not None:
             splits["test"] = "test.parquet"
-            write_rows(root / "test.parquet", mixture.test.to_batches(), columns)
-        write_text(root / "README.md", card(mixture.manifest, splits))
-        return finish(root, with_tokens(mixture.manifest, counts))
+            _write_rows(root / "test.parquet", mixture.test.to_batches(), columns)
+        write_text(root / "README.md", _card(mixture.manifest, splits))
+        manifest = mixture.manifest
+        if counts:
+            details = {**manifest.details, "tokens": dict(sorted(counts.items()))}
+            manifest = manifest.model_copy(update={"details": details})
+        return finish(root, manifest)
 
 
-def with_tokens(manifest: Manifest, counts: Mapping[str, int]) -> Manifest:
-    """The accounting with tokens by source, where they were counted."""
-    if not counts:
-        return manifest
-    details = {**manifest.details, "tokens": dict(sorted(counts.items()))}
-    return manifest.model_copy(update={"details": details})
-
-
-def counted(
+def _counted(
     batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBase, counts: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
     """Pass batches on, and count their tokens by source, with those of answers by themselves.
@@ -104,25 +104,7 @@ def counted(
         yield batch
 
 
-@contextmanager
-def mixture_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Hold the folder of a mixture for writing, emptied of the one that lies there.
-
-    Raises:
-        ForeignFolderError: The folder holds something else.
-        LockedError: Another process writes there.
-        OutputError: It cannot be written.
-    """
-    root = Path(folder)
-    names = _NAMES.union(path.name for path in root.glob(_SHARDS))
-    check_folder_is_ours(root, names, sign=LOCK)
-    with folder_lock(root):
-        for old in (FINISHED, *names):
-            (root / old).unlink(missing_ok=True)
-        yield root
-
-
-def write_rows(path: Path, batches: Iterable[pa.RecordBatch], columns: pa.Schema) -> None:
+def _write_rows(path: Path, batches: Iterable[pa.RecordBatch], columns: pa.Schema) -> None:
     """Write row groups of one size, whatever the size of the batches: equal rows, equal bytes.
 
     Raises:
@@ -145,12 +127,12 @@ def rows_in_words(rows: Mapping[str, int]) -> str:
     return f"{rows['task']} task rows{contrast} and {rows['cache']} pairs"
 
 
-def card(manifest: Manifest, splits: Mapping[str, str]) -> str:
-    """Word the dataset card, whose `configs` make the folder itself loadable.
+def _card(manifest: Manifest, splits: Mapping[str, str]) -> str:
+    """Return the dataset card, whose `configs` make the folder itself loadable.
 
     Args:
-        manifest: The accounting.
-        splits: The file of each split, or a pattern of its files.
+        manifest: The manifest.
+        splits: The file of each split.
     """
     name = config_name(manifest.settings["ratio"])
     files = "".join(f"  - split: {s}\n    path: {p}\n" for s, p in splits.items())

@@ -169,9 +169,8 @@ def open_cache(given: Any, strict: bool = False) -> CacheRows:
         FormatError: A row is wrong.
         OutputError: The disk is full.
     """
-    if hasattr(given, "rows_with_token"):
-        opened: CacheRows = given
-        return opened
+    if isinstance(given, CacheRows):
+        return given
     source = open_source(given, strict=strict)
     rows = store_rows(source.batches(), source.report, source.files, strict)
     skipped = source.report.skipped

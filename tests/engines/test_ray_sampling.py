@@ -6,6 +6,8 @@ In float32, where a row's scores hardly depend on its batch, texts can be compar
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import Any
 import pytest
 
 from delia_data.engines import Engine, Request, Sampling, load_engine
+from delia_data.engines.ray import _connected
 from delia_data.engines.transformers import TransformersEngine
-from delia_data.errors import InputError
+from delia_data.errors import EngineError, InputError
 from delia_data.models import DEFAULT_MODEL, identify, load_model, load_tokenizer
 from delia_data.ranking import row_seed
 from delia_data.records import Message
@@ -144,3 +147,30 @@ def test_another_cluster_is_rejected(nodes: Nodes) -> None:
     elsewhere = load_engine("ray", model=DEFAULT_MODEL, address="10.0.0.1:6379")
     with pytest.raises(InputError, match=r"connected to the Ray cluster .*, not to 10\.0\.0\.1"):
         list(elsewhere.generate([ask("Hello", 0)], DRAWN))
+
+
+def test_a_failure_of_the_cluster_is_one_line(nodes: Nodes) -> None:
+    @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+    def fail() -> None:
+        raise ZeroDivisionError("in a task")
+
+    text = r"the Ray cluster failed: .*in a task"
+    with pytest.raises(EngineError, match=text) as raised, _connected(None):
+        ray.get(fail.remote())
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_no_cluster_answers(address: str, tmp_path: Path) -> None:
+    """In a process that is connected to no cluster."""
+    run = "from delia_data.cli import main; main()"
+    options = ["--engine=ray", "--model=smollm2-135m-instruct", f"-oaddress={address}"]
+    done = subprocess.run(
+        [sys.executable, "-c", run, "sample", str(tmp_path / "cache"), "--target=4", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert f"no Ray cluster answers at {address}" in done.stderr
+    assert "Traceback" not in done.stderr

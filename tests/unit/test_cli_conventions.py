@@ -311,7 +311,6 @@ def test_commands_and_options_are_completed() -> None:
         ("delia mix --order i", {"interleaved"}),
         ("delia mix --format al", {"alpaca"}),
         ("delia mix --on-short e", {"error"}),
-        ("delia mix --engine r", {"ray"}),
         ("delia mix --ratio 2", {"20", "260"}),
         ("delia train --recipe smol", {"smollm2-135m-cpu"}),
         ("delia reproduce --scale t", {"tiny"}),
