@@ -36,8 +36,8 @@ def command(
     scale: Annotated[
         str | None,
         option(
-            "Bundled grid: tiny (two cores), small (one GPU), paper.",
-            complete=["tiny", "small", "paper"],
+            "Bundled grid: tiny, pairs, kinds (two cores), small, paper (GPU).",
+            complete=["tiny", "pairs", "kinds", "small", "paper"],
         ),
     ] = None,
     only: Annotated[list[str] | None, option("Method to run; can be given several times.")] = None,

@@ -12,11 +12,18 @@ from __future__ import annotations
 from delia_data.diversify.check import Embed, GateResult, WordingChecker, gate_task_wordings
 from delia_data.diversify.contrast import contrast_phrasings, fill_phrasing
 from delia_data.diversify.folder import (
+    Anisotropy,
     DiversifiedTask,
+    Spread,
+    choose,
     diversify,
+    greedy_spread,
     make_task_folder,
+    measure,
     save_task_rows,
     set_aside,
+    spread,
+    synonym_swaps,
     undiversified,
 )
 from delia_data.diversify.generate import (
@@ -27,15 +34,6 @@ from delia_data.diversify.generate import (
     write_wordings,
 )
 from delia_data.diversify.plain import plain_form
-from delia_data.diversify.select import (
-    Anisotropy,
-    Spread,
-    choose,
-    greedy_spread,
-    measure,
-    spread,
-    synonym_swaps,
-)
 
 __all__ = [
     "KINDS",
