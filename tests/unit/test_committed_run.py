@@ -50,11 +50,12 @@ def test_the_report_follows_from_the_cells(report: dict[str, object], results: R
     assert report["cells"] == {"finished": len(results.finished), "missing": len(results.missing)}
 
 
-def test_the_bundled_scale_resumes_there(report: dict[str, object], tmp_path: Path) -> None:
+def test_the_run_resumes_from_its_grid(report: dict[str, object], tmp_path: Path) -> None:
     for name in ("grid.yaml", "inputs.json"):
         shutil.copyfile(FOLDER / name, tmp_path / name)
-    Reproduction(read_grid("tiny"), tmp_path).start()  # Refuses another grid.
-    assert read_grid(FOLDER / "grid.yaml").as_dict() == report["grid"]
+    grid = read_grid(FOLDER / "grid.yaml")
+    Reproduction(grid, tmp_path).start()  # Refuses another grid.
+    assert grid.as_dict() == report["grid"]
 
 
 def test_no_curve_leaves_its_panel(
