@@ -33,6 +33,7 @@ from delia_data.sampling import (
     sample,
 )
 from delia_data.sampling.estimates import PROBE_ROWS
+from delia_data.sampling.filters import describe
 from delia_data.sampling.generated_queries import BUNDLED, SELF, check_query_options
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -59,7 +60,13 @@ def _inherit(context: typer.Context, begin_from: str | None) -> str | None:
 @with_options(sampling=Sampling, prompts=PromptOptions, limits=Limits, by=EngineOptions)
 def command(
     out: Annotated[Path, typer.Argument(help="Cache folder. A rerun resumes.")],
-    target: Annotated[int, option("Number of pairs to accept. Raise it to grow.")],
+    target: Annotated[
+        int,
+        option(
+            "Number of pairs to accept. Raise it to grow the cache, also with a higher "
+            "--max-tokens or fewer filters."
+        ),
+    ],
     begin_from: Annotated[
         str | None,
         option(
@@ -205,6 +212,10 @@ def command(
         show_json(manifest)
     else:
         _print_result(out, manifest)
+        if manifest.settings["sampling"] != sampling.as_dict() or manifest.settings["filters"] != [
+            describe(check) for check in filters
+        ]:
+            say("the target was met before: raise --target to sample with the new settings")
         if fewer:
             reason = _STOPPED[manifest.details["stopped"]]
             say(f"fewer than the target of {target}: {reason}")
@@ -264,6 +275,12 @@ def _print_result(out: Path, manifest: Manifest) -> None:
         f"{manifest.rows['kept']} pairs in {out}; dropped: {dropped}; "
         f"{details['tokens']:,} tokens generated, {cost}"
     )
+    if earlier := details.get("earlier_settings"):
+        limits = dict.fromkeys(str(each["sampling"]["max_tokens"]) for each in earlier)
+        say(
+            f"{earlier[-1]['pairs']} of {manifest.rows['kept']} pairs have earlier settings "
+            f"(max_tokens {', '.join(limits)})"
+        )
 
 
 def _print_estimate(result: RunEstimate) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from delia_data._optional import require
@@ -89,6 +89,47 @@ def default_filters(
     if language is not None:
         checks.append(Language.load(language))
     return (*checks, Duplicates(near_duplicates))
+
+
+def describe(check: Filter) -> Any:
+    """Return the settings of a filter, or its name."""
+    if isinstance(check, DescribedFilter):
+        return check.describe()
+    return getattr(check, "__name__", type(check).__name__)
+
+
+_REASONS: Final = {
+    "empty": ("empty", "reasoning"),
+    "duplicates": ("duplicate", "near_duplicate"),
+    "language": ("wrong_language",),
+}
+
+
+def reasons_of(filters: Iterable[Any]) -> set[str]:
+    """Return the reasons of described filters and of those that every pair passes.
+
+    The reasons of a filter from outside this package are taken to be its name.
+    """
+    described = [each if isinstance(each, str) else each["filter"] for each in filters]
+    names = ["failed", "empty", "names_token", *described]
+    return {reason for name in names for reason in _REASONS.get(name, (name,))}
+
+
+def are_looser(before: Iterable[Any], after: Iterable[Any]) -> bool:
+    """Return whether described filters reject nothing that earlier ones accepted.
+
+    Each must be one of the earlier filters, in their order; its threshold may be higher.
+    """
+    earlier = iter(before)
+    return all(any(_is_looser(each, other) for each in earlier) for other in after)
+
+
+def _is_looser(before: Any, after: Any) -> bool:
+    if isinstance(before, str) or isinstance(after, str) or "threshold" not in before:
+        return bool(before == after)
+    high, low = after.get("threshold"), before["threshold"]
+    same = {**before, "threshold": None} == {**after, "threshold": None}
+    return same and (high is None or (low is not None and high >= low))
 
 
 def failed(_query: str, completion: Completion) -> str | None:

@@ -41,7 +41,7 @@ class Quality:
         accepted_share: Accepted pairs divided by finished rows.
         rejected: Rejected rows by reason.
         cut_off_share: Share of answers with as many tokens as allowed; None if the model thought
-            before them.
+            before them, or if the cache was sampled with several settings.
         near_duplicate_share: Share of pairs whose words are those of an earlier one, at a Jaccard
             similarity of about 0.9 (`Duplicates`), exact duplicates included.
         similar_share: Share of pairs whose embedding has a cosine similarity of 0.9 or more with
@@ -109,8 +109,9 @@ def measure_quality(
             pairs.append((record.query, record.answer))
             tokens.append(row["tokens"])
     sampling = manifest.settings.get("sampling")
-    if manifest.details.get("reasoning_removed"):  # the tokens include thoughts
-        sampling = None
+    details = manifest.details
+    if details.get("reasoning_removed") or "earlier_settings" in details:
+        sampling = None  # the tokens include thoughts, or the limit is not that of all rows
     reference, rival = split_answers(compare) if compare is not None else ([], [])
     return measure_pairs(
         pairs,

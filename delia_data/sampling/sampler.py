@@ -23,17 +23,17 @@ from delia_data.errors import EngineError, InputError
 from delia_data.outputs import Manifest, read_manifest
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.filters import (
-    DescribedFilter,
     Filter,
     StatefulFilter,
     default_filters,
+    describe,
     empty,
     failed,
     names,
 )
 from delia_data.sampling.generated_queries import load_queries
 from delia_data.sampling.queries import FileQueries, GrowableQueries, Queries, Query
-from delia_data.sampling.schedule import PromptOptions, RequestScheduler
+from delia_data.sampling.schedule import PromptOptions, RequestScheduler, new_requests
 from delia_data.sampling.similarity import distinct
 from delia_data.sampling.store import Counts, PairStore, SampledRow
 from delia_data.tokens import DEFAULT_TOKEN, thinks
@@ -209,7 +209,11 @@ def sample(
 
     A rejected pair is replaced by the next query's. Call it again with the same arguments to resume
     a run that was killed, and with a higher target to grow a finished cache. Rows on disk are never
-    requested again.
+    requested again, except for those that a change of settings reopens: with a higher `max_tokens`,
+    answers that were cut off are requested again; with fewer filters or a higher threshold,
+    rejected rows are judged again if their texts are stored (`keep_rejected`), and requested again
+    otherwise. Accepted pairs stay, and `details["earlier_settings"]` of the manifest counts those
+    of earlier settings.
 
     Args:
         engine: Engine that answers.
@@ -240,7 +244,7 @@ def sample(
 
     Raises:
         InputError: No pair was accepted, a query is empty, or a limit cannot be enforced.
-        SettingsError: The folder was started with other settings.
+        SettingsError: The folder was started with settings that may not change.
         EngineError: The engine cannot answer anymore, or too many requests failed.
         OutputError: The disk is full or gone.
     """
@@ -256,7 +260,7 @@ def sample(
         **engine.describe(),
         "sampling": sampling.as_dict(),
         "asking": asdict(prompts),
-        "filters": [_describe(check) for check in filters],
+        "filters": [describe(check) for check in filters],
         "queries": source.describe(),
         "seed": seed,
         "token": token,
@@ -264,8 +268,15 @@ def sample(
     budget = Budget(limits, engine.prices)
     tokenizer = getattr(engine, "tokenizer", None)
     max_tokens = sampling.total_tokens(thinks=tokenizer is not None and thinks(tokenizer))
-    with PairStore.open(folder, plan, begin_from=begin_from, extend=extend) as store:
-        counts, store.keep_reasoning = store.counts, keep_reasoning
+    with PairStore.open(
+        folder,
+        plan,
+        begin_from=begin_from,
+        extend=extend,
+        keep_rejected=keep_rejected,
+        keep_reasoning=keep_reasoning,
+    ) as store:
+        counts = store.counts
         if store.finished and counts.kept >= target:
             return read_manifest(folder)
         if limits.dollars is not None and counts.cost is None:
@@ -282,6 +293,12 @@ def sample(
         meter = ProgressMeter(counts, novelty=novelty)
         checks = (failed, empty, names(token), *filters)
         failure: str | None = None
+        answers = store.stored_answers()
+        for waiting in new_requests(source, prompts, store.asked, seed) if answers else ():
+            if not answers or counts.kept >= target:
+                break
+            if (answer := answers.pop(waiting.request.id, None)) is not None:
+                store.append(waiting.row(answer, checks))
         while True:
             scheduler = RequestScheduler(
                 source,
@@ -328,7 +345,7 @@ def sample(
                 "check the model, the queries and the budget"
             )
         manifest = _manifest(store, plan, target, scheduler.stopped, source)
-        return store.finish(manifest, keep_rejected=keep_rejected)
+        return store.finish(manifest)
 
 
 def _grow(
@@ -354,12 +371,6 @@ def _show_earlier_pairs(
         saturation.remember(answer for _, answer in store.pairs())
 
 
-def _describe(check: Filter) -> Any:
-    if isinstance(check, DescribedFilter):
-        return check.describe()
-    return getattr(check, "__name__", type(check).__name__)
-
-
 def _manifest(
     store: PairStore, plan: dict[str, Any], target: int, stopped: str | None, queries: Queries
 ) -> Manifest:
@@ -382,6 +393,9 @@ def _manifest(
         }
     if isinstance(queries, FileQueries) and queries.read:
         details["read"] = {"queries": queries.read}
+    if store.earlier:
+        names = ("pairs", "sampling", "filters")
+        details["earlier_settings"] = [{n: each[n] for n in names} for each in store.earlier]
     if counts.kept < target:
         details["stopped"] = stopped
     return Manifest(

@@ -156,7 +156,7 @@ class RequestScheduler:
         self._budget = budget
         self._failures = 0
         self._latest: deque[Completion] = deque(maxlen=_HEALTH_WINDOW)
-        self._waiting = _new_requests(queries, prompts, store.asked, seed)
+        self._waiting = new_requests(queries, prompts, store.asked, seed)
         self._retries: deque[PendingRequest] = deque()
         self._pending: dict[str, PendingRequest] = {}
 
@@ -232,7 +232,7 @@ class RequestScheduler:
             )
 
 
-def _new_requests(
+def new_requests(
     queries: Queries, prompts: PromptOptions, asked: set[str], seed: int
 ) -> Iterator[PendingRequest]:
     """Yield every row in order, except rows asked before and repeated queries."""

@@ -12,6 +12,12 @@
 A finished cache can grow. A run that adds pairs writes the next generation,
 `pairs-00001.parquet`; existing Parquet files never change. The log of a generation is deleted once
 its Parquet files are complete.
+
+A cache can also continue with a higher token limit or with fewer filters. All rows of a generation
+have the same settings: the change ends the generation, and `plan.json` lists the earlier settings
+under `earlier`. Accepted pairs stay. Rejected rows that the change may accept are reopened: they
+are judged again if their texts are stored, and requested again otherwise. The new row counts in
+place of the old one, whose tokens stay counted.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ import pyarrow.parquet as pq
 
 from delia_data._batches import batches
 from delia_data.bundled_cache import cache_path
+from delia_data.engines.base import Completion, Finish
 from delia_data.errors import InputError, OutputError
 from delia_data.outputs import (
     FINISHED,
@@ -51,8 +58,12 @@ from delia_data.outputs import (
 )
 from delia_data.reading import read_records
 from delia_data.records import Record, read_record, write_record
+from delia_data.sampling.filters import are_looser, reasons_of
 
 _PLAN: Final = "plan.json"
+_HISTORY: Final = ("extended", "earlier")  # keys of a plan that no setting has
+_LIMITS: Final = ("max_tokens", "max_thinking_tokens")
+_CUT_OFF: Final = {"truncated", "reasoning"}  # reasons that a higher limit may remove
 _PAIRS: Final = "pairs-*.parquet"
 _GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl")
 
@@ -74,6 +85,7 @@ _REJECTED_SCHEMA: Final = pa.schema(
         ("error", pa.string()),
         ("query", pa.string()),
         ("answer", pa.string()),
+        ("had_reasoning", pa.bool_()),
         *_USAGE_COLUMNS,
     ]
 )
@@ -89,7 +101,8 @@ class SampledRow:
             a colon and the answer's number.
         query: The query.
         answer: The model's answer.
-        tokens: Number of generated tokens.
+        tokens: Number of generated tokens; like the other two, 0 if the row was judged again from
+            its stored answer.
         prompt_tokens: Number of prompt tokens; 0 if the engine does not report it.
         cost: Cost in dollars; None if the price is unknown.
         rejected: Reason why the pair was rejected; None if it was accepted.
@@ -172,13 +185,30 @@ class PairStore:
         asked: Ids of the rows that are finished and are not requested again. Failed rows are
             requested again until the run is finished, and are not among them.
         counts: Totals over all finished rows.
-        keep_reasoning: Whether `finish` writes a column of thoughts.
+        earlier: Earlier settings of the cache, each with the number of pairs accepted until then.
     """
 
-    def __init__(self, folder: Path, generation: int) -> None:
-        """Read the rows that the folder holds."""
+    def __init__(
+        self,
+        folder: Path,
+        plan: dict[str, Any],
+        *,
+        keep_rejected: bool = False,
+        keep_reasoning: bool = False,
+    ) -> None:
+        """Read the rows that the folder holds.
+
+        Args:
+            folder: The folder, locked.
+            plan: Content of `plan.json`; `begin` writes it.
+            keep_rejected: Write the texts of rejected rows too.
+            keep_reasoning: Write a column of thoughts.
+        """
         self.folder = folder
-        self.keep_reasoning = False
+        self.earlier: list[dict[str, Any]] = plan.get("earlier", [])
+        self._plan = plan
+        self._keep_rejected, self._keep_reasoning = keep_rejected, keep_reasoning
+        generation = len(list(folder.glob(_PAIRS)))
         self.asked: set[str] = set()
         self.counts = Counts()
         self._generation = generation
@@ -186,6 +216,7 @@ class PairStore:
         self._lines = array("q")  # of each logged row: number, log, start, length, accepted
         self._failed: dict[str, tuple[int, str]] = {}  # latest failure by row id: line, reason
         self._superseded: list[int] = []  # lines of failures whose rows were requested again
+        self._reopened: dict[str, str] = {}  # reason by row id, until the row is finished again
         columns = ["row_id", "tokens", "prompt_tokens", "cost"]
         for number in range(generation):
             table = pq.read_table(_pairs_file(folder, number), columns=columns)
@@ -194,8 +225,14 @@ class PairStore:
             self.counts.reasoning += int(metadata.get(_REASONING, 0))
             self._read_usage(table)
             table = pq.read_table(_rejected_file(folder, number), columns=[*columns, "reason"])
-            self.counts.dropped.update(table["reason"].to_pylist())
+            reasons = table["reason"].to_pylist()
+            self.counts.dropped.update(reasons)
             self._read_usage(table)
+            reopened = self._changes("ask", number) | self._changes("judge", number)
+            if reopened:
+                rows = zip(table["row_id"].to_pylist(), reasons, strict=True)
+                self._reopened.update((row, reason) for row, reason in rows if reason in reopened)
+                self.asked -= self._reopened.keys()
         self._reasoning_before = self.counts.reasoning
         for log, logged in enumerate(self._logs):
             self._end = 0  # of the complete lines of the log
@@ -212,8 +249,18 @@ class PairStore:
         *,
         begin_from: str | os.PathLike[str] | None = None,
         extend: bool = False,
+        keep_rejected: bool = False,
+        keep_reasoning: bool = False,
     ) -> Iterator[PairStore]:
         """Open a cache folder for sampling and resume from what it holds.
+
+        Args:
+            folder: The folder.
+            plan: Settings of the run.
+            begin_from: Finished cache that a new folder begins with.
+            extend: Allow other queries than the folder was started with.
+            keep_rejected: Write the texts of rejected rows too.
+            keep_reasoning: Write a column of thoughts.
 
         Raises:
             ForeignFolderError: The folder holds other files.
@@ -234,11 +281,16 @@ class PairStore:
                         f"{root} holds pairs but no {_PLAN}, because copying another cache was "
                         "interrupted: repeat it (--from), or sample into another folder"
                     )
-            _check_plan(root, plan, extend)
-            generation = len(list(root.glob(_PAIRS)))
-            for finished in range(generation):  # logs that a kill left after compaction
-                _delete_logs(root, finished)
-            store = cls(root, generation)
+            earlier = _read_plan(root / _PLAN)
+            if earlier is None:
+                earlier = plan
+                write_json(root / _PLAN, plan)
+            following = _next_plan(root, earlier, plan, extend=extend)
+            for finished in range(len(list(root.glob(_PAIRS)))):
+                _delete_logs(root, finished)  # a kill left them after compaction
+            store = cls(root, earlier, keep_rejected=keep_rejected, keep_reasoning=keep_reasoning)
+            if following != earlier:
+                store = store._changed(following)
             with store._logs[-1]:
                 yield store
 
@@ -259,10 +311,36 @@ class PairStore:
                 if row.rejected is None:
                     yield row.query, row.answer
 
+    def stored_answers(self) -> dict[str, Completion]:
+        """Return the stored answers of reopened rows that need not be requested again, by row id.
+
+        Thoughts are not stored with rejected rows, so a run that keeps them has no such answers.
+        """
+        answers: dict[str, Completion] = {}
+        for number in range(0 if self._keep_reasoning else self._generation):
+            judged = self._changes("judge", number) - self._changes("ask", number)
+            file = _rejected_file(self.folder, number)
+            if not judged or "had_reasoning" not in pq.read_schema(file).names:
+                continue
+            columns = ["row_id", "reason", "answer", "had_reasoning"]
+            for batch in pq.ParquetFile(file).iter_batches(1_000, columns=columns):
+                for row in batch.to_pylist():
+                    key, reason = row["row_id"], row["reason"]
+                    if self._reopened.get(key) != reason or reason not in judged:
+                        continue
+                    if row["answer"] is not None:
+                        finish: Finish = "length" if reason == "truncated" else "stop"
+                        answers[key] = Completion(
+                            key, row["answer"], 0, finish, reasoning=row["had_reasoning"]
+                        )
+        return answers
+
     def begin(self) -> None:
-        """Remove the finish marker before the cache grows."""
+        """Remove the finish marker and write the plan before the cache grows."""
         for name in (FINISHED, MANIFEST):
             (self.folder / name).unlink(missing_ok=True)
+        if _read_plan(self.folder / _PLAN) != self._plan:
+            write_json(self.folder / _PLAN, self._plan)
 
     def append(self, row: SampledRow) -> None:
         """Add a finished row. It survives a kill at once and a crash within a second.
@@ -274,20 +352,60 @@ class PairStore:
         self._count(row, len(self._logs) - 1, self._end, length)
         self._end += length
 
-    def finish(self, manifest: Manifest, *, keep_rejected: bool = False) -> Manifest:
+    def finish(self, manifest: Manifest) -> Manifest:
         """Write this generation as Parquet, then the manifest and the finish marker.
 
         Raises:
             OutputError: The disk is full or gone.
         """
-        self._logs[-1].close()
-        if self._lines:
-            self._compact(keep_rejected)
-        _delete_logs(self.folder, self._generation)
+        self._end_generation()
         return finish(self.folder, manifest)
 
+    def _end_generation(self) -> None:
+        self._logs[-1].close()
+        if self._lines:
+            self._compact()
+        _delete_logs(self.folder, self._generation)
+
+    def _changed(self, plan: dict[str, Any]) -> PairStore:
+        """End the generation if the settings of rows differ; return the store under a new plan."""
+        old: dict[str, Any] = {name: self._plan.get(name) for name in ("sampling", "filters")}
+        if any(plan.get(name) != value for name, value in old.items()):
+            self._end_generation()
+            reasons = set(+self.counts.dropped)
+            asked = reasons & {"failed"}
+            if plan["sampling"] != old["sampling"]:
+                asked |= reasons & _CUT_OFF
+            judged: set[str] = set()
+            if plan["filters"] != old["filters"]:
+                unchanged = [each for each in plan["filters"] if each in old["filters"]]
+                judged = reasons - asked - reasons_of(unchanged)
+            entry = {
+                **old,
+                "pairs": self.counts.kept,
+                "generations": len(list(self.folder.glob(_PAIRS))),
+                "ask": sorted(asked),
+                "judge": sorted(judged),
+            }
+            plan = {**plan, "earlier": [*self.earlier, entry]}
+        return PairStore(
+            self.folder,
+            plan,
+            keep_rejected=self._keep_rejected,
+            keep_reasoning=self._keep_reasoning,
+        )
+
+    def _changes(self, name: str, generation: int) -> set[str]:
+        """Return the reasons under a name of all changes after a generation."""
+        later = (each for each in self.earlier if each["generations"] > generation)
+        return {reason for change in later for reason in change[name]}
+
     def _read_usage(self, table: Any) -> None:
-        self.asked.update(table["row_id"].to_pylist())
+        ids = table["row_id"].to_pylist()
+        self.asked.update(ids)
+        if self._reopened:
+            for row in ids:
+                self._supersede(row)
         usage = (table[name].to_pylist() for name in ("tokens", "prompt_tokens", "cost"))
         for tokens, prompt_tokens, cost in zip(*usage, strict=True):
             self.counts.add_usage(tokens, prompt_tokens, cost)
@@ -297,6 +415,7 @@ class PairStore:
         line = len(self._lines) // 5
         self._lines.extend((row.number, log, start, length, row.rejected is None))
         self.counts.add(row)
+        self._supersede(row.id)
         if row.id in self._failed:
             earlier, reason = self._failed.pop(row.id)
             self.counts.dropped[reason] -= 1
@@ -306,7 +425,12 @@ class PairStore:
         else:
             self.asked.add(row.id)
 
-    def _compact(self, keep_rejected: bool) -> None:
+    def _supersede(self, row_id: str) -> None:
+        """Stop counting the reason of a reopened row, which is finished again."""
+        if (reason := self._reopened.pop(row_id, None)) is not None:
+            self.counts.dropped[reason] -= 1
+
+    def _compact(self) -> None:
         """Write the logs as Parquet, sorted by row number.
 
         The pairs are written last; their file marks the generation as complete. The rows are read
@@ -325,13 +449,15 @@ class PairStore:
                         line = os.pread(files[log].fileno(), length, start)
                         yield self._logs[log].parse(line, start)
 
-            rejected = (_rejected_columns(row, keep_rejected) for row in read(table[~accepted]))
+            rejected = (
+                _rejected_columns(row, self._keep_rejected) for row in read(table[~accepted])
+            )
             file = _rejected_file(self.folder, self._generation)
             _write_parquet(file, _REJECTED_SCHEMA, rejected)
             pairs = (_pair_columns(row) for row in read(table[accepted]))
             reasoning = self.counts.reasoning - self._reasoning_before
             schema = _PAIR_SCHEMA
-            if self.keep_reasoning:
+            if self._keep_reasoning:
                 schema = schema.append(pa.field("reasoning", pa.string()))
             schema = schema.with_metadata({_REASONING: str(reasoning)} if reasoning else None)
             _write_parquet(_pairs_file(self.folder, self._generation), schema, pairs)
@@ -389,7 +515,7 @@ def _copy(source: Path, root: Path, plan: dict[str, Any]) -> None:
         OutputError: The disk is full or gone.
     """
     manifest, earlier = _verified(source)
-    check_same_settings(source, _without_queries(earlier), _without_queries(plan))
+    _next_plan(source, earlier, plan, extend=True)
     try:
         for name in manifest.files:
             (root / name).parent.mkdir(exist_ok=True)
@@ -400,30 +526,43 @@ def _copy(source: Path, root: Path, plan: dict[str, Any]) -> None:
     write_json(root / _PLAN, earlier)
 
 
-def _check_plan(root: Path, plan: dict[str, Any], extend: bool) -> None:
-    """Write the plan of a new cache, or compare it with the plan on disk."""
-    file = root / _PLAN
+def _read_plan(file: Path) -> dict[str, Any] | None:
+    """Read a plan; None if there is no file."""
     if not file.is_file():
-        write_json(file, plan)
-        return
+        return None
     try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OutputError(f"{file} is damaged ({error}): sample into another folder") from error
+    return plan
+
+
+def _next_plan(
+    root: Path, earlier: dict[str, Any], plan: dict[str, Any], *, extend: bool
+) -> dict[str, Any]:
+    """Return the plan of a run that continues a cache.
+
+    Raises:
+        SettingsError: A setting differs that may not change.
+    """
+    history: dict[str, Any] = {name: earlier[name] for name in _HISTORY if name in earlier}
+    before = {name: value for name, value in earlier.items() if name not in _HISTORY}
+    sampling: dict[str, Any] = dict(before.get("sampling", {}))
+    for name, limit in plan.get("sampling", {}).items():
+        if name in _LIMITS and name in sampling:
+            sampling[name] = max(sampling[name], limit)
+    compared = {**before, "sampling": sampling} if sampling else {**before}
+    if are_looser(before.get("filters", []), plan.get("filters", [])):
+        compared["filters"] = plan.get("filters")
+    if extend:
+        compared["queries"] = plan["queries"]
+    hint = "; max_tokens can rise and filters can be left out"
     if not extend:
-        before = {name: value for name, value in earlier.items() if name != "extended"}
-        check_same_settings(
-            root, before, plan, hint="; other queries can be added with extend (--extend)"
-        )
-        return
-    check_same_settings(root, _without_queries(earlier), _without_queries(plan))
-    if earlier["queries"] != plan["queries"]:
-        extended = [*earlier.get("extended", []), earlier["queries"]]
-        write_json(file, {**plan, "extended": extended})
-
-
-def _without_queries(plan: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in plan.items() if name not in {"queries", "extended"}}
+        hint += "; other queries can be added with extend (--extend)"
+    check_same_settings(root, compared, plan, hint=hint)
+    if before["queries"] != plan["queries"]:
+        history["extended"] = [*history.get("extended", []), before["queries"]]
+    return {**plan, **history}
 
 
 def _pairs_file(folder: Path, generation: int) -> Path:
@@ -477,5 +616,7 @@ def _pair_columns(row: SampledRow) -> dict[str, Any]:
 
 
 def _rejected_columns(row: SampledRow, with_texts: bool) -> dict[str, Any]:
-    texts = {"query": row.query, "answer": row.answer} if with_texts else {}
+    texts: dict[str, Any] = {}
+    if with_texts:
+        texts = {"query": row.query, "answer": row.answer, "had_reasoning": row.reasoning}
     return {"reason": row.rejected, "error": row.error, **texts, **_usage_columns(row)}

@@ -41,11 +41,11 @@ def fill(folder: Path, rows: list[SampledRow] = ROWS) -> None:
 
 
 def finished(folder: Path, rows: list[SampledRow] = ROWS, **options: Any) -> Manifest:
-    with PairStore.open(folder, PLAN) as store:
+    with PairStore.open(folder, PLAN, **options) as store:
         store.begin()
         for row in rows:
             store.append(row)
-        return store.finish(Manifest(kind="cache", settings=PLAN), **options)
+        return store.finish(Manifest(kind="cache", settings=PLAN))
 
 
 def known(folder: Path) -> dict[str, Any]:
@@ -145,6 +145,7 @@ def test_extend_adds_other_queries(tmp_path: Path) -> None:
     for number in (2, 3, 3):
         with PairStore.open(tmp_path, other(number), extend=True) as store:
             assert store.counts.kept == 3
+            store.begin()
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan == {**other(3), "extended": [{"n": 1}, {"n": 2}]}
     with PairStore.open(tmp_path, other(3)) as store:
@@ -194,7 +195,7 @@ def test_finish_writes_accepted_and_rejected_rows(tmp_path: Path) -> None:
     assert table["tokens"].to_pylist() == [2, 5, 2]
     assert read_cache(tmp_path) == records
     rejected = pq.read_table(tmp_path / "rejected-00000.parquet")
-    assert rejected.column_names == ["reason", "error", "query", "answer", *spent]
+    assert rejected.column_names == ["reason", "error", "query", "answer", "had_reasoning", *spent]
     assert rejected["query"].to_pylist() == [None]
     assert known(tmp_path) == of_rows(ROWS)
 
@@ -235,13 +236,13 @@ def test_a_kill_while_finishing_loses_nothing(
 
     real = PairStore._compact
 
-    def rejected_alone(store: PairStore, keep_rejected: bool) -> None:
-        real(store, keep_rejected)
+    def rejected_alone(store: PairStore) -> None:
+        real(store)
         (store.folder / "pairs-00000.parquet").unlink()
         raise KilledError
 
-    def both(store: PairStore, keep_rejected: bool) -> None:
-        real(store, keep_rejected)
+    def both(store: PairStore) -> None:
+        real(store)
         raise KilledError
 
     with monkeypatch.context() as patch:
