@@ -36,7 +36,10 @@ class Filter(Protocol):
     """A function of a query and its completion."""
 
     def __call__(self, query: str, completion: Completion, /) -> str | None:
-        """Return the reason to reject the pair, or None to accept it."""
+        """Return the reason to reject the pair, or None to accept it.
+
+        Text after the first `": "` is stored as the row's detail; the rest is counted.
+        """
         ...
 
 

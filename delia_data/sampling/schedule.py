@@ -111,6 +111,7 @@ class PendingRequest:
         if not text.isascii():  # a lone surrogate cannot be written to a file
             text = text.encode("utf-8", "replace").decode("utf-8")
         reasons = (reason for check in filters if (reason := check(self.query.text, completion)))
+        reason, _, detail = next(reasons, "").partition(": ")
         return SampledRow(
             self.number,
             self.request.id,
@@ -119,11 +120,12 @@ class PendingRequest:
             completion.tokens,
             completion.prompt_tokens,
             completion.cost,
-            next(reasons, None),
+            reason or None,
             completion.error,
             completion.reasoning,
             self.query.system,
             completion.thoughts or None,
+            detail or None,
         )
 
 

@@ -82,6 +82,7 @@ _PAIR_SCHEMA: Final = pa.schema(
 _REJECTED_SCHEMA: Final = pa.schema(
     [
         ("reason", pa.string()),
+        ("detail", pa.string()),
         ("error", pa.string()),
         ("query", pa.string()),
         ("answer", pa.string()),
@@ -110,6 +111,7 @@ class SampledRow:
         reasoning: Whether reasoning was removed from the answer.
         system: System prompt of the query itself, if any; the run's is in the plan.
         thoughts: The reasoning, if the run keeps it; None otherwise.
+        detail: Details of the reason, if the filter gives some.
     """
 
     number: int
@@ -124,6 +126,7 @@ class SampledRow:
     reasoning: bool = False
     system: str | None = None
     thoughts: str | None = None
+    detail: str | None = None
 
 
 @dataclass
@@ -619,4 +622,5 @@ def _rejected_columns(row: SampledRow, with_texts: bool) -> dict[str, Any]:
     texts: dict[str, Any] = {}
     if with_texts:
         texts = {"query": row.query, "answer": row.answer, "had_reasoning": row.reasoning}
-    return {"reason": row.rejected, "error": row.error, **texts, **_usage_columns(row)}
+    reasons = {"reason": row.rejected, "detail": row.detail, "error": row.error}
+    return {**reasons, **texts, **_usage_columns(row)}

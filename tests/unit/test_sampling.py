@@ -377,6 +377,17 @@ def test_failing_row_is_retried_and_does_not_end_the_run(tmp_path: Path, bad: in
     assert (row["query"], row["error"]) == (QUERIES[bad].text, "the mock engine failed on purpose")
 
 
+def test_details_of_a_reason_are_stored_and_not_counted(tmp_path: Path) -> None:
+    def rare(query: str, _completion: Completion) -> str | None:
+        return f"odd: {query.split()[-1]} is: odd" if "3" in query else None
+
+    manifest = run(RecordingEngine(), tmp_path, target=15, filters=(rare,))
+    assert manifest.dropped == {"odd": 2}
+    rejected = pq.read_table(tmp_path / "rejected-00000.parquet")
+    assert rejected["detail"].to_pylist() == ["3. is: odd", "13. is: odd"]
+    assert rejected["reason"].to_pylist() == ["odd", "odd"]
+
+
 def test_too_many_failures_end_the_run_and_are_requested_again(tmp_path: Path) -> None:
     bad = {query.text for query in QUERIES[::5]}
     with pytest.raises(EngineError, match=r"4 rows failed after all retries, .*failed on purpose"):

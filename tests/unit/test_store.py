@@ -195,7 +195,15 @@ def test_finish_writes_accepted_and_rejected_rows(tmp_path: Path) -> None:
     assert table["tokens"].to_pylist() == [2, 5, 2]
     assert read_cache(tmp_path) == records
     rejected = pq.read_table(tmp_path / "rejected-00000.parquet")
-    assert rejected.column_names == ["reason", "error", "query", "answer", "had_reasoning", *spent]
+    assert rejected.column_names == [
+        "reason",
+        "detail",
+        "error",
+        "query",
+        "answer",
+        "had_reasoning",
+        *spent,
+    ]
     assert rejected["query"].to_pylist() == [None]
     assert known(tmp_path) == of_rows(ROWS)
 
