@@ -116,6 +116,14 @@ def command(
             "Similarity from which a pair is a near duplicate; 0 for exact ones only.", _FILTERS
         ),
     ] = 0.8,
+    similar: Annotated[
+        float | None,
+        option(
+            "Cosine similarity of embeddings, such as 0.9, from which a pair repeats the meaning "
+            "of another. Default: compare words only.",
+            _FILTERS,
+        ),
+    ] = None,
     token: Annotated[
         str, option("Special token, which no pair may contain.", _FILTERS)
     ] = DEFAULT_TOKEN,
@@ -149,6 +157,7 @@ def command(
         keep_refusals=keep_refusals,
         language=language,
         near_duplicates=near_duplicates or None,
+        similar=similar,
     )
     saturation = None
     if stop_when_saturated:
@@ -242,6 +251,7 @@ def _options_of(plan: dict[str, Any]) -> dict[str, Any]:
         "keep_refusals": "refusal" not in filters,
         "language": filters.get("language", {}).get("language"),
         "near_duplicates": filters.get("duplicates", {}).get("threshold") or 0.0,
+        "similar": filters.get("duplicates", {}).get("similarity"),
         "queries": queries if queries in {BUNDLED, SELF} else "",
     }
 

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -68,6 +69,7 @@ def default_filters(
     keep_refusals: bool = False,
     language: str | None = None,
     near_duplicates: float | None = DEFAULT_THRESHOLD,
+    similar: float | None = None,
 ) -> Sequence[Filter]:
     """Return new instances of the default filters in order.
 
@@ -78,10 +80,12 @@ def default_filters(
         language: Code of the language that answers must have, such as `"en"`; None for any.
         near_duplicates: Jaccard similarity from which a pair is a near duplicate; None to reject
             exact duplicates only.
+        similar: Cosine similarity of embeddings from which a pair repeats the meaning of another;
+            None to compare words only.
 
     Raises:
-        InputError: The language is unknown, or the similarity is out of range.
-        MissingExtraError: A language is given and the library for it is not installed.
+        InputError: The language is unknown, or a similarity is out of range.
+        MissingExtraError: The library for the language or for embeddings is not installed.
     """
     checks: list[Filter] = [failed, empty]
     if not keep_truncated:
@@ -91,7 +95,7 @@ def default_filters(
         checks.append(refusal)
     if language is not None:
         checks.append(Language.load(language))
-    return (*checks, Duplicates(near_duplicates))
+    return (*checks, Duplicates(near_duplicates, similarity=similar))
 
 
 def describe(check: Filter) -> Any:
@@ -103,7 +107,7 @@ def describe(check: Filter) -> Any:
 
 _REASONS: Final = {
     "empty": ("empty", "reasoning"),
-    "duplicates": ("duplicate", "near_duplicate"),
+    "duplicates": ("duplicate", "near_duplicate", "similar"),
     "language": ("wrong_language",),
 }
 
@@ -121,18 +125,22 @@ def reasons_of(filters: Iterable[Any]) -> set[str]:
 def are_looser(before: Iterable[Any], after: Iterable[Any]) -> bool:
     """Return whether described filters reject nothing that earlier ones accepted.
 
-    Each must be one of the earlier filters, in their order; its threshold may be higher.
+    Each must be one of the earlier filters, in their order; thresholds of duplicates may be higher.
     """
     earlier = iter(before)
     return all(any(_is_looser(each, other) for each in earlier) for other in after)
 
 
 def _is_looser(before: Any, after: Any) -> bool:
-    if isinstance(before, str) or isinstance(after, str) or "threshold" not in before:
-        return bool(before == after)
-    high, low = after.get("threshold"), before["threshold"]
-    same = {**before, "threshold": None} == {**after, "threshold": None}
-    return same and (high is None or (low is not None and high >= low))
+    if before == after:
+        return True
+    if any(isinstance(each, str) or each["filter"] != "duplicates" for each in (before, after)):
+        return False
+    return all(
+        after.get(name) is None or (before.get(name) or math.inf) <= after[name]
+        for name in ("threshold", "similarity")
+        if before.get(name) != after.get(name)
+    )
 
 
 def failed(_query: str, completion: Completion) -> str | None:

@@ -10,6 +10,9 @@ Massive Datasets, section 3.4). Nothing is verified, so the threshold is soft: a
 pairs with a similarity of 0.8 count as near duplicates, 8% of those with 0.7, 1% of those with 0.6,
 and 94% of those with 0.9.
 
+Pairs of the same meaning in other words are found by embeddings, if asked for: the vector of a pair
+is compared with those of all accepted pairs (Abbas et al. 2023, SemDeDup, without its clusters).
+
 A query is new if its ROUGE-L with every accepted query is below a threshold (arXiv 2212.10560,
 section 2.2). An index of words finds the few accepted queries that can reach the threshold at all:
 two texts that reach it share at least `needed` words, so the other one contains one of any
@@ -32,6 +35,7 @@ import rensa
 
 from delia_data.engines.base import Completion
 from delia_data.errors import InputError
+from delia_data.sampling.embeddings import Embed, Embedder, Vectors
 
 # Scripts that put no space between words: Thai to Tibetan, Burmese, Khmer, kana, Han.
 _UNSPACED: Final = (
@@ -72,6 +76,7 @@ _SHINGLE: Final = 3  # words
 _VALUES: Final = 128  # of a MinHash signature
 _MOST_BANDS: Final = 24
 _SEED: Final = 2408
+_ROUNDING: Final = 1e-6
 
 
 class Duplicates:
@@ -80,41 +85,88 @@ class Duplicates:
     An answer of 12 words or more is compared by itself: the same long answer to another query
     teaches nothing new. A shorter one is compared together with its query, because "Yes." is a
     good answer to many. Case, punctuation and spaces do not count.
+
+    With `similarity`, pairs of the same meaning are rejected too. Texts are embedded one by one, so
+    that a vector does not depend on the batch and a resumed run rejects the same pairs.
     """
 
-    def __init__(self, threshold: float | None = DEFAULT_THRESHOLD) -> None:
+    def __init__(
+        self,
+        threshold: float | None = DEFAULT_THRESHOLD,
+        *,
+        similarity: float | None = None,
+        embed: Embed | None = None,
+    ) -> None:
         """Start without pairs.
 
         Args:
             threshold: Jaccard similarity of the sets of three-word shingles from which two pairs
                 are near duplicates, 0.5 to 1; None to look for exact duplicates only.
+            similarity: Cosine similarity of embeddings from which two pairs are similar, 0.5 to 1;
+                None to compare words only.
+            embed: Turns texts into vectors of length 1; all-MiniLM-L6-v2 if None.
 
         Raises:
-            InputError: The threshold is out of range.
+            InputError: A threshold is out of range.
+            MissingExtraError: `similarity` is given, and the model is not installed.
         """
         if threshold is not None and not 0.5 <= threshold <= 1:
             raise InputError(f"near-duplicate threshold {threshold} is out of range: give 0.5 to 1")
+        if similarity is not None and not 0.5 <= similarity <= 1:
+            raise InputError(f"similarity {similarity} is out of range: give 0.5 to 1")
         self.threshold = threshold
+        self.similarity = similarity
+        self._embed = (embed or Embedder()) if similarity is not None else None
+        self._queries: list[str] = []
+        self._vectors: Vectors = np.empty((0, 0), np.float32)  # the first rows, one for each query
         self._bands, self._rows = _shape(threshold) if threshold is not None else (0, 0)
         self._seen: set[int] = set()
 
     def __call__(self, query: str, completion: Completion, /) -> str | None:
-        """Return `"duplicate"` or `"near_duplicate"`, or None after remembering the pair."""
+        """Return the reason to reject the pair, or None after remembering it.
+
+        The reason is `"duplicate"`, `"near_duplicate"`, or `"similar"` with the similarity and the
+        query of the nearest pair.
+        """
         whole, *bands = keys = self._keys(query, completion.text)
         if whole in self._seen:
             return "duplicate"
         if not self._seen.isdisjoint(bands):
             return "near_duplicate"
+        if self._embed is not None and self.similarity is not None:
+            vector = self._vector(query, completion.text)
+            if self._queries:
+                similarities = self._vectors[: len(self._queries)] @ vector
+                place = int(similarities.argmax())
+                if similarities[place] >= self.similarity - _ROUNDING:
+                    return f"similar: {similarities[place]:.2f} to {self._queries[place][:80]!r}"
+            self._add(query, vector)
         self._seen.update(keys)
         return None
 
     def remember(self, query: str, answer: str) -> None:
         """Remember a pair that an earlier run accepted."""
         self._seen.update(self._keys(query, answer))
+        if self._embed is not None:
+            self._add(query, self._vector(query, answer))
 
     def describe(self) -> dict[str, Any]:
         """Return the settings of the filter."""
-        return {"filter": "duplicates", "threshold": self.threshold}
+        settings = {"filter": "duplicates", "threshold": self.threshold}
+        return settings if self.similarity is None else {**settings, "similarity": self.similarity}
+
+    def _vector(self, query: str, answer: str) -> Vectors:
+        assert self._embed is not None
+        vector: Vectors = self._embed([" ".join(compared(query, answer))])[0]
+        return vector
+
+    def _add(self, query: str, vector: Vectors) -> None:
+        if not self._queries:
+            self._vectors = np.empty((1024, len(vector)), np.float32)
+        elif len(self._queries) == len(self._vectors):
+            self._vectors = np.concatenate([self._vectors, np.empty_like(self._vectors)])
+        self._vectors[len(self._queries)] = vector
+        self._queries.append(query)
 
     def _keys(self, query: str, answer: str) -> list[int]:
         """Return a hash of the whole pair and one of each band."""

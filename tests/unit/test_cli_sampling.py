@@ -158,6 +158,7 @@ def test_model_writes_the_queries(
         (["--budget-usd=-1"], "the limit of dollars is -1.0: give 0 or more"),
         (["--max-failures=-1"], "the limit of failures is -1: give 0 or more"),
         (["--near-duplicates", "7"], "7.0"),
+        (["--similar", "7"], "similarity 7.0 is out of range: give 0.5 to 1"),
         (["--language", "klingon"], "klingon"),
         (["--exemplar"], "--exemplar shows the query's reference answer"),
     ],

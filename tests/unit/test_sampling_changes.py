@@ -177,7 +177,9 @@ def test_looser_filters_keep_the_order_and_the_settings() -> None:
     assert not are_looser([high], [low])
     assert not are_looser([exact], [low])
     assert not are_looser(["echo", "refusal"], ["refusal", "echo"])
-    assert not are_looser([{**low, "width": 3}], [high])
+    assert are_looser([{**low, "similarity": 0.9}], [low])
+    assert not are_looser([low], [{**low, "similarity": 0.9}])
+    assert not are_looser([{**low, "filter": "mine"}], [{**high, "filter": "mine"}])
 
 
 def test_a_met_target_changes_nothing(delia: Delia, tmp_path: Path) -> None:

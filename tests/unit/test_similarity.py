@@ -6,13 +6,16 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delia_data.engines import Completion
 from delia_data.errors import InputError
+from delia_data.sampling.embeddings import Vectors
 from delia_data.sampling.similarity import (
     Duplicates,
     Novelty,
@@ -138,6 +141,44 @@ def test_resumed_run_rejects_the_same_pairs(pairs: list[tuple[str, str]]) -> Non
             second.remember(*pair)
     again += [ask(second, *pair) for pair in pairs[half:]]
     assert again == reasons
+
+
+def by_first_words(texts: Sequence[str]) -> Vectors:
+    """Embed texts by their first word alone."""
+    vectors = np.zeros((len(texts), 4), np.float32)
+    for row, text in enumerate(texts):
+        vectors[row, {"river": 0, "lamp": 1, "stone": 2}.get(text.split()[0], 3)] = 1
+    return vectors
+
+
+def test_pair_of_the_same_meaning_is_similar() -> None:
+    def answer(first: str, seed: int) -> str:
+        return " ".join([first, *made_up(seed)])
+
+    check = Duplicates(similarity=0.9, embed=by_first_words)
+    assert ask(check, "one", answer("river", 1)) is None
+    assert ask(check, "two", answer("lamp", 2)) is None
+    assert ask(check, "three", answer("river", 3)) == "similar: 1.00 to 'one'"
+    assert ask(check, "three", answer("river", 1)) == "duplicate"
+    # A rejected pair is not remembered: its words can come again.
+    assert ask(check, "four", answer("stone", 3)) is None
+    again = Duplicates(similarity=0.9, embed=by_first_words)
+    again.remember("two", answer("lamp", 2))
+    assert ask(again, "five", answer("lamp", 5)) == "similar: 1.00 to 'two'"
+    assert check.describe() == {"filter": "duplicates", "threshold": 0.8, "similarity": 0.9}
+    assert "similarity" not in Duplicates().describe()
+    with pytest.raises(InputError, match=r"similarity 0\.2 is out of range"):
+        Duplicates(similarity=0.2)
+
+
+def test_more_vectors_than_reserved_are_compared() -> None:
+    rows = np.eye(1500, dtype=np.float32)
+    check = Duplicates(None, similarity=0.9, embed=lambda texts: rows[[int(texts[0].split()[0])]])
+    answers = [" ".join([str(i), *made_up(i, 15)]) for i in range(1500)]
+    assert not any(ask(check, f"q{i}", answer) for i, answer in enumerate(answers))
+    for place in (0, 1023, 1024, 1499):
+        text = " ".join([str(place), *made_up(-1 - place, 15)])
+        assert ask(check, "q", text) == f"similar: 1.00 to 'q{place}'"
 
 
 def test_another_process_rejects_the_same_pairs() -> None:
