@@ -32,7 +32,7 @@ class Inputs(NamedTuple):
     cache: Path
 
 
-def make_inputs(folder: Path, *, token: str = "<sep>") -> Inputs:
+def make_inputs(folder: Path, *, token: str = "<sep>", keys: tuple[str, ...] = ()) -> Inputs:
     """Train an adapter for two steps, and write its inputs."""
     tokenizer = word_tokenizer()
     word_model(tokenizer).save_pretrained(folder / "model")
@@ -44,7 +44,7 @@ def make_inputs(folder: Path, *, token: str = "<sep>") -> Inputs:
         instruction="say whether it is so",
         description="an object in braces",
         common_wording=Wording("{query} answer in <sep>"),
-        keys=(),
+        keys=keys,
         keywords=("json", "thought"),
         train=tuple(rows[:5]),
         test=tuple(rows[5:]),

@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
@@ -29,8 +30,9 @@ from delia_data.mixing.mixture import Mixture
 from delia_data.mixing.options import TEACHER_MESSAGES
 from delia_data.models import identify_files, quiet
 from delia_data.outputs import LOCK, Manifest, canonical_json, read_manifest
+from delia_data.ranking import rank
 from delia_data.reading import FilePart, Source, is_output, open_source
-from delia_data.records import Record, read_record
+from delia_data.records import Record, read_record, write_record
 from delia_data.tokens import Linter, encode, template_options
 from delia_data.tokens.lint import RowSource, SourceName
 from delia_data.training.prepare import prepared_from
@@ -39,6 +41,8 @@ from delia_data.training.settings import TrainSettings
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+    from delia_data.evaluation.probes import EvalTask
 
 _REGISTERED: Final = re.compile(r"(delia_mix|delia_task|delia_cache)(?::(.+))?")
 """Datasets that this package registers, and their configuration."""
@@ -73,11 +77,13 @@ class TrainingRows:
         source: The rows in their order; they can be read several times.
         name: Name of the input in errors.
         manifest: The mixture's manifest, if there is one.
+        test: The mixture's held-out rows, if there are any.
     """
 
     source: Source
     name: str
     manifest: Manifest | None = None
+    test: Source | None = None
 
     @property
     def tokens(self) -> list[str] | None:
@@ -148,7 +154,8 @@ def open_training_rows(given: Any) -> TrainingRows:
         return given
     if isinstance(given, Mixture):
         source = open_source(given.train, purpose="training")
-        return TrainingRows(source, "the mixture", given.manifest)
+        test = None if given.test is None else open_source(given.test, purpose="training")
+        return TrainingRows(source, "the mixture", given.manifest, test)
     if not isinstance(given, str | os.PathLike):
         rows = list(given) if isinstance(given, Iterator) else given  # rows are read twice
         return TrainingRows(open_source(rows, purpose="training"), "the mixture")
@@ -168,7 +175,10 @@ def _open_folder(folder: Path, name: str) -> TrainingRows:
         raise InputError(f"{name} holds a {manifest.kind}, not a mixture: give a mixture's folder")
     files = sorted(folder.glob("train*.parquet"))
     source = Source(name, tuple(FilePart(str(file)) for file in files), strict=True)
-    return TrainingRows(source, name, manifest)
+    held_out = folder / "test.parquet"
+    parts = (FilePart(str(held_out)),)
+    test = Source(f"{name}#test", parts, strict=True) if held_out.is_file() else None
+    return TrainingRows(source, name, manifest, test)
 
 
 def _open_registered(name: str, dataset: str, configuration: str | None) -> TrainingRows:
@@ -176,7 +186,8 @@ def _open_registered(name: str, dataset: str, configuration: str | None) -> Trai
 
     try:
         with quiet():
-            rows = datasets.load_dataset(dataset, configuration, split="train")
+            splits = datasets.load_dataset(dataset, configuration)
+            rows = splits["train"]
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -187,7 +198,82 @@ def _open_registered(name: str, dataset: str, configuration: str | None) -> Trai
         ) from error
     description = rows.info.description
     manifest = Manifest.model_validate_json(description) if dataset == "delia_mix" else None
-    return TrainingRows(open_source(rows, purpose="training"), name, manifest)
+    test = open_source(splits["test"], purpose="training") if "test" in splits else None
+    return TrainingRows(open_source(rows, purpose="training"), name, manifest, test)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows to measure a model on while it trains; they are not trained on.
+
+    Attributes:
+        rows: Under `"task"` the mixture's held-out task rows, under `"pairs"` pairs.
+        task: The task whose leak is measured, if one is given.
+    """
+
+    rows: Mapping[str, TrainingRows]
+    task: EvalTask | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that is measured."""
+        ids = {name: [r.id for r, _ in rows.records(())] for name, rows in self.rows.items()}
+        task = None if self.task is None else self.task.sha256
+        return hashlib.sha256(canonical_json({**ids, "leak": task})).hexdigest()
+
+
+def open_held_out(given: TrainingRows, settings: TrainSettings) -> HeldOut:
+    """Open the rows that `watch_every_steps` measures.
+
+    Rows are selected by keyed hash, and pairs as for `delia evaluate`: those that a mixture takes
+    last. Pairs of the mixture itself are left out.
+
+    Raises:
+        InputError: There are no such rows, all pairs are in the mixture, or `best_by` has no rows
+            to measure.
+        TokenError: The task is for another token.
+    """
+    from delia_data.evaluation.keep import PAIRS, read_pairs
+    from delia_data.evaluation.probes import EvalTask
+
+    rows: dict[str, TrainingRows] = {}
+    count, source, tokens = settings.watch_rows or PAIRS, settings.watch_pairs, settings.tokens
+    if given.test is not None:
+        test = TrainingRows(given.test, f"the held-out rows of {given.name}")
+        records = {record.id: record for record, _ in test.records(tokens)}
+        picked = nsmallest(count, records, key=lambda one: rank(0, one, "evaluated rows"))
+        rows["task"] = _held_out_rows(test.name, [records[one] for one in picked], "task")
+    elif settings.best_by == "loss":
+        raise InputError(
+            f"{given.name} has no held-out rows, so best_by loss has nothing to measure: diversify "
+            "the task with --test or --test-share and mix it again, or leave best_by out"
+        )
+    if source is not None:
+        seed = int(given.manifest.settings.get("seed", 0)) if given.manifest else 0
+        pairs = {row.id: row for row in read_pairs(source, tokens=tokens, seed=seed, count=count)}
+        for record, _ in given.records(tokens):
+            pairs.pop(record.id, None)
+        if not pairs:
+            raise InputError(
+                f"watch_pairs: the last pairs of {source} are all in {given.name}: give a cache "
+                "with more pairs, or mix with a lower ratio"
+            )
+        rows["pairs"] = _held_out_rows(f"the pairs of {source}", list(pairs.values()), "cache")
+    try:
+        task = None if settings.watch_task is None else EvalTask.read(settings.watch_task)
+    except InputError as error:
+        raise InputError(f"watch_task: {error}") from error
+    if task is not None and task.token not in tokens:
+        raise TokenError(
+            f"watch_task: {settings.watch_task} is for the token {task.token}, but token is "
+            f"{', '.join(tokens)}: give the task of this training"
+        )
+    return HeldOut(rows, task)
+
+
+def _held_out_rows(name: str, records: Sequence[Record], source: SourceName) -> TrainingRows:
+    rows = [{**write_record(record), "source": source} for record in records]
+    return TrainingRows(open_source(rows, purpose="training"), name)
 
 
 @dataclass(frozen=True)

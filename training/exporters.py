@@ -128,7 +128,7 @@ class ExportInputs:
             "weight_decay": settings.weight_decay,
             "seed": settings.seed,
             "logging_steps": 1,
-            "save_steps": settings.save_every_steps,
+            "save_steps": settings.checkpoint_steps,
             **({"neftune_noise_alpha": settings.neftune_alpha} if settings.neftune_alpha else {}),
         }
 

@@ -92,6 +92,7 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
         token_rate=settings.row_rate,
         batch_size=rows_a_step(rows, settings),
         micro_batch_tokens=tokens if settings.packing else None,
+        save_every_steps=settings.checkpoint_steps,
         gradient_checkpointing=cuda if checkpointing is None else checkpointing,
     )
 

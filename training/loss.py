@@ -17,6 +17,7 @@ gradients depend on that call.
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -116,6 +117,10 @@ def give_losses(model: Any, *, token_ids: Sequence[int] = ()) -> None:
         losses[~taught], losses[taught] = task_losses, pair_losses
         return total + divergence, losses
 
+    # `generate` looks for arguments such as position_ids in the signature.
+    parameters = inspect.signature(own_forward).parameters.values()
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    forward.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
     model.forward = types.MethodType(forward, model)
 
 

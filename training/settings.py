@@ -34,6 +34,7 @@ _RECIPES: Final = files("delia_data.training") / "recipes"
 
 TOKEN_RATE: Final = 0.15
 """Default of `token_rate`, from trainings of two model families (docs/decisions.md)."""
+_SAVE_EVERY_STEPS: Final = 10
 _REPLACED: Final = {
     "token_learning_rate": "token_learning_rate is now token_rate, which is relative: divide it "
     "by the root mean square of the embedding's values (0.02 is 0.15 on smollm2-135m-instruct)"
@@ -162,17 +163,41 @@ class TrainSettings:
     dtype: Literal["auto", "float32", "bfloat16"] = _setting(
         "auto", "Type of the weights; auto is bfloat16 if the device computes in it."
     )
-    save_every_steps: int = _setting(
-        10, "Steps between two checkpoints, from which a stopped run resumes.", gt=0
+    save_every_steps: int | None = _setting(
+        None,
+        "Steps between two checkpoints, from which a stopped run resumes; by default 10. With "
+        "best_by a checkpoint is saved at each measurement.",
+        gt=0,
     )
     watch_every_steps: int | None = _setting(
         None,
-        "Steps between two measurements of the token's distance to watch_keywords; by default "
-        "none.",
+        "Steps between two measurements: of the loss on held-out task rows, and what the other "
+        "watch settings name; by default none.",
         gt=0,
     )
     watch_keywords: Names = _setting(
         (), "Words that the token is expected to approach, such as json."
+    )
+    watch_pairs: str | None = _setting(
+        None,
+        "Measure the loss and the divergence from the untrained model on held-out pairs of this "
+        "cache or file, or bundled: those that a mixture takes last.",
+    )
+    watch_task: str | None = _setting(
+        None,
+        "Measure the leak with this task folder: generate answers without the token as delia "
+        "evaluate does.",
+    )
+    watch_rows: int | None = _setting(
+        None, "Maximum held-out task rows, and pairs, of a measurement; by default 150.", gt=0
+    )
+    best_by: Literal["loss", "leak", "keep"] | None = _setting(
+        None,
+        "Keep the checkpoint with the lowest held-out loss of task rows, leak (of equal ones that "
+        "with the lower loss) or divergence on held-out pairs; by default the last one.",
+    )
+    patience: int | None = _setting(
+        None, "Stop after this many measurements without a better best_by.", gt=0
     )
     report_to: Names = _setting(
         (), "Experiment trackers that receive the metrics, such as tensorboard."
@@ -211,9 +236,41 @@ class TrainSettings:
             problems.append("token_training is for LoRA: with adaptation 'full' leave it out")
         if not self.packing and self.micro_batch_tokens is not None:
             problems.append("micro_batch_tokens is for packing: leave it out, or set packing")
-        if (self.watch_every_steps is None) == bool(self.watch_keywords):
-            problems.append("watch_every_steps and watch_keywords require each other: set both")
+        return problems + self._watch_problems()
+
+    def _watch_problems(self) -> list[str]:
+        """Return the contradictions among the settings of measurements during training."""
+        problems = []
+        names = ("watch_keywords", "watch_pairs", "watch_task", "watch_rows", "best_by")
+        if self.watch_every_steps is None:
+            problems += [
+                f"{name} needs watch_every_steps: set both" for name in names if getattr(self, name)
+            ]
+        if self.patience and not self.best_by:
+            problems.append("patience needs best_by: set both")
+        needed = {"leak": "watch_task", "keep": "watch_pairs"}.get(self.best_by or "")
+        if needed and getattr(self, needed) is None:
+            problems.append(f"best_by {self.best_by} needs {needed}: set both")
+        if (self.watch_task or self.best_by == "keep") and not self.keeps_untrained:
+            name = "watch_task" if self.watch_task else "best_by keep"
+            problems.append(
+                f"{name} compares with the untrained model, which adaptation 'full' keeps only "
+                "with pairs_loss 'kl': set that, or train LoRA"
+            )
+        if self.best_by and self.save_every_steps not in (None, self.watch_every_steps):
+            problems.append("save_every_steps must be watch_every_steps with best_by: leave it out")
         return problems
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """Steps between two checkpoints."""
+        chosen = self.watch_every_steps if self.best_by else None
+        return self.save_every_steps or chosen or _SAVE_EVERY_STEPS
+
+    @property
+    def keeps_untrained(self) -> bool:
+        """Whether the untrained model can still answer: without the adapter, or as a copy."""
+        return self.adaptation != "full" or self.pairs_loss == "kl"
 
     @property
     def tokens(self) -> tuple[str, ...]:

@@ -9,13 +9,13 @@ import runpy
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
-from delia_data.errors import TokenError
+from delia_data.errors import InputError, TokenError
 from delia_data.models import quiet
 from delia_data.outputs import (
     Manifest,
@@ -45,6 +45,7 @@ from delia_data.training.data import (
     count_rows,
     encode_rows,
     mismatched_sources,
+    open_held_out,
     open_training_rows,
 )
 from delia_data.training.loading import (
@@ -58,11 +59,13 @@ from delia_data.training.loading import (
     wait_for_all,
 )
 from delia_data.training.settings import TrainSettings, as_recipe
-from delia_data.training.watching import WATCHED, Watch
+from delia_data.training.watching import BEST_BY, WATCHED, AlignmentWatch, LeakWatch, Watch
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from delia_data.evaluation.probes import EvalTask
 
 CHECKPOINTS: Final = ".checkpoints"
 """Folder in the adapter's folder that holds checkpoints while the model trains."""
@@ -94,8 +97,8 @@ def train(
         on_step: Called after each step with its number, the number of steps, and the loss.
         on_resolved: Called with the resolved settings when the rows are read, before a model is
             loaded.
-        watches: Measurements to take every `watch_every_steps`; None measures the token's
-            distances to its keywords.
+        watches: Measurements to take every `watch_every_steps` in addition to those on held-out
+            rows; None measures the token's distances to its keywords.
         start: A finished adapter to begin from instead of a new one, trained with the same model,
             token and LoRA settings. Optimizer and schedule start from step 0.
 
@@ -104,7 +107,7 @@ def train(
 
     Raises:
         InputError: There are no rows, rows are longer than the context, the model has no chat
-            template, or the device is not available.
+            template, there is nothing to measure, or the device is not available.
         SettingsError: A training with other rows or settings was started in the folder.
         ForeignFolderError: The folder holds something else.
         LockedError: Another process trains there.
@@ -127,15 +130,30 @@ def train(
     inputs = {"mixture": rows_sha256}
     if start is not None:
         inputs["start"] = check_start(start, settings)
-    start_hash = {} if start is None else {"start_sha256": inputs["start"]}
-    plan = {**settings.as_dict(), "rows_sha256": rows_sha256, **start_hash}
+    held_out = None
+    if settings.watch_every_steps is not None:
+        held_out = open_held_out(given, settings)
+        if not (held_out.rows or held_out.task or settings.watch_keywords or watches):
+            raise InputError(
+                f"watch_every_steps has nothing to measure, because {given.name} has no held-out "
+                "rows: set watch_pairs, watch_task or watch_keywords, or leave it out"
+            )
+        if settings.best_by:  # they decide which checkpoint is kept
+            inputs["held_out"] = held_out.sha256
+    hashes = {f"{name}_sha256": sha256 for name, sha256 in inputs.items() if name != "mixture"}
+    plan = {**settings.as_dict(), "rows_sha256": rows_sha256, **hashes}
     done = _is_done(root, plan)
     on_resolved(settings)
     if done:
         return read_manifest(root)
     # Every error of the inputs is raised before anything is written.
     tokenizer = load_prepared_tokenizer(settings)
-    rows = encode_rows(given, tokenizer, settings, context=context_of(settings.model))
+    context = context_of(settings.model)
+    rows = encode_rows(given, tokenizer, settings, context=context)
+    measured = {
+        name: encode_rows(some, tokenizer, settings, context=context).dataset
+        for name, some in (held_out.rows if held_out else {}).items()
+    }
     mismatches = mismatched_sources(
         given.written_by, settings.model, tokenizer, pairs_loss=settings.pairs_loss
     )
@@ -152,7 +170,19 @@ def train(
         with training_errors(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
             if is_main_process():
                 write_json(root / PLAN, plan)
-            losses = _run(settings, model, tokenizer, lora, rows, root, on_step, watches, start)
+            losses, more = _run(
+                settings,
+                model,
+                tokenizer,
+                lora,
+                rows,
+                root,
+                on_step,
+                watches=watches,
+                start=start,
+                held_out=measured,
+                task=held_out.task if held_out else None,
+            )
             if is_main_process():
                 write_json(root / LOSSES, losses)
                 write_text(root / RECIPE, as_recipe(settings))
@@ -165,6 +195,7 @@ def train(
             details={
                 "steps": len(losses),
                 "last_loss": losses[-1]["loss"],
+                **more,
                 **({"cut": rows.cut} if rows.cut else {}),
                 **({"read": read} if (read := given.source.report.details()) else {}),
                 **({"foreign_words": mismatches} if mismatches else {}),
@@ -210,16 +241,18 @@ def _run(
     rows: EncodedRows,
     root: Path,
     on_step: OnStep,
+    *,
     watches: Sequence[Watch] | None,
     start: str | os.PathLike[str] | None,
-) -> list[dict[str, float]]:
-    """Train, save, and return the losses of every step."""
+    held_out: Mapping[str, Any],
+    task: EvalTask | None,
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """Train, save, and return the losses of every step, and details of the best checkpoint."""
     import transformers
     import trl
     from transformers.integrations import TensorBoardCallback
 
     from delia_data.training.trainer import MixtureTrainer, StepCallback
-    from delia_data.training.watching import AlignmentWatch
 
     assert settings.batch_size is not None  # resolved
     micro = settings.micro_batch_size or settings.batch_size
@@ -240,8 +273,13 @@ def _run(
         use_cpu=settings.device == "cpu",
         seed=settings.seed,
         logging_steps=1,
-        save_steps=settings.save_every_steps,
+        save_steps=settings.checkpoint_steps,
         save_total_limit=1,
+        eval_strategy="steps" if settings.watch_every_steps else "no",
+        eval_steps=settings.watch_every_steps,
+        load_best_model_at_end=settings.best_by is not None,
+        metric_for_best_model=BEST_BY.get(settings.best_by or ""),
+        greater_is_better=False,
         report_to=list(settings.report_to) or "none",
         run_name=_run_name(root, settings),
         disable_tqdm=True,
@@ -253,6 +291,7 @@ def _run(
             model=model,
             args=config,
             train_dataset=rows.dataset,
+            eval_dataset=dict(held_out),
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=[StepCallback(on_step)],
@@ -268,24 +307,45 @@ def _run(
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
                 callback.logging_dir = str(root / TENSORBOARD)
+        checkpoint, stalled = _last_checkpoint(root), False
         if settings.watch_every_steps is not None:
-            if watches is None:
-                keywords = settings.watch_keywords
-                several = len(settings.tokens) > 1
-                watches = [
-                    AlignmentWatch(
-                        token, keywords, init=settings.init, prefix=f"{token}/" if several else ""
-                    )
-                    for token in settings.tokens
-                ]
-            trainer.watch(watches, settings.watch_every_steps, root / WATCHED)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(root))
+            watches = _alignment_watches(settings) if watches is None else list(watches)
+            if task is not None:
+                watches.append(LeakWatch(task, trainer.untrained, rows=settings.watch_rows))
+            stalled = trainer.watch(
+                watches,
+                settings.watch_every_steps,
+                root / WATCHED,
+                patience=settings.patience,
+                checkpoint=checkpoint,
+            )
+        if not stalled:
+            trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_whole(root)
-    logged = trainer.state.log_history
-    return [
-        {name: entry[name] for name in ("step", "loss", "loss_task", "loss_pairs") if name in entry}
-        for entry in logged
+    state = trainer.state
+    names = ("step", "loss", "loss_task", "loss_pairs")
+    losses = [
+        {name: entry[name] for name in names if name in entry}
+        for entry in state.log_history
         if "loss" in entry
+    ]
+    details = {"best_step": state.best_global_step} if state.best_global_step else {}
+    if len(losses) < state.max_steps:
+        details["planned_steps"] = state.max_steps
+    return losses, details
+
+
+def _alignment_watches(settings: TrainSettings) -> list[Watch]:
+    several = len(settings.tokens) > 1
+    return [
+        AlignmentWatch(
+            token,
+            settings.watch_keywords,
+            init=settings.init,
+            prefix=f"{token}/" if several else "",
+        )
+        for token in settings.tokens
+        if settings.watch_keywords
     ]
 
 

@@ -12,20 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from accelerate.utils.constants import FSDP_MODEL_NAME
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from delia_data.errors import SettingsError
+from delia_data.evaluation.representation import evaluating
 from delia_data.training.loading import embedding_rms
 from delia_data.training.loss import Teacher, give_losses, plain_forward, read_rows_in_place
 from delia_data.training.packing import IGNORED, StepBatches, StepPlan, packed_attention, plan_steps
-from delia_data.training.watching import Watch, drop_after
+from delia_data.training.watching import BEST_BY, Watch, drop_after
 
 
 class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
@@ -64,6 +66,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         """
         self.token_learning_rate: float | None = None
         self._teacher: Any = None
+        self._watches: tuple[Watch, ...] = ()
         self.pairs_loss = pairs_loss
         super().__init__(*args, **kwargs)
         processes, micro_batch_size = self.accelerator.num_processes, self._train_batch_size
@@ -99,14 +102,120 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             save = self.model.save_pretrained
             self.model.save_pretrained = functools.partial(save, save_embedding_layers=False)
 
-    def watch(self, watches: Sequence[Watch], every_steps: int, file: Path) -> None:
-        """Measure the model every `every_steps` steps, into a file and the trainer's logs."""
+    def watch(
+        self,
+        watches: Sequence[Watch],
+        every_steps: int,
+        file: Path,
+        *,
+        patience: int | None = None,
+        checkpoint: str | None = None,
+    ) -> bool:
+        """Measure the model before the first step, at each evaluation, and after the last step.
+
+        Each measurement is one line of `file`, and goes to the trainer's logs: the loss on each
+        evaluation dataset, the divergence from the untrained model on the dataset `pairs`, and
+        the numbers of the watches.
+
+        Args:
+            watches: More measurements; their names must differ.
+            every_steps: Steps between two measurements, the arguments' `eval_steps`.
+            file: File of the measurements. A run that resumes from a checkpoint first drops the
+                lines of the steps that it repeats.
+            patience: Measurements without a better best metric after which training stops.
+            checkpoint: Checkpoint from which the training resumes, if there is one.
+
+        Returns:
+            Whether it is one at which training stopped: its best weights are loaded, and there is
+            nothing left to train.
+        """
         if self.is_fsdp_enabled:
             raise SettingsError(
                 "watch_every_steps reads a whole model, and FSDP shards it: leave it out, or "
                 "launch with ddp.yaml"
             )
-        self.add_callback(WatchCallback(watches, every_steps, file, self.log))
+        self._watches, self._watch_file = tuple(watches), file
+        callback = WatchCallback(self.measure, every_steps, file, patience)
+        self.add_callback(callback)
+        if checkpoint is None:
+            return False
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if not callback.stalled(state):
+            return False
+        self.state = state
+        self.state.best_model_checkpoint = callback.best_checkpoint(self.args, state)
+        self._load_best_model()
+        return True
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure the model, and tell the callbacks; arguments are ignored."""
+        values = self.measure()
+        if "eval_leak" in values:  # equal leaks are frequent
+            values[BEST_BY["leak"]] = values["eval_leak"] + 1e-6 * values.get("eval_loss_task", 0.0)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
+        return values
+
+    def measure(self) -> dict[str, float]:
+        """Return the measurements of the model as it is, after writing and logging them."""
+        values = self._held_out_losses()
+        for watch in self._watches:
+            measured = watch.measure(self.model, self._tokenizer, self.state.global_step)
+            if twice := sorted(values.keys() & measured.keys()):
+                raise SettingsError(f"two watches return {', '.join(twice)}: rename one")
+            values |= measured
+        if self.accelerator.num_processes > 1:  # all take the same checkpoint for the best
+            (values,) = broadcast_object_list([values])
+        if not values:
+            return {}
+        if self.is_world_process_zero():
+            self._watch_file.parent.mkdir(parents=True, exist_ok=True)
+            with self._watch_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.state.global_step, **values}) + "\n")
+        self.log(dict(values))
+        return values
+
+    def _held_out_losses(self) -> dict[str, float]:
+        """Return the loss on each evaluation dataset, and how far pairs are from the untrained."""
+        given: dict[str, Any] = self.eval_dataset or {}
+        by_kl = self.pairs_loss == "kl"
+        values = {
+            f"eval_loss_{name}": self._mean_loss(rows, with_teacher=by_kl and name != "task")
+            for name, rows in given.items()
+        }
+        if by_kl and "pairs" in given:
+            values["eval_keep"] = values["eval_loss_pairs"]
+        elif "pairs" in given and self._causal(self.model) is not self.model:
+            values["eval_keep"] = self._mean_loss(given["pairs"], with_teacher=True)
+        return values
+
+    def _mean_loss(self, rows: Any, *, with_teacher: bool) -> float:
+        """Return the mean loss of rows' labeled tokens; processes share the rows."""
+        packed = self.plan.micro_batch_tokens is not None
+        sums = torch.zeros(2, device=self.args.device)
+        with (
+            evaluating(self.model),
+            packed_attention(self._causal(self.model)) if packed else nullcontext(),
+        ):
+            # A loader would draw a random number.
+            steps = self._step_batches(rows, with_teacher=with_teacher)
+            for number in range(len(steps)):
+                for batch in steps[number]["micro_batches"]:
+                    inputs = self._prepare_inputs(batch)
+                    _, seen = self.compute_loss(self.model, inputs, return_outputs=True)
+                    sums += torch.stack(
+                        [seen["losses"].sum(), sums.new_tensor(len(seen["losses"]))]
+                    )
+        total, count = map(float, self.accelerator.reduce(sums, "sum").tolist())
+        return total / max(1.0, count)
+
+    @contextmanager
+    def untrained(self) -> Iterator[Any]:
+        """Yield the untrained model: the frozen copy, or the model without its adapter."""
+        if self._teacher is not None:
+            yield self._teacher
+        else:
+            with _adapters_off(self.model):
+                yield self.model
 
     def save_whole(self, folder: Path) -> None:
         """Save the trained weights and the tokenizer, gathered from all shards.
@@ -120,23 +229,25 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return one item per optimizer step: this process's micro-batches, in the rows' order."""
-        rows = self.train_dataset
+        batches = self._step_batches(self.train_dataset, with_teacher=self.pairs_loss == "kl")
+        return DataLoader(batches, batch_size=1, shuffle=False, collate_fn=lambda items: items[0])
+
+    def _step_batches(self, rows: Any, *, with_teacher: bool) -> StepBatches:
         if "is_task" not in rows.column_names:
             rows = rows.add_column("is_task", [False] * len(rows))
         labels = [np.asarray(row) for row in rows["labels"]]
         steps = plan_steps([len(row) for row in labels], self.plan)
         # The first token is predicted from nothing, so it never has a label.
         labeled = [int((row[1:] != IGNORED).sum()) for row in labels]
-        batches = StepBatches(
+        return StepBatches(
             rows,
             steps,
             labeled,
             process=self.accelerator.process_index,
             packed=self.plan.micro_batch_tokens is not None,
             pad_id=self._tokenizer.pad_token_id,
-            with_teacher=self.pairs_loss == "kl",
+            with_teacher=with_teacher,
         )
-        return DataLoader(batches, batch_size=1, shuffle=False, collate_fn=lambda items: items[0])
 
     def training_step(
         self,
@@ -350,49 +461,46 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class WatchCallback(TrainerCallback):  # type: ignore[misc]
-    """Measure the model before the first step, every few steps, and after the last one.
+    """Measure the model before the first step and after the last one; stop without progress.
 
-    Each measurement is one line of `file`, and goes to the trainer's own logs. A run that resumes
-    from a checkpoint first drops the lines of the steps that it repeats.
+    transformers' `EarlyStoppingCallback` counts evaluations. Here the number follows from the
+    trainer's state, so that a run that was killed while it stopped, stops at the same step.
     """
 
     def __init__(
         self,
-        watches: Sequence[Watch],
+        measure: Callable[[], object],
         every_steps: int,
         file: Path,
-        log: Callable[[dict[str, float]], None],
+        patience: int | None,
     ) -> None:
-        """Store the measurements; their names must differ."""
-        self.watches, self.every_steps, self.file, self.log = watches, every_steps, file, log
+        """Store the arguments of `MixtureTrainer.watch`."""
+        self.measure, self.every_steps, self.file = measure, every_steps, file
+        self.patience = patience
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure a model that has seen nothing yet, or continue after a checkpoint's lines."""
         if state.is_world_process_zero:
             drop_after(self.file, state.global_step if state.global_step else -1)
+        state.best_model_checkpoint = self.best_checkpoint(args, state)
         if not state.global_step:
-            self._measure(state, **given)
+            self.measure()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Measure every `every_steps` steps, and after the last step."""
-        step = state.global_step
-        if step % self.every_steps == 0 or step == state.max_steps:
-            # Logging the values makes the trainer believe that it logged the step's loss too.
-            wanted = control.should_log
-            self._measure(state, **given)
-            control.should_log = wanted
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate after the last step, too."""
+        control.should_evaluate |= state.global_step == state.max_steps
 
-    def _measure(self, state: Any, *, model: Any, processing_class: Any, **_: Any) -> None:
-        values: dict[str, float] = {}
-        for watch in self.watches:
-            measured = watch.measure(model, processing_class, state.global_step)
-            if twice := sorted(values.keys() & measured.keys()):
-                raise SettingsError(f"two watches return {', '.join(twice)}: rename one")
-            values |= measured
-        if not values:
-            return
-        if state.is_world_process_zero:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
-        self.log(values)
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop after `patience` measurements without progress."""
+        control.should_training_stop |= self.stalled(state)
+
+    @staticmethod
+    def best_checkpoint(args: Any, state: Any) -> str | None:
+        """Return the folder of the best checkpoint, which may have moved since it was saved."""
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        return str(best) if state.best_global_step else None
+
+    def stalled(self, state: Any) -> bool:
+        """Return whether a state is one at which training stops."""
+        since: int = state.global_step - (state.best_global_step or 0)
+        return self.patience is not None and since >= self.patience * self.every_steps

@@ -1,14 +1,21 @@
 """Measurements of a model while it trains, and the file that holds them.
 
-adapter/watched.jsonl    {"step": 0, "l2/json/middle": 158.2, ...}     before the first step
-                         {"step": 20, "l2/json/middle": 157.1, ...}
+adapter/watched.jsonl    {"step": 0, "eval_loss_task": 2.31, ...}     before the first step
+                         {"step": 20, "eval_loss_task": 0.42, ...}
+
+    eval_loss_task     loss on held-out task rows, in nats per token
+    eval_loss_pairs    loss on held-out pairs, as the training computes it
+    eval_keep          KL(untrained, trained) on held-out pairs, in nats per token
+    eval_leak          share of answers without the token that show the format
+    l2/json/middle     distance from the token to a keyword (`AlignmentWatch`)
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -19,7 +26,15 @@ from delia_data.outputs import write_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from delia_data.evaluation.probes import EvalTask
+
 WATCHED: Final = "watched.jsonl"
+BEST_BY: Final = {
+    "loss": "eval_loss_task",
+    "leak": "eval_leak_then_loss",
+    "keep": "eval_keep",
+}
+"""The number by which `best_by` selects a checkpoint."""
 
 
 class Watch(Protocol):
@@ -77,6 +92,69 @@ def drop_after(file: Path, step: int) -> None:
     write_text(file, "".join(f"{line}\n" for line in lines))
 
 
+class LeakWatch:
+    """Measures the leak: answers without the token that show the format and did not before.
+
+    It is that of the probe with the largest leak, as in `delia evaluate`.
+    """
+
+    def __init__(
+        self,
+        task: EvalTask,
+        untrained: Callable[[], AbstractContextManager[Any]],
+        *,
+        rows: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Make the probes.
+
+        Args:
+            task: The task.
+            untrained: Returns a context that yields the untrained model.
+            rows: Maximum number of held-out rows.
+            seed: Seed of the rows.
+        """
+        from delia_data.evaluation.probes import LEAK_PROBES, make_probes
+
+        self.task, self.untrained = task, untrained
+        self.probes = make_probes(task, LEAK_PROBES, rows=rows, seed=seed)
+        self._before: list[frozenset[str]] | None = None
+
+    def measure(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, step: int
+    ) -> dict[str, float]:
+        """Measure the model at a step."""
+        from delia_data.evaluation.grading import is_leak
+
+        if self._before is None:
+            with self.untrained() as before:
+                self._before = self._marks(before, tokenizer)
+        leaks: dict[str, list[bool]] = {}
+        marks = zip(self._marks(model, tokenizer), self._before, strict=True)
+        names = [probe.name for probe in self.probes for _ in probe.rows]
+        for name, (ours, untrained) in zip(names, marks, strict=True):
+            leaks.setdefault(name, []).append(is_leak(name, ours, untrained))
+        return {"eval_leak": max(sum(each) / len(each) for each in leaks.values())}
+
+    def _marks(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[frozenset[str]]:
+        """Return the marks of the format in the model's greedy answer to each request."""
+        from delia_data.engines.base import Request, Sampling
+        from delia_data.engines.transformers import TransformersEngine
+        from delia_data.evaluation.representation import evaluating
+
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        requests = [
+            Request(f"{number}", row.prompt, seed=0)
+            for number, row in enumerate(row for probe in self.probes for row in probe.rows)
+        ]
+        sampling = Sampling(temperature=0, max_tokens=_ANSWER_TOKENS)
+        with evaluating(inner):
+            answers = TransformersEngine(inner, tokenizer).generate(requests, sampling)
+            texts = {answer.id: answer.text for answer in answers}
+        return [frozenset(self.task.form.marks(texts[request.id])) for request in requests]
+
+
+_ANSWER_TOKENS: Final = 96
 _MEASURES: Final = ("l2", "relative", "cosine")
 
 

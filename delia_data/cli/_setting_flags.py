@@ -85,9 +85,10 @@ def _types(hint: Any) -> set[Any]:
 
 
 def _metavar(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "|".join(get_args(hint))
     types = _types(hint)
+    if Literal in types:
+        kinds = [hint] if get_origin(hint) is Literal else get_args(hint)
+        return "|".join(name for kind in kinds for name in (get_args(kind) or ("none",)))
     if dict in types:
         return "NAME=VALUE"
     names = {tuple: "NAMES", int: "INTEGER", float: "NUMBER", str: "TEXT"}

@@ -72,7 +72,11 @@ def command(
 
 def _summary(manifest: Manifest, out: Path) -> str:
     details = manifest.details
-    parts = [f"{details['steps']} steps, last loss {details['last_loss']:.3f}"]
+    parts = [f"{details['steps']} steps", f"last loss {details['last_loss']:.3f}"]
+    if "planned_steps" in details:
+        parts[0] = f"{details['steps']} of {details['planned_steps']} steps, stopped early"
+    if "best_step" in details:
+        parts.append(f"kept step {details['best_step']}")
     if "cut" in details:
         parts.append(f"{details['cut']} rows were cut")
     parts += [f"{count} rows left out ({why})" for why, count in manifest.dropped.items()]

@@ -293,7 +293,7 @@ def _diverge(
             unknown["kl"] = "the engine gives no distributions: use --engine transformers"
         return []
     if isinstance(source, str | os.PathLike):
-        pairs: Iterable[Record] = read_pairs(source, token=task.token, seed=seed)
+        pairs: Iterable[Record] = read_pairs(source, tokens=(task.token,), seed=seed)
     else:
         pairs = source
     wanted = {pair.id: pair for pair in pairs}

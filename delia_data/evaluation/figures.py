@@ -296,10 +296,7 @@ def loss_curve(losses: Sequence[Mapping[str, Any]]) -> Drawing:
         losses: Logged steps: `step`, `loss`, and `loss_task` or `loss_pairs` if the step had such
             rows.
     """
-    lines = {
-        label: [(p["step"], p[key]) for p in losses if math.isfinite(p.get(key, math.nan))]
-        for key, label in _SOURCES.items()
-    }
+    lines = {label: _line(losses, key) for key, label in _SOURCES.items()}
     if lines["task rows"] and lines["pairs"]:
         lines.pop("all rows")  # It is between the two.
     elif lines["all rows"]:
@@ -323,12 +320,70 @@ def loss_curve(losses: Sequence[Mapping[str, Any]]) -> Drawing:
             axes.set_ylim(bottom=0)
             put_legend(figure)
 
-    ends = "; ".join(
+    return Drawing("losses", "Loss over the training, by source", paint, details=_ends(lines))
+
+
+_HELD_OUT: Final = {
+    "eval_loss_task": "held-out task rows",
+    "eval_loss_pairs": "held-out pairs",
+}
+_SIDE_EFFECTS: Final = {"eval_leak": "leak, share of answers", "eval_keep": "keep, KL in nats"}
+
+
+def held_out_curves(
+    points: Sequence[Mapping[str, float]], *, best_step: int | None = None
+) -> list[Drawing]:
+    """Draw the loss on held-out rows over a training, and its leak and keep.
+
+    Args:
+        points: Watched numbers (`training.watching.read_watched`).
+        best_step: Step whose checkpoint was kept, if it was selected.
+
+    Returns:
+        The figures of which there are numbers.
+    """
+    kinds = {
+        "held-out": ("Held-out loss over the training", "loss, nats per token", _HELD_OUT),
+        "side-effects": ("Leak and keep over the training", "leak and KL", _SIDE_EFFECTS),
+    }
+    drawn = []
+    for name, (title, axis, known) in kinds.items():
+        lines = {label: line for key, label in known.items() if (line := _line(points, key))}
+        if lines:
+            drawn.append(_curves(name, title, axis, lines, best_step))
+    return drawn
+
+
+def _line(points: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
+    return [(p["step"], p[key]) for p in points if math.isfinite(p.get(key, math.nan))]
+
+
+def _curves(
+    name: str,
+    title: str,
+    axis: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    best_step: int | None,
+) -> Drawing:
+    def paint(figure: Any, axes: Any, palette: Palette) -> None:
+        for (label, line), color in zip(lines.items(), palette.series, strict=False):
+            steps, values = np.asarray(line).T
+            axes.plot(steps, values, "o-", markersize=3, color=color, label=label)
+        if best_step is not None:
+            axes.axvline(best_step, color=palette.muted, ls=DOTTED, label="checkpoint kept")
+        _steps_axis(axes, axis)
+        axes.set_ylim(bottom=0)
+        put_legend(figure)
+
+    return Drawing(name, title, paint, details=_ends(lines))
+
+
+def _ends(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    return "; ".join(
         f"{label}: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step "
         f"{points[-1][0]:g}"
         for label, points in lines.items()
     )
-    return Drawing("losses", "Loss over the training, by source", paint, details=ends)
 
 
 def watched_state_space(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawing:

@@ -52,13 +52,13 @@ class Divergence:
 
 
 def read_pairs(
-    source: str | os.PathLike[str], *, token: str, seed: int, count: int = PAIRS
+    source: str | os.PathLike[str], *, tokens: Sequence[str], seed: int, count: int = PAIRS
 ) -> list[Record]:
     """Read the pairs that a mixture with this seed would take last.
 
     Args:
         source: A cache, or a file of pairs; `"bundled"` is the bundled cache.
-        token: The special token; pairs with it are left out, as from a mixture.
+        tokens: The special tokens; pairs with one are left out, as from a mixture.
         seed: Seed of the mixture.
         count: Greatest number of pairs.
 
@@ -68,10 +68,12 @@ def read_pairs(
     usable = {
         row.id: row
         for row in read_cache(source)
-        if not any(token in m.content for m in row.messages)
+        if not any(token in m.content for m in row.messages for token in tokens)
     }
     if not usable:
-        raise InputError(f"{source} has no pairs without {token}: give a cache or a file of pairs")
+        raise InputError(
+            f"{source} has no pairs without {', '.join(tokens)}: give a cache or a file of pairs"
+        )
     return nlargest(count, usable.values(), key=lambda row: rank(seed, row.id, "select"))
 
 

@@ -351,7 +351,7 @@ def _divergences(
     token, pairs = inputs.task.token, list(inputs.losses.get("pairs", ()))
     cache = inputs.held_out_pairs
     if not pairs and cache is not None and is_finished(cache):
-        pairs = read_pairs(cache, token=token, seed=cell.seed or 0)
+        pairs = read_pairs(cache, tokens=(token,), seed=cell.seed or 0)
     measured = divergences(
         off.model,
         off.tokenizer,

@@ -10,6 +10,7 @@ from typing import Final
 from markupsafe import Markup
 
 from delia_data.evaluation.figures import (
+    held_out_curves,
     loss_curve,
     short,
     watched_distances,
@@ -28,6 +29,8 @@ from delia_data.report.runs import Run, Runs
 from delia_data.training.adapter import LOSSES
 from delia_data.training.watching import WATCHED, read_watched
 
+_OVER: Final = " over the training"
+_HELD_OUT: Final = "Measured on rows and pairs that are not trained on, before the first step too."
 _PARTS: Final = {
     "representation": ("the token compared with controls", "delia measure"),
     "state-space": ("state space of the first token", "delia measure"),
@@ -49,6 +52,12 @@ def trained(runs: Runs, figures: Figures) -> Section | None:
         for label, points in losses.items()
         if points
     ]
+    for run in adapters:
+        best = run.done.details.get("best_step")
+        drawn += [
+            figures(drawing, f"{drawing.description.removesuffix(_OVER)}, {run.label}", _HELD_OUT)
+            for drawing in held_out_curves(watched[run.label], best_step=best)
+        ]
     drawn += _watched_figures(watched, figures)
     head = ("Run", "Task rows", "Pairs", "Steps", "Last loss", "Left out")
     rows = [_training_row(run, losses[run.label]) for run in adapters]
@@ -118,6 +127,12 @@ def _training_summary(run: Run, losses: Sequence[Mapping[str, float]]) -> str:
             f"; the loss on task rows was {first:.3g} over the first third of its steps and "
             f"{last:.3g} over the last"
         )
+    details = run.done.details
+    if "planned_steps" in details:
+        text += f"; it stopped after {details['steps']} of {details['planned_steps']} steps"
+    if "best_step" in details:
+        by = run.done.settings.get("best_by")
+        text += f"; it kept the checkpoint of step {details['best_step']}, the best by {by}"
     return f"{text}."
 
 

@@ -525,8 +525,8 @@ def test_keywords_are_watched_with_two_controls(
 def test_watches_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no keywords"):
         AlignmentWatch("<sep>", [])
-    with pytest.raises(SettingsError, match="watch_keywords require each other"):
-        TrainSettings(watch_every_steps=5)
+    with pytest.raises(SettingsError, match="watch_keywords needs watch_every_steps"):
+        TrainSettings(watch_keywords=("json",))
     with pytest.raises(InputError, match="train with watch_every_steps"):
         read_watched(tmp_path)
     (tmp_path / WATCHED).write_text("[1]\n")

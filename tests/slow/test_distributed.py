@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from delia_data.outputs import read_manifest
 from delia_data.training import TrainSettings, train
+from delia_data.training.watching import read_watched
 
 pytestmark = [pytest.mark.slow, pytest.mark.release, *MARKS[1:]]
 
@@ -124,6 +125,33 @@ def test_two_processes_train_the_adapter_of_one_also_after_a_kill(
     for name, weight in whole.items():
         assert torch.allclose(gathered[name], weight, atol=2e-3), name
     assert not (both / ".checkpoints").exists()
+
+
+def test_two_processes_measure_and_keep_the_checkpoint_of_one(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    pairs = [row(f"Say {i}.", f"Here is {i}.", "cache") for i in range(5)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    settings = replace(
+        settings,
+        save_every_steps=None,
+        watch_every_steps=2,
+        watch_pairs=str(tmp_path / "pairs.jsonl"),
+        best_by="keep",
+        patience=2,
+    )
+    alone = train(settings, ROWS, tmp_path / "alone")
+    assert alone.details["planned_steps"] > alone.details["steps"] == 6
+    killed = launch("ddp.yaml", [str(SCRIPT)], settings, tmp_path / "both", KILL_AFTER="5")
+    assert killed.returncode != 0
+    again = launch("ddp.yaml", ["-m", "delia_data", "train"], settings, tmp_path / "both")
+    assert again.returncode == 0, again.stderr
+    one, two = (read_watched(tmp_path / name) for name in ("alone", "both"))
+    assert len(one) == len(two) == 4
+    for point, other in zip(one, two, strict=True):
+        assert other == pytest.approx(point, abs=1e-4)
+    details = read_manifest(tmp_path / "both", verify=True).details
+    assert (details["best_step"], details["steps"]) == (2, 6)
 
 
 def test_the_bundled_configurations() -> None:
