@@ -127,7 +127,8 @@ def test_open_settings_are_resolved_by_the_machine_and_the_rows(
     assert resolve(resolved, rows=5) == resolved, "once is enough"
     given = TrainSettings(batch_size=3, micro_batch_tokens=7, dtype="float32")
     kept = resolve(replace(given, gradient_checkpointing=True), rows=300)
-    assert kept == replace(given, gradient_checkpointing=True, token_rate=0.15)
+    resolved_too = {"gradient_checkpointing": True, "token_rate": 0.15, "save_every_steps": 10}
+    assert kept == replace(given, **resolved_too)
     for way in ({"adaptation": "full"}, {"token_training": "lora"}):
         assert resolve(TrainSettings(**way), rows=1).token_rate is None
     assert resolve(TrainSettings(packing=False), rows=1).micro_batch_tokens is None
