@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from delia_data.cli._flags import option
+from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, Update, messages, say, show_json, step
 from delia_data.cli._score_tables import show_table
 from delia_data.evaluation.measurements import MEASURES, MeasureName, measurement_tables
 from delia_data.evaluation.measuring import MeasureSettings, measure
+from delia_data.tokens import parse_assignments
 
 _DEFAULT = MeasureSettings()
 _ROWS = "Rows"
@@ -56,6 +58,10 @@ def command(
         str, option("Type to compute in: float32 or bfloat16.", _HOW)
     ] = _DEFAULT.dtype,
     seed: Annotated[int, option("Seed of rows, words, and projection.")] = _DEFAULT.seed,
+    template_option: Annotated[
+        list[str] | None,
+        option(f"{TEMPLATE_OPTION_HELP} Default: those of the training.", _HOW),
+    ] = None,
     device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -68,6 +74,7 @@ def command(
         ratio=ratio,
         dtype=dtype,  # type: ignore[arg-type]  # MeasureSettings checks it.
         seed=seed,
+        template_options=parse_assignments(template_option or (), "--template-option") or None,
     )
     with ExitStack() as steps:
         measurements = measure(

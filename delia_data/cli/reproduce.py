@@ -11,8 +11,10 @@ import typer
 
 from delia_data.bundled_cache import cache_path
 from delia_data.cli._flags import option
+from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, messages, print_table, say, show_json, step
 from delia_data.errors import InputError
+from delia_data.tokens import parse_assignments
 
 if TYPE_CHECKING:
     from delia_data.experiments.grid import Cell
@@ -53,6 +55,10 @@ def command(
         Path | None, option("Folder of parallel files ending in .en and .is, for translations.")
     ] = None,
     device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
+    template_option: Annotated[
+        list[str] | None,
+        option(f"{TEMPLATE_OPTION_HELP} In a grid: template_options in training."),
+    ] = None,
     keep_adapters: KeepAdapters = False,
     show: Annotated[
         bool, option("Show the cells and their duration; run nothing.", names=["--list"])
@@ -62,9 +68,12 @@ def command(
     """Run a grid of methods, task rows, ratios and seeds; compare with the paper's numbers."""
     from delia_data.experiments import Reproduction, read_grid, reproduce
 
-    grid, out = _paths(paths, scale)
+    path, out = _paths(paths, scale)
+    grid = read_grid(path)
+    if options := parse_assignments(template_option or (), "--template-option"):
+        grid = grid.with_template_options(options)
     run = Reproduction(
-        read_grid(grid),
+        grid,
         out,
         cache=cache_path(cache),
         data=data,

@@ -70,6 +70,7 @@ from delia_data.sampling import read_cache
 from delia_data.sampling.embeddings import Embed, Embedder
 from delia_data.tasks import read_task_rows
 from delia_data.tasks.reading import with_query
+from delia_data.tokens import set_template_options
 
 FIGURES: Final = "figures"
 _PLAN: Final = "measuring.json"
@@ -89,6 +90,7 @@ class MeasureSettings:
             adapter's training, or all pairs of the cache if it was trained without pairs.
         dtype: Type to compute in, `"float32"` or `"bfloat16"`.
         seed: Seed of rows, words and projection.
+        template_options: Options of the chat template that replace those of the training.
 
     Raises:
         InputError: A value is out of bounds.
@@ -101,6 +103,7 @@ class MeasureSettings:
     ratio: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+    template_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         lowest = {"rows": 2, "pairs": 3, "words": 16, "seed": 0}
@@ -174,6 +177,8 @@ def measure(
         job.embed = Embedder()
     require("matplotlib", extra="train")  # needed in the last step, after minutes of others
     recorded = {**to_jsonable_python(settings), "mass": MASS, "dimensions": DIMENSIONS}
+    if not settings.template_options:  # folders of earlier versions have no such key
+        del recorded["template_options"]
     plan = {
         **recorded,
         "adapter_sha256": file_sha256(job.adapter / MANIFEST),
@@ -308,8 +313,11 @@ class _Job:
     def check(self, names: Sequence[MeasureName]) -> None:
         """Report wrong inputs before anything is loaded or written."""
         from delia_data.training.adapter import adapter_settings
+        from delia_data.training.loading import load_prepared_tokenizer
 
         trained = adapter_settings(self.adapter)
+        if self.settings.template_options:
+            set_template_options(load_prepared_tokenizer(trained), self.settings.template_options)
         if self.rows.token not in trained.tokens:
             raise TokenError(
                 f"{self.adapter} was trained for the token {', '.join(trained.tokens)}, and the "
@@ -335,6 +343,7 @@ class _Job:
 
         torch = require("torch", extra="local")
         model, tokenizer = open_adapter(self.adapter, device=self.device)
+        set_template_options(tokenizer, self.settings.template_options)
         return model.to(getattr(torch, self.settings.dtype)), tokenizer
 
     @contextmanager

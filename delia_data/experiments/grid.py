@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from typing import Any, Final, Literal, get_args
 
@@ -176,7 +176,8 @@ class Experiment:
         cache: How the pairs are sampled.
         model: The model.
         recipe: Recipe of the training, a bundled one or a `.yaml` file.
-        training: Settings that override the recipe's.
+        training: Settings that override the recipe's. `template_options` among them also apply to
+            the pairs and contrast rows that the model samples.
         held_out_pairs: Cache whose last pairs KL is measured on, such as `bundled`; None for the
             cache of the experiment.
         contrast: Contrast rows per task row, for the methods that use them (`delia diversify`).
@@ -227,6 +228,11 @@ class Experiment:
             )
         self.settings()
 
+    def sampling(self) -> dict[str, Any]:
+        """Return what pairs on disk depend on, besides the model."""
+        options = None if self.cache.writer else self.settings().template_options
+        return {**self.cache.sampling(), **({"template_options": options} if options else {})}
+
     def settings(self, *, seed: int = 0, device: str = "cpu") -> TrainSettings:
         """Return the settings of a training: the recipe's, overridden by this experiment's."""
         values = {**read_recipe(self.recipe).as_dict(), **self.training}
@@ -266,6 +272,15 @@ class Grid:
         """Return the grid as plain values, as in a YAML file."""
         plain: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
         return plain
+
+    def with_template_options(self, options: Mapping[str, Any]) -> Grid:
+        """Return the grid with options of the chat template added to those of all experiments."""
+        experiments = {}
+        for name, one in self.experiments.items():
+            merged = {**(one.settings().template_options or {}), **options}
+            training = {**one.training, "template_options": merged}
+            experiments[name] = replace(one, training=training)
+        return replace(self, experiments=experiments)
 
     def cells(self, *, only: tuple[str, ...] = ()) -> list[Cell]:
         """Return the cells in the order in which they run, each once.

@@ -16,7 +16,7 @@ from delia_data.diversify import diversify, make_task_folder
 from delia_data.engines import Sampling, load_engine
 from delia_data.errors import InputError
 from delia_data.evaluation.probes import EvalTask, Probe, make_probes
-from delia_data.experiments.grid import FORMATTED, CacheSettings, Cell, Experiment, task_of
+from delia_data.experiments.grid import FORMATTED, Cell, Experiment, task_of
 from delia_data.experiments.methods import Material
 from delia_data.mixing import Pairs, TaskRows, read_task_rows
 from delia_data.mixing.task_rows import ContrastRow
@@ -174,8 +174,7 @@ def read_inputs(
 
 def sample_cache(
     folder: Path,
-    model: str,
-    settings: CacheSettings,
+    experiment: Experiment,
     *,
     device: str,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -185,10 +184,12 @@ def sample_cache(
     Raises:
         InputError: There were too few queries, or the engine does not have an option.
     """
-    options: dict[str, Any] = {}
+    settings, options = experiment.cache, dict[str, Any]()
     if settings.engine == "transformers":
         options = {"batch_size": settings.batch_size, "device": device}
-    writer = settings.writer or model
+    if template := experiment.sampling().get("template_options"):
+        options["template_options"] = template
+    writer = settings.writer or experiment.model
     with closing(load_engine(settings.engine, model=writer, **options)) as engine:
         if settings.queries == "bundled":
             queries: Any = BundledQueries(seed=0)
@@ -233,6 +234,7 @@ def sample_contrast(
             model=experiment.model,
             batch_size=experiment.cache.batch_size,
             device=device,
+            template_options=experiment.settings().template_options,
         ),
         contrast=experiment.contrast,
         contrast_sampling=Sampling(

@@ -113,14 +113,14 @@ class Reproduction:
         """Return the cache of an experiment: the given one, or one per model and settings."""
         if self.cache is not None:
             return self.cache
-        key = hashlib.sha256(canonical_json([experiment.model, experiment.cache.sampling()]))
+        key = hashlib.sha256(canonical_json([experiment.model, experiment.sampling()]))
         return self.out / _CACHES / f"{Path(experiment.model).name}-{key.hexdigest()[:8]}"
 
     def contrast_of(self, name: str, experiment: Experiment) -> Path | None:
         """Return the folder of an experiment's contrast rows; None if it has none."""
         if not experiment.contrast:
             return None
-        sampling = experiment.cache.sampling()
+        sampling = experiment.sampling()
         key = hashlib.sha256(canonical_json([experiment.model, experiment.contrast, sampling]))
         return self.out / _CACHES / f"{name}-contrast-{key.hexdigest()[:8]}"
 
@@ -201,8 +201,7 @@ def reproduce(
     for folder, experiment in run.missing_caches().items():
         sample_cache(
             folder,
-            experiment.model,
-            experiment.cache,
+            experiment,
             device=run.device,
             on_progress=on_sampling,
         )

@@ -274,3 +274,24 @@ def test_errors_of_the_command(inputs: Inputs, delia: Delia, tmp_path: Path) -> 
     (other / "thesis.txt").write_text("all of it")
     refused(delia(*given[:3], other), "holds something else")
     assert embeddings.weights_folder() is None or not (out / "measurements.json").exists()
+
+
+def test_template_options_replace_those_of_the_training(tmp_path: Path, delia: Delia) -> None:
+    inputs = make_inputs(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path / "model"))
+    tokenizer.chat_template = "{%- if short %}so {% endif %}" + str(tokenizer.chat_template)
+    tokenizer.save_pretrained(tmp_path / "model")
+    where = [str(path) for path in (inputs.adapter, inputs.task)]
+    how = ["--what", "state-space", "--words", "16"]
+    for name, options in (("plain", []), ("short", ["--template-option", "short=true"])):
+        result = delia("measure", *where, tmp_path / name, *how, *options)
+        assert result.code == 0, result.err
+    plain, short = (read_measurements(tmp_path / name).state_space for name in ("plain", "short"))
+    assert plain is not None and short is not None and plain != short
+    settings = read_manifest(tmp_path / "short").settings
+    assert settings["template_options"] == {"short": True}
+    assert "template_options" not in read_manifest(tmp_path / "plain").settings
+    again = delia("measure", *where, tmp_path / "short", *how)
+    refused(again, "template_options.short was True and is now None")
+    unknown = delia("measure", *where, tmp_path / "x", *how, "--template-option", "shrt=true")
+    refused(unknown, "short")

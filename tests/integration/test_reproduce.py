@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,3 +278,26 @@ def test_variants_of_an_experiment_train_on_other_kinds_of_pairs(
     assert [line["heads"][0] for line in numbers["lines"]] == list(experiments)
     kl = numbers["columns"].index("KL on pairs")
     assert all(line["entries"][kl]["ours"]["value"] > 0 for line in numbers["lines"])
+
+
+def test_template_options_reach_sampling_and_training(
+    model: Path, tmp_path: Path, delia: Delia
+) -> None:
+    from delia_data.models import load_tokenizer
+
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    tokenizer = load_tokenizer(str(copy))
+    tokenizer.chat_template = "{%- if short %} {% endif %}" + str(tokenizer.chat_template)
+    tokenizer.save_pretrained(copy)
+    grid, out = micro_grid(tmp_path, copy), tmp_path / "out"
+    options = ("--only", "delia", "--template-option", "short=true")
+    result = delia("reproduce", grid, out, *options)
+    assert result.code == 0, result.err
+    (cache,) = (out / "caches").iterdir()
+    assert read_manifest(cache).settings["model"]["template_options"] == {"short": True}
+    cell = out / "cells" / "formatted-text_delia_rows-8_ratio-2_seed-0"
+    assert read_manifest(cell).settings["training"]["template_options"] == {"short": True}
+    training = yaml.safe_load((out / "grid.yaml").read_text())["experiments"]["formatted-text"]
+    assert training["training"]["template_options"] == {"short": True}
+    refused(delia("reproduce", grid, out, "--only", "delia"), "template_options")
