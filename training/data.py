@@ -282,8 +282,9 @@ class EncodedRows:
 
     Attributes:
         dataset: Columns `input_ids` and `labels` (-100 where no loss is taken), lists of equal
-            length, and `is_task`; with contrast rows `teacher_prompt`, ids that the teacher reads
-            in place of the prompt, empty for the same.
+            length, and `is_task`, which is false for rows with the KL loss; if any row has turns
+            for its teacher, `teacher_prompt`: the ids that it reads in place of the prompt, empty
+            for the same.
         cut: Rows that were cut to the limit.
         dropped: Rows that were left out, by reason.
     """
@@ -348,7 +349,8 @@ def encode_rows(
         linter.check(count - 1, record, source, row)
         ids.append(np.asarray(short.ids, dtype=np.int32))
         labels.append(np.where(short.mask, ids[-1], np.int32(_IGNORED)))
-        are_task.append(source == "task")
+        distilled = taught is not None and settings.pairs_loss == "kl"
+        are_task.append(source == "task" and not distilled)
         prompts.append([] if taught is None else _prompt_ids(tokenizer, taught))
     report = linter.report()
     if cut and not settings.truncate:
@@ -400,17 +402,17 @@ def mismatched_sources(
 ) -> list[str]:
     """Return a line for each cache that another model, template, option or prompt wrote.
 
-    Only the model's own words buffer (paper, section 3). A model behind an API can be compared by
-    name alone.
+    With cross-entropy only the model's own words buffer (paper, section 3). With the KL loss the
+    text of a pair is not learned, only the untrained model's distribution after it, so any text
+    will do. A model behind an API can be compared by name alone.
 
     Args:
         written_by: The mixture's record of the models, by the cache's name.
         model: The model to be trained: the embedded model's name, a folder, or a Hub id.
         tokenizer: Its tokenizer.
-        pairs_loss: Loss of the pairs; with `"kl"` the system prompt under which they were sampled
-            makes no difference, because their text is not learned.
+        pairs_loss: Loss of the pairs; there are no lines with `"kl"`.
     """
-    if not written_by:
+    if not written_by or pairs_loss == "kl":
         return []
     known: list[dict[str, Any]] = []
 
@@ -449,7 +451,7 @@ def mismatched_sources(
                 "--template-option"
             )
         system = None if isinstance(writer, str) else writer.get("system")
-        if system and pairs_loss == "ce":
+        if system:
             lines.append(
                 f"the {cache}'s pairs were sampled with the system prompt {system!r} and are "
                 "trained without it, so they are not the model's own words for these prompts: "

@@ -69,6 +69,7 @@ COMMANDS: Final = {
     "train": "Fine-tune a model and the token's embedding on a mixture.",
     "export": "Write an adapter for serving engines, or a mixture for another trainer.",
     "evaluate": "Evaluate a model: does it follow the token, and is it otherwise the model it was?",
+    "distill": "Turn system prompts into tokens, without labels (experimental).",
     "reproduce": "Run a grid of methods, task rows, ratios and seeds; compare with the "
     "paper's numbers.",
     "ratio": "Find the smallest ratio that is about as good as the best of a short series.",

@@ -64,7 +64,7 @@ from delia_data.outputs import (
     folder_lock,
 )
 from delia_data.ranking import rank
-from delia_data.records import Record
+from delia_data.records import Message, Record
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.embeddings import Vectors
 from delia_data.tasks import Task, Wording, ready_wordings
@@ -345,8 +345,8 @@ def diversify(task: Task, wordings: Sequence[Wording], *, seed: int = 0) -> Task
             f"held-out rows pass the gates: give more that name {task.token} once"
         )
     return TaskRows(
-        train=tuple(_assign(task.train, training, seed)),
-        test=tuple(_assign(task.test, held_out, seed)),
+        train=tuple(_assign(task, task.train, training, seed)),
+        test=tuple(_assign(task, task.test, held_out, seed)),
         token=task.token,
     )
 
@@ -355,25 +355,28 @@ def undiversified(task: Task) -> TaskRows:
     """Give every row the same wording, as in ordinary instruction tuning."""
     wording = task.common_wording
     return TaskRows(
-        train=tuple(_worded(row, wording) for row in task.train),
-        test=tuple(_worded(row, wording) for row in task.test),
+        train=tuple(_worded(task, row, wording) for row in task.train),
+        test=tuple(_worded(task, row, wording) for row in task.test),
         token=task.token,
     )
 
 
-def _assign(rows: Sequence[Record], wordings: Sequence[Wording], seed: int) -> list[TaskRow]:
+def _assign(
+    task: Task, rows: Sequence[Record], wordings: Sequence[Wording], seed: int
+) -> list[TaskRow]:
     """Assign wordings to rows in the order of keyed hashes; the rows keep their order."""
     if not rows:
         return []
     order = sorted(range(len(rows)), key=lambda i: (rank(seed, rows[i].id, "wording"), i))
     deck = sorted(wordings, key=lambda wording: rank(seed, wording.id, "wording"))
     dealt = {row: deck[place % len(deck)] for place, row in enumerate(order)}
-    return [_worded(row, dealt[index]) for index, row in enumerate(rows)]
+    return [_worded(task, row, dealt[index]) for index, row in enumerate(rows)]
 
 
-def _worded(row: Record, wording: Wording) -> TaskRow:
+def _worded(task: Task, row: Record, wording: Wording) -> TaskRow:
     plain = None if wording.plain is None else wording.fill_plain(row.query)
-    return TaskRow(with_query(row, wording.fill(row.query)), wording.id, plain)
+    teacher = (Message("system", task.system), *row.prompt) if task.system else None
+    return TaskRow(with_query(row, wording.fill(row.query)), wording.id, plain, teacher)
 
 
 @contextmanager
@@ -475,6 +478,7 @@ def _manifest(
             "keywords": list(task.keywords),
             "labels": list(task.labels),
             "scoring": scoring_name(task.scoring),
+            **({"system": task.system} if task.system else {}),
             **({"read": dict(task.read)} if task.read else {}),
             **details,
         },

@@ -31,6 +31,7 @@ from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.generation import (
     ANSWERS,
     ASKING,
+    INSTRUCTED,
     MODEL,
     UNTRAINED,
     AnsweredRow,
@@ -40,6 +41,7 @@ from delia_data.evaluation.generation import (
 )
 from delia_data.evaluation.grading import (
     ScoredRow,
+    agreement,
     grade_answers,
     read_scored_rows,
     write_scored_rows,
@@ -167,6 +169,8 @@ def evaluate(
         unknown: dict[str, str] = {}
         scored = _with_saved(grade_answers(task, answered), asked, opened)
         scored = _with_similarity(scored, embed, unknown)
+        if task.system:
+            scored = _with_agreement(scored, task, embed, unknown)
         measured = _diverge(opened, task, root, pairs, seed, unknown, on_progress)
         (root / FINISHED).unlink(missing_ok=True)
         evaluation = score(
@@ -270,6 +274,34 @@ def _with_similarity(
     scored = list(rows)
     for place, value in zip(places, values, strict=True):
         scored[place] = replace(scored[place], similarity=value)
+    return scored
+
+
+def _with_agreement(
+    rows: Sequence[ScoredRow], task: EvalTask, embed: Embed | None, unknown: dict[str, str]
+) -> list[ScoredRow]:
+    """Add the agreement of held-out answers with those to the system prompt."""
+    scored, places = list(rows), dict[tuple[int, str], tuple[str, str]]()
+    for place, row in enumerate(rows):
+        answers = row.answered.answers
+        if row.answered.probe != "held-out" or INSTRUCTED not in answers:
+            continue
+        target = answers[INSTRUCTED]
+        others = {**answers, INSTRUCTED: row.answered.expected}
+        values = {name: agreement(task.form, text, target) for name, text in others.items()}
+        scored[place] = replace(row, agreement={n: v for n, v in values.items() if v is not None})
+        places |= {(place, n): (others[n], target) for n, v in values.items() if v is None}
+    try:
+        pairs = list(places.values())
+        cosines = similarities(
+            [a for a, _ in pairs], [b for _, b in pairs], lambda: embed or Embedder()
+        )
+    except MissingExtraError as error:
+        unknown["agree"] = str(error)
+        return scored
+    for (place, name), value in zip(places, cosines, strict=True):
+        known = {**scored[place].agreement, name: max(0.0, value)}
+        scored[place] = replace(scored[place], agreement=known)
     return scored
 
 

@@ -15,7 +15,13 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from delia_data.errors import FormatError, InputError
-from delia_data.evaluation.answer_format import CONTENT, JSON_MARKS, parse_answer
+from delia_data.evaluation.answer_format import (
+    CONTENT,
+    JSON_MARKS,
+    AnswerFormat,
+    parse_answer,
+    plain_label,
+)
 from delia_data.evaluation.generation import MODEL, UNTRAINED, AnsweredRow
 from delia_data.evaluation.keep import satisfies
 from delia_data.evaluation.probes import EvalTask
@@ -52,12 +58,16 @@ class ScoredRow:
         outcomes: The grades by system.
         saved: Prompt tokens saved against the full instruction; None if unknown.
         similarity: Similarity of the answer to the untrained model's, if it was measured.
+        agreement: By system, agreement of its answer with the greedy one to the system prompt that
+            the token stands for, 0 to 1; for `INSTRUCTED` that of the row's own answer, which the
+            same prompt gave by sampling.
     """
 
     answered: AnsweredRow
     outcomes: Mapping[str, Outcome]
     saved: int | None = None
     similarity: float | None = None
+    agreement: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def leaks(self) -> bool | None:
@@ -129,6 +139,26 @@ def score_answer(task: EvalTask, answer: str, expected: str) -> float:
     if not 0 <= value <= 1:
         raise InputError(f"the task's scoring gave {value} for {answer!r}: it must give 0 to 1")
     return value
+
+
+def agreement(form: AnswerFormat, answer: str, other: str) -> float | None:
+    """Return how far two answers agree, 0 to 1; None for free text, which embeddings compare.
+
+    Objects agree in the share of keys with equal values, labels if they are equal; case, spaces and
+    a final period make no difference. An answer that is not in the format agrees with no other.
+    """
+    match form.kind:
+        case "json":
+            values = [parse_answer(text, form.keys) for text in (answer, other)]
+            first, second = (None if one is None else one.value for one in values)
+            if first is None or second is None:
+                return 0.0
+            equal = [plain_label(first[key]) == plain_label(second[key]) for key in form.keys]
+            return sum(equal) / len(equal)
+        case "label":
+            texts = [form.read(text) for text in (answer, other)]
+            return float(None not in texts and plain_label(answer) == plain_label(other))
+    return None
 
 
 def write_scored_rows(path: str | os.PathLike[str], rows: Sequence[ScoredRow]) -> None:

@@ -65,6 +65,7 @@ class EvalTask:
         scoring: Scoring of answers; None if it was a function, which folders do not contain.
         sha256: Hash of the task.
         instruction: The full instruction, which spells the format out; empty if unknown.
+        system: The system prompt that the token stands for, in place of an instruction.
     """
 
     name: str
@@ -74,6 +75,7 @@ class EvalTask:
     scoring: Scoring | None
     sha256: str
     instruction: str = ""
+    system: str = ""
 
     def __post_init__(self) -> None:
         if not self.held_out:
@@ -122,6 +124,7 @@ class EvalTask:
             scoring=task.scoring,
             sha256=task.sha256,
             instruction=task.instruction,
+            system=task.system,
         )
 
     @classmethod
@@ -168,6 +171,7 @@ class EvalTask:
             scoring=by,
             sha256=manifest.inputs.get("task", ""),
             instruction=str(details.get("instruction", "")),
+            system=str(details.get("system", "")),
         )
 
 
@@ -280,7 +284,7 @@ def make_probes(
 def _rows(name: str, task: EvalTask, rows: Sequence[HeldOutRow]) -> tuple[ProbeRow, ...]:
     match name:
         case "held-out":
-            return tuple(_held_out(row, task.instruction) for row in rows)
+            return tuple(_held_out(row, task) for row in rows)
         case "plain":
             return tuple(_row(row, _plain(row)) for row in rows)
         case "forbid" | "mention":
@@ -308,9 +312,12 @@ def _request(text: str, constraints: Mapping[str, Any] | None = None) -> ProbeRo
     return ProbeRow(content_id(turns), text, turns, constraints=constraints or {})
 
 
-def _held_out(row: HeldOutRow, instruction: str) -> ProbeRow:
-    query = row.record.query
-    full = with_query(row.record, f"{instruction}\n\n{query}").prompt if instruction else ()
+def _held_out(row: HeldOutRow, task: EvalTask) -> ProbeRow:
+    full: tuple[Message, ...] = ()
+    if task.system:
+        full = (Message("system", task.system), *row.record.prompt)
+    elif task.instruction:
+        full = with_query(row.record, f"{task.instruction}\n\n{row.record.query}").prompt
     return replace(_row(row, row.worded.record.query), wording_id=row.worded.wording_id, full=full)
 
 

@@ -99,6 +99,9 @@ NUMBERS: Final = (
     Number(
         "right", "right", "score", True, _TASK, "right labels, or the score; unreadable is wrong"
     ),
+    Number(
+        "agree", "agreement", "score", True, _TASK, "agreement with the system prompt's answers"
+    ),
     Number("saved", "save", "tokens", True, _TASK, "prompt tokens against the full instruction"),
     Number(
         "general", "general", "share", True, ("general",), "general requests that are satisfied"
@@ -325,6 +328,9 @@ def _columns(
             columns = {"held-out": graded("held-out", lambda one: one.right)}
         case "general":
             columns = {"general": graded("general", lambda one: one.right)}
+        case "agree":
+            group = by_probe.get("held-out", ())
+            columns = {"held-out": _known([row.agreement.get(system) for row in group])}
         case "obey":
             columns = {"forbid": graded("forbid", lambda one: obeys(one.marks))}
         case "leak" if system == MODEL:

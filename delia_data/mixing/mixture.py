@@ -53,7 +53,7 @@ from delia_data.mixing.task_rows import ContrastRow, Rows, TaskRow, as_task_rows
 from delia_data.outputs import Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import md5, rank
 from delia_data.reading import MESSAGES
-from delia_data.records import Format, read_record, write_record
+from delia_data.records import Format, content_id, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
 _BATCH = 10_000
@@ -76,8 +76,9 @@ class Mixture:
             wordings.
         caches: The caches.
         rows: Row numbers in the mixture's order, counted through the task and then the caches.
-        teachers: Turns that the teacher of a contrast row sees, for each row of `task`; null for
-            task rows. None if there are no contrast rows.
+        teachers: Turns that the teacher sees of each row of `task`; null for a row without a
+            teacher. None if no row has one.
+        task_rows: Number of rows of `task` before the contrast rows.
     """
 
     manifest: Manifest
@@ -88,11 +89,12 @@ class Mixture:
     caches: tuple[CacheRows, ...] = field(repr=False)
     rows: Numbers = field(repr=False)
     teachers: pa.ListArray | None = field(default=None, repr=False)
+    task_rows: int = 0
 
     @property
     def schema(self) -> pa.Schema:
         """Columns of the rows."""
-        return schema(self.format, contrast=self.teachers is not None)
+        return schema(self.format, taught=self.teachers is not None)
 
     @property
     def num_rows(self) -> int:
@@ -112,13 +114,10 @@ class Mixture:
         batches = [self.task, *(batch for cache in self.caches for batch in cache.batches)]
         for numbers, window in take_in_windows(batches, self.rows[begin:end]):
             of_cache = numbers >= self.task.num_rows
-            sources, in_task = of_cache.astype(np.int8), pa.array(numbers, mask=of_cache)
-            taught = {}
+            sources = np.where(of_cache, 1, np.where(numbers >= self.task_rows, 2, 0))
+            in_task, taught = pa.array(numbers, mask=of_cache), {}
             if self.teachers is not None:
-                taught[TEACHER_MESSAGES] = turns = self.teachers.take(in_task)
-                sources[turns.is_valid().to_numpy(zero_copy_only=False)] = _SOURCES.index(
-                    "contrast"
-                )
+                taught[TEACHER_MESSAGES] = self.teachers.take(in_task)
             columns = {
                 "messages": window["messages"],
                 "source": pa.array(_SOURCES).take(pa.array(sources)),
@@ -303,15 +302,17 @@ def mix(
         _in_order(options, number, taken, contrasting, stored, usable, parts)
         for number, parts in ranks.items()
     ]
+    taught = teachers.null_count < len(teachers)
     return Mixture(
         manifest,
-        _test_table(held_out, options, contrast=bool(contrasting)),
+        _test_table(held_out, options, taught=taught),
         options.format,
         batch,
         wordings,
         tuple(stored.values()),
         np.concatenate(orders),
-        teachers if contrasting else None,
+        teachers if taught else None,
+        len(taken),
     )
 
 
@@ -484,9 +485,7 @@ def _task_batch(
     ids = binary_ids(bytes.fromhex("".join(row.record.id for row in rows)))
     wordings = [row.wording_id if isinstance(row, TaskRow) else None for row in rows]
     teachers = [
-        [message.as_dict() for message in row.teacher_messages]
-        if isinstance(row, ContrastRow)
-        else None
+        [message.as_dict() for message in row.teacher_messages] if row.teacher_messages else None
         for row in rows
     ]
     return (
@@ -496,7 +495,7 @@ def _task_batch(
     )
 
 
-def _test_table(rows: Sequence[TaskRow], options: MixOptions, *, contrast: bool) -> pa.Table | None:
+def _test_table(rows: Sequence[TaskRow], options: MixOptions, *, taught: bool) -> pa.Table | None:
     if not rows:
         return None
     placed = sorted(rows, key=lambda row: (rank(options.seed, _row_key(row)), _row_key(row)))
@@ -506,7 +505,7 @@ def _test_table(rows: Sequence[TaskRow], options: MixOptions, *, contrast: bool)
         "source": pa.array(["task"] * len(placed)),
         "source_id": hex_texts(batch["id"]),
         "wording_id": wordings,
-        **({TEACHER_MESSAGES: teachers} if contrast else {}),
+        **({TEACHER_MESSAGES: teachers} if taught else {}),
     }
     return pa.Table.from_batches([convert(pa.RecordBatch.from_pydict(columns), options.format)])
 
@@ -517,7 +516,7 @@ def convert(batch: pa.RecordBatch, format: Format) -> pa.RecordBatch:
     Raises:
         FormatError: The format cannot hold a row.
     """
-    columns = schema(format, contrast=TEACHER_MESSAGES in batch.schema.names)
+    columns = schema(format, taught=TEACHER_MESSAGES in batch.schema.names)
     origin = [batch[name] for name in batch.schema.names if name != "messages"]
     if format == "messages":
         return pa.RecordBatch.from_arrays(
@@ -571,7 +570,13 @@ def _row_key(row: TaskRow | ContrastRow) -> str:
 
 def _rows_hash(rows: Sequence[TaskRow | ContrastRow]) -> str:
     """Hash of a set of rows: the same whatever their order."""
-    return hashlib.sha256(canonical_json(sorted(_row_key(row) for row in rows))).hexdigest()
+
+    def key(row: TaskRow | ContrastRow) -> str:
+        if isinstance(row, TaskRow) and row.teacher_messages:
+            return f"{_row_key(row)}:{content_id(row.teacher_messages)}"
+        return _row_key(row)
+
+    return hashlib.sha256(canonical_json(sorted(map(key, rows)))).hexdigest()
 
 
 def _hashes(kind: str, by_name: Mapping[str, str]) -> dict[str, str]:

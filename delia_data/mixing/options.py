@@ -101,14 +101,14 @@ class MixOptions:
         return range(self.epochs) if self.epoch is None else range(self.epoch, self.epoch + 1)
 
 
-def schema(format: Format, *, contrast: bool = False) -> pa.Schema:
+def schema(format: Format, *, taught: bool = False) -> pa.Schema:
     """Return the columns of a mixture in a row format: the format's own, then the row's origin.
 
     Args:
         format: The row format.
-        contrast: Whether there are contrast rows, which have the turns that their teacher sees.
+        taught: Whether any row has turns of its own for its teacher.
     """
-    teacher = [(TEACHER_MESSAGES, MESSAGES)] if contrast else []
+    teacher = [(TEACHER_MESSAGES, MESSAGES)] if taught else []
     return pa.schema([*_COLUMNS[check_format(format)], *_PROVENANCE, *teacher])
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from delia_data.errors import FormatError, InputError, TokenError
 from delia_data.outputs import canonical_json, read_manifest
 from delia_data.reading import Source, choose_split, is_output, open_splits
-from delia_data.records import Message, Record, read_record, write_record
+from delia_data.records import Message, Record, content_id, read_record, write_record
 from delia_data.tokens import DEFAULT_TOKEN
 
 CONTRAST_FILE: Final = "contrast.jsonl"
@@ -32,19 +32,26 @@ class TaskRow:
     """One row of the task in its wording.
 
     Attributes:
-        record: The conversation, its question worded.
-        wording_id: Id of the wording; None where the task was not diversified by us.
+        record: The conversation with its question in the wording.
+        wording_id: Id of the wording; None if the task was diversified elsewhere.
         plain: The question without the token, for held-out rows.
+        teacher_messages: The turns with the instruction that the token stands for, which the
+            untrained model answered; None if the answer has another source.
     """
 
     record: Record
     wording_id: str | None = None
     plain: str | None = None
+    teacher_messages: tuple[Message, ...] | None = None
 
     def as_row(self) -> dict[str, Any]:
-        """Give the row as it stands in a task folder."""
+        """Return the row as a task folder holds it."""
         row = {**write_record(self.record), "wording_id": self.wording_id}
-        return row if self.plain is None else {**row, "plain": self.plain}
+        if self.plain is not None:
+            row["plain"] = self.plain
+        if self.teacher_messages is not None:
+            row["teacher_messages"] = [message.as_dict() for message in self.teacher_messages]
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +114,15 @@ class TaskRows:
         """Hash of the rows' contents, whatever their order."""
         parts: list[Sequence[TaskRow | ContrastRow]] = [self.train, self.test]
         parts += [self.contrast] if self.contrast else []
-        splits = [sorted([row.record.id, row.wording_id or ""] for row in part) for part in parts]
+        splits = [sorted(map(_content, part)) for part in parts]
         return hashlib.sha256(canonical_json([self.token, splits])).hexdigest()
+
+
+def _content(row: TaskRow | ContrastRow) -> list[str]:
+    content = [row.record.id, row.wording_id or ""]
+    if isinstance(row, TaskRow) and row.teacher_messages is not None:
+        content.append(content_id(row.teacher_messages))
+    return content
 
 
 Rows = str | os.PathLike[str] | TaskRows | Sequence[TaskRow] | Iterable[Mapping[str, Any]]
@@ -206,14 +220,13 @@ def _contrast_rows(file: Path) -> tuple[ContrastRow, ...]:
 
     def read(row: Any) -> ContrastRow:
         record = source.record(row, used=_CONTRAST_COLUMNS)
-        taught = {"prompt": row.get("teacher_messages"), "completion": record.answer}
         kind, wording_id, task_row = (
             _text_or_none(row, name) or "" for name in ("kind", "wording_id", "task_row")
         )
         return ContrastRow(
             record,
             kind,
-            read_record(taught, "prompt_completion").prompt,
+            _taught(row, record),
             wording_id,
             task_row,
             _text_or_none(row, "phrasing"),
@@ -229,12 +242,23 @@ def _task_rows(source: Source | None) -> tuple[TaskRow, ...]:
     def read(row: Any) -> TaskRow:
         if isinstance(row, TaskRow):
             return row
-        record = source.record(row, used=("wording_id", "plain"))
+        record = source.record(row, used=("wording_id", "plain", "teacher_messages"))
         if isinstance(row, Record):
             return TaskRow(record)
-        return TaskRow(record, _text_or_none(row, "wording_id"), _text_or_none(row, "plain"))
+        return TaskRow(
+            record,
+            _text_or_none(row, "wording_id"),
+            _text_or_none(row, "plain"),
+            _taught(row, record) if row.get("teacher_messages") else None,
+        )
 
     return tuple(row for _, row in source.map(read))
+
+
+def _taught(row: Mapping[str, Any], record: Record) -> tuple[Message, ...]:
+    """Return the turns that the teacher of a row sees."""
+    whole = {"prompt": row.get("teacher_messages"), "completion": record.answer}
+    return read_record(whole, "prompt_completion").prompt
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -112,6 +112,8 @@ class Task:
         meanings: More plain phrasings of the request, to compare the meaning of a wording with.
         scoring: How an answer is scored.
         forbidden: Words that no wording may use, in addition to those that reveal the format.
+        system: System prompt under which the model itself wrote the answers. The token then stands
+            for it, and a teacher with this prompt can be the target of training (`pairs_loss`).
         read: Losses of reading: ignored columns, removed reasoning, skipped files.
     """
 
@@ -128,6 +130,7 @@ class Task:
     meanings: tuple[str, ...] = ()
     scoring: Scoring = "json"
     forbidden: tuple[str, ...] = ()
+    system: str = ""
     read: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -153,4 +156,5 @@ class Task:
         texts = [self.name, self.instruction, self.description, self.common_wording.text]
         rest = [self.request, self.meanings, scoring_name(self.scoring), self.forbidden]
         content = [*texts, self.keys, self.keywords, self.token, rest, rows]
+        content += [self.system] if self.system else []
         return hashlib.sha256(canonical_json(content)).hexdigest()

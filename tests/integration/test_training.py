@@ -402,6 +402,8 @@ def test_a_models_own_pairs_are_recognized_in_any_type_of_weights(
         assert "foreign_words" not in train(one_epoch, folder, tmp_path / "a").details
     prepare(model, tmp_path / "prepared")
     assert mismatched_sources({"cache": own[0]}, str(tmp_path / "prepared"), tokenizer) == []
+    other = {"cache": {"name": "Model", "system": "Be brief."}}
+    assert mismatched_sources(other, model, tokenizer, pairs_loss="kl") == []
 
 
 def test_cut_rows_are_counted_and_those_without_an_answer_dropped(

@@ -97,7 +97,7 @@ def origins(mixture: Mixture) -> list[str]:
 def test_every_format_has_the_column_in_both_splits(task: TaskRows, format: Format) -> None:
     mixture = mix(task, CACHE, ratio=2, format=format)
     assert mixture.test is not None
-    columns = schema(format, contrast=True)
+    columns = schema(format, taught=True)
     assert columns.names == [*schema(format).names, "teacher_messages"]
     assert mixture.train.schema == mixture.test.schema == mixture.schema == columns
     assert mixture.test["teacher_messages"].null_count == 5

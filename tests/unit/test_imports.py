@@ -22,7 +22,7 @@ LAYERS = [
     {"builders", "training", "evaluation", "registration", "startup"},
     {"experiments"},
     {"report"},
-    {"quickstart"},
+    {"quickstart", "distill"},
     {"cli", "__main__"},
 ]
 """Rooms from the bottom up: each may import its own layer and those before it."""

@@ -1,0 +1,112 @@
+"""`delia distill`: system prompts into tokens, without labels."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from delia_data.cli._flags import option
+from delia_data.cli._output import AsJson, print_table, say, show_json, step
+from delia_data.cli._score_tables import show_table
+from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
+from delia_data.errors import InputError
+from delia_data.evaluation.tables import numbers_table
+from delia_data.outputs import read_mapping
+
+_DATA: Final = "Data"
+
+
+@with_setting_flags
+def command(
+    out: Annotated[Path, typer.Argument(help="Output folder; a rerun continues there.")],
+    *,
+    instruction: Annotated[
+        list[Path],
+        option("File of a system prompt; repeat it for each token of --token.", _DATA),
+    ],
+    queries: Annotated[
+        str,
+        option("bundled, or a file, glob, folder or Hub id of queries in any row format.", _DATA),
+    ] = "bundled",
+    rows: Annotated[int, option("Queries of each prompt.", _DATA)] = 200,
+    held_out: Annotated[
+        float, option("Share of the queries that is only evaluated on.", _DATA)
+    ] = 0.5,
+    pairs: Annotated[str, option("Pairs to mix in: bundled, a cache or a file.", _DATA)] = (
+        "bundled"
+    ),
+    ratio: Annotated[float, option("Pairs for each training row.", _DATA)] = 1.0,
+    contrast: Annotated[float, option("Contrast rows for each training row.", _DATA)] = 0.5,
+    max_tokens: Annotated[int, option("Maximum number of tokens of an answer.", _DATA)] = 256,
+    constraints: Annotated[
+        Path | None,
+        option(
+            "A .yaml file of constraints on answers of free text by token, such as "
+            "<support>: {most_words: 80}.",
+            _DATA,
+        ),
+    ] = None,
+    recipe: Recipe = "smollm2-135m-cpu",
+    as_json: AsJson = False,
+    **given: Any,
+) -> None:
+    """Turn system prompts into tokens, without labels (experimental).
+
+    The untrained model answers queries with the system prompt; the trained one learns to answer
+    like it when a query names the token. For each prompt give --instruction once, and its tokens
+    together, as in --token '<support>,<extract>'.
+    """
+    from delia_data.distill import DistillSettings, distill
+
+    training = settings_from(recipe, {**given, "pairs_loss": given["pairs_loss"] or "kl"})
+    if len(instruction) != len(training.tokens):
+        raise InputError(
+            f"{len(instruction)} prompts and {len(training.tokens)} tokens were given: give "
+            "--instruction once for each token of --token"
+        )
+    try:
+        prompts = {
+            token: file.read_text(encoding="utf-8").strip()
+            for token, file in zip(training.tokens, instruction, strict=True)
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"a system prompt cannot be read: {error}") from error
+    settings = DistillSettings(
+        prompts=prompts,
+        queries=queries,
+        rows=rows,
+        held_out=held_out,
+        pairs=pairs,
+        ratio=ratio,
+        contrast=contrast,
+        max_tokens=max_tokens,
+        constraints={}
+        if constraints is None
+        else read_mapping(constraints, str(constraints), "tokens"),
+        seed=training.seed,
+    )
+    result = distill(out, settings, training, show_step=step)
+    if as_json:
+        show_json({"out": out, **{f.name: getattr(result, f.name) for f in fields(result)}})
+        return
+    show_table(numbers_table({token: one.evaluation for token, one in result.tokens.items()}))
+    print_table(
+        ("", "prompt tokens", "with the token", "prefill, ms", "with the token"),
+        [
+            [
+                token,
+                f"{one.full_tokens:.0f}",
+                f"{one.prompt_tokens:.0f}",
+                f"{1000 * one.full_prefill_s:.0f}",
+                f"{1000 * one.prefill_s:.0f}",
+            ]
+            for token, one in result.tokens.items()
+        ],
+        right=1,
+    )
+    if result.requests is not None:
+        say(f"The prefill time saved by {result.requests:,} requests equals that of this run.")
+    say(f"Adapter: {out / 'adapter'}\nReport: {result.report}")

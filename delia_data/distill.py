@@ -1,0 +1,469 @@
+"""Turn system prompts into tokens without labels: `distill` is `delia distill`.
+
+    queries ──▶ model with the system prompt ──▶ answers ──▶ task: queries that name the token
+                                                               │  + contrast rows, pairs
+                                                               ▼
+    KL( untrained model with the system prompt, trained model with the token ) on these answers
+
+    out/
+        distill.json        settings; a rerun with others is refused
+        prompts/NAME/       of each token
+            teacher/        1  the model's answers with the system prompt
+            task/           2  the queries in wordings that name the token, with contrast rows
+        mixture/            3  all tasks and the pairs; of use to any trainer
+        adapter/            4  LoRA and the tokens' embedding rows
+        evaluation/NAME/    5  agreement with the system prompt, leak, obey, keep
+        result.json, report.html
+
+A finished step is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import yaml
+
+from delia_data.diversify import make_task_folder
+from delia_data.engines import Engine
+from delia_data.engines.base import Sampling
+from delia_data.engines.transformers import TransformersEngine
+from delia_data.errors import InputError
+from delia_data.evaluation import EvalTask, Evaluation, evaluate, read_evaluation
+from delia_data.evaluation.answer_format import earliest_object
+from delia_data.evaluation.keep import satisfies
+from delia_data.evaluation.representation import evaluating
+from delia_data.evaluation.system import System, open_adapter_system
+from delia_data.mixing import mix, save_mixture
+from delia_data.models import load_model, load_tokenizer
+from delia_data.outputs import (
+    check_folder_is_ours,
+    check_same_settings,
+    folder_lock,
+    is_finished,
+    write_json,
+    write_text,
+)
+from delia_data.ranking import rank
+from delia_data.records import Message, Record
+from delia_data.report import make_report
+from delia_data.sampling import PromptOptions, load_queries, read_cache, sample
+from delia_data.sampling.filters import truncated
+from delia_data.tasks import Task, Wording
+from delia_data.tasks.scoring import json_object
+from delia_data.tokens import render_ids
+from delia_data.training import TrainSettings, train
+
+SETTINGS: Final = "distill.json"
+RESULT: Final = "result.json"
+REPORT: Final = "report.html"
+_PROMPTS, _MIXTURE, _ADAPTER, _EVALUATION = "prompts", "mixture", "adapter", "evaluation"
+_TIMINGS: Final = "timings.json"
+_TIMED: Final = 16  # prompts whose processing is timed
+_OBJECTS: Final = 0.5  # share of answers with the same keys from which answers are objects
+
+Update = Callable[[float, float], None]
+ShowStep = Callable[[str], AbstractContextManager[Update]]
+
+
+@dataclass(frozen=True, slots=True)
+class DistillSettings:
+    """Settings of a distillation.
+
+    Attributes:
+        prompts: The system prompts by their tokens, such as `{"<support>": "You are ..."}`.
+        queries: `"bundled"`, or a file, glob, folder or Hub id of queries, without answers.
+        rows: Queries of each prompt.
+        held_out: Share of them that is only evaluated on, above 0 and below 1.
+        pairs: Pairs to mix in: a cache or a file of pairs. With the KL loss their answers may come
+            from any model.
+        ratio: Pairs for each training row.
+        contrast: Contrast rows for each training row.
+        max_tokens: Maximum number of tokens of an answer. Longer ones are dropped and counted.
+        constraints: By token, constraints that code checks in answers of free text
+            (`evaluation.keep.satisfies`), such as `{"most_words": 80}`.
+        seed: Seed of every step.
+
+    Raises:
+        InputError: A value is out of bounds.
+    """
+
+    prompts: Mapping[str, str]
+    queries: str = "bundled"
+    rows: int = 200
+    held_out: float = 0.5
+    pairs: str = "bundled"
+    ratio: float = 1.0
+    contrast: float = 0.5
+    max_tokens: int = 256
+    constraints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompts or not all(text.strip() for text in self.prompts.values()):
+            raise InputError("a system prompt is empty or missing: give one for each token")
+        if unknown := set(self.constraints) - set(self.prompts):
+            raise InputError(f"constraints name {min(unknown)}, which has no system prompt")
+        if not 0 < self.held_out < 1:
+            raise InputError(f"held-out share {self.held_out} must be above 0 and below 1")
+        if self.rows < 4:
+            raise InputError(f"{self.rows} queries are too few: give at least 4")
+
+
+@dataclass(frozen=True, slots=True)
+class DistilledToken:
+    """A token that stands for a system prompt.
+
+    Attributes:
+        evaluation: Its numbers, between those of the untrained model without and with the system
+            prompt. `agree` is the agreement with the greedy answers to the system prompt; that of
+            the second bound is the agreement of the prompt's own sampled answers with them, the
+            ceiling.
+        prompt_tokens: Mean tokens of a request with the token.
+        full_tokens: Mean tokens of the same request with the system prompt.
+        prefill_s: Median seconds until the first token of an answer, with the token.
+        full_prefill_s: The same with the system prompt.
+    """
+
+    evaluation: Evaluation
+    prompt_tokens: float
+    full_tokens: float
+    prefill_s: float
+    full_prefill_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DistillResult:
+    """The result of a distillation.
+
+    Attributes:
+        tokens: The tokens.
+        seconds: Duration of each step in seconds.
+        requests: Requests after which the prefill time saved equals the time of all steps before
+            the evaluation; None if no time is saved.
+        report: The report.
+    """
+
+    tokens: Mapping[str, DistilledToken]
+    seconds: Mapping[str, float]
+    requests: int | None
+    report: Path
+
+
+def distill(
+    out: str | os.PathLike[str],
+    settings: DistillSettings,
+    training: TrainSettings,
+    *,
+    engine: Callable[[], Engine] | None = None,
+    show_step: ShowStep = lambda title: nullcontext(lambda done, total: None),
+) -> DistillResult:
+    """Turn system prompts into tokens of one adapter.
+
+    Args:
+        out: Folder of the run; a rerun continues there.
+        settings: The prompts and the data.
+        training: Settings of the training. Its tokens are those of the prompts. Its `pairs_loss`
+            decides the loss of the answers: `"kl"` the distribution of the model with the system
+            prompt, `"ce"` its sampled tokens.
+        engine: Opens the engine that answers, of the model of `training`; by default it runs here.
+        show_step: Shows the progress of a step.
+
+    Raises:
+        InputError: There are too few queries or answers, or answers of free text without
+            constraints.
+        ForeignFolderError: The folder holds something else.
+        SettingsError: The folder was begun with other settings.
+        LockedError: Another process works in the folder.
+    """
+    tokens = tuple(settings.prompts)
+    token = tokens[0] if len(tokens) == 1 else tokens
+    training = replace(training, token=token, seed=settings.seed)
+    steps = _Steps(Path(out), settings, training, engine, show_step)
+    with folder_lock(steps.out):
+        write_json(steps.out / SETTINGS, steps.described)
+        with closing(steps):
+            for token in settings.prompts:
+                steps.do(f"teacher {token}", steps.folder(token) / "teacher", steps.ask, token)
+                steps.do(f"diversify {token}", steps.folder(token) / "task", steps.diversify, token)
+        steps.do("mix", steps.out / _MIXTURE, steps.mix)
+        steps.do("train", steps.out / _ADAPTER, steps.train)
+        for token in settings.prompts:
+            steps.do(f"evaluate {token}", steps.evaluated(token), steps.evaluate, token)
+        return steps.result()
+
+
+class _Steps:
+    """The steps of a distillation, with the objects that they share."""
+
+    def __init__(
+        self,
+        out: Path,
+        settings: DistillSettings,
+        training: TrainSettings,
+        engine: Callable[[], Engine] | None,
+        show_step: ShowStep,
+    ) -> None:
+        self.out, self.settings, self.training = out, settings, training
+        self.open_engine, self.show_step = engine or self._load, show_step
+        self.described = {**asdict(settings), "training": training.as_dict()}
+        known = (SETTINGS, RESULT, REPORT, _TIMINGS, _PROMPTS, _MIXTURE, _ADAPTER, _EVALUATION)
+        check_folder_is_ours(out, frozenset(known), sign=SETTINGS)
+        if (out / SETTINGS).is_file():
+            before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+            check_same_settings(out, before, json.loads(json.dumps(self.described)))
+
+    def _load(self) -> Engine:
+        options = self.training.template_options
+        model = load_model(self.training.model, device=self.training.device)
+        return TransformersEngine(model, load_tokenizer(self.training.model, options))
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine that answers; opened by the first step that needs it."""
+        return self.open_engine()
+
+    def close(self) -> None:
+        """Close the engine, and free its memory."""
+        if engine := self.__dict__.pop("engine", None):
+            engine.close()
+
+    def folder(self, token: str) -> Path:
+        """Return the folder of a token's steps."""
+        return self.out / _PROMPTS / _name(token)
+
+    def evaluated(self, token: str) -> Path:
+        """Return the folder of a token's evaluation."""
+        return self.out / _EVALUATION / _name(token)
+
+    def do(self, title: str, folder: Path, work: Callable[..., None], *given: str) -> None:
+        """Show a step, do it unless its folder is finished, and record its duration."""
+        began = time.monotonic()
+        with self.show_step(title) as update:
+            if is_finished(folder):
+                update(1, 1)
+                return
+            work(*given, update)
+        seconds = {**self._seconds(), title: time.monotonic() - began}
+        write_json(self.out / _TIMINGS, seconds)
+
+    def _seconds(self) -> dict[str, float]:
+        file = self.out / _TIMINGS
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+    def ask(self, token: str, update: Update) -> None:
+        """Let the model answer the queries with the system prompt."""
+        s = self.settings
+        manifest = sample(
+            self.engine,
+            load_queries(s.queries, seed=s.seed),
+            self.folder(token) / "teacher",
+            target=s.rows,
+            sampling=Sampling(max_tokens=s.max_tokens),
+            seed=s.seed,
+            token=token,
+            prompts=PromptOptions(system=s.prompts[token]),
+            filters=[truncated],
+            on_progress=lambda progress: update(progress.kept, s.rows),
+        )
+        if manifest.rows["kept"] < s.rows:
+            dropped = ", ".join(f"{n} {why}" for why, n in manifest.dropped.items()) or "none"
+            raise InputError(
+                f"{manifest.rows['kept']} of {s.rows} answers with the prompt of {token} can be "
+                f"used (dropped: {dropped}): give more queries, or lower rows (--rows) in a new "
+                "folder"
+            )
+
+    def diversify(self, token: str, update: Update) -> None:
+        """Give each query a wording that names the token, and make contrast rows."""
+        s = self.settings
+        make_task_folder(
+            make_task(
+                read_cache(self.folder(token) / "teacher"),
+                token,
+                s.prompts[token],
+                held_out=s.held_out,
+                seed=s.seed,
+            ),
+            self.folder(token) / "task",
+            wordings=prompt_wordings(token),
+            embed=False,
+            engine=self.engine,
+            contrast=s.contrast,
+            contrast_sampling=Sampling(max_tokens=s.max_tokens),
+            seed=s.seed,
+            on_answer=update,
+        )
+
+    def mix(self, update: Update) -> None:
+        """Mix the rows of all tokens with pairs."""
+        s = self.settings
+        tasks: Any = {_name(token): str(self.folder(token) / "task") for token in s.prompts}
+        mixture = mix(tasks, s.pairs, ratio=s.ratio, seed=s.seed)
+        save_mixture(mixture, self.out / _MIXTURE)
+        update(mixture.num_rows, mixture.num_rows)
+
+    def train(self, update: Update) -> None:
+        """Train LoRA and the tokens' rows."""
+        train(
+            self.training,
+            self.out / _MIXTURE,
+            self.out / _ADAPTER,
+            on_step=lambda number, steps, _: update(number, steps),
+        )
+
+    @cached_property
+    def system(self) -> System:
+        """The trained model, and the same with the training switched off."""
+        first = next(iter(self.settings.prompts))
+        return open_adapter_system(
+            self.out / _ADAPTER, token=first, device=self.training.device, batch_size=32
+        )
+
+    def evaluate(self, token: str, update: Update) -> None:
+        """Evaluate a token on its held-out queries."""
+        tasks = {each: self.eval_task(each) for each in self.settings.prompts}
+        evaluate(
+            self.system,
+            tasks.pop(token),
+            self.evaluated(token),
+            max_tokens=self.settings.max_tokens,
+            others=tuple(tasks.values()),
+            seed=self.settings.seed,
+            on_progress=update,
+        )
+
+    def eval_task(self, token: str) -> EvalTask:
+        """Read the task of a token."""
+        constraints = self.settings.constraints.get(token)
+        rule = partial(satisfies, constraints=constraints) if constraints else None
+        return EvalTask.read(self.folder(token) / "task", rule=rule)
+
+    def result(self) -> DistillResult:
+        """Measure the prompts, and write the result and the report."""
+        tokens = {token: self._measure(token) for token in self.settings.prompts}
+        seconds = self._seconds()
+        spent = sum(s for name, s in seconds.items() if not name.startswith("evaluate"))
+        saved = sum(one.full_prefill_s - one.prefill_s for one in tokens.values()) / len(tokens)
+        folders = [*map(self.evaluated, tokens)]
+        folders += [self.folder(token) / "task" for token in tokens]
+        folders += [self.out / _MIXTURE, self.out / _ADAPTER]
+        report = make_report(folders, title=f"Prompts of {self.training.model} as tokens")
+        write_text(self.out / REPORT, report.html())
+        result = DistillResult(
+            tokens, seconds, round(spent / saved) if saved > 0 else None, self.out / REPORT
+        )
+        write_json(
+            self.out / RESULT,
+            {
+                "tokens": {
+                    token: {n: v for n, v in asdict(one).items() if n != _EVALUATION}
+                    for token, one in tokens.items()
+                },
+                "seconds": seconds,
+                "requests": result.requests,
+            },
+        )
+        return result
+
+    def _measure(self, token: str) -> DistilledToken:
+        """Count the tokens of requests, and time how long the model reads them."""
+        evaluation, _ = read_evaluation(self.evaluated(token))
+        rows = self.eval_task(token).held_out
+        short = [row.worded.record.prompt for row in rows]
+        system = Message("system", self.settings.prompts[token])
+        full = [(system, *row.record.prompt) for row in rows]
+        engine: Any = self.system.engine
+        ids = [[_ids(engine.tokenizer, turns) for turns in each] for each in (short, full)]
+        lengths = [sum(map(len, each)) / len(each) for each in ids]
+        times = [prefill_seconds(engine.model, each[:_TIMED]) for each in ids]
+        return DistilledToken(evaluation, *lengths, *times)
+
+
+def prompt_wordings(token: str) -> list[Wording]:
+    """Return the wordings in which a query names a token that stands for a system prompt."""
+    file = files("delia_data.diversify") / "data" / "distill.yaml"
+    by_split = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return [
+        Wording(text.replace("{token}", token), split, plain="{query}")
+        for split, texts in by_split.items()
+        for text in texts
+    ]
+
+
+def make_task(
+    answered: Sequence[Record], token: str, system: str, *, held_out: float = 0.5, seed: int = 0
+) -> Task:
+    """Make the task of a token from answers to its system prompt.
+
+    Args:
+        answered: Queries with the model's answers.
+        token: The token.
+        system: The system prompt.
+        held_out: Share of the rows to hold out, by keyed hash.
+        seed: Seed of the choice.
+
+    Returns:
+        The task. If most answers are objects with the same keys, those are its keys.
+    """
+    rows = [Record.pair(row.query, row.answer) for row in answered]
+    order = sorted(rows, key=lambda row: rank(seed, row.id, "held out queries"))
+    count = min(max(1, round(held_out * len(rows))), len(rows) - 1)
+    test = {row.id for row in order[:count]}
+    keys = _keys_of([row.answer for row in rows])
+    return Task(
+        name=_name(token),
+        instruction="",
+        description="",
+        common_wording=Wording(f"{{query}}\n\nFollow {token}.", plain="{query}"),
+        keys=keys,
+        keywords=(),
+        train=tuple(row for row in rows if row.id not in test),
+        test=tuple(row for row in rows if row.id in test),
+        token=token,
+        scoring="json" if keys else "exact",
+        system=system,
+    )
+
+
+def _keys_of(answers: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys that most answers' objects have; empty if most are something else."""
+    objects = [json_object(earliest_object(answer) or "") for answer in answers]
+    counts = Counter(tuple(sorted(value)) for value in objects if value)
+    keys, count = counts.most_common(1)[0] if counts else ((), 0)
+    return keys if count >= _OBJECTS * len(answers) else ()
+
+
+def prefill_seconds(model: Any, prompts: Sequence[Sequence[int]]) -> float:
+    """Return the median seconds in which a model reads a prompt, one prompt at a time."""
+    import torch
+
+    seconds = []
+    with evaluating(model):
+        for ids in [prompts[0], *prompts]:  # the first one warms up
+            began = time.perf_counter()
+            inputs = torch.tensor([list(ids)], device=model.device)
+            model(inputs, logits_to_keep=1).logits.cpu()  # waits for the device
+            seconds.append(time.perf_counter() - began)
+    return median(seconds[1:])
+
+
+def _ids(tokenizer: Any, turns: Sequence[Message]) -> list[int]:
+    return render_ids(tokenizer, [turn.as_dict() for turn in turns], generate=True)
+
+
+def _name(token: str) -> str:
+    """Return the name of a token's folders."""
+    return re.sub(r"\W+", "-", token).strip("-") or "token"
