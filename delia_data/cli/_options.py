@@ -226,6 +226,33 @@ class EngineOptions:
         return options | parse_assignments(more, "--engine-option")
 
 
+JUDGE_HELP: Final = (
+    "Model that judges each {what} which passes all other checks: another model for the same "
+    "engine, ENGINE:MODEL, or URL#MODEL of an OpenAI-compatible server."
+)
+
+
+def load_judge(judge: str, by: EngineOptions) -> Engine:
+    """Load the engine of a judge.
+
+    Args:
+        judge: `MODEL` for the engine of the command, `ENGINE:MODEL`, or `URL#MODEL`.
+        by: Engine of the command.
+
+    Raises:
+        InputError: A URL names no model, or the model does not exist.
+    """
+    if "://" in judge:
+        base, _, model = judge.partition("#")
+        if not model:
+            raise InputError(f"--judge {judge} names no model: give URL#MODEL")
+        return load_engine("openai", model=model, api_base=base)
+    engine, colon, model = judge.partition(":")
+    if colon and engine in ENGINES:
+        return load_engine(engine, model=model)
+    return by.load(judge)
+
+
 Model = Annotated[
     str,
     option(

@@ -10,7 +10,14 @@ from typing import Annotated
 import typer
 
 from delia_data.cli._flags import option
-from delia_data.cli._options import EngineOptions, Model, TaskOptions, with_options
+from delia_data.cli._options import (
+    JUDGE_HELP,
+    EngineOptions,
+    Model,
+    TaskOptions,
+    load_judge,
+    with_options,
+)
 from delia_data.cli._output import AsJson, say, show_json, show_reading, step
 from delia_data.diversify import DiversifiedTask, make_task_folder
 from delia_data.diversify.contrast import ROW_KINDS
@@ -89,6 +96,7 @@ def command(
             names=["--lenient"],
         ),
     ] = False,
+    judge: Annotated[str | None, option(JUDGE_HELP.format(what="wording"), _WORDINGS)] = None,
     contrast: Annotated[
         float,
         option(
@@ -156,6 +164,7 @@ def command(
             sampling=replace(WORDING_SAMPLING, temperature=temperature),
             any_language=any_language,
             lenient=lenient,
+            judge=None if judge is None else lambda: load_judge(judge, by),
             contrast=contrast,
             contrast_kinds=tuple(kind.strip() for kind in contrast_kinds.split(",")),
             contrast_sampling=replace(
@@ -185,6 +194,11 @@ def _print(out: Path, made: DiversifiedTask) -> None:
         say(
             f"{made.run.gates.share:.1%} of {made.run.tries:,} texts passed, "
             f"{made.run.tokens:,} tokens written"
+        )
+    if judge := made.manifest.details.get("judge"):
+        say(
+            f"accepted share: {judge['accepted_share_before']:.1%} before the judge, "
+            f"{judge['accepted_share_after']:.1%} after"
         )
     if made.contrast is not None:
         told = made.contrast.as_dict()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -12,7 +12,15 @@ import typer
 
 from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
 from delia_data.cli._flags import option
-from delia_data.cli._options import LIMITS, PROMPTS, EngineOptions, Model, with_options
+from delia_data.cli._options import (
+    JUDGE_HELP,
+    LIMITS,
+    PROMPTS,
+    EngineOptions,
+    Model,
+    load_judge,
+    with_options,
+)
 from delia_data.cli._output import AsJson, print_table, say, show_json, show_reading, step
 from delia_data.engines import Sampling
 from delia_data.engines.base import with_parts
@@ -33,7 +41,7 @@ from delia_data.sampling import (
     sample,
 )
 from delia_data.sampling.estimates import PROBE_ROWS
-from delia_data.sampling.filters import describe
+from delia_data.sampling.filters import JUDGED, describe
 from delia_data.sampling.generated_queries import BUNDLED, SELF, check_query_options
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -124,6 +132,7 @@ def command(
             _FILTERS,
         ),
     ] = None,
+    judge: Annotated[str | None, option(JUDGE_HELP.format(what="answer"), _FILTERS)] = None,
     token: Annotated[
         str, option("Special token, which no pair may contain.", _FILTERS)
     ] = DEFAULT_TOKEN,
@@ -151,14 +160,6 @@ def command(
         raise InputError(
             "the queries of the --from cache came from rows: give them, or others, with --queries"
         )
-    filters = default_filters(
-        token,
-        keep_truncated=keep_truncated,
-        keep_refusals=keep_refusals,
-        language=language,
-        near_duplicates=near_duplicates or None,
-        similar=similar,
-    )
     saturation = None
     if stop_when_saturated:
         from delia_data.sampling import Saturation
@@ -169,7 +170,18 @@ def command(
     source = None if generated else load_queries(queries, seed=seed, exemplar=prompts.exemplar)
     if isinstance(source, FileQueries):
         show_reading(queries, source.read)
-    with closing(by.load(model)) as loaded:
+    with ExitStack() as stack:
+        verdicts = None if judge is None else stack.enter_context(closing(load_judge(judge, by)))
+        filters = default_filters(
+            token,
+            keep_truncated=keep_truncated,
+            keep_refusals=keep_refusals,
+            language=language,
+            near_duplicates=near_duplicates or None,
+            similar=similar,
+            judge=verdicts,
+        )
+        loaded = stack.enter_context(closing(by.load(model)))
         if source is None:
             source = load_queries(
                 queries,
@@ -221,9 +233,8 @@ def command(
         show_json(manifest)
     else:
         _print_result(out, manifest)
-        if manifest.settings["sampling"] != sampling.as_dict() or manifest.settings["filters"] != [
-            describe(check) for check in filters
-        ]:
+        now = json.loads(json.dumps([describe(check) for check in filters]))
+        if manifest.settings["sampling"] != sampling.as_dict() or _filters(manifest) != now:
             say("the target was met before: raise --target to sample with the new settings")
         if fewer:
             reason = _STOPPED[manifest.details["stopped"]]
@@ -285,12 +296,21 @@ def _print_result(out: Path, manifest: Manifest) -> None:
         f"{manifest.rows['kept']} pairs in {out}; dropped: {dropped}; "
         f"{details['tokens']:,} tokens generated, {cost}"
     )
+    if any(isinstance(each, dict) and each["filter"] == "judge" for each in _filters(manifest)):
+        asked, kept = manifest.rows["asked"], manifest.rows["kept"]
+        passed = kept + sum(manifest.dropped.get(reason, 0) for reason in JUDGED)
+        say(f"accepted share: {passed / asked:.1%} before the judge, {kept / asked:.1%} after")
     if earlier := details.get("earlier_settings"):
         limits = dict.fromkeys(str(each["sampling"]["max_tokens"]) for each in earlier)
         say(
             f"{earlier[-1]['pairs']} of {manifest.rows['kept']} pairs have earlier settings "
             f"(max_tokens {', '.join(limits)})"
         )
+
+
+def _filters(manifest: Manifest) -> list[Any]:
+    filters: list[Any] = manifest.settings["filters"]
+    return filters
 
 
 def _print_estimate(result: RunEstimate) -> None:

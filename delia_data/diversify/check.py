@@ -318,7 +318,7 @@ class GateResult:
 
     Attributes:
         accepted: The accepted wordings in order.
-        rejected: The other wordings, each with the reason.
+        rejected: The other wordings, each with the reason; after `": "` come its details.
     """
 
     accepted: tuple[Wording, ...]
@@ -326,8 +326,8 @@ class GateResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of rejected wordings by reason."""
-        return dict(sorted(Counter(reason for _, reason in self.rejected).items()))
+        """Number of rejected wordings by reason, without details."""
+        return dict(sorted(Counter(reason for _, reason in self._reasons).items()))
 
     @property
     def share(self) -> float:
@@ -335,12 +335,16 @@ class GateResult:
         count = len(self.accepted) + len(self.rejected)
         return len(self.accepted) / count if count else 0.0
 
+    @property
+    def _reasons(self) -> list[tuple[Wording, str]]:
+        return [(wording, reason.partition(": ")[0]) for wording, reason in self.rejected]
+
     def complaint(self) -> str:
         """Return which check rejects most, with three examples; empty if nothing was rejected."""
         if not self.rejected:
             return ""
-        reason, count = Counter(reason for _, reason in self.rejected).most_common(1)[0]
-        texts = [w.text for w, why in self.rejected if why == reason and w.text.strip()]
+        reason, count = Counter(reason for _, reason in self._reasons).most_common(1)[0]
+        texts = [w.text for w, why in self._reasons if why == reason and w.text.strip()]
         shown = "; ".join(repr(text[:120]) for text in dict.fromkeys(texts[: 4 * _SHOWN]))
         shown = "; ".join(shown.split("; ")[:_SHOWN])
         return f"{reason} rejects most, {count:,} of {len(self.rejected):,}: {shown or 'no text'}"
@@ -359,6 +363,7 @@ class WordingChecker:
         times: int = 1,
         examples: Iterable[str] = (),
         strict: bool = False,
+        judge: Callable[[str], str | None] | None = None,
     ) -> None:
         """Set up the checks of a task.
 
@@ -371,6 +376,7 @@ class WordingChecker:
             times: Number of times that a wording names the token.
             examples: Examples in the prompts.
             strict: Also run the checks for what small models write.
+            judge: Returns the reason to reject the text of a wording that passes all other checks.
 
         Raises:
             InputError: `times` is below 1.
@@ -390,6 +396,7 @@ class WordingChecker:
             gates += [_language_gate(task.token, language, detect)]
         self._gates: Sequence[Gate] = gates
         self._meaning = None if embed is None else Meaning(task, embed, strict=strict)
+        self._judge = judge
         self.accepted: list[Wording] = []
         self.rejected: list[tuple[Wording, str]] = []
         self._words: list[tuple[str, ...]] = []
@@ -414,6 +421,8 @@ class WordingChecker:
             reason = self._meaning.fault(wording.text, vector)
             if reason is None and self._meaning.is_near_copy(vector, self._vectors):
                 reason = "near_copy"
+        if reason is None and self._judge is not None:
+            reason = self._judge(wording.text)
         if reason is not None:
             self.rejected.append((wording, reason))
             return reason

@@ -9,6 +9,7 @@ my-task/
     undiversified/       the same rows in one wording: a task folder of its own
     written/             the texts of a model that wrote the wordings
     answers/             the answers of the untrained model for contrast rows
+    judged/              the verdicts of a judge on wordings
     manifest.json, FINISHED
 """
 
@@ -66,8 +67,10 @@ from delia_data.outputs import (
 from delia_data.ranking import rank
 from delia_data.records import Message, Record
 from delia_data.sampling.budget import Budget, Limits
+from delia_data.sampling.completion_log import CompletionLog
 from delia_data.sampling.embeddings import Vectors
-from delia_data.tasks import Task, Wording, ready_wordings
+from delia_data.sampling.filters import JUDGED, Judge
+from delia_data.tasks import QUERY_SLOT, Task, Wording, ready_wordings
 from delia_data.tasks.reading import check_token_is_new, with_query
 from delia_data.tasks.scoring import scoring_name
 
@@ -81,14 +84,20 @@ MODEL: Final = "model"
 UNDIVERSIFIED: Final = "undiversified"
 WRITTEN: Final = "written"
 ANSWERS: Final = "answers"
+JUDGED_FOLDER: Final = "judged"
 CONTRAST_SAMPLING: Final = Sampling()
 NO_LIMITS: Final = Limits()
+_QUESTION: Final = (
+    "The text above is a request to an assistant. {token} in it names an output format, and {slot} "
+    "marks the place of the input; ignore both. Is the request natural and correct language that "
+    "a person would write, and does it make sense?"
+)
 _COUNT: Final = 40  # wordings that a model writes by default
 _TRIES_PER_WORDING: Final = 20
 _WORDINGS_PER_SPARE: Final = 4  # a model writes one more for every 4, so that there is a choice
 _ROWS: Final = ("train.jsonl", "test.jsonl")
 _LISTS: Final = ("wordings.jsonl", "rejected.jsonl", CONTRAST_FILE)
-_NAMES: Final = frozenset({*_ROWS, *_LISTS, UNDIVERSIFIED, WRITTEN, ANSWERS})
+_NAMES: Final = frozenset({*_ROWS, *_LISTS, UNDIVERSIFIED, WRITTEN, ANSWERS, JUDGED_FOLDER})
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,7 @@ def make_task_folder(
     sampling: Sampling = WORDING_SAMPLING,
     any_language: bool = False,
     lenient: bool = False,
+    judge: Engine | Callable[[], Engine] | None = None,
     contrast: float = 0,
     contrast_kinds: Sequence[str] = ROW_KINDS,
     contrast_sampling: Sampling = CONTRAST_SAMPLING,
@@ -155,6 +165,8 @@ def make_task_folder(
         sampling: How the model samples wordings.
         any_language: Accept wordings of a model in any language.
         lenient: Check wordings of a model like those of a person, for large models.
+        judge: Engine of a model that judges every wording which passes all other checks, or a
+            function that opens it. Its reasons are written with the rejected wordings.
         contrast: Number of contrast rows for each training row, rounded in total: requests near
             the task that the untrained model answers without the format; 0 for none. The model of
             `engine` should be the one to be trained then.
@@ -201,7 +213,10 @@ def make_task_folder(
 
         embed = Embedder()
     run = contrasting = None
-    with _open_once(engine, limits, Path(folder)) as open_engine:
+    with (
+        _open_once(engine, limits, Path(folder)) as open_engine,
+        _open_judge(judge, engine, task, limits, Path(folder)) as (verdict, judged),
+    ):
         if by_model:
             count = count or _COUNT
             generator = ParaphraseGenerator(task, seed=seed, times=times)
@@ -218,6 +233,7 @@ def make_task_folder(
                 times=times,
                 examples=generator.examples,
                 strict=not lenient,
+                judge=verdict,
             )
             spare = count // _WORDINGS_PER_SPARE if embed else 0
             most = tries or _TRIES_PER_WORDING * count
@@ -237,8 +253,11 @@ def make_task_folder(
             )
             gates = run.gates
         else:
-            checker = WordingChecker(task, embed=embed or None, tokenizer=tokenizer, times=times)
+            checker = WordingChecker(
+                task, embed=embed or None, tokenizer=tokenizer, times=times, judge=verdict
+            )
             gates = checker.check_all(bundled if is_bundled else read_wordings(source))
+        details = judged(gates)
         if task.test and all(wording.split == "train" for wording in gates.accepted):
             aside = set_aside(gates.accepted, task.token, share=held_out_share, seed=seed)
             gates = replace(gates, accepted=aside)
@@ -263,7 +282,6 @@ def make_task_folder(
             )
             rows = replace(rows, contrast=contrasting.rows, contrast_by=contrasting.model)
     anisotropy = measure(task, gates.accepted, embed, seed=seed) if embed else None
-    details: dict[str, Any] = {}
     if anisotropy is not None:
         details["spread"] = anisotropy.as_dict()
     if run is not None:
@@ -272,6 +290,48 @@ def make_task_folder(
         details["contrast"] = contrasting.as_dict()
     manifest = save_task_rows(folder, rows, task, seed=seed, gates=gates, details=details)
     return DiversifiedTask(rows, gates, run, anisotropy, manifest, contrasting)
+
+
+@contextmanager
+def _open_judge(
+    judge: Engine | Callable[[], Engine] | None,
+    engine: Engine | Callable[[], Engine] | None,
+    task: Task,
+    limits: Limits,
+    folder: Path,
+) -> Iterator[tuple[Callable[[str], str | None] | None, Callable[[GateResult], dict[str, Any]]]]:
+    """Yield a function that judges a wording, and one that returns the entry of the manifest."""
+    if judge is None:
+        yield None, lambda _: {}
+        return
+    with ExitStack() as stack:
+        check_folder_is_ours(folder, _NAMES, sign=LOCK)
+        with folder_lock(folder):
+            pass
+        opened = stack.enter_context(closing(judge())) if callable(judge) else judge
+        log = CompletionLog(folder / JUDGED_FOLDER)
+        check = Judge(opened, _QUESTION.format(token=task.token, slot=QUERY_SLOT), log)
+        check.check_engine(None if callable(engine) else engine, limits)
+        stack.enter_context(log.writing(check.describe()))
+
+        def entry(gates: GateResult) -> dict[str, Any]:
+            tokens, dollars = log.spent
+            unpriced = any(row.cost is None for row in log.by_number.values())
+            rejected = sum(gates.counts.get(reason, 0) for reason in JUDGED)
+            checked = len(gates.accepted) + len(gates.rejected)
+            shares = [len(gates.accepted) + rejected, len(gates.accepted)]
+            before, after = (round(count / checked, 4) if checked else 0.0 for count in shares)
+            return {
+                "judge": {
+                    **check.describe(),
+                    "accepted_share_before": before,
+                    "accepted_share_after": after,
+                    "tokens": tokens,
+                    "cost_usd": None if unpriced else dollars,
+                }
+            }
+
+        yield check.fault, entry
 
 
 def set_aside(
@@ -444,11 +504,16 @@ def save_task_rows(
             if w.id in used
         ]
         _write(root / "wordings.jsonl", kept)
-        rejected = [{"reason": why, **_as_line(w)} for w, why in gates.rejected]
+        rejected = [{**_as_reason(why), **_as_line(w)} for w, why in gates.rejected]
         if rejected:
             _write(root / "rejected.jsonl", rejected)
         more = {"wordings": len(used), **(details or {})}
         return finish(root, _manifest(rows, task, seed, gates.counts, more))
+
+
+def _as_reason(reason: str) -> dict[str, str]:
+    name, _, detail = reason.partition(": ")
+    return {"reason": name, "detail": detail} if detail else {"reason": name}
 
 
 def _manifest(

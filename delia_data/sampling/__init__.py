@@ -6,7 +6,7 @@ from delia_data.bundled_cache import bundled_cache_folder
 from delia_data.sampling.budget import Limits
 from delia_data.sampling.embeddings import Saturation
 from delia_data.sampling.estimates import Interval, RunEstimate, estimate
-from delia_data.sampling.filters import Filter, default_filters
+from delia_data.sampling.filters import Filter, Judge, default_filters
 from delia_data.sampling.generated_queries import expanded_queries, load_queries, self_queries
 from delia_data.sampling.quality import Quality, measure_quality
 from delia_data.sampling.queries import (
@@ -26,6 +26,7 @@ __all__ = [
     "FileQueries",
     "Filter",
     "Interval",
+    "Judge",
     "Limits",
     "Progress",
     "PromptOptions",

@@ -130,8 +130,8 @@ def estimate(
         requests[request.id] = PendingRequest(number, query, request)
     started = clock()
     completions = list(engine.generate((row.request for row in requests.values()), sampling))
-    seconds = clock() - started
     probe = [requests[c.id].row(c, filters) for c in completions]
+    seconds = clock() - started
     rejected = [row.rejected for row in probe if row.rejected is not None]
     if len(rejected) == len(probe):
         reason = next((row.error for row in probe if row.error), None) or probe[0].rejected

@@ -23,9 +23,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from delia_data._optional import require
-from delia_data.engines.base import Completion
-from delia_data.errors import InputError
-from delia_data.records import is_blank
+from delia_data.engines.base import FREE, Completion, Engine, Request, Sampling
+from delia_data.errors import EngineError, InputError
+from delia_data.ranking import row_seed
+from delia_data.records import Message, content_id, is_blank
+from delia_data.sampling.budget import Limits
+from delia_data.sampling.completion_log import CompletionLog
 from delia_data.sampling.similarity import DEFAULT_THRESHOLD, Duplicates, words
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -70,6 +73,7 @@ def default_filters(
     language: str | None = None,
     near_duplicates: float | None = DEFAULT_THRESHOLD,
     similar: float | None = None,
+    judge: Engine | None = None,
 ) -> Sequence[Filter]:
     """Return new instances of the default filters in order.
 
@@ -82,6 +86,7 @@ def default_filters(
             exact duplicates only.
         similar: Cosine similarity of embeddings from which a pair repeats the meaning of another;
             None to compare words only.
+        judge: Engine of a model that judges every pair which passes all filters before (`Judge`).
 
     Raises:
         InputError: The language is unknown, or a similarity is out of range.
@@ -95,6 +100,8 @@ def default_filters(
         checks.append(refusal)
     if language is not None:
         checks.append(Language.load(language))
+    if judge is not None:
+        checks.append(Judge(judge))
     return (*checks, Duplicates(near_duplicates, similarity=similar))
 
 
@@ -105,10 +112,14 @@ def describe(check: Filter) -> Any:
     return getattr(check, "__name__", type(check).__name__)
 
 
+JUDGED: Final = ("judge", "judge_unclear")
+"""Reasons of a judge: its verdict is no, or neither yes nor no."""
+
 _REASONS: Final = {
     "empty": ("empty", "reasoning"),
     "duplicates": ("duplicate", "near_duplicate", "similar"),
     "language": ("wrong_language",),
+    "judge": JUDGED,
 }
 
 
@@ -476,3 +487,120 @@ def load_detector() -> Detector:
         return {str(one["lang"]): float(one["score"]) for one in languages}
 
     return detect
+
+
+ANSWER_QUESTION: Final = (
+    "Is the answer written in natural and correct language, and does it answer the request?"
+)
+_JUDGE_PROMPT: Final = (
+    "{text}\n\n---\n"
+    "{question} Reply in one line: yes or no, a colon, and the reason in a few words."
+)
+_JUDGE_SAMPLING: Final = Sampling(temperature=0, top_p=1, max_tokens=64)
+_JUDGE_ATTEMPTS: Final = 3
+_VERDICT: Final = re.compile(r"\W*(yes|no)\b\W*(.*)", re.I)
+_DETAIL: Final = 300  # characters of a reason that are stored
+
+
+class Judge:
+    """Reject a pair if a model answers no to a question about it, and store the model's reason.
+
+    Each verdict is one request, made while the sampling engine waits. The judge needs an engine of
+    its own.
+
+    Attributes:
+        engine: The engine of the judge.
+        question: The question.
+    """
+
+    def __init__(
+        self, engine: Engine, question: str = ANSWER_QUESTION, log: CompletionLog | None = None
+    ) -> None:
+        """Create the filter.
+
+        Args:
+            engine: Engine that answers the question.
+            question: Question about a request and its answer; no rejects the pair.
+            log: Open log of verdicts, which are not requested again.
+        """
+        self.engine = engine
+        self.question = question
+        self._cost: float | None = 0.0
+        self._log = log
+
+    def __call__(self, query: str, completion: Completion, /) -> str | None:
+        """Return `"judge"` with the model's reason, `"judge_unclear"` with its text, or None."""
+        return self.fault(f"Request:\n{query}\n\nAnswer:\n{completion.text}")
+
+    def fault(self, text: str) -> str | None:
+        """Judge a text; return the reason to reject it, or None.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        prompt = (Message("user", _JUDGE_PROMPT.format(text=text, question=self.question)),)
+        row_id = content_id(prompt)
+        request = Request(row_id, prompt, row_seed(0, row_id, "judge"))
+        said = self._logged(request) if self._log is not None else self._asked(request)
+        verdict = _VERDICT.match(said)
+        if verdict is None:
+            return f"judge_unclear: {' '.join(said.split())[:_DETAIL] or 'no text'}"
+        reason = verdict[2][:_DETAIL].strip() or "no reason given"
+        return None if verdict[1].lower() == "yes" else f"judge: {reason}"
+
+    def take_cost(self) -> float | None:
+        """Return the cost in dollars since the last call; None if a price is unknown."""
+        cost, self._cost = self._cost, 0.0
+        return cost
+
+    def check_engine(self, other: Engine | None, limits: Limits) -> None:
+        """Refuse an engine that is in use, or whose cost exceeds a limit unseen.
+
+        Raises:
+            InputError: The judge has the engine that it judges, or it is paid and dollars are
+                limited.
+        """
+        if self.engine is other:
+            raise InputError("an engine cannot run twice at once: give the judge another engine")
+        if limits.dollars is not None and self.engine.prices != FREE:
+            raise InputError(
+                "--budget-usd does not limit what the judge costs: leave it out, or use a judge "
+                "that runs on this machine"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings of the filter."""
+        return {"filter": "judge", "question": self.question, "by": self.engine.describe()}
+
+    def _asked(self, request: Request) -> str:
+        for _ in range(_JUDGE_ATTEMPTS):
+            (completion,) = self.engine.generate([request], _JUDGE_SAMPLING)
+            unknown = self._cost is None or completion.cost is None
+            self._cost = None if unknown else (self._cost or 0.0) + (completion.cost or 0.0)
+            if completion.finish != "error":
+                return completion.text
+            if completion.final:
+                break
+        raise self._failed(completion.error)
+
+    def _logged(self, request: Request) -> str:
+        assert self._log is not None
+        rows, number = self._log.by_number, request.seed
+        if number in rows and rows[number].error is not None:
+            del rows[number]
+        self._log.request(
+            self.engine,
+            [number],
+            lambda _: request,
+            _JUDGE_SAMPLING,
+            purpose="verdicts",
+            on_completion=lambda: None,
+        )
+        if rows[number].error is not None:
+            raise self._failed(rows[number].error)
+        return rows[number].text
+
+    def _failed(self, error: str | None) -> EngineError:
+        return EngineError(
+            f"the judge failed ({error}): fix the cause and run again; verdicts stay"
+        )

@@ -24,6 +24,7 @@ from delia_data.outputs import Manifest, read_manifest
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.filters import (
     Filter,
+    Judge,
     StatefulFilter,
     default_filters,
     describe,
@@ -265,6 +266,9 @@ def sample(
         "seed": seed,
         "token": token,
     }
+    for check in filters:
+        if isinstance(check, Judge):
+            check.check_engine(engine, limits)
     budget = Budget(limits, engine.prices)
     tokenizer = getattr(engine, "tokenizer", None)
     max_tokens = sampling.total_tokens(thinks=tokenizer is not None and thinks(tokenizer))

@@ -22,7 +22,7 @@ from delia_data.errors import EngineError, InputError
 from delia_data.ranking import row_seed
 from delia_data.records import Message, content_id
 from delia_data.sampling.budget import Budget, Limits
-from delia_data.sampling.filters import Filter
+from delia_data.sampling.filters import Filter, Judge
 from delia_data.sampling.queries import Queries, Query
 from delia_data.sampling.store import PairStore, SampledRow
 
@@ -112,6 +112,11 @@ class PendingRequest:
             text = text.encode("utf-8", "replace").decode("utf-8")
         reasons = (reason for check in filters if (reason := check(self.query.text, completion)))
         reason, _, detail = next(reasons, "").partition(": ")
+        cost = completion.cost
+        for check in filters:
+            if isinstance(check, Judge):
+                spent = check.take_cost()
+                cost = None if cost is None or spent is None else cost + spent
         return SampledRow(
             self.number,
             self.request.id,
@@ -119,7 +124,7 @@ class PendingRequest:
             text,
             completion.tokens,
             completion.prompt_tokens,
-            completion.cost,
+            cost,
             reason or None,
             completion.error,
             completion.reasoning,
