@@ -147,8 +147,9 @@ def command(
     )
     if tokenizer is None and by_model and by.engine == "transformers":
         tokenizer = model
-    is_silent = wordings_from != MODEL and not contrast
-    title = "writing wordings" if wordings_from == MODEL else "answering"
+    is_silent = wordings_from != MODEL and not contrast and judge is None
+    title = "answering" if judge is None else "judging"
+    title = "writing wordings" if wordings_from == MODEL else title
     with nullcontext(lambda *_: None) if is_silent else step(title) as update:
         made = make_task_folder(
             read,
@@ -173,7 +174,7 @@ def command(
             limits=Limits(budget_usd, budget_tokens),
             seed=options.seed,
             on_progress=lambda done, wanted, tried, most: update(
-                done, wanted, f"{tried} of {most} tries"
+                done, wanted, f"{tried} of {most} texts"
             ),
             on_answer=lambda done, wanted: update(done, wanted, "answers of contrast rows"),
         )

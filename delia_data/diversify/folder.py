@@ -256,7 +256,12 @@ def make_task_folder(
             checker = WordingChecker(
                 task, embed=embed or None, tokenizer=tokenizer, times=times, judge=verdict
             )
-            gates = checker.check_all(bundled if is_bundled else read_wordings(source))
+            given = tuple(bundled if is_bundled else read_wordings(source))
+            for number, wording in enumerate(given, 1):
+                checker.check(wording)
+                if verdict is not None:
+                    on_progress(len(checker.accepted), len(given), number, len(given))
+            gates = checker.result
         details = judged(gates)
         if task.test and all(wording.split == "train" for wording in gates.accepted):
             aside = set_aside(gates.accepted, task.token, share=held_out_share, seed=seed)

@@ -21,6 +21,7 @@ from wordings import TEST, TRAIN, verdicts
 from delia_data.diversify import make_task_folder
 from delia_data.engines import FREE, MockEngine, Prices
 from delia_data.errors import EngineError, InputError
+from delia_data.mixing import read_task_rows
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import Judge, Limits, default_filters, estimate, read_cache
 
@@ -194,6 +195,7 @@ def test_a_judge_rejects_wordings_and_is_not_asked_again(tmp_path: Path) -> None
     again = RecordingEngine(about_wordings)
     assert diversified(tmp_path, again).manifest == made.manifest
     assert again.requests == []
+    assert read_task_rows(tmp_path).train == made.rows.train
     assert read_manifest(tmp_path, verify=True) == made.manifest
 
 
