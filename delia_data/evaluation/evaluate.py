@@ -170,6 +170,7 @@ def evaluate(
         scored = _with_saved(grade_answers(task, answered), asked, opened)
         scored = _with_similarity(scored, embed, unknown)
         if task.system:
+            unknown["right"] = "answers to a system prompt have no score but the agreement"
             scored = _with_agreement(scored, task, embed, unknown)
         measured = _diverge(opened, task, root, pairs, seed, unknown, on_progress)
         (root / FINISHED).unlink(missing_ok=True)

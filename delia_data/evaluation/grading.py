@@ -113,7 +113,7 @@ def _outcome(task: EvalTask, row: AnsweredRow, text: str) -> Outcome:
     labels = {key: (label, answered.get(key)) for key, label in expected.items()}
     if labels and not callable(task.scoring):
         right = float(all(ours == label for label, ours in labels.values()))
-    elif task.scoring is not None:
+    elif task.scoring is not None and not task.system:
         right = score_answer(task, text, row.expected)
     else:
         right = None

@@ -130,6 +130,7 @@ def test_two_prompts_from_queries_to_numbers(training: TrainSettings, tmp_path: 
     assert adapter.settings["token"] == ["<shop>", "<lab>"]
     assert adapter.rows == {"task": 8, "cache": 8, "contrast": 4}
     for one in result.tokens.values():
+        assert one.evaluation.number("right") is None
         assert one.evaluation.number("agree") and one.evaluation.number("saved")
         assert one.full_tokens > one.prompt_tokens and one.prefill_s > 0
         assert set(one.evaluation.confusion) == set(settings.prompts)
