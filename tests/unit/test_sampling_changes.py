@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from recording_engine import QUERIES, RecordingEngine, run, texts
 from delia_data.engines import Completion, Sampling
 from delia_data.errors import SettingsError
 from delia_data.outputs import is_finished, read_manifest
-from delia_data.sampling import default_filters, measure_quality, read_cache
+from delia_data.sampling import default_filters, measure_quality, read_cache, sample
 from delia_data.sampling.filters import are_looser, truncated
 
 SHORT, LONG = Sampling(max_tokens=8), Sampling(max_tokens=16)
@@ -135,6 +136,31 @@ def test_cut_answers_are_judged_again_without_the_filter(tmp_path: Path) -> None
     assert manifest.rows == {"asked": 10, "kept": 10}
     cut = {record.query: record.answer for record in read_cache(tmp_path)}[LENGTHY[0].text]
     assert cut == " ".join(answer(LENGTHY[0].text).split()[:8])
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_reasoning_of_stored_answers_is_counted(tmp_path: Path, keep: bool) -> None:
+    class Thinking(RecordingEngine):
+        def generate(self, *arguments: Any) -> Any:
+            for each in self.engine.generate(*arguments):
+                yield replace(each, reasoning=True, thoughts="hm")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.engine, name)
+
+    def go(filters: Any, target: int) -> tuple[list[str], Any]:
+        engine = Thinking(answer)
+        options: dict[str, Any] = {"keep_rejected": True, "keep_reasoning": keep}
+        manifest = sample(engine, QUERIES, tmp_path, target=target, filters=filters, **options)
+        return engine.queries, manifest
+
+    go((no_threes,), 5)
+    queries, manifest = go((), 7)
+    # Thoughts are not stored with rejected rows, so a run that keeps them requests the row again.
+    assert queries == ([QUERIES[3].text] if keep else []) + [QUERIES[6].text]
+    assert manifest.details["reasoning_removed"] == 7
+    names = [pq.read_schema(file).names for file in sorted(tmp_path.glob("pairs-*"))]
+    assert all(("reasoning" in each) == keep for each in names)
 
 
 def test_a_higher_threshold_reopens_near_duplicates(tmp_path: Path) -> None:
