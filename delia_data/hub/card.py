@@ -162,13 +162,21 @@ def _model(cache: Mapping[str, Any] | None) -> str:
     identity = model if isinstance(model, dict) else {"name": model}
     lines = [f"- {key.replace('_', ' ')}: {_code(value)}" for key, value in identity.items()]
     if isinstance(sampling, dict) and sampling:
-        lines.append(f"- sampling: {', '.join(f'{key} {v}' for key, v in sampling.items())}")
+        lines.append(f"- sampling: {_settings(sampling)}")
+    for each in cache["details"].get("earlier_settings", ()):
+        lines.append(
+            f"- sampling of the first {_count(each['pairs'])}: {_settings(each['sampling'])}"
+        )
     lines += [f"- {key.replace('_', ' ')}: {_code(value)}" for key, value in settings.items()]
     pairs, tokens = cache["rows"].get("kept"), cache["details"].get("tokens")
     if pairs is not None:
         answers = f", {_count(tokens)} tokens of answers" if isinstance(tokens, int) else ""
         lines.append(f"- pairs: {_count(pairs)}{answers}")
     return "This model wrote the pairs:\n\n" + "\n".join(lines)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def _task(task: Mapping[str, Any] | None) -> str:

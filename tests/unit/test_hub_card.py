@@ -94,6 +94,15 @@ def test_a_card_has_all_that_is_worth_knowing() -> None:
     assert headings == list(HEADINGS)
 
 
+def test_a_card_lists_earlier_settings_of_a_cache() -> None:
+    cache = manifest().details["cache"]
+    earlier = [{"pairs": 1500, "sampling": {"top_p": 0.95, "max_tokens": 64}, "filters": []}]
+    details = {**cache["details"], "earlier_settings": earlier}
+    text = card(cache={**cache, "details": details})
+    assert "- sampling of the first 1,500: top_p 0.95, max_tokens 64\n" in text
+    assert "sampling of the first" not in card()
+
+
 def test_the_front_matter_names_the_files_of_plain_mixtures() -> None:
     front, _ = split_card(card())
     assert front["license"] == "mit"
