@@ -161,6 +161,21 @@ class DistillResult:
     requests: int | None
     report: Path
 
+    @property
+    def sentences(self) -> list[str]:
+        """The costs in sentences."""
+        lines = [
+            f"A request has {one.prompt_tokens:.0f} tokens with {token} and {one.full_tokens:.0f} "
+            f"with the system prompt; its prefill takes {1000 * one.prefill_s:.0f} ms and "
+            f"{1000 * one.full_prefill_s:.0f} ms."
+            for token, one in self.tokens.items()
+        ]
+        if self.requests is not None:
+            lines.append(
+                f"The prefill time saved by {self.requests:,} requests equals the time of the run."
+            )
+        return lines
+
 
 def distill(
     out: str | os.PathLike[str],
@@ -352,44 +367,45 @@ class _Steps:
         return EvalTask.read(self.folder(token) / "task", rule=rule)
 
     def result(self) -> DistillResult:
-        """Measure the prompts, and write the result and the report."""
-        tokens = {token: self._measure(token) for token in self.settings.prompts}
+        """Measure the costs once, and write the result and the report."""
+        file = self.out / RESULT
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        costs = known.get("tokens") or {t: self._measure(t) for t in self.settings.prompts}
+        tokens = {
+            token: DistilledToken(read_evaluation(self.evaluated(token))[0], **cost)
+            for token, cost in costs.items()
+        }
         seconds = self._seconds()
         spent = sum(s for name, s in seconds.items() if not name.startswith("evaluate"))
         saved = sum(one.full_prefill_s - one.prefill_s for one in tokens.values()) / len(tokens)
+        requests = round(spent / saved) if saved > 0 else None
+        write_json(file, {"tokens": costs, "seconds": seconds, "requests": requests})
+        result = DistillResult(tokens, seconds, requests, self.out / REPORT)
         folders = [*map(self.evaluated, tokens)]
         folders += [self.folder(token) / "task" for token in tokens]
         folders += [self.out / _MIXTURE, self.out / _ADAPTER]
-        report = make_report(folders, title=f"Prompts of {self.training.model} as tokens")
+        title = f"Prompts of {self.training.model} as tokens"
+        report = make_report(folders, title=title, lead=result.sentences)
         write_text(self.out / REPORT, report.html())
-        result = DistillResult(
-            tokens, seconds, round(spent / saved) if saved > 0 else None, self.out / REPORT
-        )
-        write_json(
-            self.out / RESULT,
-            {
-                "tokens": {
-                    token: {n: v for n, v in asdict(one).items() if n != _EVALUATION}
-                    for token, one in tokens.items()
-                },
-                "seconds": seconds,
-                "requests": result.requests,
-            },
-        )
         return result
 
-    def _measure(self, token: str) -> DistilledToken:
+    def _measure(self, token: str) -> dict[str, float]:
         """Count the tokens of requests, and time how long the model reads them."""
-        evaluation, _ = read_evaluation(self.evaluated(token))
         rows = self.eval_task(token).held_out
-        short = [row.worded.record.prompt for row in rows]
         system = Message("system", self.settings.prompts[token])
-        full = [(system, *row.record.prompt) for row in rows]
         engine: Any = self.system.engine
-        ids = [[_ids(engine.tokenizer, turns) for turns in each] for each in (short, full)]
-        lengths = [sum(map(len, each)) / len(each) for each in ids]
-        times = [prefill_seconds(engine.model, each[:_TIMED]) for each in ids]
-        return DistilledToken(evaluation, *lengths, *times)
+        costs = {}
+        for prefix, prompts in (
+            ("", [row.worded.record.prompt for row in rows]),
+            ("full_", [(system, *row.record.prompt) for row in rows]),
+        ):
+            ids = [
+                render_ids(engine.tokenizer, [turn.as_dict() for turn in turns], generate=True)
+                for turns in prompts
+            ]
+            costs[f"{prefix}{'' if prefix else 'prompt_'}tokens"] = sum(map(len, ids)) / len(ids)
+            costs[f"{prefix}prefill_s"] = prefill_seconds(engine.model, ids[:_TIMED])
+        return costs
 
 
 def prompt_wordings(token: str) -> list[Wording]:
@@ -458,10 +474,6 @@ def prefill_seconds(model: Any, prompts: Sequence[Sequence[int]]) -> float:
             model(inputs, logits_to_keep=1).logits.cpu()  # waits for the device
             seconds.append(time.perf_counter() - began)
     return median(seconds[1:])
-
-
-def _ids(tokenizer: Any, turns: Sequence[Message]) -> list[int]:
-    return render_ids(tokenizer, [turn.as_dict() for turn in turns], generate=True)
 
 
 def _name(token: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, print_table, say, show_json, step
+from delia_data.cli._output import AsJson, say, show_json, step
 from delia_data.cli._score_tables import show_table
 from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
 from delia_data.errors import InputError
@@ -93,20 +93,6 @@ def command(
         show_json({"out": out, **{f.name: getattr(result, f.name) for f in fields(result)}})
         return
     show_table(numbers_table({token: one.evaluation for token, one in result.tokens.items()}))
-    print_table(
-        ("", "prompt tokens", "with the token", "prefill, ms", "with the token"),
-        [
-            [
-                token,
-                f"{one.full_tokens:.0f}",
-                f"{one.prompt_tokens:.0f}",
-                f"{1000 * one.full_prefill_s:.0f}",
-                f"{1000 * one.prefill_s:.0f}",
-            ]
-            for token, one in result.tokens.items()
-        ],
-        right=1,
-    )
-    if result.requests is not None:
-        say(f"The prefill time saved by {result.requests:,} requests equals that of this run.")
+    for sentence in result.sentences:
+        say(sentence)
     say(f"Adapter: {out / 'adapter'}\nReport: {result.report}")

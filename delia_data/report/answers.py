@@ -36,9 +36,10 @@ _NOTE: Final = (
     "the worst of four probes. Selectivity is follow minus leak. Obey: the answer is without the "
     "format when the prompt forbids it. Keep: KL(untrained, trained) in nats per token of held-out "
     "pairs, and the share of unrelated answers that mean the same as the untrained model’s. Right: "
-    "right labels, or the task’s score; unreadable answers are wrong. Save: prompt tokens saved "
-    "against the full instruction. Columns in italics are bounds. Brackets show intervals by "
-    "bootstrap over rows."
+    "right labels, or the task’s score; unreadable answers are wrong. Agreement: with the greedy "
+    "answers to the system prompt that the token stands for; under the full instruction, that of "
+    "its sampled answers. Save: prompt tokens saved against the full instruction. Columns in "
+    "italics are bounds. Brackets show intervals by bootstrap over rows."
 )
 _EXAMPLES_SHOWN: Final = 3
 _EXAMPLES: Final = 12

@@ -54,6 +54,7 @@ class Report:
         sections: Title and content of each section by name, in the order of the page.
         figures: Names, titles and texts of the figures.
         absent: Sections and parts without runs, with the commands that make what they need.
+        lead: Sentences before the summary of the sections.
     """
 
     title: str
@@ -61,6 +62,7 @@ class Report:
     sections: Mapping[str, tuple[str, Section]]
     figures: Sequence[Mapping[str, str]]
     absent: Mapping[str, str]
+    lead: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return all that the page shows, as JSON holds it."""
@@ -80,7 +82,7 @@ class Report:
     @property
     def summary(self) -> list[str]:
         """The results in sentences."""
-        return [text for _, section in self.sections.values() for text in section.summary]
+        return [*self.lead, *(text for _, one in self.sections.values() for text in one.summary)]
 
     def html(self) -> str:
         """Return the page."""
@@ -111,6 +113,7 @@ def make_report(
     folders: Sequence[str | os.PathLike[str]],
     *,
     title: str | None = None,
+    lead: Sequence[str] = (),
     embed: Embed | None = None,
     on_section: Callable[[str, int, int], None] = lambda name, done, of: None,
 ) -> Report:
@@ -119,6 +122,7 @@ def make_report(
     Args:
         folders: Output folders of any commands, in the order in which they are shown.
         title: Its title; default: the names of the runs.
+        lead: Sentences before the summary of the sections.
         embed: Turns queries into vectors for the map; default: all-MiniLM-L6-v2 if it is
             installed, otherwise word counts.
         on_section: Called with a section's title, the number done, and the number in all.
@@ -142,7 +146,7 @@ def make_report(
             absent.update(made.absent)
     on_section("", len(parts), len(parts))
     named = title if title is not None else _title(folders)
-    return Report(named, runs, sections, figures.drawn, absent)
+    return Report(named, runs, sections, figures.drawn, absent, tuple(lead))
 
 
 def check_place(path: str | os.PathLike[str]) -> None:

@@ -135,11 +135,13 @@ def test_two_prompts_from_queries_to_numbers(training: TrainSettings, tmp_path: 
         assert one.full_tokens > one.prompt_tokens and one.prefill_s > 0
         assert set(one.evaluation.confusion) == set(settings.prompts)
     assert json.loads((out / "result.json").read_text())["requests"] == result.requests
-    assert "Agreement" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Agreement" in page and "its prefill takes" in page
     number = len(asked.requests)
     again = distill(out, settings, training, engine=lambda: asked.engine)
     assert len(asked.requests) == number
-    assert again.seconds == result.seconds and again.tokens.keys() == result.tokens.keys()
+    assert (again.seconds, again.tokens) == (result.seconds, result.tokens)
+    assert (out / "report.html").read_text() == page
     with pytest.raises(SettingsError, match="ratio"):
         distill(out, replace(settings, ratio=2), training)
 
