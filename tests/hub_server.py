@@ -6,10 +6,11 @@
         run(client, env=hub.environment("writer-token"))
         assert hub.repos["org/name"].refs["refs/tags/v1.0.0"]
 
-Dataset repositories have commits, branches, tags and pull requests; large files go through LFS to
-another origin (the "CDN"), where no token may ever arrive. Every request is in `hub.log`.
+Repositories have commits, branches, tags and pull requests; large files go through LFS to another
+origin (the "CDN"), where no token may ever arrive. Every request is in `hub.log`. Those of models
+are in `hub.repos` under `models/org/name`.
 
-What it leaves out: models and spaces, Xet, multipart uploads, git itself.
+What it leaves out: spaces, Xet, multipart uploads, git itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-LFS_SUFFIXES = (".parquet", ".arrow", ".png", ".jpg", ".bin", ".gz", ".zip")
+LFS_SUFFIXES = (".safetensors", ".parquet", ".arrow", ".png", ".jpg", ".bin", ".gz", ".zip")
 LFS_BYTES = 10 << 20
 MAIN = "refs/heads/main"
 
@@ -65,7 +66,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A dataset repository."""
+    """A repository; `models/` before its name if it holds a model."""
 
     name: str
     private: bool
@@ -156,7 +157,8 @@ class RefusedError(Exception):
         return Reply.of({"error": str(self)}, status=self.status, headers=headers)
 
 
-NAME = r"(?P<name>[\w.-]+/[\w.-]+)"
+NAME = r"(?P<name>(?:datasets|models)/[\w.-]+/[\w.-]+)"
+PAGE = r"(?P<name>(?:datasets/)?[\w.-]+/[\w.-]+)"
 BUCKET = r"(?P<bucket>[\w.-]+/[\w.-]+)"
 ROUTES = [
     ("bucket", "GET", rf"/api/buckets/{BUCKET}"),
@@ -165,19 +167,20 @@ ROUTES = [
     ("create", "POST", r"/api/repos/create"),
     ("whoami", "GET", r"/api/whoami-v2"),
     ("validate", "POST", r"/api/validate-yaml"),
-    ("refs", "GET", rf"/api/datasets/{NAME}/refs"),
-    ("info", "GET", rf"/api/datasets/{NAME}(?:/revision/(?P<revision>[^/]+))?"),
-    ("tree", "GET", rf"/api/datasets/{NAME}/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?"),
-    ("paths", "POST", rf"/api/datasets/{NAME}/paths-info/(?P<revision>[^/]+)"),
-    ("preupload", "POST", rf"/api/datasets/{NAME}/preupload/(?P<revision>[^/]+)"),
-    ("commit", "POST", rf"/api/datasets/{NAME}/commit/(?P<revision>[^/]+)"),
-    ("tag", "POST", rf"/api/datasets/{NAME}/tag/(?P<revision>[^/]+)"),
-    ("batch", "POST", rf"/datasets/{NAME}\.git/info/lfs/objects/batch"),
-    ("verify", "POST", rf"/datasets/{NAME}\.git/info/lfs/verify"),
-    ("resolve", "GET", rf"/datasets/{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
+    ("refs", "GET", rf"/api/{NAME}/refs"),
+    ("info", "GET", rf"/api/{NAME}(?:/revision/(?P<revision>[^/]+))?"),
+    ("tree", "GET", rf"/api/{NAME}/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?"),
+    ("paths", "POST", rf"/api/{NAME}/paths-info/(?P<revision>[^/]+)"),
+    ("preupload", "POST", rf"/api/{NAME}/preupload/(?P<revision>[^/]+)"),
+    ("commit", "POST", rf"/api/{NAME}/commit/(?P<revision>[^/]+)"),
+    ("tag", "POST", rf"/api/{NAME}/tag/(?P<revision>[^/]+)"),
+    ("batch", "POST", rf"/{PAGE}\.git/info/lfs/objects/batch"),
+    ("verify", "POST", rf"/{PAGE}\.git/info/lfs/verify"),
+    ("resolve", "GET", rf"/{PAGE}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
     ("upload", "PUT", r"/lfs/(?P<oid>[0-9a-f]{64})"),
     ("download", "GET", r"/lfs/(?P<oid>[0-9a-f]{64})"),
 ]
+PAGES = {"batch", "verify", "resolve"}
 CDN_ROUTES = {"upload", "download"}
 WRITES = {"preupload", "commit", "tag", "batch"}
 
@@ -262,7 +265,8 @@ class HubServer:
         if route in CDN_ROUTES:
             return getattr(self, f"_{route}")(request, **groups)
         user = self._user(request)
-        if name := groups.pop("name", None):
+        if path := groups.pop("name", None):
+            name = _key(path, page=route in PAGES)
             if name in self.renamed:
                 location = request.path.replace(name, self.renamed[name], 1)
                 return Reply(status=307, headers={"Location": location})
@@ -306,6 +310,7 @@ class HubServer:
         if user is None:
             raise RefusedError(401, "Invalid username or password.")
         name = f"{given.get('organization') or user.name}/{given['name']}"
+        name = f"models/{name}" if given.get("type", "model") == "model" else name
         self._check_writes(name, user)
         if name in self.repos:
             error = {"error": "You already created this dataset repo", "url": self.url(name)}
@@ -317,7 +322,8 @@ class HubServer:
         return Reply.of({"url": self.url(name), "id": name, "name": name})
 
     def url(self, name: str) -> str:
-        return f"{self.endpoint}/datasets/{name}"
+        page = name.removeprefix("models/") if name.startswith("models/") else f"datasets/{name}"
+        return f"{self.endpoint}/{page}"
 
     def _whoami(self, request: Request, user: User | None) -> Reply:
         if user is None:
@@ -336,7 +342,12 @@ class HubServer:
     ) -> Reply:
         commit = repo.resolve(revision)
         siblings = [{"rfilename": path} for path in sorted(commit.tree)]
-        value = {"id": repo.name, "sha": commit.sha, "private": repo.private, "tags": []}
+        value = {
+            "id": repo.name.removeprefix("models/"),
+            "sha": commit.sha,
+            "private": repo.private,
+            "tags": [],
+        }
         value |= {"gated": "manual" if repo.gated else False, "disabled": repo.disabled}
         return Reply.of({**value, "siblings": siblings, "downloads": 0, "likes": 0})
 
@@ -392,7 +403,7 @@ class HubServer:
         for wanted in request.json["objects"]:
             answer = dict(wanted)
             if wanted["oid"] not in self.objects:
-                verify = f"{self.endpoint}/datasets/{repo.name}.git/info/lfs/verify"
+                verify = f"{self.url(repo.name)}.git/info/lfs/verify"
                 answer["actions"] = {
                     "upload": {"href": f"{self.cdn}/lfs/{wanted['oid']}"},
                     "verify": {"href": verify},
@@ -519,7 +530,15 @@ class HubServer:
 
 
 def _belongs(name: str, user: User | None) -> bool:
-    return user is not None and name.split("/")[0] in (user.name, *user.organisations)
+    owner = name.removeprefix("models/").split("/")[0]
+    return user is not None and owner in (user.name, *user.organisations)
+
+
+def _key(path: str, *, page: bool) -> str:
+    """The name of a repository in `hub.repos`, from that in a path of the API or of a page."""
+    if path.startswith("datasets/"):
+        return path.removeprefix("datasets/")
+    return f"models/{path}" if page else path
 
 
 def _is_proposal(route: str, request: Request) -> bool:

@@ -100,6 +100,14 @@ def _push(folders: list[str], repo: str, **options: Any) -> Any:
     return listed | {"version": str(done.version), "files": files}
 
 
+def _load_model(lines: str, ids: list[list[int]]) -> Any:
+    """Logits of the model that a card's lines load, and what its tokenizer makes of the token."""
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    logits = names["model"].eval()(names["torch"].tensor(ids)).logits.float()
+    return {"logits": logits.tolist(), "token": names["tokenizer"].convert_tokens_to_ids("<sep>")}
+
+
 def _pull(name: str, folder: str) -> Any:
     from delia_data.hub import Retry, pull
 
@@ -154,6 +162,7 @@ def _serve() -> None:
 
     answers, sys.stdout = sys.stdout, sys.stderr
     known = {"push": _push, "pull": _pull, "load": _load, "main": _main, "diff": _diff}
+    known["load_model"] = _load_model
     for line in sys.stdin:
         request = json.loads(line)
         os.environ["HF_TOKEN"] = request["token"]

@@ -29,7 +29,7 @@ from delia_data.errors import InputError, TokenError
 from delia_data.mixing.mixture import Mixture
 from delia_data.mixing.options import TEACHER_MESSAGES
 from delia_data.models import identify_files, quiet
-from delia_data.outputs import LOCK, Manifest, canonical_json, read_manifest
+from delia_data.outputs import LOCK, Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import rank
 from delia_data.reading import FilePart, Source, is_output, open_source
 from delia_data.records import Record, read_record, write_record
@@ -78,12 +78,14 @@ class TrainingRows:
         name: Name of the input in errors.
         manifest: The mixture's manifest, if there is one.
         test: The mixture's held-out rows, if there are any.
+        publication: Manifest of the version that the mixture was pulled with, if it was.
     """
 
     source: Source
     name: str
     manifest: Manifest | None = None
     test: Source | None = None
+    publication: Manifest | None = None
 
     @property
     def tokens(self) -> list[str] | None:
@@ -97,6 +99,18 @@ class TrainingRows:
     def written_by(self) -> dict[str, Any]:
         """The models that wrote the pairs, by the cache's name, as far as the input says."""
         return dict(self.manifest.details.get("written_by", {})) if self.manifest else {}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Settings and inputs of the mixture, and its published version, as far as it is known."""
+        if self.manifest is None:
+            return {}
+        known = self.manifest.model_dump(mode="json", include={"settings", "inputs"})
+        known["code_version"] = self.manifest.code_version
+        if self.publication is not None:
+            known["version"] = self.publication.settings["version"]
+            known["content"] = self.publication.inputs["content"]
+        return known
 
     def records(self, tokens: Sequence[str]) -> Iterator[tuple[Record, RowSource]]:
         """Yield the record of each row, and its source; arguments and errors as for `rows`."""
@@ -178,7 +192,11 @@ def _open_folder(folder: Path, name: str) -> TrainingRows:
     held_out = folder / "test.parquet"
     parts = (FilePart(str(held_out)),)
     test = Source(f"{name}#test", parts, strict=True) if held_out.is_file() else None
-    return TrainingRows(source, name, manifest, test)
+    above = folder.resolve().parent
+    publication = read_manifest(above) if is_finished(above) else None
+    if publication is not None and publication.kind != "publication":
+        publication = None
+    return TrainingRows(source, name, manifest, test, publication)
 
 
 def _open_registered(name: str, dataset: str, configuration: str | None) -> TrainingRows:

@@ -199,6 +199,7 @@ def train(
                 **({"cut": rows.cut} if rows.cut else {}),
                 **({"read": read} if (read := given.source.report.details()) else {}),
                 **({"foreign_words": mismatches} if mismatches else {}),
+                **({"mixture": mixed} if (mixed := given.provenance) else {}),
             },
         )
         if is_main_process():

@@ -18,7 +18,9 @@ from delia_data.cli._output import (
 )
 from delia_data.hub import Difference, pull
 from delia_data.hub import diff as compare_versions
-from delia_data.hub.client import parse_name
+from delia_data.hub.client import RepoType, parse_name
+from delia_data.hub.parts import MODEL, MODELS, NAMED
+from delia_data.outputs import MANIFEST
 
 _EXAMPLES = 5
 
@@ -38,14 +40,18 @@ def command(
             metavar="OTHER",
         ),
     ] = None,
+    repo_type: Annotated[
+        RepoType | None,
+        option("Type of the repository. Default: a dataset if there is one of this name."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download a version as folders for `delia mix` and `delia train`."""
+    """Download a version as folders for `delia mix`, `delia train`, and `delia evaluate`."""
     with warnings_in_one_line(UserWarning):
         if diff is not None:
             compare(version, diff, as_json)
         else:
-            _pull(version, out, as_json)
+            _pull(version, out, repo_type, as_json)
 
 
 def compare(before: str, after: str, as_json: bool) -> None:
@@ -57,16 +63,21 @@ def compare(before: str, after: str, as_json: bool) -> None:
         say("\n".join(_lines(found)) or "no difference")
 
 
-def _pull(name: str, out: Path | None, as_json: bool) -> None:
+def _pull(name: str, out: Path | None, repo_type: RepoType | None, as_json: bool) -> None:
     folder = out or Path(parse_name(name)[0].split("/")[1])
     with step("pulling") as update:
-        version = pull(name, folder, on_file=update)
+        version = pull(name, folder, repo_type=repo_type, on_file=update)
     if as_json:
         show_json({"out": folder, **plain(version)})
         return
     details = version.manifest.details
-    parts = [name for name in ("task", "cache") if name in details]
-    names = ", ".join(f"{folder / name}" for name in (*parts, *details["mixtures"]))
+    parts = [name for name in NAMED if name in details]
+    in_root = MANIFEST in version.manifest.files
+    folders = [
+        folder if name == MODEL and in_root else folder / name
+        for name in (*parts, *details["mixtures"])
+    ]
+    names = ", ".join(map(str, folders))
     say(
         f"{version.repo} v{version.manifest.settings['version']}, commit {version.commit[:8]}, "
         f"all hashes verified: {names}"
@@ -77,8 +88,9 @@ def _lines(found: Difference) -> list[str]:
     lines = [f"{s.where}: {s.name} was {s.before!r} and is {s.after!r}" for s in found.settings]
     for change in found.rows:
         order = ", in another order" if change.moved else ""
+        unit = "files" if change.where in MODELS else "rows"
         lines.append(
-            f"{change.where}: {change.added} rows added, {change.removed} removed, "
+            f"{change.where}: {change.added} {unit} added, {change.removed} removed, "
             f"{change.same} the same{order}"
         )
     new, gone = len(found.wordings_added), len(found.wordings_removed)

@@ -1,7 +1,8 @@
-"""`delia push`: publish a task, a cache, and mixtures on the Hub as one version."""
+"""`delia push`: publish a task, a cache, and mixtures, or a model, on the Hub as one version."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, plain, say, show_json
 from delia_data.errors import InputError, SecretError
-from delia_data.hub import Pushed, published_license, push
+from delia_data.hub import Pushed, push
 from delia_data.hub.card import size_text
 from delia_data.hub.secrets import KINDS
 from delia_data.mixing import parse_ratio
@@ -22,7 +23,8 @@ def command(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of a task, a cache (or bundled), or mixtures, or one of delia pull."
+            help="Folders of a task, a cache (or bundled), or mixtures; or of an adapter or an "
+            "exported model, and of its evaluation; or one of delia pull."
         ),
     ],
     ratio: Annotated[
@@ -32,6 +34,10 @@ def command(
         str | None, option("License, such as apache-2.0; needed for the first version only.")
     ] = None,
     licence: Annotated[str | None, option("Earlier name of --license.", hidden=True)] = None,
+    base_model: Annotated[
+        str | None,
+        option("Base model's name on the Hub, for an adapter trained from a local folder."),
+    ] = None,
     version: Annotated[
         str | None, option("Version, such as 1.2.0. Default: the next minor version.")
     ] = None,
@@ -51,15 +57,15 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Publish folders as one version: one commit, one tag; repeating it changes nothing."""
-    license = license or licence
-    if license is None and sys.stdin.isatty() and published_license(repo) is None:
-        license = typer.prompt("License of the rows, such as apache-2.0")
+    ask = functools.partial(typer.prompt, "License, such as apache-2.0")
+    interactive = sys.stdin.isatty() and not as_json
     try:
         pushed = push(
             folders,
             repo,
             ratios=[parse_ratio(each) for each in ratio or ()],
-            license=license,
+            license=license or licence or (functools.cache(ask) if interactive else None),
+            base_model=base_model,
             version=version,
             replace_all=replace_all,
             private=private,

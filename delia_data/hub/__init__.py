@@ -1,4 +1,4 @@
-"""Publish a task, its cache, and its mixtures on the Hub, in versions that never change.
+"""Publish a task, its cache, and its mixtures, or a model on the Hub, in fixed versions.
 
 push     one commit and one tag; the same content again changes nothing
 pull     exactly one version, with the hash of every file verified
@@ -10,7 +10,7 @@ from __future__ import annotations
 from delia_data.hub.client import Retry
 from delia_data.hub.diff import Difference, diff
 from delia_data.hub.pull import Published, download_parts, find_version, published_mixture, pull
-from delia_data.hub.push import Pushed, Version, published_license, push
+from delia_data.hub.push import Pushed, Version, push
 
 __all__ = [
     "Difference",
@@ -21,7 +21,6 @@ __all__ = [
     "diff",
     "download_parts",
     "find_version",
-    "published_license",
     "published_mixture",
     "pull",
     "push",

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import yaml
 
 from delia_data.errors import FormatError
-from delia_data.hub.parts import CACHE, TASK
+from delia_data.hub.parts import ADAPTER, CACHE, EVALUATION, MODEL, TASK, home_of
 from delia_data.outputs import Manifest
 
 HEADINGS: Final = (
@@ -28,6 +28,7 @@ HEADINGS: Final = (
     "License",
     "Citation",
 )
+MODEL_HEADINGS: Final = ("Usage", "Evaluation", "Training", "Version", "License", "Citation")
 _EARLIER_HEADINGS: Final = {
     "Loading": "Usage",
     "The model that wrote the pairs": "Model",
@@ -49,6 +50,16 @@ _PAPER: Final = """@misc{delia2024,
   archivePrefix = {arXiv}
 }"""
 
+_DATA: Final = (
+    "Training data made with delia_data after DELIA "
+    "([arXiv 2408.10841](https://arxiv.org/abs/2408.10841)): a small task, each row with its own "
+    "wording of the instruction, mixed with query-answer pairs sampled from the model."
+)
+_MODEL: Final = (
+    "A language model that delia_data trained after DELIA "
+    "([arXiv 2408.10841](https://arxiv.org/abs/2408.10841)): a special token stands for the output "
+    "format of a small task."
+)
 _FRONT: Final = re.compile(r"\A---\r?\n(.*?)\r?\n?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _FENCE: Final = re.compile(r"\s{0,3}(```|~~~)")
 
@@ -60,28 +71,141 @@ def make_card(repo: str, manifest: Manifest, before: str) -> str:
         FormatError: The front matter of the card before is not a YAML mapping.
     """
     version = str(manifest.settings["version"])
+    is_model = MODEL in manifest.details
     texts = {
+        **(_about_model(repo, manifest) if is_model else _about_data(repo, manifest)),
+        "Version": (
+            f"Version {version}: {manifest.details['why']}. The SHA-256 of its content is "
+            f"`{manifest.inputs['content']}`; `{home_of('model' if is_model else 'dataset')}"
+            "manifest.json` has the hash of every file, and `delia pull` verifies them."
+        ),
+        "License": f"`{manifest.settings['licence']}`, as given by the publisher.",
+        "Citation": _citation(manifest.details.get("citation")),
+    }
+    headings = MODEL_HEADINGS if is_model else HEADINGS
+    head = (
+        f"# {repo.split('/')[1]}, v{version}\n\n{_NOTE.format(names=', '.join(headings))}\n\n"
+        f"{_MODEL if is_model else _DATA}"
+    )
+    front = _model_front(repo, manifest) if is_model else _front(manifest)
+    sections = [("", head), *((name, text) for name, text in texts.items() if text)]
+    return merge_cards(front, sections, before, generated=headings)
+
+
+def _about_data(repo: str, manifest: Manifest) -> dict[str, str]:
+    return {
         "Mixtures": _mixtures(manifest),
         "Usage": _usage(repo, manifest),
         "Model": _model(manifest.details.get(CACHE)),
         "Task": _task(manifest.details.get(TASK)),
         "Dropped rows": _dropped(manifest),
-        "Version": (
-            f"Version {version}: {manifest.details['why']}. The SHA-256 of its content is "
-            f"`{manifest.inputs['content']}`; `manifest.json` has the hash of every file, and "
-            "`delia pull` verifies them."
-        ),
-        "License": f"`{manifest.settings['licence']}`, as given by the publisher.",
-        "Citation": _citation(manifest.details.get("citation")),
     }
-    head = (
-        f"# {repo.split('/')[1]}, v{version}\n\n{_NOTE.format(names=', '.join(HEADINGS))}\n\n"
-        "Training data made with delia_data after DELIA "
-        "([arXiv 2408.10841](https://arxiv.org/abs/2408.10841)): a small task, each row with its "
-        "own wording of the instruction, mixed with query-answer pairs sampled from the model."
+
+
+def _about_model(repo: str, manifest: Manifest) -> dict[str, str]:
+    evaluation = manifest.details.get(EVALUATION, {}).get("card", "")
+    heading, _, text = evaluation.partition("\n\n")
+    text = f"{heading.removeprefix('## ')}:\n\n{text.strip()}" if evaluation else ""
+    return {
+        "Usage": _model_usage(repo, manifest),
+        "Evaluation": text,
+        "Training": _training(manifest.details[MODEL]),
+    }
+
+
+def _model_front(repo: str, manifest: Manifest) -> dict[str, Any]:
+    """Return the front matter, with the numbers in the Hub's format for evaluation results."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    model, evaluation = manifest.details[MODEL], manifest.details.get(EVALUATION)
+    adapter = model["is_adapter"] or ADAPTER in manifest.details
+    results = []
+    if evaluation:
+        task = evaluation["settings"]["task"]
+        results = [
+            EvalResult(
+                task_type="text-generation",
+                dataset_type="delia-task",
+                dataset_name=task,
+                dataset_split="test",
+                metric_type=name,
+                metric_value=number["value"],
+            )
+            for name, number in evaluation["numbers"].items()
+        ]
+    data: Any = ModelCardData(
+        license=manifest.settings["licence"],
+        base_model=model["base_model"],
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["delia", *(["lora"] if adapter else [])],
+        model_name=repo.split("/")[1],
+        eval_results=results or None,
     )
-    sections = [("", head), *((name, text) for name, text in texts.items() if text)]
-    return merge_cards(_front(manifest), sections, before)
+    front: dict[str, Any] = data.to_dict()
+    return front
+
+
+def _model_usage(repo: str, manifest: Manifest) -> str:
+    """Return the lines that load a model with its tokenizer, which has the token."""
+    model, tag = manifest.details[MODEL], f"v{manifest.settings['version']}"
+    where, rows = f'"{repo}", revision="{tag}"', model["settings"].get("token_training", "row")
+    pull = f"delia pull {repo}@{tag} my-model"
+    if model["is_adapter"] and rows == "row":
+        lines = (
+            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({where})\n"
+            f"model = AutoPeftModelForCausalLM.from_pretrained({where})"
+        )
+    elif model["is_adapter"]:  # LoRA on the embedding needs the token's initial row
+        lines = (
+            "from delia_data.training import load_adapter\n\n"
+            f'model, tokenizer = load_adapter("my-model")  # after {pull}'
+        )
+    else:
+        parted = ADAPTER in manifest.details
+        where += ', subfolder="model"' * parted
+        lines = (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({where})\n"
+            f"model = AutoModelForCausalLM.from_pretrained({where})"
+        )
+        if parted:
+            adapter = f'model, "{repo}", revision="{tag}", subfolder="{ADAPTER}"'
+            lines = (
+                f"from peft import PeftModel\n{lines}\nmodel = PeftModel.from_pretrained({adapter})"
+            )
+    tokens = model["settings"].get("token")
+    named = tokens if isinstance(tokens, list) else [tokens] if tokens else []
+    texts = [f"```python\n{lines}\n```"]
+    if named:
+        texts.append(
+            f"The tokenizer has {' and '.join(map(_code, named))} as one token each. A prompt with "
+            "the token asks for the format of the task; a prompt without it gets the answer of the "
+            "base model."
+        )
+    texts.append(f"Everything, with verified hashes:\n\n```\n{pull}\n```")
+    return "\n\n".join(texts)
+
+
+def _training(model: Mapping[str, Any]) -> str:
+    """Return the training's rows, the mixture and its version, and the settings."""
+    lines = [f"- base model: {_code(model['base_model'])}"]
+    mixture = model["details"].get("mixture", {})
+    if version := mixture.get("version"):
+        lines.append(
+            f"- mixture: from version {_code(version)} of a publication with content "
+            f"{_code(mixture['content'])}"
+        )
+    settings = mixture.get("settings", {})
+    lines += [f"- mixture, {key.replace('_', ' ')}: {_code(v)}" for key, v in settings.items()]
+    if rows := model["rows"]:
+        lines.append(f"- rows: {', '.join(f'{_count(n)} {source}' for source, n in rows.items())}")
+    lines += [f"- SHA-256 of {key}: {_code(sha)}" for key, sha in model["inputs"].items()]
+    lines.append(f"- delia_data: {_code(model['code_version'])}")
+    shown = {k: v for k, v in model["settings"].items() if v not in (None, [], False)}
+    lines += [f"- {key.replace('_', ' ')}: {_code(value)}" for key, value in shown.items()]
+    return "\n".join(lines)
 
 
 def _front(manifest: Manifest) -> dict[str, Any]:
@@ -264,7 +388,13 @@ def split_card(card: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     return front or {}, [(heading, "\n".join(lines).strip()) for heading, lines in sections]
 
 
-def merge_cards(front: Mapping[str, Any], sections: list[tuple[str, str]], before: str) -> str:
+def merge_cards(
+    front: Mapping[str, Any],
+    sections: list[tuple[str, str]],
+    before: str,
+    *,
+    generated: Sequence[str] = HEADINGS,
+) -> str:
     """Put a card together, and take over the parts of the earlier card that were written by hand.
 
     Raises:
@@ -276,7 +406,7 @@ def merge_cards(front: Mapping[str, Any], sections: list[tuple[str, str]], befor
     for old_heading, text in old_sections:
         heading = _EARLIER_HEADINGS.get(old_heading, old_heading)
         names = [name for name, _ in merged]
-        if heading and heading not in HEADINGS:
+        if heading and heading not in generated:
             place = names.index(anchor) if anchor in names else len(names) - 1
             merged.insert(place + 1, (heading, text))
             anchor = heading

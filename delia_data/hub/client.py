@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from delia_data._version import __version__
 from delia_data.errors import DeliaError, HubError, InputError, OutputError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
+RepoType = Literal["dataset", "model"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -97,9 +98,14 @@ def parse_name(given: str) -> tuple[str, str | None]:
         InputError: The text has another form.
     """
     name, mark, revision = given.partition("@")
-    if not _NAME.fullmatch(name) or (mark and not revision):
+    if not is_name(name) or (mark and not revision):
         raise InputError(f"{given!r} is not a repository: use the form org/name or org/name@v1.0.0")
     return name, revision or None
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text has the form of a repository's name."""
+    return _NAME.fullmatch(text) is not None
 
 
 def is_commit(revision: str | None) -> bool:
@@ -107,39 +113,133 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
-def resolve(api: HfApi, repo: str, revision: str | None, retry: Retry) -> Any:
-    """Ask the Hub for a revision, never a cache.
+@dataclass(frozen=True)
+class Repository:
+    """A repository on the Hub.
 
-    Returns:
-        The `DatasetInfo` of the Hub. Its `id` differs from `repo` if the repository was renamed.
-
-    Raises:
-        HubError: The repository is disabled, or the answer has no commit or no names of files.
-        Exception: Any error of the client; the caller translates it.
+    Attributes:
+        api: The client.
+        name: Its name, such as `org/name`.
+        type: Whether it holds datasets or a model.
+        retry: Retries of each request.
     """
-    info = retry.call(lambda: api.dataset_info(repo, revision=revision, timeout=30))
-    if not (isinstance(info.sha, str) and is_commit(info.sha) and _NAME.fullmatch(str(info.id))):
-        raise HubError(f"the Hub's answer for {repo} names no commit: run the same command again")
-    _check_texts(repo, "file", [file.rfilename for file in info.siblings or []])
-    if info.disabled is True:
-        raise HubError(_DISABLED.format(repo=repo, quoted=""))
-    return info
 
+    api: HfApi
+    name: str
+    type: RepoType
+    retry: Retry
 
-def list_refs(api: HfApi, repo: str, *, pull_requests: bool = False) -> Any:
-    """List the branches and tags of a repository, and its pull requests if asked for.
+    @property
+    def url(self) -> str:
+        """Address of its page."""
+        kind = "datasets/" if self.type == "dataset" else ""
+        return f"{self.api.endpoint}/{kind}{self.name}"
 
-    Returns:
-        The `GitRefs` of the Hub.
+    def resolve(self, revision: str | None) -> Any:
+        """Ask the Hub for a revision, never a cache.
 
-    Raises:
-        HubError: The answer has refs without a name or a commit.
-        Exception: Any error of the client; the caller translates it.
-    """
-    refs = api.list_repo_refs(repo, repo_type="dataset", include_pull_requests=pull_requests)
-    for ref in (*refs.tags, *(refs.pull_requests or ())):
-        _check_texts(repo, "ref", [ref.name, ref.ref, ref.target_commit])
-    return refs
+        Returns:
+            The `DatasetInfo` or `ModelInfo` of the Hub. Its `id` differs from the name if the
+            repository was renamed.
+
+        Raises:
+            HubError: The repository is disabled, or the answer has no commit or no names of files.
+            Exception: Any error of the client; the caller translates it.
+        """
+        info: Any = self.retry.call(
+            lambda: self.api.repo_info(
+                self.name, repo_type=self.type, revision=revision, timeout=30
+            )
+        )
+        if not (
+            isinstance(info.sha, str) and is_commit(info.sha) and _NAME.fullmatch(str(info.id))
+        ):
+            raise HubError(
+                f"the Hub's answer for {self.name} names no commit: run the same command again"
+            )
+        _check_texts(self.name, "file", [file.rfilename for file in info.siblings or []])
+        if info.disabled is True:
+            raise HubError(_DISABLED.format(repo=self.name, quoted=""))
+        return info
+
+    def refs(self, *, pull_requests: bool = False) -> Any:
+        """List the branches and tags, and the pull requests if asked for, in one request.
+
+        Returns:
+            The `GitRefs` of the Hub.
+
+        Raises:
+            HubError: The answer has refs without a name or a commit.
+            Exception: Any error of the client; the caller translates it.
+        """
+        refs = self.api.list_repo_refs(
+            self.name, repo_type=self.type, include_pull_requests=pull_requests
+        )
+        for ref in (*refs.tags, *(refs.pull_requests or ())):
+            _check_texts(self.name, "ref", [ref.name, ref.ref, ref.target_commit])
+        return refs
+
+    def tags(self) -> dict[str, str]:
+        """Return the commit of each tag; raise errors as `refs` does."""
+        return {tag.name: tag.target_commit for tag in self.refs().tags}
+
+    def download(
+        self, commit: str, name: str, *, into: Path | None = None, force: bool = False
+    ) -> Path:
+        """Download one file of a commit without checking its hash, and return its path.
+
+        Raises:
+            Exception: Any error of the client; the caller translates it.
+        """
+        given: dict[str, Any] = {"force_download": force}
+        if into is not None:
+            given["local_dir"] = os.fspath(into)
+        path = self.retry.call(
+            lambda: self.api.hf_hub_download(
+                self.name, name, repo_type=self.type, revision=commit, **given
+            )
+        )
+        return Path(path)
+
+    def download_verified(
+        self,
+        commit: str,
+        files: Mapping[str, str],
+        *,
+        into: Path | None = None,
+        on_file: Callable[[int], None] = lambda _: None,
+    ) -> Path:
+        """Download files of a commit, and compare each with its hash.
+
+        Returns:
+            The folder that holds the files under their paths.
+
+        Raises:
+            HubError: A file has other bytes than its manifest says.
+            Exception: Any error of the client; the caller translates it.
+        """
+
+        def one(item: tuple[str, str]) -> Path:
+            name, digest = item
+            if into is not None and (into / name).is_file() and file_sha256(into / name) == digest:
+                return into
+            for force in (False, True):
+                file = self.download(commit, name, into=into, force=force)
+                if (file_sha256 if into else known_sha256)(file) == digest:
+                    return file.parents[name.count("/")]
+            raise HubError(
+                f"{self.name}: {name} at {commit[:8]} has other bytes than its manifest says, in "
+                "two downloads: do not use it, and try again later"
+            )
+
+        folders = []
+        with ThreadPoolExecutor(_DOWNLOADS) as pool:
+            for folder in pool.map(one, files.items()):
+                folders.append(folder)
+                on_file(len(folders))
+        if not folders:
+            raise InputError(f"{self.name} at {commit[:8]} has none of the requested files")
+        return folders[0]
 
 
 def _check_texts(repo: str, what: str, values: Iterable[Any]) -> None:
@@ -150,79 +250,23 @@ def _check_texts(repo: str, what: str, values: Iterable[Any]) -> None:
         )
 
 
+def is_missing(error: Exception) -> bool:
+    """Return whether an error says that there is no such repository, or none to see."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    return (
+        isinstance(error, RepositoryNotFoundError)
+        and not isinstance(error, GatedRepoError)
+        and "Invalid credentials" not in str(error)
+    )
+
+
 def follow_rename(repo: str, info: Any) -> str:
     """Return the current name of a repository, with a warning if it is no longer `repo`."""
     name = str(info.id)
     if name != repo:
         warnings.warn(f"{repo} was renamed to {name} on the Hub: use {name}", stacklevel=3)
     return name
-
-
-def download(
-    api: HfApi,
-    repo: str,
-    commit: str,
-    name: str,
-    retry: Retry,
-    *,
-    into: Path | None = None,
-    force: bool = False,
-) -> Path:
-    """Download one file of a commit without checking its hash, and return its path.
-
-    Raises:
-        Exception: Any error of the client; the caller translates it.
-    """
-    given: dict[str, Any] = {"force_download": force}
-    if into is not None:
-        given["local_dir"] = os.fspath(into)
-    path = retry.call(
-        lambda: api.hf_hub_download(repo, name, repo_type="dataset", revision=commit, **given)
-    )
-    return Path(path)
-
-
-def download_verified(
-    api: HfApi,
-    repo: str,
-    commit: str,
-    files: Mapping[str, str],
-    *,
-    retry: Retry,
-    into: Path | None = None,
-    on_file: Callable[[int], None] = lambda _: None,
-) -> Path:
-    """Download files of a commit, and compare each with its hash.
-
-    Returns:
-        The folder that holds the files under their paths.
-
-    Raises:
-        HubError: A file has other bytes than its manifest says.
-        Exception: Any error of the client; the caller translates it.
-    """
-
-    def one(item: tuple[str, str]) -> Path:
-        name, digest = item
-        if into is not None and (into / name).is_file() and file_sha256(into / name) == digest:
-            return into
-        for force in (False, True):
-            file = download(api, repo, commit, name, retry, into=into, force=force)
-            if (file_sha256 if into else known_sha256)(file) == digest:
-                return file.parents[name.count("/")]
-        raise HubError(
-            f"{repo}: {name} at {commit[:8]} has other bytes than its manifest says, in two "
-            "downloads: do not use it, and try again later"
-        )
-
-    folders = []
-    with ThreadPoolExecutor(_DOWNLOADS) as pool:
-        for folder in pool.map(one, files.items()):
-            folders.append(folder)
-            on_file(len(folders))
-    if not folders:
-        raise InputError(f"{repo} at {commit[:8]} has none of the requested files")
-    return folders[0]
 
 
 @contextmanager

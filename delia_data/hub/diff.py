@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,16 @@ import pyarrow.parquet as pq
 
 from delia_data.hub.parts import (
     CACHE,
-    SOURCES,
+    CARD,
+    MODELS,
+    NAMED,
     TASK,
     Part,
     cache_ids,
+    files_of,
     mixture_manifest,
     read_parts,
+    row_files,
     source_manifest,
     train_shards,
 )
@@ -97,9 +101,7 @@ def diff(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Diffe
     names = sorted(old.keys() | new.keys())
     for name in names:
         if name in old and name in new:
-            manifests = (side[name].manifest for side in (old, new))
-            both = ({**m.settings, "code_version": m.code_version} for m in manifests)
-            settings += _settings(name, *both)
+            settings += _settings(name, *(_settings_of(side[name]) for side in (old, new)))
     rows = [_row_change(name, _keys(old.get(name)), _keys(new.get(name))) for name in names]
     old_rows, new_rows = (_task_rows(side.get(TASK)) for side in (old, new))
     old_ids, new_ids = (
@@ -122,15 +124,32 @@ def _read(given: str | os.PathLike[str]) -> tuple[dict[str, Part], Mapping[str, 
     """Return the parts of a side, and the settings of the publication itself."""
     if Path(given).exists():
         return read_parts([given]), {}
-    version = find_version(os.fspath(given))
+    version = find_version(os.fspath(given), repo_type=None)
     manifest = version.manifest
-    sources = [name for name in SOURCES if name in manifest.details]
+    sources = [name for name in NAMED if name in manifest.details]
     mixtures = list(manifest.details["mixtures"])
     root = download_parts(version, [*sources, *mixtures])
     manifests = {str(name): source_manifest(manifest, name) for name in sources}
     manifests |= {name: mixture_manifest(manifest, name) for name in mixtures}
     parts = {name: Part(name, root / name, each) for name, each in manifests.items()}
+    for name in parts.keys() & set(MODELS):
+        files = row_files(files_of(manifest, [name]))
+        files = {path.removeprefix(f"{name}/"): sha for path, sha in files.items()}
+        parts[name] = replace(
+            parts[name], manifest=manifests[name].model_copy(update={"files": files})
+        )
     return parts, manifest.settings
+
+
+def _settings_of(part: Part) -> dict[str, Any]:
+    """Return the settings of a part; of a model also its files, which are compared by hash."""
+    manifest = part.manifest
+    files = {"files": _files_of_model(part)} if part.name in MODELS else {}
+    return {**manifest.settings, **files, "code_version": manifest.code_version}
+
+
+def _files_of_model(part: Part) -> dict[str, str]:
+    return {name: sha for name, sha in part.manifest.files.items() if name != CARD}
 
 
 def _settings(
@@ -176,6 +195,8 @@ def _keys(part: Part | None) -> Keys:
     """Return an identifier of each row of a part, in order."""
     if part is None:
         return []
+    if part.name in MODELS:
+        return sorted(_files_of_model(part))
     if part.name == CACHE:
         return [str(row_id) for row_id in cache_ids(part.folder).to_pylist()]
     if part.name == TASK:

@@ -4,15 +4,25 @@ cache/        the pairs, one shard for each time the cache grew
 task/         the task in its wordings
 ratio-260/    a mixture, as Parquet
 README.md  manifest.json  FINISHED    the card, and the manifest of all parts
+
+A repository of a model has the files of one adapter or one model at the top, where libraries look
+for them, or the two folders that `delia export` writes:
+
+adapter_config.json ...  manifest.json  FINISHED    the adapter, or the model
+model/  adapter/    instead: the model with the token's row, and LoRA for it
+evaluation/         numbers and answers of its evaluation
+publication/        manifest.json and FINISHED of all parts
+README.md           the card
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,7 +33,9 @@ from pydantic import BaseModel, ConfigDict
 
 from delia_data.bundled_cache import cache_path
 from delia_data.errors import FormatError, InputError
+from delia_data.hub.client import RepoType, is_name
 from delia_data.mixing import TaskRows, config_name, mix, parse_ratio, read_task_rows, save_mixture
+from delia_data.models import DEFAULT_MODEL, DEFAULT_MODEL_SOURCE
 from delia_data.outputs import (
     FINISHED,
     MANIFEST,
@@ -31,19 +43,32 @@ from delia_data.outputs import (
     canonical_json,
     file_sha256,
     read_manifest,
+    write_json,
+    write_text,
 )
 
 CARD: Final = "README.md"
 CACHE: Final = "cache"
 TASK: Final = "task"
 SOURCES: Final = (CACHE, TASK)
+MODEL: Final = "model"
+ADAPTER: Final = "adapter"
+EVALUATION: Final = "evaluation"
+MODELS: Final = (MODEL, ADAPTER, EVALUATION)
+NAMED: Final = (*SOURCES, *MODELS)
+"""Names of all parts but mixtures, which are named by their ratio."""
+PUBLICATION: Final = "publication"
+"""Folder of the manifest of all parts in a repository of a model."""
+_NUMBERS: Final = "evaluation.json"
+_ADAPTER_CONFIG: Final = "adapter_config.json"
 PICTURES: Final = "pictures"
 """Folder of the card's figures in a repository of version 0.1.0."""
 LEAN: Final = "lean"
 """Folder of mixtures as indexes over the cache in a repository of version 0.1.0."""
 _PATH: Final = re.compile(
-    rf"(?:{CACHE}|{TASK}|{PICTURES}|{LEAN}|ratio-[\w.+-]+)(?:/(?!\.)[^/\\\0]+)+"
+    rf"(?:{'|'.join(NAMED)}|{PICTURES}|{LEAN}|ratio-[\w.+-]+)(?:/(?!\.)[^/\\\0]+)+"
 )
+_ROOT_PATH: Final = re.compile(rf"(?!\.|(?:{CARD}|{FINISHED})$)[^/\\\0]+")
 
 
 @dataclass(frozen=True)
@@ -51,24 +76,37 @@ class Part:
     """A finished folder to publish.
 
     Attributes:
-        name: Its name in the repository: `cache`, `task`, or a mixture's such as `ratio-4`.
+        name: Its name: `cache`, `task`, `model`, ..., or a mixture's such as `ratio-4`.
         folder: The local folder.
         manifest: Its manifest.
+        in_root: Whether its files are at the top of the repository, not in a folder of its name.
+        edited: Files with other contents than in the folder.
     """
 
     name: str
     folder: Path
     manifest: Manifest
+    in_root: bool = False
+    edited: Mapping[str, Path] = field(default_factory=dict)
 
     def sources(self) -> dict[str, Path]:
         """Return the local files by their path in the repository."""
-        names = [*self.manifest.files, MANIFEST, FINISHED]
-        return {f"{self.name}/{name}": self.folder / name for name in sorted(names)}
+        return {
+            self._path(name): self.edited.get(name, self.folder / name)
+            for name in sorted([*self.manifest.files, MANIFEST, FINISHED])
+        }
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of the files by their path in the repository."""
-        known = {f"{self.name}/{name}": sha for name, sha in self.manifest.files.items()}
-        return {path: known.get(path) or file_sha256(file) for path, file in self.sources().items()}
+        """Return the SHA-256 of the files by their path, without a finish marker at the top."""
+        known = {self._path(name): sha for name, sha in self.manifest.files.items()}
+        return {
+            path: known.get(path) or file_sha256(file)
+            for path, file in self.sources().items()
+            if path != FINISHED
+        }
+
+    def _path(self, name: str) -> str:
+        return name if self.in_root else f"{self.name}/{name}"
 
 
 def read_parts(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Part]:
@@ -90,25 +128,119 @@ def read_parts(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Part]:
             )
         parts[part.name] = part
     if not parts:
-        raise InputError("no folders were given: give those of a task, a cache, or mixtures")
+        raise InputError(
+            "no folders were given: give those of a task, a cache, or mixtures, or of an adapter"
+        )
+    if len({name in MODELS for name in parts}) > 1:
+        raise InputError(
+            f"{', '.join(parts)} were given: publish a model in a repository of its own, without "
+            "a task, a cache, or mixtures"
+        )
     return parts
+
+
+def repo_type_of(parts: Iterable[str]) -> RepoType:
+    """Return the type of repository that holds these parts."""
+    return "model" if any(name in MODELS for name in parts) else "dataset"
+
+
+def home_of(repo_type: RepoType) -> str:
+    """Return the path of the manifest of all parts, without the file's name."""
+    return f"{PUBLICATION}/" if repo_type == "model" else ""
 
 
 def _parts(folders: Iterable[Path]) -> Iterator[Part]:
     for folder in folders:
+        if not (folder / MANIFEST).is_file() and (folder / MODEL / MANIFEST).is_file():
+            yield from _model_parts(folder)
+            continue
         manifest = read_manifest(folder, verify=True)
-        if manifest.kind == "publication":
+        if manifest.kind in ("adapter", "model"):
+            yield Part(MODEL, folder, manifest, in_root=True)
+            yield from _evaluation_in(folder)
+        elif manifest.kind == "publication":
             names = [*SOURCES, *manifest.details["mixtures"]]
             yield from _parts(folder / name for name in names if (folder / name).is_dir())
         elif manifest.kind == "mixture":
             yield Part(config_name(manifest.settings["ratio"]), folder, manifest)
-        elif manifest.kind in SOURCES:
-            yield Part(manifest.kind, folder, manifest)
+        elif manifest.kind == EVALUATION and _NUMBERS not in manifest.files:
+            raise InputError(f"{folder} has no {_NUMBERS}: give a folder of delia evaluate")
         else:
-            raise InputError(
-                f"{folder} holds an output of the kind {manifest.kind!r}: "
-                "give folders of a task, a cache, or mixtures"
-            )
+            yield Part(manifest.kind, folder, manifest)
+
+
+def _model_parts(folder: Path) -> Iterator[Part]:
+    """Yield the two parts of an exported adapter, and its evaluation."""
+    for name in (MODEL, ADAPTER):
+        yield Part(name, folder / name, read_manifest(folder / name, verify=True))
+    yield from _evaluation_in(folder)
+
+
+def _evaluation_in(folder: Path) -> Iterator[Part]:
+    if (folder / EVALUATION / FINISHED).is_file():
+        manifest = read_manifest(folder / EVALUATION, verify=True)
+        yield Part(EVALUATION, folder / EVALUATION, manifest)
+
+
+def name_base_model(parts: Mapping[str, Part], given: str | None, folder: Path) -> dict[str, Part]:
+    """Let an adapter or model name its base model on the Hub, so that it loads elsewhere.
+
+    An adapter's configuration gets the name, and so does its manifest if it names a local folder.
+    The card that PEFT wrote is left out.
+
+    Args:
+        parts: The parts.
+        given: Name of the base model on the Hub; default: that of the training.
+        folder: Folder for files with other contents.
+
+    Returns:
+        The parts by name.
+
+    Raises:
+        InputError: The base model is unknown, or no Hub name.
+    """
+    if given is not None and (MODEL not in parts or not is_name(given)):
+        raise InputError(f"{given} was given as base model: it is org/name, of an adapter or model")
+    if MODEL not in parts:
+        return dict(parts)
+    part = parts[MODEL]
+    base = given or base_model_of(part.manifest)
+    files = {name: sha for name, sha in part.manifest.files.items() if name != CARD}
+    settings, edited = dict(part.manifest.settings), {}
+    if given is not None and (settings.get("model"), given) != (
+        DEFAULT_MODEL,
+        DEFAULT_MODEL_SOURCE,
+    ):
+        settings["model"] = given
+    if part.in_root and _ADAPTER_CONFIG in files:
+        config = json.loads((part.folder / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        if config["base_model_name_or_path"] != base:
+            edited[_ADAPTER_CONFIG] = folder / _ADAPTER_CONFIG
+            write_json(edited[_ADAPTER_CONFIG], {**config, "base_model_name_or_path": base})
+            files[_ADAPTER_CONFIG] = file_sha256(edited[_ADAPTER_CONFIG])
+    manifest = part.manifest.model_copy(update={"files": files, "settings": settings})
+    if manifest != part.manifest:
+        edited |= {name: folder / name for name in (MANIFEST, FINISHED)}
+        write_json(edited[MANIFEST], manifest.model_dump(mode="json"))
+        write_text(edited[FINISHED], file_sha256(edited[MANIFEST]) + "\n")
+    return {**parts, MODEL: replace(part, manifest=manifest, edited=edited)}
+
+
+def base_model_of(manifest: Manifest) -> str:
+    """Return the name on the Hub of the model that an adapter or a model was trained from.
+
+    Raises:
+        InputError: It was trained from a local folder.
+    """
+    model = str(manifest.settings.get("model"))
+    if model == DEFAULT_MODEL:
+        return DEFAULT_MODEL_SOURCE
+    if os.path.exists(model) or not is_name(model):
+        raise InputError(
+            f"it was trained from {model}, which is no name on the Hub: give that of its base "
+            "model with --base-model org/name"
+        )
+    return model
 
 
 def mix_ratios(parts: Mapping[str, Part], ratios: Iterable[float], folder: Path) -> dict[str, Part]:
@@ -134,6 +266,24 @@ def mix_ratios(parts: Mapping[str, Part], ratios: Iterable[float], folder: Path)
         mixture = mix(rows, parts[CACHE].folder, ratio=ratio)
         mixtures[name] = Part(name, folder / name, save_mixture(mixture, folder / name))
     return mixtures
+
+
+def check_evaluation(parts: Mapping[str, Part], before: Manifest, repo: str) -> None:
+    """Check that the evaluation of a model, and its LoRA, do not stay with another model.
+
+    Raises:
+        InputError: The given model differs from the published one, and they are not given.
+    """
+    if MODEL not in parts:
+        return
+    old, new = row_files(files_of(before, [MODEL])), row_files(parts[MODEL].hashes())
+    if old and old != new:
+        for name in (ADAPTER, EVALUATION):
+            if name in before.details and name not in parts:
+                raise InputError(
+                    f"{repo} holds the {name} of another model than the given one: give its "
+                    "folder too, or give --replace-all to remove what is not given"
+                )
 
 
 def train_shards(folder: Path) -> list[Path]:
@@ -188,12 +338,19 @@ def check_mixture(part: Part, task: TaskRows | None, ids: pa.ChunkedArray | None
 def part_of(path: str) -> str:
     """Return the name of the part that a path in the repository belongs to."""
     first, _, rest = path.partition("/")
+    if not rest:
+        return MODEL
     return rest.removesuffix(".parquet") if first == LEAN else first
 
 
-def is_part_path(path: str) -> bool:
-    """Return whether a path is within the folder of a part, without hidden files or `..`."""
-    return _PATH.fullmatch(path) is not None
+def is_part_path(path: str, *, in_root: bool) -> bool:
+    """Return whether a path is within the folder of a part, without hidden files or `..`.
+
+    Args:
+        path: The path in the repository.
+        in_root: Whether a part may have its files at the top of the repository.
+    """
+    return bool(_PATH.fullmatch(path) or (in_root and _ROOT_PATH.fullmatch(path)))
 
 
 def files_of(manifest: Manifest, names: Iterable[str]) -> dict[str, str]:
@@ -203,9 +360,16 @@ def files_of(manifest: Manifest, names: Iterable[str]) -> dict[str, str]:
 
 
 def row_files(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the files that hold rows: two publications with equal ones have the same content."""
+    """Return the files with content: two publications with equal ones have the same content.
+
+    These are the rows of data, and the files of models except their manifests.
+    """
+    markers = (MANIFEST, FINISHED)
     return {
-        path: sha for path, sha in sorted(files.items()) if path.endswith((".parquet", ".jsonl"))
+        path: sha
+        for path, sha in sorted(files.items())
+        if path.endswith((".parquet", ".jsonl"))
+        or (part_of(path) in MODELS and path.rsplit("/", 1)[-1] not in markers)
     }
 
 
@@ -220,17 +384,17 @@ def publication_manifest(
 ) -> Manifest:
     """Make the manifest of a publication, except for its version."""
     before = kept.details if kept else {}
-    stay = [name for name in (*SOURCES, *before.get("mixtures", ())) if name not in parts]
+    stay = [name for name in (*NAMED, *before.get("mixtures", ())) if name not in parts]
     files = files_of(kept, stay) if kept else {}
     for part in parts.values():
         files |= part.hashes()
     details: dict[str, Any] = {
         name: _part_details(parts[name]) if name in parts else before[name]
-        for name in SOURCES
+        for name in NAMED
         if name in parts or name in before
     }
     mixtures = dict(before.get("mixtures", {}))
-    for name in parts.keys() - set(SOURCES):
+    for name in parts.keys() - set(NAMED):
         entry = {"form": "plain", **_part_details(parts[name])}
         mixtures[name] = {**entry, "pairs_in_cache": pairs_in_cache[name]}
     details["mixtures"] = dict(sorted(mixtures.items(), key=lambda m: m[1]["settings"]["ratio"]))
@@ -244,7 +408,7 @@ def publication_manifest(
     }
     rows = {
         f"{name}_{key}": count
-        for name in SOURCES
+        for name in NAMED
         for key, count in details.get(name, {}).get("rows", {}).items()
     }
     mixed = {name: [m["form"], m["settings"]] for name, m in details["mixtures"].items()}
@@ -262,7 +426,14 @@ def publication_manifest(
 def _part_details(part: Part) -> dict[str, Any]:
     """Return the entry of a part in the publication's manifest."""
     details = part.manifest.model_dump(mode="json", exclude={"kind", "files"})
-    if part.name == TASK:
+    if part.name == MODEL:
+        details |= {"kind": part.manifest.kind, "base_model": base_model_of(part.manifest)}
+        details["is_adapter"] = part.in_root and _ADAPTER_CONFIG in part.manifest.files
+    elif part.name == EVALUATION:
+        written = json.loads((part.folder / _NUMBERS).read_text(encoding="utf-8"))
+        details["numbers"] = written["numbers"]["model"]
+        details["card"] = (part.folder / CARD).read_text(encoding="utf-8")
+    elif part.name == TASK:
         details["examples"] = [row.record.query for row in read_task_rows(part.folder).train[:3]]
     return {**details, "bytes": sum(file.stat().st_size for file in part.sources().values())}
 
@@ -278,6 +449,23 @@ class _PartDetails(BaseModel):
     examples: list[str] = []
     code_version: str
     bytes: int
+
+
+class _ModelDetails(_PartDetails):
+    kind: Literal["adapter", "model"]
+    base_model: str
+    is_adapter: bool
+
+
+class _Number(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    value: float
+
+
+class _EvaluationDetails(_PartDetails):
+    numbers: dict[str, _Number]
+    card: str
 
 
 class _Counted(BaseModel):
@@ -297,6 +485,9 @@ class _Details(BaseModel):
 
     cache: _PartDetails | None = None
     task: _PartDetails | None = None
+    model: _ModelDetails | None = None
+    adapter: _PartDetails | None = None
+    evaluation: _EvaluationDetails | None = None
     mixtures: dict[str, _MixtureDetails]
     citation: str | None = None
 
@@ -309,7 +500,8 @@ def check_publication(manifest: Manifest) -> None:
         pydantic.ValidationError: An entry is missing, or has another type.
     """
     details = _Details.model_validate(manifest.details)
-    if strange := [path for path in manifest.files if not is_part_path(path)]:
+    in_root = details.model is not None
+    if strange := [path for path in manifest.files if not is_part_path(path, in_root=in_root)]:
         raise FormatError(f"a publication does not have files such as {strange[0]!r}")
     for key in ("content", "version", "licence"):
         value = (manifest.inputs if key == "content" else manifest.settings).get(key)
@@ -334,8 +526,9 @@ def mixture_manifest(manifest: Manifest, name: str) -> Manifest:
 
 
 def source_manifest(manifest: Manifest, name: str) -> Manifest:
-    """Return the manifest of the cache or the task from the manifest of its publication."""
-    return _manifest_of(name, manifest.details[name])
+    """Return the manifest of any part but a mixture from the manifest of its publication."""
+    entry = manifest.details[name]
+    return _manifest_of(entry.get("kind", name), entry)
 
 
 def _manifest_of(kind: str, entry: Mapping[str, Any]) -> Manifest:

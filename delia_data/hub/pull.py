@@ -3,6 +3,11 @@
 my-folder/
 cache/  task/  ratio-65/ ...    each a finished folder of its own
 README.md  manifest.json  FINISHED
+
+my-adapter/     of a model repository: itself the finished folder of the adapter or the model
+evaluation/     its evaluation
+publication/    manifest.json and FINISHED of the version
+README.md
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,23 +23,25 @@ from pydantic import ValidationError
 
 from delia_data.errors import FormatError, HubError, InputError, RatioError
 from delia_data.hub.client import (
+    Repository,
+    RepoType,
     Retry,
     client,
-    download,
-    download_verified,
     follow_rename,
     is_commit,
+    is_missing,
     parse_name,
-    resolve,
     translated,
 )
 from delia_data.hub.parts import (
     CARD,
     LEAN,
     PICTURES,
+    PUBLICATION,
     SOURCES,
     check_publication,
     files_of,
+    home_of,
     is_part_path,
     lean_mixtures,
     mixture_manifest,
@@ -68,20 +75,30 @@ class Published:
         repo: The repository, under its current name.
         commit: Full hash of the commit.
         manifest: The manifest of the publication.
+        repo_type: Whether the repository holds datasets or a model.
     """
 
     repo: str
     commit: str
     manifest: Manifest
+    repo_type: RepoType = "dataset"
 
 
-def find_version(name: str, *, retry: Retry | None = None, api: HfApi | None = None) -> Published:
+def find_version(
+    name: str,
+    *,
+    repo_type: RepoType | None = "dataset",
+    retry: Retry | None = None,
+    api: HfApi | None = None,
+) -> Published:
     """Ask the Hub for the commit of a version, and read its manifest.
 
     The answer never comes from a cache. The full hash of a commit needs no question.
 
     Args:
         name: `org/name@v1.2.0`; the newest version without `@`.
+        repo_type: Whether the repository holds datasets or a model; None takes a model if there
+            are no datasets of this name.
         retry: Retries of each request.
         api: The client; default: one that uses the login of `huggingface_hub`.
 
@@ -89,17 +106,30 @@ def find_version(name: str, *, retry: Retry | None = None, api: HfApi | None = N
         InputError: The name is invalid, or `delia push` did not write the repository.
         HubError: The Hub refused or could not be reached.
     """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
     repo, revision = parse_name(name)
-    api, retry = api or client(), retry or _READING
+    remote = Repository(api or client(), repo, repo_type or "dataset", retry or _READING)
     with translated(repo, revision):
-        if revision is not None and is_commit(revision):
-            return Published(repo, revision, read_manifest_at(api, repo, revision, retry))
-        info = resolve(api, repo, revision, retry)
-        repo = follow_rename(repo, info)
-        return Published(repo, info.sha, read_manifest_at(api, repo, info.sha, retry))
+        try:
+            return _find(remote, revision)
+        except RepositoryNotFoundError as error:
+            if repo_type is not None or not is_missing(error):
+                raise
+            try:
+                return _find(replace(remote, type="model"), revision)
+            except RepositoryNotFoundError:
+                raise error from None
 
 
-def read_manifest_at(api: HfApi, repo: str, commit: str, retry: Retry) -> Manifest:
+def _find(remote: Repository, revision: str | None) -> Published:
+    if revision is None or not is_commit(revision):
+        info = remote.resolve(revision)
+        remote, revision = replace(remote, name=follow_rename(remote.name, info)), str(info.sha)
+    return Published(remote.name, revision, read_manifest_at(remote, revision), remote.type)
+
+
+def read_manifest_at(remote: Repository, commit: str) -> Manifest:
     """Read the manifest of a publication at a commit, and compare it with its finish marker.
 
     Raises:
@@ -108,9 +138,10 @@ def read_manifest_at(api: HfApi, repo: str, commit: str, retry: Retry) -> Manife
     """
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    repo = remote.name
     try:
-        file = download(api, repo, commit, MANIFEST, retry)
-        marker = download(api, repo, commit, FINISHED, retry)
+        file = remote.download(commit, home_of(remote.type) + MANIFEST)
+        marker = remote.download(commit, home_of(remote.type) + FINISHED)
         manifest = Manifest.model_validate_json(file.read_text(encoding="utf-8"))
         if manifest.kind == "publication":
             check_publication(manifest)
@@ -133,6 +164,7 @@ def pull(
     name: str,
     folder: str | os.PathLike[str],
     *,
+    repo_type: RepoType | None = None,
     retry: Retry | None = None,
     api: HfApi | None = None,
     on_file: Callable[[int, int], None] = lambda done, total: None,
@@ -142,6 +174,8 @@ def pull(
     Args:
         name: `org/name@v1.2.0`; the newest version without `@`.
         folder: Output folder; made if missing.
+        repo_type: Whether the repository holds datasets or a model; None takes a model if there
+            are no datasets of this name.
         retry: Retries of each request.
         api: The client; default: one that uses the login of `huggingface_hub`.
         on_file: Called with the numbers of complete files and of all files.
@@ -153,28 +187,30 @@ def pull(
         HubError: The Hub refused, could not be reached, or sent other bytes.
     """
     api, retry = api or client(), retry or _READING
-    version = find_version(name, retry=retry, api=api)
+    version = find_version(name, repo_type=repo_type, retry=retry, api=api)
     _refuse_lean(version, lean_mixtures(version.manifest))
-    files = version.manifest.files
-    root = Path(folder)
+    remote = Repository(api, version.repo, version.repo_type, retry)
+    files, root = version.manifest.files, Path(folder)
+    home = root / home_of(version.repo_type)
+    earlier = {} if home == root or not is_finished(home) else read_manifest(home).files
     ours = {path.name for path in root.glob("ratio-*")} | {*SOURCES, LEAN, PICTURES, CARD}
-    check_folder_is_ours(root, frozenset(ours), sign=LOCK)
+    ours |= {path.split("/")[0] for path in (*files, *earlier)} | {PUBLICATION}
+    # A trained adapter has the same names, so only the folder of the version shows a pulled one.
+    pulled = home == root or home.is_dir()
+    check_folder_is_ours(root, frozenset(ours) if pulled else frozenset(), sign=LOCK)
     with folder_lock(root), translated(version.repo):
-        _remove_earlier(root, keep=files)
-        download_verified(
-            api,
-            version.repo,
-            version.commit,
-            files,
-            retry=retry,
-            into=root,
-            on_file=lambda done: on_file(done, len(files)),
+        home.mkdir(exist_ok=True)
+        _remove_earlier(home, root, keep=files)
+        remote.download_verified(
+            version.commit, files, into=root, on_file=lambda done: on_file(done, len(files))
         )
-        for top in (CARD, MANIFEST):
-            file = download(api, version.repo, version.commit, top, retry)
-            shutil.copyfile(file, root / top)
+        for file in (root / CARD, home / MANIFEST):
+            name = file.relative_to(root).as_posix()
+            shutil.copyfile(remote.download(version.commit, name), file)
         shutil.rmtree(root / ".cache", ignore_errors=True)
-        write_text(root / FINISHED, file_sha256(root / MANIFEST) + "\n")
+        for finished in {home: None, root: None}:
+            if (finished / MANIFEST).is_file():
+                write_text(finished / FINISHED, file_sha256(finished / MANIFEST) + "\n")
     return version
 
 
@@ -196,7 +232,8 @@ def download_parts(version: Published, names: Iterable[str]) -> Path:
     _refuse_lean(version, [name for name in lean_mixtures(version.manifest) if name in names])
     files = files_of(version.manifest, names)
     with translated(version.repo):
-        return download_verified(client(), version.repo, version.commit, files, retry=_READING)
+        remote = Repository(client(), version.repo, version.repo_type, _READING)
+        return remote.download_verified(version.commit, files)
 
 
 def published_mixture(version: Published, ratio: float) -> Manifest:
@@ -224,12 +261,11 @@ def _refuse_lean(version: Published, lean: list[str]) -> None:
         )
 
 
-def _remove_earlier(root: Path, keep: Container[str]) -> None:
-    """Remove the marker of an earlier version, and the files that only that version has."""
-    if not is_finished(root):
-        return
-    earlier = read_manifest(root).files
-    (root / FINISHED).unlink()
+def _remove_earlier(home: Path, root: Path, keep: Container[str]) -> None:
+    """Remove the markers of an earlier version, and the files that only that version has."""
+    earlier = read_manifest(home).files if is_finished(home) else {}
+    for folder in (root, home):
+        (folder / FINISHED).unlink(missing_ok=True)
     for path in earlier:
-        if path not in keep and is_part_path(path):
+        if path not in keep and is_part_path(path, in_root=home != root):
             (root / path).unlink(missing_ok=True)

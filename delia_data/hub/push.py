@@ -18,7 +18,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -26,30 +26,34 @@ from typing import TYPE_CHECKING, Final, Literal
 from delia_data.errors import ForeignFolderError, HubError, InputError, VersionError
 from delia_data.hub.card import make_card
 from delia_data.hub.client import (
+    Repository,
     Retry,
     client,
-    download,
-    download_verified,
-    list_refs,
+    is_missing,
     login_token,
     parse_name,
-    resolve,
     translated,
 )
 from delia_data.hub.parts import (
     CACHE,
     CARD,
+    MODEL,
+    NAMED,
     SOURCES,
     TASK,
     Part,
     cache_ids,
+    check_evaluation,
     check_mixture,
     files_of,
+    home_of,
     lean_mixtures,
     mix_ratios,
+    name_base_model,
     part_of,
     publication_manifest,
     read_parts,
+    repo_type_of,
     row_files,
 )
 from delia_data.hub.pull import read_manifest_at
@@ -167,7 +171,8 @@ def push(
     repo: str,
     *,
     ratios: Iterable[float] = (),
-    license: str | None = None,
+    license: str | Callable[[], str] | None = None,
+    base_model: str | None = None,
     version: str | None = None,
     replace_all: bool = False,
     private: bool = False,
@@ -178,17 +183,25 @@ def push(
     retry: Retry | None = None,
     api: HfApi | None = None,
 ) -> Pushed:
-    """Publish a task, a cache, and mixtures in one dataset repository, as one version.
+    """Publish a task, a cache, and mixtures, or an adapter or a model, as one version.
+
+    A task, a cache, and mixtures go into a dataset repository, an adapter or a model with its
+    evaluation into a model repository.
 
     Parts that the repository has and that are not given stay. The login is that of
     `huggingface_hub` (`hf auth login` or `HF_TOKEN`); it is never written to a file.
 
     Args:
-        folders: Finished folders of a task, a cache, or mixtures, or one that `delia pull` wrote.
+        folders: Finished folders of a task, a cache, or mixtures; or of an adapter, an exported
+            adapter, or a model, and of its evaluation, which may also be its folder `evaluation`;
+            or one that `delia pull` wrote.
         repo: `"user/name"` or `"organization/name"`; made if missing.
         ratios: Ratios at which to mix the given task with the given cache.
         license: License as the Hub names it, such as `"apache-2.0"`; default: that of the version
-            before. The first version needs one: it follows from the model's and the task's.
+            before. The first version needs one: it follows from the model's and the task's. A
+            function is called when the first version needs it.
+        base_model: Name on the Hub of the model that an adapter or a model was trained from;
+            needed if it was trained from a local folder.
         version: Version such as `"1.2.0"`; default: the next minor version.
         replace_all: Remove the parts that are not given.
         private: Make a new repository private.
@@ -212,11 +225,10 @@ def push(
     given = read_parts(folders)
     with tempfile.TemporaryDirectory() as folder, translated(name):
         parts = {**given, **mix_ratios(given, ratios, Path(folder))}
+        parts = name_base_model(parts, base_model, Path(folder))
         job = _Push(
-            api=api or client(),
-            repo=name,
+            remote=Repository(api or client(), name, repo_type_of(parts), retry or Retry()),
             parts=parts,
-            retry=retry or Retry(),
             license=license,
             version=None if version is None else Version.parse(version),
             replace_all=replace_all,
@@ -228,19 +240,7 @@ def push(
         return job.run(dry_run)
 
 
-def published_license(repo: str) -> str | None:
-    """Return the license of the newest version; None if nothing was published yet.
-
-    Raises:
-        HubError: The Hub refused or could not be reached.
-    """
-    name, _ = parse_name(repo)
-    with translated(name):
-        remote = _read_remote(client(), name, Retry(tries=3))
-    return str(remote.manifest.settings["licence"]) if remote and remote.manifest else None
-
-
-def _read_remote(api: HfApi, repo: str, retry: Retry) -> _Remote | None:
+def _read_remote(repository: Repository) -> _Remote | None:
     """Read the newest commit of a repository; return None if there is no such repository.
 
     Raises:
@@ -248,39 +248,36 @@ def _read_remote(api: HfApi, repo: str, retry: Retry) -> _Remote | None:
         HubError: The repository was renamed.
         Exception: Any error of the client; the caller translates it.
     """
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
+    repo, manifest_path = repository.name, home_of(repository.type) + MANIFEST
     try:
-        info = resolve(api, repo, None, retry)
+        info = repository.resolve(None)
     except RepositoryNotFoundError as error:
-        if isinstance(error, GatedRepoError) or "Invalid credentials" in str(error):
+        if not is_missing(error):
             raise
         return None
     if info.id != repo:
         raise HubError(f"{repo} was renamed to {info.id} on the Hub: push to {info.id}")
     paths = frozenset(sibling.rfilename for sibling in info.siblings or [])
-    if MANIFEST not in paths and (others := sorted(paths - _HARMLESS)):
+    if manifest_path not in paths and (others := sorted(paths - _HARMLESS)):
         raise ForeignFolderError(
             f"{repo} holds something else ({', '.join(others[:3])}): give the name of an empty or "
             "a new repository"
         )
-    refs = retry.call(lambda: list_refs(api, repo))
-    manifest = read_manifest_at(api, repo, info.sha, retry) if MANIFEST in paths else None
+    tags = repository.retry.call(repository.tags)
+    manifest = read_manifest_at(repository, info.sha) if manifest_path in paths else None
     card = ""
     if CARD in paths:
-        file = download(api, repo, info.sha, CARD, retry)
-        card = file.read_text(encoding="utf-8", errors="replace")
-    tags = {tag.name: tag.target_commit for tag in refs.tags}
+        card = repository.download(info.sha, CARD).read_text(encoding="utf-8", errors="replace")
     return _Remote(info.sha, bool(info.private), manifest, card, tags, paths)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Push:
-    api: HfApi
-    repo: str
+    remote: Repository
     parts: Mapping[str, Part]
-    retry: Retry
-    license: str | None
+    license: str | Callable[[], str] | None
     version: Version | None
     replace_all: bool
     private: bool
@@ -291,7 +288,7 @@ class _Push:
 
     def run(self, dry_run: bool) -> Pushed:
         """Read the Hub, plan, and commit, until the version is there or cannot be."""
-        remote = _read_remote(self.api, self.repo, self.retry)
+        remote = _read_remote(self.remote)
         plan = self._plan(remote)  # every problem is reported before anything is created
         if dry_run:
             return plan.result
@@ -301,7 +298,7 @@ class _Push:
 
         def once() -> Pushed:
             nonlocal sent
-            remote = _read_remote(self.api, self.repo, Retry(tries=1))
+            remote = _read_remote(replace(self.remote, retry=Retry(tries=1)))
             if remote is None:
                 raise HubError(f"{self.repo} was made and is missing: run the command again")
             self._complete(remote)
@@ -311,7 +308,11 @@ class _Push:
             sent = True
             return self._send(plan, remote)
 
-        return self.retry.call(once)
+        return self.remote.retry.call(once)
+
+    @property
+    def repo(self) -> str:
+        return self.remote.name
 
     def _plan(self, remote: _Remote | None) -> _Plan:
         """Plan the version from the given parts and the newest commit."""
@@ -322,10 +323,12 @@ class _Push:
                 "or give the name of a new repository"
             )
         license = self.license or (before.settings["licence"] if before else None)
+        if callable(license):
+            license = before.settings["licence"] if before else license()
         if not license:
             raise InputError(
                 "the first version needs a license, such as --license apache-2.0: it follows from "
-                "the licenses of the model that wrote the pairs and of the task's rows"
+                "the licenses of the model and of the task's rows"
             )
         kept = None if self.replace_all else before
         if kept is not None:
@@ -338,6 +341,10 @@ class _Push:
             allowed=self.allowed,
             pairs_in_cache=self._check_mixtures(remote, kept),
         )
+        if self.remote.type == "model" and MODEL not in draft.details:
+            raise InputError(
+                f"{self.repo} has no model to evaluate: give the folder of the adapter too"
+            )
         content = draft.inputs["content"]
         missing = set(before.files) - remote.paths if before and remote else set()
         if before and remote and content == before.inputs["content"] and not missing:
@@ -361,6 +368,7 @@ class _Push:
             }
         )
         card = make_card(self.repo, manifest, remote.card if remote else "")
+        home = home_of(self.remote.type)
         written = json.dumps(
             manifest.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False
         )
@@ -368,8 +376,8 @@ class _Push:
         sources: dict[str, Path | bytes] = {
             path: file for part in self.parts.values() for path, file in part.sources().items()
         }
-        sources |= {CARD: card.encode(), MANIFEST: body}
-        sources[FINISHED] = (hashlib.sha256(body).hexdigest() + "\n").encode()
+        sources |= {CARD: card.encode(), home + MANIFEST: body}
+        sources[home + FINISHED] = (hashlib.sha256(body).hexdigest() + "\n").encode()
         planned = _planned_files(manifest.files, sources, remote)
         result = Pushed(self.repo, version, why, True, planned, card, self.allowed)
         return _Plan(result, content, sources)
@@ -381,6 +389,7 @@ class _Push:
             InputError: A mixture was made from another task or from pairs that are gone, or is in
                 the lean form of version 0.1.0.
         """
+        check_evaluation(self.parts, before, self.repo)
         advice = "give it too, as a folder or with --ratio, or give --replace-all"
         for name in lean_mixtures(before):
             if name not in self.parts:
@@ -407,17 +416,14 @@ class _Push:
         Returns:
             For each mixture, how many of its pairs are in the cache.
         """
-        mixtures = [part for name, part in self.parts.items() if name not in SOURCES]
+        mixtures = [part for name, part in self.parts.items() if name not in NAMED]
         folders: dict[str, Path | None] = dict.fromkeys(SOURCES)
         for name in SOURCES if mixtures else ():
             if name in self.parts:
                 folders[name] = self.parts[name].folder
             elif remote is not None and kept is not None and name in kept.details:
                 files = files_of(kept, [name])
-                root = download_verified(
-                    self.api, self.repo, remote.commit, files, retry=self.retry
-                )
-                folders[name] = root / name
+                folders[name] = self.remote.download_verified(remote.commit, files) / name
         task, cache = folders[TASK], folders[CACHE]
         for part in mixtures:
             key = (part.folder, task, cache)
@@ -458,9 +464,9 @@ class _Push:
         if self.create_pr:
             raise InputError(f"{self.repo} does not exist: leave --create-pr out")
         private = True if self.private else None
-        self.retry.call(
-            lambda: self.api.create_repo(
-                self.repo, repo_type="dataset", private=private, exist_ok=True
+        self.remote.retry.call(
+            lambda: self.remote.api.create_repo(
+                self.repo, repo_type=self.remote.type, private=private, exist_ok=True
             )
         )
 
@@ -486,10 +492,10 @@ class _Push:
             elif file.state == "deleted":
                 operations.append(CommitOperationDelete(file.path))
         version = plan.result.version
-        info = self.api.create_commit(
+        info = self.remote.api.create_commit(
             self.repo,
             operations,
-            repo_type="dataset",
+            repo_type=self.remote.type,
             commit_message=f"{version.tag}: {plan.result.why}"[:200],
             parent_commit=remote.commit,
             create_pr=self.create_pr,
@@ -501,15 +507,14 @@ class _Push:
 
     def _find_proposal(self, content: str) -> str | None:
         """Return the address of a pull request that has the same content."""
-        refs = list_refs(self.api, self.repo, pull_requests=True)
-        for ref in reversed(refs.pull_requests or []):
+        for ref in reversed(self.remote.refs(pull_requests=True).pull_requests or []):
             try:
-                manifest = read_manifest_at(self.api, self.repo, ref.target_commit, self.retry)
+                manifest = read_manifest_at(self.remote, ref.target_commit)
             except InputError:  # a pull request with something else
                 continue
             if manifest.inputs["content"] == content:
                 number = ref.ref.rsplit("/", 1)[-1]
-                return f"{self.api.endpoint}/datasets/{self.repo}/discussions/{number}"
+                return f"{self.remote.url}/discussions/{number}"
         return None
 
     def _tag(self, version: Version, commit: str) -> None:
@@ -518,14 +523,13 @@ class _Push:
 
         def once() -> None:
             try:
-                self.api.create_tag(
-                    self.repo, tag=version.tag, revision=commit, repo_type="dataset"
+                self.remote.api.create_tag(
+                    self.repo, tag=version.tag, revision=commit, repo_type=self.remote.type
                 )
             except HfHubHTTPError as error:
                 if error.response.status_code != 409:
                     raise
-                refs = list_refs(self.api, self.repo)
-                tags = {tag.name: tag.target_commit for tag in refs.tags}
+                tags = self.remote.tags()
                 if version.tag not in tags:
                     raise
                 if tags[version.tag] != commit:
@@ -534,7 +538,7 @@ class _Push:
                         "run the command again"
                     ) from error
 
-        self.retry.call(once)
+        self.remote.retry.call(once)
 
 
 def _differences(before: Manifest, after: Manifest) -> str:
@@ -580,7 +584,7 @@ def _planned_files(
         elif source is None:
             raise HubError(
                 f"{path} is missing on the Hub, although its manifest names it: push the task, "
-                "the cache, and all mixtures again"
+                "the cache, and all mixtures again, or the model"
             )
         else:
             planned.append(PlannedFile(path, size, "changed" if path in there else "new"))

@@ -165,8 +165,14 @@ def texts_of(part: Part) -> Iterator[tuple[str, str]]:
         elif file.suffix == ".jsonl":
             for where, row in open_source(file).rows():
                 yield from _strings(f"{path} {where.rsplit(': ', 1)[-1]}", row)
-        elif file.name not in ("manifest.json", "FINISHED"):
+        elif file.name not in ("manifest.json", "FINISHED") and not _is_binary(file):
             yield path, file.read_text(encoding="utf-8", errors="replace")
+
+
+def _is_binary(file: Path) -> bool:
+    """Return whether a file holds weights or another binary format, which have zero bytes."""
+    with file.open("rb") as opened:
+        return b"\0" in opened.read(8192)
 
 
 def _parquet_texts(path: str, file: Path) -> Iterator[tuple[str, str]]:

@@ -63,9 +63,18 @@ class TestParts:
             read_parts([make_cache("a"), make_cache("b")])
 
     def test_other_outputs_are_refused(self, tmp_path: Path) -> None:
-        finish(tmp_path, Manifest(kind="adapter"))
-        with pytest.raises(InputError, match="'adapter'"):
+        finish(tmp_path, Manifest(kind="evaluation"))
+        with pytest.raises(InputError, match=r"has no evaluation\.json"):
             read_parts([tmp_path])
+
+    def test_a_model_and_data_are_not_published_together(
+        self, make_task: Make, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "adapter"
+        folder.mkdir()
+        finish(folder, Manifest(kind="adapter"))
+        with pytest.raises(InputError, match="in a repository of its own"):
+            read_parts([folder, make_task()])
 
     def test_ratios_are_mixed_from_the_given_folders(
         self, make_task: Make, make_cache: Make, tmp_path: Path
