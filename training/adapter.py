@@ -247,6 +247,7 @@ def _export_manifest(adapter: str | os.PathLike[str], form: str) -> Manifest:
         kind="model",
         settings={**trained.settings, "form": form},
         inputs={**trained.inputs, "weights": hashlib.sha256(canonical_json(weights)).hexdigest()},
+        details={name: trained.details[name] for name in trained.details if name == "mixture"},
     )
 
 

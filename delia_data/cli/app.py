@@ -76,7 +76,7 @@ COMMANDS: Final = {
     "measure": "Compare an adapter with its base model: representation, state space, gradients.",
     "report": "Write one HTML page about runs: summary, tables, figures, answers, settings.",
     "push": "Publish folders as one version: one commit, one tag; repeating it changes nothing.",
-    "pull": "Download a version as folders for `delia mix` and `delia train`.",
+    "pull": "Download a version as folders for `delia mix`, `delia train`, and `delia evaluate`.",
     "doctor": "Print versions, installed and missing extras, and devices.",
     "register": 'Make load_dataset("delia_mix", ...) work in programs that do not import '
     "delia_data.",

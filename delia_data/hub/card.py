@@ -180,9 +180,8 @@ def _model_usage(repo: str, manifest: Manifest) -> str:
     texts = [f"```python\n{lines}\n```"]
     if named:
         texts.append(
-            f"The tokenizer has {' and '.join(map(_code, named))} as one token each. A prompt with "
-            "the token asks for the format of the task; a prompt without it gets the answer of the "
-            "base model."
+            f"The tokenizer has {' and '.join(map(_code, named))} as a single token. A prompt that "
+            "contains it asks for the format of its task."
         )
     texts.append(f"Everything, with verified hashes:\n\n```\n{pull}\n```")
     return "\n\n".join(texts)

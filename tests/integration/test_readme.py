@@ -111,6 +111,7 @@ RULES = {
             },
             hub=True,
         ),
+        "delia push org/parity my-adapter": Rule(skip=ADAPTER),
         "delia pull org/delia_mix@v1.0.0": Rule(["published", "published again"], hub=True),
     },
 }
