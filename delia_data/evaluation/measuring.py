@@ -177,10 +177,10 @@ def measure(
         job.embed = Embedder()
     require("matplotlib", extra="train")  # needed in the last step, after minutes of others
     recorded = {**to_jsonable_python(settings), "mass": MASS, "dimensions": DIMENSIONS}
-    if not settings.template_options:  # folders of earlier versions have no such key
-        del recorded["template_options"]
+    options = recorded.pop("template_options")
     plan = {
         **recorded,
+        "template_options": options,
         "adapter_sha256": file_sha256(job.adapter / MANIFEST),
         "task_sha256": rows.sha256,
     }
@@ -218,7 +218,11 @@ def measure(
             root,
             Manifest(
                 kind="evaluation",
-                settings={"measures": list(measurements.measured), **recorded},
+                settings={
+                    "measures": list(measurements.measured),
+                    **recorded,
+                    **({"template_options": options} if options else {}),
+                },
                 inputs={name: str(plan[name]) for name in plan if name.endswith("_sha256")},
                 rows={"held_out": len(rows.held_out), "task": len(rows.train)},
             ),
