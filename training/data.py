@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from delia_data.errors import InputError, TokenError
+from delia_data.mixing.folder import TEMPLATE_KWARGS
 from delia_data.mixing.mixture import Mixture
 from delia_data.mixing.options import TEACHER_MESSAGES
 from delia_data.models import identify_files, quiet
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 _REGISTERED: Final = re.compile(r"(delia_mix|delia_task|delia_cache)(?::(.+))?")
 """Datasets that this package registers, and their configuration."""
-_COLUMNS: Final = ("source", "source_id", "wording_id", TEACHER_MESSAGES)
+_COLUMNS: Final = ("source", "source_id", "wording_id", TEACHER_MESSAGES, TEMPLATE_KWARGS)
 """Columns of a mixture besides those of its row format."""
 _IGNORED: Final = -100
 NO_ANSWER: Final = "no_answer_token_within_max_length"

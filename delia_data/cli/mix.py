@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from delia_data.cli._flags import option
+from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, messages, say, show_json, show_reading
 from delia_data.errors import InputError
 from delia_data.mixing import ON_SHORT, ORDERS, config_name, mix, save_mixture
@@ -16,6 +17,7 @@ from delia_data.mixing.recipe import read_mix_recipe
 from delia_data.models import load_tokenizer
 from delia_data.records import FORMATS
 from delia_data.tasks import read_task_rows
+from delia_data.tokens import parse_assignments
 
 _RATIOS: Final = ("1", "4", "20", "65", "260", "520")  # some to complete
 _PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"
@@ -70,6 +72,10 @@ def command(
     tokenizer: Annotated[
         str | None, option("Model whose tokenizer counts tokens by source into the manifest.")
     ] = None,
+    template_option: Annotated[
+        list[str] | None,
+        option(f"{TEMPLATE_OPTION_HELP} Rows get it as chat_template_kwargs, which TRL reads."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Mix tasks with pairs of caches; write the rows and a manifest.
@@ -91,8 +97,11 @@ def command(
     if "ratio" not in arguments:
         raise InputError("no ratio was given: give one, such as --ratio 4")
     task, cache = arguments.pop("task"), arguments.pop("cache")
-    counting = None if tokenizer is None else load_tokenizer(tokenizer)
-    manifest = save_mixture(mix(task, cache, **arguments), out, tokenizer=counting)
+    options = parse_assignments(template_option or (), "--template-option")
+    counting = None if tokenizer is None else load_tokenizer(tokenizer, options)
+    manifest = save_mixture(
+        mix(task, cache, **arguments), out, tokenizer=counting, template_options=options
+    )
     if as_json:
         show_json(manifest)
         return

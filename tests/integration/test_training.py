@@ -553,6 +553,55 @@ def test_trackers_receive_the_losses_and_unknown_ones_are_refused(
         train(replace(one_epoch, report_to=("wandb",)), mixture, tmp_path / "c")
 
 
+def test_trl_gives_the_column_of_template_options_to_the_template(
+    make_settings: Callable[..., TrainSettings],
+    tmp_path: Path,
+    delia: Delia,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from datasets import load_dataset
+    from trl import SFTConfig, SFTTrainer
+
+    base = make_settings().model
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = "{%- if short %}SHORT{% endif %}" + str(tokenizer.chat_template)
+    tokenizer.save_pretrained(base)
+    for name, count, query in (("task", 3, "what <sep>"), ("pairs", 9, "say")):
+        lines = [{"prompt": f"{query} {i}", "completion": f"{i}"} for i in range(count)]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    inputs = (tmp_path / "task.jsonl", tmp_path / "pairs.jsonl")
+    flags = ("--ratio", "2", "--tokenizer", base)
+    options = ("--template-option", "short=true")
+    for name, more in (("plain", ()), ("short", options)):
+        result = delia("mix", *inputs, tmp_path / name, *flags, *more)
+        assert result.code == 0, result.err
+    plain, short = (
+        load_dataset(str(tmp_path / name), split="train") for name in ("plain", "short")
+    )
+    assert short[0]["chat_template_kwargs"] == {"short": True}
+    assert plain.column_names == short.remove_columns("chat_template_kwargs").column_names
+    assert plain.to_list() == short.remove_columns("chat_template_kwargs").to_list()
+    assert read_manifest(tmp_path / "short").settings["template_options"] == {"short": True}
+    assert "template_options" not in read_manifest(tmp_path / "plain").settings
+    texts = []
+    for rows in (plain, short):
+        config = SFTConfig(
+            output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none"
+        )
+        model = AutoModelForCausalLM.from_pretrained(base)
+        prepared = SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
+        texts.append([tokenizer.decode(ids) for ids in prepared.train_dataset["input_ids"]])
+    assert texts[1] == [f"SHORT{text}" for text in texts[0]]
+    tokens = [read_manifest(tmp_path / name).details["tokens"] for name in ("plain", "short")]
+    assert tokens[0]["task"] < tokens[1]["task"], "the counts use the options"
+    capsys.readouterr()
+    for option, problem in (("shrt=1", "did you mean 'short'"), ("a=[]", "cannot be a column of")):
+        chosen = flags if option == "shrt=1" else flags[:2]
+        result = delia("mix", *inputs, tmp_path / "x", *chosen, "--template-option", option)
+        refused(result, problem)
+
+
 # Refusals: one line each, exit code 2, and nothing half-saved
 
 
