@@ -136,6 +136,9 @@ class Batch:
         self._pad = pad
         self._rows: list[Row] = []
         self._cache: Any = None
+        # transformers 5.24 renames the argument, model by model.
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         self._mask: torch.Tensor  # shape (rows, tokens so far), 0 for padding
         self._last: torch.Tensor  # shape (rows, 1), the latest tokens
 
@@ -178,9 +181,9 @@ class Batch:
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{self._cache_name: cache},
             )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
