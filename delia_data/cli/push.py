@@ -49,7 +49,10 @@ def command(
     create_pr: Annotated[bool, option("Propose the version as a pull request.")] = False,
     allow: Annotated[
         list[str] | None,
-        option(f"Kind of secret ({', '.join(KINDS)}) or pattern of values to allow; repeatable."),
+        option(
+            f"Kind of secret ({', '.join(KINDS)}, or the name that a finding shows) or pattern of "
+            "values to allow; repeatable."
+        ),
     ] = None,
     citation: Annotated[
         Path | None, option("A .bib file to cite in addition to the paper.")

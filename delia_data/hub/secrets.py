@@ -1,17 +1,22 @@
 """Scan texts for secrets and e-mail addresses before they are published.
 
-Access keys of services have a known prefix; only these shapes count, never randomness alone.
+Access keys of services have a known prefix; only these shapes count, never randomness alone. Keys
+of other services are found by the rules of gitleaks (`data/secret-rules.toml`).
 Addresses in domains that are reserved for examples (`example.com`, `.test`, ...) and placeholders
 such as `sk-xxxxxxxxxxxxxxxxxxxxxxxx` are not reported.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +59,8 @@ _RESERVED: Final = re.compile(
 )
 _SHOWN: Final = 20
 _ROWS: Final = 1_000
+_FEWEST_SIGNS: Final = 6
+"""Fewer different signs at the end of a value are a placeholder."""
 
 KINDS: Final = tuple(dict.fromkeys(kind for kind, _, _ in _PATTERNS))
 
@@ -63,7 +70,7 @@ class Finding:
     """A secret or an address.
 
     Attributes:
-        kind: One of `KINDS`, or `LOGIN`.
+        kind: One of `KINDS`, the id of a rule of gitleaks, or `LOGIN`.
         where: The place, such as `cache/pairs-00000.parquet row 12`.
         value: The text itself; never printed.
     """
@@ -102,6 +109,84 @@ def scan(texts: Iterable[tuple[str, str]], *, login: str | None = None) -> Itera
                     continue
                 covered.append(value)
                 yield Finding(kind, where, value)
+        lowered = text.lower()
+        named = [
+            rule for keyword, rules in _rules().items() if keyword in lowered for rule in rules
+        ]
+        for rule in dict.fromkeys(named):
+            for value in rule.find(text):
+                if value != login and not any(value in c or c in value for c in covered):
+                    covered.append(value)
+                    yield Finding(rule.kind, where, value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rule:
+    """A rule of gitleaks.
+
+    Attributes:
+        kind: Its id.
+        regex: The shape; the first group that matched is the secret.
+        entropy: Smallest entropy of the secret, in bits per sign.
+        group: Number of the secret's group, if it is not the first one that matched.
+        allowed: Shapes of secrets that are harmless.
+        allowed_match: Shapes of whole matches that are harmless.
+        stopwords: Texts in lower case that make a secret harmless.
+    """
+
+    kind: str
+    regex: str
+    entropy: float
+    group: int | None
+    allowed: Sequence[str]
+    allowed_match: Sequence[str]
+    stopwords: Sequence[str]
+
+    def find(self, text: str) -> Iterator[str]:
+        """Yield the secrets in a text."""
+        for match in _compiled(self.regex).finditer(text):
+            groups = [group for group in match.groups() if group]
+            secret = match[self.group] if self.group else [*groups, match.group()][0]
+            if _entropy(secret) < self.entropy or len(set(secret)) < _FEWEST_SIGNS:
+                continue
+            if any(word in secret.lower() for word in self.stopwords):
+                continue
+            if any(_compiled(shape).search(secret) for shape in self.allowed):
+                continue
+            if not any(_compiled(shape).search(match.group()) for shape in self.allowed_match):
+                yield secret
+
+
+@cache
+def _rules() -> dict[str, list[_Rule]]:
+    """Return the rules by keyword in lower case; a match contains one of its rule's keywords."""
+    source = files("delia_data.hub").joinpath("data", "secret-rules.toml")
+    listed = tomllib.loads(source.read_text(encoding="utf-8"))
+    by_keyword: dict[str, list[_Rule]] = {}
+    for values in listed["rules"]:
+        rule = _Rule(
+            kind=values["id"],
+            regex=values["regex"],
+            entropy=values.get("entropy", 0),
+            group=values.get("secretGroup"),
+            allowed=[*listed["allowed"], *values.get("allowed_secret", ())],
+            allowed_match=values.get("allowed_match", ()),
+            stopwords=[*listed["stopwords"], *values.get("stopwords", ())],
+        )
+        for keyword in values["keywords"]:
+            by_keyword.setdefault(keyword.lower(), []).append(rule)
+    return by_keyword
+
+
+@cache
+def _compiled(shape: str) -> re.Pattern[str]:
+    return re.compile(shape)
+
+
+def _entropy(text: str) -> float:
+    """Return the entropy of a text in bits per sign."""
+    counts = Counter(text).values()
+    return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
 
 
 def kinds(text: str) -> Iterator[str]:
@@ -208,4 +293,4 @@ def _is_harmless(kind: str, value: str) -> bool:
         return _RESERVED.search(value) is not None
     if kind in {"private-key", "url-password"}:
         return False
-    return len(set(value.rsplit("_", 1)[-1].rsplit("-", 1)[-1])) < 6  # a placeholder
+    return len(set(value.rsplit("_", 1)[-1].rsplit("-", 1)[-1])) < _FEWEST_SIGNS

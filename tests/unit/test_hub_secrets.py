@@ -7,7 +7,7 @@ import string
 
 import pytest
 
-from delia_data.hub.secrets import KINDS, LOGIN, Finding, is_allowed, report, scan
+from delia_data.hub.secrets import KINDS, LOGIN, Finding, _rules, is_allowed, report, scan
 
 
 def letters(count: int, alphabet: str = string.ascii_letters + string.digits) -> str:
@@ -43,6 +43,37 @@ def test_secret_within_a_text_is_reported(kind: str) -> None:
     (found,) = scan([("row 3", f"Take ({SECRETS[kind]}), please.")])
     assert (found.kind, found.where) == (kind, "row 3")
     assert found.value in SECRETS[kind] or SECRETS[kind] in found.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "secret"),
+    [
+        ("digitalocean-pat", f"dop_v1_{letters(64, '0123456789abcdef')}"),
+        ("doppler-api-token", f"dp.pt.{letters(43)}"),
+        ("linear-api-key", f"lin_api_{letters(40)}"),
+        ("shopify-access-token", f"shpat_{letters(32, '0123456789abcdef')}"),
+        ("grafana-service-account-token", f"glsa_{letters(32)}_{letters(8, '0123456789abcdef')}"),
+    ],
+)
+@pytest.mark.parametrize("text", ["Take {}, please.", '{{"key": "{}"}}', "It is {}"])
+def test_keys_of_other_services_are_found_by_the_rules(kind: str, secret: str, text: str) -> None:
+    (found,) = scan([("row 3", text.format(secret))])
+    assert (found.kind, found.value) == (kind, secret)
+    assert is_allowed(found, [kind])
+
+
+def test_placeholders_are_harmless_to_the_rules() -> None:
+    for value in (f"dop_v1_{'a' * 64}", f"lin_api_{'x' * 40}"):
+        assert list(scan([("row 3", f"Take {value}.")])) == []
+
+
+def test_every_rule_compiles_and_its_keyword_alone_is_no_secret() -> None:
+    rules = {rule.kind: (word, rule) for word, each in _rules().items() for rule in each}
+    assert len(rules) > 200
+    for word, rule in rules.values():
+        assert list(rule.find(f"Which {word} do you mean?")) == []
+    line = " ".join(word for word, _ in rules.values())
+    assert list(scan([("row 3", line * (1_000_000 // len(line)))])) == []
 
 
 @pytest.mark.parametrize(
