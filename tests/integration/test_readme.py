@@ -31,6 +31,7 @@ LEFT_OUT = {  # half a minute of a real model; the README's block trains
 SERVER, KEY, CLUSTER = "needs a server", "needs a key", "needs a cluster"
 ADAPTER = "takes a trained adapter: test_evaluate.py, test_measuring.py, test_training_forms.py"
 PROCESSES = "takes GPUs: tests/slow/test_distributed.py launches two processes on CPUs"
+MEASURED = "minutes of a real model: test_training_held_out.py runs these settings"
 TRAINERS = "takes a prepared model of 270 MB: tests/integration/test_other_trainers.py runs these"
 TWO_TOKENS = "takes a mixture with two tokens: tests/integration/test_two_tokens.py trains one"
 THOUGHTS = "takes a model whose template has the option: tests/integration/test_model_families.py"
@@ -60,6 +61,7 @@ RULES = {
     },
     "docs/guides/training.md": {
         "delia train my-mix my-adapter --token": Rule(skip=TWO_TOKENS),
+        "delia train my-mix my-adapter --watch": Rule(skip=MEASURED),
         "delia train my-mix my-adapter": Rule(["my-task", "my-cache", "my-mix"]),
         "accelerate launch": Rule(skip=PROCESSES),
         "delia export my-adapter": Rule(skip=ADAPTER),

@@ -86,7 +86,7 @@ def test_a_recipe_of_an_earlier_version_may_say_how_pairs_are_selected(
 def test_tokens_are_counted(
     delia: Delia, place: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mix_command, "load_tokenizer", lambda _: tiny_tokenizer)
+    monkeypatch.setattr(mix_command, "load_tokenizer", lambda *_: tiny_tokenizer)
     given = ["mix", "halu.jsonl", "own.jsonl", "out", "--ratio", 2, "--tokenizer", "tiny"]
     result = delia(*given)
     tokens = read_manifest("out").details["tokens"]
