@@ -370,7 +370,8 @@ class _Steps:
         """Measure the costs once, and write the result and the report."""
         file = self.out / RESULT
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        costs = known.get("tokens") or {t: self._measure(t) for t in self.settings.prompts}
+        measured = known.get("tokens", {})
+        costs = {t: measured.get(t) or self._measure(t) for t in self.settings.prompts}
         tokens = {
             token: DistilledToken(read_evaluation(self.evaluated(token))[0], **cost)
             for token, cost in costs.items()
