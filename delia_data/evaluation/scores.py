@@ -413,6 +413,7 @@ def _reasons(by_probe: Mapping[str, Sequence[ScoredRow]]) -> dict[str, str]:
     missing = {
         **dict.fromkeys(("leak", "selectivity", "similar", "kl"), "not measured"),
         "saved": "the engine has no tokenizer here (--tokenizer)",
+        "agree": "the token stands for no system prompt",
         "right": "the task's scoring is a function, which its folder does not hold",
     }
     if alone:

@@ -172,7 +172,8 @@ def comparison_table(differences: Mapping[str, Comparison], other: str) -> Table
 def evaluation_notes(evaluation: Evaluation) -> Iterator[str]:
     """Yield notes for the reader: missing numbers with the reason, and incomplete answers."""
     yield from evaluation.notes
-    unknown = {name: why for name, why in evaluation.unknown.items() if name != "general"}
+    optional = ("general", "agree")  # of requests and tasks that few evaluations have
+    unknown = {name: why for name, why in evaluation.unknown.items() if name not in optional}
     for why in dict.fromkeys(unknown.values()):
         names = [BY_NAME[name].title for name, reason in unknown.items() if reason == why]
         yield f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} unknown: {why}"

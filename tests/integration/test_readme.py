@@ -35,6 +35,7 @@ MEASURED = "minutes of a real model: test_training_held_out.py runs these settin
 TRAINERS = "takes a prepared model of 270 MB: tests/integration/test_other_trainers.py runs these"
 TWO_TOKENS = "takes a mixture with two tokens: tests/integration/test_two_tokens.py trains one"
 THOUGHTS = "takes a model whose template has the option: tests/integration/test_model_families.py"
+DISTILLED = "minutes of a real model: test_distill.py runs the same on a small one"
 HOURS = "hours of a real model: test_bundled_cache.py begins with that copy"
 OWN_TASK = ("tickets.csv", "wordings.txt")
 
@@ -75,6 +76,10 @@ RULES = {
         "delia measure my-adapter": Rule(skip=ADAPTER),
         "delia report my-mix": Rule(skip=ADAPTER),
     },
+    "docs/guides/distill.md": {
+        "delia distill shop": Rule(skip=DISTILLED),
+        "delia distill desk": Rule(skip=DISTILLED),
+    },
     "docs/guides/ratio.md": {
         "delia ratio my-task": Rule(
             ["my-task", "my-cache"],
@@ -90,7 +95,6 @@ RULES = {
     },
     "docs/guides/cluster.md": {
         'pip install "delia_data[ray,vllm]"': Rule(skip=CLUSTER),
-        "delia mix my-task '/shared/caches": Rule(skip=CLUSTER),
     },
     "docs/guides/trainers.md": {
         "delia prepare": Rule(skip=TRAINERS),
