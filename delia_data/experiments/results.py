@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from delia_data.errors import InputError
-from delia_data.evaluation.bootstrap import Numbers, Resampling, bootstrap_mean
+from delia_data.evaluation.bootstrap import Estimate, Numbers, Resampling, bootstrap_mean
 from delia_data.evaluation.grading import is_leak, obeys
 from delia_data.evaluation.keep import SIMILAR
 from delia_data.evaluation.probes import LEAK_PROBES
@@ -71,6 +71,7 @@ def over_rows(
     table, how = np.asarray(values, dtype=np.float64), Resampling()
     shares = np.ones_like(table) if weights is None else np.asarray(weights, dtype=np.float64)
     by_seed = (table * shares).sum(axis=1) / shares.sum(axis=1)
+    estimate: Estimate | None
     if not np.ptp(table):
         estimate = bootstrap_mean(table[0], how, bounds=bounds)
     else:
@@ -83,7 +84,7 @@ def over_rows(
             drawn *= np.concatenate(list(others.weights(seeds)))
         resampled = drawn.sum(axis=1) / seeds
         estimate = how.estimate(float(by_seed.mean()), resampled, rows)
-        assert estimate is not None
+    assert estimate is not None
     return Measured(float(by_seed.mean()), tuple(by_seed.tolist()), estimate.low, estimate.high)
 
 
