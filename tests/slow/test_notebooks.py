@@ -26,6 +26,7 @@ CLAIMS = {
     ),
     "02_your_own_task": (
         "assert cache.rows['kept'] == 18 and _exit_code == 0\n"
+        "assert grown.tag == 'v1.1.0' and grown.why.startswith('changed: cache'), grown\n"
         "assert plain['messages'] == checked['messages'] == mixture.train['messages'].to_pylist()"
     ),
     "03_does_it_work": (
