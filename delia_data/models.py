@@ -78,7 +78,7 @@ def _converted(source: Path, name: str, stamp: str) -> Path:
     digest = hashlib.sha256(stamp.encode()).hexdigest()[:12]
     folder = cache_home() / "models" / f"{name}-{digest}"
     if not (folder / FINISHED).is_file():
-        with folder_lock(cache_home() / "models" / f".{digest}"):
+        with folder_lock(cache_home() / "models" / f".{digest}", wait=True):
             if not (folder / FINISHED).is_file():
                 _unpack(source, folder, name)
     return folder

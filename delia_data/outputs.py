@@ -161,10 +161,14 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
+def folder_lock(folder: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
     """Hold the folder for this process; the kernel lets go of it when the process dies.
 
     The file `.lock` stays, and tells that the folder is ours.
+
+    Args:
+        folder: The folder; it is made if missing.
+        wait: Wait for another process that holds it.
 
     Raises:
         LockedError: Another process holds it.
@@ -177,7 +181,7 @@ def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         raise OutputError(f"{root} cannot be written: {error.strerror or error}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise LockedError(
                 f"{root} is being written by another process: wait for it, or give another folder"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,32 @@ def test_a_gguf_file_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert identify_files(file, tokenizer) == identity
     os.utime(file, (1, 1))
     assert resolve_model(file) != folder, "the file changed"
+
+
+def test_a_second_process_waits_for_the_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "cache_home", lambda: tmp_path / "cache")
+    file = write_qwen3(tmp_path / "tiny-qwen3.gguf")
+    converting, proceed = threading.Event(), threading.Event()
+    conversions: list[Path] = []
+    convert = models._unpack
+
+    def slow(source: Path, folder: Path, name: str) -> None:
+        conversions.append(folder)
+        converting.set()
+        assert proceed.wait(60)
+        convert(source, folder, name)
+
+    monkeypatch.setattr(models, "_unpack", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(resolve_model, file)
+        assert converting.wait(60)
+        second = pool.submit(resolve_model, file)
+        assert not wait([second], timeout=0.5).done
+        proceed.set()
+        assert first.result() == second.result() == str(conversions[0])
+    assert len(conversions) == 1
 
 
 def test_a_broken_gguf_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
