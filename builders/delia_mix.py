@@ -57,6 +57,8 @@ class DeliaMixConfig(DeliaConfig):
         on_short: What to do where the cache is too small: `"error"`, `"all"` or `"repeat"`.
         epochs: Number of epochs, one after another, each with other pairs in another order.
         epoch: Number of the only epoch to load, from 0; in place of `epochs`.
+        template_options: Options of the chat template by name, which every row gets as the column
+            `chat_template_kwargs`: TRL gives them to the template.
         token: The special token, `""` for a task that has none; None for the task's own, which
             is `<sep>` for a file.
         repo: A repository that `delia push` wrote, such as `"org/name"`: the mixture of that ratio
@@ -78,6 +80,7 @@ class DeliaMixConfig(DeliaConfig):
     on_short: OnShort = "error"
     epochs: int = 1
     epoch: int | None = None
+    template_options: dict[str, Any] | None = None
     token: str | None = None
     repo: str | None = None
     revision: str | None = None
@@ -143,7 +146,9 @@ class DeliaMix(DeliaBuilder):
     BUILDER_CONFIGS: ClassVar = [DeliaMixConfig(ratio=ratio) for ratio in (4, 65, 260)]
 
     def _info(self) -> datasets.DatasetInfo:
-        features = datasets.Features.from_arrow_schema(schema(self.config.format))
+        config = self.config
+        columns = schema(config.format, template_options=config.template_options)
+        features = datasets.Features.from_arrow_schema(columns)
         return datasets.DatasetInfo(features=features)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
@@ -170,6 +175,7 @@ class DeliaMix(DeliaBuilder):
             format=config.format,
             epochs=config.epochs,
             epoch=config.epoch,
+            template_options=config.template_options,
         )
         self.info.description = mixture.manifest.model_dump_json()
         self.info.features = datasets.Features.from_arrow_schema(mixture.schema)

@@ -26,9 +26,8 @@ import numpy as np
 import pyarrow as pa
 
 from delia_data.errors import InputError, TokenError
-from delia_data.mixing.folder import TEMPLATE_KWARGS
 from delia_data.mixing.mixture import Mixture
-from delia_data.mixing.options import TEACHER_MESSAGES
+from delia_data.mixing.options import TEACHER_MESSAGES, TEMPLATE_KWARGS
 from delia_data.models import identify_files, quiet
 from delia_data.outputs import LOCK, Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import rank

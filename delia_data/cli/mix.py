@@ -83,7 +83,7 @@ def command(
     Options come before what the recipe says.
     """
     made_of, out = _made_of(places, recipe, token)
-    given = {
+    given: dict[str, Any] = {
         "ratio": ratio,
         "seed": seed,
         "order": order,
@@ -93,15 +93,15 @@ def command(
         "decontaminate": decontaminate,
         "strict": strict,
     }
+    if template_option:
+        given["template_options"] = parse_assignments(template_option, "--template-option")
     arguments = made_of | {k: v for k, v in given.items() if v is not None}
     if "ratio" not in arguments:
         raise InputError("no ratio was given: give one, such as --ratio 4")
     task, cache = arguments.pop("task"), arguments.pop("cache")
-    options = parse_assignments(template_option or (), "--template-option")
+    options = arguments.get("template_options")
     counting = None if tokenizer is None else load_tokenizer(tokenizer, options)
-    manifest = save_mixture(
-        mix(task, cache, **arguments), out, tokenizer=counting, template_options=options
-    )
+    manifest = save_mixture(mix(task, cache, **arguments), out, tokenizer=counting)
     if as_json:
         show_json(manifest)
         return

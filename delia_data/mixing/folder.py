@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,12 +25,11 @@ from delia_data.outputs import (
     write_text,
 )
 from delia_data.records import read_record
-from delia_data.tokens import check_template_options, encode
+from delia_data.tokens import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATE_KWARGS: Final = "chat_template_kwargs"
 _NAMES: Final = frozenset({"README.md", "train.parquet", "test.parquet"})
 _SHARDS: Final = "train-*-of-*.parquet"
 """Files of mixtures that 0.1.0 wrote on Ray."""
@@ -43,7 +42,6 @@ def save_mixture(
     folder: str | os.PathLike[str],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    template_options: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write a mixture as a folder that `datasets` loads by itself.
 
@@ -55,19 +53,16 @@ def save_mixture(
         folder: Output folder; made if it does not exist. A mixture in it is replaced.
         tokenizer: Counts the tokens of the training rows and of their answers by source, with the
             chat template, into the manifest's details.
-        template_options: Options of the chat template by name, which every row gets as the column
-            `chat_template_kwargs`: TRL gives them to the template.
 
     Returns:
         The manifest as written.
 
     Raises:
-        InputError: The options are not JSON values by name, or are empty lists or mappings.
         ForeignFolderError: The folder contains something else.
         LockedError: Another process writes into it.
         OutputError: It cannot be written.
     """
-    root, columns, given = Path(folder), mixture.schema, _template_column(template_options)
+    root, columns = Path(folder), mixture.schema
     names = _NAMES.union(path.name for path in root.glob(_SHARDS))
     check_folder_is_ours(root, names, sign=LOCK)
     with folder_lock(root):
@@ -78,52 +73,16 @@ def save_mixture(
         batches = mixture.batches()
         if tokenizer is not None:
             batches = _counted(batches, tokenizer, counts)
-        _write_rows(root / "train.parquet", _with(batches, given), _schema(columns, given))
+        _write_rows(root / "train.parquet", batches, columns)
         if mixture.test is not None:
             splits["test"] = "test.parquet"
-            tests = mixture.test.to_batches()
-            _write_rows(root / "test.parquet", _with(tests, given), _schema(columns, given))
+            _write_rows(root / "test.parquet", mixture.test.to_batches(), columns)
         write_text(root / "README.md", _card(mixture.manifest, splits))
         manifest = mixture.manifest
         if counts:
             details = {**manifest.details, "tokens": dict(sorted(counts.items()))}
             manifest = manifest.model_copy(update={"details": details})
-        if template_options:
-            settings = {**manifest.settings, "template_options": dict(template_options)}
-            manifest = manifest.model_copy(update={"settings": settings})
         return finish(root, manifest)
-
-
-def _template_column(options: Mapping[str, Any] | None) -> pa.Array | None:
-    """Return one value of the column `chat_template_kwargs`, of shape (1,); None without options.
-
-    Raises:
-        InputError: The options are not JSON values by name, or Parquet has no type for one.
-    """
-    if not options:
-        return None
-    check_template_options(options)
-    value = pa.array([dict(options)])
-    if value.to_pylist() != [options] or "null" in str(value.type) or "struct<>" in str(value.type):
-        raise InputError(
-            f"template_options {dict(options)!r} cannot be a column of rows: give true, false, "
-            "numbers, texts or lists of them"
-        )
-    return value
-
-
-def _schema(columns: pa.Schema, given: pa.Array | None) -> pa.Schema:
-    return columns if given is None else columns.append(pa.field(TEMPLATE_KWARGS, given.type))
-
-
-def _with(batches: Iterable[pa.RecordBatch], given: pa.Array | None) -> Iterator[pa.RecordBatch]:
-    """Add the column of template options to batches."""
-    for batch in batches:
-        if given is None:
-            yield batch
-        else:
-            values = given.take(pa.array([0] * batch.num_rows, pa.int64()))
-            yield batch.append_column(TEMPLATE_KWARGS, values)
 
 
 def _counted(

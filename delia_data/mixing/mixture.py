@@ -37,6 +37,7 @@ from delia_data.mixing.options import (
     Order,
     Pairs,
     schema,
+    template_column,
 )
 from delia_data.mixing.store import (
     SCHEMA,
@@ -94,7 +95,12 @@ class Mixture:
     @property
     def schema(self) -> pa.Schema:
         """Columns of the rows."""
-        return schema(self.format, taught=self.teachers is not None)
+        taught = self.teachers is not None
+        return schema(self.format, taught=taught, template_options=self._template_options)
+
+    @property
+    def _template_options(self) -> Mapping[str, Any] | None:
+        return self.manifest.settings.get("template_options")
 
     @property
     def num_rows(self) -> int:
@@ -127,7 +133,7 @@ class Mixture:
             }
             whole = pa.RecordBatch.from_pydict(columns)
             for start in range(0, whole.num_rows, _BATCH):
-                yield convert(whole.slice(start, _BATCH), self.format)
+                yield convert(whole.slice(start, _BATCH), self.format, self._template_options)
 
     @cached_property
     def train(self) -> pa.Table:
@@ -155,6 +161,7 @@ def mix(
     strict: bool = False,
     epochs: int = 1,
     epoch: int | None = None,
+    template_options: Mapping[str, Any] | None = None,
 ) -> Mixture:
     """Mix pairs of the cache with the task rows, `ratio` of them for each.
 
@@ -192,6 +199,8 @@ def mix(
             has the next pairs in rank after those of epoch `k - 1`, and its own order. Epoch 0 is
             the mixture of one epoch.
         epoch: Number of the only epoch to mix, from 0; in place of `epochs`.
+        template_options: Options of the chat template by name, which every row gets as the column
+            `chat_template_kwargs`: TRL gives them to the template.
 
     Returns:
         The mixture.
@@ -202,7 +211,9 @@ def mix(
         InputError: There are no task rows, an input cannot be read, or a choice is unknown.
         FormatError: A row is in no known format, or the format is unknown or cannot hold a row.
     """
-    options = MixOptions(ratio, seed, order, on_short, format, decontaminate, strict, epochs, epoch)
+    options = MixOptions(
+        ratio, seed, order, on_short, format, decontaminate, strict, epochs, epoch, template_options
+    )
     tasks = {name: as_task_rows(given, token) for name, given in _named(task, "task").items()}
     held_out = [row for rows in tasks.values() for row in rows.test] if test is None else [*test]
     known = {row.record.id for row in held_out}
@@ -277,6 +288,7 @@ def mix(
             **({} if epoch is None else {"epoch": epoch}),
             **({"task_weights": dict(task_weights)} if task_weights else {}),
             **({"cache_weights": dict(cache_weights)} if cache_weights else {}),
+            **({"template_options": dict(template_options)} if template_options else {}),
         },
         inputs={
             **_hashes("task", {n: _rows_hash(r.train) for n, r in tasks.items()}),
@@ -495,10 +507,10 @@ def _task_batch(
     )
 
 
-def _test_table(rows: Sequence[TaskRow], options: MixOptions, *, taught: bool) -> pa.Table | None:
-    if not rows:
+def _test_table(held_out: Sequence[TaskRow], options: MixOptions, *, taught: bool) -> pa.Table | None:
+    if not held_out:
         return None
-    placed = sorted(rows, key=lambda row: (rank(options.seed, _row_key(row)), _row_key(row)))
+    placed = sorted(held_out, key=lambda row: (rank(options.seed, _row_key(row)), _row_key(row)))
     batch, wordings, teachers = _task_batch(placed)
     columns = {
         "messages": batch["messages"],
@@ -507,17 +519,23 @@ def _test_table(rows: Sequence[TaskRow], options: MixOptions, *, taught: bool) -
         "wording_id": wordings,
         **({TEACHER_MESSAGES: teachers} if taught else {}),
     }
-    return pa.Table.from_batches([convert(pa.RecordBatch.from_pydict(columns), options.format)])
+    rows = pa.RecordBatch.from_pydict(columns)
+    return pa.Table.from_batches([convert(rows, options.format, options.template_options)])
 
 
-def convert(batch: pa.RecordBatch, format: Format) -> pa.RecordBatch:
-    """Return a batch with `messages` in the columns of a row format.
+def convert(
+    batch: pa.RecordBatch, format: Format, template_options: Mapping[str, Any] | None = None
+) -> pa.RecordBatch:
+    """Return a batch with `messages` in the columns of a row format, and with template options.
 
     Raises:
         FormatError: The format cannot hold a row.
     """
-    columns = schema(format, taught=TEACHER_MESSAGES in batch.schema.names)
+    taught = TEACHER_MESSAGES in batch.schema.names
+    columns = schema(format, taught=taught, template_options=template_options)
     origin = [batch[name] for name in batch.schema.names if name != "messages"]
+    if template_options:
+        origin.append(template_column(template_options, batch.num_rows))
     if format == "messages":
         return pa.RecordBatch.from_arrays(
             [batch["messages"].cast(MESSAGES), *origin], schema=columns

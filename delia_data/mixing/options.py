@@ -11,6 +11,7 @@ import pyarrow as pa
 from delia_data.errors import InputError, RatioError
 from delia_data.reading import MESSAGES
 from delia_data.records import Format, check_format
+from delia_data.tokens import check_template_options
 
 if TYPE_CHECKING:
     import os
@@ -40,6 +41,7 @@ _COLUMNS: Final[dict[Format, list[tuple[str, pa.DataType]]]] = {
     ],
 }
 TEACHER_MESSAGES: Final = "teacher_messages"
+TEMPLATE_KWARGS: Final = "chat_template_kwargs"
 _PROVENANCE: Final = [
     ("source", pa.string()),
     ("source_id", pa.string()),
@@ -64,10 +66,13 @@ class MixOptions:
         epochs: Number of epochs, one after another: the same task rows, each time with other
             pairs and in another order.
         epoch: Number of the only epoch to mix, from 0; None for all of them.
+        template_options: Options of the chat template by name, which every row gets as the column
+            `chat_template_kwargs`: TRL gives them to the template.
 
     Raises:
         RatioError: The ratio is no number of at least 0.
-        InputError: Another value is unknown.
+        InputError: Another value is unknown, or the template options are not JSON values by name
+            or contain empty lists or mappings.
     """
 
     ratio: float
@@ -79,6 +84,7 @@ class MixOptions:
     strict: bool = False
     epochs: int = 1
     epoch: int | None = None
+    template_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", parse_ratio(self.ratio))
@@ -94,6 +100,7 @@ class MixOptions:
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"{name} {value!r} is unknown: use one of {', '.join(known)}")
+        template_column(self.template_options)
 
     @property
     def epoch_numbers(self) -> range:
@@ -101,15 +108,38 @@ class MixOptions:
         return range(self.epochs) if self.epoch is None else range(self.epoch, self.epoch + 1)
 
 
-def schema(format: Format, *, taught: bool = False) -> pa.Schema:
+def schema(
+    format: Format, *, taught: bool = False, template_options: Mapping[str, Any] | None = None
+) -> pa.Schema:
     """Return the columns of a mixture in a row format: the format's own, then the row's origin.
 
     Args:
         format: The row format.
         taught: Whether any row has turns of its own for its teacher.
+        template_options: Options of the chat template in every row.
     """
     teacher = [(TEACHER_MESSAGES, MESSAGES)] if taught else []
-    return pa.schema([*_COLUMNS[check_format(format)], *_PROVENANCE, *teacher])
+    column = template_column(template_options)
+    options = [] if column is None else [(TEMPLATE_KWARGS, column.type)]
+    return pa.schema([*_COLUMNS[check_format(format)], *_PROVENANCE, *teacher, *options])
+
+
+def template_column(options: Mapping[str, Any] | None, rows: int = 1) -> pa.Array | None:
+    """Return the column `chat_template_kwargs`, of shape (rows,); None without options.
+
+    Raises:
+        InputError: The options are not JSON values by name, or Parquet has no type for one.
+    """
+    if not options:
+        return None
+    check_template_options(options)
+    value = pa.array([dict(options)])
+    if value.to_pylist() != [options] or "null" in str(value.type) or "struct<>" in str(value.type):
+        raise InputError(
+            f"template_options {dict(options)!r} cannot be a column of rows: give true, false, "
+            "numbers, texts or lists of them"
+        )
+    return value.take(pa.array([0] * rows, pa.int64()))
 
 
 def parse_ratio(value: Any) -> float:

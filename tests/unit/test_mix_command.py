@@ -74,6 +74,19 @@ def test_options_come_before_the_recipe(delia: Delia, place: Path) -> None:
     assert (settings["ratio"], settings["seed"], settings["order"]) == (1, 0, "interleaved")
 
 
+def test_template_options_of_a_recipe_and_of_the_command_line(delia: Delia, place: Path) -> None:
+    text = RECIPE + "template_options: {enable_thinking: false}\n"
+    (place / "mix.yaml").write_text(text)
+    for flags, value in (((), False), (("--template-option", "enable_thinking=true"), True)):
+        assert delia("mix", "--recipe", "mix.yaml", "out", *flags).code == 0
+        options = {"enable_thinking": value}
+        assert read_manifest("out").settings["template_options"] == options
+        rows = pq.read_table("out/train.parquet")["chat_template_kwargs"].to_pylist()
+        assert rows == [options] * 30
+    (place / "mix.yaml").write_text(RECIPE + "template_options: [enable_thinking]\n")
+    refused(delia("mix", "--recipe", "mix.yaml", "out"), "mix.yaml: template_options")
+
+
 def test_a_recipe_of_an_earlier_version_may_say_how_pairs_are_selected(
     delia: Delia, place: Path
 ) -> None:

@@ -1,5 +1,7 @@
 """Columns of a mixture in every format, and its held-out rows."""
 
+from typing import Any
+
 import pytest
 from mixtures import (
     CACHE,
@@ -44,6 +46,36 @@ def test_columns_and_rows_of_every_format(format: Format) -> None:
         record = read_record(row)
         assert record == known[row["source_id"]]
         assert (row["wording_id"] is None) == (row["source"] == "cache")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_template_options_are_a_column_of_every_row(format: Format) -> None:
+    options = {"enable_thinking": False}
+    plain, given = (
+        mix(TASK, CACHE, ratio=2, test=TEST, format=format, template_options=each)
+        for each in (None, options)
+    )
+    for without, table in ((plain.train, given.train), (plain.test, given.test)):
+        assert table is not None
+        assert table.schema == schema(format, template_options=options)
+        assert table["chat_template_kwargs"].to_pylist() == [options] * table.num_rows
+        assert table.drop_columns("chat_template_kwargs").equals(without)
+    assert given.manifest.settings == {**plain.manifest.settings, "template_options": options}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"a": []}, "cannot be a column"),
+        ({"a": None}, "cannot be a column"),
+        ({"a": {}}, "cannot be a column"),
+        ({"messages": 1}, "give values by name"),
+        ("short", "give values by name"),
+    ],
+)
+def test_template_options_that_no_column_can_hold(options: Any, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        mix(TASK, CACHE, ratio=1, template_options=options)
 
 
 def test_the_order_is_the_same_in_every_format() -> None:

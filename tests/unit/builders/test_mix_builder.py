@@ -37,6 +37,7 @@ class TestMix:
             {"ratio": 9, "on_short": "all"},
             {"ratio": 9, "on_short": "repeat"},
             {"ratio": 0},
+            {"ratio": 1, "template_options": {"enable_thinking": False, "words": ["a"]}},
         ],
         ids=str,
     )
