@@ -26,7 +26,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.resources import files
@@ -48,14 +48,7 @@ from delia_data.evaluation.representation import evaluating
 from delia_data.evaluation.system import System, open_adapter_system
 from delia_data.mixing import mix, save_mixture
 from delia_data.models import load_model, load_tokenizer
-from delia_data.outputs import (
-    check_folder_is_ours,
-    check_same_settings,
-    folder_lock,
-    is_finished,
-    write_json,
-    write_text,
-)
+from delia_data.outputs import ShowStep, Steps, Update, write_json, write_text
 from delia_data.ranking import rank
 from delia_data.records import Message, Record
 from delia_data.report import make_report
@@ -70,12 +63,8 @@ SETTINGS: Final = "distill.json"
 RESULT: Final = "result.json"
 REPORT: Final = "report.html"
 _PROMPTS, _MIXTURE, _ADAPTER, _EVALUATION = "prompts", "mixture", "adapter", "evaluation"
-_TIMINGS: Final = "timings.json"
 _TIMED: Final = 16  # prompts whose processing is timed
 _OBJECTS: Final = 0.5  # share of answers with the same keys from which answers are objects
-
-Update = Callable[[float, float], None]
-ShowStep = Callable[[str], AbstractContextManager[Update]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,39 +195,37 @@ def distill(
     tokens = tuple(settings.prompts)
     token = tokens[0] if len(tokens) == 1 else tokens
     training = replace(training, token=token, seed=settings.seed)
-    steps = _Steps(Path(out), settings, training, engine, show_step)
-    with folder_lock(steps.out):
-        write_json(steps.out / SETTINGS, steps.described)
+    steps = _Distillation(out, settings, training, engine, show_step)
+    with steps.locked():
         with closing(steps):
             for token in settings.prompts:
-                steps.do(f"teacher {token}", steps.folder(token) / "teacher", steps.ask, token)
-                steps.do(f"diversify {token}", steps.folder(token) / "task", steps.diversify, token)
+                folder = steps.folder(token)
+                steps.do(f"teacher {token}", folder / "teacher", partial(steps.ask, token))
+                steps.do(f"diversify {token}", folder / "task", partial(steps.diversify, token))
         steps.do("mix", steps.out / _MIXTURE, steps.mix)
         steps.do("train", steps.out / _ADAPTER, steps.train)
         for token in settings.prompts:
-            steps.do(f"evaluate {token}", steps.evaluated(token), steps.evaluate, token)
+            evaluated = steps.evaluated(token)
+            steps.do(f"evaluate {token}", evaluated, partial(steps.evaluate, token))
         return steps.result()
 
 
-class _Steps:
+class _Distillation(Steps):
     """The steps of a distillation, with the objects that they share."""
 
     def __init__(
         self,
-        out: Path,
+        out: str | os.PathLike[str],
         settings: DistillSettings,
         training: TrainSettings,
         engine: Callable[[], Engine] | None,
         show_step: ShowStep,
     ) -> None:
-        self.out, self.settings, self.training = out, settings, training
-        self.open_engine, self.show_step = engine or self._load, show_step
-        self.described = {**asdict(settings), "training": training.as_dict()}
-        known = (SETTINGS, RESULT, REPORT, _TIMINGS, _PROMPTS, _MIXTURE, _ADAPTER, _EVALUATION)
-        check_folder_is_ours(out, frozenset(known), sign=SETTINGS)
-        if (out / SETTINGS).is_file():
-            before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
-            check_same_settings(out, before, json.loads(json.dumps(self.described)))
+        described = {**asdict(settings), "training": training.as_dict()}
+        known = (RESULT, REPORT, _PROMPTS, _MIXTURE, _ADAPTER, _EVALUATION)
+        super().__init__(out, show_step, file=SETTINGS, settings=described, known=known)
+        self.settings, self.training = settings, training
+        self.open_engine = engine or self._load
 
     def _load(self) -> Engine:
         options = self.training.template_options
@@ -262,21 +249,6 @@ class _Steps:
     def evaluated(self, token: str) -> Path:
         """Return the folder of a token's evaluation."""
         return self.out / _EVALUATION / _name(token)
-
-    def do(self, title: str, folder: Path, work: Callable[..., None], *given: str) -> None:
-        """Show a step, do it unless its folder is finished, and record its duration."""
-        began = time.monotonic()
-        with self.show_step(title) as update:
-            if is_finished(folder):
-                update(1, 1)
-                return
-            work(*given, update)
-        seconds = {**self._seconds(), title: time.monotonic() - began}
-        write_json(self.out / _TIMINGS, seconds)
-
-    def _seconds(self) -> dict[str, float]:
-        file = self.out / _TIMINGS
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
     def ask(self, token: str, update: Update) -> None:
         """Let the model answer the queries with the system prompt."""
@@ -376,7 +348,7 @@ class _Steps:
             token: DistilledToken(read_evaluation(self.evaluated(token))[0], **cost)
             for token, cost in costs.items()
         }
-        seconds = self._seconds()
+        seconds = self.seconds
         spent = sum(s for name, s in seconds.items() if not name.startswith("evaluate"))
         saved = sum(one.full_prefill_s - one.prefill_s for one in tokens.values()) / len(tokens)
         requests = round(spent / saved) if saved > 0 else None

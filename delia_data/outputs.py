@@ -23,12 +23,12 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import fields
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar, cast
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -560,6 +560,90 @@ def check_folder_is_ours(
             f"{root} holds something else ({', '.join(others[:3])}): "
             "give a folder that is empty or not there"
         )
+
+
+Update: TypeAlias = Callable[[float, float], None]
+"""Takes the amount done and the total."""
+ShowStep: TypeAlias = Callable[[str], AbstractContextManager[Update]]
+"""Takes the title of a step; its context yields a function that takes the progress."""
+
+
+class Steps:
+    """Steps of a command, each of which writes a folder inside the command's own one.
+
+    A finished step is not repeated.
+
+    Attributes:
+        out: Folder of the command.
+        show_step: Shows the progress of a step.
+    """
+
+    TIMINGS: Final = "timings.json"
+
+    def __init__(
+        self,
+        out: str | os.PathLike[str],
+        show_step: ShowStep,
+        *,
+        file: str,
+        settings: Mapping[str, Any],
+        known: Collection[str],
+    ) -> None:
+        """Check the folder.
+
+        Args:
+            out: Folder of the command; it does not have to exist.
+            show_step: Shows the progress of a step.
+            file: Name of the file with the settings.
+            settings: The settings; those of a rerun must be equal.
+            known: Names of the other files and folders in the folder.
+
+        Raises:
+            ForeignFolderError: The folder holds something else.
+            SettingsError: The folder was begun with other settings.
+        """
+        self.out, self.show_step = Path(out), show_step
+        self._file, self._settings = self.out / file, settings
+        check_folder_is_ours(self.out, frozenset({file, self.TIMINGS, *known}), sign=file)
+        if self._file.is_file():
+            before = json.loads(self._file.read_text(encoding="utf-8"))
+            check_same_settings(self.out, before, json.loads(json.dumps(settings)))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the folder, and write the settings.
+
+        Raises:
+            LockedError: Another process works in the folder.
+        """
+        with folder_lock(self.out):
+            write_json(self._file, self._settings)
+            yield
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Duration of each step in seconds, by its name."""
+        file = self.out / self.TIMINGS
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+    def do(
+        self, name: str, folder: Path | None, work: Callable[[Update], None], *, title: str = ""
+    ) -> None:
+        """Show a step, do it unless its folder is finished, and record its duration.
+
+        Args:
+            name: Name of the step.
+            folder: Folder that the step writes; None repeats the step in every run.
+            work: Does the step, and reports its progress.
+            title: Title to show in place of the name.
+        """
+        began = time.monotonic()
+        with self.show_step(title or name) as update:
+            if folder is not None and is_finished(folder):
+                update(1, 1)
+                return
+            work(update)
+        write_json(self.out / self.TIMINGS, {**self.seconds, name: time.monotonic() - began})
 
 
 def _is_own(relative: Path) -> bool:

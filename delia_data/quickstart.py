@@ -15,15 +15,13 @@ A finished step is not repeated.
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from delia_data.diversify import make_task_folder
 from delia_data.engines.base import Sampling, with_parts
@@ -41,15 +39,7 @@ from delia_data.evaluation import (
 from delia_data.evaluation.system import open_adapter_system
 from delia_data.mixing import mix, parse_ratio, save_mixture
 from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer, quiet
-from delia_data.outputs import (
-    check_folder_is_ours,
-    check_same_settings,
-    folder_lock,
-    is_finished,
-    read_manifest,
-    write_json,
-    write_text,
-)
+from delia_data.outputs import ShowStep, Steps, Update, read_manifest, write_text
 from delia_data.report import make_report
 from delia_data.sampling import BundledQueries, default_filters, sample
 from delia_data.tasks import Task, bundled_task, read_task_rows
@@ -59,14 +49,8 @@ from delia_data.training.settings import TrainSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Update: TypeAlias = Callable[[float, float], None]
-"""Takes the amount done and the amount in all."""
-ShowStep: TypeAlias = Callable[[str], AbstractContextManager[Update]]
-"""Takes the title of a step; the context it opens yields a function that takes its progress."""
-
 SETTINGS: Final = "quickstart.json"
 REPORT: Final = "report.html"
-_TIMINGS: Final = "timings.json"
 _RECIPE: Final = "smollm2-135m-cpu"
 _STEPS: Final = ("cache", "task", "mixture", "adapter", "trained", "measurements")
 _EARLIER: Final = ("before", "after", "untrained")
@@ -155,29 +139,35 @@ def run(
         LockedError: Another process works in the folder.
         MissingExtraError: A library or the embedded model is not installed.
     """
-    steps = _Steps(Path(out), settings or QuickstartSettings(), show_step)
-    with folder_lock(steps.out):
-        write_json(steps.out / SETTINGS, asdict(steps.settings))
-        steps.do("1 sample", "cache", steps.sample)
-        steps.do("2 diversify", "task", steps.diversify)
-        steps.do("3 mix", "mixture", steps.mix)
-        steps.do("4 load_dataset", None, steps.read_back)
-        steps.do("5 train", "adapter", steps.train)
-        steps.do("6 evaluate", "trained", steps.evaluate_trained)
-        steps.do("7 measure", "measurements", steps.measure)
+    steps = _Quickstart(out, settings or QuickstartSettings(), show_step)
+    with steps.locked():
+        for number, (name, folder, work) in enumerate(
+            (
+                ("sample", "cache", steps.sample),
+                ("diversify", "task", steps.diversify),
+                ("mix", "mixture", steps.mix),
+                ("load_dataset", "", steps.read_back),
+                ("train", "adapter", steps.train),
+                ("evaluate", "trained", steps.evaluate_trained),
+                ("measure", "measurements", steps.measure),
+            ),
+            1,
+        ):
+            written = steps.out / folder if folder else None
+            steps.do(name, written, work, title=f"{f'{number} {name}':<14}")
         return steps.report()
 
 
-class _Steps:
+class _Quickstart(Steps):
     """The steps of a quickstart, with the objects that they share."""
 
-    def __init__(self, out: Path, settings: QuickstartSettings, show_step: ShowStep) -> None:
-        self.out, self.settings, self.show_step = out, settings, show_step
+    def __init__(
+        self, out: str | os.PathLike[str], settings: QuickstartSettings, show_step: ShowStep
+    ) -> None:
+        known = (REPORT, *_STEPS, *_EARLIER)
+        super().__init__(out, show_step, file=SETTINGS, settings=asdict(settings), known=known)
+        self.settings = settings
         self.rows: list[dict[str, Any]] = []  # of the mixture, read by step 4
-        known = frozenset({SETTINGS, REPORT, _TIMINGS, *_STEPS, *_EARLIER})
-        check_folder_is_ours(out, known, sign=SETTINGS)
-        if (out / SETTINGS).is_file():
-            check_same_settings(out, json.loads((out / SETTINGS).read_text()), asdict(settings))
 
     @cached_property
     def task(self) -> Task:
@@ -203,21 +193,6 @@ class _Steps:
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The untrained model; loaded by the first step that needs it."""
         return load_model(DEFAULT_MODEL, device=self.settings.device), load_tokenizer(DEFAULT_MODEL)
-
-    def do(self, title: str, folder: str | None, work: Callable[[Update], None]) -> None:
-        """Show a step, do it unless its folder is finished, and record its duration."""
-        began = time.monotonic()
-        with self.show_step(f"{title:<14}") as update:
-            if folder is not None and is_finished(self.out / folder):
-                update(1, 1)
-                return
-            work(update)
-        seconds = {**self._seconds(), title.strip("1234567 "): time.monotonic() - began}
-        write_json(self.out / _TIMINGS, seconds)
-
-    def _seconds(self) -> dict[str, float]:
-        file = self.out / _TIMINGS
-        return dict(json.loads(file.read_text())) if file.is_file() else {}
 
     def sample(self, update: Update) -> None:
         """Let the model answer bundled queries."""
@@ -321,7 +296,7 @@ class _Steps:
         report = make_report([self.out], title=f"Quickstart with {DEFAULT_MODEL}")
         write_text(self.out / REPORT, report.html())
         shown = _shown([row.answered for row in rows])
-        return QuickstartResult(self.out / REPORT, trained, shown, self._seconds())
+        return QuickstartResult(self.out / REPORT, trained, shown, self.seconds)
 
 
 def _shown(rows: Sequence[AnsweredRow]) -> dict[str, AnsweredRow]:
