@@ -507,7 +507,9 @@ def _task_batch(
     )
 
 
-def _test_table(held_out: Sequence[TaskRow], options: MixOptions, *, taught: bool) -> pa.Table | None:
+def _test_table(
+    held_out: Sequence[TaskRow], options: MixOptions, *, taught: bool
+) -> pa.Table | None:
     if not held_out:
         return None
     placed = sorted(held_out, key=lambda row: (rank(options.seed, _row_key(row)), _row_key(row)))
