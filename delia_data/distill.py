@@ -48,7 +48,7 @@ from delia_data.evaluation.representation import evaluating
 from delia_data.evaluation.system import System, open_adapter_system
 from delia_data.mixing import mix, save_mixture
 from delia_data.models import load_model, load_tokenizer
-from delia_data.outputs import ShowStep, Steps, Update, write_json, write_text
+from delia_data.outputs import ShowStep, Steps, Update, is_finished, write_json, write_text
 from delia_data.ranking import rank
 from delia_data.records import Message, Record
 from delia_data.report import make_report
@@ -328,6 +328,7 @@ class _Distillation(Steps):
             self.evaluated(token),
             max_tokens=self.settings.max_tokens,
             others=tuple(tasks.values()),
+            reuse=[folder for folder in map(self.evaluated, tasks) if is_finished(folder)],
             seed=self.settings.seed,
             on_progress=update,
         )

@@ -99,6 +99,7 @@ def evaluate(
     pairs: str | os.PathLike[str] | Sequence[Record] | None = "bundled",
     general_tasks: Sequence[str] = (),
     others: Sequence[EvalTask] = (),
+    reuse: Sequence[str | os.PathLike[str]] = (),
     embed: Embed | None = None,
     seed: int = 0,
     metrics: Sequence[CorpusMetric] = (),
@@ -124,6 +125,8 @@ def evaluate(
         general_tasks: Tasks of lm-eval for the trained and the untrained model.
         others: Tasks of the model's other tokens, whose held-out rows are asked too: which format
             do answers have under each token? (`Evaluation.confusion`)
+        reuse: Evaluations of the same system on other tasks: answers to equal requests, and the
+            divergence of equal pairs, are copied from them.
         embed: Turns answers into vectors; default: all-MiniLM-L6-v2 if it is installed.
         seed: Seed of the rows, the pairs, and the intervals.
         metrics: Corpus scores of translations.
@@ -136,7 +139,8 @@ def evaluate(
     Raises:
         InputError: A probe is unknown, a row has no plain form, or tasks have the same token.
         TokenError: The adapter was not trained for the token of another task.
-        SettingsError: The folder has answers of another model, or to other prompts.
+        SettingsError: The folder, or one of `reuse`, has answers of another model, or to other
+            prompts.
         ForeignFolderError: The folder contains something else.
         LockedError: Another process evaluates into the folder.
         EngineError: Some questions failed; the other answers are kept.
@@ -162,6 +166,7 @@ def evaluate(
             build=build,
             prompts=prompts,
             locked=True,
+            reuse=reuse,
             on_progress=on_progress,
         )
         answered = ask(asked, untrained=_reference(opened.untrained, max_tokens))
@@ -172,7 +177,7 @@ def evaluate(
         if task.system:
             unknown["right"] = "answers to a system prompt have no score but the agreement"
             scored = _with_agreement(scored, task, embed, unknown)
-        measured = _diverge(opened, task, root, pairs, seed, unknown, on_progress)
+        measured = _diverge(opened, task, root, pairs, seed, unknown, on_progress, reuse)
         (root / FINISHED).unlink(missing_ok=True)
         evaluation = score(
             scored,
@@ -314,6 +319,7 @@ def _diverge(
     seed: int,
     unknown: dict[str, str],
     on_progress: Callable[[float, float], None],
+    reuse: Sequence[str | os.PathLike[str]],
 ) -> list[Divergence]:
     """Measure the divergence of each pair that is not in the log yet; return all of the pairs."""
     if source is None:
@@ -341,8 +347,14 @@ def _diverge(
         root / DIVERGENCES, Divergence, if_damaged="and its pair is measured again"
     )
     done = {one.id: one for one, *_ in log.read()}
+    # Without `system.tokens` the token of the task is left out, so that divergences differ.
+    known = [one for folder in reuse if system.tokens for one in read_divergences(folder)]
+    shared = {one.id: one for one in known if one.id in wanted and one.id not in done}
+    done |= shared
     missing = [pair for pair_id, pair in wanted.items() if pair_id not in done]
     with log:
+        if shared:
+            log.append(*shared.values())
         for number, one in enumerate(
             divergences(
                 trained.model,

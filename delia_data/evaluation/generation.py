@@ -124,6 +124,7 @@ def generate_answers(
     build: PromptBuilder | None = None,
     prompts: str = "",
     locked: bool = False,
+    reuse: Sequence[str | os.PathLike[str]] = (),
     on_progress: Callable[[float, float], None] = lambda done, of: None,
 ) -> list[AnsweredRow]:
     """Answer every request of every probe.
@@ -138,6 +139,7 @@ def generate_answers(
         build: Changes the prompts of `engine`.
         prompts: Name of `build`; a folder holds answers to prompts of one name.
         locked: Whether the caller has checked and locked the folder.
+        reuse: Folders of the same system's answers; equal requests take theirs.
         on_progress: Called with the number of questions done and in all. Equal questions count
             once.
 
@@ -146,7 +148,8 @@ def generate_answers(
 
     Raises:
         InputError: The probes have no rows.
-        SettingsError: The folder holds answers of another model, or to other prompts.
+        SettingsError: The folder, or one of `reuse`, holds answers of another model, or to other
+            prompts.
         ForeignFolderError: The folder holds something else.
         LockedError: Another process works in the folder.
         EngineError: Some questions failed; the other answers are kept.
@@ -171,8 +174,12 @@ def generate_answers(
         settings["max_thinking_tokens"] = max_thinking_tokens
     with nullcontext() if locked else folder_lock(root):
         _check_settings(root, settings, reference)
+        for other in map(Path, reuse):
+            earlier = json.loads((other / ASKING).read_text(encoding="utf-8"))
+            check_same_settings(other, earlier, settings)
         total = len(mine) + len(others)
-        generate = partial(_generate, file=root / ANSWERS, sampling=sampling)
+        files = [Path(other) / ANSWERS for other in reuse]
+        generate = partial(_generate, file=root / ANSWERS, reuse=files, sampling=sampling)
         answers: dict[str, Mapping[str, Answer]] = {
             MODEL: generate(engine, mine, MODEL, lambda done: on_progress(done, total))
         }
@@ -236,10 +243,16 @@ def _generate(
     on_progress: Callable[[float], None],
     *,
     file: Path,
+    reuse: Sequence[Path],
     sampling: Sampling,
 ) -> dict[str, Answer]:
     failed: list[Completion] = []
     answers = read_answer_log(file, system)
+    known = {
+        key: answer for other in reuse for key, answer in read_answer_log(other, system).items()
+    }
+    shared = {r.id: known[r.id] for r in requests if r.id in known and r.id not in answers}
+    answers |= shared
     missing = [request for request in requests if request.id not in answers]
     done = len(requests) - len(missing)
     show_done = with_parts(engine, len(requests), on_progress)
@@ -252,6 +265,8 @@ def _generate(
             yield request
 
     with answer_log(file) as log:
+        if shared:
+            log.append(*shared.values())
         for completion in engine.generate(stream(), sampling) if missing else ():
             if completion.finish == "error":
                 failed.append(completion)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from delia_data.distill import DistillSettings, distill, make_task, prompt_wordi
 from delia_data.diversify import diversify, make_task_folder
 from delia_data.errors import InputError, SettingsError
 from delia_data.evaluation import AnswerFormat, EvalTask, make_probes
+from delia_data.evaluation.evaluate import read_divergences
 from delia_data.evaluation.grading import agreement
+from delia_data.evaluation.keep import divergences
 from delia_data.mixing import mix, read_task_rows
 from delia_data.outputs import read_manifest
 from delia_data.records import Message, Record
@@ -112,7 +115,16 @@ def test_the_loss_decides_what_a_row_teaches(
         assert prompt == (render_ids(tokenizer, taught, generate=True) if task else [])
 
 
-def test_two_prompts_from_queries_to_numbers(training: TrainSettings, tmp_path: Path) -> None:
+def test_two_prompts_from_queries_to_numbers(
+    training: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Record] = []
+
+    def counted(model: Any, tokenizer: Any, rows: Sequence[Record], **more: Any) -> Any:
+        measured.extend(rows)
+        return divergences(model, tokenizer, rows, **more)
+
+    monkeypatch.setattr("delia_data.evaluation.evaluate.divergences", counted)
     settings = DistillSettings(
         {"<shop>": PROMPT, "<lab>": "You work in a lab. Write like a scientist."},
         rows=8,
@@ -134,6 +146,9 @@ def test_two_prompts_from_queries_to_numbers(training: TrainSettings, tmp_path: 
         assert one.evaluation.number("agree") and one.evaluation.number("saved")
         assert one.full_tokens > one.prompt_tokens and one.prefill_s > 0
         assert set(one.evaluation.confusion) == set(settings.prompts)
+    assert len(measured) == 150, "the second token takes the divergences of the first one"
+    logs = [read_divergences(out / "evaluation" / name) for name in ("shop", "lab")]
+    assert len(logs[0]) == 150 and logs[0] == logs[1]
     assert json.loads((out / "result.json").read_text())["requests"] == result.requests
     page = (out / "report.html").read_text()
     assert "Agreement" in page and "its prefill takes" in page

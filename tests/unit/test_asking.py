@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from delia_data.errors import (
     OutputError,
     SettingsError,
 )
-from delia_data.evaluation import EvalTask, Probe, generate_answers, make_probes
+from delia_data.evaluation import AnsweredRow, EvalTask, Probe, generate_answers, make_probes
 from delia_data.outputs import folder_lock
 from delia_data.records import Message
 from delia_data.tasks import bundled_task, bundled_wordings
@@ -110,6 +111,24 @@ def test_a_log_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     engine = Counting()
     assert generate_answers(engine, probes(2), tmp_path) == first
     assert not engine.asked
+
+
+def test_equal_requests_take_the_answers_of_another_folder(tmp_path: Path) -> None:
+    def ask(engine: MockEngine, folder: str, *names: str, **more: Any) -> list[AnsweredRow]:
+        made = probes(2, *names)
+        return generate_answers(engine, made, tmp_path / folder, untrained=engine, **more)
+
+    first = ask(Counting(), "first", "held-out", "unrelated")
+    engine, reuse = Counting(), [tmp_path / "first"]
+    second = ask(engine, "second", "unrelated", "plain", reuse=reuse)
+    assert sorted(engine.asked) == sorted(2 * [row.question for row in second[-2:]])
+    assert second[:-2] == first[2:]
+    log = (tmp_path / "second" / "answers.jsonl").read_text()
+    assert all(row.question not in log for row in first[:2]), "only requests that it makes"
+    assert ask(engine, "second", "unrelated", "plain") == second, "without the other folder"
+    assert len(engine.asked) == 4
+    with pytest.raises(SettingsError, match=r"first was begun with .*max_tokens was 96 and is"):
+        ask(engine, "third", "unrelated", reuse=reuse, max_tokens=8)
 
 
 def test_more_rows_ask_only_for_new_ones_and_cut_answers_are_marked(tmp_path: Path) -> None:
