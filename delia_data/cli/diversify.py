@@ -20,7 +20,7 @@ from delia_data.cli._options import (
 )
 from delia_data.cli._output import AsJson, say, show_json, show_reading, step
 from delia_data.diversify import DiversifiedTask, make_task_folder
-from delia_data.diversify.contrast import ROW_KINDS
+from delia_data.diversify.contrast import DEFAULT_KINDS
 from delia_data.diversify.folder import BUNDLED, CONTRAST_SAMPLING, MODEL
 from delia_data.diversify.generate import WORDING_SAMPLING
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
@@ -110,10 +110,10 @@ def command(
         option(
             "Kinds of contrast rows: the request without the token (plain), one that forbids "
             "its format (forbid), one that only mentions it (mention), a question about it "
-            "(about).",
+            "(about). They take turns; a kind that is given twice has twice the rows.",
             _CONTRAST,
         ),
-    ] = ",".join(ROW_KINDS),
+    ] = ",".join(DEFAULT_KINDS),
     contrast_max_tokens: Annotated[
         int,
         option(

@@ -42,6 +42,8 @@ ContrastSplit: TypeAlias = Literal["train", "test"]
 CONTRAST_KINDS: Final[tuple[ContrastKind, ...]] = get_args(ContrastKind)
 ROW_KINDS: Final = ("plain", *CONTRAST_KINDS)
 """Kinds of contrast rows."""
+DEFAULT_KINDS: Final = ("forbid", "plain", "forbid", "mention", "forbid", "about")
+"""Kinds in the order in which they take turns: obeying needs more rows than the others."""
 _TRIES_PER_ROW: Final = 4
 _SPARE_TRIES: Final = 32
 _BRACKETS: Final = "<>[](){}|"
@@ -113,14 +115,14 @@ def check_contrast(share: float, kinds: Sequence[str]) -> None:
     """Check the share of contrast rows and their kinds.
 
     Raises:
-        InputError: The share is not a number of at least 0, or a kind is unknown or repeated.
+        InputError: The share is not a number of at least 0, or a kind is unknown.
     """
     if not 0 <= share < math.inf:
         raise InputError(f"contrast {share} is out of range: give 0 or more, such as 0.5")
-    if not kinds or len({*kinds} & {*ROW_KINDS}) < len(kinds):
+    if not kinds or {*kinds} - {*ROW_KINDS}:
         raise InputError(
-            f"contrast kinds {', '.join(kinds) or 'none'}: give some of {', '.join(ROW_KINDS)}, "
-            "each once (--contrast-kinds)"
+            f"contrast kinds {', '.join(kinds) or 'none'}: give some of {', '.join(ROW_KINDS)} "
+            "(--contrast-kinds)"
         )
 
 
@@ -140,7 +142,7 @@ def make_contrast_rows(
     """Let the untrained model answer plain requests, and make contrast rows of the answers.
 
     Every task row is used once before one is used again, each time in another wording. The kinds
-    take turns. The rows of a smaller share are among those of a larger one.
+    take turns; one that is given several times has several turns. The rows of a smaller share are among those of a larger one.
 
     Args:
         open_engine: Returns the engine that answers, whose model should be the one to be trained,
@@ -150,7 +152,7 @@ def make_contrast_rows(
         wordings: The accepted wordings; training wordings with a plain form are used.
         folder: Folder for the answers. A rerun requests only those that are missing.
         share: Number of contrast rows for each training row, rounded in total.
-        kinds: Kinds of contrast rows.
+        kinds: Kinds of contrast rows in the order of their turns.
         sampling: Sampling parameters of the answers.
         seed: Seed of the choices.
         on_progress: Called with the numbers of answers that can be used, and of answers needed.
@@ -184,8 +186,8 @@ def make_contrast_rows(
         )
     most = _TRIES_PER_ROW * count + _SPARE_TRIES
     candidates = _candidates(task, rows, plains, kinds, most, seed)
-    numbers = {kind: range(turn, most, len(kinds)) for turn, kind in enumerate(kinds)}
-    wanted = {kind: len(range(turn, count, len(kinds))) for turn, kind in enumerate(kinds)}
+    numbers = {kind: [n for n, row in enumerate(candidates) if row.kind == kind] for kind in kinds}
+    wanted = {kind: sum(n < count for n in of_kind) for kind, of_kind in numbers.items()}
     engine, budget = open_engine()
     plan = {
         "source": "contrast",
@@ -224,7 +226,7 @@ def make_contrast_rows(
     with answers.writing(plan):
         budget.spend(*answers.spent)
         check()
-        while missing := [n for kind in kinds for n in chosen(kind) if n not in reasons]:
+        while missing := [n for kind in numbers for n in chosen(kind) if n not in reasons]:
             if not answers.request(
                 engine,
                 missing,
@@ -238,7 +240,7 @@ def make_contrast_rows(
                     f"the budget is spent after {len(reasons)} answers for contrast rows: raise it "
                     "and rerun to continue, or ask for fewer rows (--contrast)"
                 )
-    taken = {kind: chosen(kind) for kind in kinds}
+    taken = {kind: chosen(kind) for kind in numbers}
     tried = sorted(
         n for kind, used in taken.items() if used for n in numbers[kind] if n <= used[-1]
     )
@@ -284,6 +286,7 @@ def _candidates(
     made: list[ContrastRow] = []
     order: list[int] = []
     first_place: dict[int, int] = {}
+    turns: Counter[str] = Counter()
     for number in range(count):
         lap, place = divmod(number, len(task.train))
         if place == 0:
@@ -293,9 +296,10 @@ def _candidates(
         start = first_place.setdefault(order[place], place)
         wording_id, plain = plains[(start + lap) % len(plains)]
         request = plain.replace(QUERY_SLOT, row.query)
-        turn, kind = number // len(kinds), kinds[number % len(kinds)]
+        kind = kinds[number % len(kinds)]
         choice = phrasings.get(kind)
-        phrasing = choice[turn % len(choice)] if choice else None
+        phrasing = choice[turns[kind] % len(choice)] if choice else None
+        turns[kind] += 1
         asked = fill_phrasing(phrasing, request, task.token) if phrasing else request
         if phrasing and kind == "about":
             # About <sep> the untrained model is asked as sep: its answers would repeat the token.

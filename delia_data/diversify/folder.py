@@ -37,7 +37,7 @@ from delia_data.diversify.check import (
     gate_task_wordings,
 )
 from delia_data.diversify.contrast import (
-    ROW_KINDS,
+    DEFAULT_KINDS,
     ContrastRun,
     check_contrast,
     make_contrast_rows,
@@ -138,7 +138,7 @@ def make_task_folder(
     lenient: bool = False,
     judge: Engine | Callable[[], Engine] | None = None,
     contrast: float = 0,
-    contrast_kinds: Sequence[str] = ROW_KINDS,
+    contrast_kinds: Sequence[str] = DEFAULT_KINDS,
     contrast_sampling: Sampling = CONTRAST_SAMPLING,
     limits: Limits = NO_LIMITS,
     seed: int = 0,
@@ -170,8 +170,10 @@ def make_task_folder(
         contrast: Number of contrast rows for each training row, rounded in total: requests near
             the task that the untrained model answers without the format; 0 for none. The model of
             `engine` should be the one to be trained then.
-        contrast_kinds: Kinds of contrast rows, of `"plain"` (the request without the token),
-            `"forbid"` (it forbids the token's format) and `"mention"` (it only mentions the token).
+        contrast_kinds: Kinds of contrast rows in the order of their turns: `"plain"` (the request
+            without the token), `"forbid"` (it forbids the token's format), `"mention"` (it only
+            mentions the token), `"about"` (a question about the token). A kind that is given twice
+            has twice the rows.
         contrast_sampling: How the model samples the answers of contrast rows; answers that
             are cut off at its `max_tokens` are dropped, and other requests take their place.
         limits: Maximum dollars and tokens of all that the model writes, earlier runs included.

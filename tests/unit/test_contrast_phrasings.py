@@ -14,7 +14,7 @@ from delia_data.errors import InputError
 def test_phrasings_are_complete_and_none_is_in_both_splits(kind: Any) -> None:
     train, test = contrast_phrasings(kind, "train"), contrast_phrasings(kind, "test")
     about = kind == "about"
-    assert (len(train), len(test)) == (14, 10 if about else 6)
+    assert (len(train), len(test)) == (42 if kind == "forbid" else 14, 10 if about else 6)
     assert len({*train, *test}) == len(train) + len(test)
     for phrasing in (*train, *test):
         assert phrasing.count("{request}") == (not about)

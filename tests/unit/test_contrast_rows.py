@@ -43,6 +43,7 @@ def kinds_of(rows: tuple[ContrastRow, ...]) -> Counter[str]:
         (0.3, ("plain", "forbid", "mention"), {"plain": 2, "forbid": 1, "mention": 1}),
         (0.45, ("forbid",), {"forbid": 5}),
         (2.5, ("mention", "plain"), {"mention": 15, "plain": 15}),
+        (1, ("forbid", "plain", "forbid"), {"forbid": 8, "plain": 4}),
     ],
 )
 def test_the_share_is_exact(
@@ -72,6 +73,12 @@ def test_each_row_has_the_answer_to_the_plain_request(tmp_path: Path) -> None:
     # 24 rows of 12 task rows: each task row twice, in both plain forms.
     used = [(row.task_row, row.wording_id) for row in made.rows.contrast]
     assert len(set(used)) == 24 and set(Counter(row for row, _ in used).values()) == {2}
+
+
+def test_a_kind_with_two_turns_uses_each_phrasing_before_it_repeats_one(tmp_path: Path) -> None:
+    made = contrast_task(tmp_path, contrast=2.5, contrast_kinds=("forbid", "plain", "forbid"))
+    used = [row.phrasing for row in made.rows.contrast if row.kind == "forbid"]
+    assert len(used) == len({*used}) == 20
 
 
 def test_questions_about_the_token_are_answered_without_its_brackets(tmp_path: Path) -> None:
@@ -227,7 +234,7 @@ def test_the_budget_counts_every_run(tmp_path: Path) -> None:
         ({"contrast": float("nan")}, "contrast nan is out of range"),
         ({"contrast": 0.01}, "contrast 0.01 of 12 training rows is no row: give more"),
         ({"contrast": 1, "contrast_kinds": ("plain", "deny")}, "kinds plain, deny: give some of"),
-        ({"contrast": 1, "contrast_kinds": ("plain", "plain")}, "each once"),
+        ({"contrast": 1, "contrast_kinds": ()}, "kinds none: give some of plain, forbid"),
         ({"contrast": 1, "contrast_kinds": ()}, "contrast kinds none"),
         ({"contrast": 1, "engine": None}, "contrast rows need an engine: give engine="),
         (
