@@ -156,6 +156,10 @@ class Reproduction:
             self,
             {name: one.settings().epochs for name, one in experiments.items()},
             {name: one.seconds for name, one in experiments.items()},
+            rows={
+                name: one.steps and one.steps * one.settings().batch_size
+                for name, one in experiments.items()
+            },
         )
         seconds = total_seconds(cells, workers)
         for experiment in self.missing_caches().values():

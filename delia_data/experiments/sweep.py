@@ -264,13 +264,18 @@ class CellEstimate:
 
 
 def estimate_cells(
-    sweep: Sweep, epochs: Mapping[str, float], seconds: Mapping[str, Seconds | None]
+    sweep: Sweep,
+    epochs: Mapping[str, float],
+    seconds: Mapping[str, Seconds | None],
+    *,
+    rows: Mapping[str, int | None] | None = None,
 ) -> list[CellEstimate]:
     """Estimate the work of each cell of a sweep.
 
     Args:
         sweep: The sweep.
         epochs: Epochs of a training, by experiment.
+        rows: Rows of a training summed over epochs, by experiment, in place of `epochs`.
         seconds: Durations by experiment; measured ones replace them once a trained cell is
             finished.
     """
@@ -282,6 +287,8 @@ def estimate_cells(
     for cell in cells:
         per_epoch = get_method(cell.method).rows_per_epoch(cell.rows or 0, cell.ratio or 0.0)
         trained_rows = round(epochs[cell.experiment] * per_epoch)
+        if per_epoch and (fixed := (rows or {}).get(cell.experiment)):
+            trained_rows = fixed
         finished, unit = is_finished(cell_folder(sweep.out, cell)), measured[cell.experiment]
         duration = None
         if not finished and unit is not None:
