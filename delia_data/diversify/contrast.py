@@ -142,7 +142,8 @@ def make_contrast_rows(
     """Let the untrained model answer plain requests, and make contrast rows of the answers.
 
     Every task row is used once before one is used again, each time in another wording. The kinds
-    take turns; one that is given several times has several turns. The rows of a smaller share are among those of a larger one.
+    take turns; one that is given several times has several turns. The rows of a smaller share are
+    among those of a larger one.
 
     Args:
         open_engine: Returns the engine that answers, whose model should be the one to be trained,
