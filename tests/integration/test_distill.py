@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def test_two_prompts_from_queries_to_numbers(
         measured.extend(rows)
         return divergences(model, tokenizer, rows, **more)
 
-    monkeypatch.setattr("delia_data.evaluation.evaluate.divergences", counted)
+    module = import_module("delia_data.evaluation.evaluate")  # its function has the same name
+    monkeypatch.setattr(module, "divergences", counted)
     settings = DistillSettings(
         {"<shop>": PROMPT, "<lab>": "You work in a lab. Write like a scientist."},
         rows=8,
