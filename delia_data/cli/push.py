@@ -54,6 +54,13 @@ def command(
             "values to allow; repeatable."
         ),
     ] = None,
+    personal_data: Annotated[
+        bool,
+        option(
+            "Also refuse phone numbers, IP addresses, and numbers of cards, accounts and persons; "
+            "needs the extra personal-data."
+        ),
+    ] = False,
     citation: Annotated[
         Path | None, option("A .bib file to cite in addition to the paper.")
     ] = None,
@@ -74,6 +81,7 @@ def command(
             private=private,
             create_pr=create_pr,
             allow=allow or (),
+            personal_data=personal_data,
             citation=None if citation is None else _read_text(citation),
             dry_run=dry_run,
         )

@@ -178,6 +178,7 @@ def push(
     private: bool = False,
     create_pr: bool = False,
     allow: Sequence[str] = (),
+    personal_data: bool = False,
     citation: str | None = None,
     dry_run: bool = False,
     retry: Retry | None = None,
@@ -207,6 +208,8 @@ def push(
         private: Make a new repository private.
         create_pr: Propose the version as a pull request.
         allow: Kinds of secrets, or patterns of values, that the rows may contain.
+        personal_data: Also refuse phone numbers, IP addresses, and numbers of cards, accounts and
+            persons, which presidio finds.
         citation: BibTeX entry to cite in addition to the paper.
         dry_run: Send nothing.
         retry: Retries after transient errors.
@@ -235,7 +238,7 @@ def push(
             private=private,
             create_pr=create_pr,
             citation=citation,
-            allowed=check_secrets(parts, allow, login_token()),
+            allowed=check_secrets(parts, allow, login_token(), personal_data=personal_data),
         )
         return job.run(dry_run)
 

@@ -1,9 +1,10 @@
-"""Scan texts for secrets and e-mail addresses before they are published.
+"""Scan texts for secrets and personal data before they are published.
 
 Access keys of services have a known prefix; only these shapes count, never randomness alone. Keys
 of other services are found by the rules of gitleaks (`data/secret-rules.toml`).
 Addresses in domains that are reserved for examples (`example.com`, `.test`, ...) and placeholders
-such as `sk-xxxxxxxxxxxxxxxxxxxxxxxx` are not reported.
+such as `sk-xxxxxxxxxxxxxxxxxxxxxxxx` are not reported. Other personal data is found by the patterns
+of presidio; names of persons and places, for which it needs a language model, are not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
@@ -23,6 +24,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from delia_data._optional import require
 from delia_data.errors import SecretError
 from delia_data.hub.parts import SOURCES, Part
 from delia_data.reading import open_source
@@ -62,6 +64,13 @@ _ROWS: Final = 1_000
 _FEWEST_SIGNS: Final = 6
 """Fewer different signs at the end of a value are a placeholder."""
 
+_PERSONAL: Final = (
+    *("PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "MAC_ADDRESS", "CRYPTO"),
+    *("US_SSN", "US_ITIN", "UK_NHS"),
+)
+"""Entities of presidio that its patterns find. Dates and URLs are not personal by themselves."""
+_LEAST_SCORE: Final = 0.4  # of a phone number without a word such as "call" beside it
+
 KINDS: Final = tuple(dict.fromkeys(kind for kind, _, _ in _PATTERNS))
 
 
@@ -70,7 +79,7 @@ class Finding:
     """A secret or an address.
 
     Attributes:
-        kind: One of `KINDS`, the id of a rule of gitleaks, or `LOGIN`.
+        kind: One of `KINDS`, the id of a rule of gitleaks, an entity of presidio, or `LOGIN`.
         where: The place, such as `cache/pairs-00000.parquet row 12`.
         value: The text itself; never printed.
     """
@@ -86,16 +95,24 @@ class Finding:
         return f"{shown}… ({len(self.value)} characters)"
 
 
-def scan(texts: Iterable[tuple[str, str]], *, login: str | None = None) -> Iterator[Finding]:
+def scan(
+    texts: Iterable[tuple[str, str]], *, login: str | None = None, personal_data: bool = False
+) -> Iterator[Finding]:
     """Find secrets and e-mail addresses.
 
     Args:
         texts: Pairs of a place and the text there.
         login: Access token of the publisher, which is matched literally.
+        personal_data: Also find phone numbers, IP addresses, and numbers of cards, accounts and
+            persons.
 
     Yields:
         The findings, in order.
+
+    Raises:
+        MissingExtraError: Personal data is to be found, and presidio is not installed.
     """
+    find_personal_data = _analyzer() if personal_data else None
     for where, text in texts:
         if login and login in text:
             yield Finding(LOGIN, where, login)
@@ -118,6 +135,35 @@ def scan(texts: Iterable[tuple[str, str]], *, login: str | None = None) -> Itera
                 if value != login and not any(value in c or c in value for c in covered):
                     covered.append(value)
                     yield Finding(rule.kind, where, value)
+        if find_personal_data is not None:
+            for kind, value in find_personal_data(text):
+                if not any(value in c for c in covered):
+                    yield Finding(kind, where, value)
+
+
+@cache
+def _analyzer() -> Callable[[str], list[tuple[str, str]]]:
+    """Return a function that gives the kind and the text of all personal data in a text."""
+    presidio = require("presidio_analyzer", extra="personal-data")
+    engines = require("presidio_analyzer.nlp_engine", extra="personal-data")
+    registry = presidio.RecognizerRegistry()
+    registry.load_predefined_recognizers(languages=["en"])
+    registry.remove_recognizer("SpacyRecognizer")  # needs a language model, which is downloaded
+    analyzer = presidio.AnalyzerEngine(
+        registry=registry,
+        nlp_engine=engines.NoOpNlpEngine([{"lang_code": "en", "model_name": "none"}]),
+    )
+
+    def find(text: str) -> list[tuple[str, str]]:
+        found = analyzer.analyze(
+            text, language="en", entities=list(_PERSONAL), score_threshold=_LEAST_SCORE
+        )
+        return [
+            (one.entity_type.lower().replace("_", "-"), text[one.start : one.end])
+            for one in sorted(found, key=lambda one: one.start)
+        ]
+
+    return find
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +258,11 @@ def report(findings: Sequence[Finding]) -> str:
 
 
 def check_secrets(
-    parts: Mapping[str, Part], allow: Sequence[str], login: str | None
+    parts: Mapping[str, Part],
+    allow: Sequence[str],
+    login: str | None,
+    *,
+    personal_data: bool = False,
 ) -> Counter[str]:
     """Scan every text of the parts to publish.
 
@@ -227,12 +277,12 @@ def check_secrets(
     """
     names = SOURCES if set(parts) >= set(SOURCES) else tuple(parts)
     texts = (text for name in names for text in texts_of(parts[name]))
-    findings = list(scan(texts, login=login))
+    findings = list(scan(texts, login=login, personal_data=personal_data))
     refused = [finding for finding in findings if not is_allowed(finding, allow)]
     if refused:
         found = ", ".join(sorted({finding.kind for finding in refused}))
         error = SecretError(
-            f"{len(refused)} places hold secrets or addresses ({found}), the first in "
+            f"{len(refused)} places hold secrets or personal data ({found}), the first in "
             f"{refused[0].where}: remove them, or allow a kind or a pattern with --allow"
         )
         error.add_note(report(refused))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import string
+import sys
 
 import pytest
 
+from delia_data.errors import MissingExtraError
 from delia_data.hub.secrets import KINDS, LOGIN, Finding, _rules, is_allowed, report, scan
 
 
@@ -114,3 +116,9 @@ def test_a_report_counts_and_shows_no_secret() -> None:
     assert "and 11 more" in text
     assert all(finding.value not in text for finding in found)
     assert found[0].value not in repr(found[0])
+
+
+def test_personal_data_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
+    with pytest.raises(MissingExtraError, match=r"delia_data\[personal-data\]"):
+        list(scan([("row 0", "nothing")], personal_data=True))
