@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from killing import stop_when
 from micro_run import micro_model
 from trained import MARKS
 
@@ -36,10 +34,8 @@ SETTINGS = QuickstartSettings(
     contrast=0,
 )
 RUN = """
-import signal
 import sys
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
 import delia_data.quickstart as quickstart
 
 quickstart.DEFAULT_MODEL = sys.argv[2]
@@ -48,23 +44,6 @@ quickstart.run(sys.argv[1], quickstart.QuickstartSettings(
     contrast=0))
 """
 STEPS = ("cache", "task", "mixture", "adapter", "trained", "measurements")
-
-
-def stop_when(out: Path, model: Path, reached: Path, how: signal.Signals) -> None:
-    """Start a run, and stop it when a path exists."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(out), str(model)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 900
-    while not reached.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(how)
-    process.communicate(timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +59,10 @@ def tiny_default(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def finished(tiny_default: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kill a run while it samples, interrupt it while it trains, then finish it."""
     out = tmp_path_factory.mktemp("quickstart") / "run"
-    stop_when(out, tiny_default, out / "cache" / "plan.json", signal.SIGKILL)
+    work = ("-c", RUN, out, tiny_default)
+    stop_when((out / "cache" / "plan.json").exists, *work)
     assert not is_finished(out / "cache")
-    stop_when(out, tiny_default, out / "adapter", signal.SIGINT)
+    stop_when((out / "adapter").exists, *work, how=signal.SIGINT)
     assert is_finished(out / "mixture")
     assert not is_finished(out / "adapter")
     pairs = sorted((out / "cache").glob("pairs-*.parquet"))

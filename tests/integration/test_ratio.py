@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 
 import pytest
 from command_line import Delia, names, refused
+from killing import stop_when
 from ratio_inputs import Inputs, make_inputs, training_of
 from trained import MARKS
 
@@ -195,46 +193,19 @@ def test_another_tolerance_and_more_ratios_train_only_what_is_new(
     assert larger.points[0].loss.by_seed[0] == first.points[0].loss.by_seed[0]
 
 
-def start(inputs: Inputs, out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "delia_data", "ratio"),
-            *map(str, (inputs.task, inputs.cache, out, "--recipe", inputs.recipe, "--json")),
-            *map(str, FLAGS),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A background job of a shell ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(process: subprocess.Popen[str], sign: Path) -> None:
-    for _ in range(30_000):
-        if sign.exists():
-            return
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.02)
-    raise AssertionError(f"{sign} does not exist")
-
-
 def test_a_killed_series_resumes_to_the_same_bytes(
     delia: Delia, inputs: Inputs, unbroken: Path, tmp_path: Path
 ) -> None:
     """Kill it while a cell trains, interrupt it while another does, then run it to its end."""
     out = tmp_path / "out"
+    work = ("ratio", inputs.task, inputs.cache, out, "--recipe", inputs.recipe, *FLAGS, "--json")
     for name, how in ((cell(2, 0), signal.SIGKILL), (cell(2, 1), signal.SIGINT)):
-        process = start(inputs, out)
-        wait_for(process, out / name / "adapter")
-        process.send_signal(how)
-        process.communicate(timeout=300)
-        assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+        code = stop_when((out / name / "adapter").exists, "-m", "delia_data", *work, how=how)
+        assert code == (-signal.SIGKILL if how == signal.SIGKILL else 130)
         assert not is_finished(out)
     assert is_finished(out / cell(4, 0))
     before = (out / cell(0, 0) / "result.json").stat().st_mtime_ns
-    recipe = ("--recipe", inputs.recipe, *FLAGS)
-    finished = delia("ratio", inputs.task, inputs.cache, out, *recipe, "--json")
+    finished = delia(*work)
     assert finished.code == 0, finished.err
     assert (out / cell(0, 0) / "result.json").stat().st_mtime_ns == before
     shown = {**json.loads((unbroken / "ratio.json").read_text()), "folder": str(out)}

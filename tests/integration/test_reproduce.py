@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +14,7 @@ import pytest
 import torch
 import yaml
 from command_line import Delia, refused
+from killing import stop_when
 from micro_run import METHODS, micro_grid, micro_model, tables_of
 from trained import MARKS
 
@@ -59,26 +56,18 @@ def test_a_killed_run_of_two_workers_ends_with_the_same_tables(
     model: Path, unbroken: Any, tmp_path: Path
 ) -> None:
     grid, out = micro_grid(tmp_path, model), tmp_path / "out"
-    command = [sys.executable, "-m", "delia_data", "reproduce", str(grid), str(out)]
-    process = subprocess.Popen(
-        [*command, "--workers", "2"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    until = time.monotonic() + PATIENCE_S
-    while process.poll() is None and time.monotonic() < until:
+
+    def reached() -> bool:
         done = len(list(out.glob("cells/*/FINISHED")))
         training = list(out.glob("cells/*/adapter/.checkpoints/*/trainer_state.json"))
-        if (done and training) or done > 2:
-            break
-        time.sleep(0.02)
-    assert process.poll() is None, "it ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        return bool((done and training) or done > 2)
+
+    command = ("-m", "delia_data", "reproduce", grid, out, "--workers", 2)
+    stop_when(reached, *command, OMP_NUM_THREADS="1")
     finished = {file: file.stat().st_mtime_ns for file in out.glob("cells/*/FINISHED")}
     assert finished
     # The workers end with the process that started them, which frees their cells.
+    until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until and any(map(_held, out.glob("cells/*"))):
         time.sleep(0.1)
     total = len(read_grid(grid).cells())

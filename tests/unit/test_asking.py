@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import lines_in, stop_when
 
 from delia_data.diversify import diversify
 from delia_data.engines import MockEngine, Request
@@ -195,35 +191,16 @@ def test_an_answer_that_was_cut_short_is_asked_again(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys, time
-sys.path.insert(0, {tests!r})
+import sys
 from unit.test_asking import Counting, probes
 from delia_data.evaluation import generate_answers
 generate_answers(Counting(stall_s=0.02), probes(), sys.argv[1])
 """
 
 
-@pytest.fixture
-def slow_asking(tmp_path: Path) -> Callable[[], subprocess.Popen[bytes]]:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
-
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")])
-
-    return start
-
-
-def test_a_kill_takes_nothing_that_was_answered(
-    tmp_path: Path, slow_asking: Callable[[], subprocess.Popen[bytes]]
-) -> None:
+def test_a_kill_takes_nothing_that_was_answered(tmp_path: Path) -> None:
     log = tmp_path / "out" / "answers.jsonl"
-    process = slow_asking()
-    while not log.exists() or log.read_bytes().count(b"\n") < 5:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    stop_when(lines_in(log, 5), "-c", SCRIPT, tmp_path / "out")
     done = [json.loads(line)["id"] for line in log.read_bytes().splitlines() if line[-1:] == b"}"]
     assert 5 <= len(done) < 15
     engine = Counting()

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +10,7 @@ from typing import Any
 
 import pytest
 from command_line import Delia, refused
+from killing import lines_in, stop_when
 from recording_engine import RecordingEngine
 from wordings import TEST, TRAIN, contrast_task, verdicts
 
@@ -179,7 +175,6 @@ def test_a_rerun_asks_nothing_and_more_rows_only_what_is_missing(tmp_path: Path)
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 from wordings import contrast_task
 from recording_engine import RecordingEngine
 engine = RecordingEngine()
@@ -189,15 +184,8 @@ contrast_task(Path(sys.argv[1]), engine.engine, contrast=2)
 
 
 def test_a_kill_takes_nothing_that_was_answered(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
     log = tmp_path / "task" / "answers" / "written.jsonl"
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "task")])
-    while not log.exists() or log.read_bytes().count(b"\n") < 5:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    stop_when(lines_in(log, 5), "-c", SCRIPT, tmp_path / "task")
     done = sum(line.endswith(b"}") for line in log.read_bytes().splitlines())
     assert 5 <= done < 24
     engine = RecordingEngine()

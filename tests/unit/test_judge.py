@@ -1,12 +1,7 @@
 """A judge rejects answers and wordings, says why, and is not asked twice."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from api_engines import api_environment  # noqa: F401
 from command_line import Delia, refused
+from killing import lines_in, run_to_end, stop_when
 from openai_server import Call, OpenAIServer, Reply, answer, refusal
 from recording_engine import QUERIES, RecordingEngine, run, texts
 from wordings import TEST, TRAIN, verdicts
@@ -288,19 +284,13 @@ KILLED = """
 
 def test_verdicts_on_wordings_survive_a_kill(tmp_path: Path) -> None:
     folder, log = tmp_path / "task", tmp_path / "log"
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(log)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    process = subprocess.Popen([*command, "0.3"], env=environment)
-    while not (log.exists() and log.read_text().count("\n") >= 3):
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    work = ("-c", textwrap.dedent(KILLED), folder, log)
+    stop_when(lines_in(log, 3), *work, 0.3)
     assert not is_finished(folder)
     stored = (folder / "judged" / "written.jsonl").read_text().count("\n")
     assert stored >= 2
     before = log.read_text().splitlines()
-    subprocess.run([*command, "0"], env=environment, check=True, timeout=60)
+    run_to_end(*work, 0)
     after = log.read_text().splitlines()[len(before) :]
     assert len(set(before) & set(after)) == len(before) - stored <= 1
     assert len(set(before) | set(after)) == len(TRAIN) + len(TEST)

@@ -1,10 +1,7 @@
 """A cache continues with a higher token limit or fewer filters: exact counts, also after kills."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from command_line import Delia, refused
+from killing import run_to_end
 from recording_engine import QUERIES, RecordingEngine, run, texts
 
 from delia_data.engines import Completion, Sampling
@@ -228,7 +226,8 @@ def test_a_met_target_changes_nothing(delia: Delia, tmp_path: Path) -> None:
 
 
 KILLED = """
-    import os, random, signal, sys, time
+    import os, sys
+    from killing import kills
     from delia_data.engines import MockEngine, Sampling
     from delia_data.sampling import Query, sample
     from delia_data.sampling.filters import truncated
@@ -251,26 +250,15 @@ KILLED = """
         )
 
     run("first", 0, 500, 8)
-    moments = random.Random(int(log.rsplit("-", 1)[1]))
-    for number in range(5):
-        if (child := os.fork()) == 0:
-            run(number, 0.002, 1000, 32)
-            os._exit(0)
-        file = f"{log}{number}"
-        while not (os.path.exists(file) and os.path.getsize(file)):
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.2))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), "the child was done before it was killed"
+    for number in kills(log, lambda number: run(number, 0.002, 1000, 32)):
+        pass
     run("last", 0, 1000, 32)
 """
 
 
 def test_growth_to_a_higher_limit_survives_kills(tmp_path: Path) -> None:
     folder, log = tmp_path / "cache", tmp_path / f"log-{random.randrange(2**32)}"
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(log)]
-    subprocess.run(command, check=True, timeout=240, cwd=tmp_path, env=os.environ)
+    run_to_end("-c", textwrap.dedent(KILLED), folder, log)
     every = [f"Tell me about number {i}." for i in range(1600)]
     assert sorted(kept(folder)) == sorted(every[:1000])
     manifest = read_manifest(folder, verify=True)

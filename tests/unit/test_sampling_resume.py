@@ -1,10 +1,7 @@
 """A run resumes after an error or a kill, and a finished cache grows."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from killing import run_to_end
 from mixtures import task_rows
 from recording_engine import QUERIES, RecordingEngine, lines, run, text_of, texts
 
@@ -162,7 +160,8 @@ def test_other_settings_are_rejected(
 
 
 KILLED = """
-    import os, random, signal, sys, time
+    import os, sys
+    from killing import kills
     from delia_data.engines import MockEngine
     from delia_data.sampling import Query, sample
 
@@ -180,20 +179,7 @@ KILLED = """
         engine = MockEngine(answer, stall_s=stall_s, shuffle=16)
         sample(engine, queries, folder, target=900, filters=())
 
-    moments = random.Random(int(log.rsplit("-", 1)[1]))
-    print("ready", flush=True)
-    for number in range(5):
-        if (child := os.fork()) == 0:
-            run(number, 0.002)
-            os._exit(0)
-        # The child is at work once it has asked: then it has a random while to live.
-        file = f"{log}{number}"
-        while not (os.path.exists(file) and os.path.getsize(file)):
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.2))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), "the child was done before it was killed"
+    for number in kills(log, lambda number: run(number, 0.002)):
         lines = b""
         for name in sorted(os.listdir(folder)):
             if name.endswith(".jsonl"):
@@ -207,13 +193,7 @@ KILLED = """
 
 def test_each_pair_is_written_once_after_five_kills(tmp_path: Path) -> None:
     folder, log = tmp_path / "cache", tmp_path / f"log-{random.randrange(2**32)}"
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(log)],
-        check=True,
-        timeout=240,
-        cwd=tmp_path,
-        env=os.environ,
-    )
+    run_to_end("-c", textwrap.dedent(KILLED), folder, log)
     every = [f"Tell me about number {i}." for i in range(1600)]
     expected = [query for query in every if "7" not in query][:900]
     assert [record.query for record in read_cache(folder)] == expected
