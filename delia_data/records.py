@@ -20,7 +20,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from delia_data.errors import FormatError, UnsupportedRowError, printable
 
@@ -65,6 +65,13 @@ _KEPT: Final = MEANINGFUL - _FLAGS
 _USED: Final = {format: _KEPT.union(columns) for format, columns in FORMAT_COLUMNS.items()}
 TURN_FIELDS: Final = _KEPT | {"role", "content", "from", "value"}
 """Fields of a turn that are never ignored."""
+
+
+class Rejection(NamedTuple):
+    """The reason to reject a row, which is counted, and its details, which are only stored."""
+
+    reason: str
+    detail: str = ""
 
 
 _ROLES: Final[dict[str, Role]] = {

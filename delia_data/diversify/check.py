@@ -18,6 +18,7 @@ import numpy as np
 from delia_data.diversify.plain import asks, is_format_talk, sentences_of
 from delia_data.engines.base import Finish
 from delia_data.errors import InputError
+from delia_data.records import Rejection
 from delia_data.sampling.embeddings import Vectors
 from delia_data.sampling.filters import is_other_language
 from delia_data.sampling.similarity import words
@@ -318,16 +319,16 @@ class GateResult:
 
     Attributes:
         accepted: The accepted wordings in order.
-        rejected: The other wordings, each with the reason; after `": "` come its details.
+        rejected: The other wordings, each with the reason and its details.
     """
 
     accepted: tuple[Wording, ...]
-    rejected: tuple[tuple[Wording, str], ...]
+    rejected: tuple[tuple[Wording, Rejection], ...]
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of rejected wordings by reason, without details."""
-        return dict(sorted(Counter(reason for _, reason in self._reasons).items()))
+        return dict(sorted(Counter(why.reason for _, why in self.rejected).items()))
 
     @property
     def share(self) -> float:
@@ -335,16 +336,12 @@ class GateResult:
         count = len(self.accepted) + len(self.rejected)
         return len(self.accepted) / count if count else 0.0
 
-    @property
-    def _reasons(self) -> list[tuple[Wording, str]]:
-        return [(wording, reason.partition(": ")[0]) for wording, reason in self.rejected]
-
     def complaint(self) -> str:
         """Return which check rejects most, with three examples; empty if nothing was rejected."""
         if not self.rejected:
             return ""
-        reason, count = Counter(reason for _, reason in self._reasons).most_common(1)[0]
-        texts = [w.text for w, why in self._reasons if why == reason and w.text.strip()]
+        reason, count = max(self.counts.items(), key=lambda one: one[1])
+        texts = [w.text for w, why in self.rejected if why.reason == reason and w.text.strip()]
         shown = "; ".join(repr(text[:120]) for text in dict.fromkeys(texts[: 4 * _SHOWN]))
         shown = "; ".join(shown.split("; ")[:_SHOWN])
         return f"{reason} rejects most, {count:,} of {len(self.rejected):,}: {shown or 'no text'}"
@@ -363,7 +360,7 @@ class WordingChecker:
         times: int = 1,
         examples: Iterable[str] = (),
         strict: bool = False,
-        judge: Callable[[str], str | None] | None = None,
+        judge: Callable[[str], Rejection | None] | None = None,
     ) -> None:
         """Set up the checks of a task.
 
@@ -376,7 +373,8 @@ class WordingChecker:
             times: Number of times that a wording names the token.
             examples: Examples in the prompts.
             strict: Also run the checks for what small models write.
-            judge: Returns the reason to reject the text of a wording that passes all other checks.
+            judge: Returns why to reject the text of a wording that passes all other checks, or
+                None.
 
         Raises:
             InputError: `times` is below 1.
@@ -398,7 +396,7 @@ class WordingChecker:
         self._meaning = None if embed is None else Meaning(task, embed, strict=strict)
         self._judge = judge
         self.accepted: list[Wording] = []
-        self.rejected: list[tuple[Wording, str]] = []
+        self.rejected: list[tuple[Wording, Rejection]] = []
         self._words: list[tuple[str, ...]] = []
         self._vectors: list[Vectors] = []
 
@@ -421,11 +419,12 @@ class WordingChecker:
             reason = self._meaning.fault(wording.text, vector)
             if reason is None and self._meaning.is_near_copy(vector, self._vectors):
                 reason = "near_copy"
-        if reason is None and self._judge is not None:
-            reason = self._judge(wording.text)
-        if reason is not None:
-            self.rejected.append((wording, reason))
-            return reason
+        rejection = None if reason is None else Rejection(reason)
+        if rejection is None and self._judge is not None:
+            rejection = self._judge(wording.text)
+        if rejection is not None:
+            self.rejected.append((wording, rejection))
+            return rejection.reason
         self.accepted.append(wording)
         self._words.append(said)
         if vector is not None:

@@ -65,7 +65,7 @@ from delia_data.outputs import (
     folder_lock,
 )
 from delia_data.ranking import rank
-from delia_data.records import Message, Record
+from delia_data.records import Message, Record, Rejection
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.completion_log import CompletionLog
 from delia_data.sampling.embeddings import Vectors
@@ -306,7 +306,9 @@ def _open_judge(
     task: Task,
     limits: Limits,
     folder: Path,
-) -> Iterator[tuple[Callable[[str], str | None] | None, Callable[[GateResult], dict[str, Any]]]]:
+) -> Iterator[
+    tuple[Callable[[str], Rejection | None] | None, Callable[[GateResult], dict[str, Any]]]
+]:
     """Yield a function that judges a wording, and one that returns the entry of the manifest."""
     if judge is None:
         yield None, lambda _: {}
@@ -511,16 +513,14 @@ def save_task_rows(
             if w.id in used
         ]
         _write(root / "wordings.jsonl", kept)
-        rejected = [{**_as_reason(why), **_as_line(w)} for w, why in gates.rejected]
+        rejected = [
+            {**{name: text for name, text in why._asdict().items() if text}, **_as_line(w)}
+            for w, why in gates.rejected
+        ]
         if rejected:
             _write(root / "rejected.jsonl", rejected)
         more = {"wordings": len(used), **(details or {})}
         return finish(root, _manifest(rows, task, seed, gates.counts, more))
-
-
-def _as_reason(reason: str) -> dict[str, str]:
-    name, _, detail = reason.partition(": ")
-    return {"reason": name, "detail": detail} if detail else {"reason": name}
 
 
 def _manifest(
@@ -763,7 +763,7 @@ def choose(task: Task, gates: GateResult, count: int, embed: Embed) -> GateResul
     for places, wanted in ((held, aside), (trained, count - aside)):
         vectors = _embedded(task, [accepted[i].text for i in places], embed)
         kept |= {places[i] for i in greedy_spread(vectors, wanted)}
-    left = [(accepted[i], "not_chosen") for i in range(len(accepted)) if i not in kept]
+    left = [(accepted[i], Rejection("not_chosen")) for i in range(len(accepted)) if i not in kept]
     return GateResult(tuple(accepted[i] for i in sorted(kept)), (*gates.rejected, *left))
 
 

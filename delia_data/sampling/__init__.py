@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from delia_data.bundled_cache import bundled_cache_folder
+from delia_data.records import Rejection
 from delia_data.sampling.budget import Limits
 from delia_data.sampling.embeddings import Saturation
 from delia_data.sampling.estimates import Interval, RunEstimate, estimate
@@ -34,6 +35,7 @@ __all__ = [
     "Queries",
     "Query",
     "QueryList",
+    "Rejection",
     "RunEstimate",
     "Saturation",
     "bundled_cache_folder",

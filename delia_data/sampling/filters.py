@@ -26,7 +26,7 @@ from delia_data._optional import require
 from delia_data.engines.base import FREE, Completion, Engine, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.ranking import row_seed
-from delia_data.records import Message, content_id, is_blank
+from delia_data.records import Message, Rejection, content_id, is_blank
 from delia_data.sampling.budget import Limits
 from delia_data.sampling.completion_log import CompletionLog
 from delia_data.sampling.similarity import DEFAULT_THRESHOLD, Duplicates, words
@@ -39,11 +39,8 @@ Detector = Callable[[str], Mapping[str, float]]
 class Filter(Protocol):
     """A function of a query and its completion."""
 
-    def __call__(self, query: str, completion: Completion, /) -> str | None:
-        """Return the reason to reject the pair, or None to accept it.
-
-        Text after the first `": "` is stored as the row's detail; the rest is counted.
-        """
+    def __call__(self, query: str, completion: Completion, /) -> str | Rejection | None:
+        """Return the reason to reject the pair, alone or with details; None accepts the pair."""
         ...
 
 
@@ -528,12 +525,12 @@ class Judge:
         self._cost: float | None = 0.0
         self._log = log
 
-    def __call__(self, query: str, completion: Completion, /) -> str | None:
+    def __call__(self, query: str, completion: Completion, /) -> Rejection | None:
         """Return `"judge"` with the model's reason, `"judge_unclear"` with its text, or None."""
         return self.fault(f"Request:\n{query}\n\nAnswer:\n{completion.text}")
 
-    def fault(self, text: str) -> str | None:
-        """Judge a text; return the reason to reject it, or None.
+    def fault(self, text: str) -> Rejection | None:
+        """Judge a text; return why to reject it, or None.
 
         Raises:
             EngineError: The engine failed.
@@ -544,9 +541,9 @@ class Judge:
         said = self._logged(request) if self._log is not None else self._asked(request)
         verdict = _VERDICT.match(said)
         if verdict is None:
-            return f"judge_unclear: {' '.join(said.split())[:_DETAIL] or 'no text'}"
+            return Rejection("judge_unclear", " ".join(said.split())[:_DETAIL] or "no text")
         reason = verdict[2][:_DETAIL].strip() or "no reason given"
-        return None if verdict[1].lower() == "yes" else f"judge: {reason}"
+        return None if verdict[1].lower() == "yes" else Rejection("judge", reason)
 
     def take_cost(self) -> float | None:
         """Return the cost in dollars since the last call; None if a price is unknown."""

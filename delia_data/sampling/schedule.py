@@ -111,7 +111,8 @@ class PendingRequest:
         if not text.isascii():  # a lone surrogate cannot be written to a file
             text = text.encode("utf-8", "replace").decode("utf-8")
         reasons = (reason for check in filters if (reason := check(self.query.text, completion)))
-        reason, _, detail = next(reasons, "").partition(": ")
+        first = next(reasons, "")
+        reason, detail = (first, "") if isinstance(first, str) else first
         cost = completion.cost
         for check in filters:
             if isinstance(check, Judge):

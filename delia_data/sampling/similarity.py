@@ -35,6 +35,7 @@ import rensa
 
 from delia_data.engines.base import Completion
 from delia_data.errors import InputError
+from delia_data.records import Rejection
 from delia_data.sampling.embeddings import Embed, Embedder, Vectors
 
 # Scripts that put no space between words: Thai to Tibetan, Burmese, Khmer, kana, Han.
@@ -122,11 +123,11 @@ class Duplicates:
         self._bands, self._rows = _shape(threshold) if threshold is not None else (0, 0)
         self._seen: set[int] = set()
 
-    def __call__(self, query: str, completion: Completion, /) -> str | None:
+    def __call__(self, query: str, completion: Completion, /) -> str | Rejection | None:
         """Return the reason to reject the pair, or None after remembering it.
 
-        The reason is `"duplicate"`, `"near_duplicate"`, or `"similar"` with the similarity and the
-        query of the nearest pair.
+        The reason is `"duplicate"`, `"near_duplicate"`, or `"similar"`, whose details are the
+        similarity and the query of the nearest pair.
         """
         whole, *bands = keys = self._keys(query, completion.text)
         if whole in self._seen:
@@ -139,7 +140,8 @@ class Duplicates:
                 similarities = self._vectors[: len(self._queries)] @ vector
                 place = int(similarities.argmax())
                 if similarities[place] >= self.similarity - _ROUNDING:
-                    return f"similar: {similarities[place]:.2f} to {self._queries[place][:80]!r}"
+                    near = self._queries[place][:80]
+                    return Rejection("similar", f"{similarities[place]:.2f} to {near!r}")
             self._add(query, vector)
         self._seen.update(keys)
         return None

@@ -17,6 +17,7 @@ from delia_data.diversify import (
     synonym_swaps,
 )
 from delia_data.errors import InputError
+from delia_data.records import Rejection
 from delia_data.sampling.embeddings import Vectors
 from delia_data.tasks import Wording
 
@@ -63,7 +64,7 @@ def gated(held: int) -> GateResult:
     texts = ["red", "red red blue", "red red red blue", "green", "yellow", "white black"]
     wordings = [Wording(f"{text} <sep>\n{{query}}") for text in texts]
     aside = [replace(w, split="test") for w in wordings[len(wordings) - held :]]
-    rejected = ((Wording("x"), "no_token"),)
+    rejected = ((Wording("x"), Rejection("no_token")),)
     return GateResult((*wordings[: len(wordings) - held], *aside), rejected)
 
 

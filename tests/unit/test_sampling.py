@@ -20,6 +20,7 @@ from delia_data.sampling import (
     Progress,
     PromptOptions,
     Query,
+    Rejection,
     load_queries,
     read_cache,
     sample,
@@ -378,14 +379,16 @@ def test_failing_row_is_retried_and_does_not_end_the_run(tmp_path: Path, bad: in
 
 
 def test_details_of_a_reason_are_stored_and_not_counted(tmp_path: Path) -> None:
-    def rare(query: str, _completion: Completion) -> str | None:
-        return f"odd: {query.split()[-1]} is: odd" if "3" in query else None
+    def rare(query: str, _completion: Completion) -> str | Rejection | None:
+        if "4" in query:
+            return "even: 4"
+        return Rejection("odd", f"{query.split()[-1]} is: odd") if "3" in query else None
 
     manifest = run(RecordingEngine(), tmp_path, target=15, filters=(rare,))
-    assert manifest.dropped == {"odd": 2}
+    assert manifest.dropped == {"even: 4": 2, "odd": 2}
     rejected = pq.read_table(tmp_path / "rejected-00000.parquet")
-    assert rejected["detail"].to_pylist() == ["3. is: odd", "13. is: odd"]
-    assert rejected["reason"].to_pylist() == ["odd", "odd"]
+    assert rejected["detail"].to_pylist() == ["3. is: odd", None, "13. is: odd", None]
+    assert rejected["reason"].to_pylist() == ["odd", "even: 4", "odd", "even: 4"]
 
 
 def test_too_many_failures_end_the_run_and_are_requested_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from delia_data.engines import Completion
 from delia_data.errors import InputError
+from delia_data.records import Rejection
 from delia_data.sampling.embeddings import Vectors
 from delia_data.sampling.similarity import (
     Duplicates,
@@ -30,7 +31,7 @@ LONG = (
 )
 
 
-def ask(check: Duplicates, query: str, answer: str) -> str | None:
+def ask(check: Duplicates, query: str, answer: str) -> str | Rejection | None:
     return check(query, Completion("id", answer, len(answer.split()), "stop"))
 
 
@@ -158,13 +159,13 @@ def test_pair_of_the_same_meaning_is_similar() -> None:
     check = Duplicates(similarity=0.9, embed=by_first_words)
     assert ask(check, "one", answer("river", 1)) is None
     assert ask(check, "two", answer("lamp", 2)) is None
-    assert ask(check, "three", answer("river", 3)) == "similar: 1.00 to 'one'"
+    assert ask(check, "three", answer("river", 3)) == ("similar", "1.00 to 'one'")
     assert ask(check, "three", answer("river", 1)) == "duplicate"
     # A rejected pair is not remembered: its words can come again.
     assert ask(check, "four", answer("stone", 3)) is None
     again = Duplicates(similarity=0.9, embed=by_first_words)
     again.remember("two", answer("lamp", 2))
-    assert ask(again, "five", answer("lamp", 5)) == "similar: 1.00 to 'two'"
+    assert ask(again, "five", answer("lamp", 5)) == ("similar", "1.00 to 'two'")
     assert check.describe() == {"filter": "duplicates", "threshold": 0.8, "similarity": 0.9}
     assert "similarity" not in Duplicates().describe()
     with pytest.raises(InputError, match=r"similarity 0\.2 is out of range"):
@@ -178,7 +179,7 @@ def test_more_vectors_than_reserved_are_compared() -> None:
     assert not any(ask(check, f"q{i}", answer) for i, answer in enumerate(answers))
     for place in (0, 1023, 1024, 1499):
         text = " ".join([str(place), *made_up(-1 - place, 15)])
-        assert ask(check, "q", text) == f"similar: 1.00 to 'q{place}'"
+        assert ask(check, "q", text) == ("similar", f"1.00 to 'q{place}'")
 
 
 def test_another_process_rejects_the_same_pairs() -> None:
