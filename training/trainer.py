@@ -227,6 +227,9 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             self.model.save_pretrained(folder, state_dict=state)
             self._tokenizer.save_pretrained(folder)
 
+    def _send_telemetry(self) -> None:
+        """Send nothing; TRL reports each training to the Hub."""
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return one item per optimizer step: this process's micro-batches, in the rows' order."""
         batches = self._step_batches(self.train_dataset, with_teacher=self.pairs_loss == "kl")

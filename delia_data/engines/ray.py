@@ -277,6 +277,7 @@ def _connected(address: str | None) -> Iterator[None]:
     if connects:
         try:
             _check_answers(address or os.environ.get("RAY_ADDRESS", ""))
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,13 +11,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import huggingface_hub.constants
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from command_line import Delia, refused
+from huggingface_hub.utils._telemetry import _TELEMETRY_QUEUE
 from mixtures import pairs, task_rows
 from safetensors.torch import load_file
 from trained import MARKS, ROWS, losses, row, stop_at
@@ -101,6 +104,24 @@ def test_rows_are_taken_in_order_and_the_loss_falls(
     assert abs(first - later) > 10 * abs(first - same)
     train(replace(settings, micro_batch_size=2), ROWS, tmp_path / "micro")
     assert losses(tmp_path / "micro") == pytest.approx(losses(tmp_path / "a"), rel=2e-2)
+
+
+def test_a_training_opens_no_connection(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All other tests run with HF_HUB_OFFLINE, which hides what libraries would send."""
+    hosts: list[Any] = []
+
+    def refuse(host: Any, *_: Any, **__: Any) -> NoReturn:
+        hosts.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.delenv("CI", raising=False)
+    train(settings, ROWS[:4], tmp_path / "adapter")
+    _TELEMETRY_QUEUE.join()
+    assert hosts == []
 
 
 def test_losses_are_logged_by_source(settings: TrainSettings, tmp_path: Path) -> None:
