@@ -110,6 +110,12 @@ def command(
         bool, option("Continue a cache with other queries than it was started with.", _QUERIES)
     ] = False,
     model: Model = DEFAULT_MODEL,
+    turns: Annotated[
+        int,
+        option(
+            "Number of answers in a pair; the model writes the user's turns in between.", PROMPTS
+        ),
+    ] = 1,
     seed: Annotated[int, option("Seed of the run.", PROMPTS)] = 0,
     keep_truncated: Annotated[
         bool, option("Accept answers cut off at --max-tokens.", _FILTERS)
@@ -197,6 +203,7 @@ def command(
             "seed": seed,
             "token": token,
             "prompts": prompts,
+            "turns": turns,
             "filters": filters,
         }
         if estimate_only:
@@ -208,7 +215,10 @@ def command(
         with step("sampling") as update:
             latest: list[Progress] = []
             show_kept = with_parts(
-                loaded, target, lambda kept: update(kept, target, _note(latest[-1]))
+                loaded,
+                target,
+                lambda kept: update(kept, target, _note(latest[-1])),
+                requests=2 * turns - 1,
             )
 
             def show(progress: Progress) -> None:
@@ -256,6 +266,7 @@ def _options_of(plan: dict[str, Any]) -> dict[str, Any]:
             for name, value in plan["model"].get("template_options", {}).items()
         ],
         "engine": plan["engine"],
+        "turns": plan.get("turns", 1),
         "seed": plan["seed"],
         "token": plan["token"],
         "keep_truncated": "truncated" not in filters,

@@ -41,12 +41,15 @@ class Request:
 
     Attributes:
         id: Content id of the row.
-        messages: The turns so far. When `role` is `"user"`: empty, or only a system turn.
+        messages: The turns so far. When `role` is `"user"`: empty, only a system turn, or a
+            conversation that ends with an answer.
         seed: Random seed of the row, less than 2**63.
         role: Role whose turn the model writes. For `"user"` the prompt ends where the chat template
             starts the user's turn.
         prefill: Beginning of the user's turn. The model continues it, and the completion's text
             includes it.
+        max_tokens: Maximum number of tokens to generate, in place of that of the sampling
+            parameters.
     """
 
     id: str
@@ -54,6 +57,7 @@ class Request:
     seed: int
     role: Role = "assistant"
     prefill: str = ""
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +220,7 @@ class RequestStream:
 
 
 def with_parts(
-    engine: Engine, total: float, update: Callable[[float], None]
+    engine: Engine, total: float, update: Callable[[float], None], *, requests: int = 1
 ) -> Callable[[float], None]:
     """Report progress within a batch too, if the engine reports it.
 
@@ -225,6 +229,7 @@ def with_parts(
         total: The amount in all.
         update: Takes the amount done, with parts of requests. It never falls, although the answers
             in progress may turn out not to count.
+        requests: Number of requests that make one of the amount.
 
     Returns:
         A function to call with the amount done, without parts.
@@ -242,5 +247,5 @@ def with_parts(
         report(count)
 
     if hasattr(engine, "on_part"):
-        engine.on_part = lambda part: report(done + part)
+        engine.on_part = lambda part: report(done + part / requests)
     return show

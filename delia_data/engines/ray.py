@@ -152,14 +152,19 @@ class RayEngine:
         self, pending: dict[int, tuple[Request, list[int]]], sampling: Sampling
     ) -> Iterator[Completion]:
         """Answer a window. A row that comes back twice counts once."""
+        limited = generation_limit(self.tokenizer, sampling)
         rows = [
-            {"number": number, "ids": ids, "seed": request.seed}
+            {
+                "number": number,
+                "ids": ids,
+                "seed": request.seed,
+                "max_tokens": request.max_tokens or limited.max_tokens,
+            }
             for number, (request, ids) in pending.items()
         ]
         blocks = -(-len(rows) // self.options.batch_size)
         dataset = require("ray.data", extra="ray").from_items(rows, override_num_blocks=blocks)
         end = int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
-        limited = generation_limit(self.tokenizer, sampling)
         processor = _make_processor(self.name, self.options, limited, end, blocks)
         for row in processor(dataset).iter_rows():
             if (entry := pending.pop(int(row["number"]), None)) is not None:
@@ -182,7 +187,7 @@ class RayEngine:
 def _make_processor(
     name: str, options: RayOptions, sampling: Sampling, end: int, blocks: int
 ) -> Any:
-    """Return the processor for a dataset with the columns `number`, `ids`, and `seed`.
+    """Return the processor for a dataset of `number`, `ids`, `seed`, and `max_tokens`.
 
     The processed dataset has the columns `number`, `generated_tokens`, and `__inference_error__`,
     which is empty if a row succeeded. The process must be connected to the cluster.
@@ -255,7 +260,9 @@ def _to_processor(
     row: dict[str, Any], *, sampling: Sampling, end: int, on_cpu: bool
 ) -> dict[str, Any]:
     """Return a row's columns under the processor's names."""
-    parameters = sampling_arguments(sampling, int(row["seed"]), end, on_cpu=on_cpu)
+    parameters = sampling_arguments(
+        sampling, int(row["seed"]), end, on_cpu=on_cpu, max_tokens=int(row["max_tokens"])
+    )
     return {"tokenized_prompt": row["ids"], "sampling_params": parameters}
 
 

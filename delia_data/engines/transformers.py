@@ -203,7 +203,7 @@ class Batch:
             row.answer.append(token)
             if token in self._ends:
                 row.finish = "stop"
-            elif len(row.answer) == sampling.max_tokens:
+            elif len(row.answer) == (row.request.max_tokens or sampling.max_tokens):
                 row.finish = "length"
             if row.finish is not None:
                 finished.append(row)
@@ -423,8 +423,9 @@ class TransformersEngine:
         ends = end_token_ids(self.tokenizer, self.model.generation_config)
         ids, mask = self._pad([row.prompt for row in batch])
         width = ids.shape[1]
+        limits = [row.request.max_tokens or sampling.max_tokens for row in batch]
         processors: list[_ProgressReporter | _RowSampler] = [
-            _ProgressReporter(self.on_part, width, len(batch) / sampling.max_tokens)
+            _ProgressReporter(self.on_part, width, len(batch) / max(limits))
         ]
         if sampling.temperature > 0:
             processors.append(_RowSampler([row.request.seed for row in batch], width, sampling))
@@ -433,14 +434,14 @@ class TransformersEngine:
                 input_ids=ids,
                 attention_mask=mask,
                 do_sample=False,
-                max_new_tokens=sampling.max_tokens,
+                max_new_tokens=max(limits),
                 pad_token_id=self.tokenizer.pad_token_id,
                 logits_processor=processors,
                 **options,
             )
-        for row, answer in zip(batch, output[:, width:].tolist(), strict=True):
-            end = next((i for i, token in enumerate(answer) if token in ends), None)
-            row.answer = answer if end is None else answer[: end + 1]
+        for row, limit, answer in zip(batch, limits, output[:, width:].tolist(), strict=True):
+            end = next((i for i, token in enumerate(answer[:limit]) if token in ends), None)
+            row.answer = answer[:limit] if end is None else answer[: end + 1]
             row.finish = "length" if end is None else "stop"
         return batch
 

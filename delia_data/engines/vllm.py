@@ -207,7 +207,9 @@ class VllmEngine:
             return prompt_too_long(request, len(ids), limit)
         end = int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
         parameters = vllm.SamplingParams(
-            **sampling_arguments(sampling, request.seed, end, on_cpu=self._on_cpu),
+            **sampling_arguments(
+                sampling, request.seed, end, on_cpu=self._on_cpu, max_tokens=request.max_tokens
+            ),
             output_kind=vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
         name = str(self._count)
@@ -238,7 +240,9 @@ class VllmEngine:
         )
 
 
-def sampling_arguments(sampling: Sampling, seed: int, end: int, *, on_cpu: bool) -> dict[str, Any]:
+def sampling_arguments(
+    sampling: Sampling, seed: int, end: int, *, on_cpu: bool, max_tokens: int | None = None
+) -> dict[str, Any]:
     """Return the arguments of vLLM's `SamplingParams` for one row.
 
     Args:
@@ -246,8 +250,10 @@ def sampling_arguments(sampling: Sampling, seed: int, end: int, *, on_cpu: bool)
         seed: Seed of the row.
         end: Id of the token that ends an answer, besides those in the model's own settings.
         on_cpu: Whether the engine runs `ROW_SAMPLER`.
+        max_tokens: Maximum number of tokens, in place of that of the sampling parameters.
     """
-    arguments = {"max_tokens": sampling.max_tokens, "stop_token_ids": [end], "detokenize": False}
+    limit = max_tokens or sampling.max_tokens
+    arguments = {"max_tokens": limit, "stop_token_ids": [end], "detokenize": False}
     if sampling.temperature == 0:
         return {**arguments, "temperature": 0.0}
     row = {"seed": seed, "temperature": sampling.temperature, "top_p": sampling.top_p}

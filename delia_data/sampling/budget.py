@@ -72,16 +72,26 @@ class Budget:
         self.dollars = 0.0
         self._reserved: dict[str, tuple[int, float]] = {}  # tokens and dollars by request id
 
-    def reserve(self, request: Request, max_tokens: int) -> bool:
+    def reserve(self, request: Request, max_tokens: int, requests: int = 1) -> bool:
         """Reserve the most that a request can cost; return False if a limit would be exceeded.
 
         A token has at least one byte, so the bytes of the prompt bound its tokens.
+
+        Args:
+            request: The request. One that `settle` left a reservation for needs no other.
+            max_tokens: Maximum number of tokens that it generates.
+            requests: Number of requests of the conversation that this one begins. Each has the
+                turns before it in its prompt.
         """
+        if request.id in self._reserved:
+            return True
         texts = [turn.content for turn in request.messages] or [request.prefill]
         prompt = sum(len(text.encode("utf-8", "replace")) + _TEMPLATE_TOKENS for text in texts)
-        tokens = prompt + max_tokens
+        repeated = (max_tokens + _TEMPLATE_TOKENS) * requests * (requests - 1) // 2
+        prompt, generated = requests * prompt + repeated, requests * max_tokens
+        tokens = prompt + generated
         prices, limits = self._prices, self._limits
-        dollars = prompt * prices.prompt_token + max_tokens * prices.completion_token
+        dollars = prompt * prices.prompt_token + generated * prices.completion_token
         if limits.tokens is not None and self.tokens + tokens > limits.tokens:
             return False
         if limits.dollars is not None and self.dollars + dollars > limits.dollars:
@@ -102,14 +112,24 @@ class Budget:
                 yield None
             yield request
 
-    def settle(self, completion: Completion) -> None:
-        """Replace the reservation of a request with its cost, if the engine reports one."""
+    def settle(self, completion: Completion, following: Request | None = None) -> None:
+        """Replace the reservation of a request with its cost, if the engine reports one.
+
+        Args:
+            completion: The completion of the request.
+            following: Next request of the conversation, which keeps the rest of the reservation.
+        """
         reserved_tokens, reserved_dollars = self._reserved.pop(completion.id)
         tokens, dollars = completion.tokens + completion.prompt_tokens, completion.cost
         if completion.text and not completion.tokens:
             tokens = reserved_tokens
-        self.spend(tokens, reserved_dollars if dollars is None else dollars)
-        self.spend(-reserved_tokens, -reserved_dollars)
+        if dollars is None:
+            dollars = reserved_dollars
+        rest = reserved_tokens - tokens, reserved_dollars - dollars
+        if following is not None:
+            self._reserved[following.id] = rest
+        else:
+            self.spend(-rest[0], -rest[1])
 
     def spend(self, tokens: int, dollars: float) -> None:
         """Add to what is spent, such as the cost of an earlier run."""

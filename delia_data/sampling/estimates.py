@@ -6,6 +6,7 @@ import heapq
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from delia_data.engines.base import Engine, Sampling
+from delia_data.engines.base import Engine, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.ranking import rank
 from delia_data.sampling.filters import Filter, default_filters
 from delia_data.sampling.generated_queries import load_queries
 from delia_data.sampling.queries import GrowableQueries, Queries, Query
-from delia_data.sampling.schedule import PendingRequest, PromptOptions, query_id
+from delia_data.sampling.schedule import PendingRequest, PromptOptions, check_turns, query_id
+from delia_data.sampling.store import SampledRow
 from delia_data.tokens import DEFAULT_TOKEN
 
 PROBE_ROWS: Final = 50
@@ -83,6 +85,7 @@ def estimate(
     filters: Sequence[Filter] | None = None,
     sampling: Sampling | None = None,
     prompts: PromptOptions | None = None,
+    turns: int = 1,
     seed: int = 0,
     token: str = DEFAULT_TOKEN,
     rows: int = PROBE_ROWS,
@@ -100,15 +103,17 @@ def estimate(
         filters: Functions that reject pairs; `default_filters(token)` if None.
         sampling: Sampling parameters; the defaults of `Sampling` if None.
         prompts: How a query becomes a prompt; by default its text alone.
+        turns: Number of answers in a pair, as for `sample`.
         seed: Seed of the run.
         token: The special token, which no pair may contain.
         rows: Number of rows of the probe.
         clock: Function that returns seconds.
 
     Raises:
-        InputError: There are no queries.
+        InputError: There are no queries, or the engine cannot write the user's turns.
         EngineError: The engine cannot answer, or every row of the probe was rejected.
     """
+    check_turns(engine, turns)
     sampling, prompts = sampling or Sampling(), prompts or PromptOptions()
     filters = default_filters(token) if filters is None else filters
     with tempfile.TemporaryDirectory() as temporary:
@@ -124,13 +129,29 @@ def estimate(
         drawn, count = _draw(source, seed, rows)
     if not drawn:
         raise InputError("there are no queries: give at least one")
-    requests: dict[str, PendingRequest] = {}
-    for number, query in enumerate(drawn):
-        request = prompts.request(query, 0, seed)
-        requests[request.id] = PendingRequest(number, query, request)
+    waiting = deque(
+        PendingRequest(number, query, prompts.request(query, 0, seed), turns)
+        for number, query in enumerate(drawn)
+    )
+    pending: dict[str, PendingRequest] = {}
+
+    def requests() -> Iterator[Request | None]:
+        while waiting or pending:
+            if waiting:
+                row = waiting.popleft()
+                pending[row.request.id] = row
+                yield row.request
+            else:
+                yield None
+
+    probe: list[SampledRow] = []
     started = clock()
-    completions = list(engine.generate((row.request for row in requests.values()), sampling))
-    probe = [requests[c.id].row(c, filters) for c in completions]
+    for completion in engine.generate(requests(), sampling):
+        in_progress = pending.pop(completion.id)
+        if (finished := in_progress.take(completion, filters)) is not None:
+            probe.append(finished)
+        else:
+            waiting.append(in_progress)
     seconds = clock() - started
     rejected = [row.rejected for row in probe if row.rejected is not None]
     if len(rejected) == len(probe):

@@ -109,6 +109,9 @@ def describe(check: Filter) -> Any:
     return getattr(check, "__name__", type(check).__name__)
 
 
+USER_TURN: Final = "user_turn"
+"""Reason of a conversation in which a user's turn, which the model wrote, is no request."""
+
 JUDGED: Final = ("judge", "judge_unclear")
 """Reasons of a judge: its verdict is no, or neither yes nor no."""
 
@@ -126,7 +129,7 @@ def reasons_of(filters: Iterable[Any]) -> set[str]:
     The reasons of a filter from outside this package are taken to be its name.
     """
     described = [each if isinstance(each, str) else each["filter"] for each in filters]
-    names = ["failed", "empty", "names_token", *described]
+    names = ["failed", "empty", "names_token", USER_TURN, *described]
     return {reason for name in names for reason in _REASONS.get(name, (name,))}
 
 

@@ -64,7 +64,7 @@ from delia_data.sampling.query_checks import (
     query_checks,
     rejection_reason,
 )
-from delia_data.sampling.similarity import Novelty, words
+from delia_data.sampling.similarity import Novelty, rouge_l, words
 from delia_data.tokens import DEFAULT_TOKEN
 
 BUNDLED: Final = "bundled"
@@ -298,6 +298,43 @@ def expanded_queries(
     return GeneratedQueries(
         engine, generator, folder, sampling=sampling, token=token, english=english, limit=limit
     )
+
+
+def follow_up_request(asked: Request, answer: str, row_id: str, seed: int) -> Request:
+    """Build the request for the user's turn that follows an answer.
+
+    Like `self_queries` it begins the turn with a word that starts a request, unless the user does
+    not speak English.
+
+    Args:
+        asked: The request that was answered.
+        answer: The answer.
+        row_id: Id of the request.
+        seed: Its seed.
+    """
+    turns = (*asked.messages, Message("assistant", answer))
+    start = STARTS[rank(seed, row_id, "start") % len(STARTS)]
+    prefill = "" if _is_foreign(asked.messages[-1].content) else start
+    return Request(row_id, turns, seed, "user", prefill, SELF_SAMPLING.max_tokens)
+
+
+def follow_up_fault(asked: Request, text: str, finish: Finish) -> str | None:
+    """Return the reason to reject a user's turn that `follow_up_request` asked for, or None.
+
+    It may refer to what was said before, but not ask for the same again.
+    """
+    earlier = [turn.content for turn in asked.messages if turn.role == "user"]
+    checks = dict(query_checks("", english=not _is_foreign(earlier[-1])))
+    for needless in ("names_token", "lacks_context"):
+        checks.pop(needless, None)
+    if (reason := rejection_reason(text, finish, checks)) is not None:
+        return reason
+    repeats = any(rouge_l(words(text), words(each)) >= _ROUGE_L for each in earlier)
+    return "near_duplicate" if repeats else None
+
+
+def _is_foreign(text: str) -> bool:
+    return bool(query_checks("")["language"](text))
 
 
 class QueryGenerator(Protocol):

@@ -21,7 +21,7 @@ from delia_data.records import read_record
 from delia_data.sampling.embeddings import Embed, Vectors, coverage
 from delia_data.sampling.filters import Language
 from delia_data.sampling.similarity import Duplicates, compared, distinct
-from delia_data.sampling.store import check_is_cache, read_cache
+from delia_data.sampling.store import check_is_cache, query_and_rest, read_cache
 
 Pair = tuple[str, str]  # query, answer
 Scan = Callable[[str], Iterable[str]]
@@ -41,12 +41,13 @@ class Quality:
         accepted_share: Accepted pairs divided by finished rows.
         rejected: Rejected rows by reason.
         cut_off_share: Share of answers with as many tokens as allowed; None if the model thought
-            before them, or if the cache was sampled with several settings.
+            before them, or if the cache was sampled with several settings or turns.
         near_duplicate_share: Share of pairs whose words are those of an earlier one, at a Jaccard
             similarity of about 0.9 (`Duplicates`), exact duplicates included.
         similar_share: Share of pairs whose embedding has a cosine similarity of 0.9 or more with
             that of an earlier one.
-        distinct_1: Distinct-1 of the answers.
+        distinct_1: Distinct-1 of the answers; like all figures of answers, of every turn after the
+            query where there are several.
         distinct_2: Distinct-2 of the answers.
         mean_words: Mean number of words of an answer.
         coverage: Share of the reference that the answers cover (`coverage`).
@@ -106,12 +107,13 @@ def measure_quality(
     for file in sorted(root.glob("pairs-*.parquet")):
         for row in pq.read_table(file, columns=["messages", "tokens"]).to_pylist():
             record = read_record({"messages": row["messages"]}, "messages")
-            pairs.append((record.query, record.answer))
+            pairs.append(query_and_rest(record))
             tokens.append(row["tokens"])
     sampling = manifest.settings.get("sampling")
     details = manifest.details
-    if details.get("reasoning_removed") or "earlier_settings" in details:
-        sampling = None  # the tokens include thoughts, or the limit is not that of all rows
+    several = "turns" in manifest.settings
+    if several or details.get("reasoning_removed") or "earlier_settings" in details:
+        sampling = None  # tokens of other turns or of thoughts count, or rows have other limits
     reference, rival = split_answers(compare) if compare is not None else ([], [])
     return measure_pairs(
         pairs,

@@ -34,7 +34,12 @@ from delia_data.sampling.filters import (
 )
 from delia_data.sampling.generated_queries import load_queries
 from delia_data.sampling.queries import FileQueries, GrowableQueries, Queries, Query
-from delia_data.sampling.schedule import PromptOptions, RequestScheduler, new_requests
+from delia_data.sampling.schedule import (
+    PromptOptions,
+    RequestScheduler,
+    check_turns,
+    new_requests,
+)
 from delia_data.sampling.similarity import distinct
 from delia_data.sampling.store import Counts, PairStore, SampledRow
 from delia_data.tokens import DEFAULT_TOKEN, thinks
@@ -137,7 +142,7 @@ class ProgressMeter:
         self._buckets[-1][2] += row.tokens
         if row.rejected is None:
             self._accepted += 1
-            self._answers.append(row.answer)
+            self._answers.append(row.text)
 
     def now(self, *, fresh: bool = False) -> Progress:
         """Return the current progress.
@@ -197,6 +202,7 @@ def sample(
     seed: int = 0,
     token: str = DEFAULT_TOKEN,
     prompts: PromptOptions | None = None,
+    turns: int = 1,
     filters: Sequence[Filter] | None = None,
     limits: Limits | None = None,
     saturation: Saturation | None = None,
@@ -226,6 +232,8 @@ def sample(
         seed: Seed of the run. Each row's own seed follows from it and from the query's text.
         token: The special token, which no pair may contain.
         prompts: How a query becomes a prompt; by default its text alone.
+        turns: Number of answers in a pair. With more than one, a pair is a conversation: the model
+            writes the user's turn after an answer, and answers it. Every answer passes the filters.
         filters: Functions that reject pairs; `default_filters(token)` if None. Failed requests,
             empty answers and pairs that contain the token are always rejected.
         limits: Limits of spending and failures.
@@ -244,13 +252,15 @@ def sample(
         or `"saturated"`.
 
     Raises:
-        InputError: No pair was accepted, a query is empty, or a limit cannot be enforced.
+        InputError: No pair was accepted, a query is empty, a limit cannot be enforced, or the
+            engine cannot write the user's turns.
         SettingsError: The folder was started with settings that may not change.
         EngineError: The engine cannot answer anymore, or too many requests failed.
         OutputError: The disk is full or gone.
     """
     if target < 1:
         raise InputError(f"target {target} is too few pairs: give at least 1")
+    check_turns(engine, turns)
     sampling, prompts = sampling or Sampling(), prompts or PromptOptions()
     limits = limits or Limits()
     filters = default_filters(token) if filters is None else filters
@@ -261,6 +271,7 @@ def sample(
         **engine.describe(),
         "sampling": sampling.as_dict(),
         "asking": asdict(prompts),
+        **({"turns": turns} if turns > 1 else {}),
         "filters": [describe(check) for check in filters],
         "queries": source.describe(),
         "seed": seed,
@@ -301,8 +312,10 @@ def sample(
         for waiting in new_requests(source, prompts, store.asked, seed) if answers else ():
             if not answers or counts.kept >= target:
                 break
-            if (answer := answers.pop(waiting.request.id, None)) is not None:
-                store.append(waiting.row(answer, checks))
+            answer = answers.pop(waiting.request.id, None)
+            row = None if answer is None else waiting.take(answer, checks)
+            if row is not None:
+                store.append(row)
         while True:
             scheduler = RequestScheduler(
                 source,
@@ -313,20 +326,20 @@ def sample(
                 max_tokens=max_tokens,
                 budget=budget,
                 limits=limits,
+                turns=turns,
             )
             shown = time.monotonic()
             on_progress(meter.now())
             for completion in engine.generate(scheduler.requests(), sampling):
-                request = scheduler.settle(completion)
-                if request is None:
+                row = scheduler.settle(completion, checks)
+                if row is None:
                     continue
-                row = request.row(completion, checks)
                 row.thoughts = row.thoughts if keep_reasoning else None
                 store.append(row)
                 meter.add(row)
                 failure = row.error or failure
                 if saturation is not None and row.rejected is None:
-                    saturation.add([row.answer])
+                    saturation.add([row.text])
                     if saturation.saturated:
                         scheduler.stop("saturated")
                 if time.monotonic() - shown >= _PROGRESS_S:

@@ -4,29 +4,58 @@
                                            ▲                       │
                                            └── failed: repeat ◀────┴──▶ settled
 
-The number of pending requests never exceeds the number of missing pairs. The target is therefore
+The number of rows in progress never exceeds the number of missing pairs. The target is therefore
 met exactly, and a rejected pair makes room for the next query at once. The requested rows are the
 shortest prefix of the queries that contains the target, whatever order the engine answers in.
+
+A row of several turns is a chain of requests: the engine gets the next one, for the user's turn or
+for the answer to it, once the filters accept the latest answer.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
-from delia_data.engines.base import Completion, Request, setting
+from delia_data.engines.base import Completion, Engine, Request, setting
 from delia_data.errors import EngineError, InputError
 from delia_data.ranking import row_seed
-from delia_data.records import Message, content_id
+from delia_data.records import Message, Rejection, content_id
 from delia_data.sampling.budget import Budget, Limits
-from delia_data.sampling.filters import Filter, Judge
+from delia_data.sampling.filters import USER_TURN, Filter, Judge, StatefulFilter
+from delia_data.sampling.generated_queries import (
+    SELF_SAMPLING,
+    follow_up_fault,
+    follow_up_request,
+)
 from delia_data.sampling.queries import Queries, Query
 from delia_data.sampling.store import PairStore, SampledRow
+from delia_data.tokens import render_user_ids
 
 _HEALTH_WINDOW: Final = 32  # latest requests; if more than half failed, the engine is dead
+
+
+def check_turns(engine: Engine, turns: int) -> None:
+    """Refuse turns that an engine cannot write.
+
+    Raises:
+        InputError: There is less than one turn, or the engine cannot write the user's.
+    """
+    if turns < 1:
+        raise InputError(f"turns {turns} is too few: give at least 1")
+    if turns == 1:
+        return
+    if not engine.writes_users:
+        raise InputError(
+            f"engine {engine.describe().get('engine')!r} cannot write the user's turns of a "
+            "conversation: use transformers or vllm, or leave out turns (--turns)"
+        )
+    if (tokenizer := getattr(engine, "tokenizer", None)) is not None:
+        exchange = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+        render_user_ids(tokenizer, exchange)
 
 
 @lru_cache(maxsize=1)  # a new request needs the id of its query twice
@@ -91,52 +120,107 @@ class PromptOptions:
 
 @dataclass(slots=True)
 class PendingRequest:
-    """A request that the engine has, or gets next.
+    """A row in progress, and the request that the engine has for it, or gets next.
 
     Attributes:
         number: Position in the order of the run.
         query: The query.
         request: The request.
-        tries: Number of failed tries so far.
+        turns: Number of answers in the row.
+        tries: Number of failed tries of the request so far.
     """
 
     number: int
     query: Query
     request: Request
+    turns: int = 1
     tries: int = 0
+    _row: SampledRow | None = field(default=None, init=False)
 
-    def row(self, completion: Completion, filters: Sequence[Filter]) -> SampledRow:
-        """Return the finished row, with the reason of the first filter that rejects it."""
+    @property
+    def requests(self) -> int:
+        """Number of requests that the row still needs if no filter rejects it."""
+        done = 0 if self._row is None else 1 + len(self._row.followups)
+        return 2 * self.turns - 1 - done
+
+    def take(self, completion: Completion, filters: Sequence[Filter]) -> SampledRow | None:
+        """Take the completion of the request.
+
+        Filters get the user's last turn and the answer to it; those that compare pairs get the
+        query and all that follows, once the row is complete.
+
+        Returns:
+            The finished row, with the reason of the first filter that rejects it; None if the
+            conversation continues, and `request` is that of its next turn.
+        """
         text = completion.text
         if not text.isascii():  # a lone surrogate cannot be written to a file
             text = text.encode("utf-8", "replace").decode("utf-8")
-        reasons = (reason for check in filters if (reason := check(self.query.text, completion)))
-        first = next(reasons, "")
+        row = self._row
+        if row is None:
+            row = self._row = SampledRow(
+                self.number, self.request.id, self.query.text, text, 0, system=self.query.system
+            )
+        else:
+            row.followups.append(text)
+        row.tokens += completion.tokens
+        row.prompt_tokens += completion.prompt_tokens
+        row.cost = _sum(row.cost, completion.cost)
+        row.error = completion.error
+        row.reasoning |= completion.reasoning
+        row.thoughts = "\n\n".join(filter(None, (row.thoughts, completion.thoughts))) or None
+        first = next(self._faults(row, completion, filters), "")
         reason, detail = (first, "") if isinstance(first, str) else first
-        cost = completion.cost
         for check in filters:
             if isinstance(check, Judge):
-                spent = check.take_cost()
-                cost = None if cost is None or spent is None else cost + spent
-        return SampledRow(
-            self.number,
-            self.request.id,
-            self.query.text,
-            text,
-            completion.tokens,
-            completion.prompt_tokens,
-            cost,
-            reason or None,
-            completion.error,
-            completion.reasoning,
-            self.query.system,
-            completion.thoughts or None,
-            detail or None,
-        )
+                row.cost = _sum(row.cost, check.take_cost())
+        if reason and self.turns > 1:
+            turn = f"turn {1 + (1 + len(row.followups)) // 2}"
+            detail = f"{turn}: {detail}" if detail else turn
+        row.rejected, row.detail = reason or None, detail or None
+        if reason or completion.finish == "error" or not self.requests:
+            return row
+        asked, row_id = self.request, f"{row.id}/{len(row.followups) + 1}"
+        seed = row_seed(asked.seed, row_id, "sample")
+        if asked.role == "user":
+            turns = (*asked.messages, Message("user", text))
+            self.request = Request(row_id, turns, seed)
+        else:
+            self.request = follow_up_request(asked, text, row_id, seed)
+        self.tries = 0
+        return None
+
+    def _faults(
+        self, row: SampledRow, completion: Completion, filters: Sequence[Filter]
+    ) -> Iterator[str | Rejection]:
+        """Yield the reasons to reject the latest turn."""
+        asked = self.request
+        if asked.role == "user":
+            if completion.finish == "error":
+                yield "failed"
+            elif fault := follow_up_fault(asked, completion.text, completion.finish):
+                yield Rejection(USER_TURN, fault)
+            return
+        query = asked.messages[-1].content
+        for check in filters:
+            seen = query, completion
+            if row.followups and isinstance(check, Judge):  # it needs to know what was said before
+                said = [row.query, row.answer, *row.followups[:-1]]
+                seen = "\n\n".join(said), completion
+            elif self.turns > 1 and isinstance(check, StatefulFilter):
+                if self.requests:
+                    continue
+                seen = row.query, replace(completion, text=row.text)
+            if reason := check(*seen):
+                yield reason
+
+
+def _sum(cost: float | None, more: float | None) -> float | None:
+    return None if cost is None or more is None else cost + more
 
 
 class RequestScheduler:
-    """Yields requests until the store holds the target, and takes their completions.
+    """Yields requests until the store holds the target, and turns their completions into rows.
 
     Attributes:
         stopped: Why no further requests are made: the `"queries"` ran out, the `"budget"` is
@@ -154,18 +238,19 @@ class RequestScheduler:
         max_tokens: int,
         budget: Budget,
         limits: Limits,
+        turns: int = 1,
     ) -> None:
         """Continue where the earlier runs of the store stopped."""
         self.stopped: str | None = None
         self._store = store
         self._target = target
         self._limits = limits
-        self._max_tokens = max_tokens
+        self._max_tokens = max(max_tokens, SELF_SAMPLING.max_tokens) if turns > 1 else max_tokens
         self._budget = budget
         self._failures = 0
         self._latest: deque[Completion] = deque(maxlen=_HEALTH_WINDOW)
-        self._waiting = new_requests(queries, prompts, store.asked, seed)
-        self._retries: deque[PendingRequest] = deque()
+        self._waiting = new_requests(queries, prompts, store.asked, seed, turns)
+        self._ready: deque[PendingRequest] = deque()  # to repeat or to continue
         self._pending: dict[str, PendingRequest] = {}
 
     @property
@@ -176,7 +261,7 @@ class RequestScheduler:
     def requests(self) -> Iterator[Request | None]:
         """Yield requests; None means that a completion must come before the next request."""
         while (kept := self._store.counts.kept) < self._target:
-            if self.stopped is None and kept + self.pending < self._target:
+            if kept + self.pending < self._target:
                 following = self._next()
                 if following is not None:
                     self._pending[following.request.id] = following
@@ -187,27 +272,32 @@ class RequestScheduler:
             yield None
 
     def stop(self, reason: str) -> None:
-        """Make no further requests; completions of pending requests are still taken."""
+        """Begin no further rows; those in progress are completed."""
         self.stopped = self.stopped or reason
 
-    def settle(self, completion: Completion) -> PendingRequest | None:
+    def settle(self, completion: Completion, filters: Sequence[Filter]) -> SampledRow | None:
         """Take a completion.
 
         Returns:
-            Its request; None if the request failed and will be repeated.
+            The finished row; None if the request failed and will be repeated, or if the row has
+            further turns.
 
         Raises:
             EngineError: Too many requests failed.
         """
         request = self._pending.pop(completion.id)
         self._latest.append(completion)
-        self._budget.settle(completion)
         if completion.finish != "error":
-            return request
+            row = request.take(completion, filters)
+            self._budget.settle(completion, None if row is not None else request.request)
+            if row is None:  # before rows that the budget cannot pay yet
+                self._ready.appendleft(request)
+            return row
+        self._budget.settle(completion)
         self._check_health()
         if request.tries < self._limits.retries and not completion.final:
             request.tries += 1
-            self._retries.append(request)
+            self._ready.append(request)
             return None
         self._failures += 1
         if self._failures > self._limits.failures:
@@ -215,18 +305,21 @@ class RequestScheduler:
                 f"{self._failures} rows failed after all retries, the last one because of "
                 f"{completion.error}: fix the cause or allow more failures; finished rows stay"
             )
-        return request
+        return request.take(completion, filters)
 
     def _next(self) -> PendingRequest | None:
         """Return the next affordable request; None if no request can be made now."""
-        request = self._retries.popleft() if self._retries else next(self._waiting, None)
+        if self._ready:
+            request: PendingRequest | None = self._ready.popleft()
+        else:
+            request = None if self.stopped else next(self._waiting, None)
         if request is None:
             if not self._pending:
                 self.stop("queries")
             return None
-        if self._budget.reserve(request.request, self._max_tokens):
+        if self._budget.reserve(request.request, self._max_tokens, request.requests):
             return request
-        self._retries.appendleft(request)
+        self._ready.appendleft(request)
         if not self._pending:
             self.stop("budget")
         return None
@@ -241,7 +334,7 @@ class RequestScheduler:
 
 
 def new_requests(
-    queries: Queries, prompts: PromptOptions, asked: set[str], seed: int
+    queries: Queries, prompts: PromptOptions, asked: set[str], seed: int, turns: int = 1
 ) -> Iterator[PendingRequest]:
     """Yield every row in order, except rows asked before and repeated queries."""
     seen: set[str] = set()
@@ -254,4 +347,4 @@ def new_requests(
         for answer in range(prompts.answers_per_query):
             number += 1
             if (f"{key}:{answer}" if answer else key) not in asked:
-                yield PendingRequest(number, query, prompts.request(query, answer, seed))
+                yield PendingRequest(number, query, prompts.request(query, answer, seed), turns)

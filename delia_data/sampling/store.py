@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ from delia_data.outputs import (
     write_json,
 )
 from delia_data.reading import read_records
-from delia_data.records import Record, read_record, write_record
+from delia_data.records import Message, Record, Role, read_record, write_record
 from delia_data.sampling.filters import are_looser, reasons_of
 
 _PLAN: Final = "plan.json"
@@ -67,6 +68,7 @@ _CUT_OFF: Final = {"truncated", "reasoning"}  # reasons that a higher limit may 
 _PAIRS: Final = "pairs-*.parquet"
 _GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl")
 
+_FOLLOWUP_ROLES: Final[tuple[Role, Role]] = ("user", "assistant")
 _REASONING: Final = b"reasoning"  # key of Parquet metadata: pairs whose reasoning was removed
 _GROUP: Final = 10_000  # rows of a Parquet row group
 _MESSAGE: Final = pa.struct([("role", pa.string()), ("content", pa.string())])
@@ -112,6 +114,7 @@ class SampledRow:
         system: System prompt of the query itself, if any; the run's is in the plan.
         thoughts: The reasoning, if the run keeps it; None otherwise.
         detail: Details of the reason, if the filter gives some.
+        followups: Turns after the first answer, the user's and the model's in alternation.
     """
 
     number: int
@@ -127,6 +130,18 @@ class SampledRow:
     system: str | None = None
     thoughts: str | None = None
     detail: str | None = None
+    followups: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All turns after the query, by which filters compare pairs."""
+        return "\n".join([self.answer, *self.followups])
+
+    @property
+    def last_exchange(self) -> tuple[str, str]:
+        """The user's last turn and the answer to it; an empty answer if there is none."""
+        turns = [self.query, self.answer, *self.followups]
+        return (turns[-2], turns[-1]) if len(turns) % 2 == 0 else (turns[-1], "")
 
 
 @dataclass
@@ -303,24 +318,25 @@ class PairStore:
         return is_finished(self.folder)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Yield the accepted queries and answers, oldest generation first."""
+        """Yield the first query of each accepted pair and all that follows, oldest first."""
         for file in sorted(self.folder.glob(_PAIRS)):
             for batch in pq.ParquetFile(file).iter_batches(1_000, columns=["messages"]):
                 for row in batch.to_pylist():
-                    record = read_record(row, "messages")
-                    yield record.query, record.answer
+                    yield query_and_rest(read_record(row, "messages"))
         for log in self._logs:
             for row, *_ in log.read():
                 if row.rejected is None:
-                    yield row.query, row.answer
+                    yield row.query, row.text
 
     def stored_answers(self) -> dict[str, Completion]:
         """Return the stored answers of reopened rows that need not be requested again, by row id.
 
-        Thoughts are not stored with rejected rows, so a run that keeps them has no such answers.
+        Thoughts are not stored with rejected rows, and conversations end where they are rejected,
+        so a run that keeps thoughts or has several turns has no such answers.
         """
         answers: dict[str, Completion] = {}
-        for number in range(0 if self._keep_reasoning else self._generation):
+        needs_more = self._keep_reasoning or "turns" in self._plan
+        for number in range(0 if needs_more else self._generation):
             judged = self._changes("judge", number) - self._changes("ask", number)
             file = _rejected_file(self.folder, number)
             if not judged or "had_reasoning" not in pq.read_schema(file).names:
@@ -464,6 +480,12 @@ class PairStore:
                 schema = schema.append(pa.field("reasoning", pa.string()))
             schema = schema.with_metadata({_REASONING: str(reasoning)} if reasoning else None)
             _write_parquet(_pairs_file(self.folder, self._generation), schema, pairs)
+
+
+def query_and_rest(record: Record) -> tuple[str, str]:
+    """Return the first query of a pair and all turns after it, as filters compare pairs."""
+    query, *rest = (turn.content for turn in record.messages if turn.role != "system")
+    return query, "\n".join(rest)
 
 
 def read_cache(path: str | os.PathLike[str]) -> list[Record]:
@@ -613,7 +635,9 @@ def _usage_columns(row: SampledRow) -> dict[str, Any]:
 
 
 def _pair_columns(row: SampledRow) -> dict[str, Any]:
-    record = Record.pair(row.query, row.answer, system=row.system)
+    pair = Record.pair(row.query, row.answer, system=row.system)
+    turns = zip(cycle(_FOLLOWUP_ROLES), row.followups, strict=False)
+    record = Record((*pair.messages, *(Message(role, text) for role, text in turns)))
     columns = {**write_record(record), "source_id": record.id, **_usage_columns(row)}
     return {**columns, "reasoning": row.thoughts}
 
@@ -621,6 +645,7 @@ def _pair_columns(row: SampledRow) -> dict[str, Any]:
 def _rejected_columns(row: SampledRow, with_texts: bool) -> dict[str, Any]:
     texts: dict[str, Any] = {}
     if with_texts:
-        texts = {"query": row.query, "answer": row.answer, "had_reasoning": row.reasoning}
+        query, answer = row.last_exchange
+        texts = {"query": query, "answer": answer, "had_reasoning": row.reasoning}
     reasons = {"reason": row.rejected, "detail": row.detail, "error": row.error}
     return {**reasons, **texts, **_usage_columns(row)}

@@ -121,7 +121,7 @@ def render_user_ids(
 
     Args:
         tokenizer: The tokenizer.
-        messages: The turns before: none, or a system turn.
+        messages: The turns before: none, a system turn, or a conversation that ends with an answer.
         opening: Text with which the user's turn begins.
 
     Raises:
@@ -133,7 +133,8 @@ def render_user_ids(
     if not mark_found:
         raise InputError(
             f"the chat template of {_name(tokenizer)} changes the user's turn, so the model cannot "
-            "continue it: generate queries with another model, or provide them"
+            "continue it: let another model write the user's turns, or provide the queries and "
+            "leave out turns (--turns)"
         )
     encoded: Any = tokenizer(before + opening, add_special_tokens=False)
     return [int(i) for i in encoded["input_ids"]]
