@@ -1,1 +1,1 @@
-"""Measurements beside other ways and beside the limit; `RESULTS.md` holds the last ones."""
+"""Benchmarks against other libraries and lower bounds; the latest results are in `RESULTS.md`."""

@@ -1,11 +1,10 @@
-"""A chat server on loopback that costs next to nothing, so that what is measured is its client.
+"""Chat server on loopback with precomputed answers, to measure the speed of clients.
 
-    with ChatServer(work) as server:
+    with ChatServer() as server:
         ...  # server.url, server.count()
 
-It runs in a process of its own: `python -m benchmarks._chat_server` prints its port, and serves
-until its standard input ends. Every answer has other words, so that none is a duplicate; they are
-made before the first request, and stay the same from run to run.
+`python -m benchmarks._chat_server` prints its port, and serves until its standard input ends. The
+25,000 answers differ, so that clients find no duplicates, and are the same in every run.
 """
 
 from __future__ import annotations
@@ -18,33 +17,33 @@ import subprocess
 import sys
 import urllib.request
 from collections import deque
-from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from benchmarks._process import ROOT
+
 __all__ = ["ChatServer"]
 
-_ROOT: Final = Path(__file__).parents[1]
-_ANSWERS: Final = 25_000  # after which they come again
+_ANSWERS: Final = 25_000  # then the first one follows again
 _SYLLABLES: Final = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "so", "tu", "va", "ze")
 
 
 class ChatServer:
-    """The server's process, while the block runs.
+    """Context manager that runs the server in its own process.
 
     Attributes:
-        url: Its address, up to `/v1`.
+        url: Base URL, up to `/v1`.
     """
 
     def __init__(self, *, words: int = 120, delay_s: float = 0.0) -> None:
-        """Settle how long its answers are, and how long they take."""
-        self._order = ["--words", str(words), "--delay-s", str(delay_s)]
+        """Set the length of the answers in words, and their delay."""
+        self._options = ["--words", str(words), "--delay-s", str(delay_s)]
         self.url = ""
 
     def __enter__(self) -> ChatServer:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks._chat_server", *self._order],
-            cwd=_ROOT,
+            [sys.executable, "-m", "benchmarks._chat_server", *self._options],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -62,7 +61,7 @@ class ChatServer:
         self._process.communicate()
 
     def count(self) -> int:
-        """How many chat requests came so far, whole ones."""
+        """Return the number of complete chat requests so far."""
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
             f"{self.url}/count", timeout=30
         ) as reply:
@@ -70,10 +69,10 @@ class ChatServer:
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1, as far as clients on the same machine need it."""
+    """The part of HTTP/1.1 that clients on the same machine need."""
 
-    def __init__(self, serve: _Serve) -> None:
-        self.serve = serve
+    def __init__(self, responder: _Responder) -> None:
+        self.responder = responder
         self.transport: asyncio.Transport
         self.buffer = b""
 
@@ -94,9 +93,9 @@ class _Connection(asyncio.Protocol):
         self.buffer = data[end + 4 + length :]
         closing = b"connection: close" in head
         if head.startswith(b"post"):
-            self.serve.chat(self.transport, closing)
+            self.responder.chat(self.transport, closing)
         else:
-            self._send(self.serve.about(head), closing)
+            self._send(self.responder.info(head), closing)
 
     def _send(self, reply: bytes, closing: bool) -> None:
         self.transport.write(reply)
@@ -104,8 +103,8 @@ class _Connection(asyncio.Protocol):
             self.transport.close()
 
 
-class _Serve:
-    """Counts requests, and has the answers."""
+class _Responder:
+    """Counts requests and answers them."""
 
     def __init__(self, words: int, delay_s: float) -> None:
         self.count = 0
@@ -120,7 +119,7 @@ class _Serve:
         else:
             self._answer(transport, closing)
 
-    def about(self, head: bytes) -> bytes:
+    def info(self, head: bytes) -> bytes:
         if b"/count" in head:
             return _reply({"count": self.count})
         return _reply({"object": "list", "data": [{"id": "stand-in", "object": "model"}]})
@@ -133,16 +132,19 @@ class _Serve:
 
 
 def _answers(words: int) -> list[bytes]:
-    draw = random.Random(0)
-    known = [f"{a}{b}{c}" for a in _SYLLABLES for b in _SYLLABLES for c in _SYLLABLES]
+    random_words = random.Random(0)
+    vocabulary = [f"{a}{b}{c}" for a in _SYLLABLES for b in _SYLLABLES for c in _SYLLABLES]
     usage = {"prompt_tokens": 12, "completion_tokens": words, "total_tokens": 12 + words}
-    made = []
+    replies = []
     for _ in range(_ANSWERS):
-        message = {"role": "assistant", "content": " ".join(draw.choices(known, k=words))}
+        message = {
+            "role": "assistant",
+            "content": " ".join(random_words.choices(vocabulary, k=words)),
+        }
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         head = {"id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": "stand-in"}
-        made.append(_reply({**head, "choices": [choice], "usage": usage}))
-    return made
+        replies.append(_reply({**head, "choices": [choice], "usage": usage}))
+    return replies
 
 
 def _reply(value: dict[str, object]) -> bytes:
@@ -153,8 +155,8 @@ def _reply(value: dict[str, object]) -> bytes:
 
 async def _main(words: int, delay_s: float) -> None:
     loop = asyncio.get_running_loop()
-    serve = _Serve(words, delay_s)
-    server = await loop.create_server(lambda: _Connection(serve), "127.0.0.1", 0, backlog=1024)
+    responder = _Responder(words, delay_s)
+    server = await loop.create_server(lambda: _Connection(responder), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
     server.close()

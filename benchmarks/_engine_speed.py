@@ -1,7 +1,7 @@
-"""Tokens a second of `sample()` beside the bare engine, and beside batches one after another.
+"""Compare the tokens/s of `sample()` with those of the engine alone and of consecutive batches.
 
-Runs in a process of its own, `PYTHON -m benchmarks._engine_speed transformers|vllm PROMPTS
-MAX_TOKENS ROUNDS`, where PYTHON has the engine; all ways take turns on one loaded model.
+The measurement has its own process: `PYTHON -m benchmarks._engine_speed transformers|vllm PROMPTS
+MAX_TOKENS ROUNDS`. PYTHON is an interpreter with the engine. All methods share one loaded model.
 """
 
 from __future__ import annotations
@@ -16,52 +16,53 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, Final
 
+from benchmarks._cases import log, take_turns
 from benchmarks._process import run_script
 from benchmarks._report import Spread, Target, table, target_table
 
 __all__ = ["engine_speed"]
 
 OURS: Final = "delia_data: sample()"
-BARE: Final = "the bare engine, all prompts at once"
-PAPER: Final = "batches of 128, one after another"
+BARE: Final = "engine alone, all prompts at once"
+PAPER: Final = "consecutive batches of 128"
 _BATCH: Final = 128
-_SORTED: Final = 32  # prompts of a batch of the bare transformers, sorted by length
+_SORTED_BATCH: Final = 32  # of transformers alone, prompts sorted by length
 _VLLM: Final = {"max_model_len": 1024, "max_num_seqs": 128}
 
-Way = Callable[[], list[int]]  # answers everything, and gives the lengths of the answers
+Method = Callable[[], list[int]]  # answers all prompts, and returns the lengths of the answers
 
 
 def engine_speed(work: Path, python: str, name: str, prompts: int, most: int, rounds: int) -> str:
-    """Run an engine's process, and give the section's text."""
+    """Run the process of an engine, and return the text of the section."""
     command = [python, "-m", "benchmarks._engine_speed", name, str(prompts), str(most), str(rounds)]
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # the unpacked model
     printed = run_script(command, environment={"XDG_CACHE_HOME": home}, work=work).printed
-    done = printed["rounds"]
+    rounds_run = printed["rounds"]
 
-    def ratio(of: str) -> Spread:
-        return Spread.of(each[OURS]["rate"] / each[of]["rate"] for each in done)
+    def ratio(method: str) -> Spread:
+        return Spread.of(each[OURS]["rate"] / each[method]["rate"] for each in rounds_run)
 
     targets = [
         Target(f"tokens/s, {OURS} / {BARE}", ratio(BARE), 0.97, at_least=True),
         Target(f"tokens/s, {OURS} / {PAPER}", ratio(PAPER), 1.2, at_least=True),
     ]
 
-    def per_cpu_s(way: str) -> str:
-        """Tokens a processor second; vLLM computes in processes of its own, unseen here."""
-        known = [each[way]["tokens"] / each[way]["cpu_s"] for each in done]
-        return Spread.of(known).text() if name == "transformers" else ""
+    def per_cpu_s(method: str) -> str:
+        """Return tokens per CPU second; unknown for vLLM, which computes in other processes."""
+        rates = [each[method]["tokens"] / each[method]["cpu_s"] for each in rounds_run]
+        return Spread.of(rates).text() if name == "transformers" else ""
 
     lines = [
         [
-            way,
-            Spread.of(each[way]["rate"] for each in done).text(),
-            per_cpu_s(way),
-            f"{Spread.of(each[way]['tokens'] for each in done).median:,.0f}",
-            ", ".join(f"{length:.0f}" for length in done[0][way]["quartiles"]),
+            method,
+            Spread.of(each[method]["rate"] for each in rounds_run).text(),
+            per_cpu_s(method),
+            f"{Spread.of(each[method]['tokens'] for each in rounds_run).median:,.0f}",
+            ", ".join(f"{length:.0f}" for length in rounds_run[0][method]["quartiles"]),
         ]
-        for way in (OURS, BARE, PAPER)
+        for method in (OURS, BARE, PAPER)
     ]
-    head = ["way", "tokens/s", "tokens per CPU s", "tokens", "answers' lengths, quartiles"]
+    head = ["method", "tokens/s", "tokens per CPU s", "tokens", "quartiles of answer lengths"]
     return f"{printed['about']}\n\n{target_table(targets)}\n\n{table(head, lines)}"
 
 
@@ -70,30 +71,29 @@ def _main(name: str, prompts: str, most: str, rounds: str) -> None:
     from delia_data.sampling import bundled_queries
 
     queries = bundled_queries(int(prompts))
-    ways, about = _ENGINES[name](queries, Sampling(max_tokens=int(most)))
-    done: list[dict[str, Any]] = []
-    for number in range(int(rounds)):
-        turn = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]
-        taken = {}
-        for way in turn:
+    methods, about = _ENGINES[name](queries, Sampling(max_tokens=int(most)))
+    rounds_run: list[dict[str, Any]] = []
+    for names in take_turns(list(methods), int(rounds)):
+        runs = {}
+        for method in names:
             cpu, began = time.process_time(), time.perf_counter()
-            lengths = ways[way]()
+            lengths = methods[method]()
             wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-            taken[way] = {
+            runs[method] = {
                 "rate": sum(lengths) / wall,
                 "cpu_s": cpu,
                 "tokens": sum(lengths),
                 "quartiles": quantiles(lengths, n=4),
             }
-            print(f"  {name}, {way}: {taken[way]}", file=sys.stderr, flush=True)
-        done.append(taken)
-    print(json.dumps({"about": about, "rounds": done}))
+            log(f"  {name}, {method}: {runs[method]}")
+        rounds_run.append(runs)
+    print(json.dumps({"about": about, "rounds": rounds_run}))
 
 
-def _sampled(engine: Any, queries: Sequence[Any], sampling: Any) -> Way:
-    """Sample into a new folder, all its files included."""
+def _sampled(engine: Any, queries: Sequence[Any], sampling: Any) -> Method:
+    """Return a method that samples into a new folder."""
 
-    def way() -> list[int]:
+    def method() -> list[int]:
         import pyarrow.parquet as pq
 
         from delia_data.sampling import sample
@@ -103,7 +103,7 @@ def _sampled(engine: Any, queries: Sequence[Any], sampling: Any) -> Way:
             files = Path(folder).glob("pairs-*.parquet")
             return [n for f in files for n in pq.read_table(f)["tokens"].to_pylist()]
 
-    return way
+    return method
 
 
 def _prompts(queries: Sequence[Any], tokenizer: Any) -> list[list[int]]:
@@ -113,7 +113,7 @@ def _prompts(queries: Sequence[Any], tokenizer: Any) -> list[list[int]]:
     return [render_ids(tokenizer, each, generate=True) for each in turns]
 
 
-def _transformers(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Way], str]:
+def _transformers(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Method], str]:
     import torch
 
     from delia_data.engines.transformers import TransformersEngine
@@ -142,19 +142,19 @@ def _transformers(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Way]
     def in_batches(ordered: list[list[int]], size: int) -> list[int]:
         return [n for at in range(0, len(ordered), size) for n in generate(ordered[at : at + size])]
 
-    ways = {
+    methods = {
         OURS: _sampled(TransformersEngine(model, tokenizer), queries, sampling),
-        BARE: lambda: in_batches(sorted(prompts, key=len), _SORTED),
+        BARE: lambda: in_batches(sorted(prompts, key=len), _SORTED_BATCH),
         PAPER: lambda: in_batches(prompts, _BATCH),
     }
     about = (
-        f"transformers on {torch.get_num_threads()} threads; the bare engine is `generate` in "
-        f"batches of {_SORTED}, prompts sorted by length."
+        f"transformers on {torch.get_num_threads()} threads; the engine alone runs "
+        f"`generate` in batches of {_SORTED_BATCH}, with prompts sorted by length."
     )
-    return ways, about
+    return methods, about
 
 
-def _vllm(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Way], str]:
+def _vllm(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Method], str]:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import vllm
@@ -171,12 +171,12 @@ def _vllm(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Way], str]:
     }
     bare = vllm.LLM(resolve_model(DEFAULT_MODEL), **settings)
     prompts = [{"prompt_token_ids": ids} for ids in _prompts(queries, tokenizer)]
-    how = vllm.SamplingParams(
+    params = vllm.SamplingParams(
         temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens
     )
 
-    def generate(some: list[Any]) -> list[int]:
-        outputs = bare.generate(some, how, use_tqdm=False)
+    def generate(batch: list[Any]) -> list[int]:
+        outputs = bare.generate(batch, params, use_tqdm=False)
         return [len(output.outputs[0].token_ids) for output in outputs]
 
     def in_batches() -> list[int]:
@@ -184,16 +184,16 @@ def _vllm(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Way], str]:
             n for at in range(0, len(prompts), _BATCH) for n in generate(prompts[at : at + _BATCH])
         ]
 
-    ways = {
+    methods = {
         OURS: _sampled(VllmEngine(DEFAULT_MODEL, bare.llm_engine, tokenizer), queries, sampling),
         BARE: lambda: generate(prompts),
         PAPER: in_batches,
     }
-    held = _VLLM["max_num_seqs"]
-    return (
-        ways,
-        f"vLLM {vllm.__version__} on a CPU, {held} answers at once; the same engine for all.",
+    about = (
+        f"vLLM {vllm.__version__} on a CPU, {_VLLM['max_num_seqs']} concurrent sequences; all "
+        f"methods share one engine."
     )
+    return methods, about
 
 
 _ENGINES: Final = {"transformers": _transformers, "vllm": _vllm}

@@ -1,4 +1,4 @@
-"""Environments of the peers that sampling is measured beside: one each, made once and kept."""
+"""Virtual environments of the libraries that sampling is compared with."""
 
 from __future__ import annotations
 
@@ -15,40 +15,42 @@ class Environment:
     """A virtual environment.
 
     Attributes:
-        name: What its folder is called.
-        packages: What is installed into it.
+        name: Name of its folder.
+        packages: Requirements to install.
     """
 
     name: str
     packages: tuple[str, ...]
 
     def python(self, work: Path) -> str:
-        """Its interpreter; the environment is made where it is not there.
+        """Return the path of its interpreter, and create the environment first if needed.
 
         Raises:
-            RuntimeError: It cannot be made.
+            RuntimeError: The environment could not be created.
         """
         folder = work / "environments" / self.name
         ready = folder / "ready"
-        wanted = "\n".join(self.packages)
+        requirements = "\n".join(self.packages)
         python = folder / "bin" / "python"
-        if ready.exists() and ready.read_text() == wanted:
+        if ready.exists() and ready.read_text() == requirements:
             return str(python)
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(folder)],
             [str(python), "-m", "pip", "install", "-q", *self.packages],
         ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"no environment for {self.name}:\n{done.stderr[-2000:]}")
-        ready.write_text(wanted)
+            process = subprocess.run(command, capture_output=True, text=True, check=False)
+            if process.returncode:
+                raise RuntimeError(
+                    f"could not create the environment {self.name}:\n{process.stderr[-2000:]}"
+                )
+        ready.write_text(requirements)
         return str(python)
 
 
-# Its own extra for inference would bring vLLM and SGLang along; the endpoint server needs neither.
+# datatrove's extra for inference also installs vLLM and SGLang, which an endpoint does not need.
 DATATROVE = Environment(
     "datatrove", ("datatrove[io]==0.10.1", "aiofiles", "aiosqlite", "httpx", "numpy<2.3", "pandas")
 )
 CURATOR = Environment("curator", ("bespokelabs-curator==0.1.31",))
-# It imports requests without asking for it.
+# distilabel imports requests without requiring it.
 DISTILABEL = Environment("distilabel", ("distilabel[openai]==1.5.3", "requests"))

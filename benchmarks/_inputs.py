@@ -1,7 +1,7 @@
-"""The files that the benchmark mixes: task rows that name `<sep>`, and pairs, as JSON Lines.
+"""Create the JSON Lines files that the benchmark mixes: task rows that name `<sep>`, and pairs.
 
-Rows are made of numbered fragments of text drawn by a seeded generator: the same bytes everywhere,
-no two rows alike, about 600 bytes a pair, with the escapes and accents that real answers have.
+A seeded generator draws numbered fragments of text. The bytes are the same on every machine and all
+rows differ. A pair has about 600 bytes, with escapes and accents as in real answers.
 """
 
 from __future__ import annotations
@@ -15,46 +15,25 @@ from typing import Final
 
 __all__ = ["Inputs", "make_inputs"]
 
-_VERSION: Final = 1  # in the file names: raise it when the rows change
-_FRAGMENTS: Final = 1 << 16  # 4.6 MB of text in all, so that it compresses as prose does
+_VERSION: Final = 1  # in the file names; increase it when the rows change
+_FRAGMENTS: Final = 1 << 16  # 4.6 MB of text, which compresses about as well as prose
 _WORDS: Final = 8_000
 _BITS: Final = _FRAGMENTS.bit_length() - 1
-_IN_QUERY, _IN_ANSWER = 2, 5  # fragments
-_CHUNK: Final = 10_000  # rows written at once
-_SYLLABLES: Final = [
-    "ba",
-    "ce",
-    "di",
-    "fo",
-    "gu",
-    "ha",
-    "je",
-    "ki",
-    "lo",
-    "mu",
-    "na",
-    "pe",
-    "ri",
-    "so",
-    "tu",
-    "va",
-    "we",
-    "xi",
-    "yo",
-    "zé",
-]
+_QUERY_FRAGMENTS, _ANSWER_FRAGMENTS = 2, 5
+_CHUNK: Final = 10_000  # rows per write
+_SYLLABLES: Final = "ba ce di fo gu ha je ki lo mu na pe ri so tu va we xi yo zé"
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What every candidate is given.
+    """Inputs of every candidate.
 
     Attributes:
-        task: JSON Lines of task rows, `{"messages": [...]}`.
-        cache: JSON Lines of pairs in the same form.
-        task_rows: Rows in `task`.
-        pairs: Rows in `cache`.
-        ratio: Pairs to take for each task row.
+        task: JSON Lines file of task rows, `{"messages": [...]}`.
+        cache: JSON Lines file of pairs in the same form.
+        task_rows: Number of rows in `task`.
+        pairs: Number of rows in `cache`.
+        ratio: Pairs per task row.
     """
 
     task: str
@@ -64,18 +43,18 @@ class Inputs:
     ratio: int
 
     @property
-    def picked(self) -> int:
-        """Pairs that an exact mixture takes."""
+    def selected_pairs(self) -> int:
+        """Number of pairs in an exact mixture."""
         return self.ratio * self.task_rows
 
     @property
     def rows(self) -> int:
-        """Rows of an exact mixture."""
-        return self.task_rows + self.picked
+        """Number of rows in an exact mixture."""
+        return self.task_rows + self.selected_pairs
 
 
 def make_inputs(folder: Path, *, task_rows: int, pairs: int, ratio: int) -> Inputs:
-    """Write the two files, or keep those that an earlier run wrote into the folder."""
+    """Write the two files, unless an earlier run has written them into the folder."""
     task = folder / f"task-{task_rows}-v{_VERSION}.jsonl"
     cache = folder / f"pairs-{pairs}-v{_VERSION}.jsonl"
     _write(task, _task_lines(task_rows))
@@ -84,7 +63,7 @@ def make_inputs(folder: Path, *, task_rows: int, pairs: int, ratio: int) -> Inpu
 
 
 def _write(path: Path, lines: Iterator[str]) -> None:
-    """Write the lines where the file is not there yet; it appears only when all of it is."""
+    """Write the lines into a new file, which gets its name when it is complete."""
     if path.exists():
         return
     part = path.with_suffix(".part")
@@ -101,23 +80,23 @@ def _task_lines(count: int) -> Iterator[str]:
 
 
 def _pair_lines(count: int) -> Iterator[str]:
-    """Lines of `count` pairs, many in each string; `<sep>` stands in none of them."""
-    draw = random.Random(0)
-    words = ["".join(draw.choices(_SYLLABLES, k=draw.randint(1, 4))) for _ in range(_WORDS)]
+    """Yield the lines of `count` pairs in large blocks; none of them names `<sep>`."""
+    draw, syllables = random.Random(0), _SYLLABLES.split()
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(_WORDS)]
     fragments = [_fragment(draw, words) for _ in range(_FRAGMENTS)]
-    picks = range(0, _BITS * (_IN_QUERY + _IN_ANSWER), _BITS)
+    shifts = range(0, _BITS * (_QUERY_FRAGMENTS + _ANSWER_FRAGMENTS), _BITS)
     for begin in range(0, count, _CHUNK):
         lines = []
         for index in range(begin, min(begin + _CHUNK, count)):
-            bits = draw.getrandbits(_BITS * len(picks))
-            texts = [fragments[bits >> shift & (_FRAGMENTS - 1)] for shift in picks]
-            query, answer = texts[:_IN_QUERY], texts[_IN_QUERY:]
+            bits = draw.getrandbits(_BITS * len(shifts))
+            texts = [fragments[bits >> shift & (_FRAGMENTS - 1)] for shift in shifts]
+            query, answer = texts[:_QUERY_FRAGMENTS], texts[_QUERY_FRAGMENTS:]
             lines.append(_line(f"Question {index}: {''.join(query)}", "".join(answer)))
         yield "".join(lines)
 
 
 def _fragment(draw: random.Random, words: list[str]) -> str:
-    """About 70 characters of words, escaped as inside a JSON string."""
+    """Return about 70 characters of text, escaped for a JSON string."""
     head, tail = (" ".join(draw.choices(words, k=6)) for _ in range(2))
     mark = draw.choice([",", ";", ":\n-", '"', " \\"])
     return _json_text(f"{head}{mark} {tail}. ".capitalize())
@@ -128,7 +107,7 @@ def _json_text(text: str) -> str:
 
 
 def _line(query: str, answer: str) -> str:
-    """One row; both texts are escaped already."""
+    """Return a row; both texts must be escaped."""
     return (
         f'{{"messages": [{{"role": "user", "content": "{query}"}}, '
         f'{{"role": "assistant", "content": "{answer}"}}]}}\n'

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: is every row there once, and how much was asked twice?"""
+"""Kill a sampling run at random moments, and count its rows and its requests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from benchmarks._cases import log
 from benchmarks._chat_server import ChatServer
 from benchmarks._orchestration import QUERY
 from benchmarks._process import ROOT
@@ -23,63 +24,62 @@ __all__ = ["kills"]
 
 _CONCURRENCY: Final = 64
 _KILLS: Final = 20
-_DELAY_S: Final = 0.02  # of an answer
+_DELAY_S: Final = 0.02  # per answer
 _POLL_S: Final = 0.005
 
 
-def kills(work: Path, rows: int, seed: int = 0) -> str:
-    """Kill a run twenty times, let it finish, and give the section's text."""
-    draw = random.Random(seed)
-    moments = sorted(draw.randrange(rows) for _ in range(_KILLS))
+def kills(work: Path, rows: int) -> str:
+    """Kill a run twenty times, let it finish, and return the text of the section."""
+    generator = random.Random(0)
+    moments = sorted(generator.randrange(rows) for _ in range(_KILLS))
     gaps = [1 + moment - before for before, moment in zip([0, *moments], moments, strict=False)]
-    killed = []
+    counts = []
     with (
         tempfile.TemporaryDirectory(dir=work, prefix="kills-") as folder,
         ChatServer(delay_s=_DELAY_S) as server,
     ):
         queries = Path(folder) / "queries.jsonl"
         queries.write_text("".join(f"{json.dumps(QUERY.format(i))}\n" for i in range(rows)))
-        script = [sys.executable, "-m", "benchmarks.peers.ours"]
+        script = [sys.executable, "-m", "benchmarks.peers.delia"]
         command = [*script, server.url, str(queries), folder, str(_CONCURRENCY), "bare"]
         for gap in gaps:
-            killed.append(_killed(command, server, gap))
-            print(f"  killed after {killed[-1]:,} requests", file=sys.stderr)
+            counts.append(_run_and_kill(command, server, gap))
+            log(f"  killed after {counts[-1]:,} requests")
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        asked = server.count()
-        found = Counter(record.query for record in read_cache(Path(folder) / "cache"))
-    once = sum(found[QUERY.format(i)] == 1 for i in range(rows))
+        requests = server.count()
+        records = Counter(record.query for record in read_cache(Path(folder) / "cache"))
+    once = sum(records[QUERY.format(i)] == 1 for i in range(rows))
     most = rows + _KILLS * _CONCURRENCY
     targets = [
-        Target("rows that are there exactly once", Spread.of([once]), rows, "", at_least=True),
-        Target("rows altogether", Spread.of([found.total()]), rows, ""),
-        Target("requests that the server counted", Spread.of([asked]), most, ""),
+        Target("rows present exactly once", Spread.of([once]), rows, "", at_least=True),
+        Target("rows in total", Spread.of([records.total()]), rows, ""),
+        Target("requests counted by the server", Spread.of([requests]), most, ""),
     ]
     facts = [
         ["rows", f"{rows:,}"],
-        ["requests at once", str(_CONCURRENCY)],
-        ["an answer takes", f"{1000 * _DELAY_S:g} ms"],
+        ["concurrent requests", str(_CONCURRENCY)],
+        ["latency of an answer", f"{1000 * _DELAY_S:g} ms"],
         ["kills", str(_KILLS)],
-        ["requests counted at each kill", ", ".join(f"{count:,}" for count in killed)],
-        ["requests asked again", f"{asked - rows:,}"],
+        ["requests counted at each kill", ", ".join(f"{count:,}" for count in counts)],
+        ["repeated requests", f"{requests - rows:,}"],
     ]
     return f"{target_table(targets)}\n\n{table(['', ''], facts)}"
 
 
-def _killed(command: list[str], server: ChatServer, gap: int) -> int:
-    """Start a run, and kill it when it has sent so many requests; give how many came so far.
+def _run_and_kill(command: list[str], server: ChatServer, gap: int) -> int:
+    """Start a run, kill it after `gap` more requests, and return the server's count of requests.
 
     Raises:
-        RuntimeError: It ended by itself.
+        RuntimeError: The run ended before it was killed.
     """
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     before = server.count()
     while (count := server.count()) < before + gap:
         if process.poll() is not None:
-            raise RuntimeError(f"the run ended by itself ({process.returncode})")
+            break
         time.sleep(_POLL_S)
     process.kill()
-    process.wait()
-    if process.returncode != -9:
-        raise RuntimeError(f"the run ended before the kill ({process.returncode})")
+    if process.wait() != -9:
+        raise RuntimeError(f"the run ended before it was killed, with code {process.returncode}")
     os.sync()
     return count

@@ -1,4 +1,4 @@
-"""What it costs to ask a chat server for many answers and keep them: ours, peers, a bare loop."""
+"""Measure the overhead of clients that request many answers from a chat server and store them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks._cases import log, take_turns
 from benchmarks._chat_server import ChatServer
 from benchmarks._environments import CURATOR, DATATROVE, DISTILABEL, Environment
 from benchmarks._process import run_script
@@ -31,57 +32,59 @@ _QUIET: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to ask.
+    """A client to measure.
 
     Attributes:
-        name: What the tables call it.
-        script: Its module in `benchmarks.peers`.
-        options: What the script is told.
-        environment: Where it runs; here where there is none.
-        part: The part of the rows that it gets, as slow ones would take long.
-        note: What to know of how it is set up.
+        name: Name in the tables.
+        script: Module in `benchmarks.peers`.
+        options: Options of the script.
+        environment: Its virtual environment; None for the current one.
+        divisor: Divisor of the number of rows, to shorten the runs of slow clients.
+        note: Setup.
     """
 
     name: str
     script: str
     options: tuple[str, ...] = ()
     environment: Environment | None = None
-    part: int = 1
+    divisor: int = 1
     note: str = ""
 
 
 OURS: Final = Candidate(
-    "delia_data", "ours", ("bare",), note="those filters alone that every cache goes through"
+    "delia_data", "delia", ("bare",), note="only the filters that every cache has"
 )
-FILTERED: Final = Candidate("delia_data, default filters", "ours", note="near duplicates included")
-BARE: Final = Candidate("bare aiohttp loop", "bare", note="no retries, no resume, no sync")
+FILTERED: Final = Candidate(
+    "delia_data, default filters", "delia", note="with the filter of near duplicates"
+)
+BARE: Final = Candidate("bare aiohttp loop", "bare", note="no retries, no resume, no fsync")
 PEERS: Final = (
     Candidate(
         "datatrove 0.10.1",
         "datatrove",
         environment=DATATROVE,
-        note="a new connection for each request; nothing can be resumed",
+        note="new connection for each request; no resume",
     ),
     Candidate(
         "datatrove 0.10.1, checkpoints",
         "datatrove",
         ("checkpoint",),
         DATATROVE,
-        part=3,
-        note="checkpoints of 6,000 rows (its default), requests cached",
+        divisor=3,
+        note="checkpoints of 6,000 rows (default); caches requests",
     ),
     Candidate(
         "curator 0.1.31",
         "curator",
         environment=CURATOR,
-        part=3,
-        note="its cache on, as by default, in a new folder; limits out of reach; telemetry off",
+        divisor=3,
+        note="cache on (default), in a new folder; no rate limits; telemetry off",
     ),
     Candidate(
         "distilabel 1.5.3",
         "distilabel",
         environment=DISTILABEL,
-        part=3,
+        divisor=3,
         note="batches of 128; cache off",
     ),
 )
@@ -90,7 +93,7 @@ CANDIDATES: Final = (OURS, FILTERED, BARE, *PEERS)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run took."""
+    """Measurements of a run."""
 
     rows: int
     wall_s: float
@@ -99,15 +102,15 @@ class Run:
 
     @property
     def rate(self) -> float:
-        """Rows a second."""
+        """Rows per second."""
         return self.rows / self.wall_s
 
     def text(self) -> str:
-        """For the eye, while it goes on."""
-        return f"{self.rate:,.0f} rows/s, {1000 * self.cpu_s / self.rows:.3f} CPU s a thousand"
+        """Format for the progress output."""
+        return f"{self.rate:,.0f} rows/s, {1000 * self.cpu_s / self.rows:.3f} CPU s per 1,000 rows"
 
 
-# The second hardly depends on what else the machine does.
+# CPU time depends little on other processes of the machine.
 _RATES: Final[dict[str, Callable[[Run], float]]] = {
     "rows/s": lambda run: run.rate,
     "rows per CPU s": lambda run: run.rows / run.cpu_s,
@@ -115,59 +118,60 @@ _RATES: Final[dict[str, Callable[[Run], float]]] = {
 
 
 def orchestration(work: Path, rows: int, rounds: int) -> str:
-    """Let all of them take turns at one server, and give the section's text."""
+    """Measure all clients in turns, and return the text of the section."""
     pythons = {
         candidate: candidate.environment.python(work) if candidate.environment else sys.executable
         for candidate in CANDIDATES
     }
-    done: list[dict[Candidate, Run]] = []
-    for number in range(rounds):
-        begin = number % len(CANDIDATES)
+    finished: list[dict[Candidate, Run]] = []
+    for number, candidates in enumerate(take_turns(CANDIDATES, rounds), start=1):
         runs = {}
-        for candidate in (*CANDIDATES[begin:], *CANDIDATES[:begin]):
+        for candidate in candidates:
             run = runs[candidate] = _run(candidate, pythons[candidate], rows, work)
-            print(f"  round {number + 1}, {candidate.name}: {run.text()}", file=sys.stderr)
-        done.append(runs)
-    return "\n\n".join([target_table(_targets(done)), _table(done), _notes()])
+            log(f"  round {number}, {candidate.name}: {run.text()}")
+        finished.append(runs)
+    setup = table(["candidate", "setup"], [[each.name, each.note] for each in CANDIDATES])
+    return "\n\n".join([target_table(_targets(finished)), _table(finished), setup])
 
 
 def _run(candidate: Candidate, python: str, rows: int, work: Path) -> Run:
-    """Run one in a new folder, against a server that has just started."""
+    """Run a client in a new folder with a new server."""
     folder = Path(tempfile.mkdtemp(dir=work, prefix="run-"))
     try:
         queries = folder / "queries.jsonl"
-        count = rows // candidate.part
+        count = rows // candidate.divisor
         queries.write_text("".join(f"{json.dumps(QUERY.format(i))}\n" for i in range(count)))
         with ChatServer() as server:
             script = f"benchmarks.peers.{candidate.script}"
-            order = [server.url, str(queries), str(folder), str(CONCURRENCY), *candidate.options]
-            ran = run_script([python, "-m", script, *order], environment=_QUIET, work=work)
-        return Run(**ran.printed, peak_mib=ran.peak_mib)
+            arguments = [server.url, str(queries), str(folder), str(CONCURRENCY)]
+            command = [python, "-m", script, *arguments, *candidate.options]
+            result = run_script(command, environment=_QUIET, work=work)
+        return Run(**result.printed, peak_mib=result.peak_mib)
     finally:
         shutil.rmtree(folder)
 
 
-def _targets(done: list[dict[Candidate, Run]]) -> list[Target]:
-    """Of ours without the filters that no other has; by the clock, and by processor time."""
-    found = []
-    for what, rate in _RATES.items():
-        peers = Spread.of(rate(runs[OURS]) / max(rate(runs[p]) for p in PEERS) for runs in done)
-        bare = Spread.of(rate(runs[OURS]) / rate(runs[BARE]) for runs in done)
-        found += [
-            Target(f"{what}, {OURS.name} / the best peer", peers, 3, at_least=True),
-            Target(f"{what}, {OURS.name} / {BARE.name}", bare, 0.6, at_least=True),
+def _targets(finished: list[dict[Candidate, Run]]) -> list[Target]:
+    """Return the targets of delia_data without the filters that only it has."""
+    targets = []
+    for name, rate in _RATES.items():
+        peers = Spread.of(rate(runs[OURS]) / max(rate(runs[p]) for p in PEERS) for runs in finished)
+        bare = Spread.of(rate(runs[OURS]) / rate(runs[BARE]) for runs in finished)
+        targets += [
+            Target(f"{name}, {OURS.name} / best peer", peers, 3, at_least=True),
+            Target(f"{name}, {OURS.name} / {BARE.name}", bare, 0.6, at_least=True),
         ]
-    return found
+    return targets
 
 
-def _table(done: list[dict[Candidate, Run]]) -> str:
+def _table(finished: list[dict[Candidate, Run]]) -> str:
     head = ["candidate", "rows", "rows/s", "CPU s per 1,000 rows", "peak MiB"]
-    head += [f"{what}, / {BARE.name}" for what in _RATES]
+    head += [f"{name} / {BARE.name}" for name in _RATES]
     lines = []
     for candidate in CANDIDATES:
-        runs = [each[candidate] for each in done]
+        runs = [each[candidate] for each in finished]
         ratios = [
-            Spread.of(rate(each[candidate]) / rate(each[BARE]) for each in done).text("x")
+            Spread.of(rate(each[candidate]) / rate(each[BARE]) for each in finished).text("x")
             for rate in _RATES.values()
         ]
         lines.append(
@@ -181,7 +185,3 @@ def _table(done: list[dict[Candidate, Run]]) -> str:
             ]
         )
     return table(head, lines)
-
-
-def _notes() -> str:
-    return table(["candidate", "how it is set up"], [[each.name, each.note] for each in CANDIDATES])

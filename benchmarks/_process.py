@@ -1,7 +1,8 @@
-"""Runs a script in a process of its own, and says what it printed and how much memory it took.
+"""Run scripts in their own processes, and measure their peak memory.
 
-Linux alone: memory is what the process and its children hold of their own, shared pages counted
-once, mapped files left out; it is read from `/proc` at most ten times a second.
+Linux only. Memory is read from `/proc`, at most ten times per second: private pages and shared
+anonymous pages of the process and its children. Shared pages are counted once, mapped files are
+not counted.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["ROOT", "Ran", "own_mib", "run_script"]
+__all__ = ["ROOT", "ScriptResult", "own_mib", "run_script", "status_mib"]
 
 ROOT: Final = Path(__file__).parents[1]
-_SAMPLE_S: Final = 0.1
-_REST: Final = 100  # times what a look takes, until the next
-_TAIL: Final = 3000  # characters of what went wrong
+_INTERVAL_S: Final = 0.1
+_PAUSE_FACTOR: Final = 100  # least pause, as a multiple of the time that a reading takes
+_ERROR_CHARACTERS: Final = 3000
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """What a script printed as JSON on its last line, and its peak of memory in MiB."""
+class ScriptResult:
+    """Result of a script.
+
+    Attributes:
+        printed: JSON object on the last line of its standard output.
+        peak_mib: Peak memory in MiB.
+    """
 
     printed: dict[str, Any]
     peak_mib: float
@@ -35,16 +41,16 @@ class Ran:
 
 def run_script(
     command: Sequence[str], *, environment: Mapping[str, str] | None = None, work: Path
-) -> Ran:
-    """Run a command from the repository's root.
+) -> ScriptResult:
+    """Run a command from the root of the repository.
 
     Args:
-        command: The program and its arguments.
-        environment: Variables to set beside those that are.
-        work: Folder for what it writes elsewhere than it is told.
+        command: Program and arguments.
+        environment: Additional environment variables.
+        work: Folder for the temporary home folder of the process.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: The command failed.
     """
     with tempfile.TemporaryDirectory(dir=work, prefix="home-") as home:
         variables = {**os.environ, "HOME": home, "TMPDIR": home, "HF_HUB_OFFLINE": "1"}
@@ -57,65 +63,71 @@ def run_script(
                 stderr=errors,
                 text=True,
             )
-            watch = _Watch(process.pid)
+            monitor = _MemoryMonitor(process.pid)
             printed, _ = process.communicate()
-            peak = watch.end()
+            peak = monitor.stop()
             errors.seek(0)
             if process.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{errors.read()[-_TAIL:]}")
-    return Ran(json.loads(printed.splitlines()[-1]), peak)
+                message = errors.read()[-_ERROR_CHARACTERS:]
+                raise RuntimeError(f"{' '.join(command)} failed:\n{message}")
+    return ScriptResult(json.loads(printed.splitlines()[-1]), peak)
 
 
 def own_mib() -> float:
-    """What this process holds of its own, mapped files left out, in MiB."""
-    return _fields(Path("/proc/self/status"), "RssAnon", "RssShmem")
+    """Return the resident memory of this process in MiB, without mapped files."""
+    return status_mib("RssAnon", "RssShmem")
 
 
-class _Watch:
-    """Follows the memory of a process and its children."""
+def status_mib(*names: str) -> float:
+    """Return the sum of fields of `/proc/self/status` in MiB."""
+    return _sum_mib(Path("/proc/self/status"), names)
+
+
+class _MemoryMonitor:
+    """Measures the memory of a process and its children in a thread."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._peak = 0.0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def end(self) -> float:
-        """Stop, and give the peak in MiB."""
+    def stop(self) -> float:
+        """Stop the thread, and return the peak in MiB."""
         self._ended.set()
         self._thread.join()
         return self._peak
 
-    def _follow(self) -> None:
-        pause = _SAMPLE_S
+    def _run(self) -> None:
+        pause = _INTERVAL_S
         while not self._ended.wait(pause):
             began = time.perf_counter()
-            self._peak = max(self._peak, sum(map(_held_mib, _family(self._pid))))
-            # Counting pages of large processes takes long, and holds them up.
-            pause = max(_SAMPLE_S, _REST * (time.perf_counter() - began))
+            self._peak = max(self._peak, sum(map(_process_mib, _descendants(self._pid))))
+            # The kernel blocks a large process while it counts its pages.
+            pause = max(_INTERVAL_S, _PAUSE_FACTOR * (time.perf_counter() - began))
 
 
-def _family(pid: int) -> list[int]:
-    """A process and all that came of it."""
-    found = [pid]
-    for one in found:
+def _descendants(pid: int) -> list[int]:
+    """Return the process and all its descendants."""
+    pids = [pid]
+    for each in pids:
         try:
-            for task in Path(f"/proc/{one}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-        except OSError:  # it ended meanwhile
+            for task in Path(f"/proc/{each}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
+        except OSError:  # the process has ended
             continue
-    return found
+    return pids
 
 
-def _held_mib(pid: int) -> float:
+def _process_mib(pid: int) -> float:
     try:
-        return _fields(Path(f"/proc/{pid}/smaps_rollup"), "Pss_Anon", "Pss_Shmem")
+        return _sum_mib(Path(f"/proc/{pid}/smaps_rollup"), ("Pss_Anon", "Pss_Shmem"))
     except OSError:
         return 0.0
 
 
-def _fields(path: Path, *names: str) -> float:
-    """Sum of lines such as `RssAnon:    10888 kB`, in MiB."""
+def _sum_mib(path: Path, names: Sequence[str]) -> float:
+    """Return the sum of lines such as `RssAnon:    10888 kB`, in MiB."""
     lines = (line.split() for line in path.read_text().splitlines())
     return sum(int(line[1]) for line in lines if line[0].rstrip(":") in names) / 1024

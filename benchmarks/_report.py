@@ -1,4 +1,4 @@
-"""Markdown of the measurements: tables, the targets, and `RESULTS.md` section by section."""
+"""Markdown of benchmarks: tables, targets, and the sections of `RESULTS.md`."""
 
 from __future__ import annotations
 
@@ -13,77 +13,87 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-__all__ = ["Spread", "Target", "header", "now", "replace_section", "table", "target_table"]
+__all__ = [
+    "RESULTS",
+    "Spread",
+    "Target",
+    "header",
+    "now",
+    "replace_section",
+    "table",
+    "target_table",
+]
 
+RESULTS: Final = Path(__file__).with_name("RESULTS.md")
 _LIBRARIES: Final = ("delia_data", "datasets", "duckdb", "pyarrow", "trl", "transformers")
-_TITLE: Final = "# Results"
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median, least and greatest of one figure over the rounds."""
+    """Median, minimum and maximum of a measurement over the rounds."""
 
     median: float
-    least: float
-    greatest: float
+    minimum: float
+    maximum: float
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Sum up the values of the rounds."""
-        known = list(values)
-        return cls(median(known), min(known), max(known))
+        """Summarize the values of the rounds."""
+        rounds = list(values)
+        return cls(median(rounds), min(rounds), max(rounds))
 
     def text(self, unit: str = "") -> str:
-        """Such as `5.31x (5.02–5.40)`, and `5.31x` after a single round."""
-        alone = _number(self.median) + unit
-        if self.least == self.greatest:
-            return alone
-        return f"{alone} ({_number(self.least)}–{_number(self.greatest)})"
+        """Format as `5.31x (5.02–5.40)`, or as `5.31x` if all rounds agree."""
+        middle = _number(self.median) + unit
+        if self.minimum == self.maximum:
+            return middle
+        return f"{middle} ({_number(self.minimum)}–{_number(self.maximum)})"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One target, and the figure that was measured.
+    """A target and its measurement.
 
     Attributes:
-        what: What is compared with what.
-        figure: The measured figure; its median is judged.
-        bound: The figure that is wanted.
-        unit: Unit of both, such as `x`.
-        at_least: Whether `bound` is the least that is wanted, or the most.
+        metric: Name of the metric, for example `build, datasets / delia_mix`.
+        measured: Measurement; its median is compared with the bound.
+        bound: Bound of the target.
+        unit: Unit of both, for example `x`.
+        at_least: Whether `bound` is a minimum; otherwise it is a maximum.
     """
 
-    what: str
-    figure: Spread
+    metric: str
+    measured: Spread
     bound: float
     unit: str = "x"
     at_least: bool = False
 
     @property
     def met(self) -> bool:
-        """Whether the median keeps to the bound."""
-        got = self.figure.median
-        return got >= self.bound if self.at_least else got <= self.bound
+        """Whether the median is within the bound."""
+        middle = self.measured.median
+        return middle >= self.bound if self.at_least else middle <= self.bound
 
     def cells(self) -> list[str]:
-        """The row of this target in a table."""
-        wanted = f"at {'least' if self.at_least else 'most'} {self.bound:g}{self.unit}"
-        return [self.what, self.figure.text(self.unit), wanted, "met" if self.met else "NOT MET"]
+        """Return the cells of its table row."""
+        bound = f"at {'least' if self.at_least else 'most'} {self.bound:g}{self.unit}"
+        result = "met" if self.met else "NOT MET"
+        return [self.metric, self.measured.text(self.unit), bound, result]
 
 
 def target_table(targets: Sequence[Target]) -> str:
-    """The targets, one a line, each met or not."""
-    return table(["target", "figure", "wanted", "outcome"], [target.cells() for target in targets])
+    """Return a Markdown table of targets and whether they are met."""
+    return table(["metric", "measured", "target", "result"], [each.cells() for each in targets])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def header() -> str:
-    """What was measured on what: processor, memory, versions."""
+    """Return the title, the machine and the versions of the libraries."""
     rows = [
         ["last run (UTC)", now()],
         ["processor", f"{_processor()}, {len(os.sched_getaffinity(0))} cores"],
@@ -91,31 +101,31 @@ def header() -> str:
         ["Python", platform.python_version()],
         ["libraries", ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)],
     ]
-    return f"{_TITLE}\n\n`make bench` writes this file.\n\n{table(['', ''], rows)}"
+    return f"# Results\n\n`make bench` writes this file.\n\n{table(['', ''], rows)}"
 
 
 def now() -> str:
-    """Date and time to the minute, in UTC."""
+    """Return the date and time in UTC, to the minute."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def replace_section(path: Path, title: str, body: str, order: Sequence[str] = ()) -> None:
-    """Write the section `## title` into the file, with a new header; other sections stay.
+def replace_section(path: Path, title: str, body: str) -> None:
+    """Write the section `## title` and a new header; other sections stay as they are.
 
-    Sections stand in the given order of titles, any others after them.
+    A new section follows the last one whose title has the same words before its colon.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     _, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     sections = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in parts}
     sections[title] = body.strip()
-    titles = [known for known in order if known in sections]
-    titles += [other for other in sections if other not in order]
+    groups = [each.partition(":")[0] for each in sections]
+    titles = sorted(sections, key=lambda each: groups.index(each.partition(":")[0]))
     blocks = [header(), *(f"## {each}\n\n{sections[each]}" for each in titles)]
     path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 
 
 def _number(value: float) -> str:
-    """Three digits that count."""
+    """Format a number with three significant digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.{1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3}f}"

@@ -1,9 +1,8 @@
-"""Run one training of a few steps in this process, and print its speed, losses and memory.
+"""Train for a few steps, and print the speed, losses and memory as JSON on the last line.
 
-    python -m benchmarks._trained MIXTURE WAY --dtype float32 --steps 8
+    python -m benchmarks._trained MIXTURE WAY --dtype float32 --steps 8 ...
 
-The last line of the output is the result as JSON. The first steps are not timed, because the
-allocator and the kernels settle in them.
+The first steps are not timed, because the allocator and the kernels warm up.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ WAYS: Final = {
     "delia_data": "delia train",
     "delia_data-kl": "delia train, pairs_loss kl",
     "trl": "SFTTrainer, defaults",
-    "trl-kept": "SFTTrainer, activations kept",
+    "trl-kept": "SFTTrainer, no checkpointing",
 }
-"""The trainers to compare, by their name on the command line."""
+"""Titles of the trainers by their names on the command line."""
 
 PEAK_FLOPS: Final = {
     "B200": 2250e12,
@@ -42,13 +41,13 @@ PEAK_FLOPS: Final = {
     "L40": 181e12,
     "L4": 121e12,
 }
-"""Dense bfloat16 peaks of cards, from their data sheets; the longest matching name counts."""
+"""Dense bfloat16 peaks of cards, from their data sheets, by a part of their names."""
 
 _RANK: Final = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train one way, and print the result."""
+    """Train, and print the result."""
     parser = argparse.ArgumentParser("python -m benchmarks._trained", description=__doc__)
     parser.add_argument("mixture", type=Path)
     parser.add_argument("way", choices=WAYS)
@@ -60,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--settle", type=int, required=True, help="first steps that are not timed")
     parser.add_argument("--micro-batch-tokens", type=int)
-    parser.add_argument("--no-row", action="store_true", help="LoRA alone, without the token's row")
     given = parser.parse_args(arguments)
     print(json.dumps(_train(given)), flush=True)
 
@@ -132,8 +130,6 @@ def _trainer(
     from delia_data.training.trainer import MixtureTrainer
 
     lora = lora_config(settings, model, int(tokenizer.convert_tokens_to_ids(settings.token)))
-    if given.no_row:
-        lora.trainable_token_indices = None
     options: dict[str, Any] = {
         "output_dir": folder,
         "per_device_train_batch_size": given.batch,
@@ -141,7 +137,7 @@ def _trainer(
         "max_length": given.length,
         "learning_rate": 2e-4,
         "lr_scheduler_type": "constant",
-        "train_sampling_strategy": "sequential",  # both take the same rows in each step
+        "train_sampling_strategy": "sequential",  # all trainers take the same rows in each step
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
@@ -164,12 +160,12 @@ def _trainer(
     trainer = trl.SFTTrainer(args=trl.SFTConfig(**options), peft_config=lora, **common)
     head = trainer.model.get_base_model().get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
-        head.register_parameter("bias", None)  # TRL 1.16 asks for it, and stops without
+        head.register_parameter("bias", None)  # TRL 1.16 requires it
     return trainer
 
 
 class _Clock:
-    """Times the steps after the first few; a callback of the trainer."""
+    """Callback that measures the time of the steps after the first ones."""
 
     def __new__(cls, settle: int, device: str) -> Any:
         from transformers import TrainerCallback
@@ -195,33 +191,38 @@ class _Clock:
 
 
 def model_flops(model: Any, lengths: Sequence[int], labeled: int) -> float:
-    """Return the FLOPs of the model: weights forwards, gradients of their inputs, causal attention.
+    """Return the FLOPs of training: forward pass, gradients of inputs, and causal attention.
 
-    Frozen weights have no gradient of their own, which would be half as much again. The head
-    counts where there is a label.
+    Frozen weights need no gradient of their own, which would add half as much. The head is counted
+    only at labels.
+
+    Args:
+        model: Model without its adapter.
+        lengths: Tokens of each row.
+        labeled: Number of labeled tokens.
     """
     config = model.config.get_text_config()
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    apart = {id(weight) for end in ends for weight in end.parameters()}
-    weights = sum(each.numel() for each in model.parameters() if id(each) not in apart)
+    excluded = {id(weight) for end in ends for weight in end.parameters()}
+    weights = sum(each.numel() for each in model.parameters() if id(each) not in excluded)
     head = config.vocab_size * config.hidden_size
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     states = config.num_hidden_layers * config.num_attention_heads * width
-    # Two products of (length, length / 2) forwards, and four backwards.
+    # Two products of (length, length / 2) in the forward pass, four in the backward pass.
     attention = sum(12 * states * length * length / 2 for length in lengths)
     return float(4 * weights * sum(lengths) + 4 * head * labeled + attention)
 
 
 def _padded(lengths: Sequence[int], batch: int) -> int:
-    """Tokens that batches padded to their longest row have."""
+    """Return the number of tokens in batches padded to their longest row."""
     parts = [lengths[begin : begin + batch] for begin in range(0, len(lengths), batch)]
     return sum(len(part) * max(part) for part in parts)
 
 
 def card_peak(name: str) -> float | None:
     """Return the bfloat16 peak of a card by its name; None if it is unknown."""
-    fitting = sorted((card for card in PEAK_FLOPS if card in name), key=len)
-    return PEAK_FLOPS[fitting[-1]] if fitting else None
+    matches = sorted((card for card in PEAK_FLOPS if card in name), key=len)
+    return PEAK_FLOPS[matches[-1]] if matches else None
 
 
 def _reset_peak(device: str) -> None:
@@ -234,7 +235,7 @@ def _reset_peak(device: str) -> None:
 
 
 def _peak_mib(device: str) -> float:
-    """The most memory that was held since the reset."""
+    """Return the peak memory in MiB since the reset."""
     import torch
 
     if device == "cuda":

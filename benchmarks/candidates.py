@@ -1,7 +1,7 @@
-"""The ways to mix that are measured: each makes a `datasets.Dataset` of the same two files.
+"""Ways to mix two files into a `datasets.Dataset`.
 
-A candidate imports inside its function; what its `modules` names is imported before the clock
-starts, as a user's script would have done.
+A candidate imports its libraries inside its function. Its `modules` are imported before the time is
+measured, as they would be in a user's script.
 """
 
 from __future__ import annotations
@@ -13,48 +13,47 @@ from typing import Any, Final
 
 from benchmarks._inputs import Inputs
 
-__all__ = ["CANDIDATES", "LIMIT", "OURS", "USUAL", "Candidate"]
+__all__ = ["CANDIDATES", "DATASETS", "LOWER_BOUND", "OURS", "Candidate"]
 
 _MESSAGES: Final = "STRUCT(role VARCHAR, content VARCHAR)[]"
-# Rows in an Arrow batch of the limit; `datasets` writes as many.
-_BATCH: Final = 1_000
+_BATCH: Final = 1_000  # rows of an Arrow batch, as in `datasets`
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to mix.
+    """A way to mix.
 
     Attributes:
-        name: What the tables call it.
-        build: Makes the mixture, all its files inside the given folder.
-        modules: Imported before the clock starts.
-        right: Whether a number of rows, and of task rows among them, is what it should give.
-        lacks: What a mixture of ours has and its result has not.
+        name: Name in the tables.
+        build: Makes the mixture, with all its files inside the given folder.
+        modules: Modules to import before the time is measured.
+        is_correct: Whether the numbers of rows and of task rows are correct.
+        limitations: Properties of a mixture of delia_data that the result lacks.
     """
 
     name: str
     build: Callable[[Inputs, Path], Any]
     modules: tuple[str, ...]
-    right: Callable[[Inputs, int, int], bool]
-    lacks: str
+    is_correct: Callable[[Inputs, int, int], bool]
+    limitations: str
 
 
 def _exact(inputs: Inputs, rows: int, task_rows: int) -> bool:
     return (rows, task_rows) == (inputs.rows, inputs.task_rows)
 
 
-def _everything(inputs: Inputs, rows: int, task_rows: int) -> bool:
+def _all_pairs(inputs: Inputs, rows: int, task_rows: int) -> bool:
     return (rows, task_rows) == (inputs.task_rows + inputs.pairs, inputs.task_rows)
 
 
-def _one_used_up(inputs: Inputs, rows: int, task_rows: int) -> bool:
+def _until_one_ends(inputs: Inputs, rows: int, task_rows: int) -> bool:
     pairs = rows - task_rows
     within = task_rows <= inputs.task_rows and pairs <= inputs.pairs
     return within and (task_rows == inputs.task_rows or pairs == inputs.pairs)
 
 
 def _ours(inputs: Inputs, folder: Path) -> Any:
-    """`load_dataset("delia_mix", ...)`, cold."""
+    """Load `delia_mix` without a cache."""
     from datasets import load_dataset
 
     return load_dataset(
@@ -67,18 +66,18 @@ def _ours(inputs: Inputs, folder: Path) -> Any:
     )
 
 
-def _usual(inputs: Inputs, folder: Path) -> Any:
-    """What a script with `datasets` does: tag, shuffle, select, concatenate, shuffle."""
+def _datasets(inputs: Inputs, folder: Path) -> Any:
+    """Mix with `datasets`: tag, shuffle, select, concatenate, shuffle."""
     from datasets import concatenate_datasets
 
     task = _load_json(inputs.task, folder).map(lambda _: {"source": "task"})
     cache = _load_json(inputs.cache, folder).map(lambda _: {"source": "cache"})
-    picked = cache.shuffle(seed=0).select(range(inputs.picked))
-    return concatenate_datasets([task, picked]).shuffle(seed=0)
+    selected = cache.shuffle(seed=0).select(range(inputs.selected_pairs))
+    return concatenate_datasets([task, selected]).shuffle(seed=0)
 
 
 def _trl(inputs: Inputs, folder: Path) -> Any:  # noqa: ARG001  (it caches under HF_HOME)
-    """TRL's mixture, with shares of 1 and `ratio`."""
+    """Mix with TRL, with fractions of 1 and `ratio`."""
     from trl.scripts.utils import DatasetConfig, DatasetMixtureConfig, get_dataset
 
     parts = [
@@ -89,7 +88,7 @@ def _trl(inputs: Inputs, folder: Path) -> Any:  # noqa: ARG001  (it caches under
 
 
 def _interleave(inputs: Inputs, folder: Path) -> Any:
-    """`interleave_datasets` with probabilities of 1 and `ratio`."""
+    """Mix with `interleave_datasets`, with probabilities in the proportion of 1 to `ratio`."""
     from datasets import interleave_datasets
 
     parts = [_load_json(inputs.task, folder), _load_json(inputs.cache, folder)]
@@ -98,7 +97,7 @@ def _interleave(inputs: Inputs, folder: Path) -> Any:
 
 
 def _duckdb(inputs: Inputs, folder: Path) -> Any:
-    """One SQL statement, its Parquet file loaded with `datasets`."""
+    """Mix with an SQL statement, and load its Parquet file with `datasets`."""
     import duckdb
     from datasets import load_dataset
 
@@ -112,7 +111,7 @@ def _duckdb(inputs: Inputs, folder: Path) -> Any:
                     {_select(inputs.task, "task")}
                     UNION ALL
                     ({_select(inputs.cache, "cache")}
-                     ORDER BY hash(messages, 0) LIMIT {inputs.picked})
+                     ORDER BY hash(messages, 0) LIMIT {inputs.selected_pairs})
                 )
                 ORDER BY hash(messages, 1)
             ) TO '{target}' (FORMAT parquet)
@@ -121,18 +120,18 @@ def _duckdb(inputs: Inputs, folder: Path) -> Any:
     return load_dataset("parquet", data_files=str(target), cache_dir=str(folder), split="train")
 
 
-def _limit(inputs: Inputs, folder: Path) -> Any:
-    """All rows from JSON Lines to an Arrow stream such as `datasets` maps, in the order given.
+def _lower_bound(inputs: Inputs, folder: Path) -> Any:
+    """Copy all rows from JSON Lines to an Arrow stream that `datasets` maps, in input order.
 
-    Of the plain ways the fastest that does not hold the whole file in memory. At 300,000 pairs it
-    took 0.5 s, as did `pyarrow.json.read_json`, which holds it; `pyarrow.json.open_json` took
-    0.9 s, DuckDB's `COPY` to Parquet 1.3 s, Polars to Arrow 1.8 s.
+    This is the fastest method we know that does not hold the whole file in memory. At 300,000 pairs
+    it took 0.5 s, like `pyarrow.json.read_json`, which does; `pyarrow.json.open_json` took 0.9 s,
+    DuckDB's `COPY` to Parquet 1.3 s, Polars to Arrow 1.8 s.
     """
     import duckdb
     import pyarrow as pa
     from datasets import Dataset
 
-    target = folder / "limit.arrow"
+    target = folder / "rows.arrow"
     statement = f"{_select(inputs.task, 'task')} UNION ALL {_select(inputs.cache, 'cache')}"
     with duckdb.connect() as connection:
         connection.execute(f"SET temp_directory = '{folder / 'spill'}'")
@@ -163,45 +162,46 @@ OURS: Final = Candidate(
     _exact,
     "",
 )
-USUAL: Final = Candidate(
-    "datasets, the usual way",
-    _usual,
+DATASETS: Final = Candidate(
+    "datasets",
+    _datasets,
     ("datasets",),
     _exact,
-    "keeps duplicates; one more pair moves every row; no row ids",
+    "keeps duplicates; an additional pair moves every row; no row ids",
 )
-LIMIT: Final = Candidate(
-    "the limit: input order",
-    _limit,
+LOWER_BOUND: Final = Candidate(
+    "lower bound: copy in input order",
+    _lower_bound,
     ("datasets", "duckdb", "pyarrow"),
-    _everything,
-    "no selection: takes all pairs; does not shuffle; keeps duplicates; no row ids",
+    _all_pairs,
+    "takes all pairs; does not shuffle; keeps duplicates; no row ids",
 )
 CANDIDATES: Final = (
     OURS,
-    USUAL,
+    DATASETS,
     Candidate(
         "TRL get_dataset",
         _trl,
         ("trl.scripts.utils", "datasets"),
         _exact,
-        "takes the first pairs, not a sample; does not shuffle; too few pairs cut the task without "
-        "a word; keeps duplicates; no source, no row ids",
+        "takes the first pairs, not a sample; does not shuffle; drops task rows without a warning "
+        "if there are too few pairs; keeps duplicates; no source, no row ids",
     ),
     Candidate(
         "interleave_datasets",
         _interleave,
         ("datasets",),
-        _one_used_up,
-        "ratio on average only; stops where one file ends, so that task rows may be missing; takes "
-        "the first pairs, in input order; keeps duplicates; no source, no row ids",
+        _until_one_ends,
+        "keeps the ratio only on average; stops when one file ends, so task rows may be missing; "
+        "takes the first pairs, in input order; keeps duplicates; no source, no row ids",
     ),
     Candidate(
         "DuckDB ORDER BY hash",
         _duckdb,
         ("duckdb", "datasets"),
         _exact,
-        "too few pairs are no error; keeps duplicates; no row ids; `hash` may change with DuckDB",
+        "does not report too few pairs; keeps duplicates; no row ids; `hash` may change with "
+        "DuckDB's version",
     ),
-    LIMIT,
+    LOWER_BOUND,
 )

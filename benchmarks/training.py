@@ -8,14 +8,14 @@
 The mixture is the bundled task at ratio 20, with 2,000 pairs of the bundled cache. Each training
 runs in its own process, on a GPU if there is one, on the first rows of the mixture in their order.
 The trainers take turns, and a ratio compares two runs of the same round. With --work a stopped
-section resumes. The first steps are not timed. Tokens are those of the rows, labeled or not,
-without padding. The share of the peak refers to the card's peak in bfloat16.
+section resumes. The first step is not timed. Token counts include unlabeled tokens, but no padding.
+The share of peak FLOP/s refers to the card's peak in bfloat16.
 
-    delia train                     packed, logits only at labels; as in the library, activations
-                                    are kept on a CPU and recomputed on a GPU
+    delia train                     packed; logits only at labels; the default checkpointing, which
+                                    keeps activations on a CPU and recomputes them on a GPU
     delia train, pairs_loss kl      the same, with the untrained model as the pairs' target
     SFTTrainer, defaults            padded to the longest row of a batch, activations recomputed
-    SFTTrainer, activations kept    the same with `gradient_checkpointing=False`
+    SFTTrainer, no checkpointing    the same with `gradient_checkpointing=False`
 
 All train LoRA of rank 16 on every linear layer, and the token's row of the embedding. With a tied
 head, TRL 1.16 fails at PEFT's wrapper of that row because it has no bias; it gets one here.
@@ -37,15 +37,15 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks._cases import log, take_turns
 from benchmarks._process import run_script
-from benchmarks._report import Spread, Target, now, replace_section, table, target_table
+from benchmarks._report import RESULTS, Spread, Target, now, replace_section, table, target_table
 from benchmarks._trained import WAYS
 from delia_data.errors import DeliaError
 from delia_data.outputs import cache_home
 
 __all__ = ["main"]
 
-_RESULTS: Final = Path(__file__).with_name("RESULTS.md")
 _RATIO: Final = 20
 _SETTLE: Final = 1
 _STEPS: Final = {"cpu": 6, "cuda": 60}
@@ -70,7 +70,7 @@ class Setting:
     def train(self, way: str, dtype: str, number: int) -> Run:
         """Train one way in its own process, unless this round of it is finished."""
         given = self.given
-        kept = self.runs / f"{dtype}-{number}-{way}.json"
+        file = self.runs / f"{dtype}-{number}-{way}.json"
         command = [sys.executable, "-m", "benchmarks._trained", str(self.mixture), way]
         for name in ("model", "device", "batch", "length", "steps"):
             command += [f"--{name}", str(getattr(given, name))]
@@ -78,23 +78,23 @@ class Setting:
         if given.micro_batch_tokens:
             command += ["--micro-batch-tokens", str(given.micro_batch_tokens)]
         identity = [*command, str(given.threads), str(given.cache)]
-        if kept.is_file() and (earlier := json.loads(kept.read_text()))["command"] == identity:
+        if file.is_file() and (earlier := json.loads(file.read_text()))["command"] == identity:
             return dict(earlier["run"])
         threads = {"OMP_NUM_THREADS": str(given.threads)} if given.threads else {}
         environment = {"DELIA_CACHE": str(cache_home()), **threads}
         run = run_script(command, environment=environment, work=self.work).printed
         self.runs.mkdir(exist_ok=True)
-        kept.write_text(json.dumps({"command": identity, "run": run}))
+        file.write_text(json.dumps({"command": identity, "run": run}))
         return run
 
     @property
     def runs(self) -> Path:
-        """Folder of the runs of the section that is not yet written."""
+        """Folder of the finished runs of the current section."""
         return self.work / "runs"
 
 
 def _case(setting: Setting, dtype: str) -> str:
-    rounds = _alternate(setting, dtype)
+    rounds = _train_rounds(setting, dtype)
     speed = _ratio(rounds, lambda run: run["tokens"] / run["seconds"])
     memory = _ratio(rounds, lambda run: run["peak_mib"])
     targets = [
@@ -112,15 +112,15 @@ def _case(setting: Setting, dtype: str) -> str:
         targets.append(Target("time, pairs_loss kl / ce", slower, _KL_COST))
         targets.append(Target("peak memory, pairs_loss kl / ce", more, _KL_MEMORY))
     if dtype == "float32":
-        apart = Spread.of(_apart(runs[_OURS], runs[_DEFAULTS]) for runs in rounds)
-        targets.append(Target("loss of a step, furthest apart", apart, _LOSS, ""))
+        gap = Spread.of(_largest_gap(runs[_OURS], runs[_DEFAULTS]) for runs in rounds)
+        targets.append(Target("largest difference in the loss of a step", gap, _LOSS, ""))
     first = rounds[0][_OURS]
     by_cpu = _ratio(rounds, lambda run: run["tokens"] / run["cpu_seconds"])
     return "\n\n".join(
         [
             f"{now()} UTC; load average {os.getloadavg()[0]:.1f}. {_about(setting, first)}",
             target_table(targets),
-            _ways(rounds),
+            _way_table(rounds),
             f"Tokens per CPU s, delia train / SFTTrainer's defaults: {by_cpu.text('x')}.",
         ]
     )
@@ -128,21 +128,21 @@ def _case(setting: Setting, dtype: str) -> str:
 
 def _about(setting: Setting, run: Run) -> str:
     given = setting.given
-    where = run["card"] or f"{run['threads']} threads"
+    device = run["card"] or f"{run['threads']} threads"
     padding = run["padded_to"] / run["tokens"]
     return (
-        f"{given.model} on {where}; batches of {given.batch} rows of up to {given.length} tokens, "
+        f"{given.model} on {device}; batches of {given.batch} rows of up to {given.length} tokens, "
         f"{given.steps - _SETTLE} of {given.steps} steps timed, rounds: {given.rounds}. "
         f"{run['tokens']:,} tokens, {run['labeled'] / run['tokens']:.0%} of them labeled; padded "
         f"batches hold {padding:.2f} times as many."
     )
 
 
-def _ways(rounds: Rounds) -> str:
-    head = ["way", "tokens/s", "tokens per CPU s", "peak MiB", "FLOP/s", "share of the peak"]
+def _way_table(rounds: Rounds) -> str:
+    head = ["trainer", "tokens/s", "tokens per CPU s", "peak MiB", "FLOP/s", "share of peak FLOP/s"]
     lines = []
     for way, name in WAYS.items():
-        runs = [one[way] for one in rounds if way in one]
+        runs = [each[way] for each in rounds if way in each]
         if not runs:
             continue
         flops = Spread.of(run["flops"] / run["seconds"] for run in runs)
@@ -159,29 +159,27 @@ def _ways(rounds: Rounds) -> str:
     return table(head, lines)
 
 
-def _alternate(setting: Setting, dtype: str) -> Rounds:
-    """Run every way once per round; each round begins with a different one."""
-    names = setting.given.ways
-    done: Rounds = []
-    for number in range(setting.given.rounds):
-        begin = number % len(names)
+def _train_rounds(setting: Setting, dtype: str) -> Rounds:
+    """Run every way once per round."""
+    rounds: Rounds = []
+    for number, ways in enumerate(take_turns(setting.given.ways, setting.given.rounds)):
         runs = {}
-        for way in (*names[begin:], *names[:begin]):
+        for way in ways:
             run = runs[way] = setting.train(way, dtype, number)
-            _say(
+            log(
                 f"  round {number + 1} of {setting.given.rounds}, {WAYS[way]}: "
                 f"{run['tokens'] / run['seconds']:.0f} tokens/s, {run['peak_mib']:.0f} MiB"
             )
-        done.append(runs)
-    return done
+        rounds.append(runs)
+    return rounds
 
 
-def _ratio(rounds: Rounds, figure: Callable[[Run], float]) -> Spread:
-    """Return our number as a multiple of the defaults', paired within rounds."""
-    return Spread.of(figure(runs[_OURS]) / figure(runs[_DEFAULTS]) for runs in rounds)
+def _ratio(rounds: Rounds, value: Callable[[Run], float]) -> Spread:
+    """Return a value of `delia train` as a multiple of the defaults', paired by round."""
+    return Spread.of(value(runs[_OURS]) / value(runs[_DEFAULTS]) for runs in rounds)
 
 
-def _apart(ours: Run, theirs: Run) -> float:
+def _largest_gap(ours: Run, theirs: Run) -> float:
     """Return the largest difference between the losses of a step."""
     return max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
 
@@ -202,10 +200,6 @@ def _mixture(cache: Path | None, work: Path) -> Path:
 
 def _title(dtype: str, device: str) -> str:
     return f"Training: the bundled task at ratio {_RATIO}, {dtype}, {device}"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -238,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--rounds must be at least 1, --steps above {_SETTLE}, and --ways must have "
             f"{_OURS} and {_DEFAULTS}"
         )
-    results = given.results or (_RESULTS if given.steps >= full else None)
+    results = given.results or (RESULTS if given.steps >= full else None)
     with ExitStack() as stack:
         work = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="train-")))
         work.mkdir(parents=True, exist_ok=True)
@@ -249,12 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         setting = Setting(mixture, work.resolve(), given)
         for dtype in ["float32", "bfloat16"] if given.case == "all" else [given.case]:
             title = _title(dtype, given.device)
-            _say(title)
+            log(title)
             body = _case(setting, dtype)
             print(f"## {title}\n\n{body}\n", flush=True)
             if results is not None:
                 replace_section(results, title, body)
-            shutil.rmtree(setting.runs)  # other code may be measured next
+            shutil.rmtree(setting.runs)  # the next run may measure different code
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What sampling is measured beside: each a script for an environment of its own."""
+"""Scripts that sampling is compared with; each runs in its own environment."""

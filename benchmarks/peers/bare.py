@@ -1,4 +1,4 @@
-"""A bare aiohttp loop that appends JSON lines: what a client cannot do without."""
+"""A bare aiohttp loop that appends JSON lines."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 
 import aiohttp
 
-from benchmarks.peers._clock import Order, measure
+from benchmarks.peers._timing import Job, measure
 
 
-async def _ask_all(order: Order) -> None:
-    rows = iter(enumerate(order.queries))
-    connector = aiohttp.TCPConnector(limit=order.concurrency)
-    with (order.folder / "rows.jsonl").open("w") as file:
+async def _request_all(job: Job) -> None:
+    rows = iter(enumerate(job.queries))
+    connector = aiohttp.TCPConnector(limit=job.concurrency)
+    with (job.folder / "rows.jsonl").open("w") as file:
         async with aiohttp.ClientSession(connector=connector) as session:
 
             async def work() -> None:
@@ -25,21 +25,21 @@ async def _ask_all(order: Order) -> None:
                         "top_p": 0.95,
                         "max_tokens": 512,
                     }
-                    async with session.post(f"{order.url}/chat/completions", json=body) as reply:
+                    async with session.post(f"{job.url}/chat/completions", json=body) as reply:
                         value = await reply.json()
                     answer = value["choices"][0]["message"]["content"]
                     line = {"id": number, "query": query, "answer": answer}
                     file.write(json.dumps(line) + "\n")
 
-            await asyncio.gather(*(work() for _ in range(order.concurrency)))
+            await asyncio.gather(*(work() for _ in range(job.concurrency)))
 
 
-def _run(order: Order) -> None:
-    asyncio.run(_ask_all(order))
+def _run(job: Job) -> None:
+    asyncio.run(_request_all(job))
 
 
-def _count(order: Order) -> int:
-    return len(set((order.folder / "rows.jsonl").read_text().splitlines()))
+def _count(job: Job) -> int:
+    return len(set((job.folder / "rows.jsonl").read_text().splitlines()))
 
 
 if __name__ == "__main__":

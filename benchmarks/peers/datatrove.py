@@ -1,4 +1,4 @@
-"""datatrove's `InferenceRunner` over an endpoint; the option `checkpoint` turns checkpoints on."""
+"""datatrove's `InferenceRunner` with an endpoint; the option `checkpoint` turns checkpoints on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datatrove.pipeline.inference.run_inference import InferenceConfig, Inferenc
 from datatrove.pipeline.writers import JsonlWriter
 from loguru import logger
 
-from benchmarks.peers._clock import Order, measure
+from benchmarks.peers._timing import Job, measure
 
 
 async def _rollout(document: Document, generate: Any) -> Any:
@@ -18,28 +18,28 @@ async def _rollout(document: Document, generate: Any) -> Any:
     return result.text
 
 
-def _run(order: Order) -> None:
+def _run(job: Job) -> None:
     logger.remove()
     config = InferenceConfig(
         server_type="endpoint",
         model_name_or_path="stand-in",
-        endpoint_url=order.url.removesuffix("/v1"),
-        max_concurrent_generations=order.concurrency,
+        endpoint_url=job.url.removesuffix("/v1"),
+        max_concurrent_generations=job.concurrency,
         default_generation_params={"temperature": 0.7, "top_p": 0.95, "max_tokens": 512},
     )
-    checkpoints = str(order.folder / "checkpoints") if "checkpoint" in order.options else None
+    checkpoints = str(job.folder / "checkpoints") if "checkpoint" in job.options else None
     name = "${rank}_${chunk_index}.jsonl" if checkpoints else None
     runner = InferenceRunner(
         rollout_fn=_rollout,
         config=config,
-        output_writer=JsonlWriter(str(order.folder / "out"), name, compression=None),
+        output_writer=JsonlWriter(str(job.folder / "out"), name, compression=None),
         checkpoints_local_dir=checkpoints,
     )
-    runner.run(Document(query, str(number)) for number, query in enumerate(order.queries))
+    runner.run(Document(query, str(number)) for number, query in enumerate(job.queries))
 
 
-def _count(order: Order) -> int:
-    files = (order.folder / "out").glob("*.jsonl")
+def _count(job: Job) -> int:
+    files = (job.folder / "out").glob("*.jsonl")
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return len({row["id"] for row in rows if row["metadata"]["rollout_results"][0]})
 

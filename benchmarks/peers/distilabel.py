@@ -1,4 +1,4 @@
-"""distilabel's `TextGeneration` over `OpenAILLM`, in batches of the concurrency, without cache."""
+"""distilabel's `TextGeneration` with `OpenAILLM`; batches of the concurrency, cache off."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from distilabel.pipeline import Pipeline
 from distilabel.steps import LoadDataFromDicts
 from distilabel.steps.tasks import TextGeneration
 
-from benchmarks.peers._clock import Order, measure
+from benchmarks.peers._timing import Job, measure
 
-_FOUND: list[int] = []
+_COUNTS: list[int] = []
 
 
-def _run(order: Order) -> None:
+def _run(job: Job) -> None:
     logging.disable(logging.WARNING)
-    with Pipeline(name="sampling", cache_dir=str(order.folder / "cache")) as pipeline:
+    with Pipeline(name="sampling", cache_dir=str(job.folder / "cache")) as pipeline:
         load = LoadDataFromDicts(
-            data=[{"instruction": query} for query in order.queries],
-            batch_size=order.concurrency,
+            data=[{"instruction": query} for query in job.queries],
+            batch_size=job.concurrency,
         )
-        ask = TextGeneration(
+        generate = TextGeneration(
             llm=OpenAILLM(
                 model="stand-in",
-                base_url=order.url,
+                base_url=job.url,
                 api_key="none",
                 generation_kwargs={"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 512},
             ),
-            input_batch_size=order.concurrency,
+            input_batch_size=job.concurrency,
             add_raw_input=False,
             add_raw_output=False,
         )
-        load >> ask
-    made = pipeline.run(use_cache=False)["default"]["train"]
-    made.to_json(str(order.folder / "rows.jsonl"))
-    _FOUND.append(len({answer for answer in made["generation"] if answer}))
+        load >> generate
+    rows = pipeline.run(use_cache=False)["default"]["train"]
+    rows.to_json(str(job.folder / "rows.jsonl"))
+    _COUNTS.append(len({answer for answer in rows["generation"] if answer}))
 
 
-def _count(_order: Order) -> int:
-    return _FOUND[0]
+def _count(_job: Job) -> int:
+    return _COUNTS[0]
 
 
 if __name__ == "__main__":
