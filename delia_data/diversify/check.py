@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final, TypeAlias
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -311,6 +312,8 @@ _SHOWN: Final = 3  # rejected texts that are shown
 _SURE: Final = 0.6
 _FEWEST_LETTERS: Final = 20
 Detect = Callable[[str], Mapping[str, float]]
+Verdicts = Callable[[Sequence[str]], Mapping[str, Rejection | None]]
+"""Returns why to reject each text, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +363,7 @@ class WordingChecker:
         times: int = 1,
         examples: Iterable[str] = (),
         strict: bool = False,
-        judge: Callable[[str], Rejection | None] | None = None,
+        judge: Verdicts | None = None,
     ) -> None:
         """Set up the checks of a task.
 
@@ -373,8 +376,7 @@ class WordingChecker:
             times: Number of times that a wording names the token.
             examples: Examples in the prompts.
             strict: Also run the checks for what small models write.
-            judge: Returns why to reject the text of a wording that passes all other checks, or
-                None.
+            judge: Judges the texts of wordings that pass all other checks.
 
         Raises:
             InputError: `times` is below 1.
@@ -397,6 +399,8 @@ class WordingChecker:
         self._judge = judge
         self.accepted: list[Wording] = []
         self.rejected: list[tuple[Wording, Rejection]] = []
+        self._verdicts: dict[str, Rejection | None] = {}
+        self._embedded: dict[str, Vectors] = {}  # of the wordings that are being checked
         self._words: list[tuple[str, ...]] = []
         self._vectors: list[Vectors] = []
 
@@ -405,8 +409,55 @@ class WordingChecker:
         """The accepted and rejected wordings so far."""
         return GateResult(tuple(self.accepted), tuple(self.rejected))
 
+    @property
+    def has_judge(self) -> bool:
+        """Whether a judge sees the wordings."""
+        return self._judge is not None
+
     def check(self, wording: Wording, finish: Finish = "stop") -> str | None:
         """Check a wording; return the reason to reject it, or None."""
+        before = len(self.rejected)
+        self.check_all([wording], [finish])
+        return self.rejected[-1][1].reason if len(self.rejected) > before else None
+
+    def check_all(
+        self,
+        wordings: Sequence[Wording],
+        finishes: Sequence[Finish] = (),
+        *,
+        most: int | None = None,
+    ) -> GateResult:
+        """Check wordings in order.
+
+        The judge sees many at a time: those that pass if it accepts all of them, then those that
+        pass now, until each has its verdict. The result is as if it saw them one by one.
+
+        Args:
+            wordings: The wordings.
+            finishes: How the text of each ended; default: `"stop"`.
+            most: Stop when as many wordings are accepted.
+
+        Raises:
+            EngineError: The judge failed.
+        """
+        lists: list[list[Any]] = [self.accepted, self.rejected, self._words, self._vectors]
+        lengths = [len(each) for each in lists]
+        while True:
+            unjudged = []
+            for wording, finish in zip(wordings, finishes or repeat("stop"), strict=False):
+                if most is not None and len(self.accepted) >= most:
+                    break
+                if self._check(wording, finish) and wording.text not in self._verdicts:
+                    unjudged.append(wording.text)
+            if self._judge is None or not unjudged:
+                self._embedded.clear()
+                return self.result
+            self._verdicts |= self._judge(unjudged)
+            for each, length in zip(lists, lengths, strict=True):
+                del each[length:]
+
+    def _check(self, wording: Wording, finish: Finish) -> bool:
+        """Accept or reject a wording; return whether only a judge can reject it."""
         said = own_words(wording, self._token)
         reason = {"error": "failed", "length": "cut_off"}.get(finish)
         if reason is None:
@@ -415,27 +466,20 @@ class WordingChecker:
             reason = "near_copy"
         vector = None
         if reason is None and self._meaning is not None:
-            vector = self._meaning.vectors([wording.text])[0]
+            if (vector := self._embedded.get(wording.text)) is None:
+                vector = self._embedded[wording.text] = self._meaning.vectors([wording.text])[0]
             reason = self._meaning.fault(wording.text, vector)
             if reason is None and self._meaning.is_near_copy(vector, self._vectors):
                 reason = "near_copy"
-        rejection = None if reason is None else Rejection(reason)
-        if rejection is None and self._judge is not None:
-            rejection = self._judge(wording.text)
-        if rejection is not None:
-            self.rejected.append((wording, rejection))
-            return rejection.reason
+        verdict = Rejection(reason) if reason is not None else self._verdicts.get(wording.text)
+        if verdict is not None:
+            self.rejected.append((wording, verdict))
+            return reason is None
         self.accepted.append(wording)
         self._words.append(said)
         if vector is not None:
             self._vectors.append(vector)
-        return None
-
-    def check_all(self, wordings: Iterable[Wording]) -> GateResult:
-        """Check wordings in order."""
-        for wording in wordings:
-            self.check(wording)
-        return self.result
+        return True
 
 
 def gate_task_wordings(
@@ -456,7 +500,7 @@ def gate_task_wordings(
         detect: As `WordingChecker`.
     """
     checker = WordingChecker(task, embed=embed, tokenizer=tokenizer, detect=detect)
-    return checker.check_all(wordings)
+    return checker.check_all(list(wordings))
 
 
 def _whole_gate(task: Task, tokenizer: PreTrainedTokenizerBase, times: int) -> Gate:

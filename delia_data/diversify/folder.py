@@ -20,8 +20,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
+from itertools import count as count_from
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,7 @@ import yaml
 from delia_data.diversify.check import (
     Embed,
     GateResult,
+    Verdicts,
     WordingChecker,
     bare_text,
     gate_task_wordings,
@@ -215,9 +217,17 @@ def make_task_folder(
 
         embed = Embedder()
     run = contrasting = None
+    given = () if by_model else tuple(bundled if is_bundled else read_wordings(source))
+    numbers = count_from(1)
+
+    def on_verdict() -> None:
+        if not by_model:
+            number = next(numbers)
+            on_progress(number, len(given), number, len(given))
+
     with (
         _open_once(engine, limits, Path(folder)) as open_engine,
-        _open_judge(judge, engine, task, limits, Path(folder)) as (verdict, judged),
+        _open_judge(judge, engine, task, limits, Path(folder), on_verdict) as (verdicts, judged),
     ):
         if by_model:
             count = count or _COUNT
@@ -235,7 +245,7 @@ def make_task_folder(
                 times=times,
                 examples=generator.examples,
                 strict=not lenient,
-                judge=verdict,
+                judge=verdicts,
             )
             spare = count // _WORDINGS_PER_SPARE if embed else 0
             most = tries or _TRIES_PER_WORDING * count
@@ -256,14 +266,9 @@ def make_task_folder(
             gates = run.gates
         else:
             checker = WordingChecker(
-                task, embed=embed or None, tokenizer=tokenizer, times=times, judge=verdict
+                task, embed=embed or None, tokenizer=tokenizer, times=times, judge=verdicts
             )
-            given = tuple(bundled if is_bundled else read_wordings(source))
-            for number, wording in enumerate(given, 1):
-                checker.check(wording)
-                if verdict is not None:
-                    on_progress(len(checker.accepted), len(given), number, len(given))
-            gates = checker.result
+            gates = checker.check_all(given)
         details = judged(gates)
         if task.test and all(wording.split == "train" for wording in gates.accepted):
             aside = set_aside(gates.accepted, task.token, share=held_out_share, seed=seed)
@@ -306,10 +311,9 @@ def _open_judge(
     task: Task,
     limits: Limits,
     folder: Path,
-) -> Iterator[
-    tuple[Callable[[str], Rejection | None] | None, Callable[[GateResult], dict[str, Any]]]
-]:
-    """Yield a function that judges a wording, and one that returns the entry of the manifest."""
+    on_verdict: Callable[[], None],
+) -> Iterator[tuple[Verdicts | None, Callable[[GateResult], dict[str, Any]]]]:
+    """Yield a function that judges wordings, and one that returns the entry of the manifest."""
     if judge is None:
         yield None, lambda _: {}
         return
@@ -340,7 +344,7 @@ def _open_judge(
                 }
             }
 
-        yield check.fault, entry
+        yield partial(check.stored_verdicts, on_verdict=on_verdict), entry
 
 
 def set_aside(

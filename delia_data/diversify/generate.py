@@ -344,10 +344,17 @@ def write_wordings(
     def check() -> None:
         """Check completions in the order of their numbers, up to the first missing one."""
         nonlocal checked
-        while not is_done() and (row := log.by_number.get(checked)) is not None:
-            checker.check(generator.wording(row.number, row.text), row.finish)
-            checked += 1
-        on_progress(len(checker.accepted), checked)
+        ready = []
+        while (row := log.by_number.get(checked + len(ready))) and checked + len(ready) < tries:
+            ready.append(row)
+        before = len(checker.accepted) + len(checker.rejected)
+        wordings = [generator.wording(row.number, row.text) for row in ready]
+        checker.check_all(wordings, [row.finish for row in ready], most=wanted)
+        checked += len(checker.accepted) + len(checker.rejected) - before
+        show()
+
+    def show() -> None:
+        on_progress(len(checker.accepted), max(checked, min(len(log.by_number), tries)))
 
     def next_numbers() -> list[int]:
         """Return the next requests: as many as are probably needed, within the tries."""
@@ -363,15 +370,17 @@ def write_wordings(
             budget.spend(*log.spent)
         check()
         while not is_done():
-            if not log.request(
+            within_budget = log.request(
                 engine,
                 next_numbers(),
                 generator.request,
                 sampling,
                 purpose="wordings",
                 budget=budget,
-                on_completion=check,
-            ):
+                on_completion=show if checker.has_judge else check,
+            )
+            check()
+            if not within_budget and not is_done():
                 raise InputError(
                     f"the budget is spent after {checked:,} texts, and "
                     f"{len(checker.accepted)} of {count} wordings passed: raise it and rerun to "

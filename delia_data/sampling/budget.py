@@ -131,6 +131,11 @@ class Budget:
         else:
             self.spend(-rest[0], -rest[1])
 
+    def release(self, request: Request) -> None:
+        """Give back the reservation of a request that is not made."""
+        tokens, dollars = self._reserved.pop(request.id)
+        self.spend(-tokens, -dollars)
+
     def spend(self, tokens: int, dollars: float) -> None:
         """Add to what is spent, such as the cost of an earlier run."""
         self.tokens += tokens

@@ -153,27 +153,53 @@ class CompletionLog:
             EngineError: The engine failed, or 32 requests failed in a row.
             OutputError: The disk is full or gone. Entries written before stay.
         """
-        budget = budget or Budget(Limits(), engine.prices)
-        for attempt in range(1, _ATTEMPTS + 1):
-            missing = (number for number in numbers if number not in self.by_number)
-            requests = {(request := build(n)).id: (n, request) for n in missing}
-            affordable = budget.affordable(
-                (request for _, request in requests.values()), sampling.max_tokens
-            )
-            for completion in engine.generate(affordable, sampling):
-                budget.settle(completion)
-                failed = completion.finish == "error"
-                self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
-                if self._consecutive_failures == _MAX_CONSECUTIVE_FAILURES:
-                    raise EngineError(
-                        f"{_MAX_CONSECUTIVE_FAILURES} requests for {purpose} failed one after the "
-                        f"other ({completion.error}): fix the engine and run again; "
-                        f"finished {purpose} stay"
-                    )
-                if failed and attempt < _ATTEMPTS and not completion.final:
-                    continue
-                row = LoggedCompletion.of(requests[completion.id][0], completion)
+        missing = [number for number in numbers if number not in self.by_number]
+        requests = [build(number) for number in missing]
+        number_of = {request.id: n for n, request in zip(missing, requests, strict=True)}
+        for completion, is_last in generate_with_retries(engine, requests, sampling, budget):
+            failed = completion.finish == "error"
+            self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
+            if self._consecutive_failures == _MAX_CONSECUTIVE_FAILURES:
+                raise EngineError(
+                    f"{_MAX_CONSECUTIVE_FAILURES} requests for {purpose} failed one after the "
+                    f"other ({completion.error}): fix the engine and run again; "
+                    f"finished {purpose} stay"
+                )
+            if is_last:
+                row = LoggedCompletion.of(number_of[completion.id], completion)
                 self._read_bytes += self._log.append(row)
                 self.by_number[row.number] = row
                 on_completion()
         return all(number in self.by_number for number in numbers)
+
+
+def generate_with_retries(
+    engine: Engine,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    budget: Budget | None = None,
+) -> Iterator[tuple[Completion, bool]]:
+    """Request completions; repeat failed requests twice, unless they would fail again.
+
+    Args:
+        engine: The engine.
+        requests: The requests; equal ones are made once.
+        sampling: Sampling parameters.
+        budget: If given, requests stop before it is exceeded.
+
+    Yields:
+        Each completion, and whether it is the last one of its request.
+
+    Raises:
+        EngineError: The engine failed.
+    """
+    budget = budget or Budget(Limits(), engine.prices)
+    missing = {request.id: request for request in requests}
+    for attempt in range(1, _ATTEMPTS + 1):
+        affordable = budget.affordable(list(missing.values()), sampling.max_tokens)
+        for completion in engine.generate(affordable, sampling) if missing else ():
+            budget.settle(completion)
+            repeat = completion.finish == "error" and not completion.final
+            if is_last := not repeat or attempt == _ATTEMPTS:
+                del missing[completion.id]
+            yield completion, is_last

@@ -20,7 +20,13 @@ from delia_data.ranking import rank
 from delia_data.sampling.filters import Filter, default_filters
 from delia_data.sampling.generated_queries import load_queries
 from delia_data.sampling.queries import GrowableQueries, Queries, Query
-from delia_data.sampling.schedule import PendingRequest, PromptOptions, check_turns, query_id
+from delia_data.sampling.schedule import (
+    FilterQueue,
+    PendingRequest,
+    PromptOptions,
+    check_turns,
+    query_id,
+)
 from delia_data.sampling.store import SampledRow
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -134,6 +140,7 @@ def estimate(
         for number, query in enumerate(drawn)
     )
     pending: dict[str, PendingRequest] = {}
+    queue = FilterQueue(filters)
 
     def requests() -> Iterator[Request | None]:
         while waiting or pending:
@@ -147,11 +154,12 @@ def estimate(
     probe: list[SampledRow] = []
     started = clock()
     for completion in engine.generate(requests(), sampling):
-        in_progress = pending.pop(completion.id)
-        if (finished := in_progress.take(completion, filters)) is not None:
-            probe.append(finished)
-        else:
-            waiting.append(in_progress)
+        done = queue.add(pending.pop(completion.id), completion)
+        for in_progress, finished in (*done, *([] if pending or waiting else queue.judge())):
+            if finished is not None:
+                probe.append(finished)
+            else:
+                waiting.append(in_progress)
     seconds = clock() - started
     rejected = [row.rejected for row in probe if row.rejected is not None]
     if len(rejected) == len(probe):

@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from delia_data._optional import require
@@ -28,7 +28,7 @@ from delia_data.errors import EngineError, InputError
 from delia_data.ranking import row_seed
 from delia_data.records import Message, Rejection, content_id, is_blank
 from delia_data.sampling.budget import Limits
-from delia_data.sampling.completion_log import CompletionLog
+from delia_data.sampling.completion_log import CompletionLog, generate_with_retries
 from delia_data.sampling.similarity import DEFAULT_THRESHOLD, Duplicates, words
 from delia_data.tokens import DEFAULT_TOKEN
 
@@ -497,7 +497,6 @@ _JUDGE_PROMPT: Final = (
     "{question} Reply in one line: yes or no, a colon, and the reason in a few words."
 )
 _JUDGE_SAMPLING: Final = Sampling(temperature=0, top_p=1, max_tokens=64)
-_JUDGE_ATTEMPTS: Final = 3
 _VERDICT: Final = re.compile(r"\W*(yes|no)\b\W*(.*)", re.I)
 _DETAIL: Final = 300  # characters of a reason that are stored
 
@@ -505,8 +504,8 @@ _DETAIL: Final = 300  # characters of a reason that are stored
 class Judge:
     """Reject a pair if a model answers no to a question about it, and store the model's reason.
 
-    Each verdict is one request, made while the sampling engine waits. The judge needs an engine of
-    its own.
+    Sampling asks for verdicts on many pairs at once, while the sampling engine waits. The judge
+    needs an engine of its own.
 
     Attributes:
         engine: The engine of the judge.
@@ -521,37 +520,81 @@ class Judge:
         Args:
             engine: Engine that answers the question.
             question: Question about a request and its answer; no rejects the pair.
-            log: Open log of verdicts, which are not requested again.
+            log: Open log of verdicts, for `stored_verdicts`.
         """
         self.engine = engine
         self.question = question
-        self._cost: float | None = 0.0
         self._log = log
 
     def __call__(self, query: str, completion: Completion, /) -> Rejection | None:
         """Return `"judge"` with the model's reason, `"judge_unclear"` with its text, or None."""
-        return self.fault(f"Request:\n{query}\n\nAnswer:\n{completion.text}")
+        ((_, rejection, _),) = self.verdicts([(query, completion.text)])
+        return rejection
 
-    def fault(self, text: str) -> Rejection | None:
-        """Judge a text; return why to reject it, or None.
+    def verdicts(
+        self, pairs: Sequence[tuple[str, str]]
+    ) -> Iterator[tuple[int, Rejection | None, float | None]]:
+        """Judge pairs of a query and an answer; equal pairs are judged once.
+
+        Yields:
+            Position of each pair in order, why to reject it, and the cost in dollars, which is
+            None if a price is unknown.
 
         Raises:
-            EngineError: The engine failed.
+            EngineError: The engine failed, or some requests failed; the other verdicts were
+                yielded.
         """
-        prompt = (Message("user", _JUDGE_PROMPT.format(text=text, question=self.question)),)
-        row_id = content_id(prompt)
-        request = Request(row_id, prompt, row_seed(0, row_id, "judge"))
-        said = self._logged(request) if self._log is not None else self._asked(request)
-        verdict = _VERDICT.match(said)
-        if verdict is None:
-            return Rejection("judge_unclear", " ".join(said.split())[:_DETAIL] or "no text")
-        reason = verdict[2][:_DETAIL].strip() or "no reason given"
-        return None if verdict[1].lower() == "yes" else Rejection("judge", reason)
+        requests = [self._request(f"Request:\n{query}\n\nAnswer:\n{text}") for query, text in pairs]
+        following = deque(enumerate(request.id for request in requests))
+        known: dict[str, Completion] = {}
+        costs: dict[str, float | None] = {}
+        errors: list[str | None] = []
+        for completion, is_last in generate_with_retries(self.engine, requests, _JUDGE_SAMPLING):
+            before, key = costs.get(completion.id, 0.0), completion.id
+            unknown = before is None or completion.cost is None
+            costs[key] = None if unknown else (before or 0.0) + (completion.cost or 0.0)
+            if is_last:
+                known[key] = completion
+            while following and following[0][1] in known:
+                place, key = following.popleft()
+                if known[key].finish == "error":
+                    errors.append(known[key].error)
+                else:
+                    yield place, _verdict(known[key].text), costs.pop(key, 0.0)
+        self._check(errors)
 
-    def take_cost(self) -> float | None:
-        """Return the cost in dollars since the last call; None if a price is unknown."""
-        cost, self._cost = self._cost, 0.0
-        return cost
+    def stored_verdicts(
+        self, texts: Sequence[str], on_verdict: Callable[[], None] = lambda: None
+    ) -> dict[str, Rejection | None]:
+        """Judge texts, and store the verdicts in the log; those in the log are not requested.
+
+        Args:
+            texts: The texts.
+            on_verdict: Called after each new verdict.
+
+        Returns:
+            Why to reject each text, or None.
+
+        Raises:
+            EngineError: The engine failed, or some requests failed; the other verdicts are stored.
+        """
+        assert self._log is not None
+        rows, requests = self._log.by_number, {text: self._request(text) for text in texts}
+        for request in requests.values():
+            if request.seed in rows and rows[request.seed].error is not None:
+                del rows[request.seed]
+        by_number = {request.seed: request for request in requests.values()}
+        self._log.request(
+            self.engine,
+            list(by_number),
+            by_number.__getitem__,
+            _JUDGE_SAMPLING,
+            purpose="verdicts",
+            on_completion=on_verdict,
+        )
+        answers = {text: rows[request.seed] for text, request in requests.items()}
+        self._check([row.error for row in answers.values() if row.error is not None])
+        return {text: _verdict(row.text) for text, row in answers.items()}
 
     def check_engine(self, other: Engine | None, limits: Limits) -> None:
         """Refuse an engine that is in use, or whose cost exceeds a limit unseen.
@@ -572,35 +615,23 @@ class Judge:
         """Return the settings of the filter."""
         return {"filter": "judge", "question": self.question, "by": self.engine.describe()}
 
-    def _asked(self, request: Request) -> str:
-        for _ in range(_JUDGE_ATTEMPTS):
-            (completion,) = self.engine.generate([request], _JUDGE_SAMPLING)
-            unknown = self._cost is None or completion.cost is None
-            self._cost = None if unknown else (self._cost or 0.0) + (completion.cost or 0.0)
-            if completion.finish != "error":
-                return completion.text
-            if completion.final:
-                break
-        raise self._failed(completion.error)
+    def _request(self, text: str) -> Request:
+        prompt = (Message("user", _JUDGE_PROMPT.format(text=text, question=self.question)),)
+        row_id = content_id(prompt)
+        return Request(row_id, prompt, row_seed(0, row_id, "judge"))
 
-    def _logged(self, request: Request) -> str:
-        assert self._log is not None
-        rows, number = self._log.by_number, request.seed
-        if number in rows and rows[number].error is not None:
-            del rows[number]
-        self._log.request(
-            self.engine,
-            [number],
-            lambda _: request,
-            _JUDGE_SAMPLING,
-            purpose="verdicts",
-            on_completion=lambda: None,
-        )
-        if rows[number].error is not None:
-            raise self._failed(rows[number].error)
-        return rows[number].text
+    @staticmethod
+    def _check(errors: Sequence[str | None]) -> None:
+        if errors:
+            raise EngineError(
+                f"the judge failed ({errors[0]}): fix the cause and run again; verdicts stay"
+            )
 
-    def _failed(self, error: str | None) -> EngineError:
-        return EngineError(
-            f"the judge failed ({error}): fix the cause and run again; verdicts stay"
-        )
+
+def _verdict(said: str) -> Rejection | None:
+    """Read the answer of a judge."""
+    verdict = _VERDICT.match(said)
+    if verdict is None:
+        return Rejection("judge_unclear", " ".join(said.split())[:_DETAIL] or "no text")
+    reason = verdict[2][:_DETAIL].strip() or "no reason given"
+    return None if verdict[1].lower() == "yes" else Rejection("judge", reason)

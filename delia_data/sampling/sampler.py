@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +35,8 @@ from delia_data.sampling.filters import (
 from delia_data.sampling.generated_queries import load_queries
 from delia_data.sampling.queries import FileQueries, GrowableQueries, Queries, Query
 from delia_data.sampling.schedule import (
+    FilterQueue,
+    PendingRequest,
     PromptOptions,
     RequestScheduler,
     check_turns,
@@ -301,21 +303,18 @@ def sample(
             )
         store.begin()
         _show_earlier_pairs(store, filters, saturation)
-        budget.spend(counts.tokens + counts.prompt_tokens, counts.cost or 0.0)
-        if isinstance(source, GrowableQueries):
-            budget.spend(*source.spent)
         novelty = None if saturation is None else lambda: saturation.novelty
         meter = ProgressMeter(counts, novelty=novelty)
         checks = (failed, empty, names(token), *filters)
+        queue = FilterQueue(checks)
+        requests = new_requests(source, prompts, store.asked, seed)
+        for row in _stored_rows(store, queue, requests, target):
+            store.append(row)
+        store.clear_aside()
+        budget.spend(counts.tokens + counts.prompt_tokens, counts.cost or 0.0)
+        if isinstance(source, GrowableQueries):
+            budget.spend(*source.spent)
         failure: str | None = None
-        answers = store.stored_answers()
-        for waiting in new_requests(source, prompts, store.asked, seed) if answers else ():
-            if not answers or counts.kept >= target:
-                break
-            answer = answers.pop(waiting.request.id, None)
-            row = None if answer is None else waiting.take(answer, checks)
-            if row is not None:
-                store.append(row)
         while True:
             scheduler = RequestScheduler(
                 source,
@@ -326,14 +325,12 @@ def sample(
                 max_tokens=max_tokens,
                 budget=budget,
                 limits=limits,
+                queue=queue,
                 turns=turns,
             )
             shown = time.monotonic()
             on_progress(meter.now())
-            for completion in engine.generate(scheduler.requests(), sampling):
-                row = scheduler.settle(completion, checks)
-                if row is None:
-                    continue
+            for row in _finished_rows(engine, scheduler, sampling):
                 row.thoughts = row.thoughts if keep_reasoning else None
                 store.append(row)
                 meter.add(row)
@@ -363,6 +360,35 @@ def sample(
             )
         manifest = _manifest(store, plan, target, scheduler.stopped, source)
         return store.finish(manifest)
+
+
+def _stored_rows(
+    store: PairStore, queue: FilterQueue, requests: Iterator[PendingRequest], target: int
+) -> Iterator[SampledRow]:
+    """Yield the rows of stored answers in the order of the run, until the target is met."""
+    answers = store.stored_answers()
+    for request in requests if answers else ():
+        if not answers or store.counts.kept >= target:
+            break
+        if (answer := answers.pop(request.request.id, None)) is not None:
+            rows = queue.add(request, answer)
+            yield from (row for _, row in rows if row is not None)
+            if queue.full or store.counts.kept + len(queue) >= target:
+                yield from (row for _, row in queue.judge() if row is not None)
+    yield from (row for _, row in queue.judge() if row is not None)
+
+
+def _finished_rows(
+    engine: Engine, scheduler: RequestScheduler, sampling: Sampling
+) -> Iterator[SampledRow]:
+    """Yield rows until the scheduler makes no further requests."""
+    while True:
+        for completion in engine.generate(scheduler.requests(), sampling):
+            yield from scheduler.settle(completion)
+        waiting = len(scheduler.queue)
+        yield from scheduler.judge()
+        if not waiting:
+            return
 
 
 def _grow(

@@ -4,9 +4,10 @@
                                            ▲                       │
                                            └── failed: repeat ◀────┴──▶ settled
 
-The number of rows in progress never exceeds the number of missing pairs. The target is therefore
-met exactly, and a rejected pair makes room for the next query at once. The requested rows are the
-shortest prefix of the queries that contains the target, whatever order the engine answers in.
+The number of rows in progress, those that wait for a judge included, never exceeds the number of
+missing pairs. The target is therefore met exactly, and a rejected pair makes room for the next
+query at once. The requested rows are the shortest prefix of the queries that contains the target,
+whatever order the engine answers in.
 
 A row of several turns is a chain of requests: the engine gets the next one, for the user's turn or
 for the answer to it, once the filters accept the latest answer.
@@ -15,10 +16,10 @@ for the answer to it, once the filters accept the latest answer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from delia_data.engines.base import Completion, Engine, Request, setting
 from delia_data.errors import EngineError, InputError
@@ -35,6 +36,7 @@ from delia_data.sampling.queries import Queries, Query
 from delia_data.sampling.store import PairStore, SampledRow
 from delia_data.tokens import render_user_ids
 
+_JUDGED_AT_ONCE: Final = 64  # rows
 _HEALTH_WINDOW: Final = 32  # latest requests; if more than half failed, the engine is dead
 
 
@@ -118,6 +120,11 @@ class PromptOptions:
         return Request(row_id, tuple(turns), row_seed(seed, row_id, "sample"))
 
 
+Checks: TypeAlias = Generator[
+    tuple[Judge, str, str], tuple[Rejection | None, float | None], Rejection | None
+]
+
+
 @dataclass(slots=True)
 class PendingRequest:
     """A row in progress, and the request that the engine has for it, or gets next.
@@ -128,6 +135,7 @@ class PendingRequest:
         request: The request.
         turns: Number of answers in the row.
         tries: Number of failed tries of the request so far.
+        following: Request after this one, if the row has further turns and no filter rejects it.
     """
 
     number: int
@@ -135,6 +143,7 @@ class PendingRequest:
     request: Request
     turns: int = 1
     tries: int = 0
+    following: Request | None = field(default=None, init=False)
     _row: SampledRow | None = field(default=None, init=False)
 
     @property
@@ -143,16 +152,8 @@ class PendingRequest:
         done = 0 if self._row is None else 1 + len(self._row.followups)
         return 2 * self.turns - 1 - done
 
-    def take(self, completion: Completion, filters: Sequence[Filter]) -> SampledRow | None:
-        """Take the completion of the request.
-
-        Filters get the user's last turn and the answer to it; those that compare pairs get the
-        query and all that follows, once the row is complete.
-
-        Returns:
-            The finished row, with the reason of the first filter that rejects it; None if the
-            conversation continues, and `request` is that of its next turn.
-        """
+    def receive(self, completion: Completion) -> None:
+        """Add the completion of the request to the row, and set the request that follows."""
         text = completion.text
         if not text.isascii():  # a lone surrogate cannot be written to a file
             text = text.encode("utf-8", "replace").decode("utf-8")
@@ -169,54 +170,121 @@ class PendingRequest:
         row.error = completion.error
         row.reasoning |= completion.reasoning
         row.thoughts = "\n\n".join(filter(None, (row.thoughts, completion.thoughts))) or None
-        first = next(self._faults(row, completion, filters), "")
-        reason, detail = (first, "") if isinstance(first, str) else first
-        for check in filters:
-            if isinstance(check, Judge):
-                row.cost = _sum(row.cost, check.take_cost())
-        if reason and self.turns > 1:
-            turn = f"turn {1 + (1 + len(row.followups)) // 2}"
-            detail = f"{turn}: {detail}" if detail else turn
-        row.rejected, row.detail = reason or None, detail or None
-        if reason or completion.finish == "error" or not self.requests:
-            return row
+        self.following = None
+        if completion.finish == "error" or not self.requests:
+            return
         asked, row_id = self.request, f"{row.id}/{len(row.followups) + 1}"
         seed = row_seed(asked.seed, row_id, "sample")
         if asked.role == "user":
-            turns = (*asked.messages, Message("user", text))
-            self.request = Request(row_id, turns, seed)
+            self.following = Request(row_id, (*asked.messages, Message("user", text)), seed)
         else:
-            self.request = follow_up_request(asked, text, row_id, seed)
-        self.tries = 0
-        return None
+            self.following = follow_up_request(asked, text, row_id, seed)
 
-    def _faults(
-        self, row: SampledRow, completion: Completion, filters: Sequence[Filter]
-    ) -> Iterator[str | Rejection]:
-        """Yield the reasons to reject the latest turn."""
-        asked = self.request
+    def checks(self, completion: Completion, filters: Sequence[Filter]) -> Checks:
+        """Apply the filters to the latest turn.
+
+        Filters get the user's last turn and the answer to it; those that compare pairs get the
+        query and all that follows, once the row is complete.
+
+        Yields:
+            A judge with the request and the answer that it sees; takes its verdict and its cost.
+
+        Returns:
+            The reason of the first filter that rejects the turn, or None.
+        """
+        row, asked = self._row, self.request
+        assert row is not None
         if asked.role == "user":
             if completion.finish == "error":
-                yield "failed"
-            elif fault := follow_up_fault(asked, completion.text, completion.finish):
-                yield Rejection(USER_TURN, fault)
-            return
+                return Rejection("failed")
+            fault = follow_up_fault(asked, completion.text, completion.finish)
+            return Rejection(USER_TURN, fault) if fault else None
         query = asked.messages[-1].content
+        found: str | Rejection | None
         for check in filters:
-            seen = query, completion
-            if row.followups and isinstance(check, Judge):  # it needs to know what was said before
-                said = [row.query, row.answer, *row.followups[:-1]]
-                seen = "\n\n".join(said), completion
+            if isinstance(check, Judge):
+                said = query
+                if row.followups:  # it needs to know what was said before
+                    said = "\n\n".join([row.query, row.answer, *row.followups[:-1]])
+                found, cost = yield check, said, completion.text
+                row.cost = _sum(row.cost, cost)
             elif self.turns > 1 and isinstance(check, StatefulFilter):
                 if self.requests:
                     continue
-                seen = row.query, replace(completion, text=row.text)
-            if reason := check(*seen):
-                yield reason
+                found = check(row.query, replace(completion, text=row.text))
+            else:
+                found = check(query, completion)
+            if found:
+                return Rejection(found) if isinstance(found, str) else found
+        return None
+
+    def conclude(self, rejection: Rejection | None) -> SampledRow | None:
+        """Return the finished row, or None if the conversation continues with the next request."""
+        row = self._row
+        assert row is not None
+        if rejection is not None:
+            reason, detail = rejection
+            if self.turns > 1:
+                turn = f"turn {1 + (1 + len(row.followups)) // 2}"
+                detail = f"{turn}: {detail}" if detail else turn
+            row.rejected, row.detail = reason, detail or None
+        elif self.following is not None:
+            self.request, self.tries = self.following, 0
+            return None
+        return row
 
 
 def _sum(cost: float | None, more: float | None) -> float | None:
     return None if cost is None or more is None else cost + more
+
+
+RowState: TypeAlias = tuple[PendingRequest, SampledRow | None]
+"""A row in progress, and the finished row, or None if the conversation continues."""
+
+
+class FilterQueue:
+    """Applies filters to completions; rows that a judge sees wait for one another."""
+
+    def __init__(self, filters: Sequence[Filter]) -> None:
+        """Set the filters in order."""
+        self._filters = filters
+        self._waiting: list[tuple[PendingRequest, Checks, tuple[Judge, str, str]]] = []
+
+    def __len__(self) -> int:
+        """Return the number of rows that wait for a judge."""
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many rows wait as a judge sees at once."""
+        return len(self) >= _JUDGED_AT_ONCE
+
+    def add(self, row: PendingRequest, completion: Completion) -> list[RowState]:
+        """Take the completion of a row; return nothing if the row waits for a judge."""
+        row.receive(completion)
+        return list(self._advance(row, row.checks(completion, self._filters), None))
+
+    def judge(self) -> Iterator[RowState]:
+        """Yield the rows that wait, in order, each as soon as its verdict is known.
+
+        Raises:
+            EngineError: The judge failed; the rows with a verdict were yielded.
+        """
+        while self._waiting:
+            judge = self._waiting[0][2][0]
+            asked = [each for each in self._waiting if each[2][0] is judge]
+            self._waiting = [each for each in self._waiting if each[2][0] is not judge]
+            for place, *verdict in judge.verdicts([(said, text) for *_, (_, said, text) in asked]):
+                row, checks, _ = asked[place]
+                yield from self._advance(row, checks, (verdict[0], verdict[1]))
+
+    def _advance(self, row: PendingRequest, checks: Checks, verdict: Any) -> Iterator[RowState]:
+        try:
+            question = checks.send(verdict)
+        except StopIteration as end:
+            yield row, row.conclude(end.value)
+        else:
+            self._waiting.append((row, checks, question))
 
 
 class RequestScheduler:
@@ -225,6 +293,7 @@ class RequestScheduler:
     Attributes:
         stopped: Why no further requests are made: the `"queries"` ran out, the `"budget"` is
             spent, or the reason given to `stop`. None while running, and if the target is met.
+        queue: The filters, and the rows that wait for a judge.
     """
 
     def __init__(
@@ -238,11 +307,13 @@ class RequestScheduler:
         max_tokens: int,
         budget: Budget,
         limits: Limits,
+        queue: FilterQueue,
         turns: int = 1,
     ) -> None:
         """Continue where the earlier runs of the store stopped."""
         self.stopped: str | None = None
         self._store = store
+        self.queue = queue
         self._target = target
         self._limits = limits
         self._max_tokens = max(max_tokens, SELF_SAMPLING.max_tokens) if turns > 1 else max_tokens
@@ -255,8 +326,8 @@ class RequestScheduler:
 
     @property
     def pending(self) -> int:
-        """Number of requests that the engine has not answered."""
-        return len(self._pending)
+        """Number of rows that the engine has not answered, or that wait for a judge."""
+        return len(self._pending) + len(self.queue)
 
     def requests(self) -> Iterator[Request | None]:
         """Yield requests; None means that a completion must come before the next request."""
@@ -275,37 +346,57 @@ class RequestScheduler:
         """Begin no further rows; those in progress are completed."""
         self.stopped = self.stopped or reason
 
-    def settle(self, completion: Completion, filters: Sequence[Filter]) -> SampledRow | None:
-        """Take a completion.
+    def settle(self, completion: Completion) -> Iterator[SampledRow]:
+        """Take a completion, and yield the rows that are finished now.
 
-        Returns:
-            The finished row; None if the request failed and will be repeated, or if the row has
-            further turns.
+        A request that failed is repeated. If a judge sees the rows, many wait for it.
 
         Raises:
-            EngineError: Too many requests failed.
+            EngineError: Too many requests failed, or the judge failed.
         """
-        request = self._pending.pop(completion.id)
+        row = self._pending.pop(completion.id)
         self._latest.append(completion)
+        if completion.finish == "error":
+            self._budget.settle(completion)
+            self._check_health()
+            if row.tries < self._limits.retries and not completion.final:
+                row.tries += 1
+                self._ready.append(row)
+                return
+            self._failures += 1
+            if self._failures > self._limits.failures:
+                raise EngineError(
+                    f"{self._failures} rows failed after all retries, the last one because of "
+                    f"{completion.error}: fix the cause or allow more failures; finished rows stay"
+                )
+        done = self.queue.add(row, completion)
         if completion.finish != "error":
-            row = request.take(completion, filters)
-            self._budget.settle(completion, None if row is not None else request.request)
-            if row is None:  # before rows that the budget cannot pay yet
-                self._ready.appendleft(request)
-            return row
-        self._budget.settle(completion)
-        self._check_health()
-        if request.tries < self._limits.retries and not completion.final:
-            request.tries += 1
-            self._ready.append(request)
-            return None
-        self._failures += 1
-        if self._failures > self._limits.failures:
-            raise EngineError(
-                f"{self._failures} rows failed after all retries, the last one because of "
-                f"{completion.error}: fix the cause or allow more failures; finished rows stay"
-            )
-        return request.take(completion, filters)
+            self._budget.settle(completion, row.following)
+        yield from self._finished(done)
+        if not done and row.turns == 1:
+            self._store.put_aside(completion)
+        expected = self._store.counts.kept + len(self.queue)
+        if self.queue.full or (not self._pending and expected >= self._target):
+            yield from self.judge()
+
+    def judge(self) -> Iterator[SampledRow]:
+        """Yield the rows that wait for a judge and are finished by its verdict.
+
+        Raises:
+            EngineError: The judge failed.
+        """
+        if len(self.queue):
+            yield from self._finished(self.queue.judge())
+            self._store.clear_aside()
+
+    def _finished(self, rows: Iterable[RowState]) -> Iterator[SampledRow]:
+        for row, finished in rows:
+            if finished is None:
+                self._ready.appendleft(row)  # before rows that the budget cannot pay yet
+                continue
+            if row.following is not None:
+                self._budget.release(row.following)
+            yield finished
 
     def _next(self) -> PendingRequest | None:
         """Return the next affordable request; None if no request can be made now."""
@@ -314,13 +405,13 @@ class RequestScheduler:
         else:
             request = None if self.stopped else next(self._waiting, None)
         if request is None:
-            if not self._pending:
+            if not self.pending:
                 self.stop("queries")
             return None
         if self._budget.reserve(request.request, self._max_tokens, request.requests):
             return request
         self._ready.appendleft(request)
-        if not self._pending:
+        if not self.pending:
             self.stop("budget")
         return None
 

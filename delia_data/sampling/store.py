@@ -5,6 +5,7 @@
         sampled-00000-000.jsonl   log of finished rows, accepted or rejected, while a run samples
         pairs-00000.parquet       accepted pairs of a finished run
         rejected-00000.parquet    rejected rows of a finished run, with the reasons
+        unjudged.jsonl            log of answers that wait for a judge, while a run samples
         queries/                  queries written by a model, if any
         manifest.json
         FINISHED
@@ -29,7 +30,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
@@ -65,8 +66,9 @@ _PLAN: Final = "plan.json"
 _HISTORY: Final = ("extended", "earlier")  # keys of a plan that no setting has
 _LIMITS: Final = ("max_tokens", "max_thinking_tokens")
 _CUT_OFF: Final = {"truncated", "reasoning"}  # reasons that a higher limit may remove
+_UNJUDGED: Final = "unjudged.jsonl"
 _PAIRS: Final = "pairs-*.parquet"
-_GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl")
+_GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl", _UNJUDGED)
 
 _FOLLOWUP_ROLES: Final[tuple[Role, Role]] = ("user", "assistant")
 _REASONING: Final = b"reasoning"  # key of Parquet metadata: pairs whose reasoning was removed
@@ -231,6 +233,8 @@ class PairStore:
         self.counts = Counts()
         self._generation = generation
         self._logs = _logs(folder, generation)
+        hint = "and its query is asked again"
+        self._unjudged = JsonlLog(folder / _UNJUDGED, Completion, if_damaged=hint)
         self._lines = array("q")  # of each logged row: number, log, start, length, accepted
         self._failed: dict[str, tuple[int, str]] = {}  # latest failure by row id: line, reason
         self._superseded: list[int] = []  # lines of failures whose rows were requested again
@@ -309,7 +313,7 @@ class PairStore:
             store = cls(root, earlier, keep_rejected=keep_rejected, keep_reasoning=keep_reasoning)
             if following != earlier:
                 store = store._changed(following)
-            with store._logs[-1]:
+            with store._logs[-1], store._unjudged:
                 yield store
 
     @property
@@ -329,12 +333,14 @@ class PairStore:
                     yield row.query, row.text
 
     def stored_answers(self) -> dict[str, Completion]:
-        """Return the stored answers of reopened rows that need not be requested again, by row id.
+        """Return the stored answers of rows that need not be requested again, by row id.
 
-        Thoughts are not stored with rejected rows, and conversations end where they are rejected,
-        so a run that keeps thoughts or has several turns has no such answers.
+        They are those that wait for a judge, and those of reopened rows. Thoughts are not stored
+        with rejected rows, and conversations end where they are rejected, so a run that keeps
+        thoughts or has several turns has no answers of the second kind.
         """
-        answers: dict[str, Completion] = {}
+        waiting = (completion for completion, *_ in self._unjudged.read())
+        answers = {each.id: each for each in waiting if each.id not in self.asked}
         needs_more = self._keep_reasoning or "turns" in self._plan
         for number in range(0 if needs_more else self._generation):
             judged = self._changes("judge", number) - self._changes("ask", number)
@@ -371,6 +377,21 @@ class PairStore:
         self._count(row, len(self._logs) - 1, self._end, length)
         self._end += length
 
+    def put_aside(self, completion: Completion) -> None:
+        """Store an answer until its row is finished.
+
+        Raises:
+            OutputError: The disk is full or gone.
+        """
+        texts = (completion.text, completion.thoughts if self._keep_reasoning else "")
+        text, thoughts = (one.encode("utf-8", "replace").decode("utf-8") for one in texts)
+        self._unjudged.append(replace(completion, text=text, thoughts=thoughts))
+
+    def clear_aside(self) -> None:
+        """Remove the answers that were put aside; their rows are finished."""
+        self._unjudged.close()
+        self._unjudged.path.unlink(missing_ok=True)
+
     def finish(self, manifest: Manifest) -> Manifest:
         """Write this generation as Parquet, then the manifest and the finish marker.
 
@@ -382,6 +403,7 @@ class PairStore:
 
     def _end_generation(self) -> None:
         self._logs[-1].close()
+        self.clear_aside()
         if self._lines:
             self._compact()
         _delete_logs(self.folder, self._generation)

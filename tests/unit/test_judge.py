@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,27 @@ from api_engines import api_environment  # noqa: F401
 from command_line import Delia, refused
 from killing import lines_in, run_to_end, stop_when
 from openai_server import Call, OpenAIServer, Reply, answer, refusal
-from recording_engine import QUERIES, RecordingEngine, run, texts
+from recording_engine import QUERIES, RecordingEngine, run
 from wordings import TEST, TRAIN, verdicts
 
 from delia_data.diversify import make_task_folder
-from delia_data.engines import FREE, MockEngine, Prices
+from delia_data.diversify.check import WordingChecker
+from delia_data.engines import FREE, Completion, MockEngine, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.mixing import read_task_rows
 from delia_data.outputs import is_finished, read_manifest
-from delia_data.sampling import Judge, Limits, default_filters, estimate, read_cache
+from delia_data.records import Rejection
+from delia_data.sampling import (
+    Judge,
+    Limits,
+    Query,
+    default_filters,
+    estimate,
+    read_cache,
+    sample,
+)
+from delia_data.sampling.similarity import Duplicates
+from delia_data.tasks import Wording
 
 ODD = [query for query in QUERIES[:20] if "3" in query.text or "7" in query.text]
 
@@ -76,11 +89,54 @@ def test_a_killed_run_asks_neither_the_model_nor_the_judge_again(tmp_path: Path)
     manifest = run(asked, tmp_path, filters=(Judge(judge.engine),))
     assert manifest.rows == {"asked": 25, "kept": 20}
     assert not set(first.queries[:9]) & set(judge.queries)
-    assert sorted(asked.queries) == texts(QUERIES[9:25])
+    assert asked.queries == [query.text for query in QUERIES[20:25]], "the others were put aside"
+    assert not (tmp_path / "unjudged.jsonl").exists()
     # Without the judge, the rows that it rejected come back.
     manifest = run(RecordingEngine(), tmp_path, target=26)
     assert manifest.rows == {"asked": 26, "kept": 26}
     assert manifest.dropped == {}
+
+
+class Batches(MockEngine):
+    """A judge that answers out of order, and keeps the size of each batch."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda request: verdict(request.messages[-1].content), shuffle=8)
+        self.sizes: list[int] = []
+
+    def generate(
+        self, requests: Iterable[Request | None], sampling: Sampling
+    ) -> Iterator[Completion]:
+        taken = list(requests)
+        self.sizes.append(len(taken))
+        return super().generate(taken, sampling)
+
+
+def turn(request: Request) -> str:
+    """Return an answer, or a user's turn."""
+    thing = " ".join(["river", "lamp", "stone", "bread"][int(c, 16) % 4] for c in request.id[-9:-3])
+    return f" say of the {thing} in it?" if request.role == "user" else f"About a {thing}."
+
+
+@pytest.mark.parametrize(("shuffle", "turns"), [(1, 1), (16, 1), (16, 2)])
+def test_a_batch_of_verdicts_gives_the_rows_of_single_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffle: int, turns: int
+) -> None:
+    queries = [Query(f"Tell me about number {i}.", "explain") for i in range(300)]
+    judges = {64: Batches(), 1: Batches()}
+    for size, judge in judges.items():
+        monkeypatch.setattr("delia_data.sampling.schedule._JUDGED_AT_ONCE", size)
+        engine = MockEngine(turn, shuffle=shuffle)
+        given: dict[str, Any] = {"filters": (Judge(judge), Duplicates(None)), "turns": turns}
+        sample(engine, queries, tmp_path / str(size), target=150, **given)
+    (one, first), (other, second) = (
+        (read_manifest(tmp_path / str(size)), read_cache(tmp_path / str(size))) for size in judges
+    )
+    assert first == second and one.rows == other.rows and one.dropped == other.dropped
+    assert judges[64].sizes[:2] == [64, 64] and len(judges[64].sizes) < 12
+    assert set(judges[1].sizes) == {1}
+    assert sum(judges[64].sizes) == sum(judges[1].sizes) >= one.rows["asked"]
+    assert one.rows["kept"] > 100
 
 
 def test_a_judge_that_fails_ends_the_run(tmp_path: Path) -> None:
@@ -193,6 +249,27 @@ def test_a_judge_rejects_wordings_and_is_not_asked_again(tmp_path: Path) -> None
     assert again.requests == []
     assert read_task_rows(tmp_path).train == made.rows.train
     assert read_manifest(tmp_path, verify=True) == made.manifest
+
+
+def test_a_copy_of_a_wording_that_the_judge_rejects_is_judged() -> None:
+    wordings = [
+        Wording("Mark the paper of this pupil and reply in <sep>: {query}", split="train"),
+        Wording("Mark the paper of this pupil and reply in <sep>! {query}", split="train"),
+        Wording("Does it hold what somebody claims here? Use <sep>. {query}", split="train"),
+    ]
+    asked: list[list[str]] = []
+
+    def judge(texts: Sequence[str]) -> dict[str, Rejection | None]:
+        asked.append(list(texts))
+        return {text: Rejection("judge", "odd") if "<sep>:" in text else None for text in texts}
+
+    found = WordingChecker(verdicts(), judge=judge).check_all(wordings)
+    texts = [wording.text for wording in wordings]
+    assert asked == [[texts[0], texts[2]], [texts[1]]]
+    single = WordingChecker(verdicts(), judge=judge)
+    reasons = [single.check(wording) for wording in wordings]
+    assert reasons == ["judge", None, None]
+    assert single.result == found
 
 
 def test_verdicts_on_wordings_survive_failures(tmp_path: Path) -> None:
