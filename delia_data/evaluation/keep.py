@@ -86,7 +86,7 @@ def divergences(
     switched_off: Callable[[], AbstractContextManager[Any]],
     tokens: Sequence[str],
 ) -> Iterator[Divergence]:
-    """Yield KL(untrained, trained) of each pair, summed over its answer's tokens, in nats.
+    """Yield KL(untrained, trained) of each pair, summed over its answers' tokens, in nats.
 
     Args:
         model: The trained model.
@@ -96,7 +96,7 @@ def divergences(
         switched_off: Returns the context in which `untrained` answers as the untrained model.
         tokens: The special tokens.
     """
-    encoded = [(row.id, encode(tokenizer, row)) for row in pairs]
+    encoded = [(row.id, encode(tokenizer, row, every_answer=True)) for row in pairs]
     encoded.sort(key=lambda one: len(one[1].ids))
     vocabulary = tokenizer.get_vocab()
     token_ids = [vocabulary[token] for token in tokens if token in vocabulary]

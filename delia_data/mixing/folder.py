@@ -95,7 +95,12 @@ def _counted(
     for batch in batches:
         for row in batch.to_pylist():
             try:
-                encoded = encode(tokenizer, read_record(row), check_prompt=False)
+                encoded = encode(
+                    tokenizer,
+                    read_record(row),
+                    check_prompt=False,
+                    every_answer=row["source"] == "cache",
+                )
             except InputError:
                 counts["uncounted_rows"] += 1
                 continue

@@ -147,6 +147,7 @@ def encode(
     *,
     template: str | None = None,
     check_prompt: bool = True,
+    every_answer: bool = False,
 ) -> EncodedRow:
     """Put a record through the chat template and label its answer.
 
@@ -158,6 +159,10 @@ def encode(
             looks one up with `marked_template`.
         check_prompt: Refuse a row that does not begin with its prompt's ids. The lint reports
             such rows itself.
+        every_answer: Label the answers before the last one too, if the row has the same ids up to
+            the end of each as the conversation up to there. Some chat templates write an earlier
+            answer differently, without its block of thoughts for example. Generation marks label
+            every answer anyway.
 
     Raises:
         InputError: There is no chat template, the template refuses the turns, it has no
@@ -193,7 +198,20 @@ def encode(
             f"{_name(tokenizer)}: the chat template writes the prompt differently when an answer "
             f"follows, so the answer's tokens cannot be found: {prompt_advice(tokenizer)}"
         )
+    if every_answer and loss == "prompt-completion":
+        _label_earlier_answers(tokenizer, record, row)
     return row
+
+
+def _label_earlier_answers(
+    tokenizer: PreTrainedTokenizerBase, record: Record, row: EncodedRow
+) -> None:
+    roles = [message.role for message in record.messages[:-1]]
+    ends = [i + 1 for i, role in enumerate(roles) if role == "assistant" and "user" in roles[:i]]
+    parts = [encode(tokenizer, Record(record.messages[:end]), check_prompt=False) for end in ends]
+    if all(row.ids[: len(part.ids)] == part.ids for part in parts):
+        for begin, end in (span for part in parts for span in part.spans):
+            row.mask[begin:end] = [True] * (end - begin)
 
 
 def prompt_advice(tokenizer: PreTrainedTokenizerBase) -> str:

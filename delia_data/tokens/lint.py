@@ -220,7 +220,12 @@ class Linter:
         self._rows[_source_name(source)] += 1
         try:
             row = encode(
-                self._tokenizer, record, self._loss, template=self._template, check_prompt=False
+                self._tokenizer,
+                record,
+                self._loss,
+                template=self._template,
+                check_prompt=False,
+                every_answer=_source_name(source) == "cache",
             )
         except InputError as error:
             if not self._tokenizer.chat_template:
@@ -265,7 +270,7 @@ class Linter:
             yield "too-long", f"it has {len(row.ids)} tokens, more than {self._max_length}"
         yield from self._token_problems(record, source, row, short)
         yield from self._prompt_problems(record, row)
-        yield from self._answer_problems(record, row)
+        yield from self._answer_problems(record, source, row)
         if any(row.mask) and not any(short.mask):
             yield "nothing-labelled", f"no answer token is left within {self._max_length} tokens"
 
@@ -339,10 +344,14 @@ class Linter:
         ids = self._tokenizer.encode(content, add_special_tokens=False)
         return match[0] if self._special.intersection(ids) else None
 
-    def _answer_problems(self, record: Record, row: EncodedRow) -> Iterator[tuple[str, str]]:
+    def _answer_problems(
+        self, record: Record, source: str, row: EncodedRow
+    ) -> Iterator[tuple[str, str]]:
         answers = [m.content for m in record.messages if m.role == "assistant"]
-        expected = answers if self._loss == "generation-marks" else answers[-1:]
         spans = row.spans
+        expected = answers
+        if self._loss != "generation-marks":
+            expected = answers[-len(spans) :] if source == "cache" else answers[-1:]
         if not spans:
             yield "nothing-labelled", "no token is labeled"
             return

@@ -90,6 +90,32 @@ def test_the_first_loss_is_the_mean_over_the_answers_tokens(
     assert {"adapter_model.safetensors", "losses.json", "tokenizer.json"} <= set(files)
 
 
+def test_every_answer_of_a_pair_is_labeled(
+    settings: TrainSettings, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """The loss of pairs of two turns, computed here from all logits of the untrained model."""
+    settings = replace(settings, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
+    add_token(model, tiny_tokenizer)
+    more = [{"role": "user", "content": "And why?"}, {"role": "assistant", "content": "It is so."}]
+    rows = [{**each, "messages": [*each["messages"], *more]} for each in ROWS]
+    total, count = 0.0, 0
+    for values in rows[6:10]:
+        turns = values["messages"]
+        ids = render_ids(tiny_tokenizer, turns, generate=False)
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0]
+        for place in (1, 3):
+            begin = len(render_ids(tiny_tokenizer, turns[:place], generate=True))
+            end = len(render_ids(tiny_tokenizer, turns[: place + 1], generate=False))
+            loss = torch.nn.functional.cross_entropy(
+                logits[begin - 1 : end - 1], torch.tensor(ids[begin:end]), reduction="sum"
+            )
+            total, count = total + float(loss), count + end - begin
+    train(settings, [*rows[6:], *rows[:6]], tmp_path / "adapter")
+    assert losses(tmp_path / "adapter")[0] == pytest.approx(total / count, rel=1e-5)
+
+
 def test_rows_are_taken_in_order_and_the_loss_falls(
     settings: TrainSettings, tmp_path: Path
 ) -> None:

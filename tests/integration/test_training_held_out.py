@@ -18,7 +18,7 @@ from delia_data.evaluation.keep import read_pairs
 from delia_data.experiments.cells import answer_loss
 from delia_data.mixing import mix, save_mixture
 from delia_data.outputs import read_manifest
-from delia_data.records import Record, read_record
+from delia_data.records import Record, read_record, write_record
 from delia_data.report import make_report
 from delia_data.tasks import read_task_rows
 from delia_data.training import TrainSettings, load_adapter, train
@@ -107,6 +107,24 @@ def test_losses_on_held_out_rows_and_pairs(
     train(plain, case.mixture, tmp_path / "plain")
     for name in ("losses.json", "adapter_model.safetensors"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+def test_every_answer_of_held_out_pairs_counts(case: Case, tmp_path: Path) -> None:
+    single = case.pairs()
+    pairs = [Record((*one.messages, *single[i - 1].messages)) for i, one in enumerate(single)]
+    lines = [json.dumps(write_record(pair)) + "\n" for pair in pairs]
+    (tmp_path / "pairs.jsonl").write_text("".join(lines))
+    source = str(tmp_path / "pairs.jsonl")
+    settings = replace(case.settings, pairs_loss="kl", watch_pairs=source)
+    train(settings, case.mixture, tmp_path / "a")
+    last = read_watched(tmp_path / "a")[-1]
+    system = open_system(str(tmp_path / "a"), "transformers", {}, token="<sep>")
+    task = EvalTask.read(case.inputs.task)
+    numbers = evaluate(
+        system, task, tmp_path / "e", probes=("held-out",), pairs=pairs, max_tokens=4
+    ).numbers["model"]
+    assert last["eval_keep"] == last["eval_loss_pairs"]
+    assert last["eval_keep"] == pytest.approx(numbers["kl"].value, rel=0.02)
 
 
 def test_the_number_of_rows_is_a_setting(case: Case, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from chat_models import marked_tokenizer, shipped_template
 from command_line import Delia, refused
 from mixtures import task_rows
 from recording_engine import QUERIES, lines
@@ -445,7 +446,7 @@ class TestUses:
         assert mixture.manifest.dropped == {"names_token": 1}
 
     @pytest.mark.parametrize("loss", ["prompt-completion", "generation-marks"])
-    def test_lint(self, cache: Path, tiny_tokenizer: Any, loss: Any) -> None:
+    def test_lint_labels_every_answer(self, cache: Path, tiny_tokenizer: Any, loss: Any) -> None:
         tiny_tokenizer.add_tokens(["<sep>"])
         if loss == "generation-marks":
             tiny_tokenizer.chat_template = (
@@ -457,12 +458,11 @@ class TestUses:
         rows = [(record, "cache") for record in read_cache(cache)]
         report = lint_rows(rows, tiny_tokenizer, loss=loss)
         assert not report.problems
-        answers = 1 if loss == "prompt-completion" else 2
-        row = encode(tiny_tokenizer, rows[0][0], loss)
-        assert len(row.spans) == answers
+        counted = [len(turn.content) + 1 for row, _ in rows for turn in row.messages[1::2]]
+        assert report.labelled == {"cache": sum(counted)}
 
     @pytest.mark.parametrize("pairs_loss", ["ce", "kl"])
-    def test_training_labels_the_last_answer(
+    def test_training_labels_every_answer(
         self, cache: Path, tiny_tokenizer: Any, pairs_loss: Any
     ) -> None:
         from delia_data.training import TrainSettings
@@ -471,9 +471,11 @@ class TestUses:
         mixture = mix(task_rows(3), cache, ratio=4)
         settings = TrainSettings(model="tiny", pairs_loss=pairs_loss)
         rows = encode_rows(open_training_rows(mixture), tiny_tokenizer, settings).dataset
-        pairs = {record.answer for record in read_cache(cache)}
         labeled = [[i for i in row["labels"] if i != -100] for row in rows if not row["is_task"]]
-        assert {tiny_tokenizer.decode(ids) for ids in labeled} == {f"{p}<|end|>" for p in pairs}
+        assert {tiny_tokenizer.decode(ids) for ids in labeled} == {
+            f"{record.messages[1].content}<|end|>{record.answer}<|end|>"
+            for record in read_cache(cache)
+        }
         assert len(labeled) == 12
 
     def test_quality(self, cache: Path) -> None:
@@ -482,6 +484,36 @@ class TestUses:
         )
         assert (quality.pairs, quality.cut_off_share) == (12, None)
         assert quality.found == {"turn": 12}, "every turn is read"
+
+
+ROW = Record(
+    (
+        Message("assistant", "Hello."),
+        Message("user", "Why?"),
+        Message("assistant", "So."),
+        Message("user", "Really?"),
+        Message("assistant", "Yes: two lines,\n\nhere."),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "answers"),
+    [("qwen2_5", 2), ("llama3", 2), ("gemma4", 2), ("qwen3", 1), ("phi3", 1), ("gptoss", 1)],
+)
+def test_earlier_answers_are_labeled_if_the_template_writes_them_alike(
+    template: str, answers: int
+) -> None:
+    tokenizer = marked_tokenizer(shipped_template(template))
+    row = encode(tokenizer, ROW, every_answer=True)
+    said = [turn.content for turn in ROW.messages if turn.role == "assistant"][-answers:]
+    assert len(row.spans) == answers
+    for (begin, end), text in zip(row.spans, said, strict=True):
+        assert tokenizer.decode(row.ids[begin:end]).startswith(text)
+    assert encode(tokenizer, ROW).spans == row.spans[-1:]
+    assert not lint_rows([(ROW, "cache")], tokenizer, tokens=[]).problems
+    task = lint_rows([(ROW, "task")], tokenizer, tokens=[])
+    assert task.labelled["task"] == row.spans[-1][1] - row.spans[-1][0]
 
 
 def test_single_turns_are_stored_as_before(tmp_path: Path) -> None:
