@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +19,7 @@ import yaml
 
 from delia_data._optional import require
 from delia_data.errors import ForeignFolderError, InputError, TokenError
+from delia_data.mixing.options import TEMPLATE_KWARGS
 from delia_data.models import load_model, load_tokenizer, quiet
 from delia_data.outputs import (
     Manifest,
@@ -77,6 +78,7 @@ class ExportInputs:
         system_turns: Whether the chat template takes a system turn.
         rows: File of the training rows.
         format: Their row format.
+        template_options: Options of the chat template in a column of the rows.
         out: Folder of the configuration.
     """
 
@@ -92,6 +94,7 @@ class ExportInputs:
     system_turns: bool
     rows: Path
     format: Format
+    template_options: Mapping[str, Any]
     out: Path
 
     @property
@@ -199,8 +202,14 @@ def write_trainer_files(
         file = out / name
         if file.exists() and (not file.is_file() or file.read_text(encoding="utf-8") != text):
             raise ForeignFolderError(_EXISTS.format(file))
+    options = inputs.template_options
+    if options not in ({}, prepared.settings.get("template_options")) and trainer != "trl":
+        wanted = " ".join(f"--template-option {n}={json.dumps(v)}" for n, v in options.items())
+        notes.append(
+            f"{trainer} does not read the template options of the rows: give delia prepare {wanted}"
+        )
     if rows.parent == out:
-        _convert(source, rows, format)
+        _convert(source, rows, format, {TEMPLATE_KWARGS: options} if options else {})
     for name, text in texts.items():
         write_text(out / name, text)
     paths = tuple(out / name for name in texts)
@@ -208,12 +217,13 @@ def write_trainer_files(
     return TrainerFiles(paths, rows, command, tuple(notes))
 
 
-def _convert(source: TrainingRows, file: Path, format: Format) -> None:
-    """Write rows in another format as JSON Lines."""
+def _convert(source: TrainingRows, file: Path, format: Format, columns: Mapping[str, Any]) -> None:
+    """Write rows in another format as JSON Lines, with columns that are equal in all of them."""
     with atomic_path(file) as part:
         with part.open("w", encoding="utf-8") as lines:
             for record, _ in source.records([]):
-                lines.write(json.dumps(write_record(record, format), ensure_ascii=False) + "\n")
+                row = {**write_record(record, format), **columns}
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
         if file.exists() and file_sha256(file) != file_sha256(part):
             raise ForeignFolderError(_EXISTS.format(file))
 
@@ -252,6 +262,7 @@ def _inputs(
         system_turns=_takes_system(tokenizer),
         rows=rows,
         format=format,
+        template_options=mixture.settings.get("template_options") or {},
         out=out,
     )
 
@@ -429,7 +440,7 @@ def _token_notes(inputs: ExportInputs) -> list[str]:
 def _trl(inputs: ExportInputs) -> Files:
     """Write the YAML of `trl sft`, which leaves the column `prompt` out of the loss."""
     settings = inputs.settings
-    columns = ["prompt", "completion"]
+    columns = ["prompt", "completion", *([TEMPLATE_KWARGS] if inputs.template_options else [])]
     dataset = {"path": inputs.loader, "data_files": str(inputs.rows), "columns": columns}
     config: dict[str, Any] = {
         "model_name_or_path": str(inputs.model),

@@ -235,6 +235,36 @@ def test_rows_are_converted_for_a_trainer_that_cannot_read_them(
         assert sizes == sorted(record.id for record in [TASK[0].record, *PAIRS])
 
 
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_pairs_of_several_turns(trainer: TrainerName, model: Any, tmp_path: Path) -> None:
+    pairs = [Record((*pair.messages, *PAIRS[0].messages)) for pair in PAIRS]
+    save_mixture(mix(TASK, pairs, ratio=4), tmp_path / "mixture")
+    written = write_trainer_files(
+        trainer, tmp_path / "mixture", model(), tmp_path / "out", settings=SETTINGS
+    )
+    rows = {record.id for record in read_records(written.rows)}
+    assert rows == {record.id for record in [TASK[0].record, *pairs]}
+
+
+def test_template_options_of_the_rows(model: Any, tmp_path: Path) -> None:
+    options = {"short": True}
+    mixture = mix(TASK, PAIRS, ratio=4, template_options=options)
+    save_mixture(mixture, tmp_path / "mixture")
+
+    def write(trainer: TrainerName) -> TrainerFiles:
+        return write_trainer_files(
+            trainer, tmp_path / "mixture", model(), tmp_path / trainer, settings=SETTINGS
+        )
+
+    written = write("trl")
+    (dataset,) = read(written, "trl.yaml")["datasets"]
+    assert dataset["columns"] == ["prompt", "completion", "chat_template_kwargs"]
+    rows = [json.loads(line) for line in written.rows.read_text("utf-8").splitlines()]
+    assert [row["chat_template_kwargs"] for row in rows] == [options] * 5
+    note = "axolotl does not read the template options of the rows: give delia prepare"
+    assert write("axolotl").notes == (f"{note} --template-option short=true",)
+
+
 def test_converted_rows_keep_their_order(write: Write) -> None:
     import pyarrow.parquet as pq
 
