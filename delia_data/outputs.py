@@ -460,6 +460,30 @@ def is_finished(folder: str | os.PathLike[str]) -> bool:
         return False
 
 
+_COMMANDS: Final = {
+    "cache": "delia sample",
+    "task": "delia diversify",
+    "mixture": "delia mix",
+    "adapter": "delia train",
+    "model": "delia export or delia prepare",
+    "evaluation": "delia evaluate",
+    "publication": "delia pull",
+}
+_SIGNS: Final = {
+    **dict.fromkeys(("undiversified", "written", "judged", "answers"), "task"),
+    "plan.json": "cache",
+    "training.json": "adapter",
+    "asking.json": "evaluation",
+}
+"""Names in an unfinished folder without a manifest, and the kind of output that has them."""
+
+
+def _unfinished_kind(root: Path) -> str | None:
+    with suppress(OSError, ValueError):
+        return Manifest.model_validate_json((root / MANIFEST).read_text(encoding="utf-8")).kind
+    return next((kind for name, kind in _SIGNS.items() if (root / name).exists()), None)
+
+
 def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> Manifest:
     """Read the manifest of a finished output.
 
@@ -472,9 +496,12 @@ def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> Ma
     """
     root = Path(folder)
     if not is_finished(root):
+        kind = _unfinished_kind(root)
+        holds = f", but an unfinished {kind}" if kind else ""
         raise UnfinishedError(
-            f"{root} is not a finished output: no {FINISHED} marker fits a {MANIFEST} in it; "
-            "run the command that makes it again, and it goes on where it stopped"
+            f"{root} is not a finished output{holds}: no {FINISHED} marker fits a {MANIFEST} in "
+            f"it; rerun {_COMMANDS[kind] if kind else 'the command that writes it'} with the same "
+            "arguments, and it continues where it stopped"
         )
     try:
         manifest = Manifest.model_validate_json((root / MANIFEST).read_text(encoding="utf-8"))

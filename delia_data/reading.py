@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 
 from delia_data._batches import batches
 from delia_data.errors import FormatError, InputError, UnsupportedRowError
-from delia_data.outputs import FINISHED, MANIFEST, read_manifest
+from delia_data.outputs import FINISHED, LOCK, MANIFEST, read_manifest
 from delia_data.records import (
     MEANINGFUL,
     TURN_FIELDS,
@@ -1258,7 +1258,7 @@ def _open_folder(path: Path) -> dict[str, Source]:
 
 def is_output(path: Path) -> bool:
     """Return whether a folder is an output of this package, finished or not."""
-    if os.path.exists(path / FINISHED) or os.path.exists(path / "plan.json"):
+    if any(os.path.exists(path / name) for name in (FINISHED, LOCK, "plan.json")):
         return True
     with suppress(OSError, ValueError, TypeError):
         content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ from delia_data.errors import InputError, TokenError
 from delia_data.mixing.mixture import Mixture
 from delia_data.mixing.options import TEACHER_MESSAGES, TEMPLATE_KWARGS
 from delia_data.models import identify_files, quiet
-from delia_data.outputs import LOCK, Manifest, canonical_json, is_finished, read_manifest
+from delia_data.outputs import Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import rank
 from delia_data.reading import FilePart, Source, is_output, open_source
 from delia_data.records import Record, read_record, write_record
@@ -175,7 +175,7 @@ def open_training_rows(given: Any) -> TrainingRows:
         return TrainingRows(open_source(rows, purpose="training"), "the mixture")
     name = os.fspath(given)
     folder = Path(name)
-    if os.path.isdir(folder) and (is_output(folder) or (folder / LOCK).exists()):
+    if os.path.isdir(folder) and is_output(folder):
         return _open_folder(folder, name)
     if (match := _REGISTERED.fullmatch(name)) and not os.path.exists(name):
         return _open_registered(name, match[1], match[2])

@@ -1,15 +1,19 @@
 """Tasks are read from folders and files, and hashed by content."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from wordings import contrast_task
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
+from delia_data.engines import MockEngine, Request
 from delia_data.errors import FormatError, InputError, TokenError, UnfinishedError
 from delia_data.outputs import Manifest, finish
 from delia_data.records import Record
+from delia_data.sampling import read_cache
 from delia_data.tasks import (
     BUNDLED_TASKS,
     TaskRow,
@@ -17,8 +21,10 @@ from delia_data.tasks import (
     Wording,
     bundled_task,
     bundled_wordings,
+    read_task,
     read_task_rows,
 )
+from delia_data.training.data import open_training_rows
 
 ROWS = TaskRows(
     train=(
@@ -75,6 +81,20 @@ def test_an_unfinished_folder_is_refused(tmp_path: Path, missing: str) -> None:
     (tmp_path / missing).unlink()
     with pytest.raises(UnfinishedError, match="is not a finished output"):
         read_task_rows(tmp_path)
+
+
+@pytest.mark.parametrize("read", [read_task_rows, read_task, read_cache, open_training_rows])
+def test_a_folder_that_diversify_began_names_the_command(
+    tmp_path: Path, read: Callable[[str], object]
+) -> None:
+    def broken(request: Request) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        contrast_task(tmp_path, MockEngine(broken), contrast=1)
+    assert {path.name for path in tmp_path.iterdir()} >= {"answers", ".lock"}
+    with pytest.raises(UnfinishedError, match=r"an unfinished task: .*; rerun delia diversify"):
+        read(str(tmp_path))
 
 
 def test_another_kind_of_folder_is_refused(tmp_path: Path) -> None:
