@@ -1,4 +1,4 @@
-"""What `load_dataset` sees: the builders `delia_mix`, `delia_cache` and `delia_task`.
+"""Builders for `load_dataset`: `delia_mix`, `delia_cache` and `delia_task`.
 
     import delia_data                       # registers the names
     from datasets import load_dataset
@@ -7,7 +7,7 @@
     load_dataset("delia_cache", cache="my-cache")
     load_dataset("delia_task")
 
-Each module holds one configuration and one builder, on the skeleton of the packaged builders of
+Each module has a configuration and a builder, with the methods of the packaged builders of
 `datasets`: `_info`, `_split_generators`, `_generate_tables`.
 """
 

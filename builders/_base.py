@@ -1,8 +1,8 @@
-"""What the three builders share: settings that are checked, inputs and their hash, and shards.
+"""Base of the three builders: checked settings, inputs and their hashes, and shards.
 
-A dataset is prepared once for each configuration id, which carries the hash of every setting,
-of the bytes of every input and of the version of this package. The hash of an input depends on
-its bytes alone, not on its place, so that a changed source is never served from an old copy.
+A dataset is prepared once per configuration id. The id contains a hash of all settings, of the
+bytes of all inputs, and of the version of this package. The hash of an input depends only on its
+bytes, not on its path, so a changed source never gets an old copy.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from delia_data.tasks import (
 
 Location = str | os.PathLike[str]
 RowSource: TypeAlias = pa.Table | CacheRows | Mixture
-"""What the rows of a split are read from."""
+"""Source of the rows of a split."""
 
-# `datasets` patches the modules of builders, so that they can open URLs, which imports SciPy. It
-# leaves those alone that are patched already, and ours open none.
+# `datasets` patches the modules of builders to open URLs, which imports SciPy, unless they are
+# patched already. These builders open no URLs.
 _patched_for_streaming: Final = datasets.DownloadConfig()
 
-# Enough for many workers and nodes to share evenly; the cut never changes rows or their order.
+# Enough to distribute evenly over many workers and nodes. Shards do not affect rows or order.
 _SHARDS: Final = 64
 _ROWS_AT_ONCE: Final = 1_000
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows of a split, from one position up to another: a share for a worker or a node."""
+    """A range of the rows of a split, for a worker or a node."""
 
     source: RowSource
     begin: int
@@ -75,14 +75,14 @@ class Shard:
             yield from map(_table, self.source.with_source_ids(self.begin, self.end))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if isinstance(self.source, pa.Table):  # a copy: a slice would carry the whole table
+        if isinstance(self.source, pa.Table):  # pickling a slice pickles the whole table
             rows = self.source.take(pa.array(np.arange(self.begin, self.end)))
             return Shard, (rows, 0, self.end - self.begin)
         return Shard, (self.source, self.begin, self.end)
 
 
 def cut(source: RowSource) -> list[Shard]:
-    """Cut rows into shards of nearly equal size, in order."""
+    """Split rows into shards of nearly equal size, in order."""
     count = max(1, min(_SHARDS, source.num_rows))
     bounds = [number * source.num_rows // count for number in range(count + 1)]
     return [Shard(source, begin, end) for begin, end in pairwise(bounds)]
@@ -93,7 +93,7 @@ def _table(batch: pa.RecordBatch) -> pa.Table:
 
 
 def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches while a thread makes the next one; Arrow works without the global lock."""
+    """Yield batches while a thread reads the next one; Arrow releases the global lock."""
     with ThreadPoolExecutor(1, thread_name_prefix="delia-read") as thread:
         coming = thread.submit(next, batches, None)
         while (batch := coming.result()) is not None:
@@ -102,7 +102,7 @@ def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _joined(shards: Iterable[Shard]) -> list[Shard]:
-    """Join neighbors, so that they are read together."""
+    """Join adjacent shards, so that they are read together."""
     joined: list[Shard] = []
     for shard in shards:
         if joined and joined[-1].source is shard.source and joined[-1].end == shard.begin:
@@ -114,7 +114,7 @@ def _joined(shards: Iterable[Shard]) -> list[Shard]:
 
 @dataclass
 class DeliaConfig(datasets.BuilderConfig):  # type: ignore[misc]
-    """Settings of a builder; those of its own come as keyword arguments of `load_dataset`."""
+    """Settings of a builder, which are keyword arguments of `load_dataset`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,19 +129,19 @@ class DeliaConfig(datasets.BuilderConfig):  # type: ignore[misc]
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
-        """Names of the builder's own settings."""
+        """Names of the settings of this builder."""
         shared = {field.name for field in dataclasses.fields(datasets.BuilderConfig)}
         return tuple(field.name for field in dataclasses.fields(cls) if field.name not in shared)
 
     def settings(self) -> dict[str, Any]:
-        """The builder's own settings and their values."""
+        """Settings of this builder and their values."""
         return {key: getattr(self, key) for key in self.keys()}
 
     def sha256(self) -> str:
-        """Hash all that the rows depend on; reads the bytes of the inputs.
+        """Hash the settings and the bytes of the inputs.
 
         Raises:
-            InputError: An input is not there or cannot be read.
+            InputError: An input does not exist or cannot be read.
         """
         hashes: dict[str, Callable[[Any], str]] = {"task": task_sha256, "cache": cache_sha256}
         content = {
@@ -152,7 +152,7 @@ class DeliaConfig(datasets.BuilderConfig):  # type: ignore[misc]
 
 
 class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
-    """Base of the builders: each names its own settings, columns and splits."""
+    """Base of the builders; a subclass defines settings, columns and splits."""
 
     token: str | bool | None
 
@@ -176,8 +176,8 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 f"{self.name} has no configuration {config_name!r}: leave the name out, "
                 f"and give {known[0]}="
             )
-        # load_dataset takes `token` as the Hub's and keeps it from the settings. Here it is the
-        # special token, and nothing is ever sent to the Hub.
+        # load_dataset removes `token`, a Hub access token, from the settings. Here it is the
+        # special token, and it is never sent to the Hub.
         if "token" in known and isinstance(self.token, str):
             given["token"] = self.token
         self.token = None
@@ -193,7 +193,7 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         """Return the splits of inputs that were just read.
 
         Raises:
-            InputError: An input changed since the configuration id was made of its bytes.
+            InputError: An input has changed since its bytes were hashed.
         """
         if self.config.sha256() != self._sha256:
             raise InputError(f"an input of {self.name} changed while it was read: load it again")
@@ -236,17 +236,17 @@ def read_task(task: Location | None, *, token: str | None = None, seed: int = 0)
     Args:
         task: A task folder, a JSON Lines or JSON file, or the name of a bundled task, which
             comes before a folder of that name; None for the bundled one.
-        token: The special token, `""` for a task that has none; None for the task's own, which
-            is `<sep>` for a file.
-        seed: Seed of the bundled task's wordings; other tasks are worded already.
+        token: Special token, `""` for a task without one; None for that of the task, which is
+            `<sep>` for a file.
+        seed: Seed of the wordings of a bundled task; other tasks have their wordings.
 
     Raises:
-        InputError: The task is not there or cannot be read.
-        TokenError: The task has another token than the one given.
+        InputError: The task does not exist or cannot be read.
+        TokenError: The token of the task differs from `token`.
     """
     name = _bundled_name(task)
     if name is not None:
-        from delia_data.diversify import diversify  # not before, as it takes a while
+        from delia_data.diversify import diversify  # a slow import
 
         rows = diversify(bundled_task(name), bundled_wordings(name), seed=seed)
     else:
@@ -259,10 +259,10 @@ def read_task(task: Location | None, *, token: str | None = None, seed: int = 0)
 
 
 def locate_cache(cache: Location | None) -> Location:
-    """Where the pairs lie: what was given, where there is something.
+    """Return the location of the pairs: the given one, or that of the bundled cache.
 
     Raises:
-        InputError: The cache is not there, or none is bundled.
+        InputError: The cache does not exist, or no cache is bundled.
     """
     if cache is None or is_bundled(cache):
         return bundled_cache_folder()
@@ -273,7 +273,7 @@ def task_sha256(task: Location | None) -> str:
     """Hash the bytes that `read_task` reads.
 
     Raises:
-        InputError: The task is not there or cannot be read.
+        InputError: The task does not exist or cannot be read.
     """
     name = _bundled_name(task)
     return _path_sha256(_path("task", task)) if name is None else _data_sha256("tasks", name)
@@ -283,7 +283,7 @@ def cache_sha256(cache: Location | None) -> str:
     """Hash the bytes of a cache.
 
     Raises:
-        InputError: The cache is not there or cannot be read.
+        InputError: The cache does not exist or cannot be read.
     """
     if cache is None or is_bundled(cache):
         return _data_sha256("sampling", "cache")
@@ -313,13 +313,13 @@ def _path(kind: str, given: Any) -> Location:
 
 
 def _data_sha256(part: str, name: str) -> str:
-    """Hash all the data that one part of the package carries."""
+    """Hash the bundled data of a part of the package."""
     with as_file(files("delia_data") / part / "data") as folder:
         return hashlib.sha256(f"{name}:{_path_sha256(folder)}".encode()).hexdigest()
 
 
 def _path_sha256(given: Location) -> str:
-    """Hash a file, or the files of a glob or a folder by their names; hidden ones are left out.
+    """Hash a file, or the files of a glob or a folder with their names, except hidden files.
 
     The files behind a URL are downloaded for their hash, and again for their rows.
     """
@@ -343,17 +343,17 @@ def _path_sha256(given: Location) -> str:
 
 
 class RowsDataset(datasets.Dataset):  # type: ignore[misc]
-    """A `Dataset` that yields its rows one by one as quickly as in batches.
+    """A `Dataset` that yields single rows as fast as batches.
 
-    `Dataset.__iter__` of `datasets` 5.2 slices its table once for each row and formats the slice:
-    10 µs a row before any value is read. Here a thousand rows become Python at once. The rows are
-    the same, whatever has a format or an order of rows is left to `datasets`, and everything made
-    from it is an ordinary `Dataset` again.
+    `Dataset.__iter__` of `datasets` 5.2 slices its table for each row and formats the slice, which
+    takes 10 µs per row before a value is read. This class converts a thousand rows at once. A
+    dataset with a format or with indices uses the original method, and everything derived from
+    it is an ordinary `Dataset`.
     """
 
     @classmethod
     def of(cls, dataset: datasets.Dataset) -> RowsDataset:
-        """The same dataset, with quicker rows."""
+        """Return the same dataset with faster iteration."""
         return cls(
             dataset.data,
             info=dataset.info,
@@ -362,7 +362,7 @@ class RowsDataset(datasets.Dataset):  # type: ignore[misc]
         )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Give the rows."""
+        """Yield the rows."""
         form = self.format
         plain = form["type"] is None and form["columns"] == self.column_names
         if self._indices is not None or not plain:

@@ -1,4 +1,4 @@
-"""`load_dataset("delia_mix", ratio=4, cache="my-cache")`: a task and its pairs, mixed."""
+"""Builder of `load_dataset("delia_mix", ratio=4, cache="my-cache")`: a task mixed with pairs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXAMPLE: Final = 'such as ratio=4, or the name "ratio-4"'
 
 
 def _ratio(name: str, ratio: Any) -> float:
-    """The ratio that the configuration's name or `ratio=` gives."""
+    """Return the ratio from the configuration's name or from `ratio=`."""
     if name == "default":
         if ratio is None:
             raise RatioError(f"delia_mix was given no ratio: give one, {_EXAMPLE}")
@@ -46,29 +46,29 @@ class DeliaMixConfig(DeliaConfig):
     """Settings of a mixture.
 
     Attributes:
-        ratio: Pairs for each task row. The configuration's name can say it too: `"ratio-4"`.
-        task: A task folder; a file, glob, folder or URL of task rows; or the name of a bundled
-            task. None for the bundled one.
-        cache: A cache folder; or a file, glob, folder or URL of pairs. None or `"bundled"` for the
-            bundled one.
+        ratio: Pairs per task row. The configuration's name can contain it instead: `"ratio-4"`.
+        task: Task folder; file, glob, folder or URL of task rows; or name of a bundled task. None
+            for the bundled task.
+        cache: Cache folder, or a file, glob, folder or URL of pairs. None or `"bundled"` for the
+            bundled cache.
         seed: Seed of selection and order, and of the bundled task's wordings.
         order: `"shuffled"` or `"interleaved"`.
         format: Row format: `"messages"`, `"prompt_completion"`, `"alpaca"` or `"sharegpt"`.
-        on_short: What to do where the cache is too small: `"error"`, `"all"` or `"repeat"`.
-        epochs: Number of epochs, one after another, each with other pairs in another order.
-        epoch: Number of the only epoch to load, from 0; in place of `epochs`.
-        template_options: Options of the chat template by name, which every row gets as the column
-            `chat_template_kwargs`: TRL gives them to the template.
-        token: The special token, `""` for a task that has none; None for the task's own, which
-            is `<sep>` for a file.
-        repo: A repository that `delia push` wrote, such as `"org/name"`: the mixture of that ratio
-            as it is published there, whose settings are its own.
+        on_short: Action if the cache is too small: `"error"`, `"all"` or `"repeat"`.
+        epochs: Number of consecutive epochs, each with different pairs and a different order.
+        epoch: Index of a single epoch to load, instead of `epochs`.
+        template_options: Options of the chat template by name. Every row has them in the column
+            `chat_template_kwargs`, which TRL passes to the template.
+        token: Special token, `""` for a task without one; None for that of the task, which is
+            `<sep>` for a file.
+        repo: Repository written by `delia push`, such as `"org/name"`. Loads its mixture of this
+            ratio with its settings.
         revision: Version of the repository, such as `"v1.2.0"`; None for the newest.
 
     Raises:
-        RatioError: There is no ratio, it is wrong, or the name says another one.
-        InputError: The name is not of the form `ratio-<number>`, or there is a revision alone.
-        SettingsError: There is a repository and a setting that a published mixture has already.
+        RatioError: The ratio is missing, wrong, or differs from that of the name.
+        InputError: The name is not of the form `ratio-<number>`, or a revision has no repository.
+        SettingsError: A setting is given that the published mixture already has.
     """
 
     ratio: float | None = None
@@ -93,7 +93,7 @@ class DeliaMixConfig(DeliaConfig):
         self.published: Published | None = None
 
     def _check_repo(self) -> None:
-        """Refuse settings that a published mixture has already, and a revision without one."""
+        """Refuse settings that a published mixture has, and a revision without a repository."""
         if self.repo is None:
             if self.revision is not None:
                 raise InputError(
@@ -114,19 +114,22 @@ class DeliaMixConfig(DeliaConfig):
             )
 
     def sha256(self) -> str:
-        """Hash all that the rows depend on; of what is published, the commit, which is asked for.
+        """Hash the settings and inputs, or the commit of a published mixture.
 
         Raises:
-            InputError: An input is not there or cannot be read.
-            RatioError: There is no such mixture in the version.
-            HubError: The Hub refused, or could not be reached.
+            InputError: An input does not exist or cannot be read.
+            RatioError: The version has no mixture of this ratio.
+            HubError: The Hub refused the request or could not be reached.
         """
         if self.repo is None:
             return super().sha256()
         if self.published is None:
-            from delia_data.hub import find_version, published_mixture  # imports for a while
+            from delia_data.hub import (
+                find_version,
+                published_mixture,
+            )  # here, because the import takes a while
 
-            # The newest commit is asked for: without the Hub there is an error, never an old one.
+            # Requests the newest commit. If the Hub cannot be reached, an old commit is not used.
             revision = "" if self.revision is None else f"@{self.revision}"
             self.published = find_version(f"{self.repo}{revision}")
             manifest = published_mixture(self.published, float(self.ratio or 0))
@@ -136,13 +139,14 @@ class DeliaMixConfig(DeliaConfig):
 
 
 class DeliaMix(DeliaBuilder):
-    """Builder of a mixture: `train`, and `test` where the task has held-out rows.
+    """Builder of a mixture: `train`, and `test` if the task has held-out rows.
 
-    `info.description` is the manifest as JSON: settings, row counts by source, drops by reason.
+    `info.description` is the manifest as JSON: settings, row counts by source, dropped rows by
+    reason.
     """
 
     BUILDER_CONFIG_CLASS = DeliaMixConfig
-    # Listed for get_dataset_config_names; every other ratio-<number> works as well.
+    # For get_dataset_config_names; any other ratio-<number> works as well.
     BUILDER_CONFIGS: ClassVar = [DeliaMixConfig(ratio=ratio) for ratio in (4, 65, 260)]
 
     def _info(self) -> datasets.DatasetInfo:

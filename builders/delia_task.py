@@ -1,4 +1,4 @@
-"""`load_dataset("delia_task", task="my-task")`: task rows, each in its own wording."""
+"""Builder of `load_dataset("delia_task", task="my-task")`: task rows in their wordings."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class DeliaTaskConfig(DeliaConfig):
     """Settings of a task.
 
     Attributes:
-        task: A task folder; a file, glob, folder or URL of task rows; or the name of a bundled
-            task. None for the bundled one.
-        token: The special token, which every training row must then name; None for the task's
-            own, and `""` for a task that has none.
-        seed: Seed of the bundled task's wordings; other tasks are worded already.
+        task: Task folder; file, glob, folder or URL of task rows; or name of a bundled task. None
+            for the bundled task.
+        token: Special token, which every training row must then name; None for that of the task,
+            `""` for a task without one.
+        seed: Seed of the wordings of a bundled task; other tasks have their wordings.
     """
 
     task: Location | None = None
@@ -38,7 +38,7 @@ class DeliaTaskConfig(DeliaConfig):
 
 
 class DeliaTask(DeliaBuilder):
-    """Builder of a task: `train`, and `test` where it has held-out rows."""
+    """Builder of a task: `train`, and `test` if it has held-out rows."""
 
     BUILDER_CONFIG_CLASS = DeliaTaskConfig
 

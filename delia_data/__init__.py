@@ -1,12 +1,12 @@
 """Data that teaches a language model a small task, not its phrasing.
 
-DELIA (arXiv 2408.10841) as a library: caches of a model's own words, wordings of a task's
-instruction in which one new token stands for the output format, and mixtures of both.
+An implementation of DELIA (arXiv 2408.10841): caches of a model's own answers, wordings of a task's
+instruction in which a new token stands for the output format, and mixtures of both.
 
     import delia_data                                 # registers the names with `datasets`
     from datasets import load_dataset
 
-    load_dataset("delia_mix", ratio=260)                   # or task=..., cache=... of yours
+    load_dataset("delia_mix", ratio=260)                   # or your own task=..., cache=...
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from delia_data.registration import register
     from delia_data.tokens import DEFAULT_TOKEN, add_token, lint
 else:
-    # Found when first asked for: the command line imports this package before anything else.
+    # Imported on first use, because the command line imports this package first.
     _FOUND_IN: Final = {
         "mixing": ("Mixture", "mix", "save_mixture"),
         "ranking": ("rank", "row_seed"),

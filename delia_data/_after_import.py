@@ -1,7 +1,7 @@
 """Call a function right after a library is imported, without importing it.
 
-`delia register` copies this file into the environment, where every Python process runs it at its
-start: it imports nothing but `sys`. (wrapt's `register_post_import_hook` does the same, at three
+`delia register` copies this file into the environment, and every Python process runs it at startup,
+so it imports only `sys`. (wrapt's `register_post_import_hook` does the same, at three
 times the start-up time of Python.)
 """
 

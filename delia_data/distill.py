@@ -7,10 +7,10 @@
 
     out/
         distill.json        settings; a rerun with others is refused
-        prompts/NAME/       of each token
+        prompts/NAME/       for each token
             teacher/        1  the model's answers with the system prompt
             task/           2  the queries in wordings that name the token, with contrast rows
-        mixture/            3  all tasks and the pairs; of use to any trainer
+        mixture/            3  all tasks and the pairs, for any trainer
         adapter/            4  LoRA and the tokens' embedding rows
         evaluation/NAME/    5  agreement with the system prompt, leak, obey, keep
         result.json, report.html
@@ -74,12 +74,12 @@ class DistillSettings:
     Attributes:
         prompts: The system prompts by their tokens, such as `{"<support>": "You are ..."}`.
         queries: `"bundled"`, or a file, glob, folder or Hub id of queries, without answers.
-        rows: Queries of each prompt.
-        held_out: Share of them that is only evaluated on, above 0 and below 1.
+        rows: Queries per prompt.
+        held_out: Share of the queries to hold out for evaluation, above 0 and below 1.
         pairs: Pairs to mix in: a cache or a file of pairs. With the KL loss their answers may come
             from any model.
-        ratio: Pairs for each training row.
-        contrast: Contrast rows for each training row.
+        ratio: Pairs per training row.
+        contrast: Contrast rows per training row.
         max_tokens: Maximum number of tokens of an answer. Longer ones are dropped and counted.
         constraints: By token, constraints that code checks in answers of free text
             (`evaluation.keep.satisfies`), such as `{"most_words": 80}`.
@@ -116,14 +116,13 @@ class DistilledToken:
     """A token that stands for a system prompt.
 
     Attributes:
-        evaluation: Its numbers, between those of the untrained model without and with the system
-            prompt. `agree` is the agreement with the greedy answers to the system prompt; that of
-            the second bound is the agreement of the prompt's own sampled answers with them, the
-            ceiling.
+        evaluation: Numbers of the token, and of the untrained model without and with the system
+            prompt. `agree` is the agreement with the greedy answers to the system prompt. Its
+            upper bound is the agreement of sampled answers to the system prompt with them.
         prompt_tokens: Mean tokens of a request with the token.
-        full_tokens: Mean tokens of the same request with the system prompt.
-        prefill_s: Median seconds until the first token of an answer, with the token.
-        full_prefill_s: The same with the system prompt.
+        full_tokens: Mean tokens of the request with the system prompt.
+        prefill_s: Median seconds to the first token of an answer, with the token.
+        full_prefill_s: Median seconds to the first token of an answer, with the system prompt.
     """
 
     evaluation: Evaluation
@@ -152,7 +151,7 @@ class DistillResult:
 
     @property
     def sentences(self) -> list[str]:
-        """The costs in sentences."""
+        """Return sentences about the costs."""
         lines = [
             f"A request has {one.prompt_tokens:.0f} tokens with {token} and {one.full_tokens:.0f} "
             f"with the system prompt; its prefill takes {1000 * one.prefill_s:.0f} ms and "
@@ -274,7 +273,7 @@ class _Distillation(Steps):
             )
 
     def diversify(self, token: str, update: Update) -> None:
-        """Give each query a wording that names the token, and make contrast rows."""
+        """Put each query into a wording that names the token, and make contrast rows."""
         s = self.settings
         make_task_folder(
             make_task(
@@ -313,7 +312,7 @@ class _Distillation(Steps):
 
     @cached_property
     def system(self) -> System:
-        """The trained model, and the same with the training switched off."""
+        """The trained model, and the untrained one, which is the same model without its adapter."""
         first = next(iter(self.settings.prompts))
         return open_adapter_system(
             self.out / _ADAPTER, token=first, device=self.training.device, batch_size=32
@@ -364,7 +363,7 @@ class _Distillation(Steps):
         return result
 
     def _measure(self, token: str) -> dict[str, float]:
-        """Count the tokens of requests, and time how long the model reads them."""
+        """Count the tokens of requests, and measure the prefill time."""
         rows = self.eval_task(token).held_out
         system = Message("system", self.settings.prompts[token])
         engine: Any = self.system.engine
@@ -406,7 +405,7 @@ def make_task(
         seed: Seed of the choice.
 
     Returns:
-        The task. If most answers are objects with the same keys, those are its keys.
+        The task. Its keys are those of the answers, if most are objects with the same keys.
     """
     rows = [Record.pair(row.query, row.answer) for row in answered]
     order = sorted(rows, key=lambda row: rank(seed, row.id, "held out queries"))
@@ -429,7 +428,7 @@ def make_task(
 
 
 def _keys_of(answers: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys that most answers' objects have; empty if most are something else."""
+    """Return the keys of most answers' objects; empty if most answers are not such objects."""
     objects = [json_object(earliest_object(answer) or "") for answer in answers]
     counts = Counter(tuple(sorted(value)) for value in objects if value)
     keys, count = counts.most_common(1)[0] if counts else ((), 0)
@@ -437,7 +436,7 @@ def _keys_of(answers: Sequence[str]) -> tuple[str, ...]:
 
 
 def prefill_seconds(model: Any, prompts: Sequence[Sequence[int]]) -> float:
-    """Return the median seconds in which a model reads a prompt, one prompt at a time."""
+    """Return the median prefill time of single prompts in seconds."""
     import torch
 
     seconds = []

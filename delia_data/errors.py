@@ -1,22 +1,22 @@
-"""The errors that this package raises on purpose.
+"""Errors of this package.
 
-Every one of them carries a single line that says what was given, why it fails and what to
-do. The command line prints that line and exits with code 2.
+The message of each is a single line with the input, the reason of the failure, and the next step.
+The command line prints that line and exits with code 2.
 
     DeliaError (Exception)
-    ├── InputError (ValueError)           what was given cannot be used
+    ├── InputError (ValueError)           the input cannot be used
     │   ├── FormatError                   a file or a row is not in a known format
-    │   │   └── UnsupportedRowError       the row means more than its text says
+    │   │   └── UnsupportedRowError       the row is more than its text
     │   ├── RatioError                    the ratio is wrong, or the cache is too small for it
-    │   ├── TokenError                    the special token cannot do its work
+    │   ├── TokenError                    the special token cannot be used
     │   ├── SettingsError                 settings are unknown or differ from the earlier run's
-    │   ├── VersionError                  a version is wrong, taken, or too small a step
-    │   └── SecretError                   what is to be published holds what looks like a secret
+    │   ├── VersionError                  a version is wrong, exists, or increases too little
+    │   └── SecretError                   the content to publish may contain a secret
     ├── OutputError (OSError)             a file or folder cannot be read or written
-    │   ├── ForeignFolderError            the folder holds something else
-    │   ├── HubError                      the Hub refused, or could not be reached
+    │   ├── ForeignFolderError            the folder contains something else
+    │   ├── HubError                      the Hub refused a request or was not reached
     │   ├── UnfinishedError               the folder has no finish marker
-    │   └── LockedError                   another process writes there
+    │   └── LockedError                   another process writes into the folder
     ├── EngineError (RuntimeError)        an engine failed
     └── MissingExtraError (ImportError)   an optional library is not installed
 """
@@ -28,11 +28,11 @@ from typing import Any
 
 
 class DeliaError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of the errors of this package."""
 
 
 class InputError(DeliaError, ValueError):
-    """What was given cannot be used."""
+    """The input cannot be used."""
 
 
 class FormatError(InputError):
@@ -40,14 +40,14 @@ class FormatError(InputError):
 
 
 class UnsupportedRowError(FormatError):
-    """The row means more than its text says: it has tools, images, a negative label.
+    """The row is more than its text: it has tools, images or a negative label.
 
     Attributes:
-        reason: The reason under which such rows are counted when they are dropped.
+        reason: Reason under which such rows are counted when they are dropped.
     """
 
     def __init__(self, message: str, reason: str = "unsupported") -> None:
-        """Keep the message and the drop reason."""
+        """Set the message and the reason."""
         super().__init__(message)
         self.reason = reason
 
@@ -57,19 +57,19 @@ class RatioError(InputError):
 
 
 class TokenError(InputError):
-    """The special token cannot do its work."""
+    """The special token cannot be used."""
 
 
 class SettingsError(InputError):
-    """Settings are unknown, or differ from those of the run that is to go on."""
+    """Settings are unknown, or differ from those of the run to resume."""
 
 
 class VersionError(InputError):
-    """A version is no version, is taken by other content, or is too small a step."""
+    """A version is malformed, exists with other content, or increases too little."""
 
 
 class SecretError(InputError):
-    """What is to be published holds what looks like a secret or an e-mail address."""
+    """The content to publish may contain a secret or an e-mail address."""
 
 
 class OutputError(DeliaError, OSError):
@@ -77,19 +77,19 @@ class OutputError(DeliaError, OSError):
 
 
 class ForeignFolderError(OutputError):
-    """The output folder holds something that was not made by this command."""
+    """The output folder contains something that this command did not write."""
 
 
 class HubError(OutputError):
-    """The Hub refused, or could not be reached; what lies there is as it was."""
+    """The Hub refused a request or could not be reached; the repository has not changed."""
 
 
 class UnfinishedError(OutputError):
-    """The folder has no finish marker: it was never completed, or was changed since."""
+    """The folder has no valid finish marker: it is incomplete, or was changed afterwards."""
 
 
 class LockedError(OutputError):
-    """Another process is writing to the same folder."""
+    """Another process writes into the folder."""
 
 
 class EngineError(DeliaError, RuntimeError):
@@ -101,7 +101,7 @@ class MissingExtraError(DeliaError, ImportError):
 
 
 def printable(name: object) -> str:
-    """Return a name of the user's for an error, which is one line: escaped if it would not be."""
+    """Return a user's name for a one-line message, escaped if it has more than one line."""
     text = str(name)
     return text if text.isprintable() else ascii(text)
 

@@ -1,16 +1,16 @@
-"""Output folders: atomic writes, locks, file hashes, append-only logs, manifest, finish marker.
+"""Output folders: atomic writes, locks, file hashes, append-only logs, manifests, finish markers.
 
     folder/
         train.parquet ...    the rows
-        manifest.json        inputs with hashes, settings, row counts, drops by reason
+        manifest.json        inputs with hashes, settings, row counts, dropped rows by reason
         FINISHED             hash of the manifest; written last, by atomic rename
 
-A reader refuses a folder without the marker, so that a killed run is never taken for a finished
-one. A manifest holds no times and no paths: equal inputs give equal bytes.
+Readers refuse a folder without the marker, so a killed run never passes for a finished one. A
+manifest contains no times and no paths: equal inputs give equal bytes.
 
-A file appears under its name only when all of it is on disk: it is written beside its place,
-flushed, and renamed. A rename is atomic on one file system, so a reader sees the old file or
-the new one, never a part. The price is one more copy on disk while writing.
+A file is written under a temporary name in the same folder, flushed, and renamed. The rename is
+atomic, so a reader sees the old or the new file, never a part of it. While it is written, both
+copies are on disk.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path to write to; it takes the place of `path` when the block succeeds.
+    """Yield a temporary path to write to; it replaces `path` if the block succeeds.
 
     Raises:
         OutputError: The folder cannot be written to, or the disk is full.
@@ -74,7 +74,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def cache_home() -> Path:
-    """Folder for what can be made again: `DELIA_CACHE`, or `delia_data` in the user's cache."""
+    """Return the folder of caches: `DELIA_CACHE`, or `delia_data` in the user's cache folder."""
     base = os.environ.get("DELIA_CACHE")
     if base:
         return Path(base)
@@ -142,7 +142,7 @@ def read_mapping(source: Path | Traversable, name: str, holds: str) -> dict[Any,
 
 
 def canonical_json(value: Any) -> bytes:
-    """Encode a JSON value so that equal values give equal bytes: what every hash is taken of."""
+    """Encode a JSON value for a hash, so that equal values give equal bytes."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "surrogatepass")
 
@@ -151,7 +151,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     """Hash the bytes of a file.
 
     Raises:
-        InputError: The file is not there or cannot be read.
+        InputError: The file does not exist or cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -162,16 +162,16 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def folder_lock(folder: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
-    """Hold the folder for this process; the kernel lets go of it when the process dies.
+    """Lock the folder for this process; the kernel releases the lock when the process ends.
 
-    The file `.lock` stays, and tells that the folder is ours.
+    The file `.lock` remains, and marks the folder as an output of this package.
 
     Args:
-        folder: The folder; it is made if missing.
-        wait: Wait for another process that holds it.
+        folder: The folder; created if it does not exist.
+        wait: Wait until another process releases it.
 
     Raises:
-        LockedError: Another process holds it.
+        LockedError: Another process has locked it.
     """
     root = Path(folder)
     try:
@@ -190,7 +190,7 @@ def folder_lock(folder: str | os.PathLike[str], *, wait: bool = False) -> Iterat
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, not only the file's content."""
+    """Flush the folder to disk, so that renames are durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -218,12 +218,12 @@ class JsonlLog(Generic[_Row]):
     """
 
     def __init__(self, path: Path, row: type[_Row], *, if_damaged: str) -> None:
-        """Name a file without opening it.
+        """Set the file without opening it.
 
         Args:
             path: The file; it does not have to exist.
-            row: Dataclass of the rows, with values that JSON can hold.
-            if_damaged: Ends the error about a damaged line: what happens after its removal.
+            row: Dataclass of the rows; its values must be JSON values.
+            if_damaged: End of the error about a damaged line, with the effect of its removal.
         """
         self.path = path
         self._row = cast(Any, row)
@@ -373,10 +373,10 @@ _SETTLED_S: Final = 2.0
 
 
 def known_sha256(path: str | os.PathLike[str]) -> str:
-    """Hash the bytes of a file, or give the hash of the last time where it did not change since.
+    """Return the hash of a file's bytes, from the last time if the file has not changed since.
 
     Raises:
-        InputError: The file is not there or cannot be read.
+        InputError: The file does not exist or cannot be read.
     """
     try:
         seen = Path(path).stat()
@@ -394,7 +394,7 @@ def known_sha256(path: str | os.PathLike[str]) -> str:
         if known["file"] == sign:
             return str(known["sha256"])
     digest = file_sha256(path)
-    with suppress(OSError, UnicodeError):  # a cache that cannot be written is none
+    with suppress(OSError, UnicodeError):  # the cache of hashes is optional
         write_json(note, {"file": sign, "sha256": digest})
     return digest
 
@@ -404,17 +404,17 @@ FINISHED: Final = "FINISHED"
 
 
 class Manifest(BaseModel):
-    """What an output is, and all that it depends on.
+    """Description of an output and of everything that it depends on.
 
     Attributes:
-        kind: What the folder holds.
-        settings: Every setting that the bytes depend on.
-        inputs: Content hashes of what it was made from, by name.
-        rows: Row counts, by split or by source.
-        dropped: Rows that were not kept, by reason.
-        details: What else is worth knowing, such as the model that wrote a cache.
-        files: SHA-256 of every file of the output, by its path inside the folder.
-        code_version: Version of this package that made it.
+        kind: Kind of output.
+        settings: All settings that affect the bytes.
+        inputs: Content hashes of the inputs by name.
+        rows: Row counts by split or by source.
+        dropped: Counts of dropped rows by reason.
+        details: Other information, such as the model that wrote a cache.
+        files: SHA-256 of all files of the output, by path relative to the folder.
+        code_version: Version of this package that wrote the output.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -430,11 +430,11 @@ class Manifest(BaseModel):
 
 
 def finish(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
-    """Hash the output's files, write the manifest, and last of all the finish marker.
+    """Hash the output's files, write the manifest, and finally the finish marker.
 
     Args:
-        folder: The output folder; hidden files and folders in it are left out.
-        manifest: What is known so far; its `files` are filled in here.
+        folder: The output folder; its hidden files and folders are excluded.
+        manifest: The manifest; its `files` are set here.
 
     Returns:
         The manifest as written.
@@ -452,7 +452,7 @@ def finish(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
 
 
 def is_finished(folder: str | os.PathLike[str]) -> bool:
-    """Tell whether the folder holds a finished output: a marker that fits its manifest."""
+    """Return whether the folder is a finished output: its marker matches its manifest."""
     root = Path(folder)
     try:
         return (root / FINISHED).read_text().strip() == file_sha256(root / MANIFEST)
@@ -489,10 +489,10 @@ def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> Ma
 
     Args:
         folder: The output folder.
-        verify: Hash every file again and compare.
+        verify: Compare the hashes of all files.
 
     Raises:
-        UnfinishedError: There is no finish marker, or a file differs from what was written.
+        UnfinishedError: The finish marker is missing, or a file was changed.
     """
     root = Path(folder)
     if not is_finished(root):
@@ -505,7 +505,7 @@ def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> Ma
         )
     try:
         manifest = Manifest.model_validate_json((root / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8, not JSON, or other keys
+    except ValueError as error:  # not UTF-8, not JSON, or unknown keys
         raise UnfinishedError(
             f"{root / MANIFEST} was written by another version of this package: make it again"
         ) from error
@@ -525,13 +525,13 @@ def check_same_settings(
     *,
     hint: str = "",
 ) -> None:
-    """Refuse to go on with a run under other settings, and show the difference.
+    """Refuse to resume a run with other settings, and show the differences.
 
     Args:
-        where: What was begun.
-        earlier: The settings that it was begun with.
-        now: The settings of today.
-        hint: What else can be done about a difference.
+        where: Name of the run for the error.
+        earlier: Settings of the earlier run.
+        now: Settings of this run.
+        hint: Another remedy, for the end of the error.
 
     Raises:
         SettingsError: A setting differs; the message names each with both values.
@@ -550,7 +550,7 @@ def check_same_settings(
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings within settings under joined names, such as `sampling.top_p`."""
+    """Flatten nested settings to joined names, such as `sampling.top_p`."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -563,16 +563,16 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def check_folder_is_ours(
     folder: str | os.PathLike[str], known: frozenset[str], *, sign: str | None = None
 ) -> None:
-    """Refuse to write into a folder that holds something else.
+    """Refuse to write into a folder with other content.
 
     Args:
-        folder: The output folder; it need not be there.
-        known: Names that the command itself puts there.
-        sign: Name of a file without which the known names are somebody else's, unless the folder
-            is finished: a `train.parquet` can be anyone's.
+        folder: The output folder; it does not have to exist.
+        known: Names of the files and folders that the command writes.
+        sign: File that an unfinished folder of the command must contain, because names such as
+            `train.parquet` are common.
 
     Raises:
-        ForeignFolderError: It is a file, or holds names other than the known ones.
+        ForeignFolderError: It is a file, or contains other names.
     """
     root = Path(folder)
     if root.exists() and not root.is_dir():
@@ -590,13 +590,13 @@ def check_folder_is_ours(
 
 
 Update: TypeAlias = Callable[[float, float], None]
-"""Takes the amount done and the total."""
+"""Function of the amount done and the total."""
 ShowStep: TypeAlias = Callable[[str], AbstractContextManager[Update]]
-"""Takes the title of a step; its context yields a function that takes the progress."""
+"""Function of a step's title; its context yields a function that shows the progress."""
 
 
 class Steps:
-    """Steps of a command, each of which writes a folder inside the command's own one.
+    """Steps of a command, each of which writes a folder inside the folder of the command.
 
     A finished step is not repeated.
 
@@ -626,8 +626,8 @@ class Steps:
             known: Names of the other files and folders in the folder.
 
         Raises:
-            ForeignFolderError: The folder holds something else.
-            SettingsError: The folder was begun with other settings.
+            ForeignFolderError: The folder contains something else.
+            SettingsError: An earlier run in the folder had other settings.
         """
         self.out, self.show_step = Path(out), show_step
         self._file, self._settings = self.out / file, settings
@@ -662,7 +662,7 @@ class Steps:
             name: Name of the step.
             folder: Folder that the step writes; None repeats the step in every run.
             work: Does the step, and reports its progress.
-            title: Title to show in place of the name.
+            title: Title to show instead of the name.
         """
         began = time.monotonic()
         with self.show_step(title or name) as update:

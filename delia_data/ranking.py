@@ -1,44 +1,43 @@
-"""The keyed order of rows, which selection and shuffle share.
+"""Keyed order of rows, for selection and shuffling.
 
-A row's place follows from a hash of its content id, keyed with the seed, and from nothing
-else: not its position, the number of workers or the engine. So the pairs of ratio 65 are among
-those of ratio 260, and a grown cache keeps nearly all of the picks of the smaller one.
+A row's rank depends only on a hash of its content id and the seed, not on its position, the number
+of workers or the engine. So ratio 260 contains the pairs of ratio 65, and a selection keeps almost
+all of its rows when the cache grows.
 """
 
 from __future__ import annotations
 
-try:  # Python's own MD5: for a short text a third of the time that OpenSSL takes
+try:  # Python's built-in MD5 takes a third of OpenSSL's time for short texts
     from _md5 import md5 as md5  # type: ignore[import-not-found]
-except ImportError:  # a Python that was built without it
+except ImportError:  # not in every build of Python
     from hashlib import md5 as md5
 
 
 def rank(seed: int, row_id: str, purpose: str = "order") -> int:
-    """Place of a row in the keyed order.
+    """Return the rank of a row in the keyed order.
 
     Args:
         seed: Seed of the run; any integer.
         row_id: Content id of the row.
-        purpose: What the order is for (`"select"`, `"order"`, ...). Orders of different
-            purposes are independent of each other.
+        purpose: Purpose of the order (`"select"`, `"order"`, ...). Orders with different purposes
+            are independent.
 
     Returns:
-        A number of 128 bits: MD5 of `"{seed}:{purpose}:{row_id}"`, its bytes read from the last.
-        Every engine that rows are sorted in can work it out.
+        A number of 128 bits: the MD5 of `"{seed}:{purpose}:{row_id}"`, with the last byte first.
     """
     text = f"{seed}:{purpose}:{row_id}".encode("utf-8", "surrogatepass")
     return int.from_bytes(md5(text, usedforsecurity=False).digest(), "little")
 
 
 def row_seed(run_seed: int, row_id: str, stage: str) -> int:
-    """Seed of one row's random draws: independent of batch, order, resume and engine.
+    """Return the seed of a row, independent of batch, order, resume and engine.
 
     Args:
         run_seed: Seed of the run.
         row_id: Content id of the row.
-        stage: Name of the step that draws (`"sample"`, ...), so that two steps never share draws.
+        stage: Name of the step (`"sample"`, ...), so that steps have different seeds.
 
     Returns:
-        A number below 2**63, which every engine's `seed` takes.
+        A number below 2**63, which all engines accept as `seed`.
     """
     return rank(run_seed, row_id, f"seed:{stage}") >> 65

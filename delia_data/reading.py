@@ -1,16 +1,16 @@
-"""One reader for every input: files, folders, URLs, Hub ids, datasets, tables and rows.
+"""Read any input: files, folders, URLs, Hub ids, datasets, tables and rows.
 
     given ──▶ open_source ──▶ Source ──▶ batches()   Arrow, one column `messages`
-                                     ├─▶ map(read)   a value for each row, with its place
-                                     └─▶ rows()      raw rows, with their places
+                                     ├─▶ map(read)   a value for each row, with its location
+                                     └─▶ rows()      raw rows, with their locations
 
-    Every input is cut into chunks of some thousand rows:
+    Every input is split into chunks of some thousand rows:
 
-    Arrow types exactly those of a row   ──▶ checked as columns, handed over as they are   (fast)
-    anything else, any doubt             ──▶ row by row through `records.read_record`   (general)
+    Arrow types exactly those of a row   ──▶ checked as columns, returned unchanged        (fast)
+    anything else                        ──▶ row by row through `records.read_record`   (general)
 
-The fast path takes a chunk only if the general path would give the same rows, so a caller cannot
-tell which one a row took.
+Both paths give the same rows: a chunk takes the fast path only if the general path would not change
+it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ T = TypeVar("T")
 Purpose = Literal["cache", "task", "queries", "training"]
 Decoder: TypeAlias = Callable[[Any], Any]
 Place: TypeAlias = tuple[str, Any]
-"""A row with its place; a `FormatError` in place of a row that cannot be parsed."""
+"""A location and a row, or a `FormatError` instead of a row that cannot be parsed."""
 
 KINDS: Final = {
     ".jsonl": "jsonl",
@@ -79,7 +79,7 @@ KINDS: Final = {
 SUFFIXES: Final = tuple(KINDS)
 _COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
 _NAMES: Final = {"gzip": "gzip data", "zstd": "Zstandard data", "parquet": "Parquet data"}
-# First bytes of files, the kind that they show, and what to do if the ending says another one.
+# First bytes of files, their kind, and the remedy if the file name has another ending.
 _BEGINNINGS: Final = (
     (b"\x1f\x8b", "gzip", "add the ending .gz"),
     (b"\x28\xb5\x2f\xfd", "zstd", "add the ending .zst"),
@@ -99,7 +99,7 @@ _GIVE: Final = (
     f"give a folder, or files that end in {', '.join(SUFFIXES)}, each also with "
     f"{' or '.join(_COMPRESSIONS)}"
 )
-# Files next to rows that hold none, by names that tools agree on.
+# Conventional names of files without rows.
 _NO_ROWS: Final = frozenset(
     {MANIFEST, "dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"}
 )
@@ -109,36 +109,36 @@ _BINARY: Final = (
     pa.types.is_fixed_size_binary,
     pa.types.is_binary_view,
 )
-# The words of `datasets`.
+# The same words as in `datasets`.
 _TEST: Final = re.compile(r"(^|[/._ -])(test|testing|eval|evaluation)([/._ 0-9-]|$)", re.I)
 _VALIDATION: Final = re.compile(r"(^|[/._ -])(validation|valid|val|dev)([/._ 0-9-]|$)", re.I)
 _SPLIT: Final = re.compile(r"(.+)#([A-Za-z_]\w*)")
-# Shards of splits with names of their own, such as data/train_sft-00000-of-00003.parquet.
+# Shards of splits with other names, such as data/train_sft-00000-of-00003.parquet.
 _SHARD: Final = re.compile(r"(?:^|/)data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}[^/]*$")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
 _SPACED_QUOTE: Final = re.compile(r'(^|,)[ \t]+"')
 _QUOTED: Final = re.compile(r'[ \t]+"')
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
-_SHOWN: Final = 3  # problems that an error names
+_SHOWN: Final = 3  # problems in an error
 _BATCH: Final = 10_000
 _BLOCK_BYTES: Final = 4 << 20
 _THREADS: Final = max(2, min(4, os.cpu_count() or 1))
-_MOST_BRACKETS: Final = 2_000  # in a line; pyarrow's stack overflows on a nesting of some 15,000
+_MOST_BRACKETS: Final = 2_000  # per line; pyarrow's stack overflows at a nesting of about 15,000
 _MOST_DIGITS: Final = 4_000  # of an integer; Python refuses to parse more
 
 
 @dataclass
 class Report:
-    """What a source read; complete when its rows are exhausted.
+    """Report on the rows of a source; complete when they are exhausted.
 
     Attributes:
-        rows: Rows of the input.
-        dropped: Rows that are left out because text cannot express them, by reason.
-        changed: Rows that were changed, by reason: `reasoning_removed`.
+        rows: Number of rows in the input.
+        dropped: Counts of dropped rows, which text cannot express, by reason.
+        changed: Counts of changed rows by reason: `reasoning_removed`.
         ignored: Columns that no row format uses, and fields of turns as `messages.name`.
         skipped: Files of a folder that were not read, with the reason.
-        is_own: Whether this package wrote the input, whose other columns are no loss.
+        is_own: Whether this package wrote the input; its other columns are not reported.
     """
 
     rows: int = 0
@@ -149,7 +149,7 @@ class Report:
     is_own: bool = False
 
     def details(self) -> dict[str, Any]:
-        """Return the entry of a manifest, without the drops; empty if nothing was lost."""
+        """Return the entry for a manifest, without dropped rows; empty if nothing was lost."""
         lost = {
             "changed": dict(sorted(self.changed.items())),
             "ignored": [] if self.is_own else sorted(self.ignored),
@@ -171,25 +171,25 @@ class Report:
 
 
 class Problems:
-    """Problems of an input: all are counted, the first ones are shown."""
+    """Problems of an input, with their count and the first ones."""
 
     def __init__(self) -> None:
         self.count = 0
         self.shown: list[str] = []
 
     def add(self, where: str, error: object) -> None:
-        """Count a problem, and keep it if it is among the first."""
+        """Count a problem, and store its text if it is one of the first."""
         self.count += 1
         if len(self.shown) < _SHOWN:
             text = str(error)
             text = text if text.startswith(where) else f"{where}: {text}"
-            self.shown.append(" ".join(text.splitlines()))  # names may hold line breaks
+            self.shown.append(" ".join(text.splitlines()))  # names may contain line breaks
 
     def raise_if_any(self, rows: int) -> None:
         """Raise the error of all problems.
 
         Raises:
-            FormatError: There was a problem.
+            FormatError: There is a problem.
         """
         if self.count:
             more = f"; and {self.count - _SHOWN:,} more" if self.count > _SHOWN else ""
@@ -203,7 +203,7 @@ class Chunk:
     """Some rows of an input.
 
     Attributes:
-        rows: Returns the rows with their places.
+        rows: Returns the rows with their locations.
         table: Returns the same rows as Arrow, or None if there is no such table.
         validated: Whether the texts of the table are known to be UTF-8.
     """
@@ -215,16 +215,16 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of one input, of any kind.
+    """The rows of an input of any kind.
 
     A source of files can be pickled, and read by several processes (`split`).
 
     Attributes:
         name: Name of the input in errors.
         parts: Parts of the input, read one after another.
-        strict: Whether a row that would be dropped is refused.
-        format: Format of all rows; detected row by row by default.
-        report: What was read.
+        strict: Whether rows are refused instead of dropped.
+        format: Format of all rows; by default detected for each row.
+        report: Report on the rows that were read.
     """
 
     name: str
@@ -235,13 +235,13 @@ class Source:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Local files that hold all rows; empty if rows come from anywhere else."""
+        """Local files that hold all rows; empty for rows from elsewhere."""
         local = all(isinstance(part, FilePart) and not is_url(part.file) for part in self.parts)
         names = (cast(FilePart, part).file for part in self.parts) if local else ()
         return tuple(dict.fromkeys(map(Path, names)))
 
     def split(self) -> list[Source]:
-        """Return sources of the files and Parquet row groups, which hold the same rows in order."""
+        """Return a source for each file and Parquet row group, in order."""
         return [
             Source(self.name, (piece,), self.strict, self.format)
             for part in self.parts
@@ -267,7 +267,7 @@ class Source:
         self._end(problems)
 
     def rows(self) -> Iterator[Place]:
-        """Yield each row's place and the row as the input holds it.
+        """Yield each row's location and the raw row.
 
         Raises:
             InputError: As `batches`, for rows that cannot be parsed.
@@ -275,11 +275,11 @@ class Source:
         return self.map(lambda row: row)
 
     def map(self, read: Callable[[Any], T]) -> Iterator[tuple[str, T]]:
-        """Yield each row's place and what a function makes of the row.
+        """Yield each row's location and the value of a function of the row.
 
         Args:
-            read: Function of one row. A `FormatError` of it is a problem of the row; an
-                `UnsupportedRowError` drops the row, unless the source is strict.
+            read: The function. If it raises `FormatError`, the row has a problem. If it raises
+                `UnsupportedRowError`, the row is dropped, unless the source is strict.
 
         Raises:
             InputError: As `batches`.
@@ -302,7 +302,7 @@ class Source:
 
     def _chunks(self) -> Iterator[Chunk]:
         for part in self.parts:
-            # An error of the user's own iterable stays as it is.
+            # Errors of the user's iterable are not changed.
             with nullcontext() if isinstance(part, RowsPart) else _reading(part.file):
                 yield from part.chunks()
 
@@ -326,7 +326,7 @@ class Source:
                 yield where, value
 
     def _columns(self, chunk: Chunk) -> tuple[set[str], pa.RecordBatch | None]:
-        """Return the columns of a chunk that are not used, and its rows if valid as they are."""
+        """Return the unused columns of a chunk, and its rows if they are valid without changes."""
         table = None if self.format not in (None, "messages") else chunk.table()
         with suppress(UnicodeDecodeError):  # in the name of a field
             ready = None if table is None else exact(table, validated=chunk.validated)
@@ -347,7 +347,7 @@ class Source:
         return self._read(row, used)[0]
 
     def system_turn(self, row: Mapping[str, Any], used: Collection[str]) -> tuple[Message, ...]:
-        """Return the system turn of a row whose other turns the caller makes of some columns.
+        """Return the system turn of a row for a caller that makes the other turns from columns.
 
         Report the loss of reasoning and of columns, as `record` does.
 
@@ -364,7 +364,7 @@ class Source:
         return system_turn(others, ())
 
     def _read(self, row: Any, used: Collection[str] = ()) -> tuple[Record, Losses]:
-        """Return the record of a row, and what reading it lost."""
+        """Return the record of a row, and the losses."""
         if isinstance(row, Record):
             return row, Losses()
         record, lost = read_with_losses(row, self.format)
@@ -385,7 +385,7 @@ class Source:
 
 
 def _is_nan(value: Any) -> bool:
-    """Return whether a value is one that data frames have in place of a missing one."""
+    """Return whether a value is a data frame's missing value."""
     return type(value).__name__ in ("NAType", "NaTType") or (
         isinstance(value, float) and math.isnan(value)
     )
@@ -394,7 +394,7 @@ def _is_nan(value: Any) -> bool:
 def _in_threads(
     function: Callable[[Chunk], T], chunks: Iterable[Chunk]
 ) -> Iterator[tuple[Chunk, T]]:
-    """Yield each chunk with the value of a function, which threads work out in advance.
+    """Yield each chunk with the value of a function, which threads compute in advance.
 
     Arrow parses and checks without the global interpreter lock.
     """
@@ -417,21 +417,21 @@ def open_source(
     format: Format | None = None,
     split: str = "train",
 ) -> Source:
-    """Open the rows of any input; of several splits, those to train on.
+    """Open the rows of any input; if it has several splits, the training split.
 
     Args:
         given: A path, a glob, a folder, an fsspec URL, a Hub id (`owner/name`, or
             `owner/name:configuration`), each also with `#split`; a `Dataset`, an
             `IterableDataset`, a dictionary of these by split, a data frame, a `pyarrow.Table`, a
             list of rows or records, or a generator.
-        purpose: Use of the rows. Those of a cache that text cannot express are dropped and
-            counted; those of a task or a training are refused.
+        purpose: Use of the rows. Rows that text cannot express are dropped and counted for a cache,
+            and refused for a task or a training.
         strict: Refuse them for a cache too, and rows with reasoning.
         format: Format of all rows; detected row by row by default.
         split: The split to read.
 
     Raises:
-        InputError: There is nothing there, it is of an unknown kind, or has no such split.
+        InputError: The input does not exist, its kind is unknown, or it has no such split.
         UnfinishedError: It is a folder of this package without its finish marker.
     """
     splits = open_splits(given, purpose=purpose, strict=strict, format=format)
@@ -439,15 +439,15 @@ def open_source(
 
 
 def choose_split(given: Any, splits: Mapping[str, Source], *names: str) -> Source:
-    """Return the first of the named splits; its report lists the splits without a name as skipped.
+    """Return the first of the named splits; its report lists the other splits as skipped.
 
     Args:
         given: The input, for the error.
         splits: All splits of the input.
-        names: Names of the splits that are read.
+        names: Names of the splits to read.
 
     Raises:
-        InputError: There is no such split.
+        InputError: The split does not exist.
     """
     source = splits.get(names[0])
     if source is None:
@@ -516,7 +516,7 @@ def _splits_of(given: Any) -> dict[str, Source]:
 
 
 def _open_datasets(found: Any, name: str) -> dict[str, Source]:
-    """Open a `Dataset`, or those of a `DatasetDict`, that a name stands for."""
+    """Open a `Dataset`, or those of a `DatasetDict`, with a name for errors."""
     splits = found if isinstance(found, Mapping) else {"train": found}
     place = f"{_quoted(name)}: row {{}}"
     return {str(n): Source(name, (DatasetPart(rows, place),)) for n, rows in splits.items()}
@@ -546,14 +546,14 @@ class FilePart:
 
     Attributes:
         file: Path or URL.
-        groups: Row groups to read, from one up to another; None for all.
+        groups: First row group and the end of the row groups; None for all.
     """
 
     file: str
     groups: tuple[int, int] | None = None
 
     def split(self) -> list[FilePart]:
-        """Return a part for each row group of a Parquet file; any other file stays whole."""
+        """Return a part for each row group of a Parquet file, or one for any other file."""
         if _kind(self.file) != ("parquet", None) or self.groups is not None:
             return [self]
         with (
@@ -597,7 +597,7 @@ class TablePart:
 
 @dataclass(frozen=True)
 class DatasetPart:
-    """The rows of a `datasets.Dataset`, as it shows them."""
+    """The rows of a `datasets.Dataset`, with its indices and format."""
 
     dataset: Any
     place: str = "row {}"
@@ -668,7 +668,7 @@ def _labeled(rows: Iterable[Any], features: Any) -> Iterable[Any]:
 
 
 def _labels_in(feature: Any) -> Decoder | None:
-    """Return what turns the class labels in a value into their names; None if there are none."""
+    """Return a decoder of class labels to their names; None if a feature has no class labels."""
     if type(feature).__name__ == "ClassLabel":
         return partial(_label, names=feature.names)
     if isinstance(feature, Mapping):
@@ -688,11 +688,11 @@ def _arrow(records: Iterable[Record]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([pa.array(turns, MESSAGES)], schema=_SCHEMA)
 
 
-# Columns whose types are exactly those of a row.
+# Tables whose types are exactly those of rows.
 
 
 def exact(table: pa.Table, *, validated: bool = False) -> pa.RecordBatch | None:
-    """Return the `messages` of a table if each row is valid as it is, else None.
+    """Return the `messages` of a table if all rows are valid without changes, else None.
 
     Args:
         table: The rows.
@@ -727,7 +727,7 @@ def exact(table: pa.Table, *, validated: bool = False) -> pa.RecordBatch | None:
         if not validated:
             role.validate(full=True)
             content.validate(full=True)
-    except pa.ArrowException:  # bytes that are not UTF-8, or more than Arrow offsets reach
+    except pa.ArrowException:  # bytes that are not UTF-8, or too many for the offsets
         return None
     codes = pc.index_in(role, pa.array(["system", "user", "assistant"]))
     if codes.null_count or content.null_count:
@@ -813,7 +813,7 @@ class _Converter:
             yield decoded
 
     def _row_of(self, batch: pa.RecordBatch) -> Any:
-        """Return a row some of whose values Python cannot hold; only text makes that an error."""
+        """Return a row with values that Python cannot represent; an error only for text."""
         row = {}
         for name in batch.schema.names:
             try:
@@ -826,7 +826,7 @@ class _Converter:
 
 
 def _spelled(scalar: pa.Scalar) -> str:
-    """Return a value that Python cannot hold, such as a date after the year 9999, as text."""
+    """Return a value that Python cannot represent, such as a date in the year 10000, as text."""
     try:
         return str(scalar)
     except (pa.ArrowException, OverflowError, ValueError):
@@ -841,7 +841,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _decoder(kind: pa.DataType, feature: Any) -> Decoder | None:
-    """Return what turns a value of an Arrow type into the value a reader sees; None for nothing."""
+    """Return a decoder of values of an Arrow type; None if they need none."""
     named = feature if isinstance(feature, Mapping) else {}
     if named.get("_type") == "ClassLabel" and named.get("names"):
         return partial(_label, names=list(named["names"]))
@@ -865,7 +865,7 @@ def _decoder(kind: pa.DataType, feature: Any) -> Decoder | None:
 
 
 def _in_fields(decoders: Mapping[str, Decoder | None]) -> Decoder | None:
-    """Return what decodes the fields of a struct; None if no field has a decoder."""
+    """Return a decoder of a struct's fields; None if no field has a decoder."""
     fields = {name: decode for name, decode in decoders.items() if decode is not None}
     if not fields:
         return None
@@ -875,7 +875,7 @@ def _in_fields(decoders: Mapping[str, Decoder | None]) -> Decoder | None:
 
 
 def _in_list(decode: Decoder | None) -> Decoder | None:
-    """Return what decodes each value of a list; None without a decoder."""
+    """Return a decoder of a list's values; None without a decoder."""
     if decode is None:
         return None
     return lambda value: [None if each is None else decode(each) for each in value]
@@ -892,7 +892,7 @@ def _decode_bytes(value: Any) -> Any:
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
-        return value  # an image, say; `records` refuses it if it stands for text
+        return value  # an image, for example; `records` refuses it if it should be text
 
 
 def _table_chunks(
@@ -941,13 +941,13 @@ def _arrow_chunks(file: str) -> Iterator[Chunk]:
 
 
 def _validate(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a batch whose offsets stay inside its buffers; others would crash the process."""
+    """Check that the offsets of a batch are within its buffers, to avoid a crash; return it."""
     batch.validate(full=True)
     return batch
 
 
 def _json_chunks(file: str) -> Iterator[Chunk]:
-    """Yield the rows of a list of objects; of JSON Lines, if that is what the file holds."""
+    """Yield the rows of a list of objects, or of JSON Lines if the file has them."""
     with _open(file) as opened:
         data = opened.read()
     try:
@@ -993,7 +993,7 @@ def _is_row(value: Mapping[str, Any]) -> bool:
 
 def _line_chunks(opened: IO[bytes], file: str) -> Iterator[Chunk]:
     """Yield blocks of whole lines."""
-    counts: list[int] = []  # of the ends of lines in each block, once it is read
+    counts: list[int] = []  # of line ends in each block that was read
     while block := opened.read(_BLOCK_BYTES) + opened.readline():
         if not counts:
             block = block.removeprefix(b"\xef\xbb\xbf")
@@ -1012,7 +1012,7 @@ def _line_chunks(opened: IO[bytes], file: str) -> Iterator[Chunk]:
 
 
 def _lines(block: bytes, file: str, counts: list[int], number: int) -> Iterator[Place]:
-    """Yield the rows of a block; all blocks before it were read, as a table or as lines."""
+    """Yield the rows of a block; all blocks before it must have been read."""
     lines = block.split(b"\n")
     counts[number] = len(lines) - 1
     for index, line in enumerate(lines, 1 + sum(counts[:number])):
@@ -1038,10 +1038,10 @@ def _parse_line(line: bytes) -> Any:
 
 
 def _json_table(block: bytes, counts: list[int], number: int) -> pa.Table | None:
-    """Parse lines as Arrow; None if the general path must read them.
+    """Parse lines as Arrow; return None if the general path must read them.
 
-    Each line must be one object. pyarrow would also take several objects in a line and one object
-    in several lines, so the ends of lines are compared.
+    Each line must be one object. pyarrow also accepts several objects in a line and one object in
+    several lines, so the function compares the numbers of objects and lines.
     """
     tail = block[-16:]
     end = len(block) - len(tail) + len(tail.rstrip(b"\r\n"))
@@ -1057,7 +1057,7 @@ def _json_table(block: bytes, counts: list[int], number: int) -> pa.Table | None
         return None
     lines = len(ends) + 1
     longest = np.diff(ends, prepend=0, append=len(codes)).max()
-    if longest > _MOST_BRACKETS:  # bytes: only a line with as many can have as many brackets
+    if longest > _MOST_BRACKETS:  # in bytes: a shorter line has fewer brackets
         brackets = np.flatnonzero((codes == ord("[")) | (codes == opened))
         per_line = np.diff(np.searchsorted(brackets, ends), prepend=0, append=len(brackets))
         if per_line.max(initial=0) > _MOST_BRACKETS:
@@ -1078,17 +1078,17 @@ class JsonError(FormatError):
     """Text that is not JSON.
 
     Attributes:
-        line: Line of the error; None if it is known by its reason alone.
+        line: Line of the error; None if it is unknown.
     """
 
     line: int | None = None
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON strictly: no two fields of one name; an integer of any length.
+    """Parse JSON strictly: no repeated names; integers of any length.
 
     Raises:
-        JsonError: The text is not JSON, nested too deep, or has two fields of one name.
+        JsonError: The text is not JSON, is nested too deeply, or repeats a name.
     """
     try:
         try:
@@ -1121,7 +1121,7 @@ def _integer(digits: str) -> int | str:
 
 
 def _encodable(row: dict[str, Any]) -> Any:
-    """Return a row; an error for half a character, which JSON can spell and no file can hold."""
+    """Return a row, or an error for a lone surrogate, which JSON allows but UTF-8 does not."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -1203,7 +1203,7 @@ def _open_path(path: Path) -> dict[str, Source]:
     name = str(path)
     with _reading(name):
         if os.path.lexists(name):
-            path.stat()  # raises for broken links, loops and folders without permission
+            path.stat()  # raises an error for broken links, loops and folders without permission
     if os.path.isdir(name):  # unlike pathlib's, False for a name that is too long
         return _open_folder(path)
     if os.path.isfile(name):
@@ -1245,7 +1245,7 @@ def _open_folder(path: Path) -> dict[str, Source]:
 
         try:
             saved = datasets.load_from_disk(str(path))
-        except Exception as error:  # whatever datasets raises on a damaged folder
+        except Exception as error:  # datasets raises various errors for a damaged folder
             raise InputError(
                 f"{path} was saved by datasets and cannot be loaded: {_first_line(error)}"
             ) from error
@@ -1267,7 +1267,7 @@ def is_output(path: Path) -> bool:
 
 
 def _walk(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the files of a folder that hold rows, and those that are skipped with the reason."""
+    """Return the files of a folder with rows, and the skipped files with the reason."""
     files: list[str] = []
     skipped: list[str] = []
     seen: set[str] = set()
@@ -1303,9 +1303,9 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _split_files(name: str, files: Sequence[str], skipped: Sequence[str]) -> dict[str, Source]:
-    """Tell the files of the splits apart by their names, as `datasets` does.
+    """Group files into splits by their names, like `datasets`.
 
-    The folder that was given, or that a pattern begins with, is not part of the names.
+    The given folder, or the folder before a pattern, is not part of the names.
     """
     splits: dict[str, list[str]] = {"train": [], "test": [], "validation": []}
     names = [_relative(name, file) for file in files]
@@ -1326,7 +1326,7 @@ def _split_files(name: str, files: Sequence[str], skipped: Sequence[str]) -> dic
 
 
 def _open_url(url: str) -> dict[str, Source]:
-    """Open the files behind a URL: itself, those of a folder, those of a pattern."""
+    """Open the file, the folder or the pattern of a URL."""
     import fsspec
 
     with _reading(url):
@@ -1352,20 +1352,20 @@ def _open_url(url: str) -> dict[str, Source]:
 
 
 def _relative(name: str, file: str) -> str:
-    """Return the name of a file within the folder that was given, or that a pattern begins with."""
+    """Return the name of a file relative to the given folder, or the folder before a pattern."""
     link, file = _link_of_chain(name)[0], _link_of_chain(file)[0]
     folder = f"{link.rstrip('/')}/"
     return file.removeprefix(folder if file.startswith(folder) else _before_pattern(link))
 
 
 def _before_pattern(path: str) -> str:
-    """Return the folder that a pattern begins with, with its slash."""
+    """Return the folder before a pattern, with its slash."""
     begin = re.split(r"[*?\[]", path, maxsplit=1)[0]
     return begin[: begin.rfind("/") + 1]
 
 
 def _is_there(text: str) -> bool:
-    """Return whether a path or a URL exists as it is spelled."""
+    """Return whether a path or a URL exists literally."""
     if os.path.lexists(text) or not is_url(text):
         return os.path.lexists(text)
     import fsspec
@@ -1381,10 +1381,10 @@ def is_url(text: str) -> bool:
 
 
 def _link_of_chain(url: str) -> tuple[str, str]:
-    """Split a chained URL into the link with the path, and the rest.
+    """Split a chained URL into the part with the path, and the rest.
 
-    In `zip://rows/a.csv::s3://bucket/b.zip` that is the first link. In `simplecache::s3://...` it
-    is the last one, and the rest is empty.
+    In `zip://rows/a.csv::s3://bucket/b.zip` that is the first part. In `simplecache::s3://...` it
+    is the last part, and the rest is empty.
     """
     first, separator, rest = url.partition("::")
     return (first, separator + rest) if "://" in first else (url, "")
@@ -1401,7 +1401,7 @@ def _from_hub(name: str) -> Any:
     path, _, configuration = name.partition(":")
     try:
         return datasets.load_dataset(path, *([configuration] if configuration else []))
-    except Exception as error:  # whatever the Hub's client raises
+    except Exception as error:  # the Hub's client raises various errors
         said = " ".join(str(error).partition("\nExample of usage")[0].split())
         way = f"; give {path}:CONFIGURATION" if "config" in said.casefold() else ""
         raise InputError(
@@ -1419,7 +1419,7 @@ def _kind(name: str) -> tuple[str | None, str | None]:
 
 
 def _check_content(file: str) -> None:
-    """Refuse a file that begins as those of another kind do."""
+    """Refuse a file that begins like a file of another kind."""
     with open(file, "rb") as opened:
         head = opened.read(64)
     kind, compression = _kind(file)
@@ -1435,7 +1435,7 @@ def _open(file: str) -> Iterator[IO[bytes]]:
         if is_url(file):
             import fsspec
 
-            system, path = fsspec.core.url_to_fs(file)  # a ZIP archive is open as long as `system`
+            system, path = fsspec.core.url_to_fs(file)  # keeps a ZIP archive open
             opened = stack.enter_context(system.open(path, "rb"))
         else:
             opened = stack.enter_context(open(file, "rb"))
@@ -1449,7 +1449,7 @@ def _open(file: str) -> Iterator[IO[bytes]]:
 
 
 class _Raw(io.RawIOBase):
-    """A pyarrow stream as Python's `io` takes it."""
+    """A pyarrow stream as a raw stream of Python's `io`."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
         self.stream = stream
@@ -1470,7 +1470,7 @@ class _Raw(io.RawIOBase):
 
 @contextmanager
 def _open_seekable(file: str) -> Iterator[IO[bytes]]:
-    """Open a file for formats that seek; a compressed one is unpacked into a temporary file."""
+    """Open a file for random access; a compressed file is unpacked into a temporary file."""
     with _open(file) as opened:
         if _kind(file)[1] is None:
             yield opened
@@ -1482,7 +1482,7 @@ def _open_seekable(file: str) -> Iterator[IO[bytes]]:
 
 
 class _reading:  # noqa: N801  (a context manager that reads like a function)
-    """Turn the errors of a file into one line that names it."""
+    """Translate errors of a file into an `InputError` with one line that names it."""
 
     def __init__(self, file: str | None) -> None:
         self.file = file

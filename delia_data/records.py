@@ -1,14 +1,14 @@
 """Row formats and row ids.
 
-Four formats are read into one record, and written back:
+A record can be read from four formats and written to them:
 
     messages            {"messages": [{"role": "user", "content": ...}, ...]}
     prompt_completion   {"prompt": [message, ...] or text, "completion": [message] or text}
     alpaca              {"instruction": ..., "input": ..., "output": ...}, also system, history
     sharegpt            {"conversations": [{"from": "human", "value": ...}, ...]}
 
-A record is a conversation that ends with the assistant's answer. A turn can be spelled with `role`
-and `content` or with `from` and `value` in any of them. Columns that change the meaning of a row
+A record is a conversation that ends with the assistant's answer. In any format a turn can have
+`role` and `content`, or `from` and `value`. Columns that change the meaning of a row
 are never ignored: a `system` column becomes a system turn, and `read_record` refuses a row with
 tools, images or a negative label (`UnsupportedRowError`).
 """
@@ -35,7 +35,7 @@ FORMAT_COLUMNS: Final[dict[Format, tuple[str, ...]]] = {
     "alpaca": ("instruction", "input", "output", "history"),
     "sharegpt": ("conversations",),
 }
-"""Columns of each format; the format of a row is the one whose first column is not null."""
+"""Columns of each format; a row has the format whose first column is not null."""
 
 SYSTEM_COLUMNS: Final = ("system", "system_prompt", "system_message")
 REASONING: Final = ("reasoning_content", "reasoning", "thinking")
@@ -94,34 +94,34 @@ _EXPLAINED: Final = {
     "weight_zero": "the row or one of its answers is not to be trained on (weight 0)",
     "preference": "the row holds a chosen and a rejected answer",
 }
-# Characters without ink that Unicode does not class as spaces, control or format characters.
+# Invisible characters that Unicode does not classify as spaces, control or format characters.
 _INKLESS: Final = (
     "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0100-\U000e01ef"
 )
 _IS_INKLESS: Final = re.compile(f"[{_INKLESS}]")
 VISIBLE: Final = rf"[^\s\pZ\pC{_INKLESS}]"
-"""Regular expression (RE2) of a character that `is_blank` takes for visible; it misses some."""
+"""Regular expression (RE2) of most characters that `is_blank` considers visible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """A turn of a conversation."""
 
     role: Role
     content: str
 
     def as_dict(self) -> dict[str, str]:
-        """Return the turn as chat templates take it."""
+        """Return the turn for a chat template."""
         return {"role": self.role, "content": self.content}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row: a conversation whose last turn is the assistant's answer.
+    """A row: a conversation whose last turn is the assistant's answer.
 
     Raises:
-        FormatError: There is no question, no answer, or a turn without a visible character.
+        FormatError: The question or the answer is missing, or a turn has no visible character.
     """
 
     messages: tuple[Message, ...]
@@ -155,7 +155,7 @@ class Record:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """Every turn before the answer."""
+        """The turns before the answer."""
         return self.messages[:-1]
 
     @property
@@ -165,10 +165,10 @@ class Record:
 
 
 def content_id(messages: Sequence[Message]) -> str:
-    """Content id of turns: 32 hexadecimal digits that depend on roles and contents alone.
+    """Return the content id of turns: 32 hexadecimal digits that depend on roles and contents.
 
-    It is the MD5 of every turn's role, length of its content in bytes, and content, so that no
-    two lists of turns spell the same text, and that every engine can work it out.
+    It is the MD5 of the role, the length in bytes, and the content of every turn. With the lengths,
+    different turns never have the same text.
     """
     digest = hashlib.md5(usedforsecurity=False)
     for message in messages:
@@ -217,7 +217,7 @@ def detect_format(row: Mapping[str, Any]) -> Format:
 
 
 def read_record(row: Mapping[str, Any], format: Format | None = None) -> Record:
-    """Read one row of any format.
+    """Read a row of any format.
 
     Args:
         row: Columns and their values.
@@ -237,7 +237,7 @@ def read_record(row: Mapping[str, Any], format: Format | None = None) -> Record:
 
 @dataclass(slots=True)
 class Losses:
-    """What reading a row lost.
+    """Information that reading a row removed.
 
     Attributes:
         reasoning: Whether reasoning was removed.
@@ -266,7 +266,7 @@ def losses_of(row: Mapping[str, Any], known: frozenset[str] = _KEPT) -> Losses:
 
 
 def read_with_losses(row: Mapping[str, Any], format: Format | None = None) -> tuple[Record, Losses]:
-    """Read one row of any format; return what reading lost, too.
+    """Read a row of any format, and return the record and the losses.
 
     Raises:
         FormatError: As `read_record`.
@@ -341,7 +341,7 @@ def read_text(value: Any, column: str) -> str:
 
 
 def join_input(instruction: str, given: Any) -> str:
-    """Join Alpaca's instruction and input; an input that says there is none counts as none."""
+    """Join Alpaca's instruction and input; an input such as `<noinput>` counts as empty."""
     text = alpaca_input(given)
     if text and is_blank(instruction):
         return text
@@ -357,11 +357,11 @@ def alpaca_input(given: Any) -> str:
 def write_record(record: Record, format: Format = "messages") -> dict[str, Any]:
     """Write a record as a row; reading it again gives the same record.
 
-    Alpaca has one field for the last question, so that a question which was read from an
-    `instruction` and an `input` is written as one `instruction` with an empty `input`.
+    A question that was read from Alpaca's `instruction` and `input` is written as `instruction`,
+    with an empty `input`.
 
     Raises:
-        FormatError: The format is unknown, or cannot hold this conversation.
+        FormatError: The format is unknown, or cannot represent this conversation.
     """
     match check_format(format):
         case "messages":
@@ -379,7 +379,7 @@ def write_record(record: Record, format: Format = "messages") -> dict[str, Any]:
 
 
 def system_turn(row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the turn of a `system` column; none if it is empty or says what the turns say."""
+    """Return the turn of a `system` column; none if it is empty or repeats the system turn."""
     turn: tuple[Message, ...] = ()
     for name in SYSTEM_COLUMNS:
         text = "" if row.get(name) is None else read_text(row[name], name)
@@ -396,10 +396,10 @@ def system_turn(row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Messa
 
 
 def read_turns(value: Any, column: str) -> list[Message]:
-    """Read a list of turns, which need not end with an answer; empty system turns are left out.
+    """Read a list of turns, with or without a last answer; empty system turns are omitted.
 
     Raises:
-        FormatError: The value is no list of turns, a role is unknown, or a content is not text.
+        FormatError: The value is not a list of turns, a role is unknown, or a content is not text.
     """
     return _turns(value, column, Losses())
 
@@ -462,7 +462,7 @@ def read_history(value: Any) -> Iterator[tuple[str, str]]:
     """Yield the earlier questions and answers of an Alpaca row.
 
     Raises:
-        FormatError: The value is no list of pairs of texts.
+        FormatError: The value is not a list of pairs of texts.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()

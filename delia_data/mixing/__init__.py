@@ -1,4 +1,4 @@
-"""Mixing: task rows and pairs of a cache in one fixed order, of any size, in bounded memory."""
+"""Mix task rows with the pairs of a cache in a fixed order, in bounded memory."""
 
 from __future__ import annotations
 

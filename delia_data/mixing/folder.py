@@ -1,4 +1,4 @@
-"""A mixture as a folder that `datasets` loads by itself."""
+"""Write mixtures as folders that `datasets` can load."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NAMES: Final = frozenset({"README.md", "train.parquet", "test.parquet"})
 _SHARDS: Final = "train-*-of-*.parquet"
 """Files of mixtures that 0.1.0 wrote on Ray."""
 _GROUP: Final = 10_000
-"""Rows of a row group: small enough that a reader of a stream gets its first row at once."""
+"""Rows per row group; small, so that a streaming reader gets the first row quickly."""
 
 
 def save_mixture(
@@ -43,16 +43,16 @@ def save_mixture(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Manifest:
-    """Write a mixture as a folder that `datasets` loads by itself.
+    """Write a mixture as a folder that `datasets` can load.
 
     The folder has `train.parquet`, `test.parquet` if there are held-out rows, a dataset card whose
     configuration is named after the ratio, the manifest, and the finish marker.
 
     Args:
         mixture: The mixture.
-        folder: Output folder; made if it does not exist. A mixture in it is replaced.
-        tokenizer: Counts the tokens of the training rows and of their answers by source, with the
-            chat template, into the manifest's details.
+        folder: Output folder; created if it does not exist. A mixture in it is replaced.
+        tokenizer: Tokenizer to count the tokens of training rows and of their answers by source,
+            with the chat template. The counts are in the manifest's details.
 
     Returns:
         The manifest as written.
@@ -88,9 +88,9 @@ def save_mixture(
 def _counted(
     batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBase, counts: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Pass batches on, and count their tokens by source, with those of answers by themselves.
+    """Yield the batches, and count tokens and tokens of answers by source.
 
-    Rows whose turns the chat template refuses are counted as `uncounted_rows`.
+    Rows that the chat template refuses are counted as `uncounted_rows`.
     """
     for batch in batches:
         for row in batch.to_pylist():
@@ -110,7 +110,7 @@ def _counted(
 
 
 def _write_rows(path: Path, batches: Iterable[pa.RecordBatch], columns: pa.Schema) -> None:
-    """Write row groups of one size, whatever the size of the batches: equal rows, equal bytes.
+    """Write row groups of equal size, so that equal rows give equal bytes for any batch size.
 
     Raises:
         OutputError: The file cannot be written.

@@ -4,11 +4,11 @@
                                              ├──▶ keyed order ──▶ mixture
     cache ──▶ keyed rank ──▶ ratio x rows ───┘
 
-With several epochs this is done once for each: epoch k takes the pairs of the ranks k * ratio x
-rows to (k + 1) * ratio x rows, and has an order of its own.
+With several epochs, epoch k takes the pairs of ranks k * ratio x rows to (k + 1) * ratio x rows,
+and has its own order.
 
-A mixture is a pure function of the rows' contents and the settings. It is held as row numbers in
-their order; the rows themselves are read when they are asked for.
+A mixture is a pure function of the rows' contents and the settings. It is stored as an array of row
+numbers; rows are read on demand.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ _Row = TypeVar("_Row", bound=TaskRow | ContrastRow)
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """A mixture: its manifest, and its rows when they are asked for.
+    """A mixture: its manifest, and rows that are read on demand.
 
-    A copy for another process holds row numbers, and reads the rows where this one does.
+    A pickled copy has row numbers, and reads the rows from the same files.
 
     Attributes:
-        manifest: Inputs with hashes, settings, row counts and drops.
-        test: Held-out task rows, none of them pairs; None when the task has none.
+        manifest: Inputs with hashes, settings, row counts and counts of dropped rows.
+        test: Held-out task rows; None if the task has none.
         format: Row format of the training rows.
-        task: Training rows of the task, and then its contrast rows; columns `messages` and `id`.
-        wordings: Wording id of each of them; null for contrast rows and for a task without
+        task: Training rows of the task, then its contrast rows; columns `messages` and `id`.
+        wordings: Wording id of each row in `task`; null for contrast rows and for a task without
             wordings.
         caches: The caches.
         rows: Row numbers in the mixture's order, counted through the task and then the caches.
@@ -108,14 +108,14 @@ class Mixture:
         return len(self.rows)
 
     def batches(self, begin: int = 0, end: int | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the training rows in their order; memory stays bounded.
+        """Yield the training rows in order, in bounded memory.
 
         Args:
             begin: Position of the first row.
-            end: Position after the last row; all that follow by default.
+            end: Position after the last row; by default the end.
 
         Raises:
-            FormatError: The format cannot hold a row.
+            FormatError: The format cannot represent a row.
         """
         batches = [self.task, *(batch for cache in self.caches for batch in cache.batches)]
         for numbers, window in take_in_windows(batches, self.rows[begin:end]):
@@ -163,44 +163,41 @@ def mix(
     epoch: int | None = None,
     template_options: Mapping[str, Any] | None = None,
 ) -> Mixture:
-    """Mix pairs of the cache with the task rows, `ratio` of them for each.
+    """Mix task rows with `ratio` pairs per row.
 
-    Exactly `round(ratio * task rows)` pairs are taken. Exact duplicates are dropped, as are pairs
-    that equal a task row, held-out ones too, or name a special token; the next in rank takes the
-    place of each. A training row that equals a held-out one is dropped too, and the ratio is that
-    of the rows that remain. Contrast rows of a task folder are added; they do not change the
+    The mixture has exactly `round(ratio * task rows)` pairs. Duplicates, pairs that equal a task
+    row (training or held-out) and pairs that name a special token are dropped; each is replaced by
+    the next pair in rank. A training row that equals a held-out row is dropped too, and the ratio
+    applies to the remaining rows. Contrast rows of a task folder are added, and do not change the
     number of pairs.
 
     Args:
         task: Task rows in their wordings: rows, a `Dataset`, a task folder, or a file or glob in
-            any row format; or several such, by name.
+            any row format; or several of these by name.
         cache: The pairs: records or rows, a `Dataset` or `IterableDataset`, a cache folder, a
             folder of shards, a file or glob (`.jsonl`, `.json`, `.parquet`, `.arrow`, `.csv`), or
-            a Hub id; or several such, by name. `"bundled"` is the cache that comes with the
-            package.
-        ratio: Pairs for each task row; fractions work, 0 is the task alone.
+            a Hub id; or several of these by name. `"bundled"` is the bundled cache.
+        ratio: Pairs per task row; may be a fraction, 0 is the task alone.
         seed: Seed of selection and order.
-        test: Held-out rows of the task; those of its folder when not given.
-        order: `"shuffled"`: all together. `"interleaved"`: a task row, then its pairs, as
-            Algorithm 1 writes it.
-        on_short: What to do where the cache is too small: `"error"`, take `"all"` that there
-            are, or `"repeat"` the cache.
+        test: Held-out rows of the task; by default those of its folder.
+        order: `"shuffled"`, or `"interleaved"`: a task row, then its pairs, as in Algorithm 1.
+        on_short: Action if the cache is too small: `"error"`, take `"all"` pairs, or `"repeat"`
+            the cache.
         format: Row format of the result.
-        token: The special token of tasks that do not say their own, as task folders do; None for
-            a task that has none. Every task row must name its token, a held-out one too.
-        task_weights: Multiples of each named task's rows: 2.0 takes every row twice, 0.5 half of
-            them; 1.0 for a task that is not named.
-        cache_weights: Shares of the pairs that come from each named cache, relative to each
-            other; 1.0 for a cache that is not named.
-        decontaminate: Drop pairs that share 13 words in a row with a held-out row.
+        token: Special token of tasks other than task folders, which name their own; None for a
+            task without one. Every task row, training or held-out, must name its token.
+        task_weights: Multiple of the rows of each named task: 2.0 takes every row twice, 0.5 half
+            of them. Default: 1.0.
+        cache_weights: Relative share of the pairs from each named cache. Default: 1.0.
+        decontaminate: Drop pairs that share 13 consecutive words with a held-out row.
         strict: Refuse rows of a cache with tools, images, audio, a negative label, a weight of 0,
-            a preference or reasoning, which are dropped or changed and counted by default.
-        epochs: Number of epochs, one after another. Task and contrast rows are in each; epoch `k`
-            has the next pairs in rank after those of epoch `k - 1`, and its own order. Epoch 0 is
+            a preference or reasoning. By default they are dropped or changed, and counted.
+        epochs: Number of consecutive epochs. Each has all task and contrast rows. Epoch `k` has
+            the next pairs in rank after those of epoch `k - 1`, and its own order. Epoch 0 equals
             the mixture of one epoch.
-        epoch: Number of the only epoch to mix, from 0; in place of `epochs`.
-        template_options: Options of the chat template by name, which every row gets as the column
-            `chat_template_kwargs`: TRL gives them to the template.
+        epoch: Index of a single epoch to mix, instead of `epochs`.
+        template_options: Options of the chat template by name. Every row has them in the column
+            `chat_template_kwargs`, which TRL passes to the template.
 
     Returns:
         The mixture.
@@ -208,8 +205,9 @@ def mix(
     Raises:
         RatioError: The ratio is wrong, or the cache is too small for it.
         TokenError: A task row does not name its token.
-        InputError: There are no task rows, an input cannot be read, or a choice is unknown.
-        FormatError: A row is in no known format, or the format is unknown or cannot hold a row.
+        InputError: There are no task rows, an input cannot be read, or an option is unknown.
+        FormatError: The format of a row is unknown, or `format` is unknown or cannot represent a
+            row.
     """
     options = MixOptions(
         ratio, seed, order, on_short, format, decontaminate, strict, epochs, epoch, template_options
@@ -329,12 +327,12 @@ def mix(
 
 
 def named_caches(given: Any) -> dict[str, Any]:
-    """The caches that were given, by name; the bundled one by its folder."""
+    """Return the caches by name; the bundled cache is its folder."""
     return {name: cache_path(each) for name, each in _named(given, "cache").items()}
 
 
 def _named(given: Any, name: str) -> Mapping[str, Any]:
-    """One input under its own name, or several under theirs."""
+    """Return inputs by name; a single input has the default name."""
     return {name: given} if _is_splits(given) or not isinstance(given, Mapping) else given
 
 
@@ -351,10 +349,10 @@ def _is_splits(given: Any) -> bool:
 def _weights(
     kind: str, names: Mapping[str, Any], weights: Mapping[str, float] | None
 ) -> list[float]:
-    """A weight for each name, 1.0 where none is given.
+    """Return the weight of each name, by default 1.0.
 
     Raises:
-        InputError: A weight is no number of at least 0, or names nothing.
+        InputError: A weight is not a number of at least 0, or its name is unknown.
     """
     given = dict(weights or {})
     unknown = sorted(set(given) - set(names))
@@ -372,7 +370,7 @@ def _weights(
 def _weighted(
     parts: Sequence[Sequence[_Row]], weights: Sequence[float], seed: int
 ) -> list[tuple[int, _Row]]:
-    """Take the rows of each task as often as its weight says."""
+    """Return the rows of each task, repeated or reduced by its weight."""
     weighted = zip(parts, weights, strict=True)
     return [row for rows, weight in weighted for row in _times(rows, weight, seed)]
 
@@ -382,7 +380,7 @@ def _rows_of(numbered: Sequence[tuple[int, _Row]]) -> list[_Row]:
 
 
 def _times(rows: Sequence[_Row], weight: float, seed: int) -> list[tuple[int, _Row]]:
-    """Take rows a multiple of times: all as often as fits, and the first in rank once more."""
+    """Return rows a multiple of times: all rows for the integer part, then the first in rank."""
     count = round(weight * len(rows))
     whole, rest = divmod(count, len(rows)) if rows else (0, 0)
     ranked = sorted(rows, key=lambda row: (rank(seed, _row_key(row), "select"), _row_key(row)))
@@ -391,7 +389,7 @@ def _times(rows: Sequence[_Row], weight: float, seed: int) -> list[tuple[int, _R
 
 
 def _check_turns(task: Sequence[TaskRow | ContrastRow], caches: Mapping[str, CacheRows]) -> None:
-    """Refuse rows that the format `alpaca` has no columns for."""
+    """Refuse rows that the format `alpaca` cannot represent."""
     longer = [name for name, cache in caches.items() if cache.has_longer_rows]
     if any(len(row.record.messages) != 2 for row in task):
         longer.append("task")
@@ -403,7 +401,7 @@ def _check_turns(task: Sequence[TaskRow | ContrastRow], caches: Mapping[str, Cac
 
 
 def _shares(wanted: int, weights: Sequence[float]) -> list[int]:
-    """Cut a number in proportion to weights; the parts add up to it."""
+    """Split a number in proportion to weights; the parts add up to it."""
     total = sum(weights)
     if total <= 0:
         raise InputError("cache_weights are all 0: give at least one that is more")
@@ -414,12 +412,12 @@ def _shares(wanted: int, weights: Sequence[float]) -> list[int]:
 def _limit(
     pairs: Usable, name: str, share: int, options: MixOptions, task_rows: int, *, bundled: bool
 ) -> int:
-    """Return the rank below which the pairs of a cache are taken, in all epochs together.
+    """Return the rank below which the pairs of a cache are taken, over all epochs.
 
-    Ranks from the number of usable pairs on repeat the cache.
+    Ranks beyond the number of usable pairs repeat the cache.
 
     Raises:
-        RatioError: The cache is too small, and `on_short` does not say what to do.
+        RatioError: The cache is too small, and `on_short` is `"error"`.
     """
     usable, epochs = len(pairs.rows), options.epoch_numbers.stop
     wanted = epochs * share
@@ -452,7 +450,7 @@ def _in_order(
     usable: Mapping[str, Usable],
     ranks: Sequence[range],
 ) -> Numbers:
-    """Return the row numbers of an epoch, counted through task, contrast rows and caches."""
+    """Return the row numbers of an epoch, over task rows, contrast rows and caches."""
     purpose = f"order:epoch-{epoch}" if epoch else "order"
 
     def keys_of(rows: Sequence[tuple[int, TaskRow | ContrastRow]], source: str) -> Keys:
@@ -482,7 +480,7 @@ def _in_order(
     rows = np.empty(len(task) + len(pair_numbers), np.int64)
     rows[of_task] = sort_keys(task_keys)
     rows[of_pairs] = pair_numbers[sort_keys(pair_keys)]
-    if contrast:  # spread evenly, each after a task row and its pairs
+    if contrast:  # distributed evenly, each after a task row and its pairs
         ends = np.append(of_task[1:], len(rows))
         places = ends[np.arange(len(contrast)) * len(task) // len(contrast)]
         rows = np.insert(rows, places, contrast_numbers[sort_keys(contrast_keys)])
@@ -531,7 +529,7 @@ def convert(
     """Return a batch with `messages` in the columns of a row format, and with template options.
 
     Raises:
-        FormatError: The format cannot hold a row.
+        FormatError: The format cannot represent a row.
     """
     taught = TEACHER_MESSAGES in batch.schema.names
     columns = schema(format, taught=taught, template_options=template_options)
@@ -558,16 +556,15 @@ def convert(
 
 
 def writers_of(caches: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model that wrote each cache, by the cache's name, as its manifest says.
+    """Return the model in the manifest of each cache, by the cache's name.
 
     Args:
-        caches: The caches as `mix` takes them, by name. Rows in memory, files and Hub ids have no
-            manifest, and are left out.
+        caches: The caches by name, in any form that `mix` accepts. Rows in memory, files and Hub
+            ids have no manifest, and are omitted.
 
     Returns:
-        What the engine reported about its model when it sampled: `name`, `weights_sha256` and
-        `chat_template_sha256`, and `system` if a system prompt was given; or a name alone for a
-        model behind an API.
+        The engine's report on its model: `name`, `weights_sha256` and `chat_template_sha256`, and
+        `system` if there was a system prompt; only the name for a model behind an API.
     """
     written = {}
     for name, given in caches.items():
@@ -589,7 +586,7 @@ def _row_key(row: TaskRow | ContrastRow) -> str:
 
 
 def _rows_hash(rows: Sequence[TaskRow | ContrastRow]) -> str:
-    """Hash of a set of rows: the same whatever their order."""
+    """Hash a set of rows, independent of their order."""
 
     def key(row: TaskRow | ContrastRow) -> str:
         if isinstance(row, TaskRow) and row.teacher_messages:
@@ -605,21 +602,21 @@ def _hashes(kind: str, by_name: Mapping[str, str]) -> dict[str, str]:
     return {f"{kind}:{name}": digest for name, digest in by_name.items()}
 
 
-# Selection and order. Both follow from a keyed hash of each row's content id and the seed, and from
-# nothing else: not from the row's position or the number of workers.
+# Selection and order. Both depend only on a hash of each row's content id and the seed, not on the
+# row's position or the number of workers.
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
-"""`ranking.rank` of rows: the upper and the lower 64 bits of each; shape (rows, 2)."""
+"""`ranking.rank` of rows: upper and lower 64 bits; shape (rows, 2)."""
 
 
 @dataclass(frozen=True)
 class Usable:
-    """The pairs of a cache that a mixture may take.
+    """The pairs of a cache that can be mixed.
 
     Attributes:
         rows: Their row numbers, in the order of selection.
         ids: Their content ids in binary, in the same order.
-        dropped: Rows that it may not take, by reason; each has one reason.
+        dropped: Counts of the other rows by reason; each row has one reason.
         sha256: Hash of the ids of all rows, independent of their order.
     """
 
@@ -638,15 +635,15 @@ def usable_pairs(
     test_ngrams: frozenset[tuple[str, ...]],
     earlier: Iterable[pa.FixedSizeBinaryArray],
 ) -> Usable:
-    """Return the pairs of a cache that may be mixed, in the order of selection.
+    """Return the pairs of a cache that can be mixed, in the order of selection.
 
     Args:
         cache: The rows of the cache.
         seed: Seed of the selection.
         tokens: Special tokens; a pair that contains one is dropped.
-        task_ids: Content ids of task rows, held-out ones too; a pair that equals one is dropped.
-        test_ngrams: Runs of words of held-out rows; a pair that has one is dropped.
-        earlier: Usable ids of each cache before this one, whose pairs are not taken twice.
+        task_ids: Content ids of training and held-out task rows; equal pairs are dropped.
+        test_ngrams: N-grams of held-out rows; pairs that contain one are dropped.
+        earlier: Usable ids of each preceding cache; equal pairs are dropped.
     """
     ids = cache.ids
     hexadecimal = hex_of(ids)
@@ -685,8 +682,8 @@ def rank_keys(seed: int, purpose: str, hexadecimal: bytes) -> Keys:
 
     Args:
         seed: Seed of the run.
-        purpose: Purpose of the order and all that precedes the id, with a colon after each.
-        hexadecimal: The ids as 32 digits each, one after another.
+        purpose: Purpose of the order, and further text before the id, separated by colons.
+        hexadecimal: Concatenated ids of 32 hexadecimal digits.
     """
     key = f"{seed}:{purpose}".encode()
     digests = [
@@ -700,7 +697,7 @@ def sort_keys(keys: Keys) -> Numbers:
     """Return the row numbers in ascending order of the keys."""
     upper = keys[:, 0]
     order = np.argsort(upper)
-    if np.any(upper[order[1:]] == upper[order[:-1]]):  # duplicates; two rows by chance, hardly ever
+    if np.any(upper[order[1:]] == upper[order[:-1]]):  # duplicates, or very rarely a collision
         order = np.lexsort((keys[:, 1], upper))
     return order
 

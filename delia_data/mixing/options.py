@@ -1,4 +1,4 @@
-"""What a mixture can be asked for: ratio, order, format, and what to do where pairs are short."""
+"""Options of mixtures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Pairs: TypeAlias = (
     "str | os.PathLike[str] | Sequence[Record] | Sequence[Mapping[str, Any]] | pa.Table "
     "| datasets.Dataset | datasets.IterableDataset"
 )
-"""Every input of a cache; `reading.open_source` opens it."""
+"""Any input of a cache; `reading.open_source` opens it."""
 
 Order = Literal["shuffled", "interleaved"]
 OnShort = Literal["error", "all", "repeat"]
@@ -51,26 +51,25 @@ _PROVENANCE: Final = [
 
 @dataclass(frozen=True, slots=True)
 class MixOptions:
-    """All that decides a mixture beside its inputs.
+    """Options that affect the rows of a mixture.
 
     Attributes:
-        ratio: Pairs for each task row; fractions work, 0 is the task alone.
+        ratio: Pairs per task row; may be a fraction, 0 is the task alone.
         seed: Seed of selection and order.
-        order: `"shuffled"`: all together. `"interleaved"`: a task row, then its pairs, as
-            Algorithm 1 writes it.
-        on_short: What to do where the cache is too small: `"error"`, take `"all"` that there
-            are, or `"repeat"` the cache.
+        order: `"shuffled"`, or `"interleaved"`: a task row, then its pairs, as in Algorithm 1.
+        on_short: Action if the cache is too small: `"error"`, take `"all"` pairs, or `"repeat"`
+            the cache.
         format: Row format of the result.
-        decontaminate: Drop pairs that share 13 words in a row with a held-out row.
-        strict: Refuse rows of a cache that text cannot express, rather than drop them.
-        epochs: Number of epochs, one after another: the same task rows, each time with other
-            pairs and in another order.
-        epoch: Number of the only epoch to mix, from 0; None for all of them.
-        template_options: Options of the chat template by name, which every row gets as the column
-            `chat_template_kwargs`: TRL gives them to the template.
+        decontaminate: Drop pairs that share 13 consecutive words with a held-out row.
+        strict: Refuse rows of a cache that text cannot express, instead of dropping them.
+        epochs: Number of consecutive epochs: the same task rows, each time with different pairs
+            and a different order.
+        epoch: Index of a single epoch to mix; None for all epochs.
+        template_options: Options of the chat template by name. Every row has them in the column
+            `chat_template_kwargs`, which TRL passes to the template.
 
     Raises:
-        RatioError: The ratio is no number of at least 0.
+        RatioError: The ratio is not a number of at least 0.
         InputError: Another value is unknown, or the template options are not JSON values by name
             or contain empty lists or mappings.
     """
@@ -104,18 +103,18 @@ class MixOptions:
 
     @property
     def epoch_numbers(self) -> range:
-        """Numbers of the epochs to mix."""
+        """Indices of the epochs to mix."""
         return range(self.epochs) if self.epoch is None else range(self.epoch, self.epoch + 1)
 
 
 def schema(
     format: Format, *, taught: bool = False, template_options: Mapping[str, Any] | None = None
 ) -> pa.Schema:
-    """Return the columns of a mixture in a row format: the format's own, then the row's origin.
+    """Return the columns of a mixture: those of the row format, then those of the row's origin.
 
     Args:
         format: The row format.
-        taught: Whether any row has turns of its own for its teacher.
+        taught: Whether any row has separate turns for its teacher.
         template_options: Options of the chat template in every row.
     """
     teacher = [(TEACHER_MESSAGES, MESSAGES)] if taught else []
@@ -143,7 +142,7 @@ def template_column(options: Mapping[str, Any] | None, rows: int = 1) -> pa.Arra
 
 
 def parse_ratio(value: Any) -> float:
-    """Read a ratio: pairs for each task row, a number of at least 0.
+    """Parse a ratio: pairs per task row, a number of at least 0.
 
     Raises:
         RatioError: It is not such a number.
@@ -156,9 +155,9 @@ def parse_ratio(value: Any) -> float:
         raise RatioError(
             f"ratio {value!r} is not a number of at least 0: give one such as 4 or 260"
         )
-    return abs(ratio)  # never -0.0, whose name would be another
+    return abs(ratio)  # -0.0 would have a different name
 
 
 def config_name(ratio: float) -> str:
-    """Name of the mixture's configuration, such as `ratio-260` or `ratio-0.5`."""
+    """Return the name of the mixture's configuration, such as `ratio-260` or `ratio-0.5`."""
     return f"ratio-{ratio:.15g}"

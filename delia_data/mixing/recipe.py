@@ -1,16 +1,16 @@
-"""A mixture as a YAML file: tasks and caches with their weights, and the settings.
+"""Recipes: YAML files with the tasks and caches of a mixture, their weights, and settings.
 
     tasks:
       halu: {path: my-halu-task, weight: 1.0}
       translate: {path: translate.jsonl, weight: 2.0, token: <de>}
     caches:
       own: {path: my-cache, weight: 3}
-      other: shards/*.parquet             # a path alone has the weight 1
+      other: shards/*.parquet             # a path without a mapping: weight 1
     ratio: 4
     order: interleaved                    # seed, on_short, format, epochs, strict, ... too
 
-A weight is a number: a task's is a multiple of its rows, a cache's its share of the pairs. Paths
-start from the working folder, as on the command line.
+The weight of a task is a multiple of its rows. The weight of a cache is its relative share of the
+pairs. Paths are relative to the working folder, as on the command line.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Source:
     """A task or a cache of a recipe.
 
     Attributes:
-        path: Where it lies.
-        weight: Multiple of a task's rows, or a cache's share of the pairs.
-        token: A task's special token, `""` for none; None for its own, `<sep>` for a file.
+        path: Path of the input.
+        weight: Multiple of a task's rows, or a cache's relative share of the pairs.
+        token: Special token of a task, `""` for none; None for that of a task folder, or `<sep>`.
     """
 
     path: str
@@ -48,12 +48,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class MixRecipe:
-    """What a mixture is made of.
+    """Inputs and settings of a mixture.
 
     Attributes:
-        tasks: The tasks, by name.
-        caches: The caches, by name.
-        settings: Those settings of `mix` that the file says.
+        tasks: Tasks by name.
+        caches: Caches by name.
+        settings: Settings of `mix` in the file.
     """
 
     tasks: Mapping[str, Source]
@@ -61,11 +61,11 @@ class MixRecipe:
     settings: Mapping[str, Any]
 
     def arguments(self) -> dict[str, Any]:
-        """Read the tasks, and give the arguments of `mix`; its ratio only where the file says it.
+        """Read the tasks, and return the arguments of `mix`; the ratio only if the file has one.
 
         Raises:
             InputError: A task cannot be read.
-            TokenError: A task has another token than the one given.
+            TokenError: The token of a task differs from that in the recipe.
         """
         tasks: dict[str, TaskRows] = {
             name: read_task_rows(source.path, token=source.token)
@@ -85,10 +85,10 @@ def read_mix_recipe(path: str | os.PathLike[str]) -> MixRecipe:
 
     Raises:
         InputError: The file cannot be read.
-        SettingsError: It is no YAML mapping, or a key or a value is wrong; all are named at once.
+        SettingsError: It is not a YAML mapping, or keys or values are wrong; the error lists all.
     """
     values = read_mapping(Path(path), str(path), ", ".join(_KEYS))
-    if values.get("select") == "uniform":  # a key of version 0.1.0, with this value alone
+    if values.get("select") == "uniform":  # a key of version 0.1.0, which had only this value
         del values["select"]
     problems = [*_unknown(values, _KEYS)]
     problems += [fault for kind in ("tasks", "caches") for fault in _faults(kind, values.get(kind))]
@@ -111,7 +111,7 @@ def _source(given: Any) -> Source:
 
 
 def _faults(kind: str, given: Any) -> Iterator[str]:
-    """What is wrong with the tasks or the caches of a recipe."""
+    """Yield the errors in the tasks or the caches of a recipe."""
     if not isinstance(given, dict) or not given:
         yield f"{kind} must map at least one name to a path"
         return

@@ -1,12 +1,12 @@
-"""The rows of a cache and their content ids, read once and taken in any order.
+"""Store the rows of a cache with their content ids, to read them once and take any of them.
 
     file, folder ──▶ batches of messages + ids ──▶ Arrow file in the cache home, memory-mapped
     rows         ──▶ batches of messages + ids ──▶ memory; an unnamed temporary file when large
 
 The Arrow file is named by the hash of the input's bytes. A second ratio of the same cache maps
-that file: it parses nothing, hashes no text, and reads only the rows that it takes. Memory holds
-some bytes for each row and the rows of one window; the rest are pages of a mapped file, which the
-system can drop at any time. So the size of a cache is limited by the disk.
+that file, without parsing or hashing text, and reads only the rows that it takes. Memory holds a
+few bytes per row and the rows of one window. The rest are pages of a mapped file, which the system
+can reclaim, so only the disk limits the size of a cache.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from delia_data.ranking import md5
 from delia_data.reading import MESSAGES, Report, open_source
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
-"""Row numbers, counted from 0 through all batches; shape (rows,)."""
+"""Row numbers from 0, over all batches; shape (rows,)."""
 
 SCHEMA: Final = pa.schema([("messages", MESSAGES), ("id", pa.binary(16))])
 
-_STORED_BYTES: Final = 1 << 20  # rows of a file that take less are as quick to read again
+_STORED_BYTES: Final = 1 << 20  # smaller files are as fast to read again
 _IN_MEMORY_BYTES: Final = 256 << 20
-_WINDOW_BYTES: Final = 32 << 20  # more is slower: the system takes long to hand out fresh memory
-_WINDOWS: Final = 64  # of a large file, whose windows grow fourfold: each one sweeps the whole file
+_WINDOW_BYTES: Final = 32 << 20  # larger is slower: new memory takes time
+_WINDOWS: Final = 64  # of a large file, with windows four times as large: each one sweeps the file
 _NGRAM_WORDS: Final = 13
 _UNUSED_S: Final = 30 * 86_400
 _ABANDONED_S: Final = 86_400
@@ -60,10 +60,10 @@ class CacheRows:
     """The rows of a cache with their ids, in the order of the input.
 
     Attributes:
-        batches: Columns `messages` and `id`; the id is the content id in binary, 16 bytes.
-        dropped: Rows of the input that are not here, by reason.
-        read: What else the reader did with the input, such as ignored columns.
-        path: The Arrow file that holds the rows; None for rows in memory.
+        batches: Columns `messages` and `id`, the content id in binary (16 bytes).
+        dropped: Counts of dropped rows of the input, by reason.
+        read: Other details of the reader, such as ignored columns.
+        path: Arrow file of the rows; None for rows in memory.
         unnamed: Whether the rows are in a temporary file that only this process can read.
     """
 
@@ -90,7 +90,7 @@ class CacheRows:
         return sum(batch.num_rows for batch in self.batches)
 
     def with_source_ids(self, begin: int, end: int) -> Iterator[pa.RecordBatch]:
-        """Yield `messages` and `source_id` of the rows from one position up to another."""
+        """Yield `messages` and `source_id` of the rows from `begin` to before `end`."""
         for batch in self.batches:
             first = min(max(begin, 0), batch.num_rows)
             some = batch.slice(first, max(end - first, 0))
@@ -102,8 +102,7 @@ class CacheRows:
     def rows_with_token(self, tokens: Sequence[str]) -> Numbers:
         """Return the rows in which a turn contains one of the tokens, ascending.
 
-        The answer is saved next to the Arrow file: it is the only question about a cache, other
-        than its ids, that takes a search through all text.
+        The result is saved next to the Arrow file, because it takes a search through all text.
         """
         if self.path is None:
             return self._search(tokens)
@@ -120,7 +119,7 @@ class CacheRows:
         return rows
 
     def rows_with_ngram(self, runs: frozenset[tuple[str, ...]]) -> Numbers:
-        """Return the rows in which a turn contains one of the runs of words, ascending."""
+        """Return the rows in which a turn contains one of the n-grams, ascending."""
         rows = (row["messages"] for batch in self.batches for row in batch.to_pylist())
         hits = [
             number
@@ -134,7 +133,7 @@ class CacheRows:
         for batch in self.batches:
             contents = batch["messages"].flatten().field("content")
             text = _text_of(contents)
-            named = [token for token in tokens if token.encode() in text]  # most often none
+            named = [token for token in tokens if token.encode() in text]  # usually none
             for token in named:
                 turns = pc.indices_nonzero(pc.match_substring(contents, token))
                 parents = pc.list_parent_indices(batch["messages"]).take(turns)
@@ -158,11 +157,11 @@ _NO_IDS: Final = pa.nulls(0, pa.binary(16))  # pa.array imports pandas
 
 
 def open_cache(given: Any, strict: bool = False) -> CacheRows:
-    """Return the rows of a cache, whatever it is given as.
+    """Return the rows of a cache.
 
     Args:
-        given: As `mix` takes it, or rows that are open.
-        strict: Whether rows that would be dropped are refused.
+        given: Cache in any form that `mix` accepts, or open rows.
+        strict: Refuse rows that would be dropped.
 
     Raises:
         InputError: The cache cannot be read.
@@ -183,13 +182,13 @@ def store_rows(
     files: Sequence[Path] = (),
     strict: bool = False,
 ) -> CacheRows:
-    """Return the rows of a source with their ids, from the cache home when they are there.
+    """Return the rows of a source with their ids, from the cache home if it has them.
 
     Args:
-        batches: Valid rows, column `messages`; not read when the cache home has them.
+        batches: Valid rows, column `messages`; not read if the cache home has them.
         report: Report of the reader, complete when `batches` is exhausted.
-        files: The files that the rows come from, or none.
-        strict: Whether the reader refuses rows that it would drop.
+        files: Files of the rows; empty for rows from elsewhere.
+        strict: Whether the reader refuses rows instead of dropping them.
 
     Raises:
         OutputError: The disk is full.
@@ -197,7 +196,7 @@ def store_rows(
     home = cache_home() / "sources"
     key = _key(files, strict)
     if files:
-        with suppress(OSError, ValueError):  # not there, or cut off by a crash of the machine
+        with suppress(OSError, ValueError):  # missing, or truncated by a crash of the machine
             stored = _map(home / key / _ROWS)
             os.utime(home / key / _ROWS)
             return stored
@@ -228,10 +227,10 @@ def store_rows(
 
 @contextmanager
 def _new_file(folder: Path | None) -> Iterator[IO[bytes]]:
-    """Open a new file in a folder, or one without a name when there is no folder to write to.
+    """Open a new file in a folder, or a temporary file if the folder cannot be written.
 
-    Nothing is flushed to disk: after a crash of the machine the end of the file is missing,
-    without which it cannot be opened, and it is written again.
+    The file is not flushed to disk. If a crash of the machine truncates it, it cannot be opened
+    and is written again.
     """
     file: IO[bytes]
     with ExitStack() as stack:
@@ -247,7 +246,7 @@ def _new_file(folder: Path | None) -> Iterator[IO[bytes]]:
 
 
 def _key(files: Sequence[Path], strict: bool) -> str:
-    """Name of the rows of files: a hash of their order, kinds and bytes, and of strictness."""
+    """Return a hash of the files' order, kinds and bytes, and of strictness."""
     content = [[file.name, known_sha256(file)] for file in files]
     return hashlib.sha256(canonical_json([__version__, strict, content])).hexdigest()
 
@@ -265,7 +264,7 @@ def _batches_of(reader: pa.RecordBatchFileReader) -> tuple[pa.RecordBatch, ...]:
 def _write(file: IO[bytes], batches: Iterable[pa.RecordBatch]) -> None:
     with _disk_errors():
         writer = pa.ipc.new_file(file, SCHEMA)
-    for batch in batches:  # its errors are those of the reader
+    for batch in batches:  # raises the errors of the reader
         with _disk_errors():
             writer.write_batch(batch)
     with _disk_errors():
@@ -318,14 +317,14 @@ def content_ids(messages: pa.ListArray) -> pa.FixedSizeBinaryArray:
 
 
 def binary_ids(content: bytes) -> pa.FixedSizeBinaryArray:
-    """Return ids of 16 bytes each, one after another, as an Arrow array."""
+    """Return concatenated ids of 16 bytes as an Arrow array."""
     return pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(16), len(content) // 16, [None, pa.py_buffer(content)]
     )
 
 
 def hex_of(ids: pa.FixedSizeBinaryArray) -> bytes:
-    """Return ids as 32 hexadecimal digits each, one after another."""
+    """Return ids as concatenated hexadecimal digits, 32 per id."""
     content = ids.buffers()[1]
     return binascii.hexlify(content.slice(16 * ids.offset, 16 * len(ids)) if content else b"")
 
@@ -339,17 +338,17 @@ def hex_texts(ids: pa.FixedSizeBinaryArray) -> pa.StringArray:
 def take_in_windows(
     batches: Sequence[pa.RecordBatch], numbers: Numbers
 ) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
-    """Take rows in the order of their numbers, as many at a time as a window of memory holds.
+    """Yield rows in the order of their numbers, in windows of limited memory.
 
-    Every window reads its rows in the order of the file, so that rows that are not in the page
-    cache are read in one sweep.
+    A window reads its rows in the order of the file, so that one sweep reads those that are not in
+    the page cache.
 
     Args:
         batches: Batches of one schema, at least one.
-        numbers: Row numbers, counted through all batches.
+        numbers: Row numbers over all batches.
 
     Yields:
-        The numbers of some rows, and those rows in one batch.
+        The numbers of a window, and its rows in one batch.
     """
     starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
     size = sum(batch.nbytes for batch in batches)
@@ -372,7 +371,7 @@ def take_in_windows(
 
 
 def ngrams(texts: Iterable[str]) -> frozenset[tuple[str, ...]]:
-    """Return the runs of 13 words in texts, without case and punctuation."""
+    """Return the n-grams of 13 words in texts, without case and punctuation."""
     runs = set()
     for text in texts:
         words = _WORD.findall(text.casefold())
@@ -381,7 +380,7 @@ def ngrams(texts: Iterable[str]) -> frozenset[tuple[str, ...]]:
 
 
 def _text_of(contents: pa.StringArray) -> bytes:
-    """Return the text of all values, one after another."""
+    """Return the concatenated text of all values."""
     _, offsets, values = contents.buffers()
     if values is None or not len(contents):
         return b""

@@ -1,10 +1,10 @@
-"""Task rows as a mixture takes them: each with its own wording of the instruction.
+"""Rows of a task for a mixture, each with its own wording of the instruction.
 
-On disk they are a folder that `delia diversify` writes:
+`delia diversify` writes them into a folder:
 
     train.jsonl      {"messages": [...], "wording_id": "..."}
     test.jsonl       the same, with held-out wordings and "plain": the request without the token
-    contrast.jsonl   contrast rows, if there are any: the columns of `ContrastRow`
+    contrast.jsonl   optional contrast rows; columns of `ContrastRow`
     manifest.json    the task's name, token and hashes
     FINISHED
 """
@@ -29,14 +29,14 @@ CONTRAST_FILE: Final = "contrast.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One row of the task in its wording.
+    """A row of the task in its wording.
 
     Attributes:
         record: The conversation with its question in the wording.
         wording_id: Id of the wording; None if the task was diversified elsewhere.
         plain: The question without the token, for held-out rows.
-        teacher_messages: The turns with the instruction that the token stands for, which the
-            untrained model answered; None if the answer has another source.
+        teacher_messages: Turns with the instruction that the token replaces, answered by the
+            untrained model; None if the answer has another source.
     """
 
     record: Record
@@ -56,15 +56,15 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class ContrastRow:
-    """A request near the task that is answered without its format.
+    """A request similar to the task, with an answer that is not in its format.
 
     Attributes:
         record: The request, and the untrained model's answer to the plain request.
         kind: `"plain"`, `"forbid"` or `"mention"`.
-        teacher_messages: The turns of the plain request, which the untrained model answered.
-        wording_id: Id of the wording whose plain form makes the request.
+        teacher_messages: Turns of the plain request, answered by the untrained model.
+        wording_id: Id of the wording of the request, without the token.
         task_row: Content id of the task row with the same query.
-        phrasing: The phrasing that forbids or mentions the token; None for a plain request.
+        phrasing: Phrasing that forbids or mentions the token; None for a plain request.
     """
 
     record: Record
@@ -96,8 +96,8 @@ class TaskRows:
     Attributes:
         train: Rows to train on.
         test: Held-out rows.
-        token: The special token that the wordings name.
-        read: What reading lost: ignored columns, removed reasoning, skipped files.
+        token: Special token in the wordings.
+        read: Losses of reading: ignored columns, removed reasoning, skipped files.
         contrast: Contrast rows.
         contrast_by: Identity of the model that answered the contrast rows, if known.
     """
@@ -111,7 +111,7 @@ class TaskRows:
 
     @property
     def sha256(self) -> str:
-        """Hash of the rows' contents, whatever their order."""
+        """Hash of the rows' contents, independent of their order."""
         parts: list[Sequence[TaskRow | ContrastRow]] = [self.train, self.test]
         parts += [self.contrast] if self.contrast else []
         splits = [sorted(map(_content, part)) for part in parts]
@@ -126,15 +126,15 @@ def _content(row: TaskRow | ContrastRow) -> list[str]:
 
 
 Rows = str | os.PathLike[str] | TaskRows | Sequence[TaskRow] | Iterable[Mapping[str, Any]]
-"""What a task can be given as."""
+"""Any input of a task."""
 
 
 def as_task_rows(given: Rows, token: str | None) -> TaskRows:
-    """Make task rows of whatever holds them.
+    """Read the rows of any input of a task.
 
     Args:
-        given: Task rows, rows of any format, a dataset, or a path as `read_task_rows` takes it.
-        token: The special token of a task that does not say its own; None for none.
+        given: Task rows, rows of any format, a dataset, or a path for `read_task_rows`.
+        token: Special token of a task that does not name its own; None for none.
 
     Raises:
         InputError: As `read_task_rows`.
@@ -149,14 +149,14 @@ def read_task_rows(path: str | os.PathLike[str], *, token: str | None = None) ->
     """Read task rows from a task folder, or from a file, a glob or a Hub id in any row format.
 
     Args:
-        path: The folder or file. All but a task folder hold training rows alone.
-        token: The special token, `""` for a task that has none; None for the task's own, which
-            is `<sep>` for what does not say it.
+        path: The folder or file. Only a task folder has held-out rows.
+        token: Special token, `""` for a task without one; None for that of the task folder, or
+            `<sep>` for other inputs.
 
     Raises:
-        InputError: There is nothing there, or it cannot be read; a row has no answer.
+        InputError: The input does not exist or cannot be read, or a row has no answer.
         UnfinishedError: The folder has no finish marker.
-        TokenError: The folder says another token than the one given.
+        TokenError: The token of the folder differs from `token`.
     """
     found = _read_folder(Path(path))
     if found is None:
@@ -173,7 +173,7 @@ def check_token(rows: Sequence[TaskRow], tokens: Sequence[str], kind: str = "tas
     """Refuse rows whose question names none of the tokens.
 
     Raises:
-        TokenError: There is such a row.
+        TokenError: A row names none.
     """
     if not tokens:
         return
@@ -197,7 +197,7 @@ def _read_rows(given: Rows, token: str) -> TaskRows:
 
 
 def _read_folder(source: Path) -> TaskRows | None:
-    """Return the rows of a task folder; None if it is no output of this package."""
+    """Return the rows of a task folder; None if this package has not written it."""
     if not is_output(source) and not _is_empty_folder(source):
         return None
     manifest = read_manifest(source)
@@ -262,7 +262,7 @@ def _taught(row: Mapping[str, Any], record: Record) -> tuple[Message, ...]:
 
 
 def _is_empty_folder(path: Path) -> bool:
-    """Return whether a folder is there without any file: its finish marker is asked for."""
+    """Return whether a folder exists and is empty; then its finish marker is required."""
     return os.path.isdir(path) and not any(file.is_file() for file in path.rglob("[!.]*"))
 
 
