@@ -337,7 +337,7 @@ def _public_name(name: str) -> str:
 
 @contextmanager
 def loading(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an error of transformers while it loads a model into one line.
+    """Translate errors of transformers while it loads a model into one line.
 
     Raises:
         InputError: The model does not exist.
@@ -360,7 +360,7 @@ def loading(name: str | os.PathLike[str]) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide progress bars and warnings of transformers and datasets inside the block."""
-    import datasets  # takes a second: not for commands that load no model
+    import datasets  # here, because the import takes a second
 
     transformers = require("transformers", extra="local")
     logging = transformers.utils.logging

@@ -1,4 +1,4 @@
-"""Training: thin LoRA fine-tuning on a mixture, with TRL and PEFT."""
+"""LoRA fine-tuning on a mixture, with TRL and PEFT."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Rows to train on: opened, encoded and linted in one pass, and checked for who wrote the pairs.
+"""Open, encode and lint the rows of a training, and check which model wrote the pairs.
 
     out/mixture                a finished folder that `delia mix` wrote
     delia_mix:ratio-4          the same, of the bundled task and cache
-    anything else              whatever `reading.open_source` reads; the split `train`
+    anything else              any input of `reading.open_source`; the split `train`
 
 The first two name their token and the models that wrote the pairs. In any other input, a row with
-the token in its prompt is a task row and any other row a pair, unless a column `source` says so.
+the token in its prompt is a task row and any other row is a pair, unless it has a column `source`.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ if TYPE_CHECKING:
 _REGISTERED: Final = re.compile(r"(delia_mix|delia_task|delia_cache)(?::(.+))?")
 """Datasets that this package registers, and their configuration."""
 _COLUMNS: Final = ("source", "source_id", "wording_id", TEACHER_MESSAGES, TEMPLATE_KWARGS)
-"""Columns of a mixture besides those of its row format."""
+"""Columns of a mixture in addition to those of its row format."""
 _IGNORED: Final = -100
 NO_ANSWER: Final = "no_answer_token_within_max_length"
-"""Reason to drop a row when rows are cut: nothing of its answer would be learned."""
+"""Reason to drop a row that is truncated before its answer."""
 _DTYPES: Final = ("bfloat16", "float32", "float16")
-"""Types in which a sampling engine may have held the weights; the default comes first."""
+"""Possible types of the weights in a sampling engine; the default comes first."""
 
 
 class TrainingRow(NamedTuple):
-    """One row of a training.
+    """A row of a training.
 
     Attributes:
-        record: Its turns.
-        source: Its source, as the column `source` of a mixture.
-        taught: The turns that the teacher of the KL loss reads; None if they are the same.
+        record: The turns.
+        source: The source, as in the column `source` of a mixture.
+        taught: Turns for the teacher of the KL loss; None if they are the same.
     """
 
     record: Record
@@ -78,7 +78,7 @@ class TrainingRows:
         name: Name of the input in errors.
         manifest: The mixture's manifest, if there is one.
         test: The mixture's held-out rows, if there are any.
-        publication: Manifest of the version that the mixture was pulled with, if it was.
+        publication: Manifest of the version, if the mixture was pulled from the Hub.
     """
 
     source: Source
@@ -89,7 +89,7 @@ class TrainingRows:
 
     @property
     def tokens(self) -> list[str] | None:
-        """Special tokens that the task rows name; None if the input does not say."""
+        """Special tokens of the task rows; None if unknown."""
         if self.manifest is None:
             return None
         tokens = self.manifest.settings.get("token")
@@ -97,12 +97,12 @@ class TrainingRows:
 
     @property
     def written_by(self) -> dict[str, Any]:
-        """The models that wrote the pairs, by the cache's name, as far as the input says."""
+        """Models that wrote the pairs, by the cache's name, if known."""
         return dict(self.manifest.details.get("written_by", {})) if self.manifest else {}
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Settings and inputs of the mixture, and its published version, as far as it is known."""
+        """Settings, inputs and published version of the mixture, if known."""
         if self.manifest is None:
             return {}
         known = self.manifest.model_dump(mode="json", include={"settings", "inputs"})
@@ -143,9 +143,9 @@ class TrainingRows:
         return (row for _, row in self.source.map(read))
 
     def places(self, rows: Collection[int]) -> dict[int, str]:
-        """Return the file and line, or number, of rows for errors; -1 stands for the tokenizer.
+        """Return the locations of rows for errors; -1 is the tokenizer.
 
-        The input is read again up to the last of these rows, so no place is kept in memory.
+        The input is read again up to the last of these rows, so that no location is stored.
         """
         places = {-1: "the tokenizer"}
         found = enumerate(islice(self.source.rows(), max(rows, default=-1) + 1))
@@ -222,11 +222,11 @@ def _open_registered(name: str, dataset: str, configuration: str | None) -> Trai
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows to measure a model on while it trains; they are not trained on.
+    """Rows to measure a model on during training.
 
     Attributes:
-        rows: Under `"task"` the mixture's held-out task rows, under `"pairs"` pairs.
-        task: The task whose leak is measured, if one is given.
+        rows: The mixture's held-out task rows as `"task"`, and pairs as `"pairs"`.
+        task: Task to measure the leak of, if given.
     """
 
     rows: Mapping[str, TrainingRows]
@@ -234,7 +234,7 @@ class HeldOut:
 
     @property
     def sha256(self) -> str:
-        """Hash of all that is measured."""
+        """Hash of the rows and the task."""
         ids = {name: [r.id for r, _ in rows.records(())] for name, rows in self.rows.items()}
         task = None if self.task is None else self.task.sha256
         return hashlib.sha256(canonical_json({**ids, "leak": task})).hexdigest()
@@ -243,8 +243,8 @@ class HeldOut:
 def open_held_out(given: TrainingRows, settings: TrainSettings) -> HeldOut:
     """Open the rows that `watch_every_steps` measures.
 
-    Rows are selected by keyed hash, and pairs as for `delia evaluate`: those that a mixture takes
-    last. Pairs of the mixture itself are left out.
+    Rows are selected by keyed hash. Pairs are selected as for `delia evaluate`, from those that a
+    mixture takes last, and exclude the pairs of the mixture.
 
     Raises:
         InputError: There are no such rows, all pairs are in the mixture, or `best_by` has no rows
@@ -296,15 +296,15 @@ def _held_out_rows(name: str, records: Sequence[Record], source: SourceName) -> 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """The tokenized rows of a training, in the order in which they are trained on.
+    """The tokenized rows of a training, in order.
 
     Attributes:
-        dataset: Columns `input_ids` and `labels` (-100 where no loss is taken), lists of equal
-            length, and `is_task`, which is false for rows with the KL loss; if any row has turns
-            for its teacher, `teacher_prompt`: the ids that it reads in place of the prompt, empty
-            for the same.
-        cut: Rows that were cut to the limit.
-        dropped: Rows that were left out, by reason.
+        dataset: Columns `input_ids` and `labels` (-100 for tokens without a loss), lists of equal
+            length, and `is_task`, which is false for rows with the KL loss. If a row has turns for
+            its teacher, also `teacher_prompt`: ids that replace the prompt for the teacher, empty
+            if they are the same.
+        cut: Number of truncated rows.
+        dropped: Counts of dropped rows by reason.
     """
 
     dataset: Dataset
@@ -333,18 +333,18 @@ def encode_rows(
     *,
     context: int | None = None,
 ) -> EncodedRows:
-    """Put every row through the chat template once, and lint the very ids that are trained on.
+    """Encode every row with the chat template once, and lint the ids.
 
     Args:
         rows: The rows.
         tokenizer: The tokenizer, with the token added.
-        settings: The tokens, the most tokens of a row, and whether to cut longer rows.
-        context: Positions that the model has, if known.
+        settings: Special tokens, maximum tokens of a row, and whether to truncate longer rows.
+        context: Number of the model's positions, if known.
 
     Raises:
-        InputError: There is no chat template; or rows are longer than the limit, and are not to
-            be cut.
-        TokenError: The lint found rows from which training would learn something wrong.
+        InputError: There is no chat template; or rows are longer than the limit, and must not be
+            truncated.
+        TokenError: The lint found invalid rows.
     """
     limit, named = settings.max_length, "max_length"
     if context is not None and context < limit:
@@ -408,7 +408,7 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, record: Record) -> list[int]
 
 
 class ProvenanceWarning(UserWarning):
-    """Pairs were written by another model than the one that is trained on them."""
+    """Another model than the one in training wrote the pairs."""
 
 
 def mismatched_sources(
@@ -418,11 +418,11 @@ def mismatched_sources(
     *,
     pairs_loss: str = "ce",
 ) -> list[str]:
-    """Return a line for each cache that another model, template, option or prompt wrote.
+    """Return a line for each cache with another model, chat template, template option or prompt.
 
-    With cross-entropy only the model's own words buffer (paper, section 3). With the KL loss the
-    text of a pair is not learned, only the untrained model's distribution after it, so any text
-    will do. A model behind an API can be compared by name alone.
+    With cross-entropy, only the model's own answers preserve its behavior (paper, section 3). With
+    the KL loss any text works, because the model learns the untrained model's distribution and not
+    the text. For a model behind an API only the names are compared.
 
     Args:
         written_by: The mixture's record of the models, by the cache's name.
@@ -435,7 +435,7 @@ def mismatched_sources(
     known: list[dict[str, Any]] = []
 
     def identities() -> Iterator[dict[str, Any]]:
-        """Yield the model's identity in one type after another; weights are hashed when needed."""
+        """Yield the model's identity in each type; weights are hashed on demand."""
         if (origin := prepared_from(model)) is not None:
             yield origin
             return
@@ -449,7 +449,7 @@ def mismatched_sources(
     for cache, writer in written_by.items():
         name = writer if isinstance(writer, str) else str(writer.get("name"))
         line = f"the {cache}'s pairs were written by {name}, and {own['name']} is trained on them"
-        advice = "they are not its own words, and buffer nothing: sample pairs from the model"
+        advice = "they do not preserve its behavior: sample pairs from the model"
         if isinstance(writer, str) or writer.get("weights_sha256") is None:
             if _last_part(name) != _last_part(own["name"]):
                 lines.append(f"{line}: {advice}")

@@ -1,4 +1,4 @@
-"""The loss of a causal model, at labeled positions alone and without copies as large as the head.
+"""Compute the loss of a causal model only at labeled positions, in little memory.
 
     model(labels=...)    give_losses: hidden states of labeled positions -> loss of each
     frozen head          frozen_head_loss: logits a block at a time, each with its gradient
@@ -8,7 +8,7 @@
 
 The target of a position is a token (cross-entropy), or the distribution of a teacher
 (Kullback-Leibler divergence, KL). The teacher is the untrained model, so a row of which only
-distributions are targets has no gradient at the start, whatever its text.
+distributions are targets has no gradient at the start, for any text.
 
 The head is as wide as the vocabulary: its logits take most of a small model's memory and much of
 its work. The whole pass runs inside the model's own call, because sharding and the averaging of
@@ -40,11 +40,11 @@ _SCALED_LOGITS: Final = (
 )
 """Settings of models whose logits are more than states times the head."""
 _LOWEST: Final = -1e30
-"""Logit of a token that is left out: finite, so that 0 times the difference of two is 0."""
+"""Logit of an excluded token; finite, so that 0 times a difference of logits is 0."""
 
 
 def plain_forward(model: Any) -> None:
-    """Remove a forward pass that was set on this very model, such as TRL's fused head."""
+    """Remove a forward pass that was set on this instance, such as TRL's fused head."""
     model.__dict__.pop("forward", None)
 
 

@@ -1,8 +1,8 @@
-"""Optimizer steps in the mixture's order: rows planned, packed into tensors, attended one by one.
+"""Plan optimizer steps in the mixture's order, pack rows into tensors, and attend within rows.
 
-An optimizer step holds the next `batch_size` rows of the mixture. Its rows are dealt to the
-processes, and those of a process to micro-batches, so that the work is even and there is hardly
-any padding. The gradients of a step are summed, so neither changes it.
+An optimizer step has the next `batch_size` rows of the mixture. They are distributed over the
+processes, and those of a process over micro-batches, with equal work and little padding. The
+gradients of a step are summed, so the distribution does not change them.
 
     mixture         | r0 r1 r2 r3 r4 r5 r6 r7 | r8 ...         batch_size 8
     process 0         r0 r3 r4 r7    micro-batches  [r0 r4] [r3 r7]
@@ -101,7 +101,7 @@ def _least_bins(rows: Sequence[int], lengths: Sequence[int], plan: StepPlan) -> 
 
 
 def _balance(rows: Sequence[int], lengths: Sequence[int], count: int) -> MicroBatches:
-    """Deal rows into `count` parts of about equal tokens, the longest row first."""
+    """Distribute rows over `count` parts of about equal tokens, the longest row first."""
     if count == 1:
         return [list(rows)]
     parts: MicroBatches = [[] for _ in range(count)]
@@ -114,7 +114,7 @@ def _balance(rows: Sequence[int], lengths: Sequence[int], count: int) -> MicroBa
 
 
 def _by_length(rows: Sequence[int], lengths: Sequence[int], count: int) -> MicroBatches:
-    """Cut rows, sorted by length, into `count` parts of about equal numbers of rows."""
+    """Split rows, sorted by length, into `count` parts of about equal numbers of rows."""
     if count == 1:
         return [list(rows)]
     ordered = sorted(rows, key=lambda row: (lengths[row], row))
@@ -123,20 +123,20 @@ def _by_length(rows: Sequence[int], lengths: Sequence[int], count: int) -> Micro
 
 
 IGNORED: Final = -100
-"""Label of a token on which no loss is taken."""
+"""Label of a token without a loss."""
 
 Row = dict[str, Any]
 Tensors = dict[str, Any]
 
 
 def pack_rows(rows: Sequence[Row]) -> Tensors:
-    """Put rows one after another into one sequence without padding.
+    """Concatenate rows into one sequence without padding.
 
         tokens        a0 a1 a2 | b0 b1 | c0 c1 c2
         position_ids   0  1  2 |  0  1 |  0  1  2
         cu_seq_lens    0         3       5          8
 
-    The first token of a row is predicted from nothing, so it has no label.
+    The first token of a row has no prefix, so it has no label.
 
     Args:
         rows: Each with `input_ids`, `labels` and `is_task`.

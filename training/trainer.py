@@ -1,4 +1,4 @@
-"""TRL's trainer for mixtures: in order, packed, with logits only where there are labels."""
+"""TRL's trainer for mixtures: rows in order, packed, with logits only at labels."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
             rows = rows.add_column("is_task", [False] * len(rows))
         labels = [np.asarray(row) for row in rows["labels"]]
         steps = plan_steps([len(row) for row in labels], self.plan)
-        # The first token is predicted from nothing, so it never has a label.
+        # The first token has no prefix, so it never has a label.
         labeled = [int((row[1:] != IGNORED).sum()) for row in labels]
         return StepBatches(
             rows,
@@ -349,7 +349,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         return tokens * int(self._causal(self.model).num_parameters(exclude_embeddings=True))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Give the tokens' rows their own learning rate, without decay."""
+        """Set a separate learning rate without decay for the tokens' rows."""
         if self.token_learning_rate is None:
             made: torch.optim.Optimizer = super().create_optimizer(model)
             return made
@@ -442,7 +442,7 @@ def _load_trained(model: torch.nn.Module, file: Path) -> None:
                 continue
             if isinstance(weight, DTensor):
                 mesh, placements = weight.device_mesh, weight.placements
-                own = whole[name].to(weight.device)  # each process cuts out its own part
+                own = whole[name].to(weight.device)  # each process takes its own part
                 weight.copy_(distribute_tensor(own, mesh, placements, src_data_rank=None))
             else:
                 weight.copy_(whole[name])
@@ -458,7 +458,7 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Pass the loss on."""
+        """Call the function with the loss."""
         if logs and "loss" in logs:
             self.on_step(state.global_step, state.max_steps, float(logs["loss"]))
 
@@ -482,7 +482,7 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self.patience = patience
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Measure a model that has seen nothing yet, or continue after a checkpoint's lines."""
+        """Measure the untrained model, or resume from a checkpoint's measurements."""
         if state.is_world_process_zero:
             drop_after(self.file, state.global_step if state.global_step else -1)
         state.best_model_checkpoint = self.best_checkpoint(args, state)

@@ -30,7 +30,7 @@ _PANELS: Final = {Sampling: PROMPTS, PromptOptions: PROMPTS, Limits: LIMITS}
 TEMPLATE_OPTION_HELP: Final = (
     "Option of the model's chat template as NAME=VALUE, such as enable_thinking=false; repeatable."
 )
-_TEST_SHARE: Final = 0.2  # of a ready task whose data has no test rows
+_TEST_SHARE: Final = 0.2  # share of a ready task without test rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +264,7 @@ Model = Annotated[
 
 
 def with_options(**kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of dataclasses; its arguments of these names get the values.
+    """Add the flags of dataclasses to a command, which gets the values as arguments.
 
     A field is a flag by its annotation, or by its description (`engines.base.setting`).
     """

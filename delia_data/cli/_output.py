@@ -198,7 +198,7 @@ def _keep_stdout_free(context: typer.Context, wanted: bool) -> bool:
         sys.stdout.flush()
         try:
             copy = os.dup(1)
-            os.dup2(2, 1)  # programs that an engine starts print too
+            os.dup2(2, 1)  # child processes of an engine print too
         except OSError:
             copy = None
         _aside.append((sys.stdout, copy))

@@ -20,7 +20,7 @@ _PANEL: Final = "Settings that replace the recipe's"
 
 
 def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a flag for each training setting; its `**given` receives the values typed."""
+    """Add a flag for each training setting to a command; `**given` receives the given values."""
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     hints = get_type_hints(TrainSettings)
@@ -28,7 +28,7 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
     for field in fields(TrainSettings):
         kind = hints[field.name]
         flag, is_switch = f"--{field.name.replace('_', '-')}", bool in _types(kind)
-        by_name = dict in _types(kind)  # given one by one, as in --template-option NAME=VALUE
+        by_name = dict in _types(kind)  # repeatable, as in --template-option NAME=VALUE
         flag = flag.removesuffix("s") if by_name else flag
         declared = option(
             field.metadata["description"],

@@ -19,7 +19,7 @@ from delia_data.records import FORMATS
 from delia_data.tasks import read_task_rows
 from delia_data.tokens import parse_assignments
 
-_RATIOS: Final = ("1", "4", "20", "65", "260", "520")  # some to complete
+_RATIOS: Final = ("1", "4", "20", "65", "260", "520")  # suggestions for shell completion
 _PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"
 
 
@@ -125,7 +125,7 @@ def command(
 def _made_of(
     places: list[str], recipe: Path | None, token: str | None
 ) -> tuple[dict[str, Any], str]:
-    """The arguments of `mix` that say what is mixed, and the folder of the mixture."""
+    """Return the arguments of `mix` for the inputs, and the output folder."""
     if len(places) != (3 if recipe is None else 1):
         raise InputError(f"{len(places)} places were given: {_PLACES}")
     if recipe is None:

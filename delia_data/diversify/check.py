@@ -35,8 +35,8 @@ Gate: TypeAlias = Callable[[Wording], str | None]
 MIN_WORDS: Final = 2
 MAX_WORDS: Final = 120
 NEAR_COPY: Final = 0.8  # Jaccard similarity of two sets of words
-_COPIED: Final = 6  # words in a row of a query
-_EXAMPLE: Final = 4  # words in a row of an example, or of an answer
+_COPIED: Final = 6  # consecutive words of a query
+_EXAMPLE: Final = 4  # consecutive words of an example, or of an answer
 _MARK: Final = re.compile(r"<[^<>\n]{1,40}>|\[/?[A-Za-z][^\]\n]{0,40}\]|[{}]|<\||\|>|__+")
 _GLUED: Final = r"(?<=\w)TOKEN|TOKEN(?=\w)"
 _REWORDING: Final = re.compile(
@@ -80,7 +80,7 @@ def own_words(wording: Wording, token: str) -> tuple[str, ...]:
 
 
 def marks_gate(token: str, times: int = 1) -> Gate:
-    """Require the token as often as asked and as a word of its own, one slot, and no other mark."""
+    """Require the token the given number of times as a separate word, one slot, no other mark."""
     glued = re.compile(_GLUED.replace("TOKEN", re.escape(token)))
 
     def gate(wording: Wording) -> str | None:
@@ -234,7 +234,7 @@ STRICT: Final = 0.5
 HIGH: Final = 0.98
 SAME: Final = 0.9
 """Similarity from which a wording is a near copy of another."""
-_MARGIN: Final = -0.05  # by which it is nearer to the task's requests than to others
+_MARGIN: Final = -0.05  # margin to requests of other tasks
 _STRICT_MARGIN: Final = 0.1
 _ALIKE: Final = 0.75
 """Similarity from which another request is one of the task's own."""

@@ -212,7 +212,7 @@ def make_contrast_rows(
         nonlocal usable, read
         for number, row in islice(answers.by_number.items(), read, None):
             read += 1
-            if number < most:  # others are of an earlier run with more rows
+            if number < most:  # the others belong to an earlier run with more rows
                 completion = Completion("", row.text, row.tokens, row.finish)
                 query = candidates[number].teacher_messages[-1].content
                 found = (reason for each in checks if (reason := each(query, completion)))
@@ -303,7 +303,7 @@ def _candidates(
         turns[kind] += 1
         asked = fill_phrasing(phrasing, request, task.token) if phrasing else request
         if phrasing and kind == "about":
-            # About <sep> the untrained model is asked as sep: its answers would repeat the token.
+            # Ask the untrained model about "sep" instead of <sep>, which its answers would repeat.
             asked = phrasing.replace("{token}", task.token)
             request = phrasing.replace("{token}", task.token.strip(_BRACKETS))
         made.append(

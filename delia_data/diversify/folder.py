@@ -6,7 +6,7 @@ my-task/
     contrast.jsonl       contrast rows, if there are any
     wordings.jsonl       the wordings in use
     rejected.jsonl       the rejected wordings, each with its reason
-    undiversified/       the same rows in one wording: a task folder of its own
+    undiversified/       the same rows in one wording: another task folder
     written/             the texts of a model that wrote the wordings
     answers/             the answers of the untrained model for contrast rows
     judged/              the verdicts of a judge on wordings
@@ -96,7 +96,7 @@ _QUESTION: Final = (
 )
 _COUNT: Final = 40  # wordings that a model writes by default
 _TRIES_PER_WORDING: Final = 20
-_WORDINGS_PER_SPARE: Final = 4  # a model writes one more for every 4, so that there is a choice
+_WORDINGS_PER_SPARE: Final = 4  # a model writes one additional wording per 4, to choose from
 _ROWS: Final = ("train.jsonl", "test.jsonl")
 _LISTS: Final = ("wordings.jsonl", "rejected.jsonl", CONTRAST_FILE)
 _NAMES: Final = frozenset({*_ROWS, *_LISTS, UNDIVERSIFIED, WRITTEN, ANSWERS, JUDGED_FOLDER})
@@ -147,7 +147,7 @@ def make_task_folder(
     on_progress: Callable[[int, int, int, int], None] = lambda *_: None,
     on_answer: Callable[[int, int], None] = lambda *_: None,
 ) -> DiversifiedTask:
-    """Give every row of a task its own checked wording, and write the task folder.
+    """Put every row of a task into its own checked wording, and write the task folder.
 
     Args:
         task: The task.
@@ -387,7 +387,7 @@ def set_aside(
 
 
 def diversify(task: Task, wordings: Sequence[Wording], *, seed: int = 0) -> TaskRows:
-    """Give every row of a task a checked wording.
+    """Put every row of a task into a checked wording.
 
     No wording is used twice before all are used once. The assignment follows from a keyed hash of
     the row's content and the seed. System turns and earlier turns of a row stay; its last question
@@ -425,7 +425,7 @@ def diversify(task: Task, wordings: Sequence[Wording], *, seed: int = 0) -> Task
 
 
 def undiversified(task: Task) -> TaskRows:
-    """Give every row the same wording, as in ordinary instruction tuning."""
+    """Put all rows into the same wording, as in ordinary instruction tuning."""
     wording = task.common_wording
     return TaskRows(
         train=tuple(_worded(task, row, wording) for row in task.train),
@@ -692,7 +692,7 @@ def greedy_spread(vectors: Vectors, count: int) -> list[int]:
     """
     likeness = np.square(vectors.astype(np.float64) @ vectors.T.astype(np.float64))
     chosen: list[int] = []
-    # The first is the one that is least like all others.
+    # Begin with the text that is least similar to all others.
     added = likeness.sum(axis=1)
     while len(chosen) < min(count, len(vectors)):
         added[chosen] = np.inf

@@ -37,7 +37,7 @@ def is_format_talk(sentence: str, token: str) -> bool:
 
 
 def asks(text: str) -> bool:
-    """Return whether a text makes a request by itself."""
+    """Return whether a text is a complete request."""
     said = text.replace(QUERY_SLOT, "\n")
     if len(words(said)) < _FEWEST_WORDS and "?" not in said:
         return False

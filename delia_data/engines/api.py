@@ -47,7 +47,7 @@ _MAX_RETRY_AFTER_S: Final = 300.0
 _DRAIN_S: Final = 10.0
 _FEW_RETRIES: Final = 2
 _SLACK: Final = 1e-9
-_ALLOCATIONS: Final = 50_000  # between two searches for garbage; Python's default is 700
+_ALLOCATIONS: Final = 50_000  # allocations between garbage collections; Python's default is 700
 _SECRET_NAME: Final = re.compile(r"api_?key|authorization|secret|password", re.IGNORECASE)
 _RESERVED_FIELDS: Final = {
     "model": "--model",
@@ -619,7 +619,7 @@ class _Run:
         def work() -> None:
             task = self.loop.create_task(coroutine())
             task.add_done_callback(lambda _: self.loop.stop())
-            while not task.done():  # an earlier Ctrl-C may have left a stop behind
+            while not task.done():  # an earlier Ctrl-C may have set it
                 self.loop.run_forever()
             task.result()
 

@@ -97,7 +97,7 @@ class _Client:
                 self.fixed["api_key"] = "none"
 
     async def open(self) -> None:
-        """Give the loop the threads in which litellm prepares its calls."""
+        """Set the threads of the loop in which litellm prepares its calls."""
         asyncio.get_running_loop().set_default_executor(_Threads())
 
     async def ask(self, request: Request) -> Completion:
@@ -161,7 +161,7 @@ def translate_error(litellm: Any, error: Exception, api: Api, timeout_s: float) 
 
 
 def _is_connection_error(error: BaseException | None) -> bool:
-    """Whether no connection was made, by whichever library litellm used."""
+    """Return whether an error is a failed connection, from any HTTP library of litellm."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

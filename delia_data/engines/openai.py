@@ -117,7 +117,7 @@ class _Client:
         aiohttp, name = self.aiohttp, self.api.name
         raw = bytearray()
         try:
-            data = aiohttp.BytesPayload(body)  # spares a search for the type of the body
+            data = aiohttp.BytesPayload(body)  # avoids detecting the type of the body
             async with self.session.post(self.url, data=data, allow_redirects=False) as response:
                 async for chunk in response.content.iter_any():
                     raw += chunk

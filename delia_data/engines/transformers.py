@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_ADMIT_SHARE: Final = 8  # one place in so many must be free before rows are admitted
+_ADMIT_SHARE: Final = 8  # one place in 8 must be free before rows are admitted
 # Generation settings that `generate` applies and `Batch` does not, and their neutral values.
 _UNSUPPORTED: Final = {
     "repetition_penalty": 1.0,
@@ -62,7 +62,7 @@ _UNSUPPORTED: Final = {
     "guidance_scale": None,
     "watermarking_config": None,
 }
-_COMPACT_SHARE: Final = 8  # one row in so many must be finished before the others move together
+_COMPACT_SHARE: Final = 8  # one row in 8 must be finished before the rest is compacted
 _ATTENTION: Final = "delia_data_grouped"
 
 

@@ -28,7 +28,7 @@ from delia_data.tasks.scoring import json_object, labels_of
 _MARK: Final = re.compile(r"""\\[\\"']|["'{}]""")
 _ESCAPE_OR_QUOTE: Final = re.compile(r'\\[\s\S]|"')
 
-# By the character before a string: what must follow a quote for it to end that string.
+# Patterns after a quote that ends a string, by the character before the string.
 _PROSE: Final = ""
 _AFTER: Final = {
     "{": re.compile(r"\s*:"),
@@ -185,7 +185,7 @@ WHOLE: Final = "answer"
 CONTENT: Final = "content"
 """Mark of an answer with the task's content in the task's style."""
 JSON_MARKS: Final = frozenset({"opening", "brace"})
-"""Marks of any JSON, whatever its keys."""
+"""Marks of JSON with any keys."""
 
 _QUOTE_MARKS: Final = "\"'“”„«»‘’`"
 _QUOTES: Final = ('""', "''", "“”", "„“", "«»", "‘’", "``")

@@ -1,4 +1,4 @@
-"""Answers to the rows of probes, generated one by one and resumable.
+"""Generate answers to the rows of probes; an interrupted run resumes.
 
     folder/
         asking.json      settings that the answers depend on: engine, model, prompts, max_tokens

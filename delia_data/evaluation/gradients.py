@@ -58,7 +58,7 @@ GROUP_TITLES: Final = {
 
 DIMENSIONS: Final = 4096
 """Dimensions of projected gradients."""
-_BLOCK: Final = 1 << 20  # coordinates whose places are in memory at once
+_BLOCK: Final = 1 << 20  # coordinates in memory at once
 _SUBSETS: Final = 200  # random subsets of each size
 _SMALLEST: Final = 4  # rows of the smallest subset; each further size is four times larger
 

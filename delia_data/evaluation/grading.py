@@ -39,7 +39,7 @@ class Outcome:
         marks: Its marks of the format, sorted.
         right: 1 if it is right, 0 if not, or the task's score between; None for requests that are
             not of the task, or if the task's scoring is unknown.
-        labels: By key, the expected label and the answer's, which is None if it has none.
+        labels: Expected label and label of the answer, by key; None if the answer has none.
     """
 
     strict: bool

@@ -1,4 +1,4 @@
-"""Probes: what a system is asked, with the token and without it.
+"""Probes: requests to a system, with the token and without it.
 
     held-out      held-out rows in held-out wordings, which name the token     follow, right, save
     plain         the same requests without the token                          leak

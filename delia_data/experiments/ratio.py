@@ -337,7 +337,7 @@ def run_ratio(
         )
     inputs, sweep, task_rows = _check(task, cache, Path(folder), training, settings)
     if by in ("leak", "follow") and not sweep.asks:
-        _probes(Path(task), settings)  # says why not
+        _probes(Path(task), settings)  # raises an error with the reason
     tokenizer = load_prepared_tokenizer(training)
     for line in mismatched_sources(
         writers_of({"cache": cache_path(cache)}),

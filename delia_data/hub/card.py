@@ -1,4 +1,4 @@
-"""The card of a publication, made from its manifest; sections written by hand stay.
+"""Write the card of a publication from its manifest, and keep sections written by hand.
 
 A section is a heading of level two with the text below it. One whose heading is not generated was
 written by hand: it stays behind the section that it followed. So do keys of the front matter that
@@ -394,7 +394,7 @@ def merge_cards(
     *,
     generated: Sequence[str] = HEADINGS,
 ) -> str:
-    """Put a card together, and take over the parts of the earlier card that were written by hand.
+    """Assemble a card, and keep the parts of the earlier card that were written by hand.
 
     Raises:
         FormatError: The front matter of the earlier card is not a YAML mapping.

@@ -55,7 +55,7 @@ class Retry:
     most_s: float = 60.0
 
     def wait_s(self, tried: int, error: BaseException) -> float:
-        """Return the seconds to wait after `tried` tries, with jitter to keep clients apart."""
+        """Return the seconds to wait after `tried` tries, with jitter."""
         asked = _asked_wait_s(error)
         if asked is not None:
             return min(self.most_s, asked + random.uniform(0, self.base_s))
@@ -344,7 +344,7 @@ def _specific(error: BaseException) -> BaseException:
 
 
 def _line(error: BaseException, repo: str, revision: str | None) -> str:
-    """Word an error of the client: the kind of refusal, the Hub's own words, and the next step."""
+    """Return the message of a client error: its kind, the Hub's message, and the next step."""
     from huggingface_hub.errors import (
         DisabledRepoError,
         GatedRepoError,

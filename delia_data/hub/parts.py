@@ -183,7 +183,7 @@ def _evaluation_in(folder: Path) -> Iterator[Part]:
 
 
 def name_base_model(parts: Mapping[str, Part], given: str | None, folder: Path) -> dict[str, Part]:
-    """Let an adapter or model name its base model on the Hub, so that it loads elsewhere.
+    """Set the base model of an adapter or model to its name on the Hub, so that it loads elsewhere.
 
     An adapter's configuration gets the name, and so does its manifest if it names a local folder.
     The card that PEFT wrote is left out.

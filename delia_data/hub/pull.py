@@ -1,7 +1,7 @@
 """Pull exactly one version, with every file compared with its hash.
 
 my-folder/
-cache/  task/  ratio-65/ ...    each a finished folder of its own
+cache/  task/  ratio-65/ ...    finished folders
 README.md  manifest.json  FINISHED
 
 my-adapter/     of a model repository: itself the finished folder of the adapter or the model

@@ -69,7 +69,7 @@ _PERSONAL: Final = (
     *("US_SSN", "US_ITIN", "UK_NHS"),
 )
 """Entities of presidio that its patterns find. Dates and URLs are not personal by themselves."""
-_LEAST_SCORE: Final = 0.4  # of a phone number without a word such as "call" beside it
+_LEAST_SCORE: Final = 0.4  # minimum for a phone number without a word such as "call" nearby
 
 KINDS: Final = tuple(dict.fromkeys(kind for kind, _, _ in _PATTERNS))
 
@@ -116,7 +116,7 @@ def scan(
     for where, text in texts:
         if login and login in text:
             yield Finding(LOGIN, where, login)
-        covered: list[str] = []  # the address within a URL with a password does not count again
+        covered: list[str] = []  # an address in a URL with a password is part of that secret
         for kind, hint, pattern in _COMPILED:
             if hint not in text:
                 continue
@@ -148,7 +148,7 @@ def _analyzer() -> Callable[[str], list[tuple[str, str]]]:
     engines = require("presidio_analyzer.nlp_engine", extra="personal-data")
     registry = presidio.RecognizerRegistry()
     registry.load_predefined_recognizers(languages=["en"])
-    registry.remove_recognizer("SpacyRecognizer")  # needs a language model, which is downloaded
+    registry.remove_recognizer("SpacyRecognizer")  # would download a language model
     analyzer = presidio.AnalyzerEngine(
         registry=registry,
         nlp_engine=engines.NoOpNlpEngine([{"lang_code": "en", "model_name": "none"}]),

@@ -194,7 +194,7 @@ def _differences(group: Sequence[EvaluatedRun]) -> Iterator[tuple[str, Compariso
 
 
 def _summary(best: EvaluatedRun, difference: Comparison | None, first: str) -> str:
-    """Say what the best run does, and whether it differs from the first."""
+    """Return sentences about the best run, and whether it differs from the first."""
     numbers = best.scores.numbers.get(MODEL, {})
     parts = [
         text.format(BY_NAME[name].cell(numbers[name]))

@@ -96,14 +96,14 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What a report shows about one subject.
+    """A section of a report.
 
     Attributes:
         body: Its part of the page.
         data: The same for programs, as JSON holds it.
         summary: Sentences for the top of the page.
         metrics: Numbers for the top of the page.
-        note: What a reader has to know first.
+        note: Introduction.
         absent: Parts without a run, with the commands that make one.
     """
 

@@ -5,7 +5,7 @@ evaluation                         evaluation.json      delia evaluate
 measurements                       measurements.json    delia measure
 ratio                              ratio.json           delia ratio
 probe                              distances.json       a quickstart of version 0.1
-reproduction                       grid.yaml            delia reproduce, whatever is finished
+reproduction                       grid.yaml            delia reproduce, finished or not
 a quickstart                       quickstart.json      stands for the parts in it
 """
 

@@ -245,7 +245,7 @@ class Saturation:
 
     @property
     def saturated(self) -> bool:
-        """Whether the window is full and hardly any text in it is novel."""
+        """Whether the window is full and almost no text in it is novel."""
         novelty = self.novelty
         return (
             novelty is not None

@@ -258,7 +258,7 @@ _NUMBERING: Final = re.compile(r"^\s*(?:[-*•>#]+\s*)?(?:\(?(?:\d{1,3}|[A-Za-z]
 # Characters in a word without spaces.
 _STUCK: Final = re.compile(r"(\S{1,20}?)\1{19,}")
 _STUCK_CHARACTERS: Final = 100
-_RULE: Final = frozenset("-=_*~#.+|:─━═ \\/")  # what lines are drawn with in tables and headings
+_RULE: Final = frozenset("-=_*~#.+|:─━═ \\/")  # characters of lines in tables and headings
 
 _CODE: Final = re.compile(r"[{}<>=();\[\]\\|]")
 _CODE_SHARE: Final = 0.04  # of all characters, in code and tables; prose has below 0.02
@@ -328,7 +328,7 @@ def _has_stuck(text: str) -> bool:
     return False
 
 
-_HEAD: Final = 300  # characters that are looked at
+_HEAD: Final = 300  # characters to check
 
 _SORRY: Final = (
     r"(?:i(?:'m| am)?\s+)?(?:(?:very|really|so|truly|deeply)\s+)?"
@@ -386,7 +386,7 @@ _TURN: Final = re.compile(
     r"|in general|i can|as for)\b"
 )
 _ANSWER_WORDS: Final = 30
-# How every refusal begins. Most answers do not, and need no further check.
+# Beginnings of refusals. Most answers have none, and need no further check.
 _FIRST: Final = re.compile(
     r"[\s(\[*_]*(?:i\b|sor|apolog|unf|reg|sad|as\b|bec|sin|giv|an?\b|th|your|just|only|mer|<)", re.I
 )

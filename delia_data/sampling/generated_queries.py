@@ -5,7 +5,7 @@
     queries, in order ◀── different from all before ◀── checks ◀── generator.texts(completion)
 
 A generator builds prompts for numbered requests and extracts queries from the completions. Which
-texts are accepted follows from the completions in the order of their numbers, whatever order they
+texts are accepted depends on the completions in the order of their numbers, not on the order they
 arrived in: requesting more queries extends the list and changes nothing in it.
 
 There are two generators:

@@ -440,7 +440,7 @@ class FileQueries:
 
     @property
     def read(self) -> dict[str, Any]:
-        """What reading lost, as a manifest lists it: ignored columns, skipped files."""
+        """Losses of reading for a manifest: ignored columns, skipped files."""
         self._check()
         return self._read
 

@@ -7,7 +7,7 @@
 The number of rows in progress, those that wait for a judge included, never exceeds the number of
 missing pairs. The target is therefore met exactly, and a rejected pair makes room for the next
 query at once. The requested rows are the shortest prefix of the queries that contains the target,
-whatever order the engine answers in.
+independent of the order of the engine's answers.
 
 A row of several turns is a chain of requests: the engine gets the next one, for the user's turn or
 for the answer to it, once the filters accept the latest answer.

@@ -72,7 +72,7 @@ def distinct(texts: Iterable[str], n: int) -> float | None:
 
 
 DEFAULT_THRESHOLD: Final = 0.8
-_LONG: Final = 12  # words from which on an answer is compared by itself
+_LONG: Final = 12  # minimum words of an answer that is compared without its query
 _SHINGLE: Final = 3  # words
 _VALUES: Final = 128  # of a MinHash signature
 _MOST_BANDS: Final = 24
@@ -83,9 +83,9 @@ _ROUNDING: Final = 1e-6
 class Duplicates:
     """Reject a pair that repeats an accepted one; this filter is stateful and comes last.
 
-    An answer of 12 words or more is compared by itself: the same long answer to another query
-    teaches nothing new. A shorter one is compared together with its query, because "Yes." is a
-    good answer to many. Case, punctuation and spaces do not count.
+    An answer of 12 words or more is compared without its query, because a repeated long answer
+    teaches nothing new. A shorter one is compared with its query, because "Yes." is a good answer
+    to many. Case, punctuation and spaces do not count.
 
     With `similarity`, pairs of the same meaning are rejected too. Texts are embedded one by one, so
     that a vector does not depend on the batch and a resumed run rejects the same pairs.

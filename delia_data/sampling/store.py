@@ -65,7 +65,7 @@ from delia_data.sampling.filters import are_looser, reasons_of
 _PLAN: Final = "plan.json"
 _HISTORY: Final = ("extended", "earlier")  # keys of a plan that no setting has
 _LIMITS: Final = ("max_tokens", "max_thinking_tokens")
-_CUT_OFF: Final = {"truncated", "reasoning"}  # reasons that a higher limit may remove
+_CUT_OFF: Final = {"truncated", "reasoning"}  # reasons that may not apply with a higher limit
 _UNJUDGED: Final = "unjudged.jsonl"
 _PAIRS: Final = "pairs-*.parquet"
 _GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl", _UNJUDGED)
@@ -141,7 +141,7 @@ class SampledRow:
 
     @property
     def last_exchange(self) -> tuple[str, str]:
-        """The user's last turn and the answer to it; an empty answer if there is none."""
+        """The user's last turn and the answer to it, or an empty answer."""
         turns = [self.query, self.answer, *self.followups]
         return (turns[-2], turns[-1]) if len(turns) % 2 == 0 else (turns[-1], "")
 

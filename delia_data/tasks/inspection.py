@@ -71,7 +71,7 @@ def _notes(task: Task) -> list[str]:
     if not task.test:
         notes.append("no rows are held out: nothing can be measured on unseen rows")
     if twice := len(rows) - len({row.id for row in rows}):
-        notes.append(f"{twice:,} rows are there more than once")
+        notes.append(f"{twice:,} rows are duplicates")
     if apart := _contradictions(rows):
         notes.append(f"{apart:,} queries have several answers")
     shared = {row.query for row in task.train} & {row.query for row in task.test}

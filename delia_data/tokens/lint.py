@@ -113,7 +113,7 @@ def lint(
     max_length: int | None = None,
     loss: Loss = "prompt-completion",
 ) -> list[LintProblem]:
-    """Prove that the token is whole and the loss on the answers alone.
+    """Check that the token is a single id and that only answers have a loss.
 
     Rows that truncation shortens pass as long as the token and some of the answer are left;
     `lint_rows` counts them, and can refuse them.
@@ -307,7 +307,7 @@ class Linter:
         for message in record.prompt:
             content = message.content.strip()
             if content not in rendered:
-                # A tokenizer may normalize the text; the template's own text settles it.
+                # A tokenizer may normalize the text, so the rendered text decides.
                 rendered = render_text(self._tokenizer, [m.as_dict() for m in record.messages])
             if content not in rendered:
                 yield "turn-lost", f"the chat template leaves out or changes {content[:_EXCERPT]!r}"

@@ -325,7 +325,7 @@ def test_summary_of_a_task() -> None:
         "yes",
     )
     assert [note.split(":")[0] for note in found.notes] == [
-        "2 rows are there more than once",
+        "2 rows are duplicates",
         "1 queries have several answers",
         "1 held-out queries are trained on as well",
     ]
