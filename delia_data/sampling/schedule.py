@@ -169,7 +169,8 @@ class PendingRequest:
         row.cost = _sum(row.cost, completion.cost)
         row.error = completion.error
         row.reasoning |= completion.reasoning
-        row.thoughts = "\n\n".join(filter(None, (row.thoughts, completion.thoughts))) or None
+        if completion.thoughts:
+            row.thoughts = "\n\n".join(filter(None, (row.thoughts, completion.thoughts)))
         self.following = None
         if completion.finish == "error" or not self.requests:
             return

@@ -319,6 +319,16 @@ def test_a_judge_reads_the_conversation(tmp_path: Path) -> None:
     assert judged[1].startswith(f"Request:\n{said}\n\nAnswer:\n{turns[3]}\n")
 
 
+@pytest.mark.parametrize("shuffle", [1, 8])
+def test_conversations_that_wait_for_a_judge_are_completed(tmp_path: Path, shuffle: int) -> None:
+    judge = Judge(MockEngine(lambda request: "yes: fine"))
+    engine = Recorder(shuffle=shuffle)
+    manifest = sample(engine, QUERIES[:3], tmp_path, target=9, turns=3, filters=[judge])
+    assert manifest.rows == {"asked": 3, "kept": 3}
+    assert manifest.details["stopped"] == "queries"
+    assert len(engine.seen) == 15
+
+
 def test_system_turns_and_queries_in_other_languages(tmp_path: Path) -> None:
     queries = [Query("Напишите, пожалуйста, о реке и о саде.", "explain", system="Be brief.")]
     engine = Recorder(lambda r: "Какие ещё есть сады зимой?" if r.role == "user" else speak(r))
