@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from delia_data.errors import FormatError
+from delia_data.hub.client import is_name
 from delia_data.hub.parts import ADAPTER, CACHE, EVALUATION, MODEL, TASK, home_of
 from delia_data.outputs import Manifest
 
@@ -135,7 +136,7 @@ def _model_front(repo: str, manifest: Manifest) -> dict[str, Any]:
         ]
     data: Any = ModelCardData(
         license=manifest.settings["licence"],
-        base_model=model["base_model"],
+        base_model=model["base_model"] if is_name(model["base_model"]) else None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["delia", *(["lora"] if adapter else [])],
@@ -189,7 +190,9 @@ def _model_usage(repo: str, manifest: Manifest) -> str:
 
 def _training(model: Mapping[str, Any]) -> str:
     """Return the training's rows, the mixture and its version, and the settings."""
-    lines = [f"- base model: {_code(model['base_model'])}"]
+    base = model["base_model"]
+    local = "" if is_name(base) else ", a local folder that has no name on the Hub"
+    lines = [f"- base model: {_code(base)}{local}"]
     mixture = model["details"].get("mixture", {})
     if version := mixture.get("version"):
         lines.append(

@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -29,6 +29,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from delia_data.bundled_cache import cache_path
@@ -61,6 +62,10 @@ PUBLICATION: Final = "publication"
 """Folder of the manifest of all parts in a repository of a model."""
 _NUMBERS: Final = "evaluation.json"
 _ADAPTER_CONFIG: Final = "adapter_config.json"
+_SETTINGS: Final = ("recipe.yaml", "training.json")
+"""Files of an adapter with the settings of its training."""
+_PATHS: Final = ("watch_pairs", "watch_task")
+"""Settings that may be paths, besides the model."""
 PICTURES: Final = "pictures"
 """Folder of the card's figures in a repository of version 0.1.0."""
 LEAN: Final = "lean"
@@ -81,6 +86,7 @@ class Part:
         manifest: Its manifest.
         in_root: Whether its files are at the top of the repository, not in a folder of its name.
         edited: Files with other contents than in the folder.
+        base_model: Of a model: its base model's name on the Hub, or that of a local folder.
     """
 
     name: str
@@ -88,6 +94,7 @@ class Part:
     manifest: Manifest
     in_root: bool = False
     edited: Mapping[str, Path] = field(default_factory=dict)
+    base_model: str = ""
 
     def sources(self) -> dict[str, Path]:
         """Return the local files by their path in the repository."""
@@ -185,8 +192,8 @@ def _evaluation_in(folder: Path) -> Iterator[Part]:
 def name_base_model(parts: Mapping[str, Part], given: str | None, folder: Path) -> dict[str, Part]:
     """Set the base model of an adapter or model to its name on the Hub, so that it loads elsewhere.
 
-    An adapter's configuration gets the name, and so does its manifest if it names a local folder.
-    The card that PEFT wrote is left out.
+    Its configuration and its settings get the name in place of a local path, and the names of
+    other local inputs in place of theirs. The card that PEFT wrote is left out.
 
     Args:
         parts: The parts.
@@ -197,50 +204,78 @@ def name_base_model(parts: Mapping[str, Part], given: str | None, folder: Path) 
         The parts by name.
 
     Raises:
-        InputError: The base model is unknown, or no Hub name.
+        InputError: The base model is no Hub name, or an adapter's is unknown.
     """
     if given is not None and (MODEL not in parts or not is_name(given)):
         raise InputError(f"{given} was given as base model: it is org/name, of an adapter or model")
     if MODEL not in parts:
         return dict(parts)
-    part = parts[MODEL]
-    base = given or base_model_of(part.manifest)
-    files = {name: sha for name, sha in part.manifest.files.items() if name != CARD}
-    settings, edited = dict(part.manifest.settings), {}
-    if given is not None and (settings.get("model"), given) != (
-        DEFAULT_MODEL,
-        DEFAULT_MODEL_SOURCE,
-    ):
-        settings["model"] = given
-    if part.in_root and _ADAPTER_CONFIG in files:
-        config = json.loads((part.folder / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        if config["base_model_name_or_path"] != base:
-            edited[_ADAPTER_CONFIG] = folder / _ADAPTER_CONFIG
-            write_json(edited[_ADAPTER_CONFIG], {**config, "base_model_name_or_path": base})
-            files[_ADAPTER_CONFIG] = file_sha256(edited[_ADAPTER_CONFIG])
-    manifest = part.manifest.model_copy(update={"files": files, "settings": settings})
-    if manifest != part.manifest:
+    trained = parts[MODEL].manifest
+    base = given or base_model_of(trained)
+    if not is_name(base) and _is_adapter(parts[MODEL]):
+        raise InputError(
+            f"it was trained from {trained.settings.get('model')}, which is no name on the Hub, "
+            "and cannot be loaded without it: give the name with --base-model org/name"
+        )
+    named = parts.keys() & {MODEL, ADAPTER}
+    return {**parts, **{name: _named(parts[name], base, folder / name) for name in named}}
+
+
+def _named(part: Part, base: str, folder: Path) -> Part:
+    """Return an adapter or a model whose files name its base model."""
+    before, files, edited = part.manifest, dict(part.manifest.files), dict[str, Path]()
+    if part.in_root:
+        files.pop(CARD, None)
+
+    def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+        public = {name: Path(value).name for name in _PATHS if (value := settings.get(name))}
+        public = {name: text for name, text in public.items() if os.path.exists(settings[name])}
+        if (settings.get("model"), base) != (DEFAULT_MODEL, DEFAULT_MODEL_SOURCE):
+            public["model"] = base
+        return {**settings, **public}
+
+    def edit(name: str, change: Callable[[Any], Any]) -> None:
+        text = (part.folder / name).read_text(encoding="utf-8")
+        values = json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+        if (changed := change(values)) == values:
+            return
+        edited[name] = folder / name
+        if name.endswith(".json"):
+            write_json(edited[name], changed)
+        else:
+            text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
+            write_text(edited[name], text)
+        files[name] = file_sha256(edited[name])
+
+    if _is_adapter(part):
+        edit(_ADAPTER_CONFIG, lambda config: {**config, "base_model_name_or_path": base})
+    for name in _SETTINGS:
+        if part.in_root and name in files:
+            edit(name, without_paths)
+    settings = without_paths(before.settings)
+    manifest = before.model_copy(update={"files": files, "settings": settings})
+    if manifest != before:
         edited |= {name: folder / name for name in (MANIFEST, FINISHED)}
         write_json(edited[MANIFEST], manifest.model_dump(mode="json"))
         write_text(edited[FINISHED], file_sha256(edited[MANIFEST]) + "\n")
-    return {**parts, MODEL: replace(part, manifest=manifest, edited=edited)}
+    return replace(part, manifest=manifest, edited=edited, base_model=base)
+
+
+def _is_adapter(part: Part) -> bool:
+    """Return whether a part is an adapter that needs its base model."""
+    return part.in_root and _ADAPTER_CONFIG in part.manifest.files
 
 
 def base_model_of(manifest: Manifest) -> str:
-    """Return the name on the Hub of the model that an adapter or a model was trained from.
+    """Return the name of the model that an adapter or a model was trained from.
 
-    Raises:
-        InputError: It was trained from a local folder.
+    It is the name on the Hub, or that of a local folder without its path.
     """
     model = str(manifest.settings.get("model"))
     if model == DEFAULT_MODEL:
         return DEFAULT_MODEL_SOURCE
-    if os.path.exists(model) or not is_name(model):
-        raise InputError(
-            f"it was trained from {model}, which is no name on the Hub: give that of its base "
-            "model with --base-model org/name"
-        )
-    return model
+    local = os.path.exists(model) or not is_name(model)
+    return Path(model).name if local else model
 
 
 def mix_ratios(parts: Mapping[str, Part], ratios: Iterable[float], folder: Path) -> dict[str, Part]:
@@ -427,8 +462,8 @@ def _part_details(part: Part) -> dict[str, Any]:
     """Return the entry of a part in the publication's manifest."""
     details = part.manifest.model_dump(mode="json", exclude={"kind", "files"})
     if part.name == MODEL:
-        details |= {"kind": part.manifest.kind, "base_model": base_model_of(part.manifest)}
-        details["is_adapter"] = part.in_root and _ADAPTER_CONFIG in part.manifest.files
+        details |= {"kind": part.manifest.kind, "base_model": part.base_model}
+        details["is_adapter"] = _is_adapter(part)
     elif part.name == EVALUATION:
         written = json.loads((part.folder / _NUMBERS).read_text(encoding="utf-8"))
         details["numbers"] = written["numbers"]["model"]

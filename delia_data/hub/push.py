@@ -202,7 +202,7 @@ def push(
             before. The first version needs one: it follows from the model's and the task's. A
             function is called when the first version needs it.
         base_model: Name on the Hub of the model that an adapter or a model was trained from;
-            needed if it was trained from a local folder.
+            an adapter that was trained from a local folder needs it.
         version: Version such as `"1.2.0"`; default: the next minor version.
         replace_all: Remove the parts that are not given.
         private: Make a new repository private.

@@ -181,6 +181,27 @@ def test_an_evaluation_does_not_stay_with_another_model(
         push(client, models["evaluation"], repo="org/alone", base_model=None)
 
 
+@pytest.mark.parametrize("form", ["adapter", "parted", "merged"])
+def test_no_path_of_this_machine_is_published(
+    hub: HubServer, client: Worker, models: Folders, form: str
+) -> None:
+    push(client, models[form], repo=f"org/no-path-{form}")
+    files = hub.files(f"models/org/no-path-{form}")
+    assert [name for name, data in files.items() if str(models["base"]).encode() in data] == []
+    if form == "adapter":
+        assert yaml.safe_load(files["recipe.yaml"])["model"] == BASE
+        assert json.loads(files["training.json"])["model"] == BASE
+
+
+def test_a_model_of_a_local_folder_says_so(hub: HubServer, client: Worker, models: Folders) -> None:
+    push(client, models["merged"], repo="org/of-local", base_model=None)
+    front, text = card_of(hub, "org/of-local")
+    assert "base_model" not in front
+    assert "- base model: `base`, a local folder that has no name on the Hub" in text
+    files = hub.files("models/org/of-local")
+    assert [name for name, data in files.items() if str(models["base"]).encode() in data] == []
+
+
 def test_a_local_base_model_needs_its_name(client: Worker, models: Folders) -> None:
     with pytest.raises(ClientError, match="--base-model org/name"):
         push(client, models["adapter"], repo="org/nameless", base_model=None)
@@ -193,11 +214,11 @@ def test_a_key_in_a_text_file_stops_a_push(
 ) -> None:
     leaky = tmp_path / "leaky"
     shutil.copytree(models["adapter"], leaky)
-    with (leaky / "recipe.yaml").open("a") as file:
-        file.write("# postgres://me:hunter22@db.internal/main\n")
+    with (leaky / "chat_template.jinja").open("a") as file:
+        file.write("{# postgres://me:hunter22@db.internal/main #}\n")
     manifest = read_manifest(models["adapter"])
     finish(leaky, manifest)
-    with pytest.raises(ClientError, match=r"url-password.*recipe\.yaml"):
+    with pytest.raises(ClientError, match=r"url-password.*chat_template\.jinja"):
         push(client, leaky, repo="org/leaky-model")
     assert "models/org/leaky-model" not in hub.repos
 
