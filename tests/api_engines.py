@@ -30,7 +30,7 @@ KEY = "sk-test-0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def api_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set a key, and let no proxy and no wait come in between."""
+    """Set a key, and turn proxies and waits off."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -55,7 +55,7 @@ def first_time(reply: Reply) -> Callable[[Call], Reply]:
 
 
 def gone(server: OpenAIServer) -> bool:
-    """Whether every connection to the server is closed, or soon will be."""
+    """Return whether every connection to the server is closed within a short time."""
     for _ in range(500):
         if not server.connections:
             return True
@@ -64,7 +64,7 @@ def gone(server: OpenAIServer) -> bool:
 
 
 class ServerTests:
-    """Tests of one engine; a subclass names it and its model."""
+    """Tests of an engine; a subclass sets the engine and its model."""
 
     engine: ClassVar[Callable[..., ApiEngine]]
     model: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Tokenizers of the model families that are named here, small ones, with their chat formats.
+"""Small tokenizers of model families, with their chat formats.
 
 The vocabularies are trained on the spot, with merges, so that tokens can grow together where
 texts meet. Templates that an installed package ships are taken from there.
@@ -70,7 +70,7 @@ _MARK = re.compile(
 
 
 def marked_tokenizer(template: str) -> PreTrainedTokenizerBase:
-    """A tokenizer of bytes, line breaks in pairs, and the marks that a chat template writes.
+    """Return a tokenizer of bytes, pairs of line breaks, and the marks of a chat template.
 
     As in tokenizers of today, marks of turns are special tokens, and those of thoughts are not.
     """
@@ -101,7 +101,7 @@ def marked_tokenizer(template: str) -> PreTrainedTokenizerBase:
 
 
 def shipped_template(name: str) -> str:
-    """A chat template that TRL ships."""
+    """Return a chat template of TRL."""
     found = find_spec("trl")
     assert found is not None
     assert found.origin is not None
@@ -109,7 +109,7 @@ def shipped_template(name: str) -> str:
 
 
 def shipped_templates() -> list[str]:
-    """Names of the chat templates that TRL ships, without those for training."""
+    """Return the names of TRL's chat templates, without those for training."""
     found = find_spec("trl")
     assert found is not None
     assert found.origin is not None
@@ -135,7 +135,7 @@ def _byte_level(specials: list[str], **roles: str) -> PreTrainedTokenizerBase:
 
 
 def _sentencepiece(specials: list[str], *, prefix: bool, **roles: str) -> PreTrainedTokenizerBase:
-    """As Llama-2's and Gemma's: blanks are written out, unknown characters are bytes."""
+    """Return a tokenizer like Llama-2's and Gemma's: visible blanks, bytes if unknown."""
     from tokenizers import (
         AddedToken,
         Tokenizer,
@@ -209,6 +209,6 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 
 
 def family(name: str) -> PreTrainedTokenizerBase:
-    """A tokenizer of a family, with its chat template."""
+    """Return a tokenizer of a family, with its chat template."""
     made: PreTrainedTokenizerBase = FAMILIES[name]()
     return made

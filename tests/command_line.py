@@ -1,4 +1,4 @@
-"""Running the commands, in this process or as a program, and reading what they say."""
+"""Run commands in this process or as a program, and read their output."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ Delia = Callable[..., Result]
 
 
 def spawn(folder: Path, *arguments: object) -> Result:
-    """Runs the command in a folder, as a user does."""
+    """Run the command in a folder, as a user does."""
     done = subprocess.run(
         [sys.executable, "-m", "delia_data", *map(str, arguments)],
         capture_output=True,
@@ -43,7 +43,7 @@ def refused(result: Result, *parts: str) -> None:
 
 
 def check_line(error: Exception) -> None:
-    """Check that an error is one line that can be written, and not a whole file."""
+    """Check that an error is one short, encodable line."""
     text = str(error)
     assert len(text.splitlines()) == 1, text
     assert len(text) < 4_000

@@ -1,4 +1,4 @@
-"""What tests share: a model small enough to make on the spot, and no network."""
+"""Shared fixtures: a tiny model, and no network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def make_tiny_tokenizer() -> Callable[[], PreTrainedTokenizerBase]:
-    """Makes a byte-level tokenizer with a chat template; its words are single bytes."""
+    """Return a byte-level tokenizer with a chat template; its tokens are single bytes."""
 
     def make() -> PreTrainedTokenizerBase:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -52,14 +52,14 @@ def make_tiny_tokenizer() -> Callable[[], PreTrainedTokenizerBase]:
 def tiny_tokenizer(
     make_tiny_tokenizer: Callable[[], PreTrainedTokenizerBase],
 ) -> PreTrainedTokenizerBase:
-    """One such tokenizer."""
+    """A byte-level tokenizer with a chat template."""
     return make_tiny_tokenizer()
 
 
 def tiny_llama(
     *, vocabulary: int = 261, tied: bool = True, positions: int = 512
 ) -> PreTrainedModel:
-    """Makes a random Llama of two layers, width 32; equal calls give equal weights."""
+    """Return a random Llama of two layers, width 32; equal calls return equal weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -82,13 +82,13 @@ def tiny_llama(
 
 @pytest.fixture
 def make_tiny_model() -> Callable[..., PreTrainedModel]:
-    """Makes models by `tiny_llama`."""
+    """The function `tiny_llama`."""
     return tiny_llama
 
 
 @pytest.fixture
 def delia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Delia:
-    """Runs the command in this process, with the errors turned into exit codes."""
+    """Run the command in this process, with errors as exit codes."""
 
     def run(*arguments: object) -> Result:
         from delia_data.cli import main

@@ -1,4 +1,4 @@
-"""Code blocks of Markdown pages, run as a reader would, in a folder of their own."""
+"""Run the code blocks of Markdown pages as a reader does, each in its own folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a block needs, or why it is not run.
+    """Requirements of a block, or the reason to skip it.
 
     Attributes:
         needs: What must lie in its folder.
@@ -66,7 +66,7 @@ class Rule:
 
 
 def blocks_of(page: str) -> list[Block]:
-    """The Python and shell blocks of a page."""
+    """Return the Python and shell blocks of a page."""
     text = (ROOT / page).read_text(encoding="utf-8")
     found = []
     for match in re.finditer(r"^```(\S*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
@@ -79,7 +79,7 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def commands_of(block: Block) -> Iterator[str]:
-    """The commands of a shell block, one a line, without what is said beside them."""
+    """Return the commands of a shell block, one per line, without comments."""
     text = re.sub(r"\\\n\s*", "", block.text)
     for line in text.splitlines():
         quoted = re.match(r"""((?:'[^']*'|"[^"]*"|\S| (?! ))+)""", line)
@@ -88,7 +88,7 @@ def commands_of(block: Block) -> Iterator[str]:
 
 
 def check_command(command: str) -> None:
-    """Holds a command to what there is: commands, their options, targets, extras."""
+    """Check that the commands, options, targets and extras of a line exist."""
     from delia_data.cli.app import COMMANDS, load_command
 
     words = shlex.split(command, comments=True)
@@ -111,7 +111,7 @@ def check_command(command: str) -> None:
 
 
 def run_block(block: Block, rule: Rule, folder: Path, env: Mapping[str, str]) -> None:
-    """Runs a block in a folder, as a whole, and fails where it does."""
+    """Run a whole block in a folder, and fail if it fails."""
     text = block.text if block.language == "python" else "\n".join(_runnable(block))
     for old, new in rule.instead.items():
         assert old in text, f"{block}: {old!r} is not there any more"
@@ -132,7 +132,7 @@ def run_block(block: Block, rule: Rule, folder: Path, env: Mapping[str, str]) ->
 
 
 def _runnable(block: Block) -> Iterator[str]:
-    """The commands but those that leave something out, that install, or that run everything."""
+    """Return the commands without those with omissions, installations, or runs of everything."""
     for command in commands_of(block):
         words = shlex.split(command, comments=True)
         if "..." not in words and words[0] not in {"make", "pip"}:
@@ -140,7 +140,7 @@ def _runnable(block: Block) -> Iterator[str]:
 
 
 def _imports_before(block: Block) -> str:
-    """What the page's earlier blocks imported."""
+    """Return the imports of the page's earlier blocks."""
     lines = []
     for other in blocks_of(block.page):
         if other.language == "python" and other.line < block.line:
@@ -149,7 +149,7 @@ def _imports_before(block: Block) -> str:
 
 
 def _shim(folder: Path) -> Path:
-    """A folder with a `delia` that adds the stubs."""
+    """Return a folder with a `delia` that adds the stubs."""
     place = folder.parent / f"{folder.name}-bin"
     place.mkdir(exist_ok=True)
     program = place / "delia"

@@ -1,4 +1,4 @@
-"""Task and cache folders to publish, and who publishes them."""
+"""Task and cache folders to publish, and their publishers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def make_cache(folder: Path, *shards: int, extra: str = "", last: str = "") -> P
 
 
 def rows_of(folder: Path, ratio: float, task: Path, cache: Path) -> dict[str, list[Any]]:
-    """Rows of the mixture as this process makes it, without any Hub."""
+    """Return the rows of the mixture in this process, without a Hub."""
     rows = read_task_rows(task)
     shards = str(cache / "pairs*.parquet")
     save_mixture(mix(rows.train, shards, ratio=ratio, test=rows.test), folder)

@@ -1,4 +1,4 @@
-"""A loopback Hub in the standard library: what `huggingface_hub` 2.4 and `datasets` 5.2 ask of one.
+"""A loopback Hub with the routes that `huggingface_hub` 2.4 and `datasets` 5.2 request.
 
     with HubServer() as hub:
         hub.add_user("writer-token", "alice", organisations=("org",))
@@ -34,7 +34,7 @@ MAIN = "refs/heads/main"
 
 @dataclass(frozen=True)
 class User:
-    """Who a token belongs to."""
+    """Owner of a token."""
 
     name: str
     role: str
@@ -56,7 +56,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Commit:
-    """A tree, and how it came about."""
+    """A tree and its history."""
 
     sha: str
     tree: dict[str, Blob]
@@ -66,7 +66,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A repository; `models/` before its name if it holds a model."""
+    """A repository; names of model repositories begin with `models/`."""
 
     name: str
     private: bool
@@ -91,7 +91,7 @@ class Repo:
         raise RefusedError(404, f"Invalid rev id: {revision}", code="RevisionNotFound")
 
     def names(self, kind: str) -> list[dict[str, str]]:
-        """The refs below `refs/heads/`, `refs/tags/` or `refs/pr/`, as the API lists them."""
+        """Return the refs below a prefix such as `refs/heads/`, as the API lists them."""
         return [
             {"name": ref.removeprefix(kind), "ref": ref, "targetCommit": sha}
             for ref, sha in sorted(self.refs.items())
@@ -101,7 +101,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What is to go wrong, and how often yet."""
+    """A fault to cause, and the remaining number of times."""
 
     route: str
     kind: str  # "status", "drop-before", "drop-after", "truncate", "corrupt"
@@ -113,7 +113,7 @@ class Fault:
 
 @dataclass
 class Request:
-    """One request, as it came in."""
+    """A request."""
 
     host: str
     method: str
@@ -131,7 +131,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What goes back."""
+    """A reply."""
 
     body: bytes = b""
     status: int = 200
@@ -144,7 +144,7 @@ class Reply:
 
 
 class RefusedError(Exception):
-    """An error that the Hub answers with."""
+    """An error reply."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -221,11 +221,11 @@ class HubServer:
         self.users[token] = User(name, role, organisations)
 
     def fail(self, route: str, kind: str = "status", **more: Any) -> None:
-        """Let the next request of a route go wrong, or the next `times`."""
+        """Cause faults in the next `times` requests of a route."""
         self.faults.append(Fault(route, kind, **more))
 
     def environment(self, token: str | None) -> dict[str, str]:
-        """What a client needs, all of which is read when its libraries are imported."""
+        """Return the variables of a client, whose libraries read them at import."""
         return {
             "HF_ENDPOINT": self.endpoint,
             "HF_TOKEN": token or "",
@@ -238,12 +238,12 @@ class HubServer:
         }
 
     def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
-        """Every file of a revision."""
+        """Return the files of a revision."""
         tree = self.repos[name].resolve(revision).tree
         return {path: self.objects[blob.etag] for path, blob in tree.items()}
 
     def write(self, name: str, files: dict[str, bytes], title: str = "By hand") -> str:
-        """Commit files as a person would in the browser; they go on top of `main`."""
+        """Commit files to `main`, like a person in a browser."""
         with self._lock:
             repo = self.repos[name]
             head = repo.resolve("main")
@@ -518,7 +518,7 @@ class HubServer:
 
     @contextmanager
     def faulty(self, request: Request) -> Iterator[Fault | None]:
-        """The fault that this request meets, if any; it is used up."""
+        """Return and count the fault of this request, if any."""
         with self._lock:
             meets = [f for f in self.faults if f.route == request.route and f.when(request)]
             fault = meets[0] if meets else None
@@ -535,14 +535,14 @@ def _belongs(name: str, user: User | None) -> bool:
 
 
 def _key(path: str, *, page: bool) -> str:
-    """The name of a repository in `hub.repos`, from that in a path of the API or of a page."""
+    """Return the name of a repository in `hub.repos`, from that in a path of the API or a page."""
     if path.startswith("datasets/"):
         return path.removeprefix("datasets/")
     return f"models/{path}" if page else path
 
 
 def _is_proposal(route: str, request: Request) -> bool:
-    """Whether it belongs to a pull request, which readers may open: it names no branch then."""
+    """Return whether a commit is for a pull request, which readers may open; it has no branch."""
     return "ref" not in request.json if route == "batch" else "create_pr" in request.query
 
 
@@ -561,7 +561,7 @@ def _folder(path: str) -> dict[str, Any]:
 
 
 def _entries(inside: dict[str, Blob], prefix: str, recursive: bool) -> list[dict[str, Any]]:
-    """Files and folders below a prefix, in the order of their paths."""
+    """Return the files and folders below a prefix, sorted by path."""
     entries: dict[str, dict[str, Any]] = {}
     for path, blob in inside.items():
         parts = path.removeprefix(prefix).split("/")

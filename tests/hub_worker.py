@@ -1,4 +1,4 @@
-"""A client of the Hub in a process of its own, as its libraries read the environment at import.
+"""A client of the Hub in its own process, because its libraries read the environment at import.
 
     with Worker(hub, home) as worker:
         worker("push", "writer-token", folders=[...], repo="org/name", ratios=[2], license="mit")
@@ -25,7 +25,7 @@ from hub_server import HubServer
 
 
 class ClientError(Exception):
-    """What a request raised in the other process."""
+    """An error of a request in the other process."""
 
     def __init__(self, answer: dict[str, Any]) -> None:
         super().__init__(f"{answer['error']}: {answer['message']}")
@@ -71,7 +71,7 @@ class Worker:
         self.errors.close()
 
     def __call__(self, what: str, token: str | None, **given: Any) -> Any:
-        """Do something there with a login, and give what came of it.
+        """Run a function in the other process with a login, and return its result.
 
         Raises:
             ClientError: Something was raised there.
@@ -101,7 +101,7 @@ def _push(folders: list[str], repo: str, **options: Any) -> Any:
 
 
 def _load_model(lines: str, ids: list[list[int]]) -> Any:
-    """Logits of the model that a card's lines load, and what its tokenizer makes of the token."""
+    """Return logits of the model that a card's code loads, and its tokenizer's ids of the token."""
     names: dict[str, Any] = {}
     exec(lines, names)
     logits = names["model"].eval()(names["torch"].tensor(ids)).logits.float()
@@ -120,7 +120,7 @@ def _pull(name: str, folder: str) -> Any:
 
 
 def _load(path: str, name: str | None = None, home: str | None = None, **given: Any) -> Any:
-    """Rows of every split, loaded into a datasets cache of its own, where one is given."""
+    """Return the rows of every split, loaded into a separate datasets cache if one is given."""
     from datasets import load_dataset
 
     import delia_data  # noqa: F401  # registers delia_mix
@@ -132,7 +132,7 @@ def _load(path: str, name: str | None = None, home: str | None = None, **given: 
 
 
 def _main(arguments: list[str]) -> Any:
-    """The command line, in this process."""
+    """Run a command line in this process."""
     from delia_data.cli import _output, main
 
     out, err = io.StringIO(), io.StringIO()

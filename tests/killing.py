@@ -22,7 +22,7 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 def _heed_interrupts() -> None:
-    """Undo that a background job of a shell ignores Ctrl-C, and so its children."""
+    """Handle Ctrl-C, which background jobs of a shell and their children ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -31,7 +31,7 @@ def pairs(count: int) -> list[Record]:
 
 
 def picked(mixture: Mixture) -> list[str]:
-    """Ids of the pairs in a mixture, in their order."""
+    """Return the ids of the pairs in a mixture, in order."""
     rows = mixture.train.select(["source", "source_id"]).to_pylist()
     return [row["source_id"] for row in rows if row["source"] == "cache"]
 

@@ -1,6 +1,6 @@
-"""Notebooks, run as a reader runs them: in `notebooks/`, with the rest of the tree beside it.
+"""Run notebooks as a reader does: in `notebooks/`, next to the rest of the repository.
 
-python tests/notebook_runs.py notebooks/01_quickstart.ipynb    runs it, and keeps what it prints
+python tests/notebook_runs.py notebooks/01_quickstart.ipynb    run it and save its outputs
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CELL_TIMEOUT_S = 1200
 
 
 def run_notebook(path: Path, folder: Path, *, claim: str = "") -> nbformat.NotebookNode:
-    """Runs a notebook from top to bottom, and gives it with what it printed.
+    """Run a notebook from top to bottom, and return it with its outputs.
 
     Args:
         path: The notebook; it is not changed.
-        folder: An empty folder, in which the tree is laid out as a reader has it.
-        claim: Code of a last cell, which is not given back.
+        folder: Empty folder for the layout of the repository.
+        claim: Code of a last cell, which is not returned.
     """
     here, reproduction = folder / "notebooks", folder / "benchmarks" / "reproduction"
     here.mkdir(parents=True)
@@ -41,7 +41,7 @@ def run_notebook(path: Path, folder: Path, *, claim: str = "") -> nbformat.Noteb
 
 
 def keep(path: Path, run: nbformat.NotebookNode) -> None:
-    """Writes a notebook that was run, without times, machines and warnings."""
+    """Write a notebook with its outputs, without times, machines and warnings."""
     run.metadata.language_info = {"name": "python"}
     for cell in run.cells:
         cell.metadata.pop("execution", None)

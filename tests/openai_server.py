@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server for tests, on loopback: instant, and as faulty as a test needs.
+"""An OpenAI-compatible server for tests on loopback, without latency, with the faults of a test.
 
     with OpenAIServer(lambda call: refusal(429) if call.busy > 8 else answer()) as server:
         ...  # server.url, server.calls, server.most_busy, server.statuses

@@ -1,4 +1,4 @@
-"""A page as its elements, and that each of them is closed where it should be."""
+"""Parse a page, and check that its elements are closed correctly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _VOID = {"meta", "link", "br", "wbr", "path", "use", "rect"}
 
 
 class Page(HTMLParser):
-    """Reads a page, and holds that every element is closed where it should be.
+    """Parses a page, and checks that its elements are closed correctly.
 
     Attributes:
         open: Elements that were not closed; none, if the page is whole.

@@ -45,7 +45,7 @@ class RecordingEngine:
 
 
 def run(asked: RecordingEngine, folder: Path, **options: Any) -> Manifest:
-    """Sample with the filters alone that every cache goes through."""
+    """Sample with only the filters that every cache has."""
     given = {"queries": QUERIES, "target": 20, "filters": (), **options}
     return sample(asked.engine, folder=folder, **given)
 

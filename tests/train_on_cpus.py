@@ -54,7 +54,7 @@ class CpuTrainer(MixtureTrainer):
 
 
 def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All weights, whole, in every process; torch's own way leaves them sharded on CPUs."""
+    """Return all weights, gathered in every process; torch leaves them sharded on CPUs."""
     return {
         name: weight.full_tensor().clone() if isinstance(weight, DTensor) else weight
         for name, weight in model.state_dict().items()

@@ -40,7 +40,7 @@ MARKS = [
         )
     ),
 ]
-"""Marks of tests that train; a warning of ours is an error."""
+"""Marks of tests that train; warnings of delia_data are errors."""
 
 
 def row(question: str, answer: str, source: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ _TEMPLATE = (
 
 
 def word_tokenizer(*more: str) -> Any:
-    """A tokenizer whose tokens are words; all others are unknown."""
+    """Return a tokenizer whose tokens are words; other words are unknown."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -42,7 +42,7 @@ def word_tokenizer(*more: str) -> Any:
 
 
 def word_model(tokenizer: Any, *, layers: int = 2, width: int = 32, tied: bool = True) -> Any:
-    """A random Llama for it, float32; equal calls give equal weights."""
+    """Return a random Llama for the tokenizer in float32; equal calls return equal weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -34,7 +34,7 @@ TEST = [
 
 
 def verdicts(train: int = 12, test: int = 5) -> Task:
-    """A task of short rows."""
+    """Return a task of short rows."""
     return Task(
         name="verdicts",
         instruction="Say whether it is right, as JSON.",
@@ -48,7 +48,7 @@ def verdicts(train: int = 12, test: int = 5) -> Task:
 
 
 def bag_of_words(texts: Sequence[str]) -> Vectors:
-    """Vectors whose products tell how many words two texts share; shape (texts, 256)."""
+    """Return vectors whose products grow with shared words; shape (texts, 256)."""
     vectors = np.zeros((len(texts), 256), dtype=np.float32)
     for row, text in enumerate(texts):
         for word in words(text):

@@ -202,9 +202,9 @@ def _print(out: Path, made: DiversifiedTask) -> None:
             f"{judge['accepted_share_after']:.1%} after"
         )
     if made.contrast is not None:
-        told = made.contrast.as_dict()
-        kinds = ", ".join(f"{n} {kind}" for kind, n in told["kinds"].items())
-        lost = ", ".join(f"{n} {reason}" for reason, n in told["dropped"].items()) or "none"
+        counts = made.contrast.as_dict()
+        kinds = ", ".join(f"{n} {kind}" for kind, n in counts["kinds"].items())
+        lost = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "none"
         say(
             f"{len(made.rows.contrast)} contrast rows ({kinds}); answers dropped: {lost}; "
             f"{made.contrast.tokens:,} tokens written"

@@ -132,12 +132,12 @@ def leaks_gate(token: str, leaks: frozenset[str]) -> Gate:
 
 
 def answers_gate(task: Task) -> Gate:
-    """Forbid a label without all others, and four words in a row of an answer."""
+    """Forbid a label without all others, and four consecutive words of an answer."""
     labels = [words(label) for label in task.labels if label.casefold() not in task.leaks]
-    told = " ".join((task.instruction, task.plain_request, *task.meanings))
-    known = set(_grams(words(told), _EXAMPLE))
+    public = " ".join((task.instruction, task.plain_request, *task.meanings))
+    allowed = set(_grams(words(public), _EXAMPLE))
     texts = [text for row in (*task.train, *task.test) for text in _values(row.answer)]
-    pieces = {gram for text in texts for gram in _grams(words(text), _EXAMPLE)} - known
+    pieces = {gram for text in texts for gram in _grams(words(text), _EXAMPLE)} - allowed
 
     def gate(wording: Wording) -> str | None:
         said = own_words(wording, task.token)
@@ -150,16 +150,16 @@ def answers_gate(task: Task) -> Gate:
 
 
 def copies_gate(task: Task, examples: Iterable[str] = ()) -> Gate:
-    """Forbid six words in a row of a query, and four of an example in the prompts."""
-    told = words(" ".join((task.instruction, task.plain_request, *task.meanings)))
+    """Forbid six consecutive words of a query, and four of an example in the prompts."""
+    public = words(" ".join((task.instruction, task.plain_request, *task.meanings)))
     rows = {gram for row in (*task.train, *task.test) for gram in _grams(words(row.query), _COPIED)}
-    rows -= set(_grams(told, _COPIED))
+    rows -= set(_grams(public, _COPIED))
     shown = {
         gram
         for text in examples
         for part in text.split(task.token)
         for gram in _grams(words(part), _EXAMPLE)
-    } - set(_grams(told, _EXAMPLE))
+    } - set(_grams(public, _EXAMPLE))
 
     def gate(wording: Wording) -> str | None:
         said = own_words(wording, task.token)

@@ -721,8 +721,8 @@ class Anisotropy:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry of a manifest."""
-        told = {"wordings": self.wordings.as_dict(), "synonyms": self.synonyms.as_dict()}
-        return {**told, "gain": round(self.gain, 3)}
+        spreads = {"wordings": self.wordings.as_dict(), "synonyms": self.synonyms.as_dict()}
+        return {**spreads, "gain": round(self.gain, 3)}
 
 
 def measure(task: Task, wordings: Sequence[Wording], embed: Embed, *, seed: int = 0) -> Anisotropy:

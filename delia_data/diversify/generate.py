@@ -242,9 +242,9 @@ class ParaphraseGenerator:
     def _system(self) -> str:
         token = self.task.token
         times = _TIMES.get(self.times, f"{self.times} times")
-        told = _SYSTEM.format(token=token, times=times)
+        prompt = _SYSTEM.format(token=token, times=times)
         avoid = sorted(self.task.leaks - {"yes", "no"})
-        return told + (_AVOID.format(words=", ".join(avoid)) if avoid else "")
+        return prompt + (_AVOID.format(words=", ".join(avoid)) if avoid else "")
 
     def _kind(self, number: int) -> _Kind:
         """Return the kind of a request; the kinds take turns, in another order each time."""

@@ -164,11 +164,11 @@ def to_completion(
     text, has_reasoning, error = _content(message.get("content"))
     text, in_text = split_reasoning(_replace_surrogates(text))
     text, thoughts = text.strip(), in_text or ""
-    beside = message.get("reasoning_content") or message.get("reasoning")
-    if isinstance(beside, str):
-        thoughts = thoughts or _replace_surrogates(beside).strip()
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(reasoning, str):
+        thoughts = thoughts or _replace_surrogates(reasoning).strip()
     if not text:
-        has_reasoning |= bool(beside)
+        has_reasoning |= bool(reasoning)
     usage = value.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt, tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))

@@ -101,9 +101,9 @@ def test_reasoning_is_removed() -> None:
     assert completions[0].text == "yes"
 
 
-@pytest.mark.parametrize(("told", "finish"), [("stop", "stop"), ("length", "length")])
-def test_finish_reasons(told: str, finish: str) -> None:
-    completions, _ = answers(lambda _: answer("yes", finish=told), 1)
+@pytest.mark.parametrize(("reason", "finish"), [("stop", "stop"), ("length", "length")])
+def test_finish_reasons(reason: str, finish: str) -> None:
+    completions, _ = answers(lambda _: answer("yes", finish=reason), 1)
     assert (completions[0].finish, completions[0].text) == (finish, "yes")
 
 

@@ -1,7 +1,7 @@
 """Files for axolotl and LLaMA-Factory, read by the packages' own code (`make test-trainers`).
 
 The packages come without their dependencies, which are for GPUs: what reads a configuration, a
-chat format and rows needs hardly any of them. Ids and labels are compared with ours, row by row.
+chat format and rows needs few of them. Ids and labels are compared with those of delia_data.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ask(place: Path, make_tiny_model: Callable[..., Any]) -> Callable[..., tuple[Any, Seen]]:
-    """What a package makes of the rows, beside the tokenizer."""
+    """Return a package's encoding of the rows."""
 
     def ask(trainer: TrainerName, script: str, name: str, format: Format) -> tuple[Any, Seen]:
         tokenizer = family(name)
@@ -114,7 +114,7 @@ def family_of(folder: Path) -> Any:
 
 
 def wanted(tokenizer: Any, folder: Path) -> Seen:
-    """Our own ids and labels, in the mixture's order."""
+    """Return the ids and labels of delia_data, in the mixture's order."""
     found = [encode(tokenizer, record) for record, _ in open_training_rows(folder).records([])]
     return [
         (list(one.ids), [i if kept else -100 for i, kept in zip(one.ids, one.mask, strict=True)])

@@ -1,6 +1,6 @@
 """Sampling on a Ray cluster of a head and two workers, with a replica of vLLM on each worker.
 
-In float32, where a row's scores hardly depend on its batch, texts can be compared to the letter.
+In float32 a row's scores depend so little on its batch that texts are equal.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Nodes:
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.FATAL)
 
     def lose_one(self) -> None:
-        """End a worker at once, as a machine that loses its power; another one comes."""
+        """Kill a worker like a power failure; another one starts."""
         self.cluster.remove_node(self.workers.pop(0), allow_graceful=False)
         self.workers.append(self.cluster.add_node(**self.node))
 
@@ -89,7 +89,7 @@ def engine() -> Engine:
 
 @pytest.fixture(scope="module")
 def other() -> TransformersEngine:
-    """The engine over transformers, which draws in the same way."""
+    """The transformers engine, which samples in the same way."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A training's figures in trackio and in wandb, kept without a network (`make test-trainers`)."""
+"""Metrics of a training in trackio and in wandb, without a network (`make test-trainers`)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def settings(
 
 
 def train_apart(settings: TrainSettings, place: Path, *, stop: int = 0, **environment: str) -> None:
-    """Train in a process of its own: services keep threads and processes."""
+    """Train in a separate process, because services keep threads and processes."""
     own = {"HOME": str(place), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, str(stop)],

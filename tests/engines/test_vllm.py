@@ -1,6 +1,6 @@
 """vLLM with the embedded model: kept full, rows independent, errors of one row its own.
 
-In float32, where a row's scores hardly depend on its batch, texts can be compared to the letter.
+In float32 a row's scores depend so little on its batch that texts are equal.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def other() -> TransformersEngine:
-    """The engine over transformers, which draws in the same way."""
+    """The transformers engine, which samples in the same way."""
     import torch
 
-    torch.set_num_threads(1)  # two beside vLLM's would get into each other's way
+    torch.set_num_threads(1)  # more threads would compete with vLLM's
     model = load_model(DEFAULT_MODEL, dtype=torch.float32)
     return TransformersEngine(model, load_tokenizer(DEFAULT_MODEL), batch_size=5)
 

@@ -27,7 +27,7 @@ ASKED = [f"Is {i} even? <sep>" for i in (6, 7)] + ["Tell me about the sea."]
 
 
 class Trained:
-    """What a training left behind, and what its model gave in memory."""
+    """Output of a training, and logits of its model in memory."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         torch.set_num_threads(1)
@@ -57,7 +57,7 @@ class Trained:
 
 
 def _next(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:
-    """Log-probability of each token after the first, as the ones before it foretell it."""
+    """Return the log-probability of each token after the first."""
     logprobs = logits.log_softmax(-1)
     return logprobs[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
 
@@ -96,7 +96,7 @@ def logprobs_of(engine: Any, ids: list[list[int]]) -> list[torch.Tensor]:
 
 
 def greedily(engine: Any, ids: list[list[int]], **options: Any) -> list[Any]:
-    """Eight likeliest tokens, each with the log-probabilities of twenty.
+    """Return eight greedy tokens, each with the log-probabilities of twenty.
 
     vLLM 0.32 on a CPU stops at `prompt_logprobs` where a request has LoRA: it adds LoRA to as many
     rows of logits as there are requests.

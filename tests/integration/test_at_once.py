@@ -1,4 +1,4 @@
-"""Several processes at once, processes that are killed, and workers of a DataLoader."""
+"""Concurrent processes, killed processes, and workers of a DataLoader."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def start(place: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts a process that builds the mixture, or reads it where it is built."""
+    """Start a process that builds the mixture, or reads it."""
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -120,7 +120,7 @@ def test_one_that_is_killed_is_built_anew(
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 class TestWorkers:
-    """Every row once, whatever the workers."""
+    """Every row once, for any number of workers."""
 
     @pytest.fixture(params=["in memory", "in a file"], autouse=True)
     def size(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

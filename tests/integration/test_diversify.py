@@ -1,4 +1,4 @@
-"""The bundled wordings pass every gate there is, and spread further than swapped synonyms."""
+"""The bundled wordings pass every gate, and are more diverse than swapped synonyms."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def embed() -> Embedder:
 
 @pytest.fixture(scope="module")
 def checker(embed: Embedder) -> Callable[..., WordingChecker]:
-    """Makes every gate, the real embeddings, tokenizer and detector among them."""
+    """Return a checker with all gates, and real embeddings, tokenizer and detector."""
     tokenizer, detect = load_tokenizer(), load_detector()
 
     def make(*, strict: bool = False) -> WordingChecker:
@@ -51,7 +51,7 @@ def test_the_bundled_wordings_pass_every_gate(checker: Callable[..., WordingChec
 
 
 def test_they_spread_at_least_twice_as_far_as_synonym_swaps(embed: Embedder) -> None:
-    """Sixty of them, the first and not the best, beside sixty swaps of the common wording."""
+    """Compare the first sixty wordings with sixty swaps of the common wording."""
     training = [wording for wording in WORDINGS if wording.split == "train"][:60]
     found = measure(TASK, training, embed)
     print(f"wordings {found.wordings.as_dict()}\nsynonyms {found.synonyms.as_dict()}")

@@ -1,4 +1,4 @@
-"""The pages are built without a warning, are whole, and ask nobody for anything."""
+"""The pages are built without a warning, are complete, and load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 
 class Page(HTMLParser):
-    """What one page shows, loads and links to."""
+    """Content, loaded files and links of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages as `make docs` builds them."""
+    """The pages that `make docs` builds."""
     out = tmp_path_factory.mktemp("site")
     arguments = ["-b", "dirhtml", "-W", "--keep-going", "-q", "-d", str(out / ".trees")]
     done = subprocess.run(
@@ -66,12 +66,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[Path, Page]:
-    """Every page by its file."""
+    """All pages by file."""
     return {file: Page(file.read_text(encoding="utf-8")) for file in site.rglob("*.html")}
 
 
 def options() -> Iterator[tuple[str, str]]:
-    """Every option of every command that its help shows."""
+    """The options in the help of every command."""
     commands = {name: load_command(name) for name in COMMANDS}
     for name, command in commands.items():
         for inner in getattr(command, "commands", {name: command}).values():

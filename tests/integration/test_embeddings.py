@@ -1,4 +1,4 @@
-"""The real embedding model: what it finds alike, and what it finds worn out."""
+"""The real embedding model: similarity and saturation."""
 
 import itertools
 import random

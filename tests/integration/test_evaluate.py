@@ -38,9 +38,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(delia: Delia, *arguments: object) -> dict[str, Any]:
     """Evaluate two held-out rows, with answers of six tokens."""
     asked = ("--rows", 2, "--max-tokens", 6, "--json")
-    told = delia("evaluate", *arguments, *asked)
-    assert told.code == 0, told.err
-    found: dict[str, Any] = json.loads(told.out)
+    result = delia("evaluate", *arguments, *asked)
+    assert result.code == 0, result.err
+    found: dict[str, Any] = json.loads(result.out)
     return found
 
 

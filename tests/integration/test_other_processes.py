@@ -62,7 +62,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(place: Path) -> Callable[..., str]:
-    """Runs a command there, with caches of its own and without a network; gives its output."""
+    """Run a command in the folder, with its own caches and no network; return its output."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("FSSPEC")},
         "HF_HUB_OFFLINE": "1",
@@ -93,7 +93,7 @@ def run(place: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def load(run: Callable[..., str]) -> Callable[..., Rows]:
-    """`load_dataset` in a process that does not import us."""
+    """Call `load_dataset` in a process that does not import delia_data."""
 
     def load(*names: str, environment: dict[str, str] | None = None, **arguments: Any) -> Rows:
         given = json.dumps({"names": names, **arguments})
@@ -105,7 +105,7 @@ def load(run: Callable[..., str]) -> Callable[..., Rows]:
 
 @pytest.fixture
 def expected(run: Callable[..., str]) -> Rows:
-    """What `load_dataset("delia_mix", ratio=4)` gives where the package is imported."""
+    """Rows of `load_dataset("delia_mix", ratio=4)` with the package imported."""
     given = json.dumps({"ratio": 4, "task": "task.jsonl", "cache": "pairs.jsonl"})
     rows: Rows = json.loads(run(sys.executable, "-c", EXPECTED, given))
     assert {name: len(split) for name, split in rows.items()} == {"train": ROWS}
@@ -128,7 +128,7 @@ class TestLoad:
 
 
 class TestRegister:
-    """In an environment of its own, which sees the packages of this one."""
+    """Tests in a separate environment, which has the packages of this one."""
 
     @pytest.fixture
     def python(self, place: Path) -> Path:

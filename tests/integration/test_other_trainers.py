@@ -79,7 +79,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny(place: Path, make_tiny_tokenizer: Callable[[], Any]) -> Callable[..., Path]:
-    """Prepares a random tiny model whose chat template has generation marks."""
+    """Prepare a random tiny model whose chat template has generation marks."""
 
     def tiny(*, tied: bool = True) -> Path:
         tokenizer = make_tiny_tokenizer()
@@ -95,7 +95,7 @@ def tiny(place: Path, make_tiny_tokenizer: Callable[[], Any]) -> Callable[..., P
 
 @pytest.fixture
 def mixture(place: Path) -> Callable[..., Path]:
-    """Writes the mixture of ratio 4 as a folder, in a row format, also with contrast rows."""
+    """Write the mixture of ratio 4 as a folder in a row format, also with contrast rows."""
 
     def mixture(format: Format, *, contrast: bool = False) -> Path:
         task = read_task_rows(place / "task.jsonl")
@@ -132,7 +132,7 @@ def run(
 
 
 def first_loss(model: Path, rows: list[dict[str, Any]]) -> float:
-    """Mean cross-entropy of the answers' tokens of the first rows, one row after another."""
+    """Return the mean cross-entropy of the answers' tokens of the first rows."""
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(model)
     total, count = 0.0, 0
@@ -183,7 +183,7 @@ def flags(**more: Any) -> list[str]:
 
 
 def lora_moves(folder: Path) -> torch.Tensor:
-    """How far LoRA on the embedding moves each of its rows: shape (vocabulary,)."""
+    """Return the distances by which LoRA moves the embedding's rows; shape (vocabulary,)."""
     weights = load_file(folder / "adapter_model.safetensors")
     (down,) = (w for name, w in weights.items() if "lora_embedding_A" in name)
     (up,) = (w for name, w in weights.items() if "lora_embedding_B" in name)
@@ -298,7 +298,7 @@ def test_the_cell_for_unsloth(
 
 
 def moved_rows(before: Path, after: Path) -> torch.Tensor:
-    """Return how far training moved each row of the embedding, of shape (vocabulary,)."""
+    """Return the distances by which training moved the embedding's rows; shape (vocabulary,)."""
     old, new = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         .get_input_embeddings()

@@ -56,7 +56,7 @@ prepare(sys.argv[1], sys.argv[2])
 
 @pytest.fixture
 def make(tmp_path: Path, make_tiny_tokenizer: Callable[[], PreTrainedTokenizerBase]) -> Make:
-    """Makes the folder of a random tiny model."""
+    """Write the folder of a random tiny model."""
 
     def make(
         name: str = "model", *, template: bool = True, dtype: Any = torch.float32, **kind: Any
@@ -74,7 +74,7 @@ def make(tmp_path: Path, make_tiny_tokenizer: Callable[[], PreTrainedTokenizerBa
 
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model as any script does."""
+    """Load a model like other scripts."""
     return (
         AutoModelForCausalLM.from_pretrained(folder),
         AutoTokenizer.from_pretrained(folder),

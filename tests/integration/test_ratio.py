@@ -52,19 +52,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 @pytest.fixture(scope="module")
 def unbroken(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A series that was run to its end in one go."""
+    """A series that ran without interruption."""
     out = tmp_path_factory.mktemp("series") / "out"
     run_ratio(inputs.task, inputs.cache, out, training_of(inputs), settings=SERIES)
     return out
 
 
 def cell(ratio: float, seed: int) -> str:
-    """Path of a cell in the folder of a series."""
+    """Return the path of a cell in the folder of a series."""
     return f"cells/{Cell('task', 'delia', 6, ratio, seed).name}"
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """The files of a finished series without durations and what depends on them."""
+    """Return the files of a finished series without durations and dependent values."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -79,7 +79,7 @@ def inputs_of(inputs: Inputs, cache: Path | None = None) -> ExperimentInputs:
 
 
 def rows_of(inputs: ExperimentInputs, ratio: float, seed: int) -> list[dict[str, Any]]:
-    """The training rows of a cell."""
+    """Return the training rows of a cell."""
     material = inputs.material(Cell.of("task", "delia", 6, ratio, seed))
     return [dict(row) for row in material.mixture(diversified=True, pairs=True)]
 

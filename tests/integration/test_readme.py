@@ -163,7 +163,7 @@ def delia(folder: Path, *arguments: object, env: dict[str, str] | None = None) -
 
 @pytest.fixture(scope="module")
 def pantry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What blocks may need."""
+    """Inputs of blocks."""
     folder = tmp_path_factory.mktemp("pantry")
     (folder / "tickets.csv").write_text(TICKETS)
     (folder / "wordings.txt").write_text(WORDINGS)

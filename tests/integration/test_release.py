@@ -1,4 +1,4 @@
-"""What is published is whole: both archives, the changelog, and the version agree."""
+"""The release is complete: both archives, the changelog and the version agree."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ release = load()
 
 @pytest.fixture(scope="module")
 def files() -> list[str]:
-    """What belongs to the repository."""
+    """Files of the repository."""
     names: list[str] = release.tracked()
     return names
 
 
 @pytest.fixture(scope="module")
 def source(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository's files as they are now."""
+    """A copy of the repository's current files."""
     copy = tmp_path_factory.mktemp("source")
     for name in files:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def source(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make release` builds from it."""
+    """The archives that `make release` builds from it."""
     out = tmp_path_factory.mktemp("dist")
     arguments = ["--quiet", "--no-isolation", "--outdir", str(out), str(source)]
     done = subprocess.run(

@@ -183,7 +183,7 @@ def test_the_teacher_of_a_contrast_row_reads_the_plain_request(
 def test_the_rate_of_the_row_is_relative_to_the_embedding(
     settings: TrainSettings, tmp_path: Path, size: int
 ) -> None:
-    """Adam moves a value by about one learning rate per step, whatever the gradient."""
+    """Adam moves a value by about one learning rate per step, for any gradient."""
     base = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
     with torch.no_grad():
         weight = base.get_input_embeddings().weight.mul_(size)

@@ -365,7 +365,7 @@ def test_the_kl_of_pairs_equals_that_of_a_plain_loop(
 def test_a_pair_has_no_gradient_before_the_first_step(
     tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, packed: bool
 ) -> None:
-    """The model is its own teacher, whatever the text of the pair."""
+    """The model is its own teacher, for any text of the pair."""
     rows = [row for row in make_rows() if not row["is_task"]]
     options = {"micro_batch_tokens": 1000} if packed else {}
     model = tiny_llama(vocabulary=VOCABULARY)

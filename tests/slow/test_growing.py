@@ -1,4 +1,4 @@
-"""A copy of the cache that comes with the package grows, in the words of the same model."""
+"""A copy of the bundled cache grows with answers of the same model."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "halueval"
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """HaluEval's rows where they lie here, and rows of their form where they do not."""
+    """HaluEval's rows if this machine has them, else similar rows."""
     file = next(DATA.glob("*.jsonl"), None)
     if file is None:
         file = tmp_path_factory.mktemp("halueval") / "rows.jsonl"

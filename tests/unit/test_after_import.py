@@ -1,4 +1,4 @@
-"""What is done after an import is done once, whoever imports, and leaves no trace."""
+"""A function runs once after an import by anyone, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from delia_data._after_import import after_import
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a library that nobody has imported."""
+    """The name of a library that is not imported."""
     folder = tmp_path / "a_library"
     folder.mkdir()
     (folder / "__init__.py").write_text("VALUE = 1\n")

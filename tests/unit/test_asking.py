@@ -1,4 +1,4 @@
-"""Asking: each question once, resumable answer by answer, whatever stops it."""
+"""Answers are requested once per question, and any interruption can be resumed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def probes(rows: int = 5, *names: str) -> tuple[Probe, ...]:
 
 
 class Counting(MockEngine):
-    """Answers with JSON where the token is named, and keeps what it was asked."""
+    """Answers with JSON if the request has the token, and records requests."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__(answer=self._answer, **settings)  # type: ignore[arg-type]
@@ -48,12 +48,14 @@ class Counting(MockEngine):
 
 def test_every_question_is_asked_once_and_answered_in_its_place(tmp_path: Path) -> None:
     engine = Counting(shuffle=8)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     twice = (*probes(), *probes(5, "plain"))
-    rows = generate_answers(engine, twice, tmp_path, on_progress=lambda *each: told.append(each))
+    rows = generate_answers(
+        engine, twice, tmp_path, on_progress=lambda *each: progress.append(each)
+    )
     assert len(engine.asked) == len(set(engine.asked)) == 5 * 3
-    assert told[0] == (0, 15)
-    assert told[-1] == (15, 15)
+    assert progress[0] == (0, 15)
+    assert progress[-1] == (15, 15)
     assert [row.probe for row in rows] == [
         name for name in ("held-out", "plain", "forbid", "plain") for _ in range(5)
     ]

@@ -15,7 +15,7 @@ MANY = Resampling(resamples=20_000)
 
 
 def exact_ends(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
-    """The ends of the interval over every way to draw the rows, each as likely as another."""
+    """Return the ends of the interval over all resamples of the rows."""
     means = sorted(sum(drawn) / len(values) for drawn in product(values, repeat=len(values)))
     tail = (1 - confidence) / 2
     low, high = (means[math.ceil(share * len(means)) - 1] for share in (tail, 1 - tail))

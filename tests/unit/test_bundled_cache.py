@@ -1,4 +1,4 @@
-"""The cache that comes with the package: what it promises, and every way to name it."""
+"""The bundled cache: its guarantees, and all ways to name it."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _normal(text: str) -> str:
 
 
 def _content(text: str) -> frozenset[str]:
-    """The words that carry the meaning, so that a fact turned round still looks the same."""
+    """Return the words with meaning, so that a rephrased fact gives the same words."""
     return frozenset(_words(text)) - STOP_WORDS
 
 
@@ -79,12 +79,12 @@ def _shown(row: Row) -> str:
 
 
 def _overlap(one: Set[str], other: Set[str]) -> float:
-    """The Jaccard index: 1 for equal sets, 0 for sets with nothing in common."""
+    """Return the Jaccard index of two sets."""
     return len(one & other) / len(one | other)
 
 
 def _requests() -> Iterator[tuple[str, Row]]:
-    """Every text that is ever shown as an instruction, with the row it comes from."""
+    """Return all texts that are used as instructions, with their rows."""
     for row in WORDINGS:
         yield row["text"], row
         if "plain" in row:

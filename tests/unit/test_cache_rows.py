@@ -27,7 +27,7 @@ LONGER = Record((*PAIRS[0].messages, *PAIRS[1].messages))
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache home, into which even small caches go."""
+    """An empty cache home, which stores even small caches."""
     monkeypatch.setenv("DELIA_CACHE", str(tmp_path / "home"))
     monkeypatch.setattr(store, "_STORED_BYTES", 0)
     monkeypatch.setattr(store, "_WINDOW_BYTES", 1)  # the least: a thousand rows

@@ -1,4 +1,4 @@
-"""The commands do their work, or say in one line what is wrong and leave nothing behind."""
+"""The commands succeed, or print an error of one line and leave no files."""
 
 import os
 import signal

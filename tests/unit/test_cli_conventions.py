@@ -1,4 +1,4 @@
-"""What every command holds to: --json, its help, no escape codes in a pipe, completion, speed."""
+"""Conventions of all commands: --json, help, no escape codes in a pipe, completion, speed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TASK_ROW = '{"prompt": "a question <sep>", "completion": "an answer"}\n'
 
 
 def walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
-    """A command, or those of a group."""
+    """Yield a command, or those of a group."""
     inner = getattr(command, "commands", None)
     if inner is None:
         yield name, command
@@ -41,7 +41,7 @@ ALL = dict(pair for name in COMMANDS for pair in walk(name, load_command(name)))
 
 
 def run(*arguments: object, folder: Path, env: Mapping[str, str] | None = None) -> Any:
-    """Runs the program with nothing in the environment that asks for colours."""
+    """Run the program without environment variables that request colors."""
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -58,7 +58,7 @@ def run(*arguments: object, folder: Path, env: Mapping[str, str] | None = None) 
 
 
 def on_terminal(*arguments: object, folder: Path, env: Mapping[str, str]) -> str:
-    """What the program writes to a terminal of 100 columns."""
+    """Return the program's output in a terminal of 100 columns."""
     ours, its = pty.openpty()
     clean = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR", "COLUMNS"}}
     with subprocess.Popen(
@@ -257,8 +257,8 @@ def test_no_color_means_no_colours(files: Path) -> None:
         assert not [n for n in codes if 30 <= n <= 49 or 90 <= n <= 107], shown
 
 
-def told(counts: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines of a step of 100 that is told of (seconds, count)."""
+def progress_lines(counts: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the progress lines of a step of 100 that gets these (seconds, count)."""
     lines = io.StringIO()
     with _output.step("work", to=Console(file=lines)) as update:
         for now, done in counts:
@@ -269,15 +269,15 @@ def told(counts: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_time_left_of_work_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier run did took no time of this one."""
-    assert told([(3, 60), (13, 70), (23, 80)], monkeypatch) == [
+    assert progress_lines([(3, 60), (13, 70), (23, 80)], monkeypatch) == [
         "work: 60 of 100",
         "work: 70 of 100, about 30 s left",
         "work: 80 of 100, about 20 s left",
     ]
 
 
-def test_a_count_that_falls_a_little_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = told([(0, 0), (10, 20), (11, 19), (12, 20), (15, 30)], monkeypatch)
+def test_a_count_that_falls_a_little_is_not_shown_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = progress_lines([(0, 0), (10, 20), (11, 19), (12, 20), (15, 30)], monkeypatch)
     assert lines == ["work: 20 of 100, about 40 s left", "work: 30 of 100, about 35 s left"]
 
 
@@ -285,7 +285,7 @@ def test_a_count_that_falls_a_little_is_not_told_again(monkeypatch: pytest.Monke
 
 
 def completed(words: str) -> list[str]:
-    """What bash is offered for the last word."""
+    """Return the completions of the last word in bash."""
     env = {"_DELIA_COMPLETE": "complete_bash", "COMP_WORDS": words}
     env["COMP_CWORD"] = str(len(words.split(" ")) - 1)
     result = CliRunner().invoke(app, [], prog_name="delia", env=env)

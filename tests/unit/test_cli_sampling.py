@@ -206,7 +206,7 @@ def test_estimate_warns_of_too_few_queries(delia: Delia, tmp_path: Path, queries
 
 @pytest.fixture
 def grown_from(delia: Delia, tmp_path: Path) -> Path:
-    """A cache with settings of its own, over the bundled queries."""
+    """A cache with other settings, over the bundled queries."""
     settings = ["--system", "Be brief.", "--max-tokens", 60, "--top-p", 0.5, "--seed", 3]
     settings += ["--keep-refusals", "--near-duplicates", 0, "--token", "<json>"]
     done = delia("sample", tmp_path / "first", "--engine", "mock", "--target", 9, *settings)

@@ -25,7 +25,7 @@ def rows(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Embeddings that count words, and a detector that knows English alone."""
+    """Use embeddings that count words, and a detector of English only."""
     monkeypatch.setattr("delia_data.sampling.embeddings.Embedder", lambda: bag_of_words)
     monkeypatch.setattr("delia_data.sampling.filters.load_detector", lambda: lambda _: {"en": 1.0})
 

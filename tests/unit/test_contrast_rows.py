@@ -243,14 +243,14 @@ def test_the_command(delia: Delia, tmp_path: Path) -> None:
         "question,label\n" + "".join(f"q {i},l{i}\n" for i in range(8))
     )
     (tmp_path / "wordings.txt").write_text("Judge this: {query} Reply in <sep>.\nDecide, as <sep>.")
-    told = ["--task", tmp_path / "rows.csv", "--query", "{question}", "--answer", "{label}"]
-    told += ["--instruction", "Judge it.", "--stands-for", "one word"]
-    told += ["--wordings-from", tmp_path / "wordings.txt"]
-    told += ["--no-embeddings", "--engine", "mock", "--contrast", 0.5]
+    options = ["--task", tmp_path / "rows.csv", "--query", "{question}", "--answer", "{label}"]
+    options += ["--instruction", "Judge it.", "--stands-for", "one word"]
+    options += ["--wordings-from", tmp_path / "wordings.txt"]
+    options += ["--no-embeddings", "--engine", "mock", "--contrast", 0.5]
     out = tmp_path / "task"
-    refused(delia("diversify", out, *told, "--contrast-kinds", "plain,no"), "give some of plain")
-    result = delia("diversify", out, *told, "--contrast-kinds", "plain, forbid")
+    refused(delia("diversify", out, *options, "--contrast-kinds", "plain,no"), "give some of plain")
+    result = delia("diversify", out, *options, "--contrast-kinds", "plain, forbid")
     assert result.code == 0, result.err
     assert "4 contrast rows (2 forbid, 2 plain); answers dropped: none; 48 tokens" in result.out
     assert kinds_of(read_task_rows(out).contrast) == {"plain": 2, "forbid": 2}
-    refused(delia("diversify", tmp_path / "b", *told, "--budget-tokens", 10), "budget is spent")
+    refused(delia("diversify", tmp_path / "b", *options, "--budget-tokens", 10), "budget is spent")

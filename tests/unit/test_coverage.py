@@ -22,7 +22,7 @@ def cloud(seed: int, points: int = 400, width: int = 8, shift: float = 0.0) -> n
 
 
 def slow_coverage(reference: npt.NDArray[Any], sample: npt.NDArray[Any], k: int) -> float:
-    """Equation 6, read aloud."""
+    """Compute Equation 6 literally."""
     covered = 0
     for i, point in enumerate(reference):
         others = np.delete(reference, i, axis=0)
@@ -101,7 +101,7 @@ def test_the_nearest_of_others() -> None:
 
 
 class Meaning:
-    """An embedding that is the same for texts of the same first word, and unlike for others."""
+    """An embedding that is equal for texts with the same first word, and dissimilar for others."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

@@ -1,4 +1,4 @@
-"""Wordings are dealt out evenly, by content alone, and written with all that belongs to them."""
+"""Wordings are assigned evenly, by content alone, and written with their metadata."""
 
 import json
 import random

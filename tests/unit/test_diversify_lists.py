@@ -1,4 +1,4 @@
-"""A user's wordings are read from any file, and their plain forms are found or left out."""
+"""A user's wordings are read from any file, with or without plain forms."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Spread is measured, raised by choosing, and compared with swapped synonyms."""
+"""Diversity is measured, increased by selection, and compared with swapped synonyms."""
 
 from dataclasses import replace
 
@@ -33,9 +33,9 @@ def test_two_groups_by_hand() -> None:
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert found.effective_rank == pytest.approx(np.exp(entropy), abs=1e-5)
     assert found.mean_distance == pytest.approx(3 / 6)
-    told = found.as_dict()
-    assert told["spectrum"] == [0.75, 0.25, 0.0, 0.0]
-    assert told["texts"] == 4
+    values = found.as_dict()
+    assert values["spectrum"] == [0.75, 0.25, 0.0, 0.0]
+    assert values["texts"] == 4
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,4 +1,4 @@
-"""Models write wordings until enough pass, go on after a kill, and stop at the budget."""
+"""Models write wordings until enough pass, resume after a kill, and stop at the budget."""
 
 import json
 import re

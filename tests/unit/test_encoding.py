@@ -45,7 +45,7 @@ MARKED = [name for name in FAMILIES if name != "llama-2-without-system"]
 
 
 def texts(tokenizer: PreTrainedTokenizerBase, row: EncodedRow) -> list[str]:
-    """The text of each run of labelled tokens."""
+    """Return the text of each run of labeled tokens."""
     return [
         tokenizer.decode(list(row.ids[begin:end]), clean_up_tokenization_spaces=False)
         for begin, end in row.spans

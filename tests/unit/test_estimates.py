@@ -1,4 +1,4 @@
-"""An estimate from a few rows contains the figures of the whole run."""
+"""An estimate from a few rows contains the values of the whole run."""
 
 from pathlib import Path
 

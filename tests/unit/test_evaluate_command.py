@@ -265,60 +265,60 @@ def test_answers_that_are_labels(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:
     out = tmp_path / "out"
     mock = ("evaluate", "any", task, out, "--engine", "mock", "--rows", 4, "--untrained", "any")
-    told = delia(*mock)
-    assert told.code == 0, told.err
-    table = [line.strip() for line in told.out.splitlines()]
+    result = delia(*mock)
+    assert result.code == 0, result.err
+    table = [line.strip() for line in result.out.splitlines()]
     head = next(line for line in table if line.startswith("Number"))
     assert head.split()[:4] == ["Number", "model", "untrained", "untrained,"]
     lines = {line.split("  ")[0]: line for line in table}
     for title in ("Follow", "Leak", "Selectivity", "Obey", "Right"):
         assert title in lines
     assert lines["Leak"].split()[1] == "0%"
-    assert "note: keep: KL is unknown: the engine gives no distributions" in told.out
-    assert f"All answers: {out}" in told.out
+    assert "note: keep: KL is unknown: the engine gives no distributions" in result.out
+    assert f"All answers: {out}" in result.out
     again = delia(*mock)
-    begins = told.out.index("hallucination-check")
+    begins = result.out.index("hallucination-check")
 
-    assert again.out.endswith(f"answers: 148 of 148\n{told.out[begins:]}")
+    assert again.out.endswith(f"answers: 148 of 148\n{result.out[begins:]}")
 
 
 def test_a_gate(tmp_path: Path, task: Path, delia: Delia) -> None:
     mock = ("evaluate", "any", task, tmp_path, "--engine", "mock", "--rows", 4, "--gate")
     assert delia(*mock, "follow=0,obey=0.9").code == 0
-    told = delia(*mock, "follow=0.9,leak=0.02,obey=0")
-    assert told.code == 4
-    assert "gate missed: follow is 0, below 0.9; leak is unknown: the untrained" in told.err
-    assert "obey" not in told.err
-    told = delia(*mock, "follow=0.9", "--json")
-    assert (told.code, json.loads(told.out)["task"]) == (4, "hallucination-check")
+    result = delia(*mock, "follow=0.9,leak=0.02,obey=0")
+    assert result.code == 4
+    assert "gate missed: follow is 0, below 0.9; leak is unknown: the untrained" in result.err
+    assert "obey" not in result.err
+    result = delia(*mock, "follow=0.9", "--json")
+    assert (result.code, json.loads(result.out)["task"]) == (4, "hallucination-check")
     refused(delia(*mock, "folow=1"), "names no number", "use follow")
     refused(delia("evaluate", tmp_path, "--against", tmp_path, "--gate", "leak=0"), "--gate takes")
 
 
 def test_json(tmp_path: Path, task: Path, delia: Delia) -> None:
     arguments = ("--engine", "mock", "--rows", 4, "--probe", "plain", "--probe", "held-out")
-    told = delia("evaluate", "any", task, tmp_path / "out", *arguments, "--json")
-    found = json.loads(told.out)
+    result = delia("evaluate", "any", task, tmp_path / "out", *arguments, "--json")
+    found = json.loads(result.out)
     assert found["rows"] == {"plain": 4, "held-out": 4}
     assert found["numbers"]["model"]["follow"]["value"] == 0
     assert found == json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    told = delia("evaluate", tmp_path / "out", "--against", tmp_path / "out", "--json")
-    assert json.loads(told.out)["rows"]["plain"] == 4
-    told = delia("compare", tmp_path / "out", tmp_path / "out")
-    assert "0 [-60, +60]" in told.out
+    result = delia("evaluate", tmp_path / "out", "--against", tmp_path / "out", "--json")
+    assert json.loads(result.out)["rows"]["plain"] == 4
+    result = delia("compare", tmp_path / "out", tmp_path / "out")
+    assert "0 [-60, +60]" in result.out
 
 
 def test_translations_get_corpus_scores(tmp_path: Path, delia: Delia) -> None:
     rows = [Record.pair(f"The dog {i} sleeps.", f"Hundurinn {i} sefur vel.") for i in range(8)]
     task, wordings = other_task(rows, stands_for="the translation", scoring="translation")
     folder = save(tmp_path / "task", task, wordings)
-    told = delia(
+    result = delia(
         "evaluate", "any", folder, tmp_path / "out", "--engine", "mock", "--probe", "held-out"
     )
-    assert "chrF" in told.out
-    assert "BLEU" in told.out
-    told = delia("compare", tmp_path / "out", tmp_path / "out", "--metric", "chrf")
-    assert "chrF" in told.out
+    assert "chrF" in result.out
+    assert "BLEU" in result.out
+    result = delia("compare", tmp_path / "out", tmp_path / "out", "--metric", "chrf")
+    assert "chrF" in result.out
 
 
 def test_free_text_needs_a_pattern(tmp_path: Path, delia: Delia) -> None:
@@ -328,9 +328,9 @@ def test_free_text_needs_a_pattern(tmp_path: Path, delia: Delia) -> None:
     mock = ("--engine", "mock", "--probe", "held-out")
     arguments = ("evaluate", "any", folder, tmp_path / "out", *mock)
     refused(delia(*arguments), "two bullet points", "--pattern")
-    told = delia(*arguments, "--pattern", r"[A-Z].*\.")
-    assert told.code == 0
-    assert "Follow" in told.out
+    result = delia(*arguments, "--pattern", r"[A-Z].*\.")
+    assert result.code == 0
+    assert "Follow" in result.out
 
 
 def test_errors_of_the_command(tmp_path: Path, task: Path, delia: Delia) -> None:

@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(made: Path, make_tiny_tokenizer: Callable[[], Any]) -> Callable[..., Path]:
-    """Prepares a random tiny model; its tokenizer may be that of a family."""
+    """Prepare a random tiny model; its tokenizer may be that of a family."""
 
     def make(name: str | None = None, template: str | None = None) -> Path:
         base, folder = made / f"base-{name}-{template is None}", made / f"{name}-{template is None}"
@@ -67,7 +67,7 @@ def model(made: Path, make_tiny_tokenizer: Callable[[], Any]) -> Callable[..., P
 
 @pytest.fixture
 def mixture(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a mixture of one task row and four pairs."""
+    """Write a mixture of one task row and four pairs."""
 
     def make(format: Format = "messages", token: str = "<sep>") -> Path:
         folder = tmp_path / f"mix-{format}-{len(token)}"
@@ -80,7 +80,7 @@ def mixture(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def write(model: Callable[..., Path], mixture: Callable[..., Path], tmp_path: Path) -> Write:
-    """Writes the files of a trainer."""
+    """Write the files of a trainer."""
 
     def write(
         trainer: TrainerName,

@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, never a part; a folder has one writer."""
+"""A file is the old or the new one, never a part of it; a folder has one writer."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Each filter rejects its own fault and nothing that resembles it."""
+"""Each filter rejects its fault and nothing similar."""
 
 import json
 import string

@@ -1,4 +1,4 @@
-"""Each gate lets a good wording through and says why a bad one fails."""
+"""Each gate accepts good wordings, and rejects bad ones with a reason."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -91,8 +91,8 @@ def test_a_label_alone_gives_the_answer_away() -> None:
     task = replace(TASK, description="one word", keys=(), train=rows, scoring="exact")
     assert reason("{query} Tell me that it is good, in <sep>.", task) == "leaks_answer"
     assert reason("{query} Is it good or bad? <sep>", task) is None
-    told = replace(task, description="one of good or bad")
-    assert reason("{query} Is it good or bad? <sep>", told) == "leaks_format"
+    described = replace(task, description="one of good or bad")
+    assert reason("{query} Is it good or bad? <sep>", described) == "leaks_format"
 
 
 def test_as_often_as_asked() -> None:

@@ -38,7 +38,7 @@ FORMS = ["Why are {} so {}?", "Describe {} to me, {} ones.", "What makes {} a {}
 
 
 def made_up(request: Request) -> str:
-    """A list of three texts that follow from the seed: some fine, some not, some alike."""
+    """Return a list of three texts that depend on the seed: valid, invalid, or similar."""
     return "\n".join(one(request.seed, part) for part in range(3))
 
 
@@ -51,7 +51,7 @@ def one(seed: int, part: int) -> str:
 
 @dataclass
 class Lister:
-    """A generator whose requests tell how many queries were known."""
+    """A generator whose requests contain the number of earlier queries."""
 
     round_size: int = 4
     rounds_ahead: int = 1
@@ -76,7 +76,7 @@ def written(folder: Path, engine: Any = None, **author: Any) -> GeneratedQueries
 
 
 def requests_of(engine: MockEngine) -> list[Request]:
-    """The requests as the engine gets them, in a list that grows."""
+    """Return a list to which the engine's requests are appended."""
     requests: list[Request] = []
     answer = engine.answer
 
@@ -386,7 +386,7 @@ def a_list(request: Request) -> str:
 
 
 def shown_in(request: Request) -> list[str]:
-    """The queries that a prompt shows."""
+    """Return the queries in a prompt."""
     assert request.role == "assistant" and len(request.messages) == 1
     return re.findall(r"^\d+\. (.*)$", request.messages[0].content, re.M)
 

@@ -1,4 +1,4 @@
-"""A large file is hashed once, and again as soon as it changed."""
+"""A large file is hashed once, and again after a change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def small_is_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Files that were really read."""
+    """Files that were read."""
     seen: list[Path] = []
     real = hashes.file_sha256
 

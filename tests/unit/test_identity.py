@@ -30,7 +30,7 @@ def saved(
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The models that were loaded whole."""
+    """The models that were fully loaded."""
     seen: list[Any] = []
 
     def spy(*given: Any, **options: Any) -> PreTrainedModel:

@@ -40,7 +40,7 @@ def room_of(relative: Path) -> str:
 
 
 def sources() -> list[tuple[Path, Path]]:
-    """Every source file, with its path inside the package."""
+    """Return all source files with their paths inside the package."""
     package = find_spec("delia_data")
     assert package is not None
     assert package.origin is not None
@@ -67,7 +67,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def at_import(tree: ast.Module) -> ast.Module:
-    """What runs when the module is imported: no function bodies, no type-checking blocks."""
+    """Return the nodes that run when the module is imported."""
     body = [
         node
         for node in tree.body

@@ -1,4 +1,4 @@
-"""Inputs as users have them: each is read as it is meant, or refused in one line."""
+"""Inputs of users: each is read as intended, or refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A judge rejects answers and wordings, says why, and is not asked twice."""
+"""A judge rejects answers and wordings with a reason, and gets each request once."""
 
 import json
 import textwrap
@@ -98,7 +98,7 @@ def test_a_killed_run_asks_neither_the_model_nor_the_judge_again(tmp_path: Path)
 
 
 class Batches(MockEngine):
-    """A judge that answers out of order, and keeps the size of each batch."""
+    """A judge that answers out of order, and records the size of each batch."""
 
     def __init__(self) -> None:
         super().__init__(lambda request: verdict(request.messages[-1].content), shuffle=8)

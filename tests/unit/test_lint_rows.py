@@ -21,7 +21,7 @@ ASKED = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 
 @pytest.fixture
 def tokenizer(tiny_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """One byte, one id; `<sep>` added."""
+    """A tokenizer with one id per byte and `<sep>`."""
     add_token_to_tokenizer(tiny_tokenizer)
     return tiny_tokenizer
 

@@ -19,7 +19,7 @@ from delia_data.errors import MissingExtraError
 
 
 class RefusedError(Exception):
-    """As litellm's own: a status, a message, headers, a body."""
+    """An error like litellm's: a status, a message, headers, a body."""
 
     def __init__(self, status: int | None, message: str = "no", **more: Any) -> None:
         super().__init__(message)

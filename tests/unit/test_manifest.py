@@ -1,4 +1,4 @@
-"""A finished output is known by its marker, and says what it is and of what it was made."""
+"""A finished output has a marker, and its manifest has its kind and inputs."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`delia mix` with a recipe: several tasks and caches, weights, tokens of their own."""
+"""`delia mix` with a recipe: several tasks and caches, weights, several tokens."""
 
 from __future__ import annotations
 

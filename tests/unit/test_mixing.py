@@ -1,4 +1,4 @@
-"""What must always hold of a mixture: ratio, order, accounting."""
+"""Invariants of a mixture: ratio, order, counts."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The mock engine, which users test with, and what every engine's settings must hold."""
+"""The mock engine, and checks of the settings of all engines."""
 
 from collections.abc import Sequence
 

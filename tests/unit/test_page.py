@@ -1,4 +1,4 @@
-"""The page of every report: whole, silent, escaped, in colours that all people tell apart."""
+"""The page of every report: complete, without requests, escaped, in distinguishable colors."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ EYES = {
 
 
 def linear(colour: str) -> np.ndarray:
-    """Linear RGB of #rrggbb."""
+    """Return the linear RGB of #rrggbb."""
     value = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
-    """Ottosson's perceptual space (2020), in which distances are about as large as they look."""
+    """Convert to Oklab (Ottosson 2020), whose distances are perceptual."""
     cones = np.cbrt(
         np.clip(rgb, 0, 1)
         @ np.array(
@@ -74,7 +74,7 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
 
 
 def contrast(one: str, other: str) -> float:
-    """Contrast ratio as WCAG 2 has it."""
+    """Return the contrast ratio of WCAG 2."""
     bright, dark = sorted(
         (float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (one, other)), reverse=True
     )

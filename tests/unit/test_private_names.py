@@ -26,7 +26,7 @@ def trees() -> list[ast.Module]:
 
 
 def defined(tree: ast.AST) -> Iterator[str]:
-    """Names of functions, classes, variables and attributes that a module defines."""
+    """Return the names of functions, classes, variables and attributes that a module defines."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
@@ -41,7 +41,7 @@ def defined(tree: ast.AST) -> Iterator[str]:
 
 
 def used(tree: ast.AST) -> Iterator[str]:
-    """Private names that a module reads from an object, by `getattr`, or imports from elsewhere."""
+    """Return the private names that a module reads from an object, or imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield node.attr

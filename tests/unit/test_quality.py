@@ -1,4 +1,4 @@
-"""Figures of a cache."""
+"""Quality measures of a cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from delia_data.sampling.quality import (
 
 
 def bag(texts: Sequence[str]) -> Vectors:
-    """Each word has a direction of its own, roughly."""
+    """Embed texts with an almost orthogonal direction for each word."""
     rows = np.zeros((len(texts), 256), dtype=np.float32)
     for row, text in zip(rows, texts, strict=True):
         for word in text.lower().split():

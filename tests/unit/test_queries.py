@@ -36,7 +36,7 @@ def source() -> dict[str, Any]:
 
 
 def slots_of(source: dict[str, Any]) -> set[str]:
-    """Names of the tables that the templates draw from."""
+    """Return the names of the tables that the templates use."""
     slots = re.findall(r"\{([^{}]+)\}", "\n".join(source["kinds"].values()))
     return {name for slot in slots for name in re.findall(r"[a-z_]+", slot)}
 

@@ -1,4 +1,4 @@
-"""Choosing a ratio from losses that are made up: differences, intervals, the smallest ratio."""
+"""The choice of a ratio from synthetic losses: differences, intervals, the smallest ratio."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FLAT = np.full(5, 0.3)
 def losses(
     truth: Any, *, seeds: int = 2, sd: float = 0.003, rows: int = 60, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Losses around a truth: rows differ by much more than ratios do, seeds by `sd`."""
+    """Return losses around a true value, with large differences of rows, and seeds by `sd`."""
     draw = np.random.default_rng(seed)
     tokens = draw.integers(10, 40, rows).astype(float)
     shape = (len(truth), seeds)

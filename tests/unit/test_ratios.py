@@ -1,4 +1,4 @@
-"""Ratios: which are ones, and what happens where the cache is too small for one."""
+"""Valid and invalid ratios, and caches that are too small for a ratio."""
 
 import math
 from collections import Counter

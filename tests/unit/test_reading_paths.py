@@ -1,4 +1,4 @@
-"""The two paths of the reader give the same rows or the same refusal, whatever the input holds."""
+"""Both paths of the reader give the same rows or the same error for any input."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ wild_turns = st.fixed_dictionaries(
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Return turns that are most often valid."""
+    """Return turns that are usually valid."""
     roles = draw(st.sampled_from(["ua", "sua", "uaua", "ua", "u", "a", "au", "s", ""]))
     named = {"u": "user", "a": "assistant", "s": "system"}
     extra = draw(st.dictionaries(st.sampled_from(sorted(SOMETIMES)), scalars, max_size=1))
@@ -88,7 +88,7 @@ COLUMNS = [
 
 @st.composite
 def tables_of_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Return rows whose columns are most often those of one format."""
+    """Return rows whose columns are usually those of one format."""
     extra = draw(st.lists(st.sampled_from(COLUMNS), max_size=2, unique=True))
     wild = draw(st.booleans())
     kind = messages if wild else conversations()
@@ -115,7 +115,7 @@ class Reading(NamedTuple):
 
 
 def read(given: Any, *, strict: bool = False, fast: bool = True) -> Reading:
-    """Read an input, or only its refusal, with or without the fast path."""
+    """Read an input or its error, with or without the fast path."""
     source = open_source(given, strict=strict)
     rows, error = [], None
     with nullcontext() if fast else patch("delia_data.reading.exact", lambda *_, **__: None):

@@ -1,4 +1,4 @@
-"""Row formats are read and written without loss, and bad rows say what is wrong with them."""
+"""Row formats are read and written without loss, and errors of bad rows name the fault."""
 
 import json
 from pathlib import Path

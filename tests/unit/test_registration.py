@@ -31,7 +31,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Every attempt to reach the network; each one fails."""
+    """Attempts to reach the network; each one fails."""
     attempts: list[object] = []
 
     def refuse(*args: object, **kwargs: object) -> None:

@@ -66,7 +66,7 @@ GRID = {
 
 
 def changed(**values: Any) -> dict[str, Any]:
-    """The grid with other values in its one experiment."""
+    """Return the grid with other values in its experiment."""
     experiment = {**GRID["experiments"][FORMATTED], **values}  # type: ignore[index]
     return {"name": "g", "experiments": {FORMATTED: experiment}}
 

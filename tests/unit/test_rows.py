@@ -1,4 +1,4 @@
-"""Rows of what the builders load: those of `datasets`, given more quickly."""
+"""Fast rows of the builders equal those of `datasets`."""
 
 from __future__ import annotations
 

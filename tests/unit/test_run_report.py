@@ -1,4 +1,4 @@
-"""The report on runs: what it recognizes and refuses, what each section says, where it writes."""
+"""The report on runs: accepted and refused inputs, texts of sections, output files."""
 
 from __future__ import annotations
 

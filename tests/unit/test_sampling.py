@@ -230,7 +230,7 @@ def test_budget_is_never_exceeded_and_the_cache_is_valid(tmp_path: Path, shuffle
 
 
 class Silent(MockEngine):
-    """An API that has prices and tells nothing of what an answer took."""
+    """An API with prices that does not report usage."""
 
     def generate(
         self, requests: Iterable[Request | None], sampling: Sampling
@@ -282,7 +282,7 @@ def test_exhausted_queries_give_a_smaller_cache_with_the_reason(tmp_path: Path) 
 
 
 class Growing:
-    """Queries of which ten more can be had, until there are 40."""
+    """A source that grows by ten queries, up to 40."""
 
     def __init__(self) -> None:
         self.there = 0
@@ -337,7 +337,7 @@ def test_cost_of_generated_queries_counts_toward_the_budget(tmp_path: Path) -> N
 
 
 class Saturated:
-    """Stands in for the measure: it has enough after some pairs."""
+    """A stub of the measure, which is saturated after some pairs."""
 
     def __init__(self, after: int) -> None:
         self.left = after
@@ -420,7 +420,7 @@ def test_dead_engine_ends_the_run_and_finished_rows_stay(tmp_path: Path) -> None
 
 
 class Mute(MockEngine):
-    """An engine that takes a request and breaks its contract."""
+    """An engine that takes a request and does not answer it."""
 
     def generate(
         self, requests: Iterable[Request | None], sampling: Sampling

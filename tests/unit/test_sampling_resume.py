@@ -23,7 +23,7 @@ from delia_data.sampling import Query, default_filters, read_cache, sample
 
 
 class KilledError(Exception):
-    """Stands in for a process that dies."""
+    """A stub of a killed process."""
 
 
 def stop_after(count: int) -> Callable[[str], str]:

@@ -225,7 +225,7 @@ sentence = st.lists(word, max_size=14)
 
 
 def longest(one: list[str], other: list[str]) -> int:
-    """Words of the longest common subsequence, as textbooks find it."""
+    """Return the words of the longest common subsequence, by dynamic programming."""
     table = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
     for i, left in enumerate(one):
         for j, right in enumerate(other):

@@ -1,4 +1,4 @@
-"""A cache can be given as anything that holds pairs; the mixture is the same."""
+"""Any input of pairs can be a cache; the mixture is the same."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def shards(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same messages, the fields of a turn the other way round, and a field more."""
+    """Return the same messages with reversed fields of turns and one more field."""
     return [
         {"messages": [{"content": m["content"], "role": m["role"], "n": 1} for m in r["messages"]]}
         for r in rows

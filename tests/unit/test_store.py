@@ -49,7 +49,7 @@ def finished(folder: Path, rows: list[SampledRow] = ROWS, **options: Any) -> Man
 
 
 def known(folder: Path) -> dict[str, Any]:
-    """What a store knows when it is opened."""
+    """Return the state of a store after opening it."""
     with PairStore.open(folder, PLAN) as store:
         return {
             "asked": set(store.asked),
@@ -63,7 +63,7 @@ def known(folder: Path) -> dict[str, Any]:
 
 
 def of_rows(rows: list[SampledRow]) -> dict[str, Any]:
-    """Return what a store must know of rows that did not fail."""
+    """Return the expected state of a store with rows that did not fail."""
     reasons = [row.rejected for row in rows if row.rejected is not None]
     return {
         "asked": {row.id for row in rows},

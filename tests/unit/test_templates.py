@@ -1,4 +1,4 @@
-"""Chat templates of today: every one of TRL passes the lint, or is refused with advice that works.
+"""All chat templates of TRL pass the lint, or are refused with working advice.
 
 Tokenizers are small and have no model; the marks that a template writes are tokens of their own.
 """
@@ -50,7 +50,7 @@ def made(name: str, **options: Any) -> PreTrainedTokenizerBase:
 
 
 def follow(advice: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[Record, bool]]:
-    """Do what a message says, and return the rows to lint again."""
+    """Follow the advice of a message, and return the rows to lint again."""
     if option := re.search(r"--template-option (\S+)", advice):
         set_template_options(tokenizer, parse_assignments([option[1]], "--template-option"))
     elif taken := re.search(r"take (\S+) and the line break after it out of", advice):

@@ -12,7 +12,7 @@ from delia_data.sampling.embeddings import map_texts, place_by_words
 
 
 def embed_numbers(texts: Sequence[str]) -> np.ndarray:
-    """Vectors that the texts spell."""
+    """Return the vectors written in the texts."""
     return np.array([[float(part) for part in text.split()] for text in texts], dtype=np.float32)
 
 

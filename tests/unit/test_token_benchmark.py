@@ -1,4 +1,4 @@
-"""The ways to train the token's row that the benchmark of distances compares."""
+"""The training methods that the benchmark of token distances compares."""
 
 from __future__ import annotations
 

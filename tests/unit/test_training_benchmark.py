@@ -1,4 +1,4 @@
-"""The counts of the training benchmark, computed by hand."""
+"""The counts of the training benchmark, compared with manual calculations."""
 
 from __future__ import annotations
 

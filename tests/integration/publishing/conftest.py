@@ -1,4 +1,4 @@
-"""A loopback Hub, a program that talks to it, and what was published on it first."""
+"""A loopback Hub, a client process, and a published repository."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def client(hub: HubServer, home: Path) -> Iterator[Worker]:
 
 @pytest.fixture(scope="package")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A task, the same in other words, another task; a cache, and the same cache grown."""
+    """A task, the same in other wordings, another task; a cache, and the same cache grown."""
     root = tmp_path_factory.mktemp("folders")
     return {
         "task": make_task(root / "task"),
@@ -67,7 +67,7 @@ def published(hub: HubServer, client: Worker, folders: dict[str, Path]) -> str:
 def no_token_is_where_it_should_not_be(
     hub: HubServer, client: Worker, published: str, home: Path
 ) -> Iterator[None]:
-    """Looks at every request, every file and every line of all tests, when they are done."""
+    """Check all requests, files and lines of output after the tests."""
     yield
     assert len(hub.log) > 20
     for request in hub.log:
@@ -86,7 +86,7 @@ def no_token_is_where_it_should_not_be(
 
 @pytest.fixture
 def repo(hub: HubServer, published: str) -> str:
-    """A copy of it, whose name nothing has cached."""
+    """A copy of it with an uncached name."""
     name = f"org/copy-{len(hub.repos)}"
     source = hub.repos[published]
     copy = type(source)(name, source.private, dict(source.commits), dict(source.refs))

@@ -1,4 +1,4 @@
-"""Who may read and write, and where a login never goes."""
+"""Permissions to read and write, and logins that never leak."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads that are checked against the manifest, and go on where they ended."""
+"""Downloads are checked against the manifest, and resume."""
 
 from __future__ import annotations
 

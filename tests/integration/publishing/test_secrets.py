@@ -36,7 +36,7 @@ def test_the_command_line_reports_it(
     client: Worker, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     cache = make_cache(tmp_path / "cache", 3, extra=" Ask someone@somewhere.org.")
-    arguments = ["push", "org/told", str(folders["task"]), str(cache), "--license", "mit"]
+    arguments = ["push", "org/refused", str(folders["task"]), str(cache), "--license", "mit"]
     done = client("main", WRITER, arguments=arguments)
     assert done["code"] == 2
     assert "cache/pairs-00000.parquet row 0: email" in done["out"]

@@ -39,7 +39,7 @@ def task_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """`load_dataset` with a cache of its own."""
+    """Return `load_dataset` with its own cache."""
 
     def load(name: str, config: str | None = None, **arguments: Any) -> Any:
         return load_dataset(name, config, cache_dir=str(tmp_path / "hf"), **arguments)

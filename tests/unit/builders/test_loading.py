@@ -1,4 +1,4 @@
-"""Fresh rows where an input changed, and every way in which `datasets` loads."""
+"""New rows after an input changed, and all ways to load with `datasets`."""
 
 from __future__ import annotations
 
