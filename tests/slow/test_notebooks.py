@@ -1,7 +1,7 @@
-"""The notebooks run from top to bottom, and their kept outputs are what they print.
+"""The notebooks run from top to bottom, and print their saved outputs.
 
-What a model writes may differ from one processor to the next: cells tagged `varies` must print
-something, and `CLAIMS` says what must hold of it.
+The output of a model may differ between processors: cells tagged `varies` must print something, and
+`CLAIMS` has assertions about it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ VARIES = "varies"
 CLAIMS = {
     "01_quickstart": (
         "assert mixture.num_rows == 120 and losses[-1] < losses[0]\n"
-        "assert found.number('follow', 'untrained').value == 0, found\n"
-        "assert found.number('follow').value > 0.5 and leak.rows == 16, found"
+        "assert evaluation.number('follow', 'untrained').value == 0, evaluation\n"
+        "assert evaluation.number('follow').value > 0.5 and leak.rows == 16, evaluation"
     ),
     "02_your_own_task": (
         "assert cache.rows['kept'] == 18 and _exit_code == 0\n"
@@ -33,7 +33,7 @@ CLAIMS = {
         "assert results.finished and set(methods) >= {'delia', 'step_matched', 'common'}"
     ),
 }
-"""What must hold at the end of a notebook, by its name; run there as a last cell."""
+"""Assertions by notebook, which run as its last cell."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,7 +47,7 @@ pytestmark = [
 
 
 def printed(cell: nbformat.NotebookNode) -> str:
-    """What a code cell shows as text."""
+    """Return the text output of a code cell."""
     outputs = [
         output.get("text") or output.get("data", {}).get("text/plain")
         for output in cell.outputs
