@@ -429,6 +429,17 @@ class Manifest(BaseModel):
     code_version: str = __version__
 
 
+def weights_sha256(manifest: Manifest) -> str | None:
+    """Return the hash of the trained weights of an adapter, and of what is exported from it.
+
+    None if the output has no weights.
+    """
+    if known := manifest.inputs.get("weights"):
+        return known
+    weights = {name: sha for name, sha in manifest.files.items() if name.endswith(".safetensors")}
+    return hashlib.sha256(canonical_json(weights)).hexdigest() if weights else None
+
+
 def finish(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
     """Hash the output's files, write the manifest, and finally the finish marker.
 

@@ -18,7 +18,6 @@ Engines that serve LoRA refuse adapters that hold rows of the embedding. Two exp
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from pathlib import Path
@@ -30,13 +29,13 @@ from delia_data.models import load_model, load_tokenizer, quiet, widen
 from delia_data.outputs import (
     LOCK,
     Manifest,
-    canonical_json,
     check_folder_is_ours,
     file_sha256,
     finish,
     folder_lock,
     is_finished,
     read_manifest,
+    weights_sha256,
 )
 from delia_data.training.loading import load_prepared, load_prepared_tokenizer, training_errors
 from delia_data.training.prepare import earlier_model, model_folder, save_model
@@ -242,11 +241,11 @@ def _export_manifest(adapter: str | os.PathLike[str], form: str) -> Manifest:
     """Return the manifest of an export, without its files."""
     trained = read_manifest(adapter, verify=True)
     adapter_settings(adapter)
-    weights = {name: sha for name, sha in trained.files.items() if name.endswith(".safetensors")}
+    weights = weights_sha256(trained)
     return Manifest(
         kind="model",
         settings={**trained.settings, "form": form},
-        inputs={**trained.inputs, "weights": hashlib.sha256(canonical_json(weights)).hexdigest()},
+        inputs={**trained.inputs, "weights": weights},
         details={name: trained.details[name] for name in trained.details if name == "mixture"},
     )
 

@@ -211,7 +211,7 @@ def evaluate(
             "intervals": asdict(how),
         }
         counts = {**evaluation.rows, **({"pairs": len(measured)} if measured else {})}
-        inputs = {"task": task.sha256}
+        inputs = {"task": task.sha256, **({"weights": w} if (w := opened.weights) else {})}
         finish(root, Manifest(kind="evaluation", settings=settings, inputs=inputs, rows=counts))
     return evaluation
 

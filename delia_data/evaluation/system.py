@@ -18,7 +18,7 @@ from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import InputError, TokenError, UnfinishedError
 from delia_data.evaluation.generation import ANSWERS, ASKING
 from delia_data.models import load_model, load_tokenizer, widen
-from delia_data.outputs import MANIFEST, is_finished, read_manifest
+from delia_data.outputs import MANIFEST, is_finished, read_manifest, weights_sha256
 from delia_data.records import Message
 from delia_data.tokens import (
     INITS,
@@ -117,6 +117,7 @@ class System:
         tokenizer: Tokenizer that counts the tokens of prompts; None leaves them unknown.
         tokens: Special tokens that an adapter was trained for; empty if unknown.
         notes: Notes for the reader.
+        weights: Hash of the trained weights (`outputs.weights_sha256`); None if unknown.
     """
 
     engine: Engine
@@ -124,6 +125,7 @@ class System:
     tokenizer: Any = None
     tokens: Sequence[str] = ()
     notes: Sequence[str] = field(default_factory=tuple)
+    weights: str | None = None
 
     def close(self) -> None:
         """Close the engines."""
@@ -220,6 +222,7 @@ def open_system(
             reference or (load_engine(engine, model=untrained, **options) if untrained else None),
             counter,
             notes=_notes_of(engine, counter, token),
+            weights=_weights(model),
         )
     given = dict(options)
     device, batch_size = given.pop("device", "cpu"), given.pop("batch_size", _BATCH_SIZE)
@@ -256,7 +259,7 @@ def open_system(
             batch_size=batch_size,
         )
     mine = TransformersEngine(loaded, own, batch_size=batch_size)
-    return System(mine, reference or other, own, notes=notes)
+    return System(mine, reference or other, own, notes=notes, weights=_weights(model))
 
 
 def open_adapter_system(
@@ -292,7 +295,12 @@ def open_adapter_system(
     set_template_options(tokenizer, template_options)
     off = SwitchedOffEngine.of(folder, model, tokenizer, batch_size=batch_size)
     engine = TransformersEngine(model, tokenizer, batch_size=batch_size)
-    return System(engine, off, tokenizer, tokens, _notes_on(tokenizer, token))
+    notes = _notes_on(tokenizer, token)
+    return System(engine, off, tokenizer, tokens, notes, _weights(folder))
+
+
+def _weights(folder: str | os.PathLike[str]) -> str | None:
+    return weights_sha256(read_manifest(folder)) if is_finished(folder) else None
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -44,6 +44,7 @@ from delia_data.outputs import (
     canonical_json,
     file_sha256,
     read_manifest,
+    weights_sha256,
     write_json,
     write_text,
 )
@@ -301,6 +302,33 @@ def mix_ratios(parts: Mapping[str, Part], ratios: Iterable[float], folder: Path)
         mixture = mix(rows, parts[CACHE].folder, ratio=ratio)
         mixtures[name] = Part(name, folder / name, save_mixture(mixture, folder / name))
     return mixtures
+
+
+def check_weights(parts: Mapping[str, Part], before: Manifest | None) -> None:
+    """Check that an evaluation is that of the model which is given, or else published.
+
+    Evaluations of earlier versions do not tell whose weights they evaluated.
+
+    Raises:
+        InputError: The evaluation is that of other weights.
+    """
+    evaluation = parts.get(EVALUATION)
+    evaluated = None if evaluation is None else evaluation.manifest.inputs.get("weights")
+    if evaluation is None or evaluated is None:
+        return
+    if MODEL in parts:
+        weights = weights_sha256(parts[MODEL].manifest)
+    elif before is not None and MODEL in before.details:
+        files = files_of(before, [MODEL])
+        weights = weights_sha256(source_manifest(before, MODEL).model_copy(update={"files": files}))
+    else:
+        return
+    if weights != evaluated:
+        raise InputError(
+            f"{evaluation.folder} evaluates other weights than those of the "
+            f"{'given' if MODEL in parts else 'published'} model, which may be trained again: "
+            "rerun delia evaluate into a new folder, or leave this one out"
+        )
 
 
 def check_evaluation(parts: Mapping[str, Part], before: Manifest, repo: str) -> None:

@@ -45,6 +45,7 @@ from delia_data.hub.parts import (
     cache_ids,
     check_evaluation,
     check_mixture,
+    check_weights,
     files_of,
     home_of,
     lean_mixtures,
@@ -333,6 +334,7 @@ class _Push:
                 "the first version needs a license, such as --license apache-2.0: it follows from "
                 "the licenses of the model and of the task's rows"
             )
+        check_weights(self.parts, before)
         kept = None if self.replace_all else before
         if kept is not None:
             self._check_kept(kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from delia_data.evaluation.tables import (
     evaluation_tables,
     system_numbers,
 )
-from delia_data.outputs import canonical_json
+from delia_data.outputs import canonical_json, weights_sha256
 from delia_data.ranking import rank
 from delia_data.report.experiments import Example, ExampleRun, cell_examples
 from delia_data.report.page import Figures, Metric, Section, blocks, join, named, show_table
@@ -40,6 +40,10 @@ _NOTE: Final = (
     "answers to the system prompt that the token stands for; under the full instruction, that of "
     "its sampled answers. Save: prompt tokens saved against the full instruction. Columns in "
     "italics are bounds. Brackets show intervals by bootstrap over rows."
+)
+_OTHER_WEIGHTS: Final = (
+    "no adapter on this page has the evaluated weights; if the adapter was trained again, evaluate "
+    "it again"
 )
 _EXAMPLES_SHOWN: Final = 3
 _EXAMPLES: Final = 12
@@ -74,10 +78,14 @@ class EvaluatedRun:
 def read_evaluated(runs: Runs) -> list[list[EvaluatedRun]]:
     """Read all evaluations among some runs, grouped by task."""
     every = []
+    adapters = {weights_sha256(run.done) for run in runs.of("adapter")}
     for run in runs.of("evaluation", "probe"):
         if run.kind == "evaluation":
-            pairs = read_divergences(run.folder)
-            every.append(EvaluatedRun(run.label, *read_evaluation(run.folder), pairs))
+            pairs, (scores, rows) = read_divergences(run.folder), read_evaluation(run.folder)
+            weights = run.done.inputs.get("weights")
+            if adapters and weights is not None and weights not in adapters:
+                scores = replace(scores, notes=(*scores.notes, _OTHER_WEIGHTS))
+            every.append(EvaluatedRun(run.label, scores, rows, pairs))
         else:
             every.append(EvaluatedRun(run.label, *read_first_quickstart(run.folder)))
     every.sort(key=lambda one: one.task_key)

@@ -24,7 +24,7 @@ from delia_data.evaluation.evaluate import read_divergences
 from delia_data.evaluation.grading import agreement
 from delia_data.evaluation.keep import divergences
 from delia_data.mixing import mix, read_task_rows
-from delia_data.outputs import read_manifest
+from delia_data.outputs import read_manifest, weights_sha256
 from delia_data.records import Message, Record
 from delia_data.tokens import render_ids
 from delia_data.training import TrainSettings, read_recipe
@@ -143,6 +143,9 @@ def test_two_prompts_from_queries_to_numbers(
     adapter = read_manifest(out / "adapter")
     assert adapter.settings["token"] == ["<shop>", "<lab>"]
     assert adapter.rows == {"task": 8, "cache": 8, "contrast": 4}
+    for name in ("shop", "lab"):
+        evaluated = read_manifest(out / "evaluation" / name)
+        assert evaluated.inputs["weights"] == weights_sha256(adapter)
     for one in result.tokens.values():
         assert one.evaluation.number("right") is None
         assert one.evaluation.number("agree") and one.evaluation.number("saved")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from report_inputs import (
 )
 
 from delia_data.errors import ForeignFolderError, InputError, UnfinishedError
-from delia_data.outputs import FINISHED, Manifest, finish, write_json
+from delia_data.outputs import FINISHED, Manifest, finish, read_manifest, write_json
 from delia_data.report import check_place, make_report
 from delia_data.report.answers import answers, examples, read_evaluated
 from delia_data.report.data import Maps, accounts, settings
@@ -167,6 +169,23 @@ def test_numbers_come_first_and_runs_are_compared(evaluations: Path) -> None:
     assert found.body.count("<em>untrained</em>") == 1  # the bound of both runs
     assert "+100 [−38, +146]" not in found.body and "<b>+100</b>" in found.body
     assert "<script" not in found.body
+
+
+def test_an_evaluation_of_other_weights_has_a_note(evaluations: Path, tmp_path: Path) -> None:
+    for name in ("mine", "old"):
+        shutil.copytree(evaluations / "delia", tmp_path / name)
+        weights = b"mine" if name == "mine" else b"old"
+        inputs = {"weights": hashlib.sha256(weights).hexdigest()}
+        manifest = read_manifest(tmp_path / name)
+        finish(tmp_path / name, manifest.model_copy(update={"inputs": inputs}))
+    shutil.copytree(tmp_path / "mine", tmp_path / "adapter")
+    finish(
+        tmp_path / "adapter",
+        Manifest(kind="adapter", inputs=read_manifest(tmp_path / "mine").inputs),
+    )
+    [group] = read_evaluated(read_runs([tmp_path / n for n in ("adapter", "mine", "old")]))
+    noted = {one.label: any("evaluate it again" in n for n in one.scores.notes) for one in group}
+    assert noted == {"mine": False, "old": True}
 
 
 def test_the_first_on_which_runs_differ_are_shown_first(evaluations: Path) -> None:

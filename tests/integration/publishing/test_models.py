@@ -20,7 +20,14 @@ from safetensors.torch import load_file
 from trained import MARKS, logits_of, sequences, tiny_settings
 
 from delia_data.mixing import mix, read_task_rows, save_mixture
-from delia_data.outputs import Manifest, finish, read_manifest, write_json, write_text
+from delia_data.outputs import (
+    Manifest,
+    finish,
+    read_manifest,
+    weights_sha256,
+    write_json,
+    write_text,
+)
 from delia_data.training import load_adapter, train
 from delia_data.training.adapter import export_merged, export_parted
 from delia_data.training.data import ProvenanceWarning
@@ -200,6 +207,25 @@ def test_a_model_of_a_local_folder_says_so(hub: HubServer, client: Worker, model
     assert "- base model: `base`, a local folder that has no name on the Hub" in text
     files = hub.files("models/org/of-local")
     assert [name for name, data in files.items() if str(models["base"]).encode() in data] == []
+
+
+def test_an_evaluation_of_other_weights_is_refused(
+    client: Worker, models: Folders, tmp_path: Path
+) -> None:
+    evaluation = tmp_path / "evaluation"
+    shutil.copytree(models["evaluation"], evaluation)
+    before = read_manifest(evaluation)
+    inputs = {"weights": str(weights_sha256(read_manifest(models["adapter"])))}
+    finish(evaluation, before.model_copy(update={"inputs": inputs}))
+    with pytest.raises(ClientError, match="other weights than those of the given model"):
+        push(client, models["other"], evaluation, repo="org/stale")
+    for form in ("adapter", "merged", "parted"):
+        push(client, models[form], evaluation, repo=f"org/fresh-{form}", dry_run=True)
+    push(client, models["adapter"], repo="org/fresh")
+    assert push(client, evaluation, repo="org/fresh", base_model=None)["changed"]
+    push(client, models["other"], repo="org/stale")
+    with pytest.raises(ClientError, match="other weights than those of the published model"):
+        push(client, evaluation, repo="org/stale", base_model=None)
 
 
 def test_a_local_base_model_needs_its_name(client: Worker, models: Folders) -> None:
