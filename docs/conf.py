@@ -1,4 +1,4 @@
-"""Settings of Sphinx; `make docs` builds the pages into build/docs, warnings as errors."""
+"""Settings of Sphinx; `make docs` builds the pages into build/docs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 
-# Docstrings are written with single backticks around code.
+# Docstrings have single backticks around code.
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -34,7 +34,7 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-# Classes name the type of a field twice: in the docstring, and as the attribute itself.
+# The type of a field would appear twice: in the docstring and in the attribute.
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 88
 suppress_warnings = ["config.cache"]

@@ -1,4 +1,4 @@
-"""Writes the reference of the commands and the table of exit codes from the application itself.
+"""Write the reference of the commands and the table of exit codes from the application.
 
 ```{delia-commands}
 ```
@@ -22,7 +22,7 @@ __all__ = ["setup"]
 
 
 class Commands(SphinxDirective):
-    """One section a command: how it is called, what it does, its arguments and options."""
+    """A section for each command: usage, description, arguments and options."""
 
     has_content: ClassVar[bool] = False
 
@@ -86,7 +86,7 @@ def _option(option: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell and is read as it stands."""
+    """Escape text for a table cell."""
     escaped = " ".join(text.split())
     for sign in "\\|<>*_[]{}$":
         escaped = escaped.replace(sign, f"\\{sign}")
@@ -94,7 +94,7 @@ def _cell(text: str) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Tell Sphinx of the directives."""
+    """Register the directives."""
     app.add_directive("delia-commands", Commands)
     app.add_directive("delia-exit-codes", ExitCodes)
     return {"parallel_read_safe": True}

@@ -1,4 +1,4 @@
-"""Keep the pictures and examples of docstrings, and add the descriptions of settings."""
+"""Preserve diagrams and examples in docstrings, and add the descriptions of settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def literal_blocks(
 ) -> None:
     """Mark each indented block that follows an empty line after a line that is not indented."""
     marked: list[str] = []
-    last = ""  # the last line that is not empty
+    last = ""  # the last nonempty line
     for number, line in enumerate(lines):
         begins = line.startswith("    ") and number and not lines[number - 1].strip()
         if begins and last and not last.startswith(" "):
@@ -30,7 +30,7 @@ def literal_blocks(
 def settings(
     _app: Sphinx, what: str, _name: str, value: Any, _options: Any, lines: list[str]
 ) -> None:
-    """Add the description of each field that carries one."""
+    """Add the descriptions of fields."""
     if what == "class" and is_dataclass(value):
         described = {each.name: each.metadata.get("description") for each in fields(value)}
         lines += ["", *(f":ivar {name}: {text}" for name, text in described.items() if text), ""]

@@ -1,4 +1,4 @@
-"""A plain PyTorch loop on a mixture: every weight is trained, the token's row among them.
+"""Train all weights of a prepared model on a mixture in a plain PyTorch loop.
 
 delia prepare smollm2-135m-instruct my-model
 python pytorch_loop.py my-model trained --cache my-cache
@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import delia_data  # noqa: F401  # load_dataset knows delia_mix from here on
 
 parser = argparse.ArgumentParser()
-parser.add_argument("model", help="what delia prepare wrote")
+parser.add_argument("model", help="folder of delia prepare")
 parser.add_argument("out")
-parser.add_argument("--cache", help="pairs; the bundled ones if not given")
-parser.add_argument("--task", help="task; the bundled one if not given")
+parser.add_argument("--cache", help="pairs (default: bundled)")
+parser.add_argument("--task", help="task (default: bundled)")
 parser.add_argument("--ratio", type=float, default=4)
 parser.add_argument("--batch-size", type=int, default=16)
-parser.add_argument("--steps", type=int, help="all rows once if not given")
+parser.add_argument("--steps", type=int, help="number of steps (default: one epoch)")
 given = parser.parse_args()
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,7 +30,7 @@ model = AutoModelForCausalLM.from_pretrained(given.model, dtype="float32").to(de
 
 
 def encode(row):
-    """Ids and labels of a row; the loss is on the answer alone."""
+    """Return the ids and labels of a row; only the answer has labels."""
     turns = row["messages"]
     prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, return_dict=True)
     ids = torch.tensor(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
@@ -40,7 +40,7 @@ def encode(row):
 
 
 def collate(rows):
-    """Rows of one length; what is filled in is neither seen nor labelled."""
+    """Pad rows to one length; padding is masked and has no labels."""
     ids, labels = zip(*map(encode, rows), strict=True)
     return {
         "input_ids": pad_sequence(ids, True, tokenizer.pad_token_id).to(device),
@@ -50,7 +50,7 @@ def collate(rows):
 
 
 mixture = load_dataset("delia_mix", ratio=given.ratio, task=given.task, cache=given.cache)
-# No shuffle: the mixture's own order.
+# No shuffling: keep the mixture's order.
 batches = torch.utils.data.DataLoader(mixture["train"], given.batch_size, collate_fn=collate)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 for step, batch in enumerate(islice(batches, given.steps), start=1):

@@ -1,4 +1,4 @@
-"""A plain transformers.Trainer on a mixture: LoRA, and the token's own row of the embedding.
+"""Train LoRA and the token's embedding row on a mixture with a plain transformers.Trainer.
 
 delia prepare smollm2-135m-instruct my-model
 python transformers_trainer.py my-model trained --cache my-cache
@@ -19,14 +19,14 @@ from transformers import (
 import delia_data  # noqa: F401  # load_dataset knows delia_mix from here on
 
 parser = argparse.ArgumentParser()
-parser.add_argument("model", help="what delia prepare wrote")
+parser.add_argument("model", help="folder of delia prepare")
 parser.add_argument("out")
-parser.add_argument("--cache", help="pairs; the bundled ones if not given")
-parser.add_argument("--task", help="task; the bundled one if not given")
+parser.add_argument("--cache", help="pairs (default: bundled)")
+parser.add_argument("--task", help="task (default: bundled)")
 parser.add_argument("--ratio", type=float, default=4)
 parser.add_argument("--token", default="<sep>")
 parser.add_argument("--batch-size", type=int, default=16)
-parser.add_argument("--steps", type=int, default=-1, help="all rows once if not given")
+parser.add_argument("--steps", type=int, default=-1, help="number of steps (default: one epoch)")
 given = parser.parse_args()
 
 tokenizer = AutoTokenizer.from_pretrained(given.model)
@@ -34,7 +34,7 @@ model = AutoModelForCausalLM.from_pretrained(given.model, dtype="float32")
 
 
 def encode(row):
-    """The loss is on the answer alone: everything before it is labelled -100."""
+    """Return the ids and labels of a row; all labels before the answer are -100."""
     turns = row["messages"]
     prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, return_dict=True)
     whole = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
@@ -59,7 +59,7 @@ trainer = Trainer(
         learning_rate=1e-3,
         num_train_epochs=1,
         max_steps=given.steps,
-        train_sampling_strategy="sequential",  # the mixture's own order
+        train_sampling_strategy="sequential",  # keep the mixture's order
         logging_steps=1,
         save_strategy="no",
         report_to="none",
