@@ -245,7 +245,7 @@ def _export_manifest(adapter: str | os.PathLike[str], form: str) -> Manifest:
     return Manifest(
         kind="model",
         settings={**trained.settings, "form": form},
-        inputs={**trained.inputs, "weights": weights},
+        inputs={**trained.inputs, **({"weights": weights} if weights else {})},
         details={name: trained.details[name] for name in trained.details if name == "mixture"},
     )
 

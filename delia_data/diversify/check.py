@@ -440,11 +440,12 @@ class WordingChecker:
         Raises:
             EngineError: The judge failed.
         """
+        ends: Iterable[Finish] = finishes or repeat("stop")
         lists: list[list[Any]] = [self.accepted, self.rejected, self._words, self._vectors]
         lengths = [len(each) for each in lists]
         while True:
             unjudged = []
-            for wording, finish in zip(wordings, finishes or repeat("stop"), strict=False):
+            for wording, finish in zip(wordings, ends, strict=False):
                 if most is not None and len(self.accepted) >= most:
                     break
                 if self._check(wording, finish) and wording.text not in self._verdicts:

@@ -29,7 +29,7 @@ from delia_data.ranking import rank, row_seed
 from delia_data.reading import Problems, open_source
 from delia_data.records import Message, content_id, is_blank, read_text
 from delia_data.sampling.budget import Budget
-from delia_data.sampling.completion_log import CompletionLog
+from delia_data.sampling.completion_log import CompletionLog, LoggedCompletion
 from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.reading import read_text_file
 from delia_data.tasks.task import words_of
@@ -344,7 +344,7 @@ def write_wordings(
     def check() -> None:
         """Check completions in the order of their numbers, up to the first missing one."""
         nonlocal checked
-        ready = []
+        ready: list[LoggedCompletion] = []
         while (row := log.by_number.get(checked + len(ready))) and checked + len(ready) < tries:
             ready.append(row)
         before = len(checker.accepted) + len(checker.rejected)

@@ -185,7 +185,7 @@ def truncated(_query: str, completion: Completion) -> str | None:
     return "truncated" if completion.finish == "length" else None
 
 
-def names(token: str) -> Filter:
+def names(token: str) -> Callable[[str, Completion], str | None]:
     """Return the filter that rejects a pair which contains the special token."""
 
     def names_token(query: str, completion: Completion) -> str | None:
