@@ -380,7 +380,7 @@ def estimate_ratio(
 ) -> list[CellEstimate]:
     """Estimate the work of a series, cell by cell, without writing anything; see `run_ratio`."""
     _, sweep, _ = _check(task, cache, Path(folder), training, settings or RatioSettings())
-    return estimate_cells(sweep, {_EXPERIMENT: training.epochs}, {_EXPERIMENT: None})
+    return estimate_cells(sweep, {_EXPERIMENT: training}, {_EXPERIMENT: None})
 
 
 def _check(

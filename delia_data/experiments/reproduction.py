@@ -154,12 +154,9 @@ class Reproduction:
         experiments = self.grid.experiments
         cells = estimate_cells(
             self,
-            {name: one.settings().epochs for name, one in experiments.items()},
+            {name: one.settings() for name, one in experiments.items()},
             {name: one.seconds for name, one in experiments.items()},
-            rows={
-                name: one.steps and one.steps * one.settings().batch_size
-                for name, one in experiments.items()
-            },
+            steps={name: one.steps for name, one in experiments.items()},
         )
         seconds = total_seconds(cells, workers)
         for experiment in self.missing_caches().values():

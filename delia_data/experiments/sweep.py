@@ -30,6 +30,7 @@ from delia_data.experiments.grid import Cell, Seconds
 from delia_data.experiments.inputs import ExperimentInputs
 from delia_data.experiments.methods import get_method
 from delia_data.outputs import folder_lock, is_finished, write_text
+from delia_data.training.settings import TrainSettings, rows_a_step
 
 CELLS: Final = "cells"
 _FAILED: Final = ".failed"
@@ -265,17 +266,17 @@ class CellEstimate:
 
 def estimate_cells(
     sweep: Sweep,
-    epochs: Mapping[str, float],
+    settings: Mapping[str, TrainSettings],
     seconds: Mapping[str, Seconds | None],
     *,
-    rows: Mapping[str, int | None] | None = None,
+    steps: Mapping[str, int | None] | None = None,
 ) -> list[CellEstimate]:
     """Estimate the work of each cell of a sweep.
 
     Args:
         sweep: The sweep.
-        epochs: Epochs of a training, by experiment.
-        rows: Rows of a training summed over epochs, by experiment, in place of `epochs`.
+        settings: Settings of the trainings, by experiment.
+        steps: Optimizer steps of each training, by experiment, which replace the epochs.
         seconds: Durations by experiment; measured ones replace them once a trained cell is
             finished.
     """
@@ -286,9 +287,10 @@ def estimate_cells(
     }
     for cell in cells:
         per_epoch = get_method(cell.method).rows_per_epoch(cell.rows or 0, cell.ratio or 0.0)
-        trained_rows = round(epochs[cell.experiment] * per_epoch)
-        if per_epoch and (fixed := (rows or {}).get(cell.experiment)):
-            trained_rows = fixed
+        training = settings[cell.experiment]
+        trained_rows = round(training.epochs * per_epoch)
+        if per_epoch and (fixed := (steps or {}).get(cell.experiment)):
+            trained_rows = fixed * rows_a_step(round(per_epoch), training)
         finished, unit = is_finished(cell_folder(sweep.out, cell)), measured[cell.experiment]
         duration = None
         if not finished and unit is not None:

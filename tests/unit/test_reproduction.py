@@ -121,6 +121,17 @@ def test_the_estimate_counts_the_rows_of_fixed_steps(tmp_path: Path) -> None:
     assert [rows > 0 for rows in of_steps] == [rows > 0 for rows in of_epochs]
 
 
+def test_the_estimate_of_fixed_steps_takes_the_default_batch_size(tmp_path: Path) -> None:
+    """64 rows per step, and 16 for the 30 rows of common instruction tuning."""
+    grid = Grid.from_dict(changed(steps=150, training={"batch_size": None}))
+    rows = {
+        (one.cell.method, one.cell.rows, one.cell.ratio): one.trained_rows
+        for one in Reproduction(grid, tmp_path).estimate()[0]
+    }
+    assert rows["common", 30, None] == 150 * 16
+    assert rows["delia", 100, 5] == 150 * 64
+
+
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
