@@ -67,6 +67,11 @@ TURN_FIELDS: Final = _KEPT | {"role", "content", "from", "value"}
 """Fields of a turn that are never ignored."""
 
 
+def encodable(text: str) -> str:
+    """Return a text in which question marks replace lone surrogates, which UTF-8 lacks."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 class Rejection(NamedTuple):
     """The reason to reject a row, which is counted, and its details, which are only stored."""
 

@@ -9,9 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from delia_data.mixing import (
-    Mixture,
-)
+from delia_data.mixing import Mixture, mix, save_mixture
 from delia_data.records import Record
 from delia_data.tasks import TaskRow
 
@@ -47,3 +45,10 @@ def visible(folder: Path) -> set[str]:
 TASK, TEST, CACHE = task_rows(10), task_rows(4, split="test"), pairs(200)
 BIG_CACHE = pairs(10_000)
 orders = st.sampled_from(["shuffled", "interleaved"])
+
+
+def save_one_row(folder: Path, question: str, token: str | None = "<sep>") -> Path:
+    """Write a mixture of one task row and one pair."""
+    task = [TaskRow(Record.pair(question, "an answer"))]
+    save_mixture(mix(task, [Record.pair("query", "answer")], ratio=1, token=token), folder)
+    return folder

@@ -44,6 +44,18 @@ class RecordingEngine:
         return self.answer(text_of(request))
 
 
+def interrupted_after(count: int, answer: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a function that answers, and from then on behaves as a process that is killed."""
+    left = iter(range(count))
+
+    def dying(text: str) -> str:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return answer(text)
+
+    return dying
+
+
 def run(asked: RecordingEngine, folder: Path, **options: Any) -> Manifest:
     """Sample with only the filters that every cache has."""
     given = {"queries": QUERIES, "target": 20, "filters": (), **options}

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from recording_engine import RecordingEngine
 
-from delia_data.diversify import DiversifiedTask, make_task_folder
+from delia_data.diversify import (
+    DiversifiedTask,
+    diversify,
+    gate_task_wordings,
+    make_task_folder,
+    save_task_rows,
+)
 from delia_data.engines import Engine
 from delia_data.engines.base import FREE
 from delia_data.records import Record
@@ -16,7 +22,7 @@ from delia_data.sampling.embeddings import Vectors
 from delia_data.sampling.similarity import words
 from delia_data.tasks import Task, Wording
 
-__all__ = ["TEST", "TEXTS", "TRAIN", "bag_of_words", "contrast_task", "verdicts"]
+__all__ = ["TEST", "TEXTS", "TRAIN", "bag_of_words", "contrast_task", "save_task", "verdicts"]
 
 TEXTS = [
     "{query} Follow the <sep> format.",
@@ -76,3 +82,10 @@ def contrast_task(
         engine=engine or RecordingEngine(prices=FREE).engine,
         **options,
     )
+
+
+def save_task(folder: Path, task: Task, wordings: Sequence[Wording]) -> Path:
+    """Write the folder of a task in given wordings."""
+    rows, gates = diversify(task, wordings), gate_task_wordings(task, wordings)
+    save_task_rows(folder, rows, task, seed=0, gates=gates)
+    return folder

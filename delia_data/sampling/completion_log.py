@@ -28,6 +28,7 @@ from delia_data.outputs import (
     folder_lock,
     write_json,
 )
+from delia_data.records import encodable
 from delia_data.sampling.budget import Budget, Limits
 
 _ATTEMPTS: Final = 3
@@ -62,11 +63,9 @@ class LoggedCompletion:
     @classmethod
     def of(cls, number: int, completion: Completion) -> LoggedCompletion:
         """Build the entry of a completion."""
-        # A lone surrogate cannot be written to a file.
-        text = completion.text.encode("utf-8", "replace").decode("utf-8")
         return cls(
             number,
-            text,
+            encodable(completion.text),
             completion.finish,
             completion.tokens,
             completion.prompt_tokens,

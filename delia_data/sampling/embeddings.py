@@ -26,6 +26,7 @@ import numpy.typing as npt
 from delia_data._optional import require
 from delia_data.errors import InputError, MissingExtraError
 from delia_data.models import quiet
+from delia_data.records import encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -94,7 +95,7 @@ class Embedder:
         return vectors
 
     def _ids(self, text: str) -> list[int]:
-        whole = text.encode("utf-8", "replace").decode("utf-8")
+        whole = encodable(text)
         _, tokenizer = self._loaded
         ids: list[int] = tokenizer(whole, truncation=True, max_length=self._max_tokens)["input_ids"]
         return ids

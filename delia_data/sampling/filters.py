@@ -26,7 +26,7 @@ from delia_data._optional import require
 from delia_data.engines.base import FREE, Completion, Engine, Request, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.ranking import row_seed
-from delia_data.records import Message, Rejection, content_id, is_blank
+from delia_data.records import Message, Rejection, content_id, encodable, is_blank
 from delia_data.sampling.budget import Limits
 from delia_data.sampling.completion_log import CompletionLog, generate_with_retries
 from delia_data.sampling.similarity import DEFAULT_THRESHOLD, Duplicates, words
@@ -482,7 +482,7 @@ def load_detector() -> Detector:
     detector = library.LangDetector(library.LangDetectConfig(model="lite", max_input_length=None))
 
     def detect(text: str) -> Mapping[str, float]:
-        line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+        line = " ".join(encodable(text).split())
         languages = detector.detect(line, model="lite", k=_MAX_LANGUAGES)
         return {str(one["lang"]): float(one["score"]) for one in languages}
 

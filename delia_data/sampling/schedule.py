@@ -24,7 +24,7 @@ from typing import Any, Final, TypeAlias
 from delia_data.engines.base import Completion, Engine, Request, setting
 from delia_data.errors import EngineError, InputError
 from delia_data.ranking import row_seed
-from delia_data.records import Message, Rejection, content_id
+from delia_data.records import Message, Rejection, content_id, encodable
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.filters import USER_TURN, Filter, Judge, StatefulFilter
 from delia_data.sampling.generated_queries import (
@@ -154,9 +154,7 @@ class PendingRequest:
 
     def receive(self, completion: Completion) -> None:
         """Add the completion of the request to the row, and set the request that follows."""
-        text = completion.text
-        if not text.isascii():  # a lone surrogate cannot be written to a file
-            text = text.encode("utf-8", "replace").decode("utf-8")
+        text = encodable(completion.text)
         row = self._row
         if row is None:
             row = self._row = SampledRow(

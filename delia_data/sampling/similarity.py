@@ -35,7 +35,7 @@ import rensa
 
 from delia_data.engines.base import Completion
 from delia_data.errors import InputError
-from delia_data.records import Rejection
+from delia_data.records import Rejection, encodable
 from delia_data.sampling.embeddings import Embed, Embedder, Vectors
 
 # Scripts that put no space between words: Thai to Tibetan, Burmese, Khmer, kana, Han.
@@ -188,17 +188,12 @@ class Duplicates:
 
 def compared(query: str, answer: str) -> Sequence[str]:
     """Return the words that a pair is compared by: the answer's, after the query's if needed."""
-    query, answer = _encodable(query), _encodable(answer)
+    query, answer = encodable(query), encodable(answer)
     sequence = words(answer)
     if len(sequence) < _LONG:
         # An answer without words is compared by its marks: "+" is not "-".
         return [*words(query), "\x1e", *(sequence or answer.split())]
     return sequence
-
-
-def _encodable(text: str) -> str:
-    """Replace lone surrogates, which cannot be hashed."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _shingles(sequence: Sequence[str]) -> list[str]:

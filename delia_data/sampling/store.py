@@ -59,7 +59,7 @@ from delia_data.outputs import (
     write_json,
 )
 from delia_data.reading import read_records
-from delia_data.records import Message, Record, Role, read_record, write_record
+from delia_data.records import Message, Record, Role, encodable, read_record, write_record
 from delia_data.sampling.filters import are_looser, reasons_of
 
 _PLAN: Final = "plan.json"
@@ -383,8 +383,8 @@ class PairStore:
         Raises:
             OutputError: The disk is full or gone.
         """
-        texts = (completion.text, completion.thoughts if self._keep_reasoning else "")
-        text, thoughts = (one.encode("utf-8", "replace").decode("utf-8") for one in texts)
+        thoughts = encodable(completion.thoughts) if self._keep_reasoning else ""
+        text = encodable(completion.text)
         self._unjudged.append(replace(completion, text=text, thoughts=thoughts))
 
     def clear_aside(self) -> None:

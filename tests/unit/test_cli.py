@@ -9,15 +9,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from command_line import Delia, names, refused, spawn
+from mixtures import save_one_row
 from typer.testing import CliRunner
 
 from delia_data import __version__
 from delia_data.cli import app
-from delia_data.mixing import mix, save_mixture
+from delia_data.mixing import mix
 from delia_data.outputs import is_finished, read_manifest
-from delia_data.records import Record
 from delia_data.sampling import bundled_queries, read_cache
-from delia_data.tasks import TaskRow, read_task_rows
+from delia_data.tasks import read_task_rows
 
 PAIR = '{"prompt": "query", "completion": "answer"}\n'
 TASK_ROW = '{"prompt": "query <sep>", "completion": "answer"}\n'
@@ -168,14 +168,8 @@ def test_unfinished_and_wrong_folders(delia: Delia, files: Path) -> None:
     assert not (files / "new").exists()
 
 
-def save(folder: Path, question: str, token: str | None = "<sep>") -> Path:
-    task = [TaskRow(Record.pair(question, "an answer"))]
-    save_mixture(mix(task, [Record.pair("query", "answer")], ratio=1, token=token), folder)
-    return folder
-
-
 def test_a_missing_extra(delia: Delia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mixture = save(tmp_path / "mixture", "a question <sep>")
+    mixture = save_one_row(tmp_path / "mixture", "a question <sep>")
     monkeypatch.setitem(sys.modules, "transformers", None)
     for arguments in (["lint", mixture], ["sample", tmp_path / "cache", "--target", 5]):
         result = delia(*arguments, "--model", tmp_path)

@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import pytest
 from command_line import Delia, refused
+from wordings import save_task
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
+from delia_data.diversify import diversify
 from delia_data.engines import MockEngine, Request
 from delia_data.errors import FormatError, InputError
 from delia_data.evaluation import (
@@ -35,17 +36,11 @@ JSON = "{'thought': 'x', 'hallucination': 'no'}"
 PARTS = tuple(wording.text.split("{query}") for wording in bundled_wordings())
 
 
-def save(folder: Path, task: Task, wordings: list[Wording]) -> Path:
-    rows, gates = diversify(task, wordings), gate_task_wordings(task, wordings)
-    save_task_rows(folder, rows, task, seed=0, gates=gates)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = bundled_task()
     few = replace(whole, test=whole.test[:12])
-    return save(tmp_path_factory.mktemp("tasks") / "task", few, bundled_wordings())
+    return save_task(tmp_path_factory.mktemp("tasks") / "task", few, bundled_wordings())
 
 
 def other_task(rows: list[Record], **settings: object) -> tuple[Task, list[Wording]]:
@@ -311,7 +306,7 @@ def test_json(tmp_path: Path, task: Path, delia: Delia) -> None:
 def test_translations_get_corpus_scores(tmp_path: Path, delia: Delia) -> None:
     rows = [Record.pair(f"The dog {i} sleeps.", f"Hundurinn {i} sefur vel.") for i in range(8)]
     task, wordings = other_task(rows, stands_for="the translation", scoring="translation")
-    folder = save(tmp_path / "task", task, wordings)
+    folder = save_task(tmp_path / "task", task, wordings)
     result = delia(
         "evaluate", "any", folder, tmp_path / "out", "--engine", "mock", "--probe", "held-out"
     )
@@ -324,7 +319,7 @@ def test_translations_get_corpus_scores(tmp_path: Path, delia: Delia) -> None:
 def test_free_text_needs_a_pattern(tmp_path: Path, delia: Delia) -> None:
     rows = [Record.pair(f"text {i}", f"- point {i}\n- more of {i}") for i in range(8)]
     task, wordings = other_task(rows, stands_for="two bullet points")
-    folder = save(tmp_path / "task", task, wordings)
+    folder = save_task(tmp_path / "task", task, wordings)
     mock = ("--engine", "mock", "--probe", "held-out")
     arguments = ("evaluate", "any", folder, tmp_path / "out", *mock)
     refused(delia(*arguments), "two bullet points", "--pattern")

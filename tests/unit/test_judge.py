@@ -12,7 +12,7 @@ from api_engines import api_environment  # noqa: F401
 from command_line import Delia, refused
 from killing import lines_in, run_to_end, stop_when
 from openai_server import Call, OpenAIServer, Reply, answer, refusal
-from recording_engine import QUERIES, RecordingEngine, run
+from recording_engine import QUERIES, RecordingEngine, interrupted_after, run
 from wordings import TEST, TRAIN, verdicts
 
 from delia_data.diversify import make_task_folder
@@ -75,14 +75,7 @@ def test_only_pairs_that_pass_the_filters_before_are_judged(tmp_path: Path) -> N
 
 
 def test_a_killed_run_asks_neither_the_model_nor_the_judge_again(tmp_path: Path) -> None:
-    left = iter(range(9))
-
-    def dying(text: str) -> str:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return verdict(text)
-
-    first = RecordingEngine(dying)
+    first = RecordingEngine(interrupted_after(9, verdict))
     with pytest.raises(KeyboardInterrupt):
         run(RecordingEngine(), tmp_path, filters=(Judge(first.engine),))
     judge, asked = RecordingEngine(verdict), RecordingEngine()

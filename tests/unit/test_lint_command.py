@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 from command_line import Delia, refused
+from mixtures import save_one_row
 
-from delia_data.mixing import mix, save_mixture
-from delia_data.records import Record
-from delia_data.tasks import TaskRow
 from delia_data.tokens import add_token_to_tokenizer
 
 MARKED = (
@@ -28,14 +26,8 @@ def tokenizer(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return tiny_tokenizer
 
 
-def save(folder: Path, question: str, token: str | None = "<sep>") -> Path:
-    task = [TaskRow(Record.pair(question, "an answer"))]
-    save_mixture(mix(task, [Record.pair("query", "answer")], ratio=1, token=token), folder)
-    return folder
-
-
 def test_a_sound_mixture(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    result = delia("lint", save(tmp_path, "a question <sep>"))
+    result = delia("lint", save_one_row(tmp_path, "a question <sep>"))
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines() == [
         "1 pair: 15 tokens, the loss on 7",
@@ -46,14 +38,14 @@ def test_a_sound_mixture(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
 
 
 def test_rows_are_shown_with_what_is_labelled(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    out = delia("lint", save(tmp_path, "a question <sep>"), "--show", 1).out
+    out = delia("lint", save_one_row(tmp_path, "a question <sep>"), "--show", 1).out
     assert "task row:\n<|user|>a question <sep><|end|><|assistant|>[[an answer<|end|>]]\n" in out
     assert "pair:\n<|user|>query<|end|><|assistant|>[[answer<|end|>]]\n" in out
     assert "\x1b" not in out
 
 
 def test_rows_that_are_too_long(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    mixture = save(tmp_path, "a question <sep>")
+    mixture = save_one_row(tmp_path, "a question <sep>")
     result = delia("lint", mixture, "--max-length", 8)
     refused(result, "problems in 2 rows: correct the rows")
     assert "<sep> is named 1 times, and 0 are left after truncation" in result.out
@@ -66,7 +58,7 @@ def test_rows_that_are_too_long(delia: Delia, tmp_path: Path, tokenizer: Any) ->
 
 
 def test_json(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    mixture = save(tmp_path, "a question <sep>")
+    mixture = save_one_row(tmp_path, "a question <sep>")
     result = delia("lint", mixture, "--json", "--show", 1)
     values = json.loads(result.out)
     assert (result.code, result.err) == (0, "")
@@ -80,7 +72,7 @@ def test_json(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
 
 
 def test_generation_marks(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    mixture = save(tmp_path, "a question <sep>")
+    mixture = save_one_row(tmp_path, "a question <sep>")
     refused(delia("lint", mixture, "--loss", "generation-marks"), "no generation marks")
     tokenizer.chat_template = MARKED
     result = delia("lint", mixture, "--loss", "generation-marks")
@@ -90,7 +82,7 @@ def test_generation_marks(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
 
 
 def test_a_mixture_without_a_token(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    result = delia("lint", save(tmp_path, "a question", token=None))
+    result = delia("lint", save_one_row(tmp_path, "a question", token=None))
     assert result.code == 0
     assert "2 rows: the labeled tokens are the answers and their ends" in result.out
 
@@ -119,16 +111,16 @@ def test_problems_and_errors_name_file_and_line(
 
 
 def test_another_token_than_the_mixtures(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    mixture = save(tmp_path / "one", "a question <sep>")
+    mixture = save_one_row(tmp_path / "one", "a question <sep>")
     refused(delia("lint", mixture, "--token", "<json>"), "was mixed with <sep>, and <json>")
     assert delia("lint", mixture, "--token", "<sep>").code == 0
 
 
 def test_a_token_that_the_model_knows(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    mixture = save(tmp_path, "a question <|end|>", token="<|end|>")
+    mixture = save_one_row(tmp_path, "a question <|end|>", token="<|end|>")
     refused(delia("lint", mixture), "is already in the model's vocabulary with another role")
     add_token_to_tokenizer(tokenizer)
-    assert delia("lint", save(tmp_path / "other", "a question <sep>")).code == 0
+    assert delia("lint", save_one_row(tmp_path / "other", "a question <sep>")).code == 0
 
 
 def test_other_outputs_are_refused(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:

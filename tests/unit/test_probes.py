@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from wordings import save_task
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows, undiversified
+from delia_data.diversify import diversify, undiversified
 from delia_data.diversify.contrast import contrast_phrasings, fill_phrasing
 from delia_data.errors import FormatError, InputError, UnfinishedError
 from delia_data.evaluation import PROBES, EvalTask, Probe, make_probes
@@ -22,12 +23,6 @@ WORDINGS = bundled_wordings()
 
 def asked(task: Task = TASK, wordings: list[Wording] = WORDINGS) -> EvalTask:
     return EvalTask.of(task, diversify(task, wordings))
-
-
-def save(folder: Path, task: Task = TASK, wordings: list[Wording] = WORDINGS) -> Path:
-    rows, gates = diversify(task, wordings), gate_task_wordings(task, wordings)
-    save_task_rows(folder, rows, task, seed=0, gates=gates)
-    return folder
 
 
 def last(turns: tuple[Message, ...]) -> str:
@@ -114,7 +109,7 @@ def test_earlier_turns_are_kept() -> None:
 
 
 def test_a_folder_equals_its_task(tmp_path: Path) -> None:
-    read = EvalTask.read(save(tmp_path / "task"))
+    read = EvalTask.read(save_task(tmp_path / "task", TASK, WORDINGS))
     made = asked()
     assert read.held_out == made.held_out
     assert (read.form, read.token, read.sha256) == (made.form, made.token, made.sha256)
@@ -124,7 +119,9 @@ def test_a_folder_equals_its_task(tmp_path: Path) -> None:
 
 
 def test_a_scoring_function_is_not_in_a_folder(tmp_path: Path) -> None:
-    folder = save(tmp_path / "task", replace(TASK, scoring=lambda answer, expected: 0.5))
+    folder = save_task(
+        tmp_path / "task", replace(TASK, scoring=lambda answer, expected: 0.5), WORDINGS
+    )
     assert EvalTask.read(folder).scoring is None
     known = EvalTask.read(folder, scoring=lambda answer, expected: 0.5)
     assert callable(known.scoring)
@@ -148,7 +145,7 @@ def test_errors(tmp_path: Path) -> None:
 
 
 def test_invalid_folders(tmp_path: Path) -> None:
-    folder = save(tmp_path / "task")
+    folder = save_task(tmp_path / "task", TASK, WORDINGS)
     with pytest.raises(InputError, match=r"has no wordings.jsonl"):
         EvalTask.read(folder / "undiversified")
     with pytest.raises(InputError, match="nothing is not a folder"):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import Delia, refused
 from killing import run_to_end
-from recording_engine import QUERIES, RecordingEngine, run, texts
+from recording_engine import QUERIES, RecordingEngine, interrupted_after, run, texts
 
 from delia_data.engines import Completion, Sampling
 from delia_data.errors import SettingsError
@@ -102,14 +102,7 @@ def test_rows_of_a_filter_that_is_left_out_are_judged_again(
     if finished:
         run(engine, tmp_path, target=20, filters=(truncated, no_threes), **options)
     else:
-        left = iter(range(30))
-
-        def dying(query: str) -> str:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return answer(query)
-
-        engine = RecordingEngine(dying)
+        engine = RecordingEngine(interrupted_after(30, answer))
         with pytest.raises(KeyboardInterrupt):
             run(engine, tmp_path, target=40, filters=(truncated, no_threes), **options)
     first = engine.queries if finished else engine.queries[:30]
@@ -285,15 +278,8 @@ def test_a_kill_at_the_change_loses_nothing(
     tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"filters": (truncated,), "target": 20}
-    left = iter(range(12))
-
-    def dying(query: str) -> str:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return answer(query)
-
     with pytest.raises(KeyboardInterrupt):
-        run(RecordingEngine(dying), tmp_path, sampling=SHORT, **options)
+        run(RecordingEngine(interrupted_after(12, answer)), tmp_path, sampling=SHORT, **options)
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt

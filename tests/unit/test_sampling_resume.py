@@ -13,7 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from killing import run_to_end
 from mixtures import task_rows
-from recording_engine import QUERIES, RecordingEngine, lines, run, text_of, texts
+from recording_engine import (
+    QUERIES,
+    RecordingEngine,
+    interrupted_after,
+    lines,
+    run,
+    text_of,
+    texts,
+)
 
 from delia_data.engines import Completion, MockEngine, Request, Sampling
 from delia_data.errors import SettingsError
@@ -22,24 +30,13 @@ from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import Query, default_filters, read_cache, sample
 
 
-class KilledError(Exception):
-    """A stub of a killed process."""
-
-
 def stop_after(count: int) -> Callable[[str], str]:
-    left = iter(range(count))
-
-    def answer(query: str) -> str:
-        if next(left, None) is None:
-            raise KilledError
-        return f"About {query}"
-
-    return answer
+    return interrupted_after(count, lambda query: f"About {query}")
 
 
 @pytest.mark.parametrize("done", [0, 1, 7, 19])
 def test_rows_on_disk_are_not_requested_again(tmp_path: Path, done: int) -> None:
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         run(RecordingEngine(stop_after(done)), tmp_path)
     on_disk = {row.query for row in lines(tmp_path)}
     assert len(on_disk) == done
@@ -55,7 +52,7 @@ def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     sample(MockEngine(), QUERIES, tmp_path / "whole", **options)
     die = stop_after(13)
     dying = MockEngine(fail=lambda request: not die(text_of(request)))
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         sample(dying, QUERIES, tmp_path / "rerun", **options)
     sample(MockEngine(), QUERIES, tmp_path / "rerun", **options)
     whole, rerun = (read_manifest(tmp_path / name, verify=True) for name in ("whole", "rerun"))
@@ -63,7 +60,7 @@ def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_only_a_partly_written_row_is_requested_again(tmp_path: Path) -> None:
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         run(RecordingEngine(stop_after(10)), tmp_path)
     file = tmp_path / "sampled-00000-000.jsonl"
     last = lines(tmp_path)[-1].query
@@ -77,7 +74,7 @@ def test_only_a_partly_written_row_is_requested_again(tmp_path: Path) -> None:
 def test_rejected_queries_are_not_requested_again(tmp_path: Path) -> None:
     bad = {query.text for query in QUERIES[:5]}
     answers = stop_after(12)
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         run(RecordingEngine(lambda query: "" if query in bad else answers(query)), tmp_path)
     again = RecordingEngine()
     manifest = run(again, tmp_path)
@@ -93,7 +90,7 @@ def test_rerun_compares_with_accepted_pairs(tmp_path: Path) -> None:
         return answer(int(query.rsplit(" ", 1)[1].rstrip(".")))
 
     die = stop_after(9)
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         run(
             RecordingEngine(lambda query: numbered(query) if die(query) else ""),
             tmp_path,
@@ -124,7 +121,7 @@ def test_a_finished_cache_grows_with_its_target(tmp_path: Path) -> None:
     assert manifest.rows == {"asked": 25, "kept": 25}
     assert (tmp_path / "pairs-00000.parquet").read_bytes() == old
     assert [r.query for r in read_cache(tmp_path)] == [query.text for query in QUERIES[:25]]
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         run(RecordingEngine(stop_after(3)), tmp_path, target=40)
     assert not is_finished(tmp_path)
     assert run(RecordingEngine(), tmp_path, target=25).rows["kept"] == 28
@@ -149,7 +146,7 @@ def test_other_settings_are_rejected(
     if finished:
         run(RecordingEngine(), tmp_path)
     else:
-        with pytest.raises(KilledError):
+        with pytest.raises(KeyboardInterrupt):
             run(RecordingEngine(stop_after(5)), tmp_path)
     asked = RecordingEngine()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
