@@ -64,7 +64,7 @@ COMMANDS: Final = {
     "quality": "Measure a cache: acceptance, repetition, diversity, coverage, language, secrets.",
     "diversify": "Give every row of a task its own wording of the instruction, checked.",
     "mix": "Mix tasks with pairs of caches; write the rows and a manifest.",
-    "lint": "Check tokenized rows: the token is whole, and only answers have a loss.",
+    "lint": "Check tokenized rows: the token is a single id, and only answers have a loss.",
     "prepare": "Add the token to a model, and write a model folder for any training script.",
     "train": "Fine-tune a model and the token's embedding on a mixture.",
     "export": "Write an adapter for serving engines, or a mixture for another trainer.",

@@ -1,4 +1,4 @@
-"""`delia lint`: prove that the token is whole and the loss on the answers alone."""
+"""`delia lint`: check that the token is a single id and that only answers have a loss."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def command(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check tokenized rows: the token is whole, and only answers have a loss."""
+    """Check tokenized rows: the token is a single id, and only answers have a loss."""
     if truncate and max_length is None:
         raise InputError("--truncate cuts rows to --max-length tokens: give --max-length too")
     options = parse_assignments(template_option or (), "--template-option")
@@ -120,13 +120,14 @@ def _print(
         say(f"... and {left} more; --json has them all")
     for kind, rows in report.rows.items():
         kept, labeled = report.tokens.get(kind, 0), report.labelled.get(kind, 0)
-        say(f"{rows} {_NAMES[kind]}{'s' * (rows != 1)}: {kept} tokens, the loss on {labeled}")
+        say(f"{rows} {_NAMES[kind]}{'s' * (rows != 1)}: {kept} tokens, {labeled} with a loss")
     cut = f"; rows of more than {max_length}: {report.cut}" if report.cut else ""
     say(f"longest row: {report.longest} tokens{cut}")
     if not report.problems:
-        whole = f"{', '.join(tokens)} whole in every one, " if tokens else ""
+        verb = "is always a single id" if len(tokens) == 1 else "are always single ids"
+        single = f"{', '.join(tokens)} {verb}, " if tokens else ""
         rows = sum(report.rows.values())
-        say(f"{rows} rows: {whole}the labeled tokens are the answers and their ends")
+        say(f"{rows} rows: {single}the labeled tokens are the answers and their ends")
 
 
 _NAMES = {"task": "task row", "cache": "pair", "contrast": "contrast row"}

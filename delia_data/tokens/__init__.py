@@ -1,7 +1,7 @@
-"""The special token and the answer: added, put through the chat template, proved whole.
+"""Add the special token, encode rows with the chat template, and lint them.
 
-One new token (`<sep>`) stands for the output format and comes to mean it (paper, section 3.1).
-The loss is taken on the answers alone; which tokens those are depends on the chat template.
+A new token (`<sep>`) stands for the output format and learns its meaning (paper, section 3.1). Only
+answers have a loss; their tokens depend on the chat template.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Rows as the model sees them: turns put through its own chat template, the answer labeled.
+"""Encode rows with the model's chat template, and label the answers.
 
-The loss is taken on the answer's tokens. There are two ways to find them, and every trainer that
-can leave prompts out knows one of them:
+Only the answer's tokens have a loss. There are two ways to find them, and every trainer that can
+exclude prompts supports one of them:
 
-    prompt-completion    the prompt is put through the chat template by itself; the tokens of the
-                         whole row after it are labeled
+    prompt-completion    the prompt is encoded separately; the tokens of the row after it are
+                         labeled
     generation-marks     the template marks answers with {% generation %} and {% endgeneration %}
 
     ids     <|user|> why <|end|> <|assistant|> because <|end|>
@@ -43,12 +43,12 @@ _THINKING_SWITCHES: Final = frozenset({"enable_thinking", "thinking"})
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """A row as the model sees it.
+    """An encoded row.
 
     Attributes:
-        ids: Ids of the whole row.
-        mask: For each id, whether the loss is taken on it.
-        prompt_ids: Ids of the prompt alone, up to where the assistant begins to write.
+        ids: Ids of the row.
+        mask: For each id, whether it has a loss.
+        prompt_ids: Ids of the prompt, up to the beginning of the assistant's turn.
     """
 
     ids: list[int]
@@ -62,7 +62,7 @@ class EncodedRow:
 
     @property
     def shared(self) -> int:
-        """Number of ids that the row and the prompt alone begin with."""
+        """Number of leading ids that the row shares with its prompt."""
         pairs = zip(self.prompt_ids, self.ids, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -81,12 +81,12 @@ class EncodedRow:
 def render_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], *, generate: bool
 ) -> list[int]:
-    """Put turns through the model's chat template and return the ids.
+    """Encode turns with the model's chat template, and return the ids.
 
     Args:
         tokenizer: The tokenizer.
         messages: The turns, each with a `role` and a `content`.
-        generate: End where the assistant begins to write.
+        generate: End with the beginning of the assistant's turn.
 
     Raises:
         InputError: The tokenizer has no chat template, or the template refuses the turns.
@@ -98,12 +98,12 @@ def render_ids(
 def render_text(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], **options: Any
 ) -> str:
-    """Put turns through the model's chat template and return the text.
+    """Render turns with the model's chat template, and return the text.
 
     Args:
         tokenizer: The tokenizer.
         messages: The turns, each with a `role` and a `content`.
-        options: Template options in place of the tokenizer's, and `add_generation_prompt`.
+        options: Template options instead of the tokenizer's, and `add_generation_prompt`.
 
     Raises:
         InputError: The tokenizer has no chat template, or the template refuses the turns.
@@ -114,9 +114,9 @@ def render_text(
 def render_user_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], opening: str = ""
 ) -> list[int]:
-    """Put turns through the chat template up to where the user's next turn begins.
+    """Encode turns up to the beginning of the user's next turn.
 
-    The model continues from there with its idea of a user's request (Magpie, arXiv 2406.08464,
+    The model continues with a user's request (Magpie, arXiv 2406.08464,
     section 2).
 
     Args:
@@ -149,12 +149,12 @@ def encode(
     check_prompt: bool = True,
     every_answer: bool = False,
 ) -> EncodedRow:
-    """Put a record through the chat template and label its answer.
+    """Encode a record with the chat template, and label its answer.
 
     Args:
         tokenizer: The tokenizer.
         record: The row.
-        loss: How the answer's tokens are found.
+        loss: Method to find the answer's tokens.
         template: The chat template with generation marks, for `loss="generation-marks"`; None
             looks one up with `marked_template`.
         check_prompt: Refuse a row that does not begin with its prompt's ids. The lint reports
@@ -257,7 +257,7 @@ def answer_frame(tokenizer: PreTrainedTokenizerBase) -> AnswerFrame:
 
 @lru_cache(maxsize=8)
 def _answer_frame(tokenizer: PreTrainedTokenizerBase, _template: str, _options: str) -> AnswerFrame:
-    """Find the frame; the arguments after the first one only tell earlier results apart."""
+    """Find the frame; the other arguments are only keys of the cache."""
     question = {"role": "user", "content": "Question?"}
     in_parts = False
     for in_parts in (False, True):
@@ -277,7 +277,7 @@ def _answer_frame(tokenizer: PreTrainedTokenizerBase, _template: str, _options: 
 
     try:
         unasked, prompt, first, second = ids(), ids(generate=True), ids("Yes"), ids("No")
-    except Exception:  # encoding a row says what is wrong
+    except Exception:  # encoding a row raises the error
         return AnswerFrame(in_parts=in_parts)
     shared = EncodedRow(first, [], second).shared
     opening = first[len(prompt) : shared]
@@ -320,7 +320,7 @@ def thinking_note(tokenizer: PreTrainedTokenizerBase) -> str | None:
 def _apply_template(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], **options: Any
 ) -> Any:
-    """Call `apply_chat_template`; every rendering of turns goes through here.
+    """Call `apply_chat_template`; all rendering of turns uses this function.
 
     Raises:
         InputError: There is no chat template, or the template refuses the turns.

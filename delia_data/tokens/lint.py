@@ -1,21 +1,21 @@
-"""Proof on the tokenized rows: the token is whole, and the loss is on the answers alone.
+"""Check tokenized rows: the token is a single id, and only answers have a loss.
 
-Each row is checked as training will compute it: the ids that training uses are the ids that are
-checked, and the labeled tokens are decoded back and compared with the answer. The checks:
+The lint checks the ids that training uses, decodes the labeled tokens, and compares them with the
+answer. The checks:
 
     too-long             the row has more tokens than training keeps
     token-missing        a task row does not name its token
-    token-lost           the chat template or the tokenizer leaves fewer or more of it
-    token-cut            truncation leaves fewer of it
+    token-lost           the chat template or the tokenizer changes the number of tokens
+    token-cut            truncation removes a token
     pair-names-token     a pair, or the answer of a contrast row, names it
     turns-refused        the chat template refuses the turns, such as a system turn
     turn-lost            the chat template leaves out or changes the text of a turn
     special-in-turn      the text of a prompt turn holds a control token, such as <|im_end|>
-    prompt-differs       the model is asked with other tokens than those it was trained on
+    prompt-differs       the prompt has other tokens in generation than in training
     two-beginnings       the row begins with the beginning-of-sequence token twice
     nothing-labelled     no token is labeled, or none is left after truncation
     answer-differs       the labeled tokens are not those of the answer
-    end-not-labelled     the answer's end-of-turn token is not labeled: nothing teaches to stop
+    end-not-labelled     the end-of-turn token of the answer is not labeled: nothing teaches to stop
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ RowSource: TypeAlias = SourceName | bool
 
 @dataclass(frozen=True, slots=True)
 class LintProblem:
-    """One row that training would get wrong.
+    """A problem of a row.
 
     Attributes:
         row: Index of the row; -1 for a problem of the tokenizer.
@@ -64,12 +64,12 @@ class LintProblem:
 
 @dataclass(frozen=True, slots=True)
 class LintExample:
-    """A row as training sees it.
+    """An encoded row for display.
 
     Attributes:
         row: Index of the row.
         source: `"task"`, `"cache"` or `"contrast"`.
-        parts: Its text in pieces, each with whether the loss is taken on it.
+        parts: Parts of its text, each with whether it has a loss.
     """
 
     row: int
@@ -84,7 +84,7 @@ class LintReport:
     Attributes:
         rows: Rows by source (`"task"`, `"cache"`, `"contrast"`).
         tokens: Tokens that training keeps, by source.
-        labelled: Tokens that the loss is taken on, by source.
+        labelled: Tokens with a loss, by source.
         longest: Tokens of the longest row, before truncation.
         cut: Rows that truncation shortens.
         problems: The problems, in the order of the rows.
@@ -126,7 +126,7 @@ def lint(
         loss: How training finds the answer's tokens.
 
     Returns:
-        The problems, in the order of the rows; an empty list proves that the data is sound.
+        The problems, in the order of the rows; empty if all rows are valid.
 
     Raises:
         InputError: There is no chat template, or it has no generation marks and `loss` needs them.
@@ -175,7 +175,7 @@ def lint_rows(
 
 
 class Linter:
-    """Encodes rows and checks them one by one; the caller keeps the encoded rows it wants.
+    """Encodes and checks single rows, and counts tokens.
 
     Attributes:
         problems: The problems so far; after construction, those of the tokenizer.

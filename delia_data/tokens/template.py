@@ -1,6 +1,6 @@
 """Options of a chat template, and models that think before they answer.
 
-A tokenizer has its template options, and saves them with its files. Whatever puts turns
+A tokenizer has its template options, and saves them with its files. All code that puts turns
 through the chat template of that tokenizer therefore uses the same options.
 
 Models that think write their thoughts before the answer, and some templates begin them:

@@ -164,7 +164,7 @@ def test_the_command_counts_them(delia: Delia, folder: Path, tmp_path: Path) -> 
     assert checked.code == 0, checked.err
     assert "contrast row:" in checked.out
     assert "6 contrast rows: " in checked.out
-    assert "30 rows: <sep> whole in every one" in checked.out
+    assert "30 rows: <sep> is always a single id" in checked.out
 
 
 def test_tokens_are_counted_by_source(

@@ -30,10 +30,10 @@ def test_a_sound_mixture(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
     result = delia("lint", save_one_row(tmp_path, "a question <sep>"))
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines() == [
-        "1 pair: 15 tokens, the loss on 7",
-        "1 task row: 25 tokens, the loss on 10",
+        "1 pair: 15 tokens, 7 with a loss",
+        "1 task row: 25 tokens, 10 with a loss",
         "longest row: 25 tokens",
-        "2 rows: <sep> whole in every one, the labeled tokens are the answers and their ends",
+        "2 rows: <sep> is always a single id, the labeled tokens are the answers and their ends",
     ]
 
 
@@ -53,7 +53,7 @@ def test_rows_that_are_too_long(delia: Delia, tmp_path: Path, tokenizer: Any) ->
     refused(delia("lint", mixture, "--max-length", 20), "1 problem in 2 rows")
     kept = delia("lint", mixture, "--max-length", 20, "--truncate")
     assert kept.code == 0
-    assert "1 task row: 20 tokens, the loss on 5" in kept.out
+    assert "1 task row: 20 tokens, 5 with a loss" in kept.out
     refused(delia("lint", mixture, "--truncate"), "give --max-length too")
 
 
@@ -77,7 +77,7 @@ def test_generation_marks(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
     tokenizer.chat_template = MARKED
     result = delia("lint", mixture, "--loss", "generation-marks")
     assert result.code == 0
-    assert "1 task row: 25 tokens, the loss on 10" in result.out
+    assert "1 task row: 25 tokens, 10 with a loss" in result.out
     assert delia("lint", mixture, "--loss", "everything").code == 2
 
 
