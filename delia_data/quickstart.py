@@ -184,7 +184,6 @@ class _Quickstart(Steps):
             model=DEFAULT_MODEL,
             token=self.task.token,
             epochs=recipe.epochs if s.epochs is None else s.epochs,
-            pairs_loss="kl",
             seed=s.seed,
             device=s.device,
         )

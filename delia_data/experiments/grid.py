@@ -234,8 +234,11 @@ class Experiment:
         return {**self.cache.sampling(), **({"template_options": options} if options else {})}
 
     def settings(self, *, seed: int = 0, device: str = "cpu") -> TrainSettings:
-        """Return the settings of a training: the recipe's, overridden by this experiment's."""
-        values = {**read_recipe(self.recipe).as_dict(), **self.training}
+        """Return the settings of a training: the recipe's, overridden by this experiment's.
+
+        Pairs are trained with cross-entropy, as in the paper; methods with the KL loss set it.
+        """
+        values = {**read_recipe(self.recipe).as_dict(), "pairs_loss": "ce", **self.training}
         values |= {"model": self.model, "seed": seed, "device": device}
         return TrainSettings.from_dict(values, where="training")
 

@@ -201,6 +201,16 @@ def test_the_settings_in_llama_factory(write: Write) -> None:
     assert any("LoRA adapts the embedding" in note for note in written.notes)
 
 
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_loss_that_no_other_trainer_has_is_noted(write: Write, trainer: Any) -> None:
+    without, with_kl = (
+        write(trainer, replace(SETTINGS, pairs_loss=loss)).notes for loss in ("ce", "kl")
+    )
+    assert [note for note in with_kl if note not in without] == [
+        "pairs_loss kl is left out: pairs are trained with cross-entropy"
+    ]
+
+
 @pytest.mark.parametrize(("name", "format"), [("gemma", "gemma"), ("llama-2", "llama2")])
 def test_formats_that_llama_factory_knows_by_name(write: Write, name: str, format: str) -> None:
     pytest.importorskip("trl")
