@@ -37,6 +37,7 @@ EngineFactory = Callable[["PreTrainedModel", "PreTrainedTokenizerBase", "Materia
 """Make an engine from a model, its tokenizer, the material and a batch size."""
 
 _NEFTUNE_ALPHA: Final = 5.0  # the smallest value in the paper of NEFTune
+_RECOMMENDED_RATE: Final = 1e-3  # the KL loss holds the model, so a high rate does no harm
 _FROZEN: Final = 1e-12  # learning rate at which LoRA stays where it began
 _DMT_SHARE: Final = 0.1  # share of the task rows that DMT repeats in its second stage
 
@@ -197,14 +198,20 @@ def _contrast(material: Material, settings: TrainSettings) -> Training:
 
 
 def _recommended(material: Material, settings: TrainSettings) -> Training:
-    """Repeat the task rows and the contrast rows, each time with other pairs."""
+    """Repeat the task rows and the contrast rows, each time with other pairs, at a high rate."""
     _check_contrast(material)
     ours = _delia(material, settings)
     batch = rows_a_step(len(ours.rows), settings)
     once = len(material.task.train) * (1 + material.ratio) + len(material.contrast)
     epochs = math.ceil(ours.steps * batch / once)
     rows = material.mixture(diversified=True, pairs=True, contrast=True, epochs=epochs)
-    settings = replace(settings, pairs_loss="kl", epochs=1.0, batch_size=batch)
+    settings = replace(
+        settings,
+        pairs_loss="kl",
+        learning_rate=_RECOMMENDED_RATE,
+        epochs=1.0,
+        batch_size=batch,
+    )
     return Training(rows[: ours.steps * batch], settings)
 
 
@@ -516,8 +523,8 @@ METHODS: Final[dict[str, Method]] = {
         ),
         Method(
             "recommended",
-            "DELIA, KL loss, contrast rows, fresh pairs",
-            "the same, with other pairs in every epoch",
+            "DELIA, recommended",
+            "KL loss, contrast rows, other pairs in every epoch, and a learning rate of 1e-3",
             _recommended,
         ),
     )
