@@ -198,7 +198,7 @@ def test_caches_keep_their_names(tmp_path: Path) -> None:
     run = Reproduction(read_grid("pairs"), tmp_path)
     (experiment,) = run.grid.experiments.values()
     assert run.cache_of(experiment).name == "smollm2-135m-instruct-cc0931a0"
-    contrast = run.contrast_of("formatted-text", experiment)
+    contrast = run.contrast_of("formatted-text", replace(experiment, contrast=1.0))
     assert contrast is not None and contrast.name == "formatted-text-contrast-ce1d3d0d"
 
 
