@@ -199,7 +199,10 @@ def write_trainer_files(
     inputs = _inputs(settings, Path(model).resolve(), prepared, source.manifest, rows, format, out)
     texts, notes = exporter.files(inputs)
     if settings.pairs_loss == "kl":
-        notes.append("pairs_loss kl is left out: pairs are trained with cross-entropy")
+        notes.append(
+            "pairs_loss kl is left out: pairs are trained with cross-entropy, for which the paper "
+            "has a learning_rate of 2e-4"
+        )
     for name, text in texts.items():
         file = out / name
         if file.exists() and (not file.is_file() or file.read_text(encoding="utf-8") != text):

@@ -206,9 +206,8 @@ def test_the_loss_that_no_other_trainer_has_is_noted(write: Write, trainer: Any)
     without, with_kl = (
         write(trainer, replace(SETTINGS, pairs_loss=loss)).notes for loss in ("ce", "kl")
     )
-    assert [note for note in with_kl if note not in without] == [
-        "pairs_loss kl is left out: pairs are trained with cross-entropy"
-    ]
+    (note,) = (note for note in with_kl if note not in without)
+    assert note.startswith("pairs_loss kl is left out: pairs are trained with cross-entropy")
 
 
 @pytest.mark.parametrize(("name", "format"), [("gemma", "gemma"), ("llama-2", "llama2")])
