@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from delia_data.diversify import diversify, undiversified
@@ -37,6 +37,7 @@ EngineFactory = Callable[["PreTrainedModel", "PreTrainedTokenizerBase", "Materia
 """Make an engine from a model, its tokenizer, the material and a batch size."""
 
 _NEFTUNE_ALPHA: Final = 5.0  # the smallest value in the paper of NEFTune
+_CONTRAST_SHARE: Final = 0.5  # contrast rows in an epoch of the recommended method, per task row
 _RECOMMENDED_RATE: Final = 1e-3  # the KL loss holds the model, so a high rate does no harm
 _FROZEN: Final = 1e-12  # learning rate at which LoRA stays where it began
 _DMT_SHARE: Final = 0.1  # share of the task rows that DMT repeats in its second stage
@@ -67,7 +68,7 @@ class Material:
     contrast: tuple[ContrastRow, ...] = ()
 
     def mixture(
-        self, *, diversified: bool, pairs: bool, contrast: bool = False, epochs: int = 1
+        self, *, diversified: bool, pairs: bool, contrast: bool = False, epoch: int | None = None
     ) -> tuple[TrainingRow, ...]:
         """Return the rows of a mixture in the order of training.
 
@@ -75,7 +76,7 @@ class Material:
             diversified: Give each row a wording; otherwise all rows have the common wording.
             pairs: Mix in `ratio` pairs per task row.
             contrast: Mix in the contrast rows.
-            epochs: Number of epochs, each with other pairs.
+            epoch: Number of the epoch, each of which has other pairs; default: the first.
         """
         task = self.task
         if not diversified:
@@ -86,7 +87,7 @@ class Material:
             rows = diversify(task, self.wordings, seed=self.seed)
         ratio = self.ratio if pairs else 0
         rows = replace(rows, test=(), contrast=self.contrast if contrast else ())
-        mixed = mix(rows, self.pairs, ratio=ratio, seed=self.seed, token=task.token, epochs=epochs)
+        mixed = mix(rows, self.pairs, ratio=ratio, seed=self.seed, token=task.token, epoch=epoch)
         return tuple(mixed.train.to_pylist())
 
 
@@ -198,13 +199,17 @@ def _contrast(material: Material, settings: TrainSettings) -> Training:
 
 
 def _recommended(material: Material, settings: TrainSettings) -> Training:
-    """Repeat the task rows and the contrast rows, each time with other pairs, at a high rate."""
+    """Repeat the task rows, each time with other pairs and contrast rows, at a high rate."""
     _check_contrast(material)
     ours = _delia(material, settings)
     batch = rows_a_step(len(ours.rows), settings)
-    once = len(material.task.train) * (1 + material.ratio) + len(material.contrast)
-    epochs = math.ceil(ours.steps * batch / once)
-    rows = material.mixture(diversified=True, pairs=True, contrast=True, epochs=epochs)
+    each = min(round(_CONTRAST_SHARE * len(material.task.train)), len(material.contrast))
+    once = len(material.task.train) * (1 + material.ratio) + each
+    rows: tuple[TrainingRow, ...] = ()
+    for epoch in range(math.ceil(ours.steps * batch / once)):
+        contrast = tuple(islice(cycle(material.contrast), each * epoch, each * (epoch + 1)))
+        one = replace(material, contrast=contrast)
+        rows += one.mixture(diversified=True, pairs=True, contrast=True, epoch=epoch)
     settings = replace(
         settings,
         pairs_loss="kl",
