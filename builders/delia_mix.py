@@ -57,6 +57,7 @@ class DeliaMixConfig(DeliaConfig):
         on_short: Action if the cache is too small: `"error"`, `"all"` or `"repeat"`.
         epochs: Number of consecutive epochs, each with different pairs and a different order.
         epoch: Index of a single epoch to load, instead of `epochs`.
+        contrast: Contrast rows per task row in each epoch; None for all of them in each.
         template_options: Options of the chat template by name. Every row has them in the column
             `chat_template_kwargs`, which TRL passes to the template.
         token: Special token, `""` for a task without one; None for that of the task, which is
@@ -80,6 +81,7 @@ class DeliaMixConfig(DeliaConfig):
     on_short: OnShort = "error"
     epochs: int = 1
     epoch: int | None = None
+    contrast: float | None = None
     template_options: dict[str, Any] | None = None
     token: str | None = None
     repo: str | None = None
@@ -179,6 +181,7 @@ class DeliaMix(DeliaBuilder):
             format=config.format,
             epochs=config.epochs,
             epoch=config.epoch,
+            contrast=config.contrast,
             template_options=config.template_options,
         )
         self.info.description = mixture.manifest.model_dump_json()

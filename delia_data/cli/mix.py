@@ -59,6 +59,13 @@ def command(
         int | None,
         option("Epochs, one after another: the same task rows, each time with other pairs (1)."),
     ] = None,
+    contrast: Annotated[
+        float | None,
+        option(
+            "Contrast rows for each task row in an epoch, other ones in each epoch; by default all "
+            "of the task folder in each."
+        ),
+    ] = None,
     decontaminate: Annotated[
         bool | None, option("Drop pairs that share 13 words in a row with a held-out row.")
     ] = None,
@@ -90,6 +97,7 @@ def command(
         "on_short": on_short,
         "format": format,
         "epochs": epochs,
+        "contrast": contrast,
         "decontaminate": decontaminate,
         "strict": strict,
     }

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from delia_data.diversify import diversify, undiversified
@@ -68,15 +68,15 @@ class Material:
     contrast: tuple[ContrastRow, ...] = ()
 
     def mixture(
-        self, *, diversified: bool, pairs: bool, contrast: bool = False, epoch: int | None = None
+        self, *, diversified: bool, pairs: bool, contrast: float | None = 0, epochs: int = 1
     ) -> tuple[TrainingRow, ...]:
         """Return the rows of a mixture in the order of training.
 
         Args:
             diversified: Give each row a wording; otherwise all rows have the common wording.
             pairs: Mix in `ratio` pairs per task row.
-            contrast: Mix in the contrast rows.
-            epoch: Number of the epoch, each of which has other pairs; default: the first.
+            contrast: Contrast rows per task row in each epoch; None takes all of them.
+            epochs: Number of epochs, each with other pairs and contrast rows.
         """
         task = self.task
         if not diversified:
@@ -86,8 +86,15 @@ class Material:
         else:
             rows = diversify(task, self.wordings, seed=self.seed)
         ratio = self.ratio if pairs else 0
-        rows = replace(rows, test=(), contrast=self.contrast if contrast else ())
-        mixed = mix(rows, self.pairs, ratio=ratio, seed=self.seed, token=task.token, epoch=epoch)
+        mixed = mix(
+            replace(rows, test=(), contrast=self.contrast),
+            self.pairs,
+            ratio=ratio,
+            seed=self.seed,
+            token=task.token,
+            epochs=epochs,
+            contrast=contrast,
+        )
         return tuple(mixed.train.to_pylist())
 
 
@@ -194,7 +201,7 @@ def _delia_kl(material: Material, settings: TrainSettings) -> Training:
 
 def _contrast(material: Material, settings: TrainSettings) -> Training:
     _check_contrast(material)
-    rows = material.mixture(diversified=True, pairs=True, contrast=True)
+    rows = material.mixture(diversified=True, pairs=True, contrast=None)
     return match_steps(rows, material, replace(settings, pairs_loss="kl"))
 
 
@@ -203,13 +210,10 @@ def _recommended(material: Material, settings: TrainSettings) -> Training:
     _check_contrast(material)
     ours = _delia(material, settings)
     batch = rows_a_step(len(ours.rows), settings)
-    each = min(round(_CONTRAST_SHARE * len(material.task.train)), len(material.contrast))
-    once = len(material.task.train) * (1 + material.ratio) + each
-    rows: tuple[TrainingRow, ...] = ()
-    for epoch in range(math.ceil(ours.steps * batch / once)):
-        contrast = tuple(islice(cycle(material.contrast), each * epoch, each * (epoch + 1)))
-        one = replace(material, contrast=contrast)
-        rows += one.mixture(diversified=True, pairs=True, contrast=True, epoch=epoch)
+    share = min(_CONTRAST_SHARE, len(material.contrast) / len(material.task.train))
+    once = len(material.task.train) * (1 + material.ratio + share)
+    epochs = math.ceil(ours.steps * batch / once)
+    rows = material.mixture(diversified=True, pairs=True, contrast=share, epochs=epochs)
     settings = replace(
         settings,
         pairs_loss="kl",

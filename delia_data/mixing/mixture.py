@@ -161,6 +161,7 @@ def mix(
     strict: bool = False,
     epochs: int = 1,
     epoch: int | None = None,
+    contrast: float | None = None,
     template_options: Mapping[str, Any] | None = None,
 ) -> Mixture:
     """Mix task rows with `ratio` pairs per row.
@@ -196,6 +197,8 @@ def mix(
             the next pairs in rank after those of epoch `k - 1`, and its own order. Epoch 0 equals
             the mixture of one epoch.
         epoch: Index of a single epoch to mix, instead of `epochs`.
+        contrast: Contrast rows per task row in each epoch. Epoch `k` has those after the ones of
+            epoch `k - 1`, and starts again where they run out. Default: all of them in each epoch.
         template_options: Options of the chat template by name. Every row has them in the column
             `chat_template_kwargs`, which TRL passes to the template.
 
@@ -203,23 +206,33 @@ def mix(
         The mixture.
 
     Raises:
-        RatioError: The ratio is wrong, or the cache is too small for it.
+        RatioError: The ratio is wrong, or there are too few pairs or contrast rows for it.
         TokenError: A task row does not name its token.
         InputError: There are no task rows, an input cannot be read, or an option is unknown.
         FormatError: The format of a row is unknown, or `format` is unknown or cannot represent a
             row.
     """
     options = MixOptions(
-        ratio, seed, order, on_short, format, decontaminate, strict, epochs, epoch, template_options
+        ratio,
+        seed,
+        order,
+        on_short,
+        format,
+        decontaminate,
+        strict,
+        epochs,
+        epoch,
+        contrast,
+        template_options,
     )
     tasks = {name: as_task_rows(given, token) for name, given in _named(task, "task").items()}
     held_out = [row for rows in tasks.values() for row in rows.test] if test is None else [*test]
     known = {row.record.id for row in held_out}
     train = [[r for r in rows.train if r.record.id not in known] for rows in tasks.values()]
-    contrast = [[r for r in rows.contrast if r.task_row not in known] for rows in tasks.values()]
+    near = [[r for r in rows.contrast if r.task_row not in known] for rows in tasks.values()]
     weights = _weights("task", tasks, task_weights)
     taken = _weighted(train, weights, seed)
-    contrasting = _weighted(contrast, weights, seed)
+    contrasting = _weighted(near, weights, seed)
     if not taken:
         raise InputError("the task has no training rows that are not held out: give at least one")
     for rows in tasks.values():
@@ -260,7 +273,7 @@ def mix(
     }
     dropped = sum((pairs.dropped for pairs in usable.values()), Counter[str]())
     dropped["task_row_is_held_out"] = len(task_rows) - sum(map(len, train))
-    dropped["contrast_row_is_held_out"] = len(every_contrast) - sum(map(len, contrast))
+    dropped["contrast_row_is_held_out"] = len(every_contrast) - sum(map(len, near))
     read = {n if n == "task" else f"task:{n}": rows.read for n, rows in tasks.items() if rows.read}
     read |= {n: cache.read for n, cache in stored.items() if cache.read}
     written = writers_of(caches) | {
@@ -268,8 +281,11 @@ def mix(
         for n, rows in tasks.items()
         if rows.contrast and rows.contrast_by
     }
-    times = len(options.epoch_numbers)
-    kinds = Counter(row.kind for _, row in contrasting)
+    places = {
+        number: _contrast_places(train, near, weights, options, number)
+        for number in options.epoch_numbers
+    }
+    kinds = Counter(contrasting[place][1].kind for each in places.values() for place in each)
     manifest = Manifest(
         kind="mixture",
         settings={
@@ -284,6 +300,7 @@ def mix(
             **({"strict": True} if strict else {}),
             **({"epochs": epochs} if epochs != 1 else {}),
             **({} if epoch is None else {"epoch": epoch}),
+            **({} if contrast is None else {"contrast": options.contrast}),
             **({"task_weights": dict(task_weights)} if task_weights else {}),
             **({"cache_weights": dict(cache_weights)} if cache_weights else {}),
             **({"template_options": dict(template_options)} if template_options else {}),
@@ -295,24 +312,26 @@ def mix(
             **_hashes("cache", {name: pairs.sha256 for name, pairs in usable.items()}),
         },
         rows={
-            "task": times * len(taken),
+            "task": len(ranks) * len(taken),
             "cache": sum(len(part) for parts in ranks.values() for part in parts),
-            **({"contrast": times * len(contrasting)} if contrasting else {}),
+            **({"contrast": kinds.total()} if kinds else {}),
             "test": len(held_out),
         },
         dropped=dict(sorted((+dropped).items())),
         details={
             **({"written_by": written} if written else {}),
             **({"read": read} if read else {}),
-            **({"contrast": {k: times * n for k, n in sorted(kinds.items())}} if kinds else {}),
+            **({"contrast": dict(sorted(kinds.items()))} if kinds else {}),
         },
     )
     batch, wordings, teachers = _task_batch([*_rows_of(taken), *_rows_of(contrasting)])
     orders = [
-        _in_order(options, number, taken, contrasting, stored, usable, parts)
+        _in_order(options, number, taken, contrasting, places[number], stored, usable, parts)
         for number, parts in ranks.items()
     ]
-    taught = teachers.null_count < len(teachers)
+    numbers = np.concatenate(orders)
+    has_teacher = teachers.is_valid().to_numpy(zero_copy_only=False)
+    taught = bool(has_teacher[numbers[numbers < len(teachers)]].any())
     return Mixture(
         manifest,
         _test_table(held_out, options, taught=taught),
@@ -320,7 +339,7 @@ def mix(
         batch,
         wordings,
         tuple(stored.values()),
-        np.concatenate(orders),
+        numbers,
         teachers if taught else None,
         len(taken),
     )
@@ -373,6 +392,36 @@ def _weighted(
     """Return the rows of each task, repeated or reduced by its weight."""
     weighted = zip(parts, weights, strict=True)
     return [row for rows, weight in weighted for row in _times(rows, weight, seed)]
+
+
+def _contrast_places(
+    train: Sequence[Sequence[TaskRow]],
+    contrast: Sequence[Sequence[ContrastRow]],
+    weights: Sequence[float],
+    options: MixOptions,
+    epoch: int,
+) -> list[int]:
+    """Return the contrast rows of an epoch as positions in the weighted rows of all tasks.
+
+    Raises:
+        RatioError: A task has fewer contrast rows than an epoch needs.
+    """
+    places: list[int] = []
+    start = 0
+    for rows, near, weight in zip(train, contrast, weights, strict=True):
+        there = round(weight * len(near))
+        wanted = there
+        if options.contrast is not None:
+            wanted = round(options.contrast * round(weight * len(rows)))
+        if wanted > there:
+            raise RatioError(
+                f"contrast {options.contrast:.15g} needs {wanted} contrast rows in an epoch, and "
+                f"the task has {there}: lower it, or diversify with more (delia diversify "
+                "--contrast)"
+            )
+        places += [start + (epoch * wanted + i) % there for i in range(wanted)]
+        start += there
+    return places
 
 
 def _rows_of(numbered: Sequence[tuple[int, _Row]]) -> list[_Row]:
@@ -446,20 +495,25 @@ def _in_order(
     epoch: int,
     task: Sequence[tuple[int, TaskRow]],
     contrast: Sequence[tuple[int, ContrastRow]],
+    places: Sequence[int],
     caches: Mapping[str, CacheRows],
     usable: Mapping[str, Usable],
     ranks: Sequence[range],
 ) -> Numbers:
-    """Return the row numbers of an epoch, over task rows, contrast rows and caches."""
+    """Return the row numbers of an epoch, over task rows, contrast rows and caches.
+
+    `places` are the contrast rows of the epoch.
+    """
     purpose = f"order:epoch-{epoch}" if epoch else "order"
 
     def keys_of(rows: Sequence[tuple[int, TaskRow | ContrastRow]], source: str) -> Keys:
-        places = [rank(options.seed, f"{n}:{source}:{_row_key(row)}", purpose) for n, row in rows]
-        halves = [(place >> 64, place & (2**64 - 1)) for place in places]
+        ranks = [rank(options.seed, f"{n}:{source}:{_row_key(row)}", purpose) for n, row in rows]
+        halves = [(place >> 64, place & (2**64 - 1)) for place in ranks]
         return np.array(halves, np.uint64).reshape(-1, 2)
 
-    task_keys, contrast_keys = keys_of(task, "task"), keys_of(contrast, "contrast")
-    contrast_numbers = len(task) + np.arange(len(contrast))
+    task_keys = keys_of(task, "task")
+    contrast_keys = keys_of([contrast[place] for place in places], "contrast")
+    contrast_numbers = len(task) + np.array(places, np.int64)
     start = len(task) + len(contrast)
     numbers, keys = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)]
     for cache, pairs, wanted in zip(caches.values(), usable.values(), ranks, strict=True):
@@ -480,10 +534,10 @@ def _in_order(
     rows = np.empty(len(task) + len(pair_numbers), np.int64)
     rows[of_task] = sort_keys(task_keys)
     rows[of_pairs] = pair_numbers[sort_keys(pair_keys)]
-    if contrast:  # distributed evenly, each after a task row and its pairs
+    if places:  # distributed evenly, each after a task row and its pairs
         ends = np.append(of_task[1:], len(rows))
-        places = ends[np.arange(len(contrast)) * len(task) // len(contrast)]
-        rows = np.insert(rows, places, contrast_numbers[sort_keys(contrast_keys)])
+        after = ends[np.arange(len(places)) * len(task) // len(places)]
+        rows = np.insert(rows, after, contrast_numbers[sort_keys(contrast_keys)])
     return rows
 
 

@@ -65,11 +65,13 @@ class MixOptions:
         epochs: Number of consecutive epochs: the same task rows, each time with different pairs
             and a different order.
         epoch: Index of a single epoch to mix; None for all epochs.
+        contrast: Contrast rows per task row in each epoch, each epoch with different ones as long
+            as there are any; None for all of them in each epoch.
         template_options: Options of the chat template by name. Every row has them in the column
             `chat_template_kwargs`, which TRL passes to the template.
 
     Raises:
-        RatioError: The ratio is not a number of at least 0.
+        RatioError: The ratio or `contrast` is not a number of at least 0.
         InputError: Another value is unknown, or the template options are not JSON values by name
             or contain empty lists or mappings.
     """
@@ -83,10 +85,13 @@ class MixOptions:
     strict: bool = False
     epochs: int = 1
     epoch: int | None = None
+    contrast: float | None = None
     template_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", parse_ratio(self.ratio))
+        if self.contrast is not None:
+            object.__setattr__(self, "contrast", parse_ratio(self.contrast, "contrast"))
         for name, least in (("epochs", 1), ("epoch", 0)):
             value = getattr(self, name)
             is_number = isinstance(value, int) and not isinstance(value, bool)
@@ -141,8 +146,12 @@ def template_column(options: Mapping[str, Any] | None, rows: int = 1) -> pa.Arra
     return value.take(pa.array([0] * rows, pa.int64()))
 
 
-def parse_ratio(value: Any) -> float:
+def parse_ratio(value: Any, name: str = "ratio") -> float:
     """Parse a ratio: pairs per task row, a number of at least 0.
+
+    Args:
+        value: The ratio, or another number of rows per task row.
+        name: Name of the number in the error.
 
     Raises:
         RatioError: It is not such a number.
@@ -153,7 +162,8 @@ def parse_ratio(value: Any) -> float:
         ratio = math.nan
     if isinstance(value, bool) or not math.isfinite(ratio) or ratio < 0:
         raise RatioError(
-            f"ratio {value!r} is not a number of at least 0: give one such as 4 or 260"
+            f"{name} {value!r} is not a number of at least 0: give one such as "
+            + ("4 or 260" if name == "ratio" else "0.5")
         )
     return abs(ratio)  # -0.0 would have a different name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,53 @@ def test_contrast_rows_are_in_every_epoch(tmp_path: Path) -> None:
     assert mixture.manifest.details["contrast"] == {"forbid": 6, "mention": 6, "plain": 6}
     sources = mixture.train["source"].to_pylist()
     assert [sources[30 * k : 30 * k + 30].count("contrast") for k in range(3)] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("order", ["shuffled", "interleaved"])
+def test_each_epoch_has_its_share_of_the_contrast_rows(tmp_path: Path, order: Order) -> None:
+    """20 contrast rows, 8 in an epoch: the third has the last 4 and the first 4."""
+    contrast_task(tmp_path, contrast=20 / 12)
+    task = read_task_rows(tmp_path)
+    near = [row.record.id for row in task.contrast]
+    mixture = mix(task, CACHE, ratio=1, epochs=3, contrast=8 / 12, order=order)
+    assert mixture.manifest.rows == {"task": 36, "cache": 36, "contrast": 24, "test": 5}
+    assert sum(mixture.manifest.details["contrast"].values()) == 24
+    assert mixture.manifest.settings["contrast"] == 8 / 12
+    rows = mixture.train.to_pylist()
+    for number, wanted in enumerate([near[:8], near[8:16], near[16:] + near[:4]]):
+        part = rows[32 * number : 32 * number + 32]
+        taken = [row["source_id"] for row in part if row["source"] == "contrast"]
+        assert sorted(taken) == sorted(wanted)
+        alone = mix(task, CACHE, ratio=1, epoch=number, contrast=8 / 12, order=order)
+        assert alone.train.to_pylist() == part
+    none = mix(task, CACHE, ratio=1, contrast=0, order=order)
+    assert none.manifest.rows == {"task": 12, "cache": 12, "test": 5}
+    assert none.train.equals(mix(replace(task, contrast=()), CACHE, ratio=1, order=order).train)
+
+
+def test_the_contrast_rows_of_an_epoch_are_of_every_task(tmp_path: Path) -> None:
+    contrast_task(tmp_path / "a", contrast=1)
+    task = read_task_rows(tmp_path / "a")
+    both = mix({"a": task, "b": task}, CACHE, ratio=0, contrast=0.25, task_weights={"b": 2.0})
+    ids = [row["source_id"] for row in both.train.to_pylist() if row["source"] == "contrast"]
+    near = [row.record.id for row in task.contrast]
+    assert sorted(ids) == sorted([*near[:3], *near[:6]])
+
+
+@pytest.mark.parametrize(
+    ("contrast", "message"),
+    [
+        (2, "contrast 2 needs 24 contrast rows in an epoch, and the task has 6: lower it"),
+        (-1, "contrast -1 is not a number of at least 0: give one such as 0.5"),
+        ("some", "contrast 'some' is not a number"),
+    ],
+)
+def test_a_share_of_contrast_rows_that_cannot_be(
+    tmp_path: Path, contrast: Any, message: str
+) -> None:
+    contrast_task(tmp_path, contrast=0.5)
+    with pytest.raises(RatioError, match=message):
+        mix(read_task_rows(tmp_path), CACHE, ratio=1, contrast=contrast)
 
 
 @pytest.mark.parametrize(
