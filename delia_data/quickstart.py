@@ -15,6 +15,7 @@ A finished step is not repeated.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -63,7 +64,7 @@ class QuickstartSettings:
 
     Attributes:
         pairs: Pairs to sample.
-        ratio: Pairs per task row; None takes all sampled pairs.
+        ratio: Pairs per task row in an epoch; None divides all sampled pairs among the epochs.
         seed: Seed of every step.
         device: Device of the model.
         task_rows: Training rows of the bundled task.
@@ -71,7 +72,7 @@ class QuickstartSettings:
         epochs: Epochs of the training; None takes the recipe's.
         max_tokens: Maximum tokens of a sampled answer; longer answers are dropped.
         keep_truncated: Truncate longer answers instead of dropping them.
-        contrast: Contrast rows per task row.
+        contrast: Contrast rows per task row in an epoch, different ones in each.
 
     Raises:
         RatioError: The ratio is negative, or needs more pairs than `pairs`.
@@ -176,14 +177,19 @@ class _Quickstart(Steps):
         return replace(whole, train=whole.train[: s.task_rows], test=whole.test[: s.held_out_rows])
 
     @cached_property
+    def epochs(self) -> int:
+        """Number of epochs in the mixture, each with its own pairs and contrast rows."""
+        return math.ceil(self.settings.epochs or read_recipe(_RECIPE).epochs)
+
+    @cached_property
     def recipe(self) -> TrainSettings:
-        """Settings of the training."""
+        """Settings of the training, which takes the epochs of the mixture in order."""
         s, recipe = self.settings, read_recipe(_RECIPE)
         return replace(
             recipe,
             model=DEFAULT_MODEL,
             token=self.task.token,
-            epochs=recipe.epochs if s.epochs is None else s.epochs,
+            epochs=(s.epochs or recipe.epochs) / self.epochs,
             seed=s.seed,
             device=s.device,
         )
@@ -217,7 +223,7 @@ class _Quickstart(Steps):
             self.out / "task",
             embed=False,
             engine=lambda: TransformersEngine(*self.base),
-            contrast=s.contrast,
+            contrast=s.contrast * self.epochs,
             contrast_sampling=Sampling(max_tokens=s.max_tokens),
             seed=s.seed,
             on_answer=update,
@@ -227,11 +233,19 @@ class _Quickstart(Steps):
 
     def mix(self, update: Update) -> None:
         """Mix task rows and pairs."""
-        rows, cache = read_task_rows(self.out / "task"), self.out / "cache"
-        ratio, seed = self.settings.ratio, self.settings.seed
+        s, rows, cache = self.settings, read_task_rows(self.out / "task"), self.out / "cache"
+        ratio = s.ratio
         if ratio is None:
-            ratio = read_manifest(cache).rows["kept"] / len(rows.train)
-        mixture = mix(rows, cache, ratio=ratio, seed=seed)
+            ratio = read_manifest(cache).rows["kept"] // self.epochs / len(rows.train)
+        mixture = mix(
+            rows,
+            cache,
+            ratio=ratio,
+            seed=s.seed,
+            epochs=self.epochs,
+            contrast=s.contrast,
+            on_short="repeat",
+        )
         save_mixture(mixture, self.out / "mixture")
         update(mixture.num_rows, mixture.num_rows)
 
@@ -240,18 +254,18 @@ class _Quickstart(Steps):
         from datasets import load_dataset
 
         made = read_manifest(self.out / "mixture")
+        names = ("ratio", "seed", "on_short", "epochs", "contrast")
         with quiet():
             dataset = load_dataset(
                 "delia_mix",
-                ratio=made.settings["ratio"],
-                seed=made.settings["seed"],
+                **{name: made.settings[name] for name in names if name in made.settings},
                 task=str(self.out / "task"),
                 cache=str(self.out / "cache"),
                 split="train",
             )
         self.rows = dataset.to_list()
-        names = ("task", "contrast", "cache")
-        update(len(self.rows), sum(made.rows.get(name, 0) for name in names))
+        sources = ("task", "contrast", "cache")
+        update(len(self.rows), sum(made.rows.get(name, 0) for name in sources))
 
     def train(self, update: Update) -> None:
         """Add the token, lint, train."""

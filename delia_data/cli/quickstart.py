@@ -20,7 +20,9 @@ def command(
     pairs: Annotated[
         int | None, option("Pairs to sample. Default: 96, or as many as --ratio needs.")
     ] = None,
-    ratio: Annotated[str | None, option("Pairs per task row. Default: all sampled pairs.")] = None,
+    ratio: Annotated[
+        str | None, option("Pairs per task row in an epoch. Default: all pairs over all epochs.")
+    ] = None,
     seed: Annotated[int, option("Seed of every step.")] = 0,
     device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: AsJson = False,

@@ -76,7 +76,7 @@ def finished(tiny_default: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_every_step_is_finished_and_a_rerun_repeats_none(finished: Path) -> None:
     for step in STEPS:
         read_manifest(finished / step, verify=True)
-    assert read_manifest(finished / "mixture").rows == {"task": 6, "cache": 48, "test": 4}
+    assert read_manifest(finished / "mixture").rows == {"task": 12, "cache": 48, "test": 4}
     losses = json.loads((finished / "adapter" / "losses.json").read_text())
     assert len(losses) == read_manifest(finished / "adapter").details["steps"]
     scores, rows = read_evaluation(finished / "trained")
