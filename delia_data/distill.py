@@ -21,6 +21,7 @@ A finished step is not repeated.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
@@ -78,8 +79,8 @@ class DistillSettings:
         held_out: Share of the queries to hold out for evaluation, above 0 and below 1.
         pairs: Pairs to mix in: a cache or a file of pairs. With the KL loss their answers may come
             from any model.
-        ratio: Pairs per training row.
-        contrast: Contrast rows per training row.
+        ratio: Pairs per training row in an epoch.
+        contrast: Contrast rows per training row in an epoch, different ones in each.
         max_tokens: Maximum number of tokens of an answer. Longer ones are dropped and counted.
         constraints: By token, constraints that code checks in answers of free text
             (`evaluation.keep.satisfies`), such as `{"most_words": 80}`.
@@ -287,24 +288,37 @@ class _Distillation(Steps):
             wordings=prompt_wordings(token),
             embed=False,
             engine=self.engine,
-            contrast=s.contrast,
+            contrast=s.contrast * self.epochs,
             contrast_sampling=Sampling(max_tokens=s.max_tokens),
             seed=s.seed,
             on_answer=update,
         )
 
+    @property
+    def epochs(self) -> int:
+        """Number of epochs in the mixture, each with its own pairs and contrast rows."""
+        return math.ceil(self.training.epochs)
+
     def mix(self, update: Update) -> None:
         """Mix the rows of all tokens with pairs."""
         s = self.settings
         tasks: Any = {_name(token): str(self.folder(token) / "task") for token in s.prompts}
-        mixture = mix(tasks, s.pairs, ratio=s.ratio, seed=s.seed)
+        mixture = mix(
+            tasks,
+            s.pairs,
+            ratio=s.ratio,
+            seed=s.seed,
+            epochs=self.epochs,
+            contrast=s.contrast,
+            on_short="repeat",
+        )
         save_mixture(mixture, self.out / _MIXTURE)
         update(mixture.num_rows, mixture.num_rows)
 
     def train(self, update: Update) -> None:
         """Train LoRA and the tokens' rows."""
         train(
-            self.training,
+            replace(self.training, epochs=self.training.epochs / self.epochs),
             self.out / _MIXTURE,
             self.out / _ADAPTER,
             on_step=lambda number, steps, _: update(number, steps),

@@ -171,7 +171,7 @@ def test_the_best_checkpoint_is_kept(case: Case, overfit: TrainSettings, tmp_pat
     assert best["step"] == manifest.details["best_step"] < manifest.details["steps"] == 20
     loss = answer_loss(*load_adapter(tmp_path / "a"), case.held_out())
     assert loss == pytest.approx(best["eval_loss_task"], rel=1e-3)
-    assert loss < read_watched(tmp_path / "a")[-1]["eval_loss_task"] * 0.99
+    assert loss < read_watched(tmp_path / "a")[-1]["eval_loss_task"]
     assert manifest.inputs["held_out"]
     assert adapter_settings(tmp_path / "a").save_every_steps == 2
 
