@@ -69,7 +69,7 @@ class QuickstartSettings:
         device: Device of the model.
         task_rows: Training rows of the bundled task.
         held_out_rows: Held-out rows to evaluate on.
-        epochs: Epochs of the training; None takes the recipe's.
+        epochs: Epochs of the training.
         max_tokens: Maximum tokens of a sampled answer; longer answers are dropped.
         keep_truncated: Truncate longer answers instead of dropping them.
         contrast: Contrast rows per task row in an epoch, different ones in each.
@@ -78,13 +78,13 @@ class QuickstartSettings:
         RatioError: The ratio is negative, or needs more pairs than `pairs`.
     """
 
-    pairs: int = 96
+    pairs: int = 128
     ratio: float | None = None
     seed: int = 0
     device: str = "cpu"
     task_rows: int = 100
     held_out_rows: int = 40
-    epochs: float | None = None
+    epochs: float = 4
     max_tokens: int = 96
     keep_truncated: bool = False
     contrast: float = 0.5
@@ -179,7 +179,7 @@ class _Quickstart(Steps):
     @cached_property
     def epochs(self) -> int:
         """Number of epochs in the mixture, each with its own pairs and contrast rows."""
-        return math.ceil(self.settings.epochs or read_recipe(_RECIPE).epochs)
+        return math.ceil(self.settings.epochs)
 
     @cached_property
     def recipe(self) -> TrainSettings:
@@ -189,7 +189,7 @@ class _Quickstart(Steps):
             recipe,
             model=DEFAULT_MODEL,
             token=self.task.token,
-            epochs=(s.epochs or recipe.epochs) / self.epochs,
+            epochs=s.epochs / self.epochs,
             seed=s.seed,
             device=s.device,
         )

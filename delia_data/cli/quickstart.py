@@ -18,7 +18,7 @@ from delia_data.mixing import parse_ratio
 def command(
     out: Annotated[Path, option("Output folder; a rerun continues there.")] = Path("quickstart"),
     pairs: Annotated[
-        int | None, option("Pairs to sample. Default: 96, or as many as --ratio needs.")
+        int | None, option("Pairs to sample. Default: 128, or as many as --ratio needs.")
     ] = None,
     ratio: Annotated[
         str | None, option("Pairs per task row in an epoch. Default: all pairs over all epochs.")
