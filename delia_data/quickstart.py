@@ -184,9 +184,9 @@ class _Quickstart(Steps):
     @cached_property
     def recipe(self) -> TrainSettings:
         """Settings of the training, which takes the epochs of the mixture in order."""
-        s, recipe = self.settings, read_recipe(_RECIPE)
+        s = self.settings
         return replace(
-            recipe,
+            read_recipe(_RECIPE),
             model=DEFAULT_MODEL,
             token=self.task.token,
             epochs=s.epochs / self.epochs,

@@ -1,4 +1,4 @@
-"""The reproduction in `benchmarks/`: its report follows from its cells and names no machine."""
+"""The reproductions in `benchmarks/`: their reports follow from their cells and name no machine."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ from delia_data.experiments import (
 )
 from delia_data.experiments.figures import draw_figures
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduction" / "tiny"
+ROOT = Path(__file__).parents[2]
+FOLDERS = [ROOT / "benchmarks" / "reproduction" / name for name in ("tiny", "pairs")]
 
 IN_README = {
-    "DELIA": "delia",
-    "DELIA without the pairs": "no_diverse",
-    "DELIA without diversified wordings": "no_wordings",
-    "the task alone, for as many steps": "step_matched",
-    "the task alone": "common",
-    "examples in the prompt": "in_context",
-    "untrained": "original",
+    "wordings without pairs": "no_pairs",
+    "pairs with cross-entropy, as in the paper": "delia",
+    "pairs with the KL loss": "delia_kl",
+    "KL loss and contrast rows (recommended)": "recommended",
 }
 
 
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return read_results(read_grid(FOLDER / "grid.yaml"), FOLDER)
+@pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
-def report() -> dict[str, object]:
-    document: dict[str, object] = json.loads((FOLDER / "report.json").read_text(encoding="utf-8"))
+def results(folder: Path) -> Results:
+    return read_results(read_grid(folder / "grid.yaml"), folder)
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict[str, object]:
+    document: dict[str, object] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return document
 
 
@@ -50,10 +53,12 @@ def test_the_report_follows_from_the_cells(report: dict[str, object], results: R
     assert report["cells"] == {"finished": len(results.finished), "missing": len(results.missing)}
 
 
-def test_the_run_resumes_from_its_grid(report: dict[str, object], tmp_path: Path) -> None:
+def test_the_run_resumes_from_its_grid(
+    folder: Path, report: dict[str, object], tmp_path: Path
+) -> None:
     for name in ("grid.yaml", "inputs.json"):
-        shutil.copyfile(FOLDER / name, tmp_path / name)
-    grid = read_grid(FOLDER / "grid.yaml")
+        shutil.copyfile(folder / name, tmp_path / name)
+    grid = read_grid(folder / "grid.yaml")
     Reproduction(grid, tmp_path).start()  # Refuses another grid.
     assert grid.as_dict() == report["grid"]
 
@@ -70,12 +75,13 @@ def test_no_curve_leaves_its_panel(
 
     monkeypatch.setattr("delia_data.experiments.figures.save_png", look)
     draw_figures(results, tmp_path)
-    assert len(seen) == 4  # of Figure 2, which share an axis
+    assert len(seen) >= 2  # panels of Figure 2, which share an axis
     assert all(highest <= top for highest, top in seen)
 
 
-def test_no_text_of_others_and_no_path_is_kept() -> None:
-    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+def test_no_text_of_others_and_no_path_is_kept(folder: Path) -> None:
+    files = [path for path in (folder / "cells").rglob("*") if path.is_file()]
+    files += [path for path in folder.iterdir() if path.is_file()]
     answers = [path.parents[1].name for path in files if path.parent.name == "answers"]
     assert answers and all(cell.startswith("formatted-text") for cell in answers)
     for path in files:
@@ -84,12 +90,17 @@ def test_no_text_of_others_and_no_path_is_kept() -> None:
             assert not [sign for sign in ("/tmp/", "/home/", "/root/") if sign in text], path
 
 
-def test_the_readme_has_the_numbers_of_the_run(results: Results) -> None:
-    lines = (FOLDER.parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+def test_the_readmes_have_the_numbers_of_the_run() -> None:
+    results = read_results(read_grid(FOLDERS[1] / "grid.yaml"), FOLDERS[1])
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    details = (FOLDERS[1].parent / "README.md").read_text(encoding="utf-8").splitlines()
     for name, method in IN_README.items():
         cells = results.of("formatted-text", method)
-        follow, leak = results.follow(cells), results.leak(cells)
-        assert follow and leak and follow.low is not None and follow.high is not None
-        interval = f"{100 * follow.low:.0f} to {follow.high:.0%}"
-        figures = f"{follow.value:.0%} | {interval} | {leak.value:.0%} | {len(follow.by_seed)}"
-        assert f"| {name} | {figures} |" in lines
+        follow, leak, obey = (f(cells) for f in (results.follow, results.leak, results.obey))
+        kl, right, kept = results.divergence(cells), results.scores(cells), results.similar(cells)
+        assert follow and leak and obey and kl and right and kept
+        shown = [f"{one.value:.0%}" for one in (follow, leak, obey)]
+        shown += [f"{kl.value:.3f}", f"{right.value:.0%}", str(len(follow.by_seed))]
+        assert f"| {name} | {' | '.join(shown)} |" in lines
+        shown.insert(4, f"{kept.value:.0%}")
+        assert any(line.endswith(f"| {' | '.join(shown)} |") for line in details)
