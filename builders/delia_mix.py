@@ -126,10 +126,8 @@ class DeliaMixConfig(DeliaConfig):
         if self.repo is None:
             return super().sha256()
         if self.published is None:
-            from delia_data.hub import (
-                find_version,
-                published_mixture,
-            )  # here, because the import takes a while
+            # Here, because the import takes a while.
+            from delia_data.hub import find_version, published_mixture
 
             # Requests the newest commit. If the Hub cannot be reached, an old commit is not used.
             revision = "" if self.revision is None else f"@{self.revision}"

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 SETTINGS: Final = "quickstart.json"
 REPORT: Final = "report.html"
 _RECIPE: Final = "smollm2-135m-cpu"
-_RATE: Final = 5e-4  # half of the recipe's: with so few pairs and steps that one leaks
+_RATE: Final = 5e-4  # half of the recipe's, which leaks after so few steps with so few pairs
 _STEPS: Final = ("cache", "task", "mixture", "adapter", "trained", "measurements")
 _EARLIER: Final = ("before", "after", "untrained")
 """Evaluations of earlier versions, which are not read."""

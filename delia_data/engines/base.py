@@ -59,6 +59,10 @@ class Request:
     prefill: str = ""
     max_tokens: int | None = None
 
+    def limit(self, sampling: Sampling) -> int:
+        """Return the maximum number of tokens to generate."""
+        return self.max_tokens or sampling.max_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

@@ -82,7 +82,7 @@ class MockEngine:
                 request.id, "", 0, "error", "the mock engine failed on purpose", prompt
             )
         words = f"{request.prefill}{self.answer(request)}".split(" ")
-        shown = words[: request.max_tokens or sampling.max_tokens]
+        shown = words[: request.limit(sampling)]
         finish: Finish = "stop" if len(shown) == len(words) else "length"
         cost = None
         if self.prices is not None:

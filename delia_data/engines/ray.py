@@ -158,7 +158,7 @@ class RayEngine:
                 "number": number,
                 "ids": ids,
                 "seed": request.seed,
-                "max_tokens": request.max_tokens or limited.max_tokens,
+                "max_tokens": request.limit(limited),
             }
             for number, (request, ids) in pending.items()
         ]

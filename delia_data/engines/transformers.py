@@ -203,7 +203,7 @@ class Batch:
             row.answer.append(token)
             if token in self._ends:
                 row.finish = "stop"
-            elif len(row.answer) == (row.request.max_tokens or sampling.max_tokens):
+            elif len(row.answer) == row.request.limit(sampling):
                 row.finish = "length"
             if row.finish is not None:
                 finished.append(row)
@@ -423,7 +423,7 @@ class TransformersEngine:
         ends = end_token_ids(self.tokenizer, self.model.generation_config)
         ids, mask = self._pad([row.prompt for row in batch])
         width = ids.shape[1]
-        limits = [row.request.max_tokens or sampling.max_tokens for row in batch]
+        limits = [row.request.limit(sampling) for row in batch]
         processors: list[_ProgressReporter | _RowSampler] = [
             _ProgressReporter(self.on_part, width, len(batch) / max(limits))
         ]

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -231,8 +231,8 @@ def mix(
     train = [[r for r in rows.train if r.record.id not in known] for rows in tasks.values()]
     near = [[r for r in rows.contrast if r.task_row not in known] for rows in tasks.values()]
     weights = _weights("task", tasks, task_weights)
-    taken = _weighted(train, weights, seed)
-    contrasting = _weighted(near, weights, seed)
+    of_tasks, near_tasks = _weighted(train, weights, seed), _weighted(near, weights, seed)
+    taken, contrasting = [*chain(*of_tasks)], [*chain(*near_tasks)]
     if not taken:
         raise InputError("the task has no training rows that are not held out: give at least one")
     for rows in tasks.values():
@@ -282,7 +282,7 @@ def mix(
         if rows.contrast and rows.contrast_by
     }
     places = {
-        number: _contrast_places(train, near, weights, options, number)
+        number: _contrast_places(of_tasks, near_tasks, options.contrast, number)
         for number in options.epoch_numbers
     }
     kinds = Counter(contrasting[place][1].kind for each in places.values() for place in each)
@@ -388,39 +388,39 @@ def _weights(
 
 def _weighted(
     parts: Sequence[Sequence[_Row]], weights: Sequence[float], seed: int
-) -> list[tuple[int, _Row]]:
+) -> list[list[tuple[int, _Row]]]:
     """Return the rows of each task, repeated or reduced by its weight."""
-    weighted = zip(parts, weights, strict=True)
-    return [row for rows, weight in weighted for row in _times(rows, weight, seed)]
+    return [_times(rows, weight, seed) for rows, weight in zip(parts, weights, strict=True)]
 
 
 def _contrast_places(
-    train: Sequence[Sequence[TaskRow]],
-    contrast: Sequence[Sequence[ContrastRow]],
-    weights: Sequence[float],
-    options: MixOptions,
+    tasks: Sequence[Sequence[Any]],
+    contrast: Sequence[Sequence[Any]],
+    share: float | None,
     epoch: int,
 ) -> list[int]:
-    """Return the contrast rows of an epoch as positions in the weighted rows of all tasks.
+    """Return the contrast rows of an epoch as positions in those of all tasks.
+
+    Args:
+        tasks: Training rows of each task.
+        contrast: Contrast rows of each task.
+        share: Contrast rows per task row; None for all.
+        epoch: Index of the epoch.
 
     Raises:
         RatioError: A task has fewer contrast rows than an epoch needs.
     """
     places: list[int] = []
     start = 0
-    for rows, near, weight in zip(train, contrast, weights, strict=True):
-        there = round(weight * len(near))
-        wanted = there
-        if options.contrast is not None:
-            wanted = round(options.contrast * round(weight * len(rows)))
-        if wanted > there:
+    for rows, near in zip(tasks, contrast, strict=True):
+        wanted = len(near) if share is None else round(share * len(rows))
+        if wanted > len(near):
             raise RatioError(
-                f"contrast {options.contrast:.15g} needs {wanted} contrast rows in an epoch, and "
-                f"the task has {there}: lower it, or diversify with more (delia diversify "
-                "--contrast)"
+                f"contrast {share:.15g} needs {wanted} contrast rows in an epoch, and the task has "
+                f"{len(near)}: lower it, or diversify with more (delia diversify --contrast)"
             )
-        places += [start + (epoch * wanted + i) % there for i in range(wanted)]
-        start += there
+        places += [start + (epoch * wanted + i) % len(near) for i in range(wanted)]
+        start += len(near)
     return places
 
 

@@ -61,6 +61,7 @@ from delia_data.sampling.queries import (
 from delia_data.sampling.query_checks import (
     MAX_WORDS,
     MIN_WORDS,
+    is_foreign,
     query_checks,
     rejection_reason,
 )
@@ -314,7 +315,7 @@ def follow_up_request(asked: Request, answer: str, row_id: str, seed: int) -> Re
     """
     turns = (*asked.messages, Message("assistant", answer))
     start = STARTS[rank(seed, row_id, "start") % len(STARTS)]
-    prefill = "" if _is_foreign(asked.messages[-1].content) else start
+    prefill = "" if is_foreign(asked.messages[-1].content) else start
     return Request(row_id, turns, seed, "user", prefill, SELF_SAMPLING.max_tokens)
 
 
@@ -324,17 +325,13 @@ def follow_up_fault(asked: Request, text: str, finish: Finish) -> str | None:
     It may refer to what was said before, but not ask for the same again.
     """
     earlier = [turn.content for turn in asked.messages if turn.role == "user"]
-    checks = dict(query_checks("", english=not _is_foreign(earlier[-1])))
+    checks = dict(query_checks("", english=not is_foreign(earlier[-1])))
     for needless in ("names_token", "lacks_context"):
         checks.pop(needless, None)
     if (reason := rejection_reason(text, finish, checks)) is not None:
         return reason
     repeats = any(rouge_l(words(text), words(each)) >= _ROUGE_L for each in earlier)
     return "near_duplicate" if repeats else None
-
-
-def _is_foreign(text: str) -> bool:
-    return bool(query_checks("")["language"](text))
 
 
 class QueryGenerator(Protocol):

@@ -114,7 +114,7 @@ def query_checks(token: str, *, english: bool = True) -> Mapping[str, Fault]:
         "unended": lambda text: text.rstrip()[-1:] in {":", ",", ";", "-", "(", "/"},
     }
     in_english: dict[str, Fault] = {
-        "language": _is_foreign,
+        "language": is_foreign,
         "answer_like": lambda text: (
             _ANSWERING.match(text) or _ANSWERED.search(text) or is_refusal(text)
         ),
@@ -143,7 +143,8 @@ def _repeats(text: str) -> bool:
     return stuck or max(Counter(threes).values(), default=0) >= 3
 
 
-def _is_foreign(text: str) -> bool:
+def is_foreign(text: str) -> bool:
+    """Return whether a text is in another language than English."""
     letters = [letter for letter in text if letter.isalpha()]
     foreign = sum(not letter.isascii() for letter in letters)
     said = words(text)

@@ -63,6 +63,13 @@ def weights(folder: Path) -> bytes:
     return (folder / "adapter_model.safetensors").read_bytes()
 
 
+def untrained(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the model in float32 with the token added."""
+    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
+    add_token(model, tokenizer)
+    return model
+
+
 # Losses
 
 
@@ -71,8 +78,7 @@ def test_the_first_loss_is_the_mean_over_the_answers_tokens(
 ) -> None:
     """Computed here from all logits of the untrained model, row by row."""
     settings = replace(settings, dtype="float32")
-    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
-    add_token(model, tiny_tokenizer)
+    model = untrained(settings, tiny_tokenizer)
     total, count = 0.0, 0
     for values in ROWS[:4]:
         encoded = encode(tiny_tokenizer, read_record(values))
@@ -95,8 +101,7 @@ def test_every_answer_of_a_pair_is_labeled(
 ) -> None:
     """The loss of pairs of two turns, computed here from all logits of the untrained model."""
     settings = replace(settings, dtype="float32")
-    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
-    add_token(model, tiny_tokenizer)
+    model = untrained(settings, tiny_tokenizer)
     more = [{"role": "user", "content": "And why?"}, {"role": "assistant", "content": "It is so."}]
     rows = [{**each, "messages": [*each["messages"], *more]} for each in ROWS]
     total, count = 0.0, 0
