@@ -974,11 +974,13 @@ def _json_chunks(file: str) -> Iterator[Chunk]:
         shown = f", such as the one under {lists[0]!a}" if lists else ""
         raise FormatError(f"{file} holds one JSON value: it must hold a list of objects{shown}")
 
+    surrogates = _SURROGATE.search(text) is not None
+
     def rows() -> Iterator[Place]:
         for index, row in enumerate(value):
             where = f"{file}[{index}]"
             if isinstance(row, dict):
-                yield where, _encodable(row) if _SURROGATE.search(text) else row
+                yield where, _encodable(row) if surrogates else row
             else:
                 yield where, FormatError("the row is not a JSON object: correct or remove it")
 
