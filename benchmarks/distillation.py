@@ -12,7 +12,8 @@ answers the prompts once per seed. A stopped run resumes.
     ce      cross-entropy of its sampled answers
     row     KL, training only the rows of the tokens (prompt tuning)
 
-The table goes into RESULTS.md when every way and seed is finished.
+Each finished run goes into `benchmarks/distillation/runs/MODEL/WAY-SEED.json`, without weights and
+with a few answers. The section of RESULTS.md shows the runs there that have equal settings.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -31,13 +32,15 @@ import yaml
 
 from benchmarks._report import RESULTS, now, replace_section, table
 from delia_data.distill import DistilledToken, DistillResult, DistillSettings, distill
-from delia_data.evaluation.generation import INSTRUCTED
+from delia_data.evaluation import read_evaluation
+from delia_data.evaluation.generation import INSTRUCTED, MODEL
 from delia_data.evaluation.scores import BY_NAME
 from delia_data.evaluation.tables import capital
+from delia_data.outputs import from_json, write_json
 from delia_data.ranking import rank
 from delia_data.training import read_recipe
 
-__all__ = ["main", "messages"]
+__all__ = ["Run", "main", "messages", "read_runs"]
 
 _DATA: Final = Path(__file__).with_name("distillation")
 _TOKENS: Final = {"<extract>": "extract.txt", "<reply>": "reply.txt", "<sort>": "sort.txt"}
@@ -46,8 +49,41 @@ _WAYS: Final[dict[str, dict[str, Any]]] = {
     "ce": {"pairs_loss": "ce"},
     "row": {"pairs_loss": "kl", "learning_rate": 1e-12},
 }
+_WAY_KEYS: Final = {key for values in _WAYS.values() for key in values}
 _COLUMNS: Final = ("follow", "agree", "leak", "obey", "kl", "saved")
 _FEWEST_LEAKS, _MOST_KL, _SHARE = 0.02, 0.02, 0.9
+_EXAMPLES: Final = 2  # answers of a token that a run's file shows
+RUNS: Final = _DATA / "runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run, as its file holds it.
+
+    Attributes:
+        way: Way of training.
+        seed: Seed of every step.
+        settings: Settings of the run (`distill.json`); files have their names alone.
+        tokens: The tokens.
+        seconds: Duration of each step in seconds.
+        requests: Requests that save the time of the run (`DistillResult`).
+        examples: By token, some held-out requests with the answers to them and to the prompt.
+    """
+
+    way: str
+    seed: int
+    settings: Mapping[str, Any]
+    tokens: Mapping[str, DistilledToken]
+    seconds: Mapping[str, float]
+    requests: int | None
+    examples: Mapping[str, Sequence[Mapping[str, str]]]
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Read the finished runs of a model, in the order of ways and seeds."""
+    files = folder.glob("*.json")
+    runs = [from_json(Run, json.loads(file.read_text("utf-8")), str(file)) for file in files]
+    return sorted(runs, key=lambda run: (list(_WAYS).index(run.way), run.seed))
 
 
 def messages(count: int, *, seed: int = 0) -> list[str]:
@@ -95,15 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     queries = options.work / "messages.jsonl"
     lines = [json.dumps({"query": text}) for text in messages(2 * options.rows)]
     queries.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    results: dict[str, list[DistillResult]] = {}
+    name = Path(options.model).stem
     for seed, way in product(options.seeds, options.ways):
-        results.setdefault(way, []).append(_run(options, way, seed, queries))
+        file = RUNS / name / f"{way}-{seed}.json"
+        write_json(file, _values(options, way, seed, _run(options, way, seed, queries)))
         print(f"{way}, seed {seed}", flush=True)
-    text = _table(results)
+        runs = read_runs(file.parent)
+        [run] = [run for run in runs if (run.way, run.seed) == (way, seed)]
+        text = _section([one for one in runs if _shared(one) == _shared(run)])
+        replace_section(RESULTS, f"Distillation of prompts ({name})", f"{now()} UTC.\n\n{text}")
     print(text)
-    if set(results) == set(_WAYS) and len(options.seeds) > 1:
-        name = Path(options.model).stem
-        replace_section(RESULTS, f"Distillation of prompts ({name})", f"{now()}\n\n{text}")
 
 
 def _run(options: argparse.Namespace, way: str, seed: int, queries: Path) -> DistillResult:
@@ -131,40 +168,90 @@ def _run(options: argparse.Namespace, way: str, seed: int, queries: Path) -> Dis
     return distill(out, settings, training)
 
 
-def _table(results: dict[str, list[DistillResult]]) -> str:
+def _values(
+    options: argparse.Namespace, way: str, seed: int, result: DistillResult
+) -> dict[str, Any]:
+    """Return a finished run as JSON values, without paths of this machine."""
+    out = options.work / f"{way}-{seed}"
+    examples = {}
+    for token in result.tokens:
+        _, rows = read_evaluation(out / "evaluation" / token.strip("<>"))
+        answered = [row.answered for row in rows if row.answered.probe == "held-out"]
+        examples[token] = [
+            {
+                "request": row.question,
+                "token": row.answers[MODEL],
+                "prompt": row.answers[INSTRUCTED],
+            }
+            for row in answered[:_EXAMPLES]
+        ]
+    settings = json.loads((out / "distill.json").read_text(encoding="utf-8"))
+    run = Run(way, seed, settings, result.tokens, result.seconds, result.requests, examples)
+    return _without_folders(asdict(run))
+
+
+def _without_folders(value: Any) -> Any:
+    """Return JSON values in which files and folders of this machine have their names alone."""
+    match value:
+        case dict():
+            return {key: _without_folders(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_without_folders(one) for one in value]
+        case str() if "/" in value and len(value) < 1000 and Path(value).exists():
+            return Path(value).name
+    return value
+
+
+def _shared(run: Run) -> dict[str, Any]:
+    """Return the settings that neither the way nor the seed decides."""
+    training = {k: v for k, v in run.settings["training"].items() if k not in ("seed", *_WAY_KEYS)}
+    return {**run.settings, "seed": None, "training": training}
+
+
+def _section(runs: Sequence[Run]) -> str:
+    """Return the settings that runs share, the ways and seeds, and the table."""
+    by_way = {way: [str(run.seed) for run in runs if run.way == way] for way in _WAYS}
+    seeds = [f"{way} {', '.join(seeds)}" for way, seeds in by_way.items() if seeds]
+    missing = [way for way, seeds in by_way.items() if not seeds]
+    first = runs[0].settings
+    return (
+        f"Queries for each prompt: {first['rows']}; epochs: {first['training']['epochs']:g}. Means "
+        f"over the seeds of each way: {'; '.join(seeds)}. Not run: {', '.join(missing) or 'none'}. "
+        f"Targets: follow at least {_SHARE:.0%} of the prompt's, leak at most {_FEWEST_LEAKS:.0%}, "
+        f"kl at most {_MOST_KL:g}.\n\n{_table(runs)}"
+    )
+
+
+def _table(runs: Sequence[Run]) -> str:
     """Return a table with a row for each way and token: means over seeds, and of the prompt."""
     rows = []
-    for way, runs in results.items():
-        for token in _TOKENS:
-            tokens = [run.tokens[token] for run in runs]
-            cells = [_mean(tokens, name) for name in _COLUMNS]
-            follow, ceiling = (_value(tokens, "follow", system) for system in (None, INSTRUCTED))
-            leak, kl = (_value(tokens, name, None) for name in ("leak", "kl"))
-            reached = (
-                None not in (follow, ceiling, leak, kl)
-                and follow >= _SHARE * ceiling  # type: ignore[operator]
-                and leak <= _FEWEST_LEAKS  # type: ignore[operator]
-                and kl <= _MOST_KL  # type: ignore[operator]
-            )
-            shorter = fmean(one.full_tokens / one.prompt_tokens for one in tokens)
-            prompt = _mean(tokens, "follow", INSTRUCTED)
-            times = fmean(one.full_prefill_s / one.prefill_s for one in tokens)
-            ratios = [f"{shorter:.1f}x", f"{times:.1f}x", "yes" if reached else "no"]
-            rows.append([way, f"`{token}`", prompt, *cells, *ratios])
+    for way, token in product(dict.fromkeys(run.way for run in runs), _TOKENS):
+        tokens = [run.tokens[token] for run in runs if run.way == way]
+        cells = [_mean(tokens, name) for name in _COLUMNS]
+        follow, ceiling = (_value(tokens, "follow", system) for system in (MODEL, INSTRUCTED))
+        leak, kl = (_value(tokens, name) for name in ("leak", "kl"))
+        reached = (
+            None not in (follow, ceiling, leak, kl)
+            and follow >= _SHARE * ceiling > 0  # type: ignore[operator]
+            and leak <= _FEWEST_LEAKS  # type: ignore[operator]
+            and kl <= _MOST_KL  # type: ignore[operator]
+        )
+        shorter = fmean(one.full_tokens / one.prompt_tokens for one in tokens)
+        prompt = _mean(tokens, "follow", INSTRUCTED)
+        times = fmean(one.full_prefill_s / one.prefill_s for one in tokens)
+        ratios = [f"{shorter:.1f}x", f"{times:.1f}x", "yes" if reached else "no"]
+        rows.append([way, f"`{token}`", prompt, *cells, *ratios])
     head = ["way", "token", "prompt follows", *_COLUMNS, "shorter", "prefill", "targets"]
     return table(head, rows)
 
 
-def _value(tokens: Sequence[DistilledToken], name: str, system: str | None) -> float | None:
-    estimates = [
-        one.evaluation.number(name) if system is None else one.evaluation.number(name, system)
-        for one in tokens
-    ]
+def _value(tokens: Sequence[DistilledToken], name: str, system: str = MODEL) -> float | None:
+    estimates = [one.evaluation.number(name, system) for one in tokens]
     values = [estimate.value for estimate in estimates if estimate is not None]
     return fmean(values) if len(values) == len(tokens) else None
 
 
-def _mean(tokens: Sequence[DistilledToken], name: str, system: str | None = None) -> str:
+def _mean(tokens: Sequence[DistilledToken], name: str, system: str = MODEL) -> str:
     value = _value(tokens, name, system)
     return "–" if value is None else BY_NAME[name].text(value)
 
