@@ -40,9 +40,9 @@ from delia_data.sampling import (
     read_plan,
     sample,
 )
-from delia_data.sampling.estimates import PROBE_ROWS
 from delia_data.sampling.filters import JUDGED, describe
 from delia_data.sampling.generated_queries import BUNDLED, SELF, check_query_options
+from delia_data.sampling.sampler import PROBE_ROWS
 from delia_data.tokens import DEFAULT_TOKEN
 
 _QUERIES, _FILTERS = "Queries", "Filters"

@@ -6,7 +6,6 @@ from delia_data.bundled_cache import bundled_cache_folder
 from delia_data.records import Rejection
 from delia_data.sampling.budget import Limits
 from delia_data.sampling.embeddings import Saturation
-from delia_data.sampling.estimates import Interval, RunEstimate, estimate
 from delia_data.sampling.filters import Filter, Judge, default_filters
 from delia_data.sampling.generated_queries import expanded_queries, load_queries, self_queries
 from delia_data.sampling.quality import Quality, measure_quality
@@ -18,7 +17,7 @@ from delia_data.sampling.queries import (
     QueryList,
     bundled_queries,
 )
-from delia_data.sampling.sampler import Progress, sample
+from delia_data.sampling.sampler import Interval, Progress, RunEstimate, estimate, sample
 from delia_data.sampling.schedule import PromptOptions
 from delia_data.sampling.store import read_cache, read_plan
 

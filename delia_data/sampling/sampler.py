@@ -9,8 +9,10 @@ The store counts the rows; the scheduler and the progress meter read its counts.
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +20,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from delia_data.engines.base import Engine, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.outputs import Manifest, read_manifest
+from delia_data.ranking import rank
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.filters import (
     Filter,
@@ -33,17 +38,10 @@ from delia_data.sampling.filters import (
     names,
 )
 from delia_data.sampling.generated_queries import load_queries
-from delia_data.sampling.queries import FileQueries, GrowableQueries, Queries, Query
-from delia_data.sampling.schedule import (
-    FilterQueue,
-    PendingRequest,
-    PromptOptions,
-    RequestScheduler,
-    check_turns,
-    new_requests,
-)
+from delia_data.sampling.queries import FileQueries, GrowableQueries, Queries, Query, QueryList
+from delia_data.sampling.schedule import PromptOptions, RequestScheduler, check_turns, query_id
 from delia_data.sampling.similarity import distinct
-from delia_data.sampling.store import Counts, PairStore, SampledRow
+from delia_data.sampling.store import Counts, PairStore, SampledRow, read_usage
 from delia_data.tokens import DEFAULT_TOKEN, thinks
 
 if TYPE_CHECKING:
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
 
 _PROGRESS_S: Final = 0.25
 _MIN_ACCEPTED_SHARE: Final = 0.1  # lower bound when planning how many queries to generate
-_BUCKET_S: Final = 1.0
 _DISTINCT_EVERY_S: Final = 5.0
 _DISTINCT_TIME: Final = 0.01  # maximum share of the time to compute distinct-n in
 
@@ -67,13 +64,10 @@ class Progress:
         elapsed_s: Seconds since this run began.
         rows_per_s: Rows finished per second in the last half minute.
         tokens_per_s: Tokens generated per second in the last half minute.
-        rows_per_s_overall: Rows finished per second since this run began.
-        tokens_per_s_overall: Tokens generated per second since this run began.
         tokens: Tokens generated in this run.
         prompt_tokens: Prompt tokens of this run, if the engine reports them.
         cost: Cost of this run in dollars; None once the price of a row is unknown.
         accepted_share: Accepted pairs divided by finished rows; None before the first row.
-        duplicate_share: Exact duplicates among the rows that no other filter rejects.
         near_duplicate_share: Near duplicates among the rows that no other filter rejects.
         distinct_1: Distinct-1 of the latest accepted answers of this run.
         distinct_2: Distinct-2 of the same answers.
@@ -86,13 +80,10 @@ class Progress:
     elapsed_s: float
     rows_per_s: float
     tokens_per_s: float
-    rows_per_s_overall: float
-    tokens_per_s_overall: float
     tokens: int
     prompt_tokens: int
     cost: float | None
     accepted_share: float | None
-    duplicate_share: float | None
     near_duplicate_share: float | None
     distinct_1: float | None
     distinct_2: float | None
@@ -108,7 +99,7 @@ class ProgressMeter:
         window: int = 1000,
         *,
         recent_s: float = 30.0,
-        novelty: Callable[[], float | None] | None = None,
+        saturation: Saturation | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start measuring; the run's time begins now.
@@ -117,31 +108,20 @@ class ProgressMeter:
             counts: Totals of the cache, which the caller updates.
             window: Number of latest accepted answers to compute distinct-n over.
             recent_s: Seconds to compute the current rates over.
-            novelty: Function that returns the novelty; None if it is not measured.
+            saturation: Measures the novelty of pairs.
             clock: Function that returns seconds.
         """
-        self._counts = counts
-        self._start = replace(counts)
+        self._counts, self._start = counts, replace(counts)
         self._answers: deque[str] = deque(maxlen=window)
-        self._recent_s = recent_s
-        self._novelty = novelty or (lambda: None)
-        self._clock = clock
-        self._started = clock()
-        self._buckets: deque[list[float]] = deque()  # start in s, rows, tokens
-        self._rows = self._accepted = 0  # rows of this run
+        self._recent_s, self._saturation, self._clock = recent_s, saturation, clock
+        self._started = self._distinct_due = clock()
+        # Time in s, rows and tokens at each report of the last `recent_s`, and at the one before.
+        self._reports = deque([(self._started, counts.asked, counts.tokens)])
+        self._accepted = self._measured = 0  # answers of this run, and those when distinct-n was
         self._distinct: tuple[float | None, float | None] = (None, None)
-        self._distinct_due = self._started
-        self._distinct_rows = 0  # accepted rows when distinct-n was computed
 
     def add(self, row: SampledRow) -> None:
         """Take a finished row, which `counts` includes."""
-        now = self._clock()
-        if not self._buckets or now - self._buckets[-1][0] >= _BUCKET_S:
-            self._buckets.append([now, 0, 0])
-            self._drop_old_buckets(now)
-        self._rows += 1
-        self._buckets[-1][1] += 1
-        self._buckets[-1][2] += row.tokens
         if row.rejected is None:
             self._accepted += 1
             self._answers.append(row.text)
@@ -152,42 +132,34 @@ class ProgressMeter:
         Args:
             fresh: Compute distinct-n again; otherwise its values are at least 5 s apart.
         """
-        now = self._clock()
-        elapsed = now - self._started
-        self._drop_old_buckets(now)
-        recent = min(elapsed, self._recent_s)
-        counts, start = self._counts, self._start
-        duplicates, near = counts.dropped["duplicate"], counts.dropped["near_duplicate"]
-        clean = counts.kept + duplicates + near
-        if self._accepted != self._distinct_rows and (fresh or now >= self._distinct_due):
+        now, counts, start = self._clock(), self._counts, self._start
+        reports, rows = self._reports, counts.asked
+        while len(reports) > 1 and now - reports[1][0] >= self._recent_s:
+            reports.popleft()
+        since, rows_then, tokens_then = reports[0]
+        reports.append((now, rows, counts.tokens))
+        near = counts.dropped["near_duplicate"]
+        if self._accepted != self._measured and (fresh or now >= self._distinct_due):
             self._distinct = distinct(self._answers, 1), distinct(self._answers, 2)
             took = self._clock() - now
-            self._distinct_rows = self._accepted
+            self._measured = self._accepted
             self._distinct_due = now + max(_DISTINCT_EVERY_S, took / _DISTINCT_TIME)
-        tokens = counts.tokens - start.tokens
         return Progress(
-            asked=counts.asked,
+            asked=rows,
             kept=counts.kept,
             rejected={reason: n for reason, n in sorted(counts.dropped.items()) if n},
-            elapsed_s=elapsed,
-            rows_per_s=_ratio(sum(bucket[1] for bucket in self._buckets), recent) or 0.0,
-            tokens_per_s=_ratio(sum(bucket[2] for bucket in self._buckets), recent) or 0.0,
-            rows_per_s_overall=_ratio(self._rows, elapsed) or 0.0,
-            tokens_per_s_overall=_ratio(tokens, elapsed) or 0.0,
-            tokens=tokens,
+            elapsed_s=now - self._started,
+            rows_per_s=_ratio(rows - rows_then, now - since) or 0.0,
+            tokens_per_s=_ratio(counts.tokens - tokens_then, now - since) or 0.0,
+            tokens=counts.tokens - start.tokens,
             prompt_tokens=counts.prompt_tokens - start.prompt_tokens,
             cost=None if counts.unpriced > start.unpriced else counts.dollars - start.dollars,
-            accepted_share=_ratio(counts.kept, counts.asked),
-            duplicate_share=_ratio(duplicates, clean),
-            near_duplicate_share=_ratio(near, clean),
+            accepted_share=_ratio(counts.kept, rows),
+            near_duplicate_share=_ratio(near, counts.kept + counts.dropped["duplicate"] + near),
             distinct_1=self._distinct[0],
             distinct_2=self._distinct[1],
-            novelty=self._novelty(),
+            novelty=None if self._saturation is None else self._saturation.novelty,
         )
-
-    def _drop_old_buckets(self, now: float) -> None:
-        while self._buckets and now - self._buckets[0][0] > self._recent_s:
-            self._buckets.popleft()
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -303,34 +275,32 @@ def sample(
             )
         store.begin()
         _show_earlier_pairs(store, filters, saturation)
-        novelty = None if saturation is None else lambda: saturation.novelty
-        meter = ProgressMeter(counts, novelty=novelty)
-        checks = (failed, empty, names(token), *filters)
-        queue = FilterQueue(checks)
-        requests = new_requests(source, prompts, store.asked, seed)
-        for row in _stored_rows(store, queue, requests, target):
+        meter = ProgressMeter(counts, saturation=saturation)
+        scheduler = RequestScheduler(
+            source,
+            prompts,
+            store,
+            (failed, empty, names(token), *filters),
+            target=target,
+            seed=seed,
+            max_tokens=max_tokens,
+            budget=budget,
+            limits=limits,
+            turns=turns,
+        )
+        for row in scheduler.replay(store.stored_answers()):
             store.append(row)
         store.clear_aside()
         budget.spend(counts.tokens + counts.prompt_tokens, counts.cost or 0.0)
-        if isinstance(source, GrowableQueries):
-            budget.spend(*source.spent)
+        growable = source if isinstance(source, GrowableQueries) else None
+        if growable is not None:
+            budget.spend(*growable.spent)
         failure: str | None = None
         while True:
-            scheduler = RequestScheduler(
-                source,
-                prompts,
-                store,
-                target=target,
-                seed=seed,
-                max_tokens=max_tokens,
-                budget=budget,
-                limits=limits,
-                queue=queue,
-                turns=turns,
-            )
-            shown = time.monotonic()
+            scheduler.restart()
             on_progress(meter.now())
-            for row in _finished_rows(engine, scheduler, sampling):
+            shown = time.monotonic()
+            for row in scheduler.run(engine, sampling):
                 row.thoughts = row.thoughts if keep_reasoning else None
                 store.append(row)
                 meter.add(row)
@@ -339,17 +309,17 @@ def sample(
                     saturation.add([row.text])
                     if saturation.saturated:
                         scheduler.stop("saturated")
-                if time.monotonic() - shown >= _PROGRESS_S:
-                    shown = time.monotonic()
+                if (now := time.monotonic()) - shown >= _PROGRESS_S:
+                    shown = now
                     on_progress(meter.now())
             on_progress(meter.now(fresh=True))
             if scheduler.pending:
                 raise EngineError(
                     f"the engine left {scheduler.pending} requests unanswered: run again"
                 )
-            if not isinstance(source, GrowableQueries) or scheduler.stopped != "queries":
+            if growable is None or scheduler.stopped != "queries":
                 break
-            if not _grow(source, store, prompts, target, budget):
+            if not _grow(growable, store, prompts, target, budget):
                 break
         if not counts.kept:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.dropped.items()))
@@ -360,35 +330,6 @@ def sample(
             )
         manifest = _manifest(store, plan, target, scheduler.stopped, source)
         return store.finish(manifest)
-
-
-def _stored_rows(
-    store: PairStore, queue: FilterQueue, requests: Iterator[PendingRequest], target: int
-) -> Iterator[SampledRow]:
-    """Yield the rows of stored answers in the order of the run, until the target is met."""
-    answers = store.stored_answers()
-    for request in requests if answers else ():
-        if not answers or store.counts.kept >= target:
-            break
-        if (answer := answers.pop(request.request.id, None)) is not None:
-            rows = queue.add(request, answer)
-            yield from (row for _, row in rows if row is not None)
-            if queue.full or store.counts.kept + len(queue) >= target:
-                yield from (row for _, row in queue.judge() if row is not None)
-    yield from (row for _, row in queue.judge() if row is not None)
-
-
-def _finished_rows(
-    engine: Engine, scheduler: RequestScheduler, sampling: Sampling
-) -> Iterator[SampledRow]:
-    """Yield rows until the scheduler makes no further requests."""
-    while True:
-        for completion in engine.generate(scheduler.requests(), sampling):
-            yield from scheduler.settle(completion)
-        waiting = len(scheduler.queue)
-        yield from scheduler.judge()
-        if not waiting:
-            return
 
 
 def _grow(
@@ -448,3 +389,156 @@ def _manifest(
         dropped={reason: n for reason, n in sorted(counts.dropped.items()) if n},
         details=details,
     )
+
+
+PROBE_ROWS: Final = 50
+"""Rows that `estimate` requests by default."""
+_RESAMPLES: Final = 2_000
+_LEVEL: Final = (2.5, 97.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimated number with its 95% interval.
+
+    Attributes:
+        low: Lower end of the interval.
+        value: The estimate.
+        high: Upper end of the interval.
+    """
+
+    low: float
+    value: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunEstimate:
+    """Estimated rows, tokens, time and cost of a run.
+
+    The intervals are bootstrapped over the rows of the probe. They reflect how much the rows
+    differ, not how much the speed of the machine or the server varies.
+
+    Attributes:
+        probed: Number of rows of the probe.
+        kept: Number of accepted rows among them.
+        rejected: Number of rejected rows by reason.
+        target: Number of pairs that the run is to accept.
+        available: Number of rows that the queries provide; None if more can be generated.
+        rows: Rows to request.
+        prompt_tokens: Prompt tokens; None if the engine does not report them.
+        tokens: Tokens to generate, those of generated queries included.
+        hours: Time at the speed of the probe, in hours.
+        dollars: Cost in dollars; None if the price is unknown.
+    """
+
+    probed: int
+    kept: int
+    rejected: dict[str, int]
+    target: int
+    available: int | None
+    rows: Interval
+    prompt_tokens: Interval | None
+    tokens: Interval
+    hours: Interval
+    dollars: Interval | None
+
+
+def estimate(
+    engine: Engine,
+    queries: str | os.PathLike[str] | Queries | Sequence[Query],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    target: int,
+    prompts: PromptOptions | None = None,
+    seed: int = 0,
+    token: str = DEFAULT_TOKEN,
+    rows: int = PROBE_ROWS,
+    **options: Any,
+) -> RunEstimate:
+    """Sample a few queries, drawn uniformly, and extrapolate to the whole run.
+
+    Args:
+        engine: Engine that answers.
+        queries: The queries of the run, as for `sample`. If a model generates them, as many as the
+            probe needs are generated.
+        folder: The cache folder of the run. Generated queries are written there, and the run uses
+            them; nothing else is written. A temporary folder if None.
+        target: Number of pairs to accept.
+        prompts: How a query becomes a prompt; by default its text alone.
+        seed: Seed of the run.
+        token: The special token, which no pair may contain.
+        rows: Number of rows of the probe.
+        **options: `sampling`, `turns` and `filters`, as for `sample`.
+
+    Raises:
+        InputError: There are no queries, the engine cannot write the user's turns, or every row
+            of the probe was rejected.
+        EngineError: The engine cannot answer.
+    """
+    prompts = prompts or PromptOptions()
+    with tempfile.TemporaryDirectory() as temporary:
+        written_in = Path(temporary if folder is None else folder) / "queries"
+        source = load_queries(queries, engine=engine, folder=written_in, seed=seed, token=token)
+        growable = isinstance(source, GrowableQueries)
+        extra_tokens = extra_dollars = 0.0  # for the query of each row
+        if isinstance(source, GrowableQueries):
+            source.ensure(rows)
+            tokens, dollars = source.spent
+            written = max(len(source), 1) * prompts.answers_per_query
+            extra_tokens, extra_dollars = tokens / written, dollars / written
+        drawn, count = _draw(source, seed, rows)
+        cache, progress = Path(temporary) / "cache", list[Progress]()
+        manifest = sample(
+            engine,
+            QueryList(drawn),
+            cache,
+            target=len(drawn),
+            prompts=replace(prompts, answers_per_query=1),
+            seed=seed,
+            token=token,
+            on_progress=progress.append,
+            **options,
+        )
+        usage = read_usage(cache)
+    accepted = usage["accepted"]
+
+    # The run takes `target` times what an accepted pair takes, its share of rejected rows included.
+    resampled = np.random.default_rng(seed).integers(0, len(accepted), (_RESAMPLES, len(accepted)))
+    share = np.maximum(accepted[resampled].mean(axis=1), 0.5 / len(accepted))
+
+    def scale(values: np.ndarray[Any, Any]) -> Interval:
+        totals = target * values[resampled].mean(axis=1) / share
+        low, high = np.percentile(totals, _LEVEL)
+        return Interval(float(low), target * float(values.mean() / accepted.mean()), float(high))
+
+    tokens_of, costs = usage["tokens"], usage["cost"]
+    hours_per_token = progress[-1].elapsed_s / max(tokens_of.sum(), 1.0) / 3600
+    tokens_of = tokens_of + extra_tokens
+    return RunEstimate(
+        probed=len(accepted),
+        kept=manifest.rows["kept"],
+        rejected=manifest.dropped,
+        target=target,
+        available=None if growable else count * prompts.answers_per_query,
+        rows=scale(np.ones(len(accepted))),
+        prompt_tokens=scale(usage["prompt_tokens"]) if usage["prompt_tokens"].any() else None,
+        tokens=scale(tokens_of),
+        hours=scale(tokens_of * hours_per_token),
+        dollars=None if np.isnan(costs).any() else scale(costs + extra_dollars),
+    )
+
+
+def _draw(queries: Queries, seed: int, rows: int) -> tuple[list[Query], int]:
+    """Draw queries uniformly; also return the number of different queries."""
+    seen: set[int] = set()
+
+    def ranked() -> Iterator[tuple[int, Query]]:
+        for query in queries:
+            key = rank(seed, query_id(query), "plan")
+            if key not in seen:
+                seen.add(key)
+                yield key, query
+
+    lowest = heapq.nsmallest(rows, ranked(), key=lambda pair: pair[0])
+    return [query for _, query in lowest], len(seen)

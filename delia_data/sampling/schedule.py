@@ -16,12 +16,12 @@ for the answer to it, once the filters accept the latest answer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from delia_data.engines.base import Completion, Engine, Request, setting
+from delia_data.engines.base import Completion, Engine, Request, Sampling, setting
 from delia_data.errors import EngineError, InputError
 from delia_data.ranking import row_seed
 from delia_data.records import Message, Rejection, content_id, encodable
@@ -120,11 +120,6 @@ class PromptOptions:
         return Request(row_id, tuple(turns), row_seed(seed, row_id, "sample"))
 
 
-Checks: TypeAlias = Generator[
-    tuple[Judge, str, str], tuple[Rejection | None, float | None], Rejection | None
-]
-
-
 @dataclass(slots=True)
 class PendingRequest:
     """A row in progress, and the request that the engine has for it, or gets next.
@@ -136,6 +131,7 @@ class PendingRequest:
         turns: Number of answers in the row.
         tries: Number of failed tries of the request so far.
         following: Request after this one, if the row has further turns and no filter rejects it.
+        row: The row so far; None before the first completion.
     """
 
     number: int
@@ -144,155 +140,50 @@ class PendingRequest:
     turns: int = 1
     tries: int = 0
     following: Request | None = field(default=None, init=False)
-    _row: SampledRow | None = field(default=None, init=False)
+    row: SampledRow | None = field(default=None, init=False)
 
     @property
     def requests(self) -> int:
         """Number of requests that the row still needs if no filter rejects it."""
-        done = 0 if self._row is None else 1 + len(self._row.followups)
+        done = 0 if self.row is None else 1 + len(self.row.followups)
         return 2 * self.turns - 1 - done
 
-    def receive(self, completion: Completion) -> None:
+    def receive(self, completion: Completion) -> SampledRow:
         """Add the completion of the request to the row, and set the request that follows."""
-        text = encodable(completion.text)
-        row = self._row
+        text, row = encodable(completion.text), self.row
         if row is None:
-            row = self._row = SampledRow(
+            row = self.row = SampledRow(
                 self.number, self.request.id, self.query.text, text, 0, system=self.query.system
             )
         else:
             row.followups.append(text)
         row.tokens += completion.tokens
         row.prompt_tokens += completion.prompt_tokens
-        row.cost = _sum(row.cost, completion.cost)
+        row.add_cost(completion.cost)
         row.error = completion.error
         row.reasoning |= completion.reasoning
         if completion.thoughts:
             row.thoughts = "\n\n".join(filter(None, (row.thoughts, completion.thoughts)))
         self.following = None
-        if completion.finish == "error" or not self.requests:
-            return
-        asked, row_id = self.request, f"{row.id}/{len(row.followups) + 1}"
-        seed = row_seed(asked.seed, row_id, "sample")
-        if asked.role == "user":
-            self.following = Request(row_id, (*asked.messages, Message("user", text)), seed)
-        else:
-            self.following = follow_up_request(asked, text, row_id, seed)
-
-    def checks(self, completion: Completion, filters: Sequence[Filter]) -> Checks:
-        """Apply the filters to the latest turn.
-
-        Filters get the user's last turn and the answer to it; those that compare pairs get the
-        query and all that follows, once the row is complete.
-
-        Yields:
-            A judge with the request and the answer that it sees; takes its verdict and its cost.
-
-        Returns:
-            The reason of the first filter that rejects the turn, or None.
-        """
-        row, asked = self._row, self.request
-        assert row is not None
-        if asked.role == "user":
-            if completion.finish == "error":
-                return Rejection("failed")
-            fault = follow_up_fault(asked, completion.text, completion.finish)
-            return Rejection(USER_TURN, fault) if fault else None
-        query = asked.messages[-1].content
-        found: str | Rejection | None
-        for check in filters:
-            if isinstance(check, Judge):
-                said = query
-                if row.followups:  # it needs to know what was said before
-                    said = "\n\n".join([row.query, row.answer, *row.followups[:-1]])
-                found, cost = yield check, said, completion.text
-                row.cost = _sum(row.cost, cost)
-            elif self.turns > 1 and isinstance(check, StatefulFilter):
-                if self.requests:
-                    continue
-                found = check(row.query, replace(completion, text=row.text))
+        if self.turns > 1 and self.requests and completion.finish != "error":
+            previous, row_id = self.request, f"{row.id}/{len(row.followups) + 1}"
+            seed = row_seed(previous.seed, row_id, "sample")
+            if previous.role == "user":
+                turns = (*previous.messages, Message("user", text))
+                self.following = Request(row_id, turns, seed)
             else:
-                found = check(query, completion)
-            if found:
-                return Rejection(found) if isinstance(found, str) else found
-        return None
-
-    def conclude(self, rejection: Rejection | None) -> SampledRow | None:
-        """Return the finished row, or None if the conversation continues with the next request."""
-        row = self._row
-        assert row is not None
-        if rejection is not None:
-            reason, detail = rejection
-            if self.turns > 1:
-                turn = f"turn {1 + (1 + len(row.followups)) // 2}"
-                detail = f"{turn}: {detail}" if detail else turn
-            row.rejected, row.detail = reason, detail or None
-        elif self.following is not None:
-            self.request, self.tries = self.following, 0
-            return None
+                self.following = follow_up_request(previous, text, row_id, seed)
         return row
-
-
-def _sum(cost: float | None, more: float | None) -> float | None:
-    return None if cost is None or more is None else cost + more
-
-
-RowState: TypeAlias = tuple[PendingRequest, SampledRow | None]
-"""A row in progress, and the finished row, or None if the conversation continues."""
-
-
-class FilterQueue:
-    """Applies filters to completions; rows that a judge sees wait for one another."""
-
-    def __init__(self, filters: Sequence[Filter]) -> None:
-        """Set the filters in order."""
-        self._filters = filters
-        self._waiting: list[tuple[PendingRequest, Checks, tuple[Judge, str, str]]] = []
-
-    def __len__(self) -> int:
-        """Return the number of rows that wait for a judge."""
-        return len(self._waiting)
-
-    @property
-    def full(self) -> bool:
-        """Whether as many rows wait as a judge sees at once."""
-        return len(self) >= _JUDGED_AT_ONCE
-
-    def add(self, row: PendingRequest, completion: Completion) -> list[RowState]:
-        """Take the completion of a row; return nothing if the row waits for a judge."""
-        row.receive(completion)
-        return list(self._advance(row, row.checks(completion, self._filters), None))
-
-    def judge(self) -> Iterator[RowState]:
-        """Yield the rows that wait, in order, each as soon as its verdict is known.
-
-        Raises:
-            EngineError: The judge failed; the rows with a verdict were yielded.
-        """
-        while self._waiting:
-            judge = self._waiting[0][2][0]
-            asked = [each for each in self._waiting if each[2][0] is judge]
-            self._waiting = [each for each in self._waiting if each[2][0] is not judge]
-            for place, *verdict in judge.verdicts([(said, text) for *_, (_, said, text) in asked]):
-                row, checks, _ = asked[place]
-                yield from self._advance(row, checks, (verdict[0], verdict[1]))
-
-    def _advance(self, row: PendingRequest, checks: Checks, verdict: Any) -> Iterator[RowState]:
-        try:
-            question = checks.send(verdict)
-        except StopIteration as end:
-            yield row, row.conclude(end.value)
-        else:
-            self._waiting.append((row, checks, question))
 
 
 class RequestScheduler:
     """Yields requests until the store holds the target, and turns their completions into rows.
 
+    Rows that a judge sees wait for one another: it gets many at once, while the engine waits.
+
     Attributes:
         stopped: Why no further requests are made: the `"queries"` ran out, the `"budget"` is
             spent, or the reason given to `stop`. None while running, and if the target is met.
-        queue: The filters, and the rows that wait for a judge.
     """
 
     def __init__(
@@ -300,38 +191,68 @@ class RequestScheduler:
         queries: Queries,
         prompts: PromptOptions,
         store: PairStore,
+        filters: Sequence[Filter],
         *,
         target: int,
         seed: int,
         max_tokens: int,
         budget: Budget,
         limits: Limits,
-        queue: FilterQueue,
         turns: int = 1,
     ) -> None:
         """Continue where the earlier runs of the store stopped."""
-        self.stopped: str | None = None
-        self._store = store
-        self.queue = queue
-        self._target = target
-        self._limits = limits
+        self._queries, self._prompts, self._store = queries, prompts, store
+        self._filters = filters
+        self._target, self._seed, self._turns = target, seed, turns
         self._max_tokens = max(max_tokens, SELF_SAMPLING.max_tokens) if turns > 1 else max_tokens
-        self._budget = budget
+        self._budget, self._limits = budget, limits
         self._failures = 0
         self._latest: deque[Completion] = deque(maxlen=_HEALTH_WINDOW)
-        self._waiting = new_requests(queries, prompts, store.asked, seed, turns)
         self._ready: deque[PendingRequest] = deque()  # to repeat or to continue
         self._pending: dict[str, PendingRequest] = {}
+        self._unjudged: list[tuple[PendingRequest, Completion, int]] = []  # with the judge's index
+        self.restart()
+
+    def restart(self) -> None:
+        """Continue with the first query that has no row; there may be new ones at the end."""
+        self.stopped: str | None = None
+        self._new_rows = self._rows()
 
     @property
     def pending(self) -> int:
         """Number of rows that the engine has not answered, or that wait for a judge."""
-        return len(self._pending) + len(self.queue)
+        return len(self._pending) + len(self._unjudged)
+
+    def replay(self, answers: dict[str, Completion]) -> Iterator[SampledRow]:
+        """Yield the rows of stored answers, by request id, until the target is met."""
+        for row in self._rows() if answers else ():
+            if not answers or self._store.counts.kept >= self._target:
+                break
+            if (answer := answers.pop(row.request.id, None)) is not None:
+                row.receive(answer)
+                if (finished := self._filter(row, answer)) is not None:
+                    yield finished
+                if self._judge_is_due():
+                    yield from self._judge()
+        yield from self._judge()
+
+    def run(self, engine: Engine, sampling: Sampling) -> Iterator[SampledRow]:
+        """Yield rows until no further requests are made.
+
+        Raises:
+            EngineError: The engine or a judge failed, or too many requests failed.
+        """
+        while True:
+            for completion in engine.generate(self.requests(), sampling):
+                yield from self.settle(completion)
+            if not self._unjudged:
+                return
+            yield from self.judge()
 
     def requests(self) -> Iterator[Request | None]:
         """Yield requests; None means that a completion must come before the next request."""
-        while (kept := self._store.counts.kept) < self._target:
-            if kept + self.pending < self._target:
+        while (accepted := self._store.counts.kept) < self._target:
+            if accepted + self.pending < self._target:
                 following = self._next()
                 if following is not None:
                     self._pending[following.request.id] = following
@@ -348,7 +269,7 @@ class RequestScheduler:
     def settle(self, completion: Completion) -> Iterator[SampledRow]:
         """Take a completion, and yield the rows that are finished now.
 
-        A request that failed is repeated. If a judge sees the rows, many wait for it.
+        A request that failed is repeated.
 
         Raises:
             EngineError: Too many requests failed, or the judge failed.
@@ -368,41 +289,107 @@ class RequestScheduler:
                     f"{self._failures} rows failed after all retries, the last one because of "
                     f"{completion.error}: fix the cause or allow more failures; finished rows stay"
                 )
-        done = self.queue.add(row, completion)
+        row.receive(completion)
         if completion.finish != "error":
             self._budget.settle(completion, row.following)
-        yield from self._finished(done)
-        if not done and row.turns == 1:
+        unjudged = len(self._unjudged)
+        if (finished := self._filter(row, completion)) is not None:
+            yield finished
+        elif len(self._unjudged) > unjudged and row.turns == 1:
             self._store.put_aside(completion)
-        expected = self._store.counts.kept + len(self.queue)
-        if self.queue.full or (not self._pending and expected >= self._target):
+        if self._judge_is_due():
             yield from self.judge()
 
     def judge(self) -> Iterator[SampledRow]:
         """Yield the rows that wait for a judge and are finished by its verdict.
 
         Raises:
-            EngineError: The judge failed.
+            EngineError: The judge failed; the rows with a verdict were yielded.
         """
-        if len(self.queue):
-            yield from self._finished(self.queue.judge())
-            self._store.clear_aside()
+        yield from self._judge()
+        self._store.clear_aside()
 
-    def _finished(self, rows: Iterable[RowState]) -> Iterator[SampledRow]:
-        for row, finished in rows:
-            if finished is None:
-                self._ready.appendleft(row)  # before rows that the budget cannot pay yet
-                continue
-            if row.following is not None:
-                self._budget.release(row.following)
-            yield finished
+    def _judge_is_due(self) -> bool:
+        waiting = len(self._unjudged)
+        if not waiting:
+            return False
+        meets_target = self._store.counts.kept + waiting >= self._target
+        return waiting >= _JUDGED_AT_ONCE or (meets_target and not self._pending)
+
+    def _judge(self) -> Iterator[SampledRow]:
+        while self._unjudged:
+            place = self._unjudged[0][2]
+            batch = [each for each in self._unjudged if each[2] == place]
+            self._unjudged = [each for each in self._unjudged if each[2] != place]
+            judge: Any = self._filters[place]
+            pairs = [_judged_pair(row, completion) for row, completion, _ in batch]
+            for number, rejection, cost in judge.verdicts(pairs):
+                row, completion, _ = batch[number]
+                assert row.row is not None
+                row.row.add_cost(cost)
+                if rejection is not None:
+                    finished = self._conclude(row, rejection)
+                else:
+                    finished = self._filter(row, completion, place + 1)
+                if finished is not None:
+                    yield finished
+
+    def _filter(
+        self, row: PendingRequest, completion: Completion, start: int = 0
+    ) -> SampledRow | None:
+        """Apply the filters from one on to the latest turn; return the row if it is finished.
+
+        Filters get the user's last turn and the answer to it; those that compare pairs get the
+        query and all that follows, once the row is complete.
+        """
+        sampled, request = row.row, row.request
+        assert sampled is not None
+        if request.role == "user":
+            if completion.finish == "error":
+                return self._conclude(row, Rejection("failed"))
+            fault = follow_up_fault(request, completion.text, completion.finish)
+            return self._conclude(row, Rejection(USER_TURN, fault) if fault else None)
+        query = request.messages[-1].content
+        for place in range(start, len(self._filters)):
+            check = self._filters[place]
+            if isinstance(check, Judge):
+                self._unjudged.append((row, completion, place))
+                return None
+            if row.turns > 1 and isinstance(check, StatefulFilter):
+                if row.requests:
+                    continue
+                reason = check(row.query.text, replace(completion, text=sampled.text))
+            else:
+                reason = check(query, completion)
+            if reason:
+                reason = Rejection(reason) if isinstance(reason, str) else reason
+                return self._conclude(row, reason)
+        return self._conclude(row, None)
+
+    def _conclude(self, row: PendingRequest, rejection: Rejection | None) -> SampledRow | None:
+        """Return the finished row; None if the conversation continues with the next request."""
+        sampled = row.row
+        assert sampled is not None
+        if rejection is None and row.following is not None:
+            row.request, row.tries = row.following, 0
+            self._ready.appendleft(row)  # before rows that the budget cannot pay yet
+            return None
+        if rejection is not None:
+            reason, detail = rejection
+            if row.turns > 1:
+                turn = f"turn {1 + (1 + len(sampled.followups)) // 2}"
+                detail = f"{turn}: {detail}" if detail else turn
+            sampled.rejected, sampled.detail = reason, detail or None
+        if row.following is not None:
+            self._budget.release(row.following)
+        return sampled
 
     def _next(self) -> PendingRequest | None:
         """Return the next affordable request; None if no request can be made now."""
         if self._ready:
             request: PendingRequest | None = self._ready.popleft()
         else:
-            request = None if self.stopped else next(self._waiting, None)
+            request = None if self.stopped else next(self._new_rows, None)
         if request is None:
             if not self.pending:
                 self.stop("queries")
@@ -422,19 +409,27 @@ class RequestScheduler:
                 "fix the engine and run again; finished rows stay"
             )
 
+    def _rows(self) -> Iterator[PendingRequest]:
+        """Yield every row in order, except finished rows and repeated queries."""
+        seen: set[str] = set()
+        number, asked, prompts = -1, self._store.asked, self._prompts
+        for query in self._queries:
+            key = query_id(query)
+            if key in seen:
+                continue
+            seen.add(key)
+            for answer in range(prompts.answers_per_query):
+                number += 1
+                if (f"{key}:{answer}" if answer else key) not in asked:
+                    request = prompts.request(query, answer, self._seed)
+                    yield PendingRequest(number, query, request, self._turns)
 
-def new_requests(
-    queries: Queries, prompts: PromptOptions, asked: set[str], seed: int, turns: int = 1
-) -> Iterator[PendingRequest]:
-    """Yield every row in order, except rows asked before and repeated queries."""
-    seen: set[str] = set()
-    number = -1
-    for query in queries:
-        key = query_id(query)
-        if key in seen:
-            continue
-        seen.add(key)
-        for answer in range(prompts.answers_per_query):
-            number += 1
-            if (f"{key}:{answer}" if answer else key) not in asked:
-                yield PendingRequest(number, query, prompts.request(query, answer, seed), turns)
+
+def _judged_pair(row: PendingRequest, completion: Completion) -> tuple[str, str]:
+    """Return the request and the answer that a judge sees, with all turns before them."""
+    sampled = row.row
+    assert sampled is not None
+    if not sampled.followups:
+        return row.request.messages[-1].content, completion.text
+    before = [sampled.query, sampled.answer, *sampled.followups[:-1]]
+    return "\n\n".join(before), completion.text

@@ -68,7 +68,8 @@ _LIMITS: Final = ("max_tokens", "max_thinking_tokens")
 _CUT_OFF: Final = {"truncated", "reasoning"}  # reasons that may not apply with a higher limit
 _UNJUDGED: Final = "unjudged.jsonl"
 _PAIRS: Final = "pairs-*.parquet"
-_GLOBS: Final = (_PAIRS, "rejected-*.parquet", "sampled-*.jsonl", _UNJUDGED)
+_REJECTED: Final = "rejected-*.parquet"
+_GLOBS: Final = (_PAIRS, _REJECTED, "sampled-*.jsonl", _UNJUDGED)
 
 _FOLLOWUP_ROLES: Final[tuple[Role, Role]] = ("user", "assistant")
 _REASONING: Final = b"reasoning"  # key of Parquet metadata: pairs whose reasoning was removed
@@ -138,6 +139,11 @@ class SampledRow:
     def text(self) -> str:
         """All turns after the query, by which filters compare pairs."""
         return "\n".join([self.answer, *self.followups])
+
+    def add_cost(self, dollars: float | None) -> None:
+        """Add to the cost; it is unknown once a part is."""
+        known = self.cost is not None and dollars is not None
+        self.cost = (self.cost or 0.0) + (dollars or 0.0) if known else None
 
     @property
     def last_exchange(self) -> tuple[str, str]:
@@ -521,6 +527,23 @@ def read_cache(path: str | os.PathLike[str]) -> list[Record]:
         UnfinishedError: The folder has no finish marker.
     """
     return list(read_records(cache_path(path)))
+
+
+def read_usage(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Read what each row of a finished cache took.
+
+    Returns:
+        `accepted` (1 or 0), `tokens`, `prompt_tokens` and `cost` (NaN if unknown) as floats, each
+        of shape (rows,).
+    """
+    columns = ["tokens", "prompt_tokens", "cost"]
+    parts = []
+    for glob, accepted in ((_PAIRS, 1.0), (_REJECTED, 0.0)):
+        for file in sorted(folder.glob(glob)):
+            table = pq.read_table(file, columns=columns)
+            parts.append(table.append_column("accepted", pa.array(np.full(len(table), accepted))))
+    usage = pa.concat_tables(parts)
+    return {name: usage[name].to_numpy().astype(float) for name in usage.column_names}
 
 
 def read_plan(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def row(
 def test_nothing_yet() -> None:
     progress = Meter(clock=Clock()).now()
     assert (progress.asked, progress.kept, progress.rejected) == (0, 0, {})
-    assert (progress.rows_per_s, progress.tokens_per_s_overall, progress.cost) == (0.0, 0.0, 0.0)
+    assert (progress.rows_per_s, progress.tokens_per_s, progress.cost) == (0.0, 0.0, 0.0)
     assert progress.accepted_share is progress.near_duplicate_share is progress.distinct_1 is None
     assert progress.novelty is None
 
@@ -68,9 +68,8 @@ def test_every_row_is_counted_once(reasons: list[str | None]) -> None:
     assert progress.asked == len(reasons) == progress.kept + sum(progress.rejected.values())
     assert progress.rejected == {r: reasons.count(r) for r in sorted({r for r in reasons if r})}
     clean = len(reasons) - reasons.count("empty")
-    shares = progress.duplicate_share, progress.near_duplicate_share
-    names = ("duplicate", "near_duplicate")
-    assert shares == tuple(reasons.count(n) / clean if clean else None for n in names)
+    near = reasons.count("near_duplicate") / clean if clean else None
+    assert progress.near_duplicate_share == near
 
 
 def test_earlier_runs_count_for_the_shares_and_not_for_the_rates() -> None:
@@ -82,12 +81,12 @@ def test_earlier_runs_count_for_the_shares_and_not_for_the_rates() -> None:
     assert (progress.asked, progress.kept) == (105, 95)
     assert progress.rejected == {"echo": 5, "empty": 5}
     assert progress.accepted_share == 95 / 105
-    assert progress.rows_per_s_overall == 1.0
+    assert progress.rows_per_s == 1.0
     assert progress.tokens == 100
     assert progress.prompt_tokens == 30
 
 
-def test_current_rate_differs_from_the_overall_rate() -> None:
+def test_the_rate_is_that_of_the_last_half_minute() -> None:
     clock = Clock()
     meter = Meter(recent_s=30, clock=clock)
     for _ in range(60):  # 10 rows a second for a minute
@@ -100,7 +99,6 @@ def test_current_rate_differs_from_the_overall_rate() -> None:
     progress = meter.now()
     assert progress.rows_per_s == pytest.approx(1, rel=0.1)
     assert progress.tokens_per_s == pytest.approx(10, rel=0.1)
-    assert progress.rows_per_s_overall == pytest.approx(660 / 120)
     assert progress.elapsed_s == 120
     clock.now += 31
     assert meter.now().rows_per_s == 0.0
