@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import fields
+from dataclasses import field, fields
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
@@ -112,6 +112,19 @@ def from_json(kind: type[T], values: Any, where: str) -> T:
             f"{where} was written by another version, or was changed: {place}: {first['msg']}; "
             "run its command again"
         ) from error
+
+
+def setting(default: Any, description: str, panel: str | None = None, **declared: Any) -> Any:
+    """Return a dataclass field that is a setting and a flag of the command line.
+
+    Args:
+        default: Its default value.
+        description: Its meaning, which `--help` and the reference show.
+        panel: Its panel in `--help`.
+        declared: Other arguments of `cli._flags.option`, such as `names`.
+    """
+    metadata = {"description": description, "panel": panel, **declared}
+    return field(default=default, metadata=metadata)
 
 
 def read_mapping(source: Path | Traversable, name: str, holds: str) -> dict[Any, Any]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import wraps
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Any, Final
 
 from delia_data.cli._flags import option
 from delia_data.cli._output import messages
-from delia_data.engines import ENGINES, Engine, Sampling, load_engine
+from delia_data.engines import ENGINES, Engine, load_engine
 from delia_data.errors import InputError
 from delia_data.models import DEFAULT_MODEL
+from delia_data.outputs import setting
 from delia_data.records import FORMATS, check_format
-from delia_data.sampling import Limits, PromptOptions
 from delia_data.tasks import READY_TASKS, SCORINGS, Task, read_task, ready_task
 from delia_data.tokens import DEFAULT_TOKEN, parse_assignments, thinking_note
 
@@ -24,9 +21,6 @@ _READING: Final = "Reading the rows"
 _TASK: Final = "Describing the task"
 _ENGINE: Final = "Engine"
 _READY: Final = "Ready tasks"
-PROMPTS: Final = "Prompts and sampling"
-LIMITS: Final = "Limits"
-_PANELS: Final = {Sampling: PROMPTS, PromptOptions: PROMPTS, Limits: LIMITS}
 TEMPLATE_OPTION_HELP: Final = (
     "Option of the model's chat template as NAME=VALUE, such as enable_thinking=false; repeatable."
 )
@@ -37,70 +31,51 @@ _TEST_SHARE: Final = 0.2  # share of a ready task without test rows
 class TaskOptions:
     """The options of a task; each field is a flag."""
 
-    query: Annotated[
-        str | None, option("Template of the query, such as '{question}'.", _READING)
-    ] = None
-    answer: Annotated[
-        str | None, option("Template of the answer, such as '{label}'.", _READING)
-    ] = None
-    format: Annotated[
-        str | None,
-        option(
-            f"Row format: one of {', '.join(FORMATS)}. Default: detected from the columns.",
-            _READING,
-            complete=FORMATS,
-        ),
-    ] = None
-    instruction: Annotated[str | None, option("The instruction, without the token.", _TASK)] = None
-    instruction_column: Annotated[
-        str | None, option("Column that holds the instruction.", _READING)
-    ] = None
-    last_paragraph: Annotated[
-        bool,
-        option(
-            "The last paragraph of each query is the instruction.",
-            _READING,
-            names=["--last-paragraph"],
-        ),
-    ] = False
-    stands_for: Annotated[
-        str | None,
-        option(
-            "Format that the token stands for. Default: derived from JSON answers or labels.", _TASK
-        ),
-    ] = None
-    request: Annotated[str, option("The instruction without its words on the format.", _TASK)] = ""
-    meaning: Annotated[
-        list[str] | None, option("Another plain phrasing of the request; repeatable.", _TASK)
-    ] = None
-    key: Annotated[
-        list[str] | None,
-        option("Key of the JSON answers; repeatable. Default: the keys of the answers.", _TASK),
-    ] = None
-    scoring: Annotated[
-        str | None, option(f"One of {', '.join(SCORINGS)}.", _TASK, complete=SCORINGS)
-    ] = None
-    token: Annotated[str, option("The special token, such as <sep:table>.", _TASK)] = DEFAULT_TOKEN
-    avoid: Annotated[
-        list[str] | None,
-        option("Word that no wording may use, in addition to those of the format.", _TASK),
-    ] = None
-    name: Annotated[str | None, option("Name of the task. Default: the file's.", _TASK)] = None
-    test: Annotated[str | None, option("Held-out rows: a file or a Hub id.", _READING)] = None
-    test_share: Annotated[
-        float | None,
-        option(
-            f"Share of the rows to hold out. Default: 0, or {_TEST_SHARE:g} of a ready task.",
-            _READING,
-        ),
-    ] = None
-    rows: Annotated[int | None, option("Maximum number of training rows.", _READING)] = None
-    seed: Annotated[int, option("Seed of all choices.")] = 0
-    data: Annotated[Path | None, option("File of halueval, or folder of translation.", _READY)] = (
-        None
+    query: str | None = setting(None, "Template of the query, such as '{question}'.", _READING)
+    answer: str | None = setting(None, "Template of the answer, such as '{label}'.", _READING)
+    format: str | None = setting(
+        None,
+        f"Row format: one of {', '.join(FORMATS)}. Default: detected from the columns.",
+        _READING,
+        complete=FORMATS,
     )
-    from_language: Annotated[str, option("Language to translate from.", _READY)] = "en"
-    to_language: Annotated[str, option("Language to translate to.", _READY)] = "is"
+    instruction: str | None = setting(None, "The instruction, without the token.", _TASK)
+    instruction_column: str | None = setting(None, "Column that holds the instruction.", _READING)
+    last_paragraph: bool = setting(
+        False,
+        "The last paragraph of each query is the instruction.",
+        _READING,
+        names=["--last-paragraph"],
+    )
+    stands_for: str | None = setting(
+        None,
+        "Format that the token stands for. Default: derived from JSON answers or labels.",
+        _TASK,
+    )
+    request: str = setting("", "The instruction without its words on the format.", _TASK)
+    meaning: list[str] | None = setting(
+        None, "Another plain phrasing of the request; repeatable.", _TASK
+    )
+    key: list[str] | None = setting(
+        None, "Key of the JSON answers; repeatable. Default: the keys of the answers.", _TASK
+    )
+    scoring: str | None = setting(None, f"One of {', '.join(SCORINGS)}.", _TASK, complete=SCORINGS)
+    token: str = setting(DEFAULT_TOKEN, "The special token, such as <sep:table>.", _TASK)
+    avoid: list[str] | None = setting(
+        None, "Word that no wording may use, in addition to those of the format.", _TASK
+    )
+    name: str | None = setting(None, "Name of the task. Default: the file's.", _TASK)
+    test: str | None = setting(None, "Held-out rows: a file or a Hub id.", _READING)
+    test_share: float | None = setting(
+        None,
+        f"Share of the rows to hold out. Default: 0, or {_TEST_SHARE:g} of a ready task.",
+        _READING,
+    )
+    rows: int | None = setting(None, "Maximum number of training rows.", _READING)
+    seed: int = setting(0, "Seed of all choices.")
+    data: Path | None = setting(None, "File of halueval, or folder of translation.", _READY)
+    from_language: str = setting("en", "Language to translate from.", _READY)
+    to_language: str = setting("is", "Language to translate to.", _READY)
 
     def read(self, source: str) -> Task:
         """Read a task: a ready one by its name, or rows of the user's.
@@ -171,37 +146,33 @@ class TaskOptions:
 class EngineOptions:
     """The options that select an engine; each field is a flag."""
 
-    engine: Annotated[
-        str, option(f"Engine: one of {', '.join(ENGINES)}.", _ENGINE, complete=ENGINES)
-    ] = "transformers"
-    device: Annotated[
-        str | None, option("Device: cpu, cuda, cuda:1, ... (transformers, ray)", _ENGINE)
-    ] = None
-    batch_size: Annotated[
-        int | None, option("Number of answers to generate at a time (transformers, ray).", _ENGINE)
-    ] = None
-    api_base: Annotated[str | None, option("Address of the server (openai, litellm).", _ENGINE)] = (
-        None
+    engine: str = setting(
+        "transformers", f"Engine: one of {', '.join(ENGINES)}.", _ENGINE, complete=ENGINES
     )
-    concurrency: Annotated[
-        int | None, option("Maximum number of requests at a time (openai, litellm).", _ENGINE)
-    ] = None
-    rpm: Annotated[
-        int | None, option("Maximum number of requests per minute (openai, litellm).", _ENGINE)
-    ] = None
-    tpm: Annotated[
-        int | None, option("Maximum number of tokens per minute (openai, litellm).", _ENGINE)
-    ] = None
-    template_option: Annotated[list[str] | None, option(TEMPLATE_OPTION_HELP, _ENGINE)] = None
-    engine_option: Annotated[
-        list[str] | None,
-        option(
-            "Another option of the engine as NAME=VALUE, with the value in YAML or JSON: "
-            """-o send_seed=false, -o extra_body='{"top_k": 20}'.""",
-            _ENGINE,
-            names=["--engine-option", "-o"],
-        ),
-    ] = None
+    device: str | None = setting(
+        None, "Device: cpu, cuda, cuda:1, ... (transformers, ray)", _ENGINE
+    )
+    batch_size: int | None = setting(
+        None, "Number of answers to generate at a time (transformers, ray).", _ENGINE
+    )
+    api_base: str | None = setting(None, "Address of the server (openai, litellm).", _ENGINE)
+    concurrency: int | None = setting(
+        None, "Maximum number of requests at a time (openai, litellm).", _ENGINE
+    )
+    rpm: int | None = setting(
+        None, "Maximum number of requests per minute (openai, litellm).", _ENGINE
+    )
+    tpm: int | None = setting(
+        None, "Maximum number of tokens per minute (openai, litellm).", _ENGINE
+    )
+    template_option: list[str] | None = setting(None, TEMPLATE_OPTION_HELP, _ENGINE)
+    engine_option: list[str] | None = setting(
+        None,
+        "Another option of the engine as NAME=VALUE, with the value in YAML or JSON: "
+        """-o send_seed=false, -o extra_body='{"top_k": 20}'.""",
+        _ENGINE,
+        names=["--engine-option", "-o"],
+    )
 
     def load(self, model: str) -> Engine:
         """Load the engine with a model, and print which template options it uses."""
@@ -253,53 +224,10 @@ def load_judge(judge: str, by: EngineOptions) -> Engine:
     return by.load(judge)
 
 
-Model = Annotated[
-    str,
-    option(
-        "Embedded model's name, folder, .gguf file, or Hub id; for APIs the model's name.",
-        _ENGINE,
-        complete=[DEFAULT_MODEL],
-    ),
-]
-
-
-def with_options(**kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add the flags of dataclasses to a command, which gets the values as arguments.
-
-    A field is a flag by its annotation, or by its description (`engines.base.setting`).
-    """
-    flags = {name: _flags(kind) for name, kind in kinds.items()}
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(function, eval_str=True)
-        own = [each for each in signature.parameters.values() if each.name not in kinds]
-
-        @wraps(function)
-        def command(**given: Any) -> None:
-            options = {
-                name: kind(**{flag.name: given.pop(flag.name) for flag in flags[name]})
-                for name, kind in kinds.items()
-            }
-            function(**given, **options)
-
-        added = [flag for some in flags.values() for flag in some]
-        command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-        return command
-
-    return decorate
-
-
-def _flags(kind: type) -> list[inspect.Parameter]:
-    hints = get_type_hints(kind, include_extras=True)
-    flags = []
-    for field in fields(kind):
-        hint, described = hints[field.name], field.metadata
-        if described:
-            names = [described["flag"]] if "flag" in described else []
-            hint = Annotated[hint, option(described["description"], _PANELS[kind], names=names)]
-        kind_of = inspect.Parameter.KEYWORD_ONLY
-        flags.append(inspect.Parameter(field.name, kind_of, default=field.default, annotation=hint))
-    return flags
+def model_option() -> Any:
+    """Return the declaration of `--model`."""
+    help = "Embedded model's name, folder, .gguf file, or Hub id; for APIs the model's name."
+    return option(DEFAULT_MODEL, help, _ENGINE, complete=[DEFAULT_MODEL])
 
 
 def _lines(template: str | None) -> str | None:

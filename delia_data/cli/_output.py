@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -28,7 +28,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from delia_data.cli._flags import option
+if TYPE_CHECKING:
+    from delia_data.evaluation import tables
 
 console = Console(highlight=False, emoji=False)
 """Console for results (stdout)."""
@@ -60,6 +61,20 @@ def print_table(
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def show_table(table: tables.Table) -> None:
+    """Print a table with its title and its note."""
+    say(table.title)
+    print_table(table.head, ([str(cell) for cell in row] for row in table.rows), right=table.heads)
+    if table.note:
+        say(f"{table.note}\n")
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Print each note once."""
+    for note in dict.fromkeys(notes):
+        say(f"note: {note}")
 
 
 class Update(Protocol):
@@ -209,9 +224,9 @@ def _keep_stdout_free(context: typer.Context, wanted: bool) -> bool:
 
 AsJson = Annotated[
     bool,
-    option(
-        "Print one JSON document, and nothing else; progress goes to stderr.",
-        names=["--json"],
+    typer.Option(
+        "--json",
+        help="Print one JSON document, and nothing else; progress goes to stderr.",
         callback=_keep_stdout_free,
     ),
 ]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from delia_data.cli._flags import option
 from delia_data.tokens import parse_assignments
 from delia_data.training import TrainSettings, read_recipe, recipe_names
 
-Recipe = Annotated[
-    str, option(f"A .yaml file, or one of {', '.join(recipe_names())}.", complete=recipe_names())
-]
-"""The option `--recipe`."""
-
 _PANEL: Final = "Settings that replace the recipe's"
+
+
+def recipe_option(default: str = "smollm2-135m-cpu") -> Any:
+    """Return the declaration of `--recipe`."""
+    names = recipe_names()
+    return option(default, f"A .yaml file, or one of {', '.join(names)}.", complete=names)
 
 
 def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
@@ -31,6 +32,7 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
         by_name = dict in _types(kind)  # repeatable, as in --template-option NAME=VALUE
         flag = flag.removesuffix("s") if by_name else flag
         declared = option(
+            None,
             field.metadata["description"],
             _PANEL,
             names=[f"{flag}/--no-{flag[2:]}" if is_switch else flag],
@@ -43,8 +45,8 @@ def with_setting_flags(function: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[typed | None, declared],
+                default=declared,
+                annotation=typed | None,
             )
         )
     function.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -126,9 +126,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, option("Show it.", names=["--version"], callback=_show_version, is_eager=True)
-    ] = False,
+    version: bool = option(
+        False, "Show it.", names=["--version"], callback=_show_version, is_eager=True
+    ),
 ) -> None:
     """Data that teaches a language model a small task, not its phrasing."""
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
-
-from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, say, show_json, step
-from delia_data.cli._score_tables import show_table
-from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
+from delia_data.cli._flags import argument, option
+from delia_data.cli._output import AsJson, say, show_json, show_table, step
+from delia_data.cli._setting_flags import recipe_option, settings_from, with_setting_flags
 from delia_data.errors import InputError
 from delia_data.evaluation.tables import numbers_table
 from delia_data.outputs import read_mapping
@@ -21,35 +18,27 @@ _DATA: Final = "Data"
 
 @with_setting_flags
 def command(
-    out: Annotated[Path, typer.Argument(help="Output folder; a rerun continues there.")],
+    out: Path = argument("Output folder; a rerun continues there."),
     *,
-    instruction: Annotated[
-        list[Path],
-        option("File of a system prompt; repeat it for each token of --token.", _DATA),
-    ],
-    queries: Annotated[
-        str,
-        option("bundled, or a file, glob, folder or Hub id of queries in any row format.", _DATA),
-    ] = "bundled",
-    rows: Annotated[int, option("Queries of each prompt.", _DATA)] = 200,
-    held_out: Annotated[
-        float, option("Share of the queries that is only evaluated on.", _DATA)
-    ] = 0.5,
-    pairs: Annotated[str, option("Pairs to mix in: bundled, a cache or a file.", _DATA)] = (
-        "bundled"
+    instruction: list[Path] = option(
+        ..., "File of a system prompt; repeat it for each token of --token.", _DATA
     ),
-    ratio: Annotated[float, option("Pairs for each training row.", _DATA)] = 1.0,
-    contrast: Annotated[float, option("Contrast rows for each training row.", _DATA)] = 0.5,
-    max_tokens: Annotated[int, option("Maximum number of tokens of an answer.", _DATA)] = 256,
-    constraints: Annotated[
-        Path | None,
-        option(
-            "A .yaml file of constraints on answers of free text by token, such as "
-            "<support>: {most_words: 80}.",
-            _DATA,
-        ),
-    ] = None,
-    recipe: Recipe = "smollm2-135m-cpu",
+    queries: str = option(
+        "bundled", "bundled, or a file, glob, folder or Hub id of queries in any row format.", _DATA
+    ),
+    rows: int = option(200, "Queries of each prompt.", _DATA),
+    held_out: float = option(0.5, "Share of the queries that is only evaluated on.", _DATA),
+    pairs: str = option("bundled", "Pairs to mix in: bundled, a cache or a file.", _DATA),
+    ratio: float = option(1.0, "Pairs for each training row.", _DATA),
+    contrast: float = option(0.5, "Contrast rows for each training row.", _DATA),
+    max_tokens: int = option(256, "Maximum number of tokens of an answer.", _DATA),
+    constraints: Path | None = option(
+        None,
+        "A .yaml file of constraints on answers of free text by token, such as "
+        "<support>: {most_words: 80}.",
+        _DATA,
+    ),
+    recipe: str = recipe_option(),
     as_json: AsJson = False,
     **given: Any,
 ) -> None:

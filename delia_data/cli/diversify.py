@@ -5,25 +5,21 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option, with_options
 from delia_data.cli._options import (
     JUDGE_HELP,
     EngineOptions,
-    Model,
     TaskOptions,
     load_judge,
-    with_options,
+    model_option,
 )
 from delia_data.cli._output import AsJson, say, show_json, show_reading, step
 from delia_data.diversify import DiversifiedTask, make_task_folder
 from delia_data.diversify.contrast import DEFAULT_KINDS
 from delia_data.diversify.folder import BUNDLED, CONTRAST_SAMPLING, MODEL
 from delia_data.diversify.generate import WORDING_SAMPLING
-from delia_data.models import DEFAULT_MODEL, load_tokenizer
+from delia_data.models import load_tokenizer
 from delia_data.sampling.budget import Limits
 from delia_data.tasks import BUNDLED_TASKS, READY_TASKS, ready_wordings
 
@@ -32,109 +28,84 @@ _WORDINGS, _CONTRAST, _LIMITS = "Wordings", "Contrast rows", "Limits"
 
 @with_options(options=TaskOptions, by=EngineOptions)
 def command(
-    out: Annotated[Path, typer.Argument(help="Folder of the diversified task.")],
-    task: Annotated[
-        str,
-        option(
-            f"File, glob, folder, or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
-            complete=READY_TASKS,
-        ),
-    ] = BUNDLED_TASKS[0],
-    wordings_from: Annotated[
-        str | None,
-        option(
-            f"{BUNDLED}, {MODEL}, or your own file. Default: {BUNDLED} if the task has some, "
-            f"else {MODEL}.",
-            _WORDINGS,
-            complete=[BUNDLED, MODEL],
-        ),
-    ] = None,
-    wordings: Annotated[
-        int | None,
-        option(
-            "Wordings to accept, those for held-out rows included. Default: all of a file, 40 "
-            "of a model.",
-            _WORDINGS,
-        ),
-    ] = None,
-    tries: Annotated[
-        int | None,
-        option(
-            "Maximum number of texts that the model writes. Default: 20 for each wording.",
-            _WORDINGS,
-        ),
-    ] = None,
-    times: Annotated[int, option("How often each wording names the token.", _WORDINGS)] = 1,
-    held_out_share: Annotated[
-        float,
-        option("Share of the wordings for held-out rows, if none is marked as such.", _WORDINGS),
-    ] = 0.2,
-    tokenizer: Annotated[
-        str | None,
-        option(
-            "Model in whose tokenizer the token must be a single id. Default: the local model "
-            "that writes the wordings.",
-            _WORDINGS,
-        ),
-    ] = None,
-    embeddings: Annotated[
-        bool,
-        option(
-            "Check meaning and measure diversity with embeddings; bundled wordings are "
-            "checked already.",
-            _WORDINGS,
-        ),
-    ] = True,
-    any_language: Annotated[
-        bool, option("Accept wordings in any language.", _WORDINGS, names=["--any-language"])
-    ] = False,
-    lenient: Annotated[
-        bool,
-        option(
-            "Check wordings of a model like those of a person; for large models.",
-            _WORDINGS,
-            names=["--lenient"],
-        ),
-    ] = False,
-    judge: Annotated[str | None, option(JUDGE_HELP.format(what="wording"), _WORDINGS)] = None,
-    contrast: Annotated[
-        float,
-        option(
-            "Contrast rows for each training row, such as 0.5: requests near the task that "
-            "the untrained model (--model) answers without the format. 0 for none.",
-            _CONTRAST,
-        ),
-    ] = 0.0,
-    contrast_kinds: Annotated[
-        str,
-        option(
-            "Kinds of contrast rows: the request without the token (plain), one that forbids "
-            "its format (forbid), one that only mentions it (mention), a question about it "
-            "(about). They take turns; a kind that is given twice has twice the rows.",
-            _CONTRAST,
-        ),
-    ] = ",".join(DEFAULT_KINDS),
-    contrast_max_tokens: Annotated[
-        int,
-        option(
-            "Maximum number of tokens of an answer; answers that are cut off are dropped.",
-            _CONTRAST,
-        ),
-    ] = CONTRAST_SAMPLING.max_tokens,
-    budget_usd: Annotated[
-        float | None,
-        option(
-            "Maximum cost in dollars of all that the model writes, earlier runs included.", _LIMITS
-        ),
-    ] = None,
-    budget_tokens: Annotated[
-        int | None,
-        option("Maximum number of prompt and generated tokens, earlier runs included.", _LIMITS),
-    ] = None,
-    model: Model = DEFAULT_MODEL,
-    temperature: Annotated[
-        float, option("Sampling temperature; 0 decodes greedily.", "Engine")
-    ] = 0.7,
+    out: Path = argument("Folder of the diversified task."),
+    task: str = option(
+        BUNDLED_TASKS[0],
+        f"File, glob, folder, or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
+        complete=READY_TASKS,
+    ),
+    wordings_from: str | None = option(
+        None,
+        f"{BUNDLED}, {MODEL}, or your own file. Default: {BUNDLED} if the task has some, "
+        f"else {MODEL}.",
+        _WORDINGS,
+        complete=[BUNDLED, MODEL],
+    ),
+    wordings: int | None = option(
+        None,
+        "Wordings to accept, those for held-out rows included. Default: all of a file, 40 "
+        "of a model.",
+        _WORDINGS,
+    ),
+    tries: int | None = option(
+        None,
+        "Maximum number of texts that the model writes. Default: 20 for each wording.",
+        _WORDINGS,
+    ),
+    times: int = option(1, "How often each wording names the token.", _WORDINGS),
+    held_out_share: float = option(
+        0.2, "Share of the wordings for held-out rows, if none is marked as such.", _WORDINGS
+    ),
+    tokenizer: str | None = option(
+        None,
+        "Model in whose tokenizer the token must be a single id. Default: the local model "
+        "that writes the wordings.",
+        _WORDINGS,
+    ),
+    embeddings: bool = option(
+        True,
+        "Check meaning and measure diversity with embeddings; bundled wordings are "
+        "checked already.",
+        _WORDINGS,
+    ),
+    any_language: bool = option(
+        False, "Accept wordings in any language.", _WORDINGS, names=["--any-language"]
+    ),
+    lenient: bool = option(
+        False,
+        "Check wordings of a model like those of a person; for large models.",
+        _WORDINGS,
+        names=["--lenient"],
+    ),
+    judge: str | None = option(None, JUDGE_HELP.format(what="wording"), _WORDINGS),
+    contrast: float = option(
+        0.0,
+        "Contrast rows for each training row, such as 0.5: requests near the task that "
+        "the untrained model (--model) answers without the format. 0 for none.",
+        _CONTRAST,
+    ),
+    contrast_kinds: str = option(
+        ",".join(DEFAULT_KINDS),
+        "Kinds of contrast rows: the request without the token (plain), one that forbids "
+        "its format (forbid), one that only mentions it (mention), a question about it "
+        "(about). They take turns; a kind that is given twice has twice the rows.",
+        _CONTRAST,
+    ),
+    contrast_max_tokens: int = option(
+        CONTRAST_SAMPLING.max_tokens,
+        "Maximum number of tokens of an answer; answers that are cut off are dropped.",
+        _CONTRAST,
+    ),
+    budget_usd: float | None = option(
+        None,
+        "Maximum cost in dollars of all that the model writes, earlier runs included.",
+        _LIMITS,
+    ),
+    budget_tokens: int | None = option(
+        None, "Maximum number of prompt and generated tokens, earlier runs included.", _LIMITS
+    ),
+    model: str = model_option(),
+    temperature: float = option(0.7, "Sampling temperature; 0 decodes greedily.", "Engine"),
     as_json: AsJson = False,
     *,
     options: TaskOptions,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from delia_data.cli._flags import option
-from delia_data.cli._options import EngineOptions, with_options
-from delia_data.cli._output import AsJson, messages, say, show_json, step
-from delia_data.cli._score_tables import show_notes, show_table
+from delia_data.cli._flags import argument, option, with_options
+from delia_data.cli._options import EngineOptions
+from delia_data.cli._output import AsJson, messages, say, show_json, show_notes, show_table, step
 from delia_data.errors import InputError
 from delia_data.evaluation import (
     PROBES,
@@ -36,95 +34,70 @@ METRIC_HELP = f"Translation score: {', '.join(METRICS)}; the last two as NAME=CH
 
 @with_options(by=EngineOptions)
 def command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Adapter of delia train, or a model as the engine takes it. With --against and "
-            "no other argument: folder of a finished evaluation."
-        ),
-    ],
-    task: Annotated[
-        Path | None, typer.Argument(help="Task folder of delia diversify.", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Folder for the evaluation; a rerun continues there.", show_default=False
-        ),
-    ] = None,
-    probe: Annotated[
-        list[str] | None,
-        option(
-            f"Probe to run, of {', '.join(PROBES)}. Default: {', '.join(DEFAULT_PROBES)}.",
-            complete=PROBES,
-        ),
-    ] = None,
-    rows: Annotated[
-        int | None, option("Greatest number of held-out rows. A larger number adds rows.")
-    ] = None,
-    max_tokens: Annotated[int, option("Greatest number of tokens in an answer.")] = 96,
-    max_thinking_tokens: Annotated[
-        int | None,
-        option("Greatest number of tokens in the thoughts before an answer. Default: 2,048."),
-    ] = None,
-    add_token: Annotated[
-        str | None,
-        option(
-            "Add the token to a model without it, with its embedding initialized as mean or "
-            "normal.",
-            names=["--add-token"],
-            metavar="INIT",
-        ),
-    ] = None,
-    pattern: Annotated[
-        str | None, option("Regular expression that a whole answer matches, for free-text answers.")
-    ] = None,
-    metric: Annotated[
-        list[str] | None, option(f"{METRIC_HELP} Default for translation tasks: chrf and bleu.")
-    ] = None,
-    untrained: Annotated[
-        str | None,
-        option(
-            "Untrained model, or folder of its finished evaluation, for leak and keep. Not "
-            "for an adapter, whose model is untrained with the adapter off."
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, option("Model whose tokenizer counts prompt tokens, for a served model.")
-    ] = None,
-    pairs: Annotated[
-        str,
-        option(
-            "Held-out pairs for the KL divergence: a cache or a file; at most 150 are used, "
-            "those that a mixture takes last."
-        ),
-    ] = "bundled",
-    general: Annotated[
-        bool,
-        option("Also ask 60 general requests with verifiable constraints.", names=["--general"]),
-    ] = False,
-    general_tasks: Annotated[
-        str | None,
-        option(
-            "Tasks of lm-eval, separated by commas; a name or a YAML file. Needs the extra general."
-        ),
-    ] = None,
-    other: Annotated[
-        list[Path] | None,
-        option(
-            "Task folder of another token of the model, for a table of the formats that "
-            "answers have under each token; repeatable."
-        ),
-    ] = None,
-    gate: Annotated[
-        str | None,
-        option("Bounds, such as follow=0.9,leak=0.02,kl=0.02; exit with code 4 if one is missed."),
-    ] = None,
-    against: Annotated[
-        Path | None,
-        option("Finished evaluation of the same task to compare with, row by row.", _COMPARISON),
-    ] = None,
-    seed: Annotated[int, option("Seed of rows, wordings, and intervals.")] = 0,
+    model: str = argument(
+        "Adapter of delia train, or a model as the engine takes it. With --against and "
+        "no other argument: folder of a finished evaluation."
+    ),
+    task: Path | None = argument(
+        "Task folder of delia diversify.", default=None, show_default=False
+    ),
+    out: Path | None = argument(
+        "Folder for the evaluation; a rerun continues there.", default=None, show_default=False
+    ),
+    probe: list[str] | None = option(
+        None,
+        f"Probe to run, of {', '.join(PROBES)}. Default: {', '.join(DEFAULT_PROBES)}.",
+        complete=PROBES,
+    ),
+    rows: int | None = option(None, "Greatest number of held-out rows. A larger number adds rows."),
+    max_tokens: int = option(96, "Greatest number of tokens in an answer."),
+    max_thinking_tokens: int | None = option(
+        None, "Greatest number of tokens in the thoughts before an answer. Default: 2,048."
+    ),
+    add_token: str | None = option(
+        None,
+        "Add the token to a model without it, with its embedding initialized as mean or normal.",
+        names=["--add-token"],
+        metavar="INIT",
+    ),
+    pattern: str | None = option(
+        None, "Regular expression that a whole answer matches, for free-text answers."
+    ),
+    metric: list[str] | None = option(
+        None, f"{METRIC_HELP} Default for translation tasks: chrf and bleu."
+    ),
+    untrained: str | None = option(
+        None,
+        "Untrained model, or folder of its finished evaluation, for leak and keep. Not "
+        "for an adapter, whose model is untrained with the adapter off.",
+    ),
+    tokenizer: str | None = option(
+        None, "Model whose tokenizer counts prompt tokens, for a served model."
+    ),
+    pairs: str = option(
+        "bundled",
+        "Held-out pairs for the KL divergence: a cache or a file; at most 150 are used, "
+        "those that a mixture takes last.",
+    ),
+    general: bool = option(
+        False, "Also ask 60 general requests with verifiable constraints.", names=["--general"]
+    ),
+    general_tasks: str | None = option(
+        None,
+        "Tasks of lm-eval, separated by commas; a name or a YAML file. Needs the extra general.",
+    ),
+    other: list[Path] | None = option(
+        None,
+        "Task folder of another token of the model, for a table of the formats that "
+        "answers have under each token; repeatable.",
+    ),
+    gate: str | None = option(
+        None, "Bounds, such as follow=0.9,leak=0.02,kl=0.02; exit with code 4 if one is missed."
+    ),
+    against: Path | None = option(
+        None, "Finished evaluation of the same task to compare with, row by row.", _COMPARISON
+    ),
+    seed: int = option(0, "Seed of rows, wordings, and intervals."),
     as_json: AsJson = False,
     *,
     by: EngineOptions,

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._output import AsJson, say, show_json
-from delia_data.cli._setting_flags import Recipe
+from delia_data.cli._setting_flags import recipe_option
 from delia_data.errors import InputError
 from delia_data.training import read_recipe
 from delia_data.training.adapter import export_merged, export_parted
 from delia_data.training.exporters import TrainerName, write_trainer_files
 
-_RECIPE = "paper-llama2-7b"
-
 
 def command(
-    source: Annotated[
-        Path, typer.Argument(help="Adapter's folder; with --for, a finished mixture's folder.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    merged: Annotated[
-        bool,
-        option(
-            "Merge the adapter into its model: OUT is one model folder. Otherwise OUT/model "
-            "is the model with the token's trained row, and OUT/adapter is plain LoRA for it.",
-            names=["--merged"],
-        ),
-    ] = False,
-    trainer: Annotated[
-        TrainerName | None,
-        option("Write the configuration files of this trainer.", names=["--for"]),
-    ] = None,
-    model: Annotated[Path | None, option("With --for: folder that delia prepare wrote.")] = None,
-    recipe: Recipe = _RECIPE,
+    source: Path = argument("Adapter's folder; with --for, a finished mixture's folder."),
+    out: Path = argument("Folder to write."),
+    merged: bool = option(
+        False,
+        "Merge the adapter into its model: OUT is one model folder. Otherwise OUT/model "
+        "is the model with the token's trained row, and OUT/adapter is plain LoRA for it.",
+        names=["--merged"],
+    ),
+    trainer: TrainerName | None = option(
+        None, "Write the configuration files of this trainer.", names=["--for"]
+    ),
+    model: Path | None = option(None, "With --for: folder that delia prepare wrote."),
+    recipe: str = recipe_option("paper-llama2-7b"),
     as_json: AsJson = False,
 ) -> None:
     """Write an adapter for serving engines, or a mixture for another trainer."""

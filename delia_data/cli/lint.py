@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
 from rich.text import Text
 
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, console, say, show_json, show_reading
 from delia_data.errors import InputError, TokenError
@@ -28,35 +26,24 @@ _PROBLEMS_SHOWN = 20
 
 
 def command(
-    mixture: Annotated[
-        str,
-        typer.Argument(
-            help="Mixture folder, delia_mix:ratio-4, or rows: a file, folder, glob, URL or Hub id."
-        ),
-    ],
-    model: Annotated[
-        str, option("Embedded model's name, folder (delia prepare's too) or Hub id.")
-    ] = DEFAULT_MODEL,
-    template_option: Annotated[list[str] | None, option(TEMPLATE_OPTION_HELP)] = None,
-    loss: Annotated[
-        Loss,
-        option(
-            "How training finds the answers: by the prompt alone, or by the chat template's "
-            "{% generation %} marks."
-        ),
-    ] = LOSSES[0],
-    max_length: Annotated[
-        int | None, option("Maximum tokens per row; no limit by default.", min=1)
-    ] = None,
-    truncate: Annotated[
-        bool, option("Cut longer rows instead of refusing them.", names=["--truncate"])
-    ] = False,
-    token: Annotated[
-        list[str] | None, option("Special token of rows without a manifest; repeatable.")
-    ] = None,
-    show: Annotated[
-        int, option("Number of rows of each source to show, labeled parts in [[ ]].", min=0)
-    ] = 0,
+    mixture: str = argument(
+        "Mixture folder, delia_mix:ratio-4, or rows: a file, folder, glob, URL or Hub id."
+    ),
+    model: str = option(
+        DEFAULT_MODEL, "Embedded model's name, folder (delia prepare's too) or Hub id."
+    ),
+    template_option: list[str] | None = option(None, TEMPLATE_OPTION_HELP),
+    loss: Loss = option(
+        LOSSES[0],
+        "How training finds the answers: by the prompt alone, or by the chat template's "
+        "{% generation %} marks.",
+    ),
+    max_length: int | None = option(None, "Maximum tokens per row; no limit by default.", min=1),
+    truncate: bool = option(
+        False, "Cut longer rows instead of refusing them.", names=["--truncate"]
+    ),
+    token: list[str] | None = option(None, "Special token of rows without a manifest; repeatable."),
+    show: int = option(0, "Number of rows of each source to show, labeled parts in [[ ]].", min=0),
     as_json: AsJson = False,
 ) -> None:
     """Check tokenized rows: the token is a single id, and only answers have a loss."""

@@ -6,14 +6,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._options import TEMPLATE_OPTION_HELP
-from delia_data.cli._output import AsJson, Update, messages, say, show_json, step
-from delia_data.cli._score_tables import show_table
+from delia_data.cli._output import AsJson, Update, messages, say, show_json, show_table, step
 from delia_data.evaluation.measurements import MEASURES, MeasureName, measurement_tables
 from delia_data.evaluation.measuring import MeasureSettings, measure
 from delia_data.tokens import parse_assignments
@@ -24,45 +20,31 @@ _HOW = "Method"
 
 
 def command(
-    adapter: Annotated[Path, typer.Argument(help="Folder of a finished adapter.")],
-    task: Annotated[Path, typer.Argument(help="Task folder of delia diversify.")],
-    out: Annotated[
-        Path, typer.Argument(help="Folder for the measurements; a rerun continues there.")
-    ],
-    cache: Annotated[
-        Path | None, option("Cache folder, file of pairs, or bundled, for buffering.", _ROWS)
-    ] = None,
-    what: Annotated[
-        str, option(f"Any of {','.join(MEASURES)}. Default: all; buffering needs a cache.")
-    ] = "",
-    rows: Annotated[
-        int, option("Maximum number of held-out rows, and of task rows.", _ROWS)
-    ] = _DEFAULT.rows,
-    pairs: Annotated[
-        int, option("Maximum number of pairs, for buffering.", _ROWS)
-    ] = _DEFAULT.pairs,
-    ratio: Annotated[
-        float | None,
-        option(
-            "Pairs per task row in the mixture whose gradient is examined. Default: that of "
-            "the adapter's training.",
-            _ROWS,
-        ),
-    ] = None,
-    keyword: Annotated[
-        list[str] | None,
-        option("Word to compare the token with; repeatable. Default: the task's keywords.", _HOW),
-    ] = None,
-    words: Annotated[int, option("Ordinary words to sample as controls.", _HOW)] = _DEFAULT.words,
-    dtype: Annotated[
-        str, option("Type to compute in: float32 or bfloat16.", _HOW)
-    ] = _DEFAULT.dtype,
-    seed: Annotated[int, option("Seed of rows, words, and projection.")] = _DEFAULT.seed,
-    template_option: Annotated[
-        list[str] | None,
-        option(f"{TEMPLATE_OPTION_HELP} Default: those of the training.", _HOW),
-    ] = None,
-    device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
+    adapter: Path = argument("Folder of a finished adapter."),
+    task: Path = argument("Task folder of delia diversify."),
+    out: Path = argument("Folder for the measurements; a rerun continues there."),
+    cache: Path | None = option(
+        None, "Cache folder, file of pairs, or bundled, for buffering.", _ROWS
+    ),
+    what: str = option("", f"Any of {','.join(MEASURES)}. Default: all; buffering needs a cache."),
+    rows: int = option(_DEFAULT.rows, "Maximum number of held-out rows, and of task rows.", _ROWS),
+    pairs: int = option(_DEFAULT.pairs, "Maximum number of pairs, for buffering.", _ROWS),
+    ratio: float | None = option(
+        None,
+        "Pairs per task row in the mixture whose gradient is examined. Default: that of "
+        "the adapter's training.",
+        _ROWS,
+    ),
+    keyword: list[str] | None = option(
+        None, "Word to compare the token with; repeatable. Default: the task's keywords.", _HOW
+    ),
+    words: int = option(_DEFAULT.words, "Ordinary words to sample as controls.", _HOW),
+    dtype: str = option(_DEFAULT.dtype, "Type to compute in: float32 or bfloat16.", _HOW),
+    seed: int = option(_DEFAULT.seed, "Seed of rows, words, and projection."),
+    template_option: list[str] | None = option(
+        None, f"{TEMPLATE_OPTION_HELP} Default: those of the training.", _HOW
+    ),
+    device: str = option("cpu", "cpu, cuda, cuda:1, ..."),
     as_json: AsJson = False,
 ) -> None:
     """Compare an adapter with its base model: representation, state space, gradients."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
-
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, messages, say, show_json, show_reading
 from delia_data.errors import InputError
@@ -24,65 +22,52 @@ _PLACES: Final = "give TASK CACHE OUT, or OUT alone with --recipe"
 
 
 def command(
-    places: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="TASK CACHE OUT",
-            help="Task folder or file of task rows; cache folder, bundled, folder of shards, file, "
-            "glob or Hub id; folder of the mixture. OUT alone with --recipe.",
-        ),
-    ],
-    recipe: Annotated[
-        Path | None, option("A .yaml file of several tasks and caches with weights, and settings.")
-    ] = None,
-    ratio: Annotated[
-        str | None, option("Pairs for each task row, such as 4 or 0.5.", complete=_RATIOS)
-    ] = None,
-    seed: Annotated[int | None, option("Seed of selection and order (0).")] = None,
-    order: Annotated[
-        str | None, option(f"One of {', '.join(ORDERS)} ({ORDERS[0]}).", complete=ORDERS)
-    ] = None,
-    on_short: Annotated[
-        str | None,
-        option(
-            f"Where the cache is too small: one of {', '.join(ON_SHORT)} ({ON_SHORT[0]}).",
-            complete=ON_SHORT,
-        ),
-    ] = None,
-    format: Annotated[
-        str | None, option(f"One of {', '.join(FORMATS)} ({FORMATS[0]}).", complete=FORMATS)
-    ] = None,
-    token: Annotated[
-        str | None, option("The task's special token, '' for none; its own where not given.")
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        option("Epochs, one after another: the same task rows, each time with other pairs (1)."),
-    ] = None,
-    contrast: Annotated[
-        float | None,
-        option(
-            "Contrast rows for each task row in an epoch, other ones in each epoch; by default all "
-            "of the task folder in each."
-        ),
-    ] = None,
-    decontaminate: Annotated[
-        bool | None, option("Drop pairs that share 13 words in a row with a held-out row.")
-    ] = None,
-    strict: Annotated[
-        bool | None,
-        option(
-            "Refuse a cache with rows that would be dropped or changed: tools, images, audio, "
-            "label false, weight 0, preferences, reasoning."
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, option("Model whose tokenizer counts tokens by source into the manifest.")
-    ] = None,
-    template_option: Annotated[
-        list[str] | None,
-        option(f"{TEMPLATE_OPTION_HELP} Rows get it as chat_template_kwargs, which TRL reads."),
-    ] = None,
+    places: list[str] = argument(
+        "Task folder or file of task rows; cache folder, bundled, folder of shards, file, "
+        "glob or Hub id; folder of the mixture. OUT alone with --recipe.",
+        metavar="TASK CACHE OUT",
+    ),
+    recipe: Path | None = option(
+        None, "A .yaml file of several tasks and caches with weights, and settings."
+    ),
+    ratio: str | None = option(
+        None, "Pairs for each task row, such as 4 or 0.5.", complete=_RATIOS
+    ),
+    seed: int | None = option(None, "Seed of selection and order (0)."),
+    order: str | None = option(None, f"One of {', '.join(ORDERS)} ({ORDERS[0]}).", complete=ORDERS),
+    on_short: str | None = option(
+        None,
+        f"Where the cache is too small: one of {', '.join(ON_SHORT)} ({ON_SHORT[0]}).",
+        complete=ON_SHORT,
+    ),
+    format: str | None = option(
+        None, f"One of {', '.join(FORMATS)} ({FORMATS[0]}).", complete=FORMATS
+    ),
+    token: str | None = option(
+        None, "The task's special token, '' for none; its own where not given."
+    ),
+    epochs: int | None = option(
+        None, "Epochs, one after another: the same task rows, each time with other pairs (1)."
+    ),
+    contrast: float | None = option(
+        None,
+        "Contrast rows for each task row in an epoch, other ones in each epoch; by default all "
+        "of the task folder in each.",
+    ),
+    decontaminate: bool | None = option(
+        None, "Drop pairs that share 13 words in a row with a held-out row."
+    ),
+    strict: bool | None = option(
+        None,
+        "Refuse a cache with rows that would be dropped or changed: tools, images, audio, "
+        "label false, weight 0, preferences, reasoning.",
+    ),
+    tokenizer: str | None = option(
+        None, "Model whose tokenizer counts tokens by source into the manifest."
+    ),
+    template_option: list[str] | None = option(
+        None, f"{TEMPLATE_OPTION_HELP} Rows get it as chat_template_kwargs, which TRL reads."
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Mix tasks with pairs of caches; write the rows and a manifest.

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, say, show_json
 from delia_data.tokens import DEFAULT_TOKEN, INITS, Init, parse_assignments
@@ -15,32 +12,23 @@ from delia_data.training.prepare import DTYPES, Dtype, prepare
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Embedded model's name, folder or Hub id.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; any script takes it as the model.")],
-    token: Annotated[
-        list[str] | None, option(f"Special token; repeatable. [{DEFAULT_TOKEN}]")
-    ] = None,
-    init: Annotated[
-        Init, option("Initial embedding: mean of all rows, random, or --description.")
-    ] = INITS[0],
-    description: Annotated[
-        str | None, option("Meaning of the token in words, for --init description.")
-    ] = None,
-    seed: Annotated[int, option("Seed of --init normal.")] = 0,
-    dtype: Annotated[
-        Dtype, option("Type of the weights; auto is the type in the model's files.")
-    ] = DTYPES[0],
-    generation_marks: Annotated[
-        bool,
-        option(
-            "Use an equivalent chat template that marks answers, for assistant_only_loss.",
-            names=["--generation-marks"],
-        ),
-    ] = False,
-    template_option: Annotated[
-        list[str] | None,
-        option(f"{TEMPLATE_OPTION_HELP} OUT's template has it as its default."),
-    ] = None,
+    model: str = argument("Embedded model's name, folder or Hub id."),
+    out: Path = argument("Folder to write; any script takes it as the model."),
+    token: list[str] | None = option(None, f"Special token; repeatable. [{DEFAULT_TOKEN}]"),
+    init: Init = option(INITS[0], "Initial embedding: mean of all rows, random, or --description."),
+    description: str | None = option(
+        None, "Meaning of the token in words, for --init description."
+    ),
+    seed: int = option(0, "Seed of --init normal."),
+    dtype: Dtype = option(DTYPES[0], "Type of the weights; auto is the type in the model's files."),
+    generation_marks: bool = option(
+        False,
+        "Use an equivalent chat template that marks answers, for assistant_only_loss.",
+        names=["--generation-marks"],
+    ),
+    template_option: list[str] | None = option(
+        None, f"{TEMPLATE_OPTION_HELP} OUT's template has it as its default."
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Add the token to a model, and write a model folder for any training script."""

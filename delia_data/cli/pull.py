@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._output import (
     AsJson,
     plain,
@@ -26,24 +23,19 @@ _EXAMPLES = 5
 
 
 def command(
-    version: Annotated[
-        str, typer.Argument(help="Version, such as org/name@v1.2.0; the newest without @.")
-    ],
-    out: Annotated[
-        Path | None, typer.Argument(help="Output folder. Default: the name of the repository.")
-    ] = None,
-    diff: Annotated[
-        str | None,
-        option(
-            "Download nothing: show how this version or folder differs from VERSION, which "
-            "may be a folder too.",
-            metavar="OTHER",
-        ),
-    ] = None,
-    repo_type: Annotated[
-        RepoType | None,
-        option("Type of the repository. Default: a dataset if there is one of this name."),
-    ] = None,
+    version: str = argument("Version, such as org/name@v1.2.0; the newest without @."),
+    out: Path | None = argument(
+        "Output folder. Default: the name of the repository.", default=None
+    ),
+    diff: str | None = option(
+        None,
+        "Download nothing: show how this version or folder differs from VERSION, which "
+        "may be a folder too.",
+        metavar="OTHER",
+    ),
+    repo_type: RepoType | None = option(
+        None, "Type of the repository. Default: a dataset if there is one of this name."
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Download a version as folders for `delia mix`, `delia train`, and `delia evaluate`."""

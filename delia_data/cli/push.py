@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._output import AsJson, plain, say, show_json
 from delia_data.errors import InputError, SecretError
 from delia_data.hub import Pushed, push
@@ -19,51 +18,39 @@ from delia_data.mixing import parse_ratio
 
 
 def command(
-    repo: Annotated[str, typer.Argument(help="Repository, such as org/name; made if missing.")],
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Folders of a task, a cache (or bundled), or mixtures; or of an adapter or an "
-            "exported model, and of its evaluation; or one of delia pull."
-        ),
-    ],
-    ratio: Annotated[
-        list[str] | None, option("Ratio at which to mix the task with the cache; repeatable.")
-    ] = None,
-    license: Annotated[
-        str | None, option("License, such as apache-2.0; needed for the first version only.")
-    ] = None,
-    licence: Annotated[str | None, option("Earlier name of --license.", hidden=True)] = None,
-    base_model: Annotated[
-        str | None,
-        option("Base model's name on the Hub, for an adapter trained from a local folder."),
-    ] = None,
-    version: Annotated[
-        str | None, option("Version, such as 1.2.0. Default: the next minor version.")
-    ] = None,
-    replace_all: Annotated[
-        bool, option("Remove the parts that are not given.", names=["--replace-all"])
-    ] = False,
-    private: Annotated[bool, option("Make a new repository private.")] = False,
-    dry_run: Annotated[bool, option("Show files, sizes, tag, and card; send nothing.")] = False,
-    create_pr: Annotated[bool, option("Propose the version as a pull request.")] = False,
-    allow: Annotated[
-        list[str] | None,
-        option(
-            f"Kind of secret ({', '.join(KINDS)}, or the name that a finding shows) or pattern of "
-            "values to allow; repeatable."
-        ),
-    ] = None,
-    personal_data: Annotated[
-        bool,
-        option(
-            "Also refuse phone numbers, IP addresses, and numbers of cards, accounts and persons; "
-            "needs the extra personal-data."
-        ),
-    ] = False,
-    citation: Annotated[
-        Path | None, option("A .bib file to cite in addition to the paper.")
-    ] = None,
+    repo: str = argument("Repository, such as org/name; made if missing."),
+    folders: list[Path] = argument(
+        "Folders of a task, a cache (or bundled), or mixtures; or of an adapter or an "
+        "exported model, and of its evaluation; or one of delia pull."
+    ),
+    ratio: list[str] | None = option(
+        None, "Ratio at which to mix the task with the cache; repeatable."
+    ),
+    license: str | None = option(
+        None, "License, such as apache-2.0; needed for the first version only."
+    ),
+    licence: str | None = option(None, "Earlier name of --license.", hidden=True),
+    base_model: str | None = option(
+        None, "Base model's name on the Hub, for an adapter trained from a local folder."
+    ),
+    version: str | None = option(None, "Version, such as 1.2.0. Default: the next minor version."),
+    replace_all: bool = option(
+        False, "Remove the parts that are not given.", names=["--replace-all"]
+    ),
+    private: bool = option(False, "Make a new repository private."),
+    dry_run: bool = option(False, "Show files, sizes, tag, and card; send nothing."),
+    create_pr: bool = option(False, "Propose the version as a pull request."),
+    allow: list[str] | None = option(
+        None,
+        f"Kind of secret ({', '.join(KINDS)}, or the name that a finding shows) or pattern of "
+        "values to allow; repeatable.",
+    ),
+    personal_data: bool = option(
+        False,
+        "Also refuse phone numbers, IP addresses, and numbers of cards, accounts and persons; "
+        "needs the extra personal-data.",
+    ),
+    citation: Path | None = option(None, "A .bib file to cite in addition to the paper."),
     as_json: AsJson = False,
 ) -> None:
     """Publish folders as one version: one commit, one tag; repeating it changes nothing."""

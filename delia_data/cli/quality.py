@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
 from rich.table import Table
 
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._output import AsJson, console, show_json, step
 from delia_data.sampling import Quality, measure_quality
 
@@ -29,16 +28,12 @@ _FIGURES: Final = {
 
 
 def command(
-    cache: Annotated[Path, typer.Argument(help="A finished cache folder, or bundled.")],
-    compare: Annotated[
-        Path | None, option("Another cache to compare the coverage of answers with.")
-    ] = None,
-    language: Annotated[
-        str | None, option("Language that answers should have, such as en.")
-    ] = None,
-    embed: Annotated[
-        bool, option("Compare meanings too (all-MiniLM-L6-v2; minutes for 10,000 pairs).")
-    ] = True,
+    cache: Path = argument("A finished cache folder, or bundled."),
+    compare: Path | None = option(None, "Another cache to compare the coverage of answers with."),
+    language: str | None = option(None, "Language that answers should have, such as en."),
+    embed: bool = option(
+        True, "Compare meanings too (all-MiniLM-L6-v2; minutes for 10,000 pairs)."
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Measure a cache: acceptance, repetition, diversity, coverage, language, secrets."""

@@ -5,26 +5,22 @@ from __future__ import annotations
 import resource
 import time
 from pathlib import Path
-from typing import Annotated
 
 from delia_data.cli._flags import option
-from delia_data.cli._output import AsJson, print_table, say, show_json, step
-from delia_data.cli._score_tables import show_table
+from delia_data.cli._output import AsJson, print_table, say, show_json, show_table, step
 from delia_data.evaluation.generation import MODEL, SYSTEMS, UNTRAINED
 from delia_data.evaluation.tables import numbers_table
 from delia_data.mixing import parse_ratio
 
 
 def command(
-    out: Annotated[Path, option("Output folder; a rerun continues there.")] = Path("quickstart"),
-    pairs: Annotated[
-        int | None, option("Pairs to sample. Default: 128, or as many as --ratio needs.")
-    ] = None,
-    ratio: Annotated[
-        str | None, option("Pairs per task row in an epoch. Default: all pairs over all epochs.")
-    ] = None,
-    seed: Annotated[int, option("Seed of every step.")] = 0,
-    device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
+    out: Path = option(Path("quickstart"), "Output folder; a rerun continues there."),
+    pairs: int | None = option(None, "Pairs to sample. Default: 128, or as many as --ratio needs."),
+    ratio: str | None = option(
+        None, "Pairs per task row in an epoch. Default: all pairs over all epochs."
+    ),
+    seed: int = option(0, "Seed of every step."),
+    device: str = option("cpu", "cpu, cuda, cuda:1, ..."),
     as_json: AsJson = False,
 ) -> None:
     """Sample, diversify, mix, load, train, and evaluate, in minutes on two cores."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._output import (
     AsJson,
     console,
@@ -18,8 +16,8 @@ from delia_data.cli._output import (
     step,
     warnings_in_one_line,
 )
-from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
-from delia_data.cli.reproduce import KeepAdapters, Workers, show_cells
+from delia_data.cli._setting_flags import recipe_option, settings_from, with_setting_flags
+from delia_data.cli.reproduce import KEEP_ADAPTERS, WORKERS, show_cells
 from delia_data.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,44 +30,35 @@ _BY = ["leak", "keep", "follow", "loss"]
 
 @with_setting_flags
 def command(
-    task: Annotated[Path, typer.Argument(help="Task folder that delia diversify wrote.")],
-    cache: Annotated[Path, typer.Argument(help="Cache folder, file of pairs, or bundled.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the series; a rerun resumes.")],
+    task: Path = argument("Task folder that delia diversify wrote."),
+    cache: Path = argument("Cache folder, file of pairs, or bundled."),
+    out: Path = argument("Folder of the series; a rerun resumes."),
     *,
-    recipe: Recipe = "smollm2-135m-cpu",
-    ratios: Annotated[
-        str, option("Pairs per task row, ascending; a rerun can add more.", _SERIES)
-    ] = "0,0.1,1,4,16",
-    seeds: Annotated[
-        int, option("Trainings per ratio, starting at --seed; a rerun can add more.", _SERIES)
-    ] = 2,
-    task_rows: Annotated[int | None, option("Maximum training rows of the task.", _SERIES)] = None,
-    rows: Annotated[int | None, option("Maximum held-out rows to measure.", _SERIES)] = None,
-    pairs: Annotated[
-        int, option("Pairs to hold out from every mixture and to measure.", _SERIES)
-    ] = 64,
-    max_tokens: Annotated[int, option("Maximum tokens in an answer.", _SERIES)] = 96,
-    pattern: Annotated[
-        str | None,
-        option("Regular expression that a whole answer matches, for free-text answers.", _SERIES),
-    ] = None,
-    tolerance: Annotated[
-        float,
-        option(
-            "How much worse than the best a ratio may be, as a share of answers or in nats per "
-            "token.",
-            _CHOICE,
-        ),
-    ] = 0.02,
-    by: Annotated[
-        str,
-        option(f"Number to compare ratios by: {', '.join(_BY)}.", _CHOICE, complete=_BY),
-    ] = "leak",
-    workers: Workers = 1,
-    keep_adapters: KeepAdapters = False,
-    show: Annotated[
-        bool, option("Show the cells and their work; run nothing.", names=["--list"])
-    ] = False,
+    recipe: str = recipe_option(),
+    ratios: str = option(
+        "0,0.1,1,4,16", "Pairs per task row, ascending; a rerun can add more.", _SERIES
+    ),
+    seeds: int = option(
+        2, "Trainings per ratio, starting at --seed; a rerun can add more.", _SERIES
+    ),
+    task_rows: int | None = option(None, "Maximum training rows of the task.", _SERIES),
+    rows: int | None = option(None, "Maximum held-out rows to measure.", _SERIES),
+    pairs: int = option(64, "Pairs to hold out from every mixture and to measure.", _SERIES),
+    max_tokens: int = option(96, "Maximum tokens in an answer.", _SERIES),
+    pattern: str | None = option(
+        None, "Regular expression that a whole answer matches, for free-text answers.", _SERIES
+    ),
+    tolerance: float = option(
+        0.02,
+        "How much worse than the best a ratio may be, as a share of answers or in nats per token.",
+        _CHOICE,
+    ),
+    by: str = option(
+        "leak", f"Number to compare ratios by: {', '.join(_BY)}.", _CHOICE, complete=_BY
+    ),
+    workers: int = option(1, WORKERS),
+    keep_adapters: bool = option(False, KEEP_ADAPTERS, names=["--keep-adapters"]),
+    show: bool = option(False, "Show the cells and their work; run nothing.", names=["--list"]),
     as_json: AsJson = False,
     **given: Any,
 ) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from delia_data import startup
 from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, say, show_json
 
 
 def command(
-    remove: Annotated[bool, option("Undo it.", names=["--remove"])] = False,
+    remove: bool = option(False, "Undo it.", names=["--remove"]),
     as_json: AsJson = False,
 ) -> None:
     """Make load_dataset("delia_mix", ...) work in programs that do not import delia_data.

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._output import AsJson, messages, say, show_json, step
 
 
 def command(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN...",
-            help="Output folders of other commands: a cache, task, mixture, adapter, evaluation, "
-            "measurements, ratio series, reproduction or quickstart.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, option("Output file.")] = Path("report.html"),
-    title: Annotated[str | None, option("Title of the page. Default: names of the runs.")] = None,
+    runs: list[Path] = argument(
+        "Output folders of other commands: a cache, task, mixture, adapter, evaluation, "
+        "measurements, ratio series, reproduction or quickstart.",
+        metavar="RUN...",
+        show_default=False,
+    ),
+    out: Path = option(Path("report.html"), "Output file."),
+    title: str | None = option(None, "Title of the page. Default: names of the runs."),
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML page about runs: summary, tables, figures, answers, settings."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING, Final
 
 from delia_data.bundled_cache import cache_path
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option
 from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, messages, print_table, say, show_json, step
 from delia_data.errors import InputError
@@ -20,49 +18,36 @@ if TYPE_CHECKING:
     from delia_data.experiments.grid import Cell
     from delia_data.experiments.sweep import CellEstimate
 
-Workers = Annotated[int, option("Cells to run at once; on a CPU, one core each.")]
-"""The option `--workers`."""
-KeepAdapters = Annotated[bool, option("Keep the adapter of every cell.", names=["--keep-adapters"])]
-"""The option `--keep-adapters`."""
+WORKERS: Final = "Cells to run at once; on a CPU, one core each."
+KEEP_ADAPTERS: Final = "Keep the adapter of every cell."
 
 
 def command(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="[GRID.yaml] OUT",
-            help="A grid, unless --scale names one, and the folder of the run; a rerun resumes.",
-            show_default=False,
-        ),
-    ],
-    scale: Annotated[
-        str | None,
-        option(
-            "Bundled grid: tiny, pairs, kinds (two cores), small, paper (GPU).",
-            complete=["tiny", "pairs", "kinds", "small", "paper"],
-        ),
-    ] = None,
-    only: Annotated[list[str] | None, option("Method to run; can be given several times.")] = None,
-    workers: Workers = 1,
-    cache: Annotated[
-        Path | None,
-        option(
-            "Cache to take the pairs from, bundled or a folder; by default each model "
-            "samples its own."
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None, option("Folder of parallel files ending in .en and .is, for translations.")
-    ] = None,
-    device: Annotated[str, option("cpu, cuda, cuda:1, ...")] = "cpu",
-    template_option: Annotated[
-        list[str] | None,
-        option(f"{TEMPLATE_OPTION_HELP} In a grid: template_options in training."),
-    ] = None,
-    keep_adapters: KeepAdapters = False,
-    show: Annotated[
-        bool, option("Show the cells and their duration; run nothing.", names=["--list"])
-    ] = False,
+    paths: list[Path] = argument(
+        "A grid, unless --scale names one, and the folder of the run; a rerun resumes.",
+        metavar="[GRID.yaml] OUT",
+        show_default=False,
+    ),
+    scale: str | None = option(
+        None,
+        "Bundled grid: tiny, pairs, kinds (two cores), small, paper (GPU).",
+        complete=["tiny", "pairs", "kinds", "small", "paper"],
+    ),
+    only: list[str] | None = option(None, "Method to run; can be given several times."),
+    workers: int = option(1, WORKERS),
+    cache: Path | None = option(
+        None,
+        "Cache to take the pairs from, bundled or a folder; by default each model samples its own.",
+    ),
+    data: Path | None = option(
+        None, "Folder of parallel files ending in .en and .is, for translations."
+    ),
+    device: str = option("cpu", "cpu, cuda, cuda:1, ..."),
+    template_option: list[str] | None = option(
+        None, f"{TEMPLATE_OPTION_HELP} In a grid: template_options in training."
+    ),
+    keep_adapters: bool = option(False, KEEP_ADAPTERS, names=["--keep-adapters"]),
+    show: bool = option(False, "Show the cells and their duration; run nothing.", names=["--list"]),
     as_json: AsJson = False,
 ) -> None:
     """Run a grid of methods, task rows, ratios and seeds; compare with the paper's numbers."""

@@ -6,26 +6,22 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import typer
 
 from delia_data.bundled_cache import BUNDLED as BUNDLED_CACHE
-from delia_data.cli._flags import option
+from delia_data.cli._flags import argument, option, with_options
 from delia_data.cli._options import (
     JUDGE_HELP,
-    LIMITS,
-    PROMPTS,
     EngineOptions,
-    Model,
     load_judge,
-    with_options,
+    model_option,
 )
 from delia_data.cli._output import AsJson, print_table, say, show_json, show_reading, step
 from delia_data.engines import Sampling
 from delia_data.engines.base import with_parts
 from delia_data.errors import InputError
-from delia_data.models import DEFAULT_MODEL
 from delia_data.outputs import Manifest
 from delia_data.sampling import (
     FileQueries,
@@ -45,7 +41,8 @@ from delia_data.sampling.generated_queries import BUNDLED, SELF, check_query_opt
 from delia_data.sampling.sampler import PROBE_ROWS
 from delia_data.tokens import DEFAULT_TOKEN
 
-_QUERIES, _FILTERS = "Queries", "Filters"
+QUERIES, FILTERS = "Queries", "Filters"
+PROMPTS, LIMITS = "Prompts and sampling", "Limits"
 
 FEWER: Final = 3
 """Exit code of a finished cache with fewer pairs than the target."""
@@ -65,93 +62,74 @@ def _inherit(context: typer.Context, begin_from: str | None) -> str | None:
     return begin_from
 
 
-@with_options(sampling=Sampling, prompts=PromptOptions, limits=Limits, by=EngineOptions)
+@with_options(
+    panels={"sampling": PROMPTS, "prompts": PROMPTS, "limits": LIMITS},
+    sampling=Sampling,
+    prompts=PromptOptions,
+    limits=Limits,
+    by=EngineOptions,
+)
 def command(
-    out: Annotated[Path, typer.Argument(help="Cache folder. A rerun resumes.")],
-    target: Annotated[
-        int,
-        option(
-            "Number of pairs to accept. Raise it to grow the cache, also with a higher "
-            "--max-tokens or fewer filters."
-        ),
-    ],
-    begin_from: Annotated[
-        str | None,
-        option(
-            "Start with the pairs and the settings of another cache: bundled or a folder. "
-            "Other options override its settings.",
-            names=["--from"],
-            complete=[BUNDLED_CACHE],
-            callback=_inherit,
-            is_eager=True,
-        ),
-    ] = None,
-    estimate_only: Annotated[
-        bool,
-        option(
-            "Estimate the tokens, hours and dollars of the run from a few rows, and exit.",
-            names=["--estimate"],
-        ),
-    ] = False,
-    probe_rows: Annotated[int, option("Number of rows that --estimate requests.")] = PROBE_ROWS,
-    queries: Annotated[
-        str,
-        option(
-            "bundled; self (the model writes them); or a file, glob, folder or Hub id of "
-            "queries in any row format.",
-            _QUERIES,
-            complete=[BUNDLED, SELF],
-        ),
-    ] = BUNDLED,
-    expand: Annotated[
-        int | None, option("Number of queries that the model generates from those given.", _QUERIES)
-    ] = None,
-    extend: Annotated[
-        bool, option("Continue a cache with other queries than it was started with.", _QUERIES)
-    ] = False,
-    model: Model = DEFAULT_MODEL,
-    turns: Annotated[
-        int,
-        option(
-            "Number of answers in a pair; the model writes the user's turns in between.", PROMPTS
-        ),
-    ] = 1,
-    seed: Annotated[int, option("Seed of the run.", PROMPTS)] = 0,
-    keep_truncated: Annotated[
-        bool, option("Accept answers cut off at --max-tokens.", _FILTERS)
-    ] = False,
-    keep_refusals: Annotated[bool, option("Accept answers that decline.", _FILTERS)] = False,
-    language: Annotated[
-        str | None, option("Accept answers in this language only, such as en.", _FILTERS)
-    ] = None,
-    near_duplicates: Annotated[
-        float,
-        option(
-            "Similarity from which a pair is a near duplicate; 0 for exact ones only.", _FILTERS
-        ),
-    ] = 0.8,
-    similar: Annotated[
-        float | None,
-        option(
-            "Cosine similarity of embeddings, such as 0.9, from which a pair repeats the meaning "
-            "of another. Default: compare words only.",
-            _FILTERS,
-        ),
-    ] = None,
-    judge: Annotated[str | None, option(JUDGE_HELP.format(what="answer"), _FILTERS)] = None,
-    token: Annotated[
-        str, option("Special token, which no pair may contain.", _FILTERS)
-    ] = DEFAULT_TOKEN,
-    keep_rejected: Annotated[
-        bool, option("Write the texts of rejected pairs too.", _FILTERS)
-    ] = False,
-    keep_reasoning: Annotated[
-        bool,
-        option("Write the thoughts before each answer into the column reasoning.", PROMPTS),
-    ] = False,
-    stop_when_saturated: Annotated[
-        bool, option("Stop when new pairs add nothing new.", LIMITS)
-    ] = False,
+    out: Path = argument("Cache folder. A rerun resumes."),
+    target: int = option(
+        ...,
+        "Number of pairs to accept. Raise it to grow the cache, also with a higher "
+        "--max-tokens or fewer filters.",
+    ),
+    begin_from: str | None = option(
+        None,
+        "Start with the pairs and the settings of another cache: bundled or a folder. "
+        "Other options override its settings.",
+        names=["--from"],
+        complete=[BUNDLED_CACHE],
+        callback=_inherit,
+        is_eager=True,
+    ),
+    estimate_only: bool = option(
+        False,
+        "Estimate the tokens, hours and dollars of the run from a few rows, and exit.",
+        names=["--estimate"],
+    ),
+    probe_rows: int = option(PROBE_ROWS, "Number of rows that --estimate requests."),
+    queries: str = option(
+        BUNDLED,
+        "bundled; self (the model writes them); or a file, glob, folder or Hub id of "
+        "queries in any row format.",
+        QUERIES,
+        complete=[BUNDLED, SELF],
+    ),
+    expand: int | None = option(
+        None, "Number of queries that the model generates from those given.", QUERIES
+    ),
+    extend: bool = option(
+        False, "Continue a cache with other queries than it was started with.", QUERIES
+    ),
+    model: str = model_option(),
+    turns: int = option(
+        1, "Number of answers in a pair; the model writes the user's turns in between.", PROMPTS
+    ),
+    seed: int = option(0, "Seed of the run.", PROMPTS),
+    keep_truncated: bool = option(False, "Accept answers cut off at --max-tokens.", FILTERS),
+    keep_refusals: bool = option(False, "Accept answers that decline.", FILTERS),
+    language: str | None = option(
+        None, "Accept answers in this language only, such as en.", FILTERS
+    ),
+    near_duplicates: float = option(
+        0.8, "Similarity from which a pair is a near duplicate; 0 for exact ones only.", FILTERS
+    ),
+    similar: float | None = option(
+        None,
+        "Cosine similarity of embeddings, such as 0.9, from which a pair repeats the meaning "
+        "of another. Default: compare words only.",
+        FILTERS,
+    ),
+    judge: str | None = option(None, JUDGE_HELP.format(what="answer"), FILTERS),
+    token: str = option(DEFAULT_TOKEN, "Special token, which no pair may contain.", FILTERS),
+    keep_rejected: bool = option(False, "Write the texts of rejected pairs too.", FILTERS),
+    keep_reasoning: bool = option(
+        False, "Write the thoughts before each answer into the column reasoning.", PROMPTS
+    ),
+    stop_when_saturated: bool = option(False, "Stop when new pairs add nothing new.", LIMITS),
     as_json: AsJson = False,
     *,
     sampling: Sampling,

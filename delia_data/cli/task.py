@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from delia_data.cli._flags import among
-from delia_data.cli._options import TaskOptions, with_options
+from delia_data.cli._flags import argument, with_options
+from delia_data.cli._options import TaskOptions
 from delia_data.cli._output import AsJson, say, show_json, show_reading
 from delia_data.tasks import READY_TASKS, Inspection, inspect_task
 
@@ -22,13 +22,10 @@ def _task() -> None:
 @app.command("inspect")
 @with_options(options=TaskOptions)
 def inspect(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help=f"File, glob, folder, or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
-            autocompletion=among(READY_TASKS),
-        ),
-    ],
+    source: str = argument(
+        f"File, glob, folder, or Hub id of rows; or one of {', '.join(READY_TASKS)}.",
+        complete=READY_TASKS,
+    ),
     as_json: AsJson = False,
     *,
     options: TaskOptions,

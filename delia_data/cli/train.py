@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from delia_data.cli._flags import argument
 from delia_data.cli._output import (
     AsJson,
     console,
@@ -17,7 +16,7 @@ from delia_data.cli._output import (
     step,
     warnings_in_one_line,
 )
-from delia_data.cli._setting_flags import Recipe, settings_from, with_setting_flags
+from delia_data.cli._setting_flags import recipe_option, settings_from, with_setting_flags
 from delia_data.outputs import Manifest
 from delia_data.tokens import thinking_note
 from delia_data.training import TrainSettings, train
@@ -28,15 +27,12 @@ from delia_data.training.settings import as_recipe
 
 @with_setting_flags
 def command(
-    mixture: Annotated[
-        str,
-        typer.Argument(
-            help="Mixture folder, delia_mix:ratio-4, or rows: a file, folder, glob, URL or Hub id."
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder of the adapter; rerun to resume.")],
+    mixture: str = argument(
+        "Mixture folder, delia_mix:ratio-4, or rows: a file, folder, glob, URL or Hub id."
+    ),
+    out: Path = argument("Folder of the adapter; rerun to resume."),
     *,
-    recipe: Recipe = "smollm2-135m-cpu",
+    recipe: str = recipe_option(),
     as_json: AsJson = False,
     **given: Any,
 ) -> None:

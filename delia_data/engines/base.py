@@ -13,26 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from delia_data.errors import InputError
+from delia_data.outputs import setting
 from delia_data.records import Message
 
 Finish = Literal["stop", "length", "error"]
 Role = Literal["assistant", "user"]
 _THINKING_TOKENS: Final = 2_048
-
-
-def setting(default: Any, description: str, **metadata: Any) -> Any:
-    """Return a dataclass field that is a setting and a flag of the command line.
-
-    Args:
-        default: Its default value.
-        description: Its meaning, which `--help` and the reference show.
-        metadata: `flag` if the flag has another name than the field.
-    """
-    return field(default=default, metadata={"description": description, **metadata})
 
 
 @dataclass(frozen=True, slots=True)

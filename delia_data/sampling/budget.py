@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
-from delia_data.engines.base import FREE, Completion, Prices, Request, setting
+from delia_data.engines.base import FREE, Completion, Prices, Request
 from delia_data.errors import InputError
+from delia_data.outputs import setting
 
 _TEMPLATE_TOKENS: Final = 64  # generous bound on the tokens that a chat template adds to a turn
 
@@ -23,18 +24,18 @@ class Limits:
     dollars: float | None = setting(
         None,
         "Maximum cost of the whole cache in dollars, earlier runs included.",
-        flag="--budget-usd",
+        names=["--budget-usd"],
     )
     tokens: int | None = setting(
         None,
         "Maximum number of prompt and generated tokens of the whole cache.",
-        flag="--budget-tokens",
+        names=["--budget-tokens"],
     )
     retries: int = setting(
         1, "Number of retries of a failed request before its row counts as failed."
     )
     failures: int = setting(
-        100, "Number of failed rows that a run tolerates.", flag="--max-failures"
+        100, "Number of failed rows that a run tolerates.", names=["--max-failures"]
     )
 
     def __post_init__(self) -> None:

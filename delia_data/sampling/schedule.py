@@ -21,8 +21,9 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
-from delia_data.engines.base import Completion, Engine, Request, Sampling, setting
+from delia_data.engines.base import Completion, Engine, Request, Sampling
 from delia_data.errors import EngineError, InputError
+from delia_data.outputs import setting
 from delia_data.ranking import row_seed
 from delia_data.records import Message, Rejection, content_id, encodable
 from delia_data.sampling.budget import Budget, Limits
