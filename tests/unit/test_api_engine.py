@@ -226,28 +226,18 @@ def test_transient_failures_are_retried(kind: str) -> None:
     assert len(api.sent) == 50 + 2 * 8
 
 
-def test_unreadable_answers_are_retried_twice() -> None:
-    api = Api(fault("invalid", on=lambda r: r.id == "4", times=99))
-    (failed,) = [c for c in run(api, asked(30)) if c.finish == "error"]
-    assert (failed.id, failed.error, failed.final) == ("4", "it is invalid (3 attempts)", True)
-    assert len(api.sent) == 29 + 3
-
-
-@pytest.mark.parametrize("kind", ["retry", "throttle"])
-def test_retries_are_limited_and_only_one_row_fails(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "attempts"), [("retry", 4), ("throttle", 4), ("invalid", 3), ("row", 1)]
+)
+def test_retries_are_limited_and_only_one_row_fails(kind: str, attempts: int) -> None:
     api = Api(fault(kind, on=lambda r: r.id == "4", times=99))
     completions = list(run(api, asked(30), retries=3))
     assert ids(completions) == [str(i) for i in range(30)]
     (failed,) = [c for c in completions if c.finish == "error"]
-    assert (failed.id, failed.error) == ("4", f"it is {kind} (4 attempts)")
-    assert len(api.sent) == 29 + 4
-
-
-def test_rejected_request_is_not_retried() -> None:
-    api = Api(fault("row", on=lambda r: r.id == "4", times=99))
-    (failed,) = [c for c in run(api, asked(30)) if c.finish == "error"]
-    assert (failed.id, failed.error, failed.text) == ("4", "it is row", "")
-    assert len(api.sent) == 30
+    tried = f" ({attempts} attempts)" if attempts > 1 else ""
+    assert (failed.id, failed.error, failed.text) == ("4", f"it is {kind}{tried}", "")
+    assert failed.final
+    assert len(api.sent) == 29 + attempts
 
 
 def test_finished_requests_are_yielded_before_the_run_ends() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from delia_data import __version__
 from delia_data.cli import app
 from delia_data.mixing import mix
-from delia_data.outputs import is_finished, read_manifest
+from delia_data.outputs import read_manifest
 from delia_data.sampling import bundled_queries, read_cache
 from delia_data.tasks import read_task_rows
 
@@ -125,7 +125,7 @@ def test_bad_files(
     assert names(files) == before
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "README.md", "train.parquet", "train.jsonl"])
+@pytest.mark.parametrize("name", ["notes.txt", "train.jsonl", "plan.json", "manifest.json"])
 @pytest.mark.parametrize("command", ["mix", "sample", "diversify"])
 def test_an_output_folder_that_holds_something_else(
     delia: Delia, files: Path, command: str, name: str
@@ -183,14 +183,6 @@ def test_a_missing_extra(delia: Delia, tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_version() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.output) == (0, f"delia_data {__version__}\n")
-
-
-def test_as_a_program(files: Path) -> None:
-    done = spawn(files, "sample", "cache", "--engine", "mock", "--target", 12)
-    assert done.code == 0, done.err
-    assert done.err == ""
-    assert is_finished(files / "cache")
-    assert len(read_cache(files / "cache")) == 12
 
 
 @pytest.mark.parametrize(

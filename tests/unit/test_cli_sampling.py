@@ -88,13 +88,6 @@ def test_exemplar_and_answers_per_query(
     assert len(read_cache(tmp_path / "cache")) == 4
 
 
-def test_json_prints_only_the_manifest(delia: Delia, tmp_path: Path) -> None:
-    result = delia("sample", tmp_path / "cache", "--engine", "mock", "--target", 5, "--json")
-    printed = json.loads(result.out)
-    assert printed == read_manifest(tmp_path / "cache").model_dump(mode="json")
-    assert "sampling: 5 of 5" in result.err
-
-
 def test_fewer_pairs_than_the_target_set_the_exit_code(
     delia: Delia, tmp_path: Path, queries: Path
 ) -> None:
@@ -169,15 +162,6 @@ def test_bad_options(delia: Delia, tmp_path: Path, arguments: list[str], fault: 
     assert not (tmp_path / "out" / "FINISHED").exists()
     if arguments[0] != "--target":
         refused(delia("sample", "--estimate", tmp_path / "out", *given), fault)
-
-
-def test_sample_resumes_and_rejects_other_settings(delia: Delia, tmp_path: Path) -> None:
-    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--target", 5]
-    first, again = delia(*arguments), delia(*arguments)
-    assert first.code == again.code == 0
-    assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
-    refused(delia(*arguments, "--max-tokens", 9), "(sampling.max_tokens was 512 and is now 9)")
-    assert len(read_cache(tmp_path / "cache")) == 5
 
 
 # Estimates

@@ -47,8 +47,9 @@ WORDS = [
     "winter",
     "music",
     "table",
+    "bridge",
+    "apple",
 ]
-WORDS += ["bridge", "apple"]
 
 
 def word(request: Request, place: int) -> str:

@@ -18,7 +18,7 @@ from delia_data.diversify import (
     set_aside,
     undiversified,
 )
-from delia_data.errors import ForeignFolderError, InputError, TokenError
+from delia_data.errors import InputError, TokenError
 from delia_data.mixing import mix
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.records import Message, Record
@@ -262,12 +262,3 @@ def test_the_undiversified_task_is_a_task_folder_too(tmp_path: Path) -> None:
     assert is_finished(tmp_path / "undiversified")
     save(tmp_path, verdicts())
     assert read_task_rows(tmp_path / "undiversified") == plain
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "train.jsonl", "manifest.json"])
-def test_a_foreign_folder_is_left_alone(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("mine")
-    with pytest.raises(ForeignFolderError, match=rf"holds something else \({name}\)"):
-        save(tmp_path, verdicts())
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == "mine"

@@ -11,7 +11,7 @@ from delia_data.diversify import WordingChecker, gate_task_wordings
 from delia_data.diversify.check import MAX_WORDS
 from delia_data.errors import InputError, TokenError
 from delia_data.records import Record
-from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings
+from delia_data.tasks import Task, Wording
 
 TASK = replace(
     verdicts(),
@@ -266,9 +266,3 @@ def test_the_first_of_two_copies_is_kept_and_all_are_counted() -> None:
     )
     assert complaint.count("<sep>") == 3
     assert gate_task_wordings(verdicts(), TRAIN).complaint() == ""
-
-
-def test_every_bundled_wording_passes_the_gates_that_read() -> None:
-    result = gate_task_wordings(bundled_task(), bundled_wordings())
-    assert result.counts == {}
-    assert len(result.accepted) == 88

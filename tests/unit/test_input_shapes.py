@@ -489,15 +489,6 @@ class TestNames:
         write(tmp_path / "t1.jsonl", [row("twin")])
         assert "named" in delia("task", "inspect", task, *INSTRUCTION).out
 
-    def test_a_folder_with_a_test_split(self, delia: Delia, tmp_path: Path) -> None:
-        for name in ("train", "test"):
-            write(tmp_path / "f" / f"{name}.jsonl", [row(name)])
-        assert questions(tmp_path / "f") == ["train"]
-        mixture = mix(tmp_path / "f", ROWS, ratio=1, token=None)
-        assert mixture.manifest.rows == {"task": 1, "cache": 1, "test": 1}
-        result = run_mix(delia, tmp_path / "f")
-        assert "test.jsonl (split test)" in result.err
-
     @pytest.mark.parametrize(
         ("name", "split"),
         [
@@ -525,7 +516,12 @@ class TestNames:
         (folder / "notes.md").write_text("rows")
         system = fsspec.filesystem("memory")
         system.put(str(folder), "/test-of-patterns/f", recursive=True)
-        for given in (folder / "*", f"{folder}/*.jsonl", "memory://test-of-patterns/f/*.jsonl"):
+        for given in (
+            folder,
+            folder / "*",
+            f"{folder}/*.jsonl",
+            "memory://test-of-patterns/f/*.jsonl",
+        ):
             assert questions(given) == ["train"]
             mixture = mix(given, ROWS, ratio=1, token=None)
             assert mixture.manifest.rows == {"task": 1, "cache": 1, "test": 1}
@@ -845,16 +841,6 @@ class TestCsv:
         path = tmp_path / "t.csv"
         path.write_text('instruction,output\n"' + "a,\n" * 100_000 + 'b",c\n')
         assert len(questions(path)[0]) == 300_001
-
-
-class TestLint:
-    """`delia lint` on files that nothing mixed."""
-
-    def test_a_bad_row_is_named(self, delia: Delia, tmp_path: Path) -> None:
-        path = write(tmp_path / "r.jsonl", [ROWS[0], {"messages": []}])
-        result = delia("lint", path)
-        assert result.code == 2
-        assert f"{path}:2" in result.err + result.out
 
 
 def test_an_arrow_file_with_offsets_out_of_bounds(delia: Delia, tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_wordings_of_a_model_are_judged(
             "grass",
             "hazel",
             "iris",
-            "kelp",
+            "oak",
         ]
         return MockEngine(
             lambda r: (

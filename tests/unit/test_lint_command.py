@@ -121,10 +121,3 @@ def test_a_token_that_the_model_knows(delia: Delia, tmp_path: Path, tokenizer: A
     refused(delia("lint", mixture), "is already in the model's vocabulary with another role")
     add_token_to_tokenizer(tokenizer)
     assert delia("lint", save_one_row(tmp_path / "other", "a question <sep>")).code == 0
-
-
-def test_other_outputs_are_refused(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
-    assert delia("diversify", tmp_path / "task").code == 0
-    refused(delia("lint", tmp_path / "task"), "holds a task, not a mixture")
-    (tmp_path / "task" / "FINISHED").unlink()
-    refused(delia("lint", tmp_path / "task"), "not a finished output")

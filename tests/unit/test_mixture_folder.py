@@ -14,7 +14,6 @@ from mixtures import (
 )
 
 from delia_data.errors import (
-    ForeignFolderError,
     LockedError,
 )
 from delia_data.mixing import (
@@ -66,22 +65,6 @@ def test_a_run_that_was_killed_is_written_anew(mixture: Mixture, tmp_path: Path)
     (tmp_path / "train.parquet").write_text("half")
     save_mixture(mixture, tmp_path)
     read_manifest(tmp_path, verify=True)
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "README.md", "train.parquet", "manifest.json"])
-def test_a_foreign_folder_is_left_alone(mixture: Mixture, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("mine")
-    with pytest.raises(ForeignFolderError, match=rf"holds something else \({name}\)"):
-        save_mixture(mixture, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == "mine"
-
-
-def test_a_file_in_its_place_is_left_alone(mixture: Mixture, tmp_path: Path) -> None:
-    (tmp_path / "mixture").write_text("mine")
-    with pytest.raises(ForeignFolderError, match="is a file: give a folder"):
-        save_mixture(mixture, tmp_path / "mixture")
-    assert (tmp_path / "mixture").read_text() == "mine"
 
 
 def test_two_writers(mixture: Mixture, tmp_path: Path) -> None:

@@ -85,11 +85,6 @@ def test_the_order_is_the_same_in_every_format() -> None:
     assert len(ids) == 1
 
 
-def test_an_unknown_format() -> None:
-    with pytest.raises(FormatError, match="format 'csv' is unknown"):
-        mix(TASK, CACHE, ratio=1, format="csv")  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     "before",
     [

@@ -202,15 +202,3 @@ def test_a_folder_of_save_to_disk_is_seen_first(tmp_path: Path) -> None:
     rows.save_to_disk("delia_mix")
     with pytest.raises(ValueError, match="load_from_disk"):
         load_dataset("delia_mix", ratio=0, cache_dir=str(tmp_path / "hf"))
-
-
-def test_importing_us_imports_no_model_library() -> None:
-    code = (
-        "import sys, delia_data; "
-        "print([m for m in ('torch', 'transformers', 'vllm', 'litellm', 'ray', 'trl', 'peft') "
-        "if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.strip() == "[]"

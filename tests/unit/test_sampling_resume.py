@@ -239,12 +239,3 @@ def test_thoughts_are_written_on_request(tmp_path: Path) -> None:
     mixture = mix(task_rows(2), cache, ratio=4)
     assert mixture.manifest.rows["cache"] == 8
     assert "hm" not in str(mixture.train.to_pylist())
-
-
-def test_answer_that_is_only_reasoning_is_rejected(tmp_path: Path) -> None:
-    def answer(request: Request) -> str:
-        return "" if "number 0" in request.messages[-1].content else "Yes, of course."
-
-    queries = [Query(f"Tell me about number {i}.", "explain") for i in range(5)]
-    manifest = sample(ReasoningEngine(answer), queries, tmp_path / "cache", target=4, filters=())
-    assert manifest.dropped == {"reasoning": 1}

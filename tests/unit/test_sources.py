@@ -14,11 +14,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from delia_data.engines import MockEngine
-from delia_data.errors import FormatError, InputError, RatioError, UnfinishedError
+from delia_data.errors import FormatError, InputError, RatioError
 from delia_data.mixing import TaskRow, TaskRows, mix, save_mixture
 from delia_data.records import FORMATS, Record, write_record
-from delia_data.sampling import Query, sample
 
 PAIRS = [Record.pair(f"query {i}, naïve?", f"answer\n{i} 'quoted' 😀") for i in range(60)]
 ROWS = [write_record(pair) for pair in PAIRS]
@@ -119,43 +117,7 @@ def test_messages_are_read_as_they_lie(
     assert mix(TASK, MADE[kind](tmp_path), ratio=5).train.num_rows == 60
 
 
-def test_a_cache_folder(tmp_path: Path) -> None:
-    queries = [Query(f"query {i}", "test") for i in range(30)]
-    sample(MockEngine(), queries, tmp_path / "cache", target=20)
-    mixture = mix(TASK, tmp_path / "cache", ratio=2)
-    assert mixture.manifest.rows["cache"] == 20
-    (tmp_path / "cache" / "FINISHED").unlink()
-    with pytest.raises(UnfinishedError):
-        mix(TASK, tmp_path / "cache", ratio=2)
-
-
 GOOD = json.dumps(ROWS[0]) + "\n"
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("not json\n", "a.jsonl:2: the line is not a JSON object"),
-        ('{"messages": 5}\n', "a.jsonl:2: column 'messages' must hold a list"),
-        ('{"other": 5}\n', "a.jsonl:2: the row's columns"),
-        ('{"messages": [{"role": "user", "content": "q"}]}\n', "a.jsonl:2: the row has no answer"),
-        (
-            '{"messages": [{"role": "user", "content": "q"}, '
-            '{"role": "assistant", "content": " "}]}\n',
-            "a.jsonl:2: the row's assistant turn is empty",
-        ),
-        (
-            '{"messages": [{"role": "user", "content": "\\ud83d"}, '
-            '{"role": "assistant", "content": "a"}]}\n',
-            "a.jsonl:2: the row holds half a character",
-        ),
-    ],
-)
-def test_a_bad_line_is_named(line: str, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(GOOD + line + GOOD)
-    with pytest.raises(FormatError) as caught:
-        mix(TASK, tmp_path / "a.jsonl", ratio=0.1)
-    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +160,6 @@ def test_what_cannot_be_read_is_refused(
 def test_a_name_that_nothing_has_is_asked_of_the_hub() -> None:
     with pytest.raises(InputError, match="'nobody/nothing' is neither a path here nor a dataset"):
         mix(TASK, "nobody/nothing", ratio=1)
-
-
-@pytest.mark.parametrize("given", [ROWS[:10], datasets.Dataset.from_list(ROWS[:10])])
-def test_a_task_can_be_given_as_rows(given: Any) -> None:
-    mixture = mix(given, PAIRS[10:], ratio=1, token=None)
-    assert mixture.manifest.rows == {"task": 10, "cache": 10, "test": 0}
 
 
 class TestSeveral:

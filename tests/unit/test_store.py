@@ -8,13 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from delia_data.errors import (
-    ForeignFolderError,
-    InputError,
     OutputError,
     SettingsError,
-    UnfinishedError,
 )
-from delia_data.outputs import JsonlLog, Manifest, finish, is_finished
+from delia_data.outputs import JsonlLog, Manifest, is_finished
 from delia_data.records import Record
 from delia_data.sampling import read_cache
 from delia_data.sampling import store as module
@@ -162,15 +159,6 @@ def other(number: int) -> dict[str, Any]:
     return {**PLAN, "queries": {"n": number}}
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "plan.json", "pairs-00000.parquet", "manifest.json"])
-def test_foreign_folder_is_not_changed(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("mine")
-    with pytest.raises(ForeignFolderError, match=rf"holds something else \({name}\)"):
-        known(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == "mine"
-
-
 def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     fill(tmp_path, ROWS[:1])
     log = tmp_path / "sampled-00000-001.jsonl"
@@ -266,18 +254,3 @@ def test_a_kill_while_finishing_loses_nothing(
     assert known(tmp_path) == of_rows(ROWS + MORE)
     assert not list(tmp_path.glob("*.jsonl"))
     assert len(read_cache(tmp_path)) == 4
-
-
-def test_a_cache_without_its_marker_is_refused(tmp_path: Path) -> None:
-    fill(tmp_path)
-    with pytest.raises(UnfinishedError, match="is not a finished output"):
-        read_cache(tmp_path)
-
-
-def test_folder_that_is_not_a_cache(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="missing does not exist: give a folder"):
-        read_cache(tmp_path / "missing")
-    (tmp_path / "train.jsonl").write_text("{}")
-    finish(tmp_path, Manifest(kind="task"))
-    with pytest.raises(InputError, match="holds a task, not a cache"):
-        read_cache(tmp_path)

@@ -69,20 +69,6 @@ def test_the_token_comes_from_the_folder(tmp_path: Path) -> None:
         read_task_rows(tmp_path, token="<sep>")
 
 
-def test_a_folder_need_not_have_held_out_rows(tmp_path: Path) -> None:
-    rows = replace(ROWS, test=())
-    write_folder(tmp_path, rows)
-    assert read_task_rows(tmp_path) == rows
-
-
-@pytest.mark.parametrize("missing", ["FINISHED", "manifest.json"])
-def test_an_unfinished_folder_is_refused(tmp_path: Path, missing: str) -> None:
-    write_folder(tmp_path, ROWS)
-    (tmp_path / missing).unlink()
-    with pytest.raises(UnfinishedError, match="is not a finished output"):
-        read_task_rows(tmp_path)
-
-
 @pytest.mark.parametrize("read", [read_task_rows, read_task, read_cache, open_training_rows])
 def test_a_folder_that_diversify_began_names_the_command(
     tmp_path: Path, read: Callable[[str], object]

@@ -51,16 +51,6 @@ def test_a_file_and_a_dataset_give_the_same_task(tmp_path: Path) -> None:
     assert task.sha256 == read_task(datasets.Dataset.from_list(ROWS), name="rows", **OPTIONS).sha256
 
 
-def test_splits_of_a_dataset_are_the_splits_of_the_task() -> None:
-    splits = datasets.DatasetDict(
-        train=datasets.Dataset.from_list(ROWS[:7]), test=datasets.Dataset.from_list(ROWS[7:])
-    )
-    task = read_task(splits, **OPTIONS)
-    assert (len(task.train), len(task.test)) == (7, 3)
-    with pytest.raises(InputError, match="has the splits test, and no 'train': give one"):
-        read_task({"test": ROWS}, **OPTIONS)
-
-
 @pytest.mark.parametrize(
     "row",
     [

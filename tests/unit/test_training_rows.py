@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from command_line import Delia, refused
 from mixtures import pairs, task_rows
@@ -23,7 +20,6 @@ from delia_data.errors import (
     MissingExtraError,
     OutputError,
     TokenError,
-    UnfinishedError,
 )
 from delia_data.mixing import mix, save_mixture
 from delia_data.training.data import count_rows, open_training_rows
@@ -43,40 +39,16 @@ def tokenizer(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return tiny_tokenizer
 
 
-def write_shards(folder: Path) -> str:
-    for number, row in enumerate(ROWS):
-        pq.write_table(pa.Table.from_pylist([row]), folder / f"shard-{number}.parquet")
-    return str(folder / "shard-*.parquet")
-
-
 def write_splits(folder: Path) -> Path:
     (folder / "train.jsonl").write_text(LINES)
     (folder / "test.jsonl").write_text(LINES)
     return folder
 
 
-def write_saved(folder: Path) -> Path:
-    datasets.DatasetDict(
-        {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS)}
-    ).save_to_disk(folder / "saved")
-    return folder / "saved"
-
-
-def with_transform(folder: Path) -> datasets.Dataset:
-    rows = datasets.Dataset.from_list([{"number": number} for number in range(3)])
-    rows.set_transform(
-        lambda batch: pd.DataFrame([ROWS[n] for n in batch["number"]]).to_dict("list")
-    )
-    return rows
-
-
 @pytest.mark.parametrize(
     "make",
     [
-        write_shards,
         write_splits,
-        write_saved,
-        with_transform,
         lambda _: datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
         lambda _: iter(ROWS),
     ],
@@ -96,14 +68,9 @@ def turns(answer: Any, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.jsonl", turns(3.5), "a.jsonl:1: column 'messages' must hold text"),
-        ("a.jsonl", turns({"text": "a"}), "a.jsonl:1: column 'messages' must hold text"),
         ("a.jsonl", turns("a", tool_calls=[{"id": "1"}]), "a.jsonl:1: the row uses tools"),
         ("a.jsonl", {**ROWS[0], "label": False}, "a.jsonl:1: the row is labeled as a bad answer"),
         ("a.json", [ROWS[0], {"prompt": "q"}], "a.json[1]: column 'completion' must hold text"),
-        ("a.jsonl", "[" * 9_000 + "]" * 9_000, "a.jsonl:1: the line is not a JSON object"),
-        ("a.jsonl", '{"prompt": "q", "completion": "a",}', "a.jsonl:1: the line is not a JSON"),
-        ("a.csv", "prompt,prompt,completion\nq,r,a\n", "a.csv:1: two columns have one name"),
         ("a.csv", 'prompt,completion\nq,a\n"r,b\ns,"c\n', "a.csv:3: the quotes of the row"),
         ("a.txt", "q a", "a.txt has an unknown ending"),
     ],
@@ -115,33 +82,6 @@ def test_rows_that_no_training_takes(
     (tmp_path / name).write_text(text)
     refused(delia("train", tmp_path / name, tmp_path / "out"), f"{tmp_path}/{reason}")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        (turns([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), "u:q <sep> a:ab"),
-        (turns("a", reasoning_content="because"), "u:q <sep> a:a"),
-        ({"conversations": turns("a")["messages"], "system": "S"}, "s:S u:q <sep> a:a"),
-        ({"instruction": "q <sep>", "input": "<noinput>", "output": b"a"}, "u:q <sep> a:a"),
-        ({"messages": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "u:q a:a"),
-    ],
-)
-def test_rows_are_read_as_for_a_mixture(row: Any, expected: str) -> None:
-    ((record, _),) = open_training_rows([row]).records(["<sep>"])
-    assert " ".join(f"{m.role[0]}:{m.content}" for m in record.messages) == expected
-
-
-def test_all_bad_rows_are_counted_and_three_shown(
-    delia: Delia, tmp_path: Path, tokenizer: Any
-) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text(LINES + '{"prompt": "q"}\n' * 5)
-    parts = [f"5 of 8 rows cannot be used: {file}:4: ", f"{file}:5: ", f"{file}:6: ", "2 more"]
-    for command in (("lint", file), ("train", file, tmp_path / "out")):
-        result = delia(*command)
-        refused(result, *parts)
-        assert f"{file}:7" not in result.err
 
 
 def test_files_of_a_folder_that_are_not_read_are_printed(
@@ -192,13 +132,6 @@ def test_a_mixture_in_memory_and_in_a_folder(tmp_path: Path) -> None:
     assert [rows.tokens for rows in opened] == [["<sep>"], ["<sep>"]]
     assert count_rows(opened[0], "<sep>") == count_rows(opened[1], "<sep>")
     assert opened[1].places([0])[0] == f"{tmp_path / 'mixture' / 'train.parquet'}: row 0"
-
-
-def test_a_folder_that_was_started_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "started").mkdir()
-    (tmp_path / "started" / ".lock").touch()
-    with pytest.raises(UnfinishedError, match="not a finished output"):
-        open_training_rows(tmp_path / "started")
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,6 @@ class TestCacheAndTask:
         with pytest.raises(SettingsError, match=f"{builder} does not know '{key}' .did you mean"):
             load(builder, **{key: "x"})
 
-    def test_ratio_is_not_a_setting_of_a_cache(self, load: Load, cache: Path) -> None:
-        with pytest.raises(SettingsError, match=r"does not know 'ratio'.*it takes cache"):
-            load("delia_cache", cache=cache, ratio=4)
-
     def test_a_cache_folder(self, load: Load, tmp_path: Path, cache: Path) -> None:
         folder = tmp_path / "sampled"
         folder.mkdir()
@@ -94,10 +90,6 @@ class TestCacheAndTask:
             assert stored.to_list() == list(streamed) == expected.to_list()
             assert streamed.num_shards == PAIRS
         assert len(list((tmp_path / "home" / "sources").iterdir())) == 2
-
-    def test_a_task_folder_is_no_cache(self, load: Load, task_folder: Path) -> None:
-        with pytest.raises(InputError, match="holds a task, not a cache"):
-            load("delia_cache", cache=task_folder)
 
 
 def test_a_task_in_memory_is_refused_with_the_way_to_give_it(load: Load) -> None:

@@ -18,7 +18,6 @@ from delia_data.errors import (
     RatioError,
     SettingsError,
     TokenError,
-    UnfinishedError,
 )
 from delia_data.mixing import mix
 from delia_data.outputs import Manifest, finish
@@ -87,11 +86,6 @@ class TestMix:
         with pytest.raises(InputError, match="such as"):
             load("delia_mix", name)
 
-    @pytest.mark.parametrize("ratio", [-1, "many", True, float("inf")])
-    def test_a_wrong_ratio_is_refused(self, load: Load, ratio: Any) -> None:
-        with pytest.raises(RatioError, match="is not a number of at least 0"):
-            load("delia_mix", ratio=ratio)
-
     @pytest.mark.parametrize(
         ("settings", "error", "words"),
         [
@@ -123,12 +117,6 @@ class TestMix:
         with pytest.raises(error, match=words):
             load("delia_mix", streaming=True, **arguments)
 
-    def test_a_damaged_row_is_named_by_its_place(self, load: Load, task: Path, cache: Path) -> None:
-        with cache.open("a", encoding="utf-8") as file:
-            file.write("{oops\n")
-        with pytest.raises(FormatError, match=rf"pairs\.jsonl:{PAIRS + 1}: "):
-            load("delia_mix", ratio=1, task=task, cache=cache)
-
     @pytest.mark.parametrize(
         ("key", "nearest"),
         [("rato", "ratio"), ("seeds", "seed"), ("on_shrt", "on_short"), ("streeming", "streaming")],
@@ -154,11 +142,6 @@ class TestMix:
         bundled = load("delia_mix", ratio=0.5, cache=cache)
         assert folder["train"].to_list() == bundled["train"].to_list()
         assert folder["test"].to_list() == bundled["test"].to_list()
-
-    def test_an_unfinished_task_folder_is_refused(self, load: Load, task_folder: Path) -> None:
-        (task_folder / "FINISHED").unlink()
-        with pytest.raises(UnfinishedError, match="not a finished output"):
-            load("delia_mix", ratio=0, task=task_folder)
 
     def test_the_accounting_comes_along(self, load: Load, task: Path, cache: Path) -> None:
         rows = pair_rows(PAIRS)
