@@ -23,12 +23,23 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import field, fields
+from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_type_hints,
+)
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -114,17 +125,87 @@ def from_json(kind: type[T], values: Any, where: str) -> T:
         ) from error
 
 
-def setting(default: Any, description: str, panel: str | None = None, **declared: Any) -> Any:
-    """Return a dataclass field that is a setting and a flag of the command line.
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def setting(
+    default: Any,
+    description: str,
+    panel: str | None = None,
+    *,
+    names: Iterable[str] = (),
+    complete: Iterable[str] = (),
+    repr: bool = True,
+    **bounds: Any,
+) -> Any:
+    """Return a dataclass field that is a setting, such as a flag or a key of a recipe.
 
     Args:
-        default: Its default value.
+        default: Its default value, or a function that makes it.
         description: Its meaning, which `--help` and the reference show.
         panel: Its panel in `--help`.
-        declared: Other arguments of `cli._flags.option`, such as `names`.
+        names: Its names as a flag. Default: that of the field.
+        complete: Values that the shell offers.
+        repr: Whether messages may show the value; False for secrets.
+        bounds: Bounds as pydantic names them, such as `ge=0`.
     """
-    metadata = {"description": description, "panel": panel, **declared}
-    return field(default=default, metadata=metadata)
+    metadata = {
+        "description": description,
+        "flag": {"panel": panel, "names": names, "complete": complete},
+        "schema": Field(description=description, **bounds),
+    }
+    if callable(default):
+        return field(default_factory=default, metadata=metadata, repr=repr)
+    return field(default=default, metadata=metadata, repr=repr)
+
+
+def validate(kind: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Convert settings to the types of their fields.
+
+    Args:
+        kind: The dataclass, whose fields are from `setting`.
+        values: Values by field.
+
+    Returns:
+        The valid values, and a line for each of the others.
+    """
+    valid, problems, validators = {}, [], _validators(kind)
+    for name, value in values.items():
+        try:
+            # YAML 1.1 reads 2e-4 as text; pydantic makes a number of it.
+            valid[name] = validators[name].validate_python(value)
+        except ValidationError as error:
+            shown = f" {value!r}" if kind.__dataclass_fields__[name].repr else ""
+            problems.append(f"{name}{shown} is wrong: {error.errors()[0]['msg']}")
+    return valid, problems
+
+
+@cache
+def _validators(kind: Any) -> dict[str, TypeAdapter[Any]]:
+    hints = get_type_hints(kind, include_extras=True)
+    schemas = {each.name: each.metadata["schema"] for each in fields(kind)}
+    kinds: dict[str, Any] = {name: Annotated[hints[name], schemas[name]] for name in schemas}
+    return {name: TypeAdapter(each) for name, each in kinds.items()}
+
+
+class Settings:
+    """Base of dataclasses of settings, which convert and check their values.
+
+    Raises:
+        InputError: Values have the wrong type or are out of bounds; the message names all.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        valid, problems = validate(
+            kind, {each.name: getattr(self, each.name) for each in fields(kind)}
+        )
+        if problems:
+            raise InputError("; ".join(problems))
+        for name, value in valid.items():
+            object.__setattr__(self, name, value)
 
 
 def read_mapping(source: Path | Traversable, name: str, holds: str) -> dict[Any, Any]:

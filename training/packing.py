@@ -25,8 +25,6 @@ from torch.utils.data import Dataset
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from delia_data.errors import SettingsError
-
 MicroBatches = list[list[int]]
 """Indices of rows, in the mixture's order, one list per micro-batch; a list may be empty."""
 
@@ -41,21 +39,12 @@ class StepPlan:
         micro_batch_tokens: Maximum tokens of a packed micro-batch (a longer row is alone in one);
             None pads rows instead, and groups them by length.
         processes: Processes that share a step.
-
-    Raises:
-        SettingsError: A number is less than 1.
     """
 
     batch_size: int
     micro_batch_size: int | None = None
     micro_batch_tokens: int | None = None
     processes: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "micro_batch_size", "micro_batch_tokens", "processes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"{name} {value} must be at least 1")
 
 
 def plan_steps(lengths: Sequence[int], plan: StepPlan) -> list[list[MicroBatches]]:

@@ -93,8 +93,8 @@ def _flags(kind: type, panel: str | None) -> list[inspect.Parameter]:
     hints = get_type_hints(kind)
     flags = []
     for field in fields(kind):
-        declared = {**field.metadata, "panel": field.metadata["panel"] or panel}
-        flag = option(field.default, declared.pop("description"), **declared)
+        declared = {**field.metadata["flag"], "panel": field.metadata["flag"]["panel"] or panel}
+        flag = option(field.default, field.metadata["description"], **declared)
         way = inspect.Parameter.KEYWORD_ONLY
         flags.append(inspect.Parameter(field.name, way, default=flag, annotation=hints[field.name]))
     return flags

@@ -162,28 +162,28 @@ def _print(out: Path, made: DiversifiedTask) -> None:
         f"{len(made.rows.train)} training and {len(made.rows.test)} held-out rows in "
         f"{len(made.gates.accepted)} wordings in {out}; wordings rejected: {rejected}"
     )
-    if made.run is not None:
+    details = made.manifest.details
+    if writing := details.get("writing"):
         say(
-            f"{made.run.gates.share:.1%} of {made.run.tries:,} texts passed, "
-            f"{made.run.tokens:,} tokens written"
+            f"{writing['accepted_share']:.1%} of {writing['tries']:,} texts passed, "
+            f"{writing['tokens']:,} tokens written"
         )
-    if judge := made.manifest.details.get("judge"):
+    if judge := details.get("judge"):
         say(
             f"accepted share: {judge['accepted_share_before']:.1%} before the judge, "
             f"{judge['accepted_share_after']:.1%} after"
         )
-    if made.contrast is not None:
-        counts = made.contrast.as_dict()
-        kinds = ", ".join(f"{n} {kind}" for kind, n in counts["kinds"].items())
-        lost = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "none"
+    if contrast := details.get("contrast"):
+        kinds = ", ".join(f"{n} {kind}" for kind, n in contrast["kinds"].items())
+        lost = ", ".join(f"{n} {reason}" for reason, n in contrast["dropped"].items()) or "none"
         say(
             f"{len(made.rows.contrast)} contrast rows ({kinds}); answers dropped: {lost}; "
-            f"{made.contrast.tokens:,} tokens written"
+            f"{contrast['tokens']:,} tokens written"
         )
-    if made.anisotropy is not None:
-        own, swaps = made.anisotropy.wordings, made.anisotropy.synonyms
+    if spread := details.get("spread"):
+        own, swaps = spread["wordings"], spread["synonyms"]
         say(
-            f"spread: effective rank {own.effective_rank:.1f}, mean distance "
-            f"{own.mean_distance:.2f}; {swaps.texts} synonym swaps of one sentence: "
-            f"{swaps.effective_rank:.1f}, {swaps.mean_distance:.2f}"
+            f"spread: effective rank {own['effective_rank']:.1f}, mean distance "
+            f"{own['mean_distance']:.2f}; {swaps['texts']} synonym swaps of one sentence: "
+            f"{swaps['effective_rank']:.1f}, {swaps['mean_distance']:.2f}"
         )

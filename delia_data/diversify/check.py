@@ -20,8 +20,8 @@ from delia_data.diversify.plain import asks, is_format_talk, sentences_of
 from delia_data.engines.base import Finish
 from delia_data.errors import InputError
 from delia_data.records import Rejection
-from delia_data.sampling.embeddings import Vectors
-from delia_data.sampling.filters import is_other_language
+from delia_data.sampling.embeddings import Embed, Vectors
+from delia_data.sampling.filters import Detector, is_other_language
 from delia_data.sampling.similarity import words
 from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.scoring import json_object
@@ -227,8 +227,6 @@ def _has(said: Sequence[str], phrase: Sequence[str]) -> bool:
     )
 
 
-Embed = Callable[[Sequence[str]], Vectors]
-
 LOW: Final = 0.3
 STRICT: Final = 0.5
 HIGH: Final = 0.98
@@ -311,7 +309,6 @@ def _lines(name: str) -> tuple[str, ...]:
 _SHOWN: Final = 3  # rejected texts that are shown
 _SURE: Final = 0.6
 _FEWEST_LETTERS: Final = 20
-Detect = Callable[[str], Mapping[str, float]]
 Verdicts = Callable[[Sequence[str]], Mapping[str, Rejection | None]]
 """Returns why to reject each text, or None."""
 
@@ -359,7 +356,7 @@ class WordingChecker:
         *,
         embed: Embed | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        detect: Detect | None = None,
+        detect: Detector | None = None,
         times: int = 1,
         examples: Iterable[str] = (),
         strict: bool = False,
@@ -372,7 +369,7 @@ class WordingChecker:
             embed: Turns texts into vectors of length 1; without it, meanings are not checked.
             tokenizer: Tokenizer of the model to train, in which the token must be a single id. The
                 token is added to it. Without it, only `delia lint` checks this.
-            detect: Detects languages; without it, the language is not checked.
+            detect: Detectors languages; without it, the language is not checked.
             times: Number of times that a wording names the token.
             examples: Examples in the prompts.
             strict: Also run the checks for what small models write.
@@ -489,7 +486,7 @@ def gate_task_wordings(
     *,
     embed: Embed | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    detect: Detect | None = None,
+    detect: Detector | None = None,
 ) -> GateResult:
     """Check wordings against a task, in their order.
 
@@ -517,14 +514,14 @@ def _whole_gate(task: Task, tokenizer: PreTrainedTokenizerBase, times: int) -> G
     return gate
 
 
-def _language_of(task: Task, detect: Detect) -> str | None:
+def _language_of(task: Task, detect: Detector) -> str | None:
     """Return the language of the request; None if it is not sure."""
-    found = detect(" ".join((task.plain_request, *task.meanings)))
-    code = max(found, key=lambda one: found[one])
-    return code if found[code] >= _SURE else None
+    scores = detect(" ".join((task.plain_request, *task.meanings)))
+    code = max(scores, key=lambda one: scores[one])
+    return code if scores[code] >= _SURE else None
 
 
-def _language_gate(token: str, language: str, detect: Detect) -> Gate:
+def _language_gate(token: str, language: str, detect: Detector) -> Gate:
     def gate(wording: Wording) -> str | None:
         said = " ".join(own_words(wording, token))
         if sum(letter.isalpha() for letter in said) < _FEWEST_LETTERS:

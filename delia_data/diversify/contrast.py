@@ -16,7 +16,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from itertools import islice
@@ -76,41 +76,6 @@ def fill_phrasing(phrasing: str, request: str, token: str) -> str:
     return head.replace("{token}", token) + request + tail.replace("{token}", token)
 
 
-@dataclass(frozen=True)
-class ContrastRun:
-    """The result of `make_contrast_rows`.
-
-    Attributes:
-        rows: The contrast rows.
-        dropped: Number of dropped answers by reason; another request took the place of each.
-        tokens: Number of generated tokens.
-        cost: Cost in dollars; None if the price is unknown.
-        plan: Everything the answers depend on.
-    """
-
-    rows: tuple[ContrastRow, ...]
-    dropped: dict[str, int]
-    tokens: int
-    cost: float | None
-    plan: dict[str, Any]
-
-    @property
-    def model(self) -> Any:
-        """Identity of the model that answered."""
-        return self.plan["writer"]["model"]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the entry of a manifest."""
-        return {
-            "kinds": dict(sorted(Counter(row.kind for row in self.rows).items())),
-            "dropped": self.dropped,
-            "tokens": self.tokens,
-            "cost_usd": self.cost,
-            "model": self.model,
-            "plan": self.plan,
-        }
-
-
 def check_contrast(share: float, kinds: Sequence[str]) -> None:
     """Check the share of contrast rows and their kinds.
 
@@ -138,28 +103,18 @@ def make_contrast_rows(
     sampling: Sampling,
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda *_: None,
-) -> ContrastRun:
+) -> tuple[tuple[ContrastRow, ...], dict[str, Any]]:
     """Let the untrained model answer plain requests, and make contrast rows of the answers.
 
     Every task row is used once before one is used again, each time in another wording. The kinds
     take turns; one that is given several times has several turns. The rows of a smaller share are
-    among those of a larger one.
-
-    Args:
-        open_engine: Returns the engine that answers, whose model should be the one to be trained,
-            and its budget.
-        task: The task.
-        rows: The rows of the task in their wordings.
-        wordings: The accepted wordings; training wordings with a plain form are used.
-        folder: Folder for the answers. A rerun requests only those that are missing.
-        share: Number of contrast rows for each training row, rounded in total.
-        kinds: Kinds of contrast rows in the order of their turns.
-        sampling: Sampling parameters of the answers.
-        seed: Seed of the choices.
-        on_progress: Called with the numbers of answers that can be used, and of answers needed.
+    among those of a larger one. Options are as for `make_task_folder`; the folder is that of the
+    answers, and a rerun requests only those that are missing.
 
     Returns:
-        Exactly `round(share * training rows)` contrast rows.
+        Exactly `round(share * training rows)` contrast rows, and the entry of a manifest: their
+        kinds, dropped answers by reason (another request took the place of each), what the
+        answers took, the model that gave them, and everything they depend on.
 
     Raises:
         InputError: An argument is wrong, no wording has a plain form, too few answers can be used,
@@ -190,7 +145,7 @@ def make_contrast_rows(
     numbers = {kind: [n for n, row in enumerate(candidates) if row.kind == kind] for kind in kinds}
     wanted = {kind: sum(n < count for n in of_kind) for kind, of_kind in numbers.items()}
     engine, budget = open_engine()
-    plan = {
+    plan: dict[str, Any] = {
         "source": "contrast",
         "seed": seed,
         "task": task.sha256,
@@ -215,8 +170,8 @@ def make_contrast_rows(
             if number < most:  # the others belong to an earlier run with more rows
                 completion = Completion("", row.text, row.tokens, row.finish)
                 query = candidates[number].teacher_messages[-1].content
-                found = (reason for each in checks if (reason := each(query, completion)))
-                reasons[number] = next(found, None)
+                rejecting = (reason for each in checks if (reason := each(query, completion)))
+                reasons[number] = next(rejecting, None)
                 usable += reasons[number] is None
         on_progress(min(usable, count), count)
 
@@ -246,12 +201,12 @@ def make_contrast_rows(
         n for kind, used in taken.items() if used for n in numbers[kind] if n <= used[-1]
     )
     dropped = Counter(reason for n in tried if (reason := reasons[n]))
-    made = sorted(n for used in taken.values() for n in used)
-    if len(made) < count:
+    numbers_made = sorted(n for used in taken.values() for n in used)
+    if len(numbers_made) < count:
         counts = Counter(reason for reason in reasons.values() if reason).most_common()
         listed = ", ".join(f"{n} {reason}" for reason, n in counts)
         raise InputError(
-            f"{len(made)} of {count} answers for contrast rows can be used "
+            f"{len(numbers_made)} of {count} answers for contrast rows can be used "
             f"({listed}): allow longer ones (--contrast-max-tokens) in a new folder, or use "
             "another model"
         )
@@ -261,14 +216,14 @@ def make_contrast_rows(
         prompt = candidates[number].record.prompt
         return replace(candidates[number], record=Record((*prompt, answer)))
 
-    costs = [answers.by_number[n].cost for n in tried]
-    return ContrastRun(
-        rows=tuple(answered(n) for n in made),
-        dropped=dict(sorted(dropped.items())),
-        tokens=sum(answers.by_number[n].tokens for n in tried),
-        cost=None if None in costs else sum(cost or 0.0 for cost in costs),
-        plan=plan,
-    )
+    made = tuple(answered(n) for n in numbers_made)
+    return made, {
+        "kinds": dict(sorted(Counter(row.kind for row in made).items())),
+        "dropped": dict(sorted(dropped.items())),
+        **answers.usage(tried),
+        "model": plan["writer"]["model"],
+        "plan": plan,
+    }
 
 
 def _candidates(

@@ -15,10 +15,11 @@ my-task/
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.resources import files
@@ -31,23 +32,19 @@ import numpy as np
 import yaml
 
 from delia_data.diversify.check import (
-    Embed,
     GateResult,
-    Verdicts,
     WordingChecker,
     bare_text,
     gate_task_wordings,
 )
 from delia_data.diversify.contrast import (
     DEFAULT_KINDS,
-    ContrastRun,
     check_contrast,
     make_contrast_rows,
 )
 from delia_data.diversify.generate import (
     WORDING_SAMPLING,
     ParaphraseGenerator,
-    WordingRun,
     read_wordings,
     write_wordings,
 )
@@ -70,8 +67,8 @@ from delia_data.ranking import rank
 from delia_data.records import Message, Record, Rejection
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.completion_log import CompletionLog
-from delia_data.sampling.embeddings import Vectors
-from delia_data.sampling.filters import JUDGED, Judge
+from delia_data.sampling.embeddings import Embed, Vectors
+from delia_data.sampling.filters import JUDGED, Judge, load_detector
 from delia_data.tasks import QUERY_SLOT, Task, Wording, ready_wordings
 from delia_data.tasks.reading import check_token_is_new, with_query
 from delia_data.tasks.scoring import scoring_name
@@ -109,18 +106,14 @@ class DiversifiedTask:
     Attributes:
         rows: The rows in their wordings.
         gates: The accepted and the rejected wordings.
-        run: The run of the model that wrote the wordings; None for other wordings.
-        anisotropy: The spread of the wordings; None without embeddings.
-        manifest: The manifest of the folder.
-        contrast: The run of the model that answered the contrast rows; None without them.
+        manifest: The manifest of the folder. Its details have what a model wrote (`writing`), the
+            `spread` of the wordings if they were embedded, and the `contrast` rows if there are
+            any.
     """
 
     rows: TaskRows
     gates: GateResult
-    run: WordingRun | None
-    anisotropy: Anisotropy | None
     manifest: Manifest
-    contrast: ContrastRun | None = None
 
 
 def make_task_folder(
@@ -216,46 +209,45 @@ def make_task_folder(
         from delia_data.sampling.embeddings import Embedder
 
         embed = Embedder()
-    run = contrasting = None
+    root, details = Path(folder), dict[str, Any]()
     given = () if by_model else tuple(bundled if is_bundled else read_wordings(source))
-    numbers = count_from(1)
+    with ExitStack() as stack:
 
-    def on_verdict() -> None:
-        if not by_model:
-            number = next(numbers)
-            on_progress(number, len(given), number, len(given))
+        @cache
+        def open_engine() -> tuple[Engine, Budget]:
+            assert engine is not None
+            opened = _open(engine, root, stack)
+            return opened, Budget(limits, opened.prices)
 
-    with (
-        _open_once(engine, limits, Path(folder)) as open_engine,
-        _open_judge(judge, engine, task, limits, Path(folder), on_verdict) as (verdicts, judged),
-    ):
+        judging = None
+        if judge is not None:
+            question = _QUESTION.format(token=task.token, slot=QUERY_SLOT)
+            log = CompletionLog(root / JUDGED_FOLDER)
+            judging = Judge(_open(judge, root, stack), question, log)
+            judging.check_engine(None if callable(engine) else engine, limits)
+            stack.enter_context(log.writing(judging.describe()))
         if by_model:
             count = count or _COUNT
             generator = ParaphraseGenerator(task, seed=seed, times=times)
-            detect = None
-            if not any_language:
-                from delia_data.sampling.filters import load_detector
-
-                detect = load_detector()
             checker = WordingChecker(
                 task,
                 embed=embed or None,
                 tokenizer=tokenizer,
-                detect=detect,
+                detect=None if any_language else load_detector(),
                 times=times,
                 examples=generator.examples,
                 strict=not lenient,
-                judge=verdicts,
+                judge=None if judging is None else judging.stored_verdicts,
             )
             spare = count // _WORDINGS_PER_SPARE if embed else 0
             most = tries or _TRIES_PER_WORDING * count
             wanted = count + spare
             opened, budget = open_engine()
-            run = write_wordings(
+            details["writing"] = write_wordings(
                 opened,
                 generator,
                 checker,
-                Path(folder) / WRITTEN,
+                root / WRITTEN,
                 count=count,
                 tries=most,
                 spare=spare,
@@ -263,13 +255,24 @@ def make_task_folder(
                 budget=budget,
                 on_progress=lambda passed, tried: on_progress(passed, wanted, tried, most),
             )
-            gates = run.gates
+            gates = checker.result
         else:
+            numbers, total = count_from(1), len(given)
+
+            def on_verdict() -> None:
+                number = next(numbers)
+                on_progress(number, total, number, total)
+
             checker = WordingChecker(
-                task, embed=embed or None, tokenizer=tokenizer, times=times, judge=verdicts
+                task,
+                embed=embed or None,
+                tokenizer=tokenizer,
+                times=times,
+                judge=judging and partial(judging.stored_verdicts, on_verdict=on_verdict),
             )
             gates = checker.check_all(given)
-        details = judged(gates)
+        if judging is not None:
+            details["judge"] = _judge_details(judging, log, gates)
         if task.test and all(wording.split == "train" for wording in gates.accepted):
             aside = set_aside(gates.accepted, task.token, share=held_out_share, seed=seed)
             gates = replace(gates, accepted=aside)
@@ -280,71 +283,44 @@ def make_task_folder(
             gates = choose(task, gates, count, embed)
         rows = diversify(task, gates.accepted, seed=seed)
         if contrast:
-            contrasting = make_contrast_rows(
+            made, details["contrast"] = make_contrast_rows(
                 open_engine,
                 task,
                 rows,
                 gates.accepted,
-                Path(folder) / ANSWERS,
+                root / ANSWERS,
                 share=contrast,
                 kinds=contrast_kinds,
                 sampling=contrast_sampling,
                 seed=seed,
                 on_progress=on_answer,
             )
-            rows = replace(rows, contrast=contrasting.rows, contrast_by=contrasting.model)
-    anisotropy = measure(task, gates.accepted, embed, seed=seed) if embed else None
-    if anisotropy is not None:
-        details["spread"] = anisotropy.as_dict()
-    if run is not None:
-        details["writing"] = run.as_dict()
-    if contrasting is not None:
-        details["contrast"] = contrasting.as_dict()
-    manifest = save_task_rows(folder, rows, task, seed=seed, gates=gates, details=details)
-    return DiversifiedTask(rows, gates, run, anisotropy, manifest, contrasting)
+            rows = replace(rows, contrast=made, contrast_by=details["contrast"]["model"])
+    if embed:
+        details["spread"] = measure(task, gates.accepted, embed, seed=seed)
+    manifest = save_task_rows(root, rows, task, seed=seed, gates=gates, details=details)
+    return DiversifiedTask(rows, gates, manifest)
 
 
-@contextmanager
-def _open_judge(
-    judge: Engine | Callable[[], Engine] | None,
-    engine: Engine | Callable[[], Engine] | None,
-    task: Task,
-    limits: Limits,
-    folder: Path,
-    on_verdict: Callable[[], None],
-) -> Iterator[tuple[Verdicts | None, Callable[[GateResult], dict[str, Any]]]]:
-    """Yield a function that judges wordings, and one that returns the entry of the manifest."""
-    if judge is None:
-        yield None, lambda _: {}
-        return
-    with ExitStack() as stack:
-        check_folder_is_ours(folder, _NAMES, sign=LOCK)
-        with folder_lock(folder):
-            pass
-        opened = stack.enter_context(closing(judge())) if callable(judge) else judge
-        log = CompletionLog(folder / JUDGED_FOLDER)
-        check = Judge(opened, _QUESTION.format(token=task.token, slot=QUERY_SLOT), log)
-        check.check_engine(None if callable(engine) else engine, limits)
-        stack.enter_context(log.writing(check.describe()))
+def _open(engine: Engine | Callable[[], Engine], folder: Path, stack: ExitStack) -> Engine:
+    """Mark the folder into which an engine writes, and open the engine."""
+    check_folder_is_ours(folder, _NAMES, sign=LOCK)
+    with folder_lock(folder):
+        pass
+    return stack.enter_context(closing(engine())) if callable(engine) else engine
 
-        def entry(gates: GateResult) -> dict[str, Any]:
-            tokens, dollars = log.spent
-            unpriced = any(row.cost is None for row in log.by_number.values())
-            rejected = sum(gates.counts.get(reason, 0) for reason in JUDGED)
-            checked = len(gates.accepted) + len(gates.rejected)
-            shares = [len(gates.accepted) + rejected, len(gates.accepted)]
-            before, after = (round(count / checked, 4) if checked else 0.0 for count in shares)
-            return {
-                "judge": {
-                    **check.describe(),
-                    "accepted_share_before": before,
-                    "accepted_share_after": after,
-                    "tokens": tokens,
-                    "cost_usd": None if unpriced else dollars,
-                }
-            }
 
-        yield partial(check.stored_verdicts, on_verdict=on_verdict), entry
+def _judge_details(judge: Judge, log: CompletionLog, gates: GateResult) -> dict[str, Any]:
+    """Return the entry of a manifest for a judge of wordings."""
+    rejected = sum(gates.counts.get(reason, 0) for reason in JUDGED)
+    accepted, checked = len(gates.accepted), len(gates.accepted) + len(gates.rejected)
+    return {
+        **judge.describe(),
+        "accepted_share_before": round((accepted + rejected) / max(checked, 1), 4),
+        "accepted_share_after": round(accepted / max(checked, 1), 4),
+        **log.usage(log.by_number),
+        "tokens": log.spent[0],
+    }
 
 
 def set_aside(
@@ -354,12 +330,6 @@ def set_aside(
 
     Only wordings that have a plain form, given or derived, are set aside: held-out rows are asked
     with the token and without it.
-
-    Args:
-        wordings: The wordings.
-        token: The special token.
-        share: The share, above 0 and below 1.
-        seed: Seed of the choice.
 
     Returns:
         All wordings in their order; those set aside have the split `"test"` and a plain form.
@@ -452,28 +422,6 @@ def _worded(task: Task, row: Record, wording: Wording) -> TaskRow:
     return TaskRow(with_query(row, wording.fill(row.query)), wording.id, plain, teacher)
 
 
-@contextmanager
-def _open_once(
-    engine: Engine | Callable[[], Engine] | None, limits: Limits, folder: Path
-) -> Iterator[Callable[[], tuple[Engine, Budget]]]:
-    """Yield a function that opens the engine at its first call, with one budget for all texts.
-
-    The call also marks the folder into which the engine writes.
-    """
-    with ExitStack() as stack:
-
-        @cache
-        def opened() -> tuple[Engine, Budget]:
-            assert engine is not None
-            check_folder_is_ours(folder, _NAMES, sign=LOCK)
-            with folder_lock(folder):
-                pass
-            ready = stack.enter_context(closing(engine())) if callable(engine) else engine
-            return ready, Budget(limits, ready.prices)
-
-        yield opened
-
-
 def save_task_rows(
     folder: str | os.PathLike[str],
     rows: TaskRows,
@@ -511,12 +459,12 @@ def save_task_rows(
         if rows.contrast:
             _write(root / CONTRAST_FILE, (row.as_row() for row in rows.contrast))
         held = {row.wording_id for row in rows.test}
-        kept = [
+        lines = [
             _as_line(replace(w, split="test" if w.id in held else "train"))
             for w in gates.accepted
             if w.id in used
         ]
-        _write(root / "wordings.jsonl", kept)
+        _write(root / "wordings.jsonl", lines)
         rejected = [
             {**{name: text for name, text in why._asdict().items() if text}, **_as_line(w)}
             for w, why in gates.rejected
@@ -590,91 +538,56 @@ def synonym_swaps(text: str, count: int, *, seed: int = 0) -> list[str]:
         count: Maximum number of texts.
         seed: Seed of the choice.
     """
-    slots = _slots(text)
-    total = 1
-    for _, _, words in slots:
-        total *= len(words)
-    numbers = (
-        sorted(range(total), key=lambda n: rank(seed, str(n), "synonyms"))[:count]
-        if (total <= 100_000)
-        else list(dict.fromkeys(rank(seed, str(n), "synonyms") % total for n in range(4 * count)))
-    )
-    return [_swapped(text, slots, number) for number in numbers[:count]]
-
-
-def _slots(text: str) -> list[tuple[int, int, tuple[str, ...]]]:
-    """Return begin and end of each word with synonyms, and the synonyms; none overlap."""
-    found: list[tuple[int, int, tuple[str, ...]]] = []
-    for group in _groups():
-        pattern = r"(?<![{<])\b(?:" + "|".join(map(re.escape, group)) + r")\b"
-        for match in re.finditer(pattern, text, re.I):
-            if all(match.end() <= begin or match.start() >= end for begin, end, _ in found):
-                found.append((match.start(), match.end(), group))
-    return sorted(found)
-
-
-def _swapped(text: str, slots: list[tuple[int, int, tuple[str, ...]]], number: int) -> str:
-    parts, at = [], 0
-    for begin, end, words in slots:
-        number, place = divmod(number, len(words))
-        word = words[place]
-        parts += [text[at:begin], word.capitalize() if text[begin].isupper() else word]
-        at = end
-    return "".join([*parts, text[at:]])
-
-
-@cache
-def _groups() -> tuple[tuple[str, ...], ...]:
     data = files("delia_data.diversify") / "data" / "synonyms.yaml"
-    return tuple(tuple(group) for group in yaml.safe_load(data.read_text(encoding="utf-8")))
+    synonyms: dict[str, list[str]] = {}
+    for group in yaml.safe_load(data.read_text(encoding="utf-8")):
+        for word in group:
+            synonyms.setdefault(word, group)
+    pattern = rf"(?<![{{<])\b({'|'.join(map(re.escape, synonyms))})\b"
+    *parts, end = re.split(pattern, text, flags=re.I)  # every second part has synonyms
+    slots = [(word[0].isupper(), synonyms[word.lower()]) for word in parts[1::2]]
+    total = math.prod(len(group) for _, group in slots)
+    if total <= 100_000:
+        numbers = sorted(range(total), key=lambda n: rank(seed, str(n), "synonyms"))
+    else:
+        ranks = (rank(seed, str(n), "synonyms") % total for n in range(4 * count))
+        numbers = list(dict.fromkeys(ranks))
+    swaps = []
+    for number in numbers[:count]:
+        for slot, (capital, group) in enumerate(slots):
+            number, place = divmod(number, len(group))
+            parts[2 * slot + 1] = group[place].capitalize() if capital else group[place]
+        swaps.append("".join([*parts, end]))
+    return swaps
 
 
 _SHOWN: Final = 10  # eigenvalues in a manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """The spread of texts.
-
-    Attributes:
-        texts: Number of texts.
-        spectrum: Shares of the directions, the largest first; their sum is 1.
-        effective_rank: Number of directions that the texts use, 1 to `texts`.
-        mean_distance: Mean cosine distance of two texts, 0 to 2.
-    """
-
-    texts: int
-    spectrum: tuple[float, ...]
-    effective_rank: float
-    mean_distance: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the entry of a manifest."""
-        return {
-            "texts": self.texts,
-            "effective_rank": round(self.effective_rank, 3),
-            "mean_distance": round(self.mean_distance, 4),
-            "spectrum": [round(share, 4) for share in self.spectrum[:_SHOWN]],
-        }
-
-
-def spread(vectors: Vectors) -> Spread:
+def spread(vectors: Vectors) -> dict[str, Any]:
     """Measure the spread of texts.
 
     Args:
         vectors: Their embeddings, of length 1; shape (texts, width).
+
+    Returns:
+        `texts`, their number; `effective_rank`, the number of directions that they use, 1 to
+        `texts`; `mean_distance`, the mean cosine distance of two texts, 0 to 2; and `spectrum`, the
+        ten largest shares of directions.
     """
     count = len(vectors)
-    if not count:
-        return Spread(0, (), 0.0, 0.0)
     likeness = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
     shares = np.clip(np.linalg.eigvalsh(likeness / count)[::-1], 0.0, None)
     shares = shares / shares.sum()
     positive = shares[shares > 0]
-    rank = float(np.exp(-(positive * np.log(positive)).sum()))
-    pairs = count * (count - 1)
-    distance = float((pairs - (likeness.sum() - np.trace(likeness))) / pairs) if pairs else 0.0
-    return Spread(count, tuple(float(share) for share in shares), rank, max(distance, 0.0))
+    pairs = max(count * (count - 1), 1)
+    alike = likeness.sum() - np.trace(likeness)
+    return {
+        "texts": count,
+        "effective_rank": round(float(np.exp(-(positive * np.log(positive)).sum())), 3),
+        "mean_distance": round(max(0.0, 1 - float(alike) / pairs) if count > 1 else 0.0, 4),
+        "spectrum": [round(float(share), 4) for share in shares[:_SHOWN]],
+    }
 
 
 def greedy_spread(vectors: Vectors, count: int) -> list[int]:
@@ -688,7 +601,7 @@ def greedy_spread(vectors: Vectors, count: int) -> list[int]:
         count: Number of texts to choose; all if there are fewer.
 
     Returns:
-        Positions of the chosen texts, in the order of the choice. Ties go to the first.
+        Positions in the order of the choice. Ties go to the first.
     """
     likeness = np.square(vectors.astype(np.float64) @ vectors.T.astype(np.float64))
     chosen: list[int] = []
@@ -702,48 +615,25 @@ def greedy_spread(vectors: Vectors, count: int) -> list[int]:
     return chosen
 
 
-@dataclass(frozen=True, slots=True)
-class Anisotropy:
-    """The spread of wordings, and that of one sentence with synonyms swapped in.
+def measure(
+    task: Task, wordings: Sequence[Wording], embed: Embed, *, seed: int = 0
+) -> dict[str, Any]:
+    """Measure the `spread` of wordings, and that of as many synonym swaps of one sentence.
 
-    Attributes:
-        wordings: The spread of the wordings.
-        synonyms: The spread of as many synonym swaps of the task's common wording.
+    Returns:
+        The two as `wordings` and `synonyms`, and the `gain` of effective rank from one to other.
     """
-
-    wordings: Spread
-    synonyms: Spread
-
-    @property
-    def gain(self) -> float:
-        """Effective rank of the wordings divided by that of the synonym swaps."""
-        return self.wordings.effective_rank / max(self.synonyms.effective_rank, 1.0)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the entry of a manifest."""
-        spreads = {"wordings": self.wordings.as_dict(), "synonyms": self.synonyms.as_dict()}
-        return {**spreads, "gain": round(self.gain, 3)}
-
-
-def measure(task: Task, wordings: Sequence[Wording], embed: Embed, *, seed: int = 0) -> Anisotropy:
-    """Measure the spread of wordings, and that of a synonym-only baseline of the same number."""
     swaps = synonym_swaps(task.common_wording.text, len(wordings), seed=seed)
-    return Anisotropy(
-        wordings=spread(_embedded(task, [wording.text for wording in wordings], embed)),
-        synonyms=spread(_embedded(task, swaps, embed)),
-    )
+    own = spread(_embedded(task, [wording.text for wording in wordings], embed))
+    synonyms = spread(_embedded(task, swaps, embed))
+    gain = own["effective_rank"] / max(synonyms["effective_rank"], 1.0)
+    return {"wordings": own, "synonyms": synonyms, "gain": round(gain, 3)}
 
 
 def choose(task: Task, gates: GateResult, count: int, embed: Embed) -> GateResult:
     """Choose some of the accepted wordings, each the one that raises the spread most.
 
     The share of wordings for held-out rows stays the same.
-
-    Args:
-        task: The task.
-        gates: The accepted and the rejected wordings.
-        count: Number of wordings to choose.
-        embed: Turns texts into vectors of length 1.
 
     Returns:
         The chosen wordings in their order; the others are rejected as `"not_chosen"`.
@@ -763,12 +653,12 @@ def choose(task: Task, gates: GateResult, count: int, embed: Embed) -> GateResul
     aside = round(count * len(held) / len(accepted))
     if held and trained:
         aside = min(max(1, aside), count - 1) if count > 1 else 0
-    kept: set[int] = set()
+    chosen: set[int] = set()
     for places, wanted in ((held, aside), (trained, count - aside)):
         vectors = _embedded(task, [accepted[i].text for i in places], embed)
-        kept |= {places[i] for i in greedy_spread(vectors, wanted)}
-    left = [(accepted[i], Rejection("not_chosen")) for i in range(len(accepted)) if i not in kept]
-    return GateResult(tuple(accepted[i] for i in sorted(kept)), (*gates.rejected, *left))
+        chosen |= {places[i] for i in greedy_spread(vectors, wanted)}
+    left = [(accepted[i], Rejection("not_chosen")) for i in range(len(accepted)) if i not in chosen]
+    return GateResult(tuple(accepted[i] for i in sorted(chosen)), (*gates.rejected, *left))
 
 
 def _embedded(task: Task, texts: Sequence[str], embed: Embed) -> Vectors:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import yaml
 
-from delia_data.diversify.check import GateResult, WordingChecker
+from delia_data.diversify.check import WordingChecker
 from delia_data.engines.base import Engine, Request, Sampling
 from delia_data.errors import FormatError, InputError
 from delia_data.outputs import canonical_json
@@ -56,16 +56,16 @@ def read_wordings(given: str | os.PathLike[str] | Iterable[Any]) -> list[Wording
     else:
         rows = ((f"wording {i}", row) for i, row in enumerate(given))
         source = "the list"
-    problems, found = Problems(), []
+    problems, wordings = Problems(), []
     for where, row in rows:
         try:
-            found.append(_wording(row))
+            wordings.append(_wording(row))
         except FormatError as error:
             problems.add(where, error)
-    problems.raise_if_any(problems.count + len(found))
-    if not found:
+    problems.raise_if_any(problems.count + len(wordings))
+    if not wordings:
         raise InputError(f"{source} has no wordings: give at least one")
-    return found
+    return wordings
 
 
 def _lines(file: Path) -> list[tuple[str, str]]:
@@ -106,42 +106,20 @@ _SYSTEM: Final = (
 )
 _AVOID: Final = " Do not use the words {words}."
 _ASK: Final = "Reword as {kind}{manner}: {request} Reply in {token}."
+_FIELDS: Final = ("ask", "place", "examples")
 _TIMES: Final = {1: "once", 2: "twice"}
 _ENDS: Final = " \t\n\"'“”*_`"
 _LABEL: Final = ("reworded", "rewording", "request", "answer", "output")
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    name: str
-    ask: str
-    place: str
-    examples: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompts:
-    requests: tuple[str, ...]
-    manners: tuple[str, ...]
-    kinds: tuple[_Kind, ...]
-
-
 @cache
-def _prompts() -> _Prompts:
+def _prompts() -> dict[str, Any]:
     data = files("delia_data.diversify") / "data" / "kinds.yaml"
-    read = yaml.safe_load(data.read_text(encoding="utf-8"))
-    kinds = tuple(
-        _Kind(name, kind["ask"], kind["place"], tuple(kind["examples"]))
-        for name, kind in read["kinds"].items()
-    )
-    return _Prompts(tuple(read["requests"]), tuple(read["manners"]), kinds)
+    read: dict[str, Any] = yaml.safe_load(data.read_text(encoding="utf-8"))
+    return read
 
 
-def _names() -> tuple[str, ...]:
-    return tuple(kind.name for kind in _prompts().kinds)
-
-
-KINDS: Final = _names()
+KINDS: Final = tuple(_prompts()["kinds"])
 """Kinds of wordings to request, in turn."""
 
 
@@ -177,9 +155,9 @@ class ParaphraseGenerator:
             _SYSTEM,
             _AVOID,
             _ASK,
-            prompts.requests,
-            prompts.manners,
-            [[kind.name, kind.ask, kind.place, kind.examples] for kind in prompts.kinds],
+            prompts["requests"],
+            prompts["manners"],
+            [[name, *map(kind.get, _FIELDS)] for name, kind in prompts["kinds"].items()],
         ]
         return {
             "source": "wordings",
@@ -194,23 +172,21 @@ class ParaphraseGenerator:
     @property
     def examples(self) -> Iterator[str]:
         """Examples in the prompts."""
-        for kind in _prompts().kinds:
-            yield from (self._named(text) for text in kind.examples)
+        for kind in _prompts()["kinds"].values():
+            yield from map(self._named, kind["examples"])
 
     def request(self, number: int) -> Request:
         """Build the request of a number."""
-        kind = self._kind(number)
         prompts, token = _prompts(), self.task.token
-        manner = self._pick(number, "manner", ("", "", *prompts.manners))
-        order = sorted(
-            range(len(kind.examples)), key=lambda i: rank(self.seed, f"{number}:{i}", "example")
-        )
-        ask = {"kind": kind.ask, "token": token}
+        kind = prompts["kinds"][self._kind(number)]
+        manner = self._pick(number, "manner", ("", "", *prompts["manners"]))
+        examples = [*enumerate(kind["examples"])]
+        examples.sort(key=lambda one: rank(self.seed, f"{number}:{one[0]}", "example"))
+        ask = {"kind": kind["ask"], "token": token}
         turns = [Message("system", self._system())]
-        for place in order:
-            shown = _ASK.format(manner="", request=prompts.requests[place], **ask)
-            turns += [Message("user", shown)]
-            turns += [Message("assistant", self._named(kind.examples[place]))]
+        for place, example in examples:
+            shown = _ASK.format(manner="", request=prompts["requests"][place], **ask)
+            turns += [Message("user", shown), Message("assistant", self._named(example))]
         wanted = self._pick(number, "request", self._requests)
         manner = f", {manner}" if manner else ""
         turns.append(Message("user", _ASK.format(manner=manner, request=wanted, **ask)))
@@ -219,19 +195,20 @@ class ParaphraseGenerator:
 
     def wording(self, number: int, text: str) -> Wording:
         """Return the wording in a completion: its first paragraph, with a slot for the query."""
-        kind = self._kind(number)
+        name = self._kind(number)
         said = text.strip().split("\n\n")[0].strip()
         label, colon, rest = said.partition(":")
         if colon and label.strip(_ENDS).casefold() in _LABEL:
             said = rest
         said = said.strip().strip(_ENDS)
         if QUERY_SLOT in said:
-            return Wording(said, kind=kind.name)
-        places = ("before", "after") if kind.place == "either" else (kind.place,)
+            return Wording(said, kind=name)
+        place = _prompts()["kinds"][name]["place"]
+        places = ("before", "after") if place == "either" else (place,)
         before = self._pick(number, "place", places) == "before"
         gap = self._pick(number, "gap", ("\n", "\n\n"))
         parts = (QUERY_SLOT, said) if before else (said, QUERY_SLOT)
-        return Wording(gap.join(parts), kind=kind.name)
+        return Wording(gap.join(parts), kind=name)
 
     @property
     def _requests(self) -> tuple[str, ...]:
@@ -246,11 +223,11 @@ class ParaphraseGenerator:
         avoid = sorted(self.task.leaks - {"yes", "no"})
         return prompt + (_AVOID.format(words=", ".join(avoid)) if avoid else "")
 
-    def _kind(self, number: int) -> _Kind:
+    def _kind(self, number: int) -> str:
         """Return the kind of a request; the kinds take turns, in another order each time."""
         lap, place = divmod(number, len(KINDS))
         order = sorted(KINDS, key=lambda name: rank(self.seed, f"{lap}:{name}", "kinds"))
-        return next(kind for kind in _prompts().kinds if kind.name == order[place])
+        return order[place]
 
     def _pick(self, number: int, purpose: str, among: tuple[str, ...]) -> str:
         return among[rank(self.seed, str(number), purpose) % len(among)]
@@ -266,35 +243,6 @@ _FIRST: Final = 32  # requests of the first wave
 _LEAST_YIELD: Final = 0.02  # accepted texts per request; lower bound when planning a wave
 
 
-@dataclass(frozen=True, slots=True)
-class WordingRun:
-    """The result of `write_wordings`.
-
-    Attributes:
-        gates: The accepted and the rejected wordings, in the order of their numbers.
-        tries: Number of checked completions.
-        tokens: Number of generated tokens, earlier runs included.
-        cost: Cost in dollars, earlier runs included; None if the price is unknown.
-        plan: Everything that the texts depend on.
-    """
-
-    gates: GateResult
-    tries: int
-    tokens: int
-    cost: float | None
-    plan: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the entry of a manifest."""
-        return {
-            "tries": self.tries,
-            "accepted_share": round(self.gates.share, 4),
-            "tokens": self.tokens,
-            "cost_usd": self.cost,
-            "plan": self.plan,
-        }
-
-
 def write_wordings(
     engine: Engine,
     generator: ParaphraseGenerator,
@@ -307,23 +255,25 @@ def write_wordings(
     sampling: Sampling = WORDING_SAMPLING,
     budget: Budget | None = None,
     on_progress: Callable[[int, int], None] = lambda *_: None,
-) -> WordingRun:
+) -> dict[str, Any]:
     """Let a model write wordings until enough pass, or the tries are used up.
+
+    A rerun requests only the texts that the folder lacks; tries and budget include earlier runs.
 
     Args:
         engine: Engine that generates.
         generator: Builds the prompts.
         checker: A new checker; it holds the wordings of this run.
-        folder: Folder of the texts. A rerun requests only those that are missing.
+        folder: Folder of the texts.
         count: Number of wordings that must pass.
-        tries: Maximum number of completions, those of earlier runs included.
+        tries: Maximum number of completions.
         spare: Number of further wordings to accept while tries are left, to choose from.
         sampling: Sampling parameters.
-        budget: If given, requests stop before it is exceeded; earlier runs count.
+        budget: Budget of the requests.
         on_progress: Called with the numbers of accepted wordings and of tries.
 
     Returns:
-        The run, with at least `count` accepted wordings.
+        The entry of a manifest. The checker holds the wordings, of which `count` or more passed.
 
     Raises:
         InputError: Fewer than `count` passed, or the budget is spent. The message names the check
@@ -386,19 +336,15 @@ def write_wordings(
                     f"{len(checker.accepted)} of {count} wordings passed: raise it and rerun to "
                     "continue"
                 )
-    rows = [log.by_number[number] for number in range(checked)]
-    costs = [row.cost for row in rows]
-    done = WordingRun(
-        gates=checker.result,
-        tries=checked,
-        tokens=sum(row.tokens for row in rows),
-        cost=None if None in costs else sum(cost or 0.0 for cost in costs),
-        plan=plan,
-    )
     if len(checker.accepted) < count:
         raise InputError(
             f"{len(checker.accepted)} of {count} wordings passed in {checked:,} tries; "
-            f"{done.gates.complaint()}; raise --tries and rerun to continue, use another "
+            f"{checker.result.complaint()}; raise --tries and rerun to continue, use another "
             "model, or give your own wordings"
         )
-    return done
+    return {
+        "tries": checked,
+        "accepted_share": round(checker.result.share, 4),
+        **log.usage(range(checked)),
+        "plan": plan,
+    }

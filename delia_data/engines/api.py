@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import math
 import os
 import random
 import re
@@ -31,9 +30,17 @@ from types import FrameType
 from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
-from delia_data.engines.base import Completion, Engine, Prices, Request, RequestStream, Sampling
+from delia_data.engines.base import (
+    Completion,
+    Engine,
+    Prices,
+    Request,
+    RequestStream,
+    Sampling,
+)
 from delia_data.engines.replies import RequestFailure, environment_secrets, public_name
 from delia_data.errors import EngineError, InputError
+from delia_data.outputs import Number, Settings, setting
 from delia_data.tokens import check_template_options
 
 T = TypeVar("T")
@@ -63,74 +70,65 @@ _RESERVED_FIELDS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiOptions:
+class ApiOptions(Settings):
     """Options of the engines `openai` and `litellm`.
-
-    Attributes:
-        api_base: Address of the server, up to `/v1`. Default: `OPENAI_BASE_URL` or OpenAI for
-            `openai`; the provider's own address for `litellm`.
-        concurrency: Maximum number of requests at a time.
-        rpm: Maximum number of requests per minute; None for no limit.
-        tpm: Maximum number of tokens per minute, prompts and answers; None for no limit.
-        timeout_s: Seconds to wait for an answer.
-        retries: Maximum number of attempts after the first one.
-        prompt_price: Dollars per million prompt tokens. Default: litellm's own price of the model,
-            or unknown.
-        completion_price: Dollars per million generated tokens.
-        token_limit_field: Name of the request field that limits the tokens of an answer. Default:
-            `max_completion_tokens` for OpenAI, `max_tokens` for all other servers.
-        send_seed: Whether to send a seed with each request.
-        template_options: Options for the served model's chat template, such as
-            `{"enable_thinking": False}`, sent as `chat_template_kwargs`.
-        extra_body: Additional fields of the request body, such as `{"top_k": 20}`. The manifest
-            records them.
-        extra_headers: Additional HTTP headers. `${NAME}` in a value stands for an environment
-            variable, so that a secret need not be on the command line. No file records them.
 
     Raises:
         InputError: A value is out of range or of the wrong type.
     """
 
-    api_base: str | None = None
-    concurrency: int = 64
-    rpm: int | None = None
-    tpm: int | None = None
-    timeout_s: float = 600.0
-    retries: int = 8
-    prompt_price: float | None = None
-    completion_price: float | None = None
-    token_limit_field: str | None = None
-    send_seed: bool = True
-    template_options: Mapping[str, Any] | None = None
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-    extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    api_base: str | None = setting(
+        None,
+        "Address of the server, up to `/v1`. Default: `OPENAI_BASE_URL` or OpenAI for `openai`; "
+        "the provider's own address for `litellm`.",
+    )
+    concurrency: int = setting(64, "Maximum number of requests at a time.", ge=1)
+    rpm: int | None = setting(
+        None, "Maximum number of requests per minute; None for no limit.", ge=1
+    )
+    tpm: int | None = setting(
+        None,
+        "Maximum number of tokens per minute, prompts and answers; None for no limit.",
+        ge=1,
+    )
+    timeout_s: Number = setting(600.0, "Seconds to wait for an answer.", gt=0)
+    retries: int = setting(8, "Maximum number of attempts after the first one.", ge=0)
+    prompt_price: Number | None = setting(
+        None,
+        "Dollars per million prompt tokens. Default: litellm's own price of the model, or unknown.",
+        ge=0,
+    )
+    completion_price: Number | None = setting(None, "Dollars per million generated tokens.", ge=0)
+    token_limit_field: str | None = setting(
+        None,
+        "Name of the request field that limits the tokens of an answer. Default: "
+        "`max_completion_tokens` for OpenAI, `max_tokens` for all other servers.",
+        pattern=r"^[A-Za-z_]\w*$",
+    )
+    send_seed: bool = setting(True, "Whether to send a seed with each request.", strict=True)
+    template_options: Mapping[str, Any] | None = setting(
+        None,
+        'Options for the served model\'s chat template, such as `{"enable_thinking": False}`, '
+        "sent as `chat_template_kwargs`.",
+    )
+    extra_body: Mapping[str, Any] = setting(
+        dict,
+        'Additional fields of the request body, such as `{"top_k": 20}`. The manifest records '
+        "them.",
+    )
+    extra_headers: Mapping[str, Any] = setting(
+        dict,
+        "Additional HTTP headers. `${NAME}` in a value stands for an environment variable, so that "
+        "a secret need not be on the command line. No file records them.",
+        repr=False,
+    )
 
     def __post_init__(self) -> None:
+        Settings.__post_init__(self)
         if self.api_base is not None:
             object.__setattr__(self, "api_base", check_address(self.api_base))
-        for name, minimum in (("concurrency", 1), ("rpm", 1), ("tpm", 1), ("retries", 0)):
-            value = getattr(self, name)
-            if name in ("rpm", "tpm") and value is None:
-                continue
-            if type(value) is not int or value < minimum:
-                raise InputError(f"{name} is {value!r}: give a whole number of at least {minimum}")
-        if not _is_number(self.timeout_s) or self.timeout_s <= 0:
-            raise InputError(f"timeout_s is {self.timeout_s!r}: give seconds, more than 0")
         if (self.prompt_price is None) != (self.completion_price is None):
             raise InputError("prompt_price and completion_price: give both or neither")
-        for name in ("prompt_price", "completion_price"):
-            value = getattr(self, name)
-            if value is not None and (not _is_number(value) or value < 0):
-                raise InputError(f"{name} is {value!r}: give dollars per million tokens")
-        if not isinstance(self.send_seed, bool):
-            raise InputError(f"send_seed is {self.send_seed!r}: give true or false")
-        if self.token_limit_field is not None and not re.fullmatch(
-            r"[A-Za-z_]\w*", str(self.token_limit_field)
-        ):
-            raise InputError(
-                f"token_limit_field is {self.token_limit_field!r}: give the name of a field, such "
-                "as max_completion_tokens"
-            )
         self._check_extra_body()
         if self.template_options:
             check_template_options(self.template_options)
@@ -158,21 +156,21 @@ class ApiOptions:
     def _check_extra_body(self) -> None:
         try:
             json.dumps(self.extra_body, allow_nan=False)
-            names = {str(name) for name in dict(self.extra_body)}
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, RecursionError):
             raise InputError(
                 'extra_body is not a JSON object: give one such as {"top_k": 20}'
             ) from None
         reserved = {**_RESERVED_FIELDS, self.token_limit_field or "max_tokens": "--max-tokens"}
-        for name in sorted(names & reserved.keys()):
-            raise InputError(
-                f"extra_body sets {name!r}, which the engine sets itself: use {reserved[name]}"
-            )
-        if secret := next(filter(_SECRET_NAME.search, sorted(names)), None):
-            raise InputError(
-                f"extra_body sets {secret!r}, and manifests record extra_body: give a secret in "
-                "the environment or in extra_headers"
-            )
+        for name in sorted(self.extra_body):
+            if name in reserved:
+                raise InputError(
+                    f"extra_body sets {name!r}, which the engine sets itself: use {reserved[name]}"
+                )
+            if _SECRET_NAME.search(name):
+                raise InputError(
+                    f"extra_body sets {name!r}, and manifests record extra_body: give a secret in "
+                    "the environment or in extra_headers"
+                )
 
 
 def check_address(address: str) -> str:
@@ -186,7 +184,7 @@ def check_address(address: str) -> str:
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
         secret = bool(parts.username or parts.password)
         _ = parts.port
-    except (ValueError, TypeError, AttributeError):
+    except ValueError:
         valid = secret = False
     if secret:
         raise InputError(
@@ -200,14 +198,8 @@ def check_address(address: str) -> str:
     return address.rstrip("/")
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _expand_headers(headers: Any) -> dict[str, str]:
+def _expand_headers(headers: Mapping[str, Any]) -> dict[str, str]:
     """Return headers with environment variables in place of `${NAME}`."""
-    if not isinstance(headers, Mapping):
-        raise InputError('extra_headers is not an object: give one such as {"x-title": "delia"}')
 
     def expand(match: re.Match[str]) -> str:
         value = os.environ.get(match[1], "").strip()
@@ -218,11 +210,11 @@ def _expand_headers(headers: Any) -> dict[str, str]:
     expanded = {}
     for name, value in headers.items():
         text = re.sub(r"\$\{(\w+)\}", expand, str(value))
-        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", str(name), re.ASCII):
-            raise InputError(f"extra_headers: {str(name)[:40]!r} is not the name of a header")
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+            raise InputError(f"extra_headers: {name[:40]!r} is not the name of a header")
         if not text.isascii() or not text.isprintable():
             raise InputError(f"extra_headers: the value of {name!r} has invalid characters")
-        expanded[str(name)] = text
+        expanded[name] = text
     return expanded
 
 
@@ -250,13 +242,7 @@ class RateLimiter:
     def __init__(
         self, concurrency: int = 64, *, rpm: int | None = None, tpm: int | None = None
     ) -> None:
-        """Start at a low limit.
-
-        Args:
-            concurrency: Maximum number of requests at a time.
-            rpm: Maximum number of requests per minute; None for no limit.
-            tpm: Maximum number of tokens per minute; None for no limit.
-        """
+        """Start at a low limit."""
         self.concurrency = concurrency
         self.limit = float(min(concurrency, _FIRST_LIMIT))
         self.round = 0
@@ -443,16 +429,7 @@ def generate(
 ) -> Iterator[Completion]:
     """Answer every request once, as many at a time as the rate limiter allows.
 
-    Args:
-        client: The API.
-        requests: The requests, as `Engine.generate` takes them.
-        sampling: Sampling parameters.
-        limiter: The rate limiter. It keeps the limit that it finds.
-        retries: Maximum number of attempts after the first one.
-        new_loop: Makes the event loop. Tests give one whose clock they control.
-
-    Yields:
-        One completion per request, as soon as it is done.
+    A test gives a `new_loop` whose clock it controls.
 
     Raises:
         EngineError: No request can be answered anymore.

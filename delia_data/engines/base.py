@@ -11,13 +11,11 @@ carries the seed of its row (`ranking.row_seed`), so rows do not depend on the b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
-from delia_data.errors import InputError
-from delia_data.outputs import setting
+from delia_data.outputs import Number, Settings, setting
 from delia_data.records import Message
 
 Finish = Literal["stop", "length", "error"]
@@ -55,32 +53,27 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Settings):
     """Sampling parameters. The defaults are those of the paper's code.
 
     Raises:
         InputError: A value is out of range.
     """
 
-    temperature: float = setting(0.7, "Sampling temperature; 0 is greedy decoding.")
-    top_p: float = setting(
-        0.95, "Probability mass of the tokens to sample from, greater than 0 and at most 1."
+    temperature: Number = setting(0.7, "Sampling temperature; 0 is greedy decoding.", ge=0)
+    top_p: Number = setting(
+        0.95,
+        "Probability mass of the tokens to sample from, greater than 0 and at most 1.",
+        gt=0,
+        le=1,
     )
-    max_tokens: int = setting(512, "Maximum number of tokens in an answer, without thoughts.")
+    max_tokens: int = setting(512, "Maximum number of tokens in an answer, without thoughts.", ge=1)
     max_thinking_tokens: int | None = setting(
         None,
         "Maximum number of tokens in the thoughts before an answer. Default: 2,048 if the chat "
         "template asks the model to think.",
+        ge=1,
     )
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(f"temperature {self.temperature} is out of range: give 0 or more")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p {self.top_p} is out of range: give more than 0, at most 1")
-        for name in ("max_tokens", "max_thinking_tokens"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                raise InputError(f"{name} {number} is too small: give at least 1")
 
     def total_tokens(self, *, thinks: bool) -> int:
         """Return the maximum number of tokens in thoughts and answer together.

@@ -131,14 +131,7 @@ class _Client:
 
 
 def translate_error(litellm: Any, error: Exception, api: Api, timeout_s: float) -> RequestFailure:
-    """Return what an exception of litellm means.
-
-    Args:
-        litellm: The library.
-        error: The exception.
-        api: The API, for the error message.
-        timeout_s: Seconds that the request was allowed to take.
-    """
+    """Return what an exception of litellm means."""
     kinds = litellm.exceptions
     message = redact(_PREFIX.sub("", str(getattr(error, "message", None) or error)), api)
     if _is_connection_error(error):

@@ -139,14 +139,6 @@ def decode_completion(
     """Return the completion for generated ids, which include the end token.
 
     Thoughts are separated from the answer, and do not count toward its `max_tokens`.
-
-    Args:
-        request: The request.
-        tokenizer: The tokenizer.
-        ids: The generated ids.
-        finish: How the generation ended.
-        prompt: Ids of the prompt.
-        sampling: The parameters as they were given, for the limit of the answer alone.
     """
 
     def decode(some: Sequence[int]) -> str:

@@ -17,12 +17,19 @@ import socket
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from delia_data._optional import require
-from delia_data.engines.base import FREE, Completion, Prices, Request, RequestStream, Sampling
+from delia_data.engines.base import (
+    FREE,
+    Completion,
+    Prices,
+    Request,
+    RequestStream,
+    Sampling,
+)
 from delia_data.engines.local import (
     decode_completion,
     encode_prompt,
@@ -34,6 +41,7 @@ from delia_data.engines.local import (
 from delia_data.engines.vllm import ROW_SAMPLER, sampling_arguments
 from delia_data.errors import EngineError, InputError
 from delia_data.models import identify_files, load_tokenizer, resolve_model
+from delia_data.outputs import Settings, setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,48 +50,41 @@ _CONNECT_S: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class RayOptions:
+class RayOptions(Settings):
     """Options of the engine `ray`.
-
-    Attributes:
-        address: Address of the cluster. Default: a running cluster, or a new one on this machine.
-        replicas: Number of vLLM engines.
-        device: Device of a replica; `"auto"` uses GPUs if the cluster has any.
-        cpus: Number of CPUs of a replica that runs on CPUs.
-        batch_size: Number of rows that are sent to a replica and come back together.
-        batches: Number of batches that a replica works on at a time.
-        window: Number of requests to take at a time. Replicas restart with each window, so a small
-            window costs time.
-        dtype: Type of the weights.
-        max_model_len: Maximum number of tokens in a prompt with its answer. Default: the model's
-            own limit.
-        kv_cache_gib: Memory for the KV cache of a replica on CPUs, in GiB.
-        engine_kwargs: Other arguments of vLLM's engine.
-        template_options: Options for the model's chat template.
 
     Raises:
         InputError: A value is out of range.
     """
 
-    address: str | None = None
-    replicas: int = 1
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    cpus: int = 1
-    batch_size: int = 16
-    batches: int = 16
-    window: int = 8192
-    dtype: str = "bfloat16"
-    max_model_len: int | None = None
-    kv_cache_gib: float = 4.0
-    engine_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    template_options: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.device not in ("auto", "cpu", "gpu"):
-            raise InputError(f"device {self.device!r} is unknown: use one of auto, cpu, gpu")
-        for name in ("replicas", "cpus", "batch_size", "batches", "window"):
-            if (number := getattr(self, name)) < 1:
-                raise InputError(f"{name} is {number}: give at least 1")
+    address: str | None = setting(
+        None, "Address of the cluster. Default: a running cluster, or a new one on this machine."
+    )
+    replicas: int = setting(1, "Number of vLLM engines.", ge=1)
+    device: Literal["auto", "cpu", "gpu"] = setting(
+        "auto", 'Device of a replica; `"auto"` uses GPUs if the cluster has any.'
+    )
+    cpus: int = setting(1, "Number of CPUs of a replica that runs on CPUs.", ge=1)
+    batch_size: int = setting(
+        16, "Number of rows that are sent to a replica and come back together.", ge=1
+    )
+    batches: int = setting(16, "Number of batches that a replica works on at a time.", ge=1)
+    window: int = setting(
+        8192,
+        "Number of requests to take at a time. Replicas restart with each window, so a small "
+        "window costs time.",
+        ge=1,
+    )
+    dtype: str = setting("bfloat16", "Type of the weights.")
+    max_model_len: int | None = setting(
+        None,
+        "Maximum number of tokens in a prompt with its answer. Default: the model's own limit.",
+    )
+    kv_cache_gib: float = setting(4.0, "Memory for the KV cache of a replica on CPUs, in GiB.")
+    engine_kwargs: Mapping[str, Any] = setting(dict, "Other arguments of vLLM's engine.")
+    template_options: Mapping[str, Any] | None = setting(
+        None, "Options for the model's chat template."
+    )
 
 
 class RayEngine:
@@ -191,13 +192,6 @@ def _make_processor(
 
     The processed dataset has the columns `number`, `generated_tokens`, and `__inference_error__`,
     which is empty if a row succeeded. The process must be connected to the cluster.
-
-    Args:
-        name: The model's name, folder, or Hub id.
-        options: Options of the cluster.
-        sampling: Sampling parameters.
-        end: Id of the token that ends an answer.
-        blocks: Number of blocks in the dataset.
 
     Raises:
         InputError: vLLM or Ray rejects the options.

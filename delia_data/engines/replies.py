@@ -147,13 +147,6 @@ def to_completion(
     A server that reports no usage leaves the token counts at 0 and the cost unknown: neither is
     estimated.
 
-    Args:
-        value: The parsed JSON.
-        request: The request.
-        sampling: Sampling parameters of the request.
-        api: The API, for error messages.
-        prices: Prices; None if unknown.
-
     Raises:
         RequestFailure: The answer is not a chat completion, or reports an error.
     """
@@ -297,13 +290,8 @@ def classify_error(
 ) -> RequestFailure:
     """Return what an error means for this request and for all others.
 
-    Args:
-        status: HTTP status.
-        code: The API's own code or type of the error, or an empty string.
-        message: The API's message, or an empty string.
-        retry_after_s: Seconds to wait before the next attempt, if the API gives them.
-        api: The API, for the error message.
-        shown: The status as the error message shows it; `"HTTP 429"` for 429 by default.
+    The API's own code and message may be empty. `shown` is the status in the error message, by
+    default `"HTTP 429"` for 429.
     """
     message, shown = redact(message, api), shown or f"HTTP {status}"
     said = f": {message}" if message else ""

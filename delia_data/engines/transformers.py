@@ -121,14 +121,7 @@ class Batch:
     def __init__(
         self, model: PreTrainedModel, sampling: Sampling, *, ends: Collection[int], pad: int
     ) -> None:
-        """Start without rows.
-
-        Args:
-            model: A model that `is_supported`.
-            sampling: Sampling parameters.
-            ends: Token ids that end an answer.
-            pad: Token id for padding.
-        """
+        """Start without rows; `ends` are the ids that end an answer, the model `is_supported`."""
         self.active = 0
         self._model = model
         self._sampling = sampling

@@ -245,12 +245,8 @@ def sampling_arguments(
 ) -> dict[str, Any]:
     """Return the arguments of vLLM's `SamplingParams` for one row.
 
-    Args:
-        sampling: Sampling parameters.
-        seed: Seed of the row.
-        end: Id of the token that ends an answer, besides those in the model's own settings.
-        on_cpu: Whether the engine runs `ROW_SAMPLER`.
-        max_tokens: Maximum number of tokens, in place of that of the sampling parameters.
+    `end` is a token that ends an answer, besides those in the model's own settings. On a CPU the
+    engine runs `ROW_SAMPLER`.
     """
     limit = max_tokens or sampling.max_tokens
     arguments = {"max_tokens": limit, "stop_token_ids": [end], "detokenize": False}

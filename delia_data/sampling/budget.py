@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 from delia_data.engines.base import FREE, Completion, Prices, Request
 from delia_data.errors import InputError
-from delia_data.outputs import setting
+from delia_data.outputs import Number, Settings, setting
 
 _TEMPLATE_TOKENS: Final = 64  # generous bound on the tokens that a chat template adds to a turn
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Settings):
     """Limits of spending and of failures.
 
     Raises:
         InputError: A limit is negative.
     """
 
-    dollars: float | None = setting(
+    dollars: Number | None = setting(
         None,
         "Maximum cost of the whole cache in dollars, earlier runs included.",
         names=["--budget-usd"],
+        ge=0,
     )
     tokens: int | None = setting(
         None,
         "Maximum number of prompt and generated tokens of the whole cache.",
         names=["--budget-tokens"],
+        ge=0,
     )
     retries: int = setting(
-        1, "Number of retries of a failed request before its row counts as failed."
+        1, "Number of retries of a failed request before its row counts as failed.", ge=0
     )
     failures: int = setting(
-        100, "Number of failed rows that a run tolerates.", names=["--max-failures"]
+        100, "Number of failed rows that a run tolerates.", names=["--max-failures"], ge=0
     )
-
-    def __post_init__(self) -> None:
-        for limit in fields(self):
-            value = getattr(self, limit.name)
-            if value is not None and not value >= 0:
-                raise InputError(f"the limit of {limit.name} is {value}: give 0 or more")
 
 
 class Budget:
@@ -76,13 +72,8 @@ class Budget:
     def reserve(self, request: Request, max_tokens: int, requests: int = 1) -> bool:
         """Reserve the most that a request can cost; return False if a limit would be exceeded.
 
-        A token has at least one byte, so the bytes of the prompt bound its tokens.
-
-        Args:
-            request: The request. One that `settle` left a reservation for needs no other.
-            max_tokens: Maximum number of tokens that it generates.
-            requests: Number of requests of the conversation that this one begins. Each has the
-                turns before it in its prompt.
+        A token has at least one byte, so the bytes of the prompt bound its tokens. With `requests`
+        the request begins a conversation of as many, each with the turns before it in its prompt.
         """
         if request.id in self._reserved:
             return True
@@ -116,9 +107,7 @@ class Budget:
     def settle(self, completion: Completion, following: Request | None = None) -> None:
         """Replace the reservation of a request with its cost, if the engine reports one.
 
-        Args:
-            completion: The completion of the request.
-            following: Next request of the conversation, which keeps the rest of the reservation.
+        The request that follows in a conversation keeps the rest of the reservation.
         """
         reserved_tokens, reserved_dollars = self._reserved.pop(completion.id)
         tokens, dollars = completion.tokens + completion.prompt_tokens, completion.cost

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,17 +40,7 @@ _LOG: Final = "written.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class LoggedCompletion:
-    """One completion.
-
-    Attributes:
-        number: Number of the request, from 0.
-        text: The text.
-        finish: How the text ended.
-        tokens: Number of generated tokens.
-        prompt_tokens: Number of prompt tokens; 0 if the engine does not report it.
-        cost: Cost in dollars; None if the price is unknown.
-        error: Error message, if the request failed.
-    """
+    """A completion by the number of its request; the other fields are those of `Completion`."""
 
     number: int
     text: str
@@ -59,19 +49,6 @@ class LoggedCompletion:
     prompt_tokens: int = 0
     cost: float | None = 0.0
     error: str | None = None
-
-    @classmethod
-    def of(cls, number: int, completion: Completion) -> LoggedCompletion:
-        """Build the entry of a completion."""
-        return cls(
-            number,
-            encodable(completion.text),
-            completion.finish,
-            completion.tokens,
-            completion.prompt_tokens,
-            completion.cost,
-            completion.error,
-        )
 
 
 class CompletionLog:
@@ -99,6 +76,13 @@ class CompletionLog:
             sum(row.tokens + row.prompt_tokens for row in rows),
             sum(row.cost or 0.0 for row in rows),
         )
+
+    def usage(self, numbers: Iterable[int]) -> dict[str, Any]:
+        """Return the entry of a manifest: generated tokens of some texts, and dollars if known."""
+        rows = [self.by_number[number] for number in numbers]
+        costs = [row.cost for row in rows if row.cost is not None]
+        cost = sum(costs) if len(costs) == len(rows) else None
+        return {"tokens": sum(row.tokens for row in rows), "cost_usd": cost}
 
     def read(self, plan: dict[str, Any]) -> None:
         """Read the entries that were added since the last call.
@@ -154,7 +138,7 @@ class CompletionLog:
         """
         missing = [number for number in numbers if number not in self.by_number]
         requests = [build(number) for number in missing]
-        number_of = {request.id: n for n, request in zip(missing, requests, strict=True)}
+        number_of = dict(zip((request.id for request in requests), missing, strict=True))
         for completion, is_last in generate_with_retries(engine, requests, sampling, budget):
             failed = completion.finish == "error"
             self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
@@ -165,7 +149,15 @@ class CompletionLog:
                     f"finished {purpose} stay"
                 )
             if is_last:
-                row = LoggedCompletion.of(number_of[completion.id], completion)
+                row = LoggedCompletion(
+                    number_of[completion.id],
+                    encodable(completion.text),
+                    completion.finish,
+                    completion.tokens,
+                    completion.prompt_tokens,
+                    completion.cost,
+                    completion.error,
+                )
                 self._read_bytes += self._log.append(row)
                 self.by_number[row.number] = row
                 on_completion()
@@ -180,11 +172,7 @@ def generate_with_retries(
 ) -> Iterator[tuple[Completion, bool]]:
     """Request completions; repeat failed requests twice, unless they would fail again.
 
-    Args:
-        engine: The engine.
-        requests: The requests; equal ones are made once.
-        sampling: Sampling parameters.
-        budget: If given, requests stop before it is exceeded.
+    Equal requests are made once, and requests stop before the budget is exceeded.
 
     Yields:
         Each completion, and whether it is the last one of its request.

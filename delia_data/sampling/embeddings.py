@@ -13,7 +13,7 @@ import math
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from delia_data._optional import require
 from delia_data.errors import InputError, MissingExtraError
 from delia_data.models import quiet
+from delia_data.ranking import rank
 from delia_data.records import encodable
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Embedder:
 _BLOCK: Final = 256  # rows that are compared with all others at a time
 _ROUNDING: Final = 1e-5
 _MAX_TOKENS_SAMPLING: Final = 128
+_PURPOSE: Final = "saturation"
 
 
 def coverage(reference: npt.NDArray[Any], sample: npt.NDArray[Any], *, k: int = 5) -> float:
@@ -148,28 +150,20 @@ def coverage(reference: npt.NDArray[Any], sample: npt.NDArray[Any], *, k: int = 
             "measured: give more points, or a lower k"
         )
     covered = 0
-    for rows, own in _distances(reference, reference):
+    for start in range(0, len(reference), _BLOCK):
+        rows = reference[start : start + _BLOCK]
         # The nearest neighbor is the point itself. Squared distances compare as distances do.
-        radius = np.partition(own, k, axis=1)[:, k]
-        closest = np.concatenate([d for _, d in _distances(rows, sample)])
-        covered += int((closest.min(axis=1) <= radius + _ROUNDING).sum())
+        radius = np.partition(_squared_distances(rows, reference), k, axis=1)[:, k]
+        closest = _squared_distances(rows, sample).min(axis=1)
+        covered += int((closest <= radius + _ROUNDING).sum())
     return covered / len(reference)
 
 
-def nearest(points: Vectors, others: Vectors) -> Vectors:
-    """Return the cosine similarity of each point to the nearest of the others.
-
-    Args:
-        points: Shape (points, width), each of length 1.
-        others: Shape (others, width), each of length 1.
-
-    Returns:
-        Shape (points,); -1 if there are no others.
-    """
-    if not len(others):
-        return np.full(len(points), -1, dtype=np.float32)
-    blocks = (points[i : i + _BLOCK] @ others.T for i in range(0, len(points), _BLOCK))
-    return np.concatenate([np.empty(0, dtype=np.float32), *(b.max(axis=1) for b in blocks)])
+def _squared_distances(points: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return squared distances of shape (points, others)."""
+    own, theirs = (np.square(each, dtype=np.float64).sum(1) for each in (points, others))
+    squared: npt.NDArray[Any] = own[:, None] + theirs - 2.0 * (points @ others.T)
+    return np.maximum(squared, 0.0)
 
 
 class Saturation:
@@ -235,8 +229,8 @@ class Saturation:
         self._spent = 0.0  # seconds since then
         self._waiting: list[tuple[int, str]] = []  # hash, text
         self._novel: deque[bool] = deque(maxlen=window)
-        self._hashes = np.empty(0, dtype=np.uint64)  # of the earlier texts, sorted
-        self._held: Vectors = np.empty((0, 0), dtype=np.float32)  # their vectors
+        self._hashes: list[int] = []  # of the earlier texts
+        self._vectors: Vectors = np.empty((0, WIDTH), dtype=np.float32)  # of the same
         self._reservoir = reservoir
 
     @property
@@ -257,8 +251,8 @@ class Saturation:
     def add(self, texts: Iterable[str]) -> None:
         """Add texts in the order of their arrival."""
         for text in texts:
-            value = _hash(text)
-            if value >= self._share * 2**64 or self._is_late():
+            value = rank(0, text, _PURPOSE)
+            if value >= self._share * 2**128 or self._is_late():
                 continue
             self._waiting.append((value, text))
             if len(self._waiting) == self._batch:
@@ -271,7 +265,7 @@ class Saturation:
             texts: The texts.
             most: Maximum number of texts to embed: those with the lowest hashes.
         """
-        lowest = heapq.nsmallest(most, ((_hash(text), text) for text in texts))
+        lowest = heapq.nsmallest(most, ((rank(0, text, _PURPOSE), text) for text in texts))
         for start in range(0, len(lowest), self._batch):
             self._waiting.extend(lowest[start : start + self._batch])
             self._measure(count=False)
@@ -290,41 +284,19 @@ class Saturation:
             self._begun = self._clock()
         else:
             self._spent += self._clock() - begun
-        before = nearest(vectors, self._held)
-        among = np.tril(vectors @ vectors.T, -1)  # each with those that came before it
-        closest = np.maximum(before, np.where(among, among, -1).max(axis=1))
+        earlier = len(self._vectors)
+        self._vectors = np.concatenate([self._vectors.reshape(-1, vectors.shape[1]), vectors])
+        # Compare each with the earlier texts and with those before it in the batch.
+        alike = np.tril(vectors @ self._vectors.T, earlier - 1)
         if count:
-            self._novel.extend((closest < self._same).tolist())
+            self._novel.extend((alike.max(axis=1) < self._same).tolist())
         # The reservoir keeps the different texts with the lowest hashes.
-        hashes = np.array([value for value, _ in self._waiting], dtype=np.uint64)
-        held = np.concatenate([self._held, vectors]) if len(self._held) else vectors
-        lowest, places = np.unique(np.concatenate([self._hashes, hashes]), return_index=True)
-        self._hashes = lowest[: self._reservoir]
-        self._held = held[places[: self._reservoir]]
+        self._hashes += [value for value, _ in self._waiting]
+        lowest = dict(zip(self._hashes, range(len(self._hashes)), strict=True))
+        places = [lowest[value] for value in sorted(lowest)[: self._reservoir]]
+        self._hashes = [self._hashes[place] for place in places]
+        self._vectors = self._vectors[places]
         self._waiting.clear()
-
-
-def _hash(text: str) -> int:
-    """Return a 64-bit hash of a text."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
-def _distances(
-    points: npt.NDArray[Any], others: npt.NDArray[Any]
-) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.float64]]]:
-    """Yield blocks of points with their squared distances, of shape (block, others)."""
-    lengths = _lengths(others)
-    for start in range(0, len(points), _BLOCK):
-        rows = points[start : start + _BLOCK]
-        squared = _lengths(rows)[:, None] + lengths - 2.0 * (rows @ others.T)
-        yield rows, np.maximum(squared, 0.0, out=squared)
-
-
-def _lengths(points: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the squared length of each point; shape (points,)."""
-    squared: npt.NDArray[np.float64] = np.einsum("ij,ij->i", points, points, dtype=np.float64)
-    return squared
 
 
 _WORDS: Final = 4_096

@@ -41,7 +41,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from delia_data.engines.base import Engine, Finish, Request, Sampling
 from delia_data.errors import InputError
@@ -229,7 +229,6 @@ def self_queries(
     sampling: Sampling = SELF_SAMPLING,
     token: str = DEFAULT_TOKEN,
     english: bool = True,
-    limit: int | None = None,
 ) -> GeneratedQueries:
     """Generate queries from the chat template alone (Magpie).
 
@@ -246,11 +245,9 @@ def self_queries(
         sampling: Sampling parameters.
         token: The special token, which no query may contain.
         english: Accept English queries only.
-        limit: Maximum number of generated queries. More can be generated later; they follow.
 
     Raises:
-        InputError: The engine cannot write the user's turn, there are no starts, or the limit is
-            below 1.
+        InputError: The engine cannot write the user's turn, or there are no starts.
     """
     if not engine.writes_users:
         raise InputError(
@@ -259,10 +256,10 @@ def self_queries(
         )
     if not starts:
         raise InputError('there are no starts: give at least one; "" leaves it to the model')
-    known = tuple(bundled_topics() if topics is None else topics)
-    generator = _SelfGenerator(seed, known, tuple(starts))
+    subjects = tuple(bundled_topics() if topics is None else topics)
+    generator = _SelfGenerator(seed, subjects, tuple(starts))
     return GeneratedQueries(
-        engine, generator, folder, sampling=sampling, token=token, english=english, limit=limit
+        engine, generator, folder, sampling=sampling, token=token, english=english
     )
 
 
@@ -292,39 +289,33 @@ def expanded_queries(
     Raises:
         InputError: There are no seeds, or the limit is below 1.
     """
-    known = tuple({query.text: query for query in seeds}.values())
-    if not known:
+    distinct = tuple({query.text: query for query in seeds}.values())
+    if not distinct:
         raise InputError("there are no seeds to generate queries from: give at least one")
-    generator = _ExpandGenerator(seed, known)
+    generator = _ExpandGenerator(seed, distinct)
     return GeneratedQueries(
         engine, generator, folder, sampling=sampling, token=token, english=english, limit=limit
     )
 
 
-def follow_up_request(asked: Request, answer: str, row_id: str, seed: int) -> Request:
+def follow_up_request(answered: Request, answer: str, row_id: str, seed: int) -> Request:
     """Build the request for the user's turn that follows an answer.
 
     Like `self_queries` it begins the turn with a word that starts a request, unless the user does
     not speak English.
-
-    Args:
-        asked: The request that was answered.
-        answer: The answer.
-        row_id: Id of the request.
-        seed: Its seed.
     """
-    turns = (*asked.messages, Message("assistant", answer))
+    turns = (*answered.messages, Message("assistant", answer))
     start = STARTS[rank(seed, row_id, "start") % len(STARTS)]
-    prefill = "" if is_foreign(asked.messages[-1].content) else start
+    prefill = "" if is_foreign(answered.messages[-1].content) else start
     return Request(row_id, turns, seed, "user", prefill, SELF_SAMPLING.max_tokens)
 
 
-def follow_up_fault(asked: Request, text: str, finish: Finish) -> str | None:
+def follow_up_fault(answered: Request, text: str, finish: Finish) -> str | None:
     """Return the reason to reject a user's turn that `follow_up_request` asked for, or None.
 
     It may refer to what was said before, but not ask for the same again.
     """
-    earlier = [turn.content for turn in asked.messages if turn.role == "user"]
+    earlier = [turn.content for turn in answered.messages if turn.role == "user"]
     checks = dict(query_checks("", english=not is_foreign(earlier[-1])))
     for needless in ("names_token", "lacks_context"):
         checks.pop(needless, None)
@@ -334,53 +325,24 @@ def follow_up_fault(asked: Request, text: str, finish: Finish) -> str | None:
     return "near_duplicate" if repeats else None
 
 
-class QueryGenerator(Protocol):
-    """Builds the prompts of numbered requests and extracts queries from the completions."""
-
-    @property
-    def kind(self) -> str:
-        """`kind` of the generated queries."""
-        ...
-
-    @property
-    def seeds(self) -> Sequence[Query]:
-        """Queries that come before the generated ones."""
-        ...
-
-    @property
-    def round_size(self) -> int:
-        """Requests of a round; a prompt depends on the queries accepted before its round."""
-        ...
-
-    @property
-    def rounds_ahead(self) -> int:
-        """Number of rounds that are independent of each other and can be requested together."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Return everything that the prompts depend on."""
-        ...
-
-    def request(self, number: int, accepted: Sequence[Query]) -> Request:
-        """Build a request, given the queries accepted before its round, seeds included."""
-        ...
-
-    def texts(self, number: int, text: str) -> list[str]:
-        """Return the texts in a completion that may be queries."""
-        ...
-
-
 @dataclass(frozen=True)
 class _SelfGenerator:
-    """Starts the user's turn with a topic and the first words of a request."""
+    """Starts the user's turn with a topic and the first words of a request.
+
+    Attributes:
+        kind: `kind` of the queries.
+        seeds: Queries that come before the generated ones.
+        round_size: Requests of a round. A prompt may depend on the queries accepted before it.
+        rounds_ahead: Number of rounds to request together.
+    """
 
     seed: int
     topics: tuple[str, ...]
     starts: tuple[str, ...]
-    kind: str = "self"
-    seeds: Sequence[Query] = ()
-    round_size: int = _ROUND_SIZE
-    rounds_ahead: int = 128
+    kind: ClassVar = "self"
+    seeds: ClassVar[Sequence[Query]] = ()
+    round_size: ClassVar = _ROUND_SIZE
+    rounds_ahead: ClassVar = 128
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -431,9 +393,9 @@ class _ExpandGenerator:
 
     seed: int
     seeds: tuple[Query, ...]
-    kind: str = "expanded"
-    round_size: int = _ROUND_SIZE
-    rounds_ahead: int = 1
+    kind: ClassVar = "expanded"
+    round_size: ClassVar = _ROUND_SIZE
+    rounds_ahead: ClassVar = 1
 
     def describe(self) -> dict[str, Any]:
         seeds = [[query.text, query.reference] for query in self.seeds]
@@ -476,7 +438,7 @@ class GeneratedQueries:
     def __init__(
         self,
         engine: Engine,
-        generator: QueryGenerator,
+        generator: _SelfGenerator | _ExpandGenerator,
         folder: str | os.PathLike[str],
         *,
         sampling: Sampling,

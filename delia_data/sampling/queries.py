@@ -30,9 +30,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import yaml
 
@@ -298,12 +298,13 @@ class QueryList:
 
 
 _COLUMNS: Final = ("query", "question", "messages", "conversations", "prompt", "instruction")
+_KIND: Final = "user"  # of rows without the column `kind`
 _ANSWERERS: Final = ("assistant", "gpt")
 _ANSWERS: Final = ("reference", "output", "completion", "answer", "response")
 _KNOWN: Final = MEANINGFUL | {*_COLUMNS, *_ANSWERS, "kind", "input", "history"}
 
 
-def read_query(row: Any, *, kind: str = "user") -> Query:
+def read_query(row: Any) -> Query:
     """Read the query of one row.
 
     Args:
@@ -311,7 +312,6 @@ def read_query(row: Any, *, kind: str = "user") -> Query:
             `Record`, a `Query`, or a text. Its reference is the answer to the user's first turn;
             or, without turns, the first of the columns `reference`, `output`, `completion`,
             `answer` and `response` that is not empty. Answers labeled as bad do not count.
-        kind: Kind of the query, if the row has no column `kind`.
 
     Raises:
         UnsupportedRowError: The row has tools, images or audio.
@@ -320,12 +320,12 @@ def read_query(row: Any, *, kind: str = "user") -> Query:
     if isinstance(row, Query):
         query = row
     elif isinstance(row, str):
-        query = Query(row, kind)
+        query = Query(row, _KIND)
     elif isinstance(row, Record):
-        query = _first_of(row.messages, kind)
+        query = _first_of(row.messages, _KIND)
     elif isinstance(row, Mapping):
         check_supported(row, answers=False)
-        query = _first_of(_turns_of(row), str(row.get("kind") or kind))
+        query = _first_of(_turns_of(row), str(row.get("kind") or _KIND))
     else:
         raise FormatError(f"it is a {type(row).__name__}: give mappings or texts")
     if is_blank(query.text):
@@ -406,6 +406,13 @@ def _first_of(turns: Sequence[Message], kind: str) -> Query:
     )
 
 
+class _Summary(NamedTuple):
+    rows: int
+    referenced: int
+    sha256: str
+    read: dict[str, Any]
+
+
 class FileQueries:
     """Queries of any input that `open_source` reads, as `Queries`.
 
@@ -413,13 +420,12 @@ class FileQueries:
     are read one by one, so a million queries need no more memory than one.
     """
 
-    def __init__(self, given: Any, *, kind: str = "user") -> None:
+    def __init__(self, given: Any) -> None:
         """Open an input.
 
         Args:
             given: A file, glob, folder, Hub id, dataset, table, or list. Rows are mappings in any
                 row format, `Record` or `Query` objects, or texts.
-            kind: `kind` of rows without a column `kind`.
 
         Raises:
             InputError: The input does not exist, or can be read only once.
@@ -427,28 +433,21 @@ class FileQueries:
         if isinstance(given, Iterator):
             raise InputError("an iterator can be read only once: give a list, a dataset or a path")
         self._source = open_source(given, purpose="queries")
-        self._kind = kind
-        self._sha256: str | None = None
-        self._rows = self._referenced = 0
-        self._read: dict[str, Any] = {}
 
     @property
     def rows(self) -> int:
         """Number of queries."""
-        self._check()
-        return self._rows
+        return self._summary.rows
 
     @property
     def read(self) -> dict[str, Any]:
         """Losses of reading for a manifest: ignored columns, skipped files."""
-        self._check()
-        return self._read
+        return self._summary.read
 
     @property
     def referenced(self) -> int:
         """Number of queries with a reference answer, which prompts with an exemplar need."""
-        self._check()
-        return self._referenced
+        return self._summary.referenced
 
     def describe(self) -> dict[str, Any]:
         """Return the number of queries and a hash of texts and references in order.
@@ -457,7 +456,7 @@ class FileQueries:
             InputError: The input is empty, cannot be read, or has rows without a query; the
                 message counts them and names the first three.
         """
-        return {"source": "rows", "rows": self.rows, "sha256": self._check()}
+        return {"source": "rows", "rows": self.rows, "sha256": self._summary.sha256}
 
     def __iter__(self) -> Iterator[Query]:
         """Yield the queries in the order of the rows.
@@ -465,11 +464,11 @@ class FileQueries:
         Raises:
             InputError: As `describe`; or the rows have changed since.
         """
-        before = self._check()
+        before = self._summary.sha256
         digest = hashlib.sha256()
         for where, row in self._source.rows():
             try:
-                query = read_query(row, kind=self._kind)
+                query = read_query(row)
             except FormatError as error:
                 raise InputError(f"{where} changed while it was read: {error}") from error
             _update(digest, query)
@@ -477,17 +476,16 @@ class FileQueries:
         if digest.hexdigest() != before:
             raise InputError("the queries changed while they were read: run again")
 
-    def _check(self) -> str:
-        """Read all rows on the first call; return the hash."""
-        if self._sha256 is not None:
-            return self._sha256
+    @cached_property
+    def _summary(self) -> _Summary:
+        """Read all rows."""
         digest = hashlib.sha256()
         problems, lost = Problems(), Losses()
         rows = referenced = 0
         for where, row in self._source.rows():
             rows += 1
             try:
-                query = read_query(row, kind=self._kind)
+                query = read_query(row)
             except FormatError as error:
                 problems.add(where, error)
                 continue
@@ -498,11 +496,8 @@ class FileQueries:
         problems.raise_if_any(rows)
         if not rows:
             raise InputError("there are no queries: give at least one")
-        self._rows, self._referenced = rows, referenced
         self._source.report.ignored |= lost.ignored
-        self._read = self._source.report.details()
-        self._sha256 = digest.hexdigest()
-        return self._sha256
+        return _Summary(rows, referenced, digest.hexdigest(), self._source.report.details())
 
 
 def _update(digest: Any, query: Query) -> None:

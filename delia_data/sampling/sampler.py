@@ -102,14 +102,9 @@ class ProgressMeter:
         saturation: Saturation | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start measuring; the run's time begins now.
+        """Start measuring the totals of a cache, which the caller updates.
 
-        Args:
-            counts: Totals of the cache, which the caller updates.
-            window: Number of latest accepted answers to compute distinct-n over.
-            recent_s: Seconds to compute the current rates over.
-            saturation: Measures the novelty of pairs.
-            clock: Function that returns seconds.
+        Distinct-n is computed over the latest `window` answers, rates over `recent_s` seconds.
         """
         self._counts, self._start = counts, replace(counts)
         self._answers: deque[str] = deque(maxlen=window)

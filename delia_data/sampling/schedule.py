@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from delia_data.engines.base import Completion, Engine, Request, Sampling
 from delia_data.errors import EngineError, InputError
-from delia_data.outputs import setting
+from delia_data.outputs import Settings, setting
 from delia_data.ranking import row_seed
 from delia_data.records import Message, Rejection, content_id, encodable
 from delia_data.sampling.budget import Budget, Limits
@@ -69,7 +69,7 @@ def query_id(query: Query) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptOptions:
+class PromptOptions(Settings):
     """How a query becomes a prompt.
 
     Raises:
@@ -77,22 +77,16 @@ class PromptOptions:
     """
 
     system: str | None = setting(
-        None, "System prompt of queries without their own. Default: that of the chat template."
+        None,
+        "System prompt of queries without their own. Default: that of the chat template.",
+        pattern=r"\S",
     )
     exemplar: bool = setting(
         False,
         "Show the query, its reference answer, and the query again, as the paper's code does; the "
         "second answer is kept.",
     )
-    answers_per_query: int = setting(1, "Number of answers to sample for each query.")
-
-    def __post_init__(self) -> None:
-        if self.answers_per_query < 1:
-            raise InputError(
-                f"answers_per_query {self.answers_per_query} is too few: give at least 1"
-            )
-        if self.system is not None and not self.system.strip():
-            raise InputError("the system prompt is empty: give a text, or leave it out")
+    answers_per_query: int = setting(1, "Number of answers to sample for each query.", ge=1)
 
     def request(self, query: Query, answer: int, seed: int) -> Request:
         """Build the request for one answer to a query.

@@ -222,14 +222,7 @@ class PairStore:
         keep_rejected: bool = False,
         keep_reasoning: bool = False,
     ) -> None:
-        """Read the rows that the folder holds.
-
-        Args:
-            folder: The folder, locked.
-            plan: Content of `plan.json`; `begin` writes it.
-            keep_rejected: Write the texts of rejected rows too.
-            keep_reasoning: Write a column of thoughts.
-        """
+        """Read the rows that the locked folder holds; `begin` writes the plan."""
         self.folder = folder
         self.earlier: list[dict[str, Any]] = plan.get("earlier", [])
         self._plan = plan
@@ -280,15 +273,7 @@ class PairStore:
         keep_rejected: bool = False,
         keep_reasoning: bool = False,
     ) -> Iterator[PairStore]:
-        """Open a cache folder for sampling and resume from what it holds.
-
-        Args:
-            folder: The folder.
-            plan: Settings of the run.
-            begin_from: Finished cache that a new folder begins with.
-            extend: Allow other queries than the folder was started with.
-            keep_rejected: Write the texts of rejected rows too.
-            keep_reasoning: Write a column of thoughts.
+        """Open a cache folder for sampling, and resume from what it holds; options as of `sample`.
 
         Raises:
             ForeignFolderError: The folder holds other files.

@@ -7,15 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from delia_data.diversify import (
-    WordingChecker,
-    choose,
-    gate_task_wordings,
-    measure,
-    spread,
-    synonym_swaps,
-)
-from delia_data.diversify.check import Meaning, bare_text
+from delia_data.diversify import gate_task_wordings
+from delia_data.diversify.check import Meaning, WordingChecker, bare_text
+from delia_data.diversify.folder import choose, measure, spread, synonym_swaps
 from delia_data.models import load_tokenizer
 from delia_data.sampling import bundled_queries
 from delia_data.sampling.embeddings import Embedder
@@ -53,22 +47,23 @@ def test_the_bundled_wordings_pass_every_gate(checker: Callable[..., WordingChec
 def test_they_spread_at_least_twice_as_far_as_synonym_swaps(embed: Embedder) -> None:
     """Compare the first sixty wordings with sixty swaps of the common wording."""
     training = [wording for wording in WORDINGS if wording.split == "train"][:60]
-    found = measure(TASK, training, embed)
-    print(f"wordings {found.wordings.as_dict()}\nsynonyms {found.synonyms.as_dict()}")
-    assert found.wordings.texts == found.synonyms.texts == 60
-    assert found.gain >= 2
-    assert found.wordings.mean_distance > found.synonyms.mean_distance
-    assert found.wordings.spectrum[0] < found.synonyms.spectrum[0]
+    measured = measure(TASK, training, embed)
+    own, synonyms = measured["wordings"], measured["synonyms"]
+    print(f"wordings {own}\nsynonyms {synonyms}")
+    assert own["texts"] == synonyms["texts"] == 60
+    assert measured["gain"] >= 2
+    assert own["mean_distance"] > synonyms["mean_distance"]
+    assert own["spectrum"][0] < synonyms["spectrum"][0]
     for seed in range(1, 4):
-        assert measure(TASK, training, embed, seed=seed).gain >= 2
+        assert measure(TASK, training, embed, seed=seed)["gain"] >= 2
 
 
 def test_swaps_of_other_wordings_spread_less_too(embed: Embedder) -> None:
-    own = spread(embed([bare_text(w.text, "<sep>") for w in WORDINGS[:60]])).effective_rank
+    own = spread(embed([bare_text(w.text, "<sep>") for w in WORDINGS[:60]]))["effective_rank"]
     for wording in WORDINGS[::8]:
         swaps = synonym_swaps(wording.text, 60)
         if len(swaps) == 60:
-            swapped = spread(embed([bare_text(text, "<sep>") for text in swaps])).effective_rank
+            swapped = spread(embed([bare_text(text, "<sep>") for text in swaps]))["effective_rank"]
             assert own >= 2 * swapped, wording.text
 
 
@@ -77,7 +72,7 @@ def test_chosen_wordings_spread_further_than_the_first_ones(embed: Embedder) -> 
     gates = gate_task_wordings(TASK, training)
     chosen = choose(TASK, gates, 20, embed).accepted
     ranks = [
-        spread(embed([bare_text(w.text, "<sep>") for w in some])).effective_rank
+        spread(embed([bare_text(w.text, "<sep>") for w in some]))["effective_rank"]
         for some in (chosen, *(training[i : i + 20] for i in range(0, 60, 20)))
     ]
     assert ranks[0] > max(ranks[1:])

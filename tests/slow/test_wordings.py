@@ -9,17 +9,14 @@ import json
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from real_server import serving
 
-from delia_data.diversify import (
-    ParaphraseGenerator,
-    WordingChecker,
-    WordingRun,
-    diversify,
-    write_wordings,
-)
+from delia_data.diversify import diversify
+from delia_data.diversify.check import WordingChecker
+from delia_data.diversify.generate import ParaphraseGenerator, write_wordings
 from delia_data.engines import Engine, load_engine
 from delia_data.models import DEFAULT_MODEL, load_tokenizer
 from delia_data.sampling.embeddings import Embedder
@@ -51,7 +48,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return halueval_task(file)
 
 
-def write(engine: Engine, task: Task, folder: Path) -> WordingRun:
+def write(engine: Engine, task: Task, folder: Path) -> SimpleNamespace:
     generator = ParaphraseGenerator(task)
     checker = WordingChecker(
         task,
@@ -61,10 +58,11 @@ def write(engine: Engine, task: Task, folder: Path) -> WordingRun:
         examples=generator.examples,
         strict=True,
     )
-    return write_wordings(engine, generator, checker, folder, count=WANTED, tries=TRIES)
+    details = write_wordings(engine, generator, checker, folder, count=WANTED, tries=TRIES)
+    return SimpleNamespace(gates=checker.result, **details)
 
 
-def check(run: WordingRun, task: Task) -> None:
+def check(run: SimpleNamespace, task: Task) -> None:
     accepted = run.gates.accepted
     print(f"\n{len(accepted)} of {run.tries} texts passed ({run.gates.share:.1%})")
     print(f"rejected: {run.gates.counts}")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from delia_data.errors import InputError, MissingExtraError
 from delia_data.sampling import embeddings
-from delia_data.sampling.embeddings import Saturation, Vectors, coverage, nearest
+from delia_data.sampling.embeddings import Saturation, Vectors, coverage
 
 
 def cloud(seed: int, points: int = 400, width: int = 8, shift: float = 0.0) -> npt.NDArray[Any]:
@@ -88,13 +88,6 @@ def test_invalid_points_are_refused(
 ) -> None:
     with pytest.raises(InputError, match="cannot be"):
         coverage(reference, sample, k=k)
-
-
-def test_the_nearest_of_others() -> None:
-    points = np.eye(3, dtype=np.float32)
-    assert nearest(points, points[:2]).tolist() == [1.0, 1.0, 0.0]
-    assert nearest(points, points[:0]).tolist() == [-1.0, -1.0, -1.0]
-    assert nearest(points[:0], points).shape == (0,)
 
 
 # Saturation

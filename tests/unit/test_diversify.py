@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wordings import TEST, TRAIN, verdicts
 
-from delia_data.diversify import (
-    diversify,
-    gate_task_wordings,
-    save_task_rows,
-    set_aside,
-    undiversified,
-)
+from delia_data.diversify import diversify, gate_task_wordings, save_task_rows, undiversified
+from delia_data.diversify.folder import set_aside
 from delia_data.errors import InputError, TokenError
 from delia_data.mixing import mix
 from delia_data.outputs import is_finished, read_manifest

@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wordings import bag_of_words, verdicts
 
-from delia_data.diversify import (
-    GateResult,
-    choose,
-    greedy_spread,
-    measure,
-    spread,
-    synonym_swaps,
-)
+from delia_data.diversify import GateResult
+from delia_data.diversify.folder import choose, greedy_spread, measure, spread, synonym_swaps
 from delia_data.errors import InputError
 from delia_data.records import Rejection
 from delia_data.sampling.embeddings import Vectors
@@ -29,24 +23,24 @@ def unit(rows: list[list[float]]) -> Vectors:
 
 def test_two_groups_by_hand() -> None:
     """Three of one and one of another: shares 3/4 and 1/4, rank exp of their entropy."""
-    found = spread(unit([[1, 0], [1, 0], [1, 0], [0, 1]]))
+    measured = spread(unit([[1, 0], [1, 0], [1, 0], [0, 1]]))
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    assert found.effective_rank == pytest.approx(np.exp(entropy), abs=1e-5)
-    assert found.mean_distance == pytest.approx(3 / 6)
-    values = found.as_dict()
-    assert values["spectrum"] == [0.75, 0.25, 0.0, 0.0]
-    assert values["texts"] == 4
+    assert measured["effective_rank"] == pytest.approx(np.exp(entropy), abs=1e-3)
+    assert measured["mean_distance"] == pytest.approx(3 / 6)
+    assert measured["spectrum"] == [0.75, 0.25, 0.0, 0.0]
+    assert measured["texts"] == 4
 
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 12), width=st.integers(1, 8))
 def test_bounds(seed: int, count: int, width: int) -> None:
     drawn = np.random.default_rng(seed).normal(size=(count, width))
-    found = spread(unit(drawn.tolist()))
-    assert 1 - 1e-6 <= found.effective_rank <= min(count, width) + 1e-6
-    assert 0 <= found.mean_distance <= 2
-    assert sum(found.spectrum) == pytest.approx(1)
-    assert list(found.spectrum) == sorted(found.spectrum, reverse=True)
+    measured = spread(unit(drawn.tolist()))
+    assert 1 <= measured["effective_rank"] <= min(count, width) + 1e-3
+    assert 0 <= measured["mean_distance"] <= 2
+    shares = measured["spectrum"]
+    assert count > len(shares) or sum(shares) == pytest.approx(1, abs=1e-3)
+    assert shares == sorted(shares, reverse=True)
 
 
 def test_copies_are_chosen_last() -> None:
@@ -94,11 +88,13 @@ def test_wordings_beside_synonyms() -> None:
             "Judge whether the answer below is correct in the <sep> form.\n{query}"
         ),
     )
-    found = measure(task, gated(0).accepted, bag_of_words)
-    assert found.synonyms.texts == found.wordings.texts == 6
-    assert found.gain == found.wordings.effective_rank / found.synonyms.effective_rank
-    assert found.gain > 1
-    assert set(found.as_dict()) == {"wordings", "synonyms", "gain"}
+    measured = measure(task, gated(0).accepted, bag_of_words)
+    own, synonyms = measured["wordings"], measured["synonyms"]
+    assert own["texts"] == synonyms["texts"] == 6
+    assert measured["gain"] == pytest.approx(
+        own["effective_rank"] / synonyms["effective_rank"], abs=1e-3
+    )
+    assert measured["gain"] > 1
 
 
 # Synonym swaps

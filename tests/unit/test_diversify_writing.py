@@ -6,17 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from wordings import verdicts
 
-from delia_data.diversify import (
-    KINDS,
-    ParaphraseGenerator,
-    WordingChecker,
-    WordingRun,
-    write_wordings,
-)
+from delia_data.diversify.check import WordingChecker
+from delia_data.diversify.generate import KINDS, ParaphraseGenerator, write_wordings
 from delia_data.engines import Completion, MockEngine, Request, Sampling
 from delia_data.errors import InputError
 from delia_data.ranking import rank
@@ -44,18 +40,20 @@ def run(
     spare: int = 0,
     seed: int = 0,
     budget: Budget | None = None,
-) -> WordingRun:
+) -> SimpleNamespace:
     generator = ParaphraseGenerator(task, seed=seed)
-    return write_wordings(
+    checker = WordingChecker(task, examples=generator.examples)
+    details = write_wordings(
         engine or MockEngine(mostly),
         generator,
-        WordingChecker(task, examples=generator.examples),
+        checker,
         folder,
         count=count,
         tries=tries,
         spare=spare,
         budget=budget,
     )
+    return SimpleNamespace(gates=checker.result, **details)
 
 
 # What is asked
@@ -136,7 +134,7 @@ def test_enough_pass(tmp_path: Path) -> None:
     assert done.tries == len(done.gates.accepted) + len(done.gates.rejected)
     lines = [json.loads(line) for line in written(tmp_path)]
     assert done.tokens == sum(line["tokens"] for line in lines if line["number"] < done.tries)
-    assert done.as_dict()["accepted_share"] == round(done.gates.share, 4)
+    assert done.accepted_share == round(done.gates.share, 4)
 
 
 def written(folder: Path) -> list[str]:

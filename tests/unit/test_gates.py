@@ -7,8 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 from wordings import TEXTS, TRAIN, bag_of_words, verdicts
 
-from delia_data.diversify import WordingChecker, gate_task_wordings
-from delia_data.diversify.check import MAX_WORDS
+from delia_data.diversify import gate_task_wordings
+from delia_data.diversify.check import MAX_WORDS, WordingChecker
 from delia_data.errors import InputError, TokenError
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording

@@ -21,13 +21,13 @@ from delia_data.records import Record
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temperature": -0.1}, "temperature -0.1 is out of range"),
-        ({"temperature": float("nan")}, "temperature nan is out of range"),
-        ({"temperature": float("inf")}, "temperature inf is out of range"),
-        ({"top_p": 0}, "top_p 0 is out of range"),
-        ({"top_p": 1.01}, "top_p 1.01 is out of range"),
-        ({"top_p": float("nan")}, "top_p nan is out of range"),
-        ({"max_tokens": 0}, "max_tokens 0 is too small"),
+        ({"temperature": -0.1}, "temperature -0.1 is wrong"),
+        ({"temperature": float("nan")}, "temperature nan is wrong"),
+        ({"temperature": float("inf")}, "temperature inf is wrong"),
+        ({"top_p": 0}, "top_p 0 is wrong"),
+        ({"top_p": 1.01}, "top_p 1.01 is wrong"),
+        ({"top_p": float("nan")}, "top_p nan is wrong"),
+        ({"max_tokens": 0}, "max_tokens 0 is wrong"),
     ],
 )
 def test_sampling_has_bounds(values: dict[str, float], message: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delia_data.errors import SettingsError
 from delia_data.training.packing import StepPlan, plan_step, plan_steps
 
 lengths_of_rows = st.lists(st.integers(1, 300), min_size=1, max_size=60)
@@ -61,17 +59,3 @@ def test_processes_get_even_shares_and_as_many_micro_batches() -> None:
 
 def test_more_processes_than_rows_leaves_some_without() -> None:
     assert plan_step(range(1), [7], StepPlan(4, processes=3)) == [[[0]], [[]], [[]]]
-
-
-@pytest.mark.parametrize(
-    ("values", "named"),
-    [
-        ((0,), "batch_size 0"),
-        ((4, 0), "micro_batch_size 0"),
-        ((4, None, -1), "micro_batch_tokens -1"),
-        ((4, None, None, 0), "processes 0"),
-    ],
-)
-def test_numbers_below_one_are_refused(values: tuple[int, ...], named: str) -> None:
-    with pytest.raises(SettingsError, match=f"{named} must be at least 1"):
-        StepPlan(*values)

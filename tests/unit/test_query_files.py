@@ -94,7 +94,7 @@ def test_system_prompt_of_a_row(row: Any, reference: str | None) -> None:
 
 def test_a_row_may_say_its_kind() -> None:
     assert read_query({"query": "Why?", "kind": "explain"}).kind == "explain"
-    assert read_query({"query": "Why?", "kind": None}, kind="given").kind == "given"
+    assert read_query({"query": "Why?", "kind": None}).kind == "user"
     assert read_query(Query("Why?", "explain", "So.")) == Query("Why?", "explain", "So.")
 
 
