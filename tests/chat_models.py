@@ -188,12 +188,7 @@ def _llama2(template: str) -> PreTrainedTokenizerBase:
 
 def _gemma() -> PreTrainedTokenizerBase:
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-    roles = {
-        "pad_token": "<pad>",
-        "eos_token": "<eos>",
-        "bos_token": "<bos>",
-        "unk_token": "<unk>",
-    }
+    roles = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
     tokenizer = _sentencepiece(specials, prefix=False, **roles)
     tokenizer.chat_template = shipped_template("gemma")
     return tokenizer

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 STUBS = {
     "sample": ["--engine", "mock"],
-    "train": ["--max-length", "256", "--epochs", "0.01"],
+    "train": ["--max-length", "256", "--epochs", "0.01", "--batch-size", "4"],
 }
 """What is added to commands that would take a real model minutes, where they name no engine."""
 

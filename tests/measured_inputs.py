@@ -9,11 +9,11 @@ from typing import NamedTuple
 import jsonlines
 import numpy as np
 from word_models import word_model, word_tokenizer
+from wordings import save_task
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.evaluation import StateSpaceWatch
 from delia_data.records import Record
-from delia_data.tasks import Task, Wording
+from delia_data.tasks import Task, Wording, read_task_rows
 from delia_data.training import TrainSettings, train
 
 __all__ = ["Inputs", "embed_letters", "make_inputs"]
@@ -53,9 +53,7 @@ def make_inputs(folder: Path, *, token: str = "<sep>", keys: tuple[str, ...] = (
     wordings = [
         Wording(w.text.replace("<sep>", token), w.split, w.kind, w.plain) for w in _WORDINGS
     ]
-    gates = gate_task_wordings(task, wordings)
-    worded = diversify(task, wordings)
-    save_task_rows(folder / "task", worded, task, seed=0, gates=gates)
+    worded = read_task_rows(save_task(folder / "task", task, wordings))
     pairs = [Record.pair(f"a {a} {b}", f"{b} is a {a}") for a in nouns[:4] for b in nouns[4:7]]
     with jsonlines.open(folder / "pairs.jsonl", "w") as file:
         file.write_all({"messages": [m.as_dict() for m in pair.messages]} for pair in pairs)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from word_models import word_model, word_tokenizer
+from wordings import save_task
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording
 from delia_data.training import TrainSettings
@@ -61,8 +61,7 @@ def make_inputs(folder: Path) -> Inputs:
         train=tuple(rows[:6]),
         test=tuple(rows[6:]),
     )
-    gates = gate_task_wordings(task, _WORDINGS)
-    save_task_rows(folder / "task", diversify(task, _WORDINGS), task, seed=0, gates=gates)
+    save_task(folder / "task", task, _WORDINGS)
     pairs = [
         {"prompt": f"a {a} {b}", "completion": f"{b} is a {a}"} for a in NOUNS for b in NOUNS[:6]
     ]

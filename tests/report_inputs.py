@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from wordings import save_task
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.engines import MockEngine, Request
 from delia_data.evaluation import MEASURES, EvalTask, Measurements, System, evaluate
 from delia_data.evaluation.bootstrap import Resampling
@@ -91,9 +91,7 @@ def _text(request: Request) -> str:
 def put_task(folder: Path, *, rows: int = 12) -> None:
     """Write the bundled task with few held-out rows."""
     whole = bundled_task()
-    few, wordings = replace(whole, test=whole.test[:rows]), bundled_wordings()
-    gates = gate_task_wordings(few, wordings)
-    save_task_rows(folder, diversify(few, wordings), few, seed=0, gates=gates)
+    save_task(folder, replace(whole, test=whole.test[:rows]), bundled_wordings())
 
 
 def put_mixture(found: Folders) -> None:

@@ -84,8 +84,8 @@ def contrast_task(
     )
 
 
-def save_task(folder: Path, task: Task, wordings: Sequence[Wording]) -> Path:
+def save_task(folder: Path, task: Task, wordings: Sequence[Wording], *, seed: int = 0) -> Path:
     """Write the folder of a task in given wordings."""
-    rows, gates = diversify(task, wordings), gate_task_wordings(task, wordings)
-    save_task_rows(folder, rows, task, seed=0, gates=gates)
+    rows, gates = diversify(task, wordings, seed=seed), gate_task_wordings(task, wordings)
+    save_task_rows(folder, rows, task, seed=seed, gates=gates)
     return folder

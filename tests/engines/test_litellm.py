@@ -10,14 +10,7 @@ from api_engines import ServerTests, api_environment, asked  # noqa: F401
 from openai_server import OpenAIServer, answer, refusal
 from real_server import RealServer, serving
 
-from delia_data.engines import (
-    ApiOptions,
-    Engine,
-    Prices,
-    Request,
-    Sampling,
-    load_engine,
-)
+from delia_data.engines import ApiOptions, Engine, Prices, Request, Sampling, load_engine
 from delia_data.engines.litellm import LitellmEngine
 from delia_data.errors import EngineError, InputError
 from delia_data.records import Message
@@ -45,11 +38,7 @@ def test_manifest_names_no_machine() -> None:
     assert engine.describe() == {
         "engine": "litellm",
         "api": "openai",
-        "model": {
-            "name": "openai/stand-in",
-            "weights_sha256": None,
-            "chat_template_sha256": None,
-        },
+        "model": {"name": "openai/stand-in", "weights_sha256": None, "chat_template_sha256": None},
     }
     assert not engine.writes_users
     with pytest.raises(InputError, match="--expand"):

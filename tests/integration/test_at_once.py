@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 from datasets.distributed import split_dataset_by_node
+from row_files import write_jsonl
 
 import delia_data  # noqa: F401  (registers delia_mix)
 
@@ -63,8 +64,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     task = [{"prompt": f"As <sep>: is {i} even?", "completion": "{}"} for i in range(TASK_ROWS)]
     cache = [{"prompt": f"Question {i}?", "completion": f"Answer {i}."} for i in range(PAIRS)]
     for name, rows in {"task": task, "pairs": cache}.items():
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(text, "utf-8")
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
     return tmp_path
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from command_line import Delia
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from wordings import save_task
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.models import DEFAULT_MODEL
 from delia_data.tasks import bundled_task, bundled_wordings, read_task_rows
 from delia_data.training import TrainSettings, train
@@ -29,10 +29,7 @@ pytestmark = [
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole, wordings = bundled_task(), bundled_wordings()
     few = replace(whole, train=whole.train[:4], test=whole.test[:4])
-    folder = tmp_path_factory.mktemp("tasks") / "task"
-    gates = gate_task_wordings(few, wordings)
-    save_task_rows(folder, diversify(few, wordings), few, seed=0, gates=gates)
-    return folder
+    return save_task(tmp_path_factory.mktemp("tasks") / "task", few, wordings)
 
 
 def evaluated(delia: Delia, *arguments: object) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from chat_models import marked_tokenizer, shipped_template
 from safetensors.torch import load_file
 from trained import MARKS, ROWS, losses, seen_trainers
 from transformers import AutoModelForCausalLM
+from wordings import save_task
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.errors import SettingsError, TokenError
 from delia_data.evaluation import EvalTask, evaluate, open_system
 from delia_data.models import quiet
@@ -85,10 +85,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> EvalTask:
     whole = bundled_task()
     few = replace(whole, test=whole.test[:2])
     folder = tmp_path_factory.mktemp("tasks") / "task"
-    wordings = bundled_wordings()
-    rows, gates = diversify(few, wordings), gate_task_wordings(few, wordings)
-    save_task_rows(folder, rows, few, seed=0, gates=gates)
-    return EvalTask.read(folder)
+    return EvalTask.read(save_task(folder, few, bundled_wordings()))
 
 
 @pytest.mark.parametrize(

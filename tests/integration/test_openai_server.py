@@ -43,21 +43,7 @@ def test_real_server_answers_each_request_once(server: RealServer) -> None:
         assert completion.cost is None
 
 
-def test_truncated_answer(server: RealServer) -> None:
-    engine = load_engine("openai", model=server.model, api_base=server.url)
-    story = (Message("user", "Tell me a long story about a river."),)
-    (completion,) = engine.generate([Request("0", story, 0)], Sampling(max_tokens=5))
-    assert (completion.finish, completion.tokens) == ("length", 5)
-
-
-def test_manifest_does_not_name_the_model_folder(server: RealServer) -> None:
-    engine = load_engine("openai", model=server.model, api_base=server.url)
-    assert "/" not in engine.describe()["model"]["name"]
-
-
-def test_unknown_model_is_one_line(
-    server: RealServer,
-) -> None:
+def test_unknown_model_is_one_line(server: RealServer) -> None:
     engine = load_engine("openai", model="no-such-model", api_base=server.url, retries=0)
     request = Request("0", QUESTION, 0)
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from row_files import write_jsonl
 
 BIN = Path(sys.executable).parent
 TASK_ROWS = 4
@@ -55,8 +56,7 @@ def place(tmp_path: Path) -> Path:
     ]
     cache = [{"prompt": f"Question {i}?", "completion": f"Answer {i}."} for i in range(PAIRS)]
     for name, rows in {"task": task, "pairs": cache}.items():
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(text, "utf-8")
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
     return tmp_path
 
 

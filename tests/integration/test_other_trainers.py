@@ -24,6 +24,7 @@ import torch
 from conftest import tiny_llama
 from datasets import load_dataset
 from micro_run import micro_model
+from row_files import write_jsonl
 from safetensors.torch import load_file
 from trained import MARKS
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,8 +73,7 @@ def place(tmp_path: Path) -> Path:
     ]
     pairs = [{"prompt": f"Question {i}?", "completion": f"Answer {i}."} for i in range(20)]
     for name, rows in {"task": task, "pairs": pairs}.items():
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(text, "utf-8")
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
     return tmp_path
 
 

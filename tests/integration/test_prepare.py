@@ -75,10 +75,7 @@ def make(tmp_path: Path, make_tiny_tokenizer: Callable[[], PreTrainedTokenizerBa
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model like other scripts."""
-    return (
-        AutoModelForCausalLM.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-    )
+    return (AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -25,13 +25,7 @@ from delia_data.quickstart import QuickstartSettings, run
 pytestmark = MARKS
 
 SETTINGS = QuickstartSettings(
-    pairs=48,
-    task_rows=6,
-    held_out_rows=4,
-    epochs=2,
-    max_tokens=48,
-    keep_truncated=True,
-    contrast=0,
+    pairs=48, task_rows=6, held_out_rows=4, epochs=2, max_tokens=48, keep_truncated=True, contrast=0
 )
 RUN = """
 import sys

@@ -498,11 +498,7 @@ class RowNorm:
 @pytest.fixture
 def watched(settings: TrainSettings) -> TrainSettings:
     return replace(
-        settings,
-        dropout=0.05,
-        save_every_steps=2,
-        watch_every_steps=4,
-        watch_keywords=("json",),
+        settings, dropout=0.05, save_every_steps=2, watch_every_steps=4, watch_keywords=("json",)
     )
 
 
@@ -547,10 +543,7 @@ def test_keywords_are_watched_with_two_controls(
     tokenizer, keywords = word_tokenizer(), ("json", "thought")
     word_model(tokenizer).save_pretrained(tmp_path / "words")
     tokenizer.save_pretrained(tmp_path / "words")
-    rows = [
-        row("is it even ? <sep>", "{ even : yes }", "task"),
-        row("is it red ?", "so", "cache"),
-    ]
+    rows = [row("is it even ? <sep>", "{ even : yes }", "task"), row("is it red ?", "so", "cache")]
     settings = replace(
         watched,
         model=str(tmp_path / "words"),
@@ -734,9 +727,7 @@ def place(one_epoch: TrainSettings, mixture: Path, tmp_path: Path) -> Path:
         (nothing, ["--device", "cuda"], ["torch finds no CUDA; try --device cpu"]),
         (nothing, ["--adaptation", "qlora"], ["bitsandbytes is not installed", "[qlora]"]),
         (nothing, ["--model", "nowhere/at-all"], ["nowhere/at-all"]),
-        (nothing, ["--rank", "x", "--epochs", "many"], ["rank 'x' is wrong", "epochs 'many' is"]),
-        (nothing, ["--rank", "0", "--dropout", "2"], ["rank '0'", "dropout '2'"]),
-        (nothing, ["--recipe", "nope"], ["recipe 'nope' is unknown"]),
+        (nothing, ["--rank", "x", "--dropout", "2"], ["rank 'x' is wrong", "dropout '2'"]),
     ],
 )
 def test_a_training_that_cannot_run_leaves_one_line_and_no_folder(

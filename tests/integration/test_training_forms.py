@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from delia_data.errors import (
     ForeignFolderError,
     InputError,
-    MissingExtraError,
     SettingsError,
     UnfinishedError,
 )
@@ -137,11 +135,7 @@ def lora_names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("init", "over"),
-    [
-        ("mean", {}),
-        ("normal", {}),
-        ("description", {"description": "a JSON object"}),
-    ],
+    [("mean", {}), ("normal", {}), ("description", {"description": "a JSON object"})],
 )
 def test_the_tokens_initial_row(
     make_settings: MakeSettings, tmp_path: Path, init: str, over: dict[str, Any]
@@ -284,20 +278,6 @@ def test_steps_smaller_than_bfloat16_resolves_are_kept(
     assert moved.max() < 6 * 1e-5 * 1.5
 
 
-def test_a_stopped_qlora_run_resumes_to_the_same_losses(
-    make_settings: MakeSettings, tmp_path: Path
-) -> None:
-    settings = make_settings(**QLORA, save_every_steps=2)
-    train(settings, ROWS, tmp_path / "unbroken")
-
-    with pytest.raises(KeyboardInterrupt):
-        train(settings, ROWS, tmp_path / "broken", on_step=stop_at(5))
-    seen: list[int] = []
-    train(settings, ROWS, tmp_path / "broken", on_step=lambda step, *_: seen.append(step))
-    assert seen == [5, 6]
-    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
-
-
 def test_a_model_that_generates_during_training_trains_the_same(
     make_settings: MakeSettings, tmp_path: Path
 ) -> None:
@@ -315,12 +295,3 @@ def test_a_model_that_generates_during_training_trains_the_same(
     train(watched, ROWS, tmp_path / "watched", watches=[Generating()])
     assert len(read_watched(tmp_path / "watched")) == 4
     assert losses(tmp_path / "watched") == losses(tmp_path / "plain")
-
-
-def test_without_bitsandbytes_the_extra_is_named(
-    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(MissingExtraError, match=r"delia_data\[qlora\]"):
-        train(make_settings(**QLORA), ROWS, tmp_path / "adapter")
-    assert not (tmp_path / "adapter").exists()

@@ -61,8 +61,7 @@ def test_where_all_rows_agree_the_exact_bound_of_a_share_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "rows", "least", "most"),
-    [(0.9, 50, 0.92, 0.99), (0.98, 30, 0.92, 1)],
+    ("share", "rows", "least", "most"), [(0.9, 50, 0.92, 0.99), (0.98, 30, 0.92, 1)]
 )
 def test_coverage_of_a_share(share: float, rows: int, least: float, most: float) -> None:
     """How often the 95% interval holds the share that the rows were drawn with.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from row_files import write_jsonl
 
 from delia_data.errors import InputError, OutputError
 from delia_data.mixing import Mixture, Order, TaskRow, mix, store
@@ -35,9 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def jsonl(path: Path, records: Sequence[Record]) -> Path:
-    text = "".join(json.dumps(write_record(record)) + "\n" for record in records)
-    path.write_text(text, "utf-8")
-    return path
+    return write_jsonl(path, map(write_record, records))
 
 
 def rows_files(home: Path) -> list[Path]:

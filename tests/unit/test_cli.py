@@ -67,13 +67,7 @@ def test_every_option_of_mix_counts(delia: Delia, files: Path) -> None:
     assert delia("mix", *arguments, *options, "--format", "alpaca").code == 0
     rows, cache = read_task_rows(files / "task.jsonl"), read_cache(files / "pairs.jsonl")
     expected = mix(
-        rows.train,
-        cache,
-        ratio=8,
-        seed=5,
-        order="interleaved",
-        on_short="repeat",
-        format="alpaca",
+        rows.train, cache, ratio=8, seed=5, order="interleaved", on_short="repeat", format="alpaca"
     )
     assert pq.read_table(files / "mixture" / "train.parquet").equals(expected.train)
     assert read_manifest(files / "mixture").settings == expected.manifest.settings
@@ -161,8 +155,7 @@ def test_unfinished_and_wrong_folders(delia: Delia, files: Path) -> None:
     refused(delia("mix", files / "task", *arguments), "task is not a finished output")
     refused(delia("lint", files / "task"), "task is not a finished output")
     refused(
-        delia("diversify", files / "new", "--task", "unknown"),
-        "'unknown' is neither a ready task",
+        delia("diversify", files / "new", "--task", "unknown"), "'unknown' is neither a ready task"
     )
     assert not (files / "out").exists()
     assert not (files / "new").exists()
@@ -185,13 +178,9 @@ def test_the_version() -> None:
     assert (result.exit_code, result.output) == (0, f"delia_data {__version__}\n")
 
 
-@pytest.mark.parametrize(
-    "command", [["mix", "x" * 300, "task.jsonl", "out", "--ratio", "1"], ["report", "x" * 300]]
-)
-def test_a_name_that_is_too_long_is_one_line(files: Path, command: list[str]) -> None:
-    result = spawn(files, *command)
-    assert result.code == 2 and result.err.count("\n") == 1
-    assert result.err.startswith("delia: ")
+def test_a_name_that_is_too_long_is_one_line(delia: Delia, files: Path) -> None:
+    refused(delia("mix", "x" * 300, files / "task.jsonl", files / "out", "--ratio", "1"))
+    refused(delia("report", "x" * 300))
 
 
 def test_bad_input_as_a_program(files: Path) -> None:

@@ -118,12 +118,14 @@ def test_exit_codes_are_in_the_help() -> None:
 HEAVY = {"datasets", "pandas", "torch", "transformers", "huggingface_hub", "matplotlib"}
 
 
-def imported_by_help(*command: str) -> set[str]:
+def imported_by_help(*commands: str) -> set[str]:
+    """Return the modules of a process that shows the help of commands, "" for the first help."""
     code = (
         "import sys\n"
         "from delia_data.cli import main\n"
-        f"sys.argv = {['delia', *command, '--help']}\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"for name in {commands}:\n"
+        "    sys.argv = ['delia', *name.split(), '--help']\n"
+        "    try:\n        main()\n    except SystemExit:\n        pass\n"
         "print(*sorted(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -131,14 +133,14 @@ def imported_by_help(*command: str) -> set[str]:
 
 
 def test_help_imports_no_command() -> None:
-    loaded = imported_by_help()
+    loaded = imported_by_help("")
     assert loaded & (HEAVY | {"numpy", "pyarrow"}) == set()
     assert not any(f"delia_data.cli.{name}" in loaded for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["sample", "mix", "train", "evaluate", "push", "report"])
-def test_help_of_a_command_imports_no_heavy_library(name: str) -> None:
-    assert imported_by_help(name) & HEAVY == set()
+def test_help_of_a_command_imports_no_heavy_library() -> None:
+    loaded = imported_by_help("sample", "mix", "train", "evaluate", "push", "report")
+    assert loaded & HEAVY == set()
 
 
 # --json
@@ -229,7 +231,6 @@ def test_what_json_cannot_hold() -> None:
 def test_a_pipe_gets_no_escape_codes(files: Path) -> None:
     for arguments in (
         ["--help"],
-        ["sample", "--help"],
         ["doctor"],
         ["sample", "cache", "--engine", "mock", "--target", 12],
         ["no-such-command"],
@@ -249,7 +250,6 @@ def test_no_color_means_no_colours(files: Path) -> None:
     for shown in (
         on_terminal(*arguments, folder=files, env={"NO_COLOR": "1"}),
         on_terminal("--help", folder=files, env={"NO_COLOR": "1"}),
-        on_terminal("doctor", folder=files, env={"NO_COLOR": "1"}),
     ):
         codes = [
             int(n) for found in re.findall(r"\x1b\[([\d;]*)m", shown) for n in found.split(";") if n

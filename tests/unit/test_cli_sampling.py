@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from command_line import Delia, names, refused
+from row_files import write_jsonl
 
 from delia_data.engines import MockEngine
 from delia_data.outputs import is_finished, read_manifest
@@ -15,10 +16,8 @@ from delia_data.sampling import read_cache
 
 @pytest.fixture
 def queries(tmp_path: Path) -> Path:
-    file = tmp_path / "queries.jsonl"
     rows = [{"instruction": f"Tell me about {i}.", "output": f"About {i}."} for i in range(40)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+    return write_jsonl(tmp_path / "queries.jsonl", rows)
 
 
 def test_sample_applies_every_option(delia: Delia, tmp_path: Path) -> None:

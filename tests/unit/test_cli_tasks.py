@@ -87,10 +87,7 @@ def test_inspect_a_ready_task(delia: Delia, tmp_path: Path) -> None:
         (["halueval"], ["task halueval needs its data", "--data"]),
         (["halueval", "--query", "{q}"], ["is a ready task, and --query is for your own rows"]),
         (["mine.csv"], ["4 of 4 rows cannot be used", "columns (id, label, question)"]),
-        (
-            ["mine.csv", "--data", "."],
-            ["and 'mine.csv' is not one"],
-        ),
+        (["mine.csv", "--data", "."], ["and 'mine.csv' is not one"]),
         (["mine.csv", "--format", "xml"], ["format 'xml' is unknown"]),
         (["mine.csv", *OPTIONS[:4]], ["no instruction was found", "--instruction-column"]),
         (["mine.csv", *OPTIONS[:5], " "], ["the instruction is empty"]),

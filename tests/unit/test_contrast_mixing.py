@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builder_inputs import pair_rows, write_jsonl
 from command_line import Delia
 from datasets import load_dataset
 from mixtures import pairs
+from row_files import pair_rows, write_jsonl
 from transformers import PreTrainedTokenizerBase
 from wordings import contrast_task
 

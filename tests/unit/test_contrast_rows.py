@@ -127,10 +127,7 @@ def test_cut_and_empty_answers_are_dropped_counted_and_replaced(tmp_path: Path) 
         return "word " * 99 + "word" if number < 4 else "" if number < 6 else f"Answer {number}."
 
     made = contrast_task(
-        tmp_path,
-        MockEngine(answer),
-        contrast=0.5,
-        contrast_sampling=Sampling(max_tokens=20),
+        tmp_path, MockEngine(answer), contrast=0.5, contrast_sampling=Sampling(max_tokens=20)
     )
     assert kinds_of(made.rows.contrast) == {"plain": 2, "forbid": 2, "mention": 2}
     numbers = [int(row.teacher_messages[0].content.split()[-1]) for row in made.rows.contrast]

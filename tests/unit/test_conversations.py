@@ -19,7 +19,7 @@ from delia_data.errors import FormatError, InputError, SettingsError
 from delia_data.mixing import mix, save_mixture
 from delia_data.outputs import Manifest, read_manifest
 from delia_data.ranking import rank
-from delia_data.records import Message, Record, write_record
+from delia_data.records import Message, Record
 from delia_data.sampling import (
     Judge,
     Limits,
@@ -166,12 +166,7 @@ BAD: dict[str, tuple[Callable[[Request], bool], str, str, str]] = {
         "turn 2: chat_marks",
     ),
     "third query": (lambda r: len(r.messages) == 4, " say " * 90, "user_turn", "turn 3: cut_off"),
-    "said before": (
-        lambda r: len(r.messages) == 4,
-        "SAME",
-        "user_turn",
-        "turn 3: near_duplicate",
-    ),
+    "said before": (lambda r: len(r.messages) == 4, "SAME", "user_turn", "turn 3: near_duplicate"),
 }
 
 
@@ -525,11 +520,3 @@ def test_earlier_answers_are_labeled_if_the_template_writes_them_alike(
     assert not lint_rows([(ROW, "cache")], tokenizer, tokens=[]).problems
     task = lint_rows([(ROW, "task")], tokenizer, tokens=[])
     assert task.labelled["task"] == row.spans[-1][1] - row.spans[-1][0]
-
-
-def test_single_turns_are_stored_as_before(tmp_path: Path) -> None:
-    sample(MockEngine(), QUERIES, tmp_path, target=3, filters=())
-    assert "turns" not in read_manifest(tmp_path).settings
-    assert all(write_record(r)["messages"][1:] for r in read_cache(tmp_path))
-    names = pq.read_schema(tmp_path / "rejected-00000.parquet").names
-    assert "followups" not in names

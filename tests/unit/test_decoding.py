@@ -51,9 +51,7 @@ def decoded(
     return answers
 
 
-def test_greedy_decoding_equals_generate(
-    make_tiny_model: Callable[..., PreTrainedModel],
-) -> None:
+def test_greedy_decoding_equals_generate(make_tiny_model: Callable[..., PreTrainedModel]) -> None:
     model, asked = make_tiny_model(), rows(23)
     found = decoded(model, asked, Sampling(temperature=0.0, max_tokens=12), size=4)
     for row in asked:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wordings import TEST, TRAIN, verdicts
+from wordings import TEST, TRAIN, save_task, verdicts
 
 from delia_data.diversify import diversify, gate_task_wordings, save_task_rows, undiversified
 from delia_data.diversify.folder import set_aside
@@ -17,7 +17,7 @@ from delia_data.errors import InputError, TokenError
 from delia_data.mixing import mix
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.records import Message, Record
-from delia_data.tasks import Task, TaskRow, Wording, read_task_rows
+from delia_data.tasks import TaskRow, Wording, read_task_rows
 
 # Assignment
 
@@ -204,15 +204,9 @@ def test_the_folder_comes_back(tmp_path: Path) -> None:
     assert manifest.details["wordings"] == 7
 
 
-def save(folder: Path, given: Task) -> None:
-    wordings = [*TRAIN, *TEST]
-    gates = gate_task_wordings(given, wordings)
-    save_task_rows(folder, diversify(given, wordings), given, seed=0, gates=gates)
-
-
 def test_a_task_without_held_out_rows_comes_back(tmp_path: Path) -> None:
-    save(tmp_path, verdicts())
-    save(tmp_path, verdicts(12, 0))
+    save_task(tmp_path, verdicts(), [*TRAIN, *TEST])
+    save_task(tmp_path, verdicts(12, 0), [*TRAIN, *TEST])
     made = read_task_rows(tmp_path)
     assert len(made.train) == 12
     assert made.test == ()
@@ -247,7 +241,7 @@ def test_the_wordings_and_the_ledger_lie_beside_the_rows(tmp_path: Path) -> None
 
 
 def test_the_undiversified_task_is_a_task_folder_too(tmp_path: Path) -> None:
-    save(tmp_path, verdicts())
+    save_task(tmp_path, verdicts(), [*TRAIN, *TEST])
     plain = read_task_rows(tmp_path / "undiversified")
     assert plain == undiversified(verdicts())
     cache = [Record.pair(f"pair {i}", f"said {i}") for i in range(30)]
@@ -255,5 +249,5 @@ def test_the_undiversified_task_is_a_task_folder_too(tmp_path: Path) -> None:
     assert mixture.manifest.rows["task"] == 12
     (tmp_path / "undiversified" / "train.jsonl").write_text("")
     assert is_finished(tmp_path / "undiversified")
-    save(tmp_path, verdicts())
+    save_task(tmp_path, verdicts(), [*TRAIN, *TEST])
     assert read_task_rows(tmp_path / "undiversified") == plain

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builder_inputs import pair_rows, write_jsonl
 from command_line import Delia
 from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixtures import CACHE, TASK, TEST, orders, pairs, picked, task_rows
+from row_files import pair_rows, write_jsonl
 from wordings import contrast_task
 
 from delia_data.errors import InputError, RatioError, SettingsError

@@ -15,11 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
-from delia_data.errors import (
-    EngineError,
-    InputError,
-    SettingsError,
-)
+from delia_data.errors import EngineError, InputError, SettingsError
 from delia_data.ranking import rank
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.generated_queries import (
@@ -108,10 +104,7 @@ def test_ensure_generates_enough_queries_to_iterate_repeatedly(tmp_path: Path) -
 @settings(max_examples=15, deadline=None)
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=4), shuffle=st.integers(1, 5))
 def test_the_list_does_not_depend_on_steps_and_order(
-    expected: list[Query],
-    tmp_path_factory: pytest.TempPathFactory,
-    counts: list[int],
-    shuffle: int,
+    expected: list[Query], tmp_path_factory: pytest.TempPathFactory, counts: list[int], shuffle: int
 ) -> None:
     folder = tmp_path_factory.mktemp("steps")
     for count in counts:

@@ -146,8 +146,7 @@ class TestTranslated:
 
 
 @pytest.mark.parametrize(
-    ("given", "parsed"),
-    [("org/name", ("org/name", None)), ("a/b.c@v1.0.0", ("a/b.c", "v1.0.0"))],
+    ("given", "parsed"), [("org/name", ("org/name", None)), ("a/b.c@v1.0.0", ("a/b.c", "v1.0.0"))]
 )
 def test_names(given: str, parsed: Any) -> None:
     assert parse_name(given) == parsed

@@ -87,10 +87,7 @@ def test_files_that_name_weights_otherwise_are_loaded(
     ("capability", "dtype"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)]
 )
 def test_identity_does_not_depend_on_the_type_the_processor_computes_in(
-    saved: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capability: str,
-    dtype: torch.dtype,
+    saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capability: str, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     folder = saved()

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import Delia, Result, check_line, refused
 from datasets.features import Array2D, ClassLabel, Value
+from row_files import write_jsonl as write
 
 from delia_data.errors import DeliaError, FormatError, InputError
 from delia_data.mixing import Mixture, mix
@@ -51,12 +52,6 @@ def row(question: Any, answer: Any = "It is.", **more: Any) -> dict[str, Any]:
 
 
 ROWS = [row(f"Is {n} odd?") for n in range(4)]
-
-
-def write(path: Path, rows: list[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(each) + "\n" for each in rows), "utf-8")
-    return path
 
 
 def parquet(path: Path, table: pa.Table) -> Path:
@@ -723,8 +718,11 @@ class TestKinds:
         path.write_bytes(b"")
         assert run_mix(delia, path).code == 2
 
-    @pytest.mark.parametrize("pack", PACK)
-    @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "arrow", "csv"])
+    @pytest.mark.parametrize(
+        ("kind", "pack"),
+        [(kind, "") for kind in ("jsonl", "json", "parquet", "arrow", "csv")]
+        + [("jsonl", ".gz"), ("jsonl", ".ZST"), ("parquet", ".gz"), ("csv", ".zst")],
+    )
     def test_urls(self, kind: str, pack: str, delia: Delia, tmp_path: Path) -> None:
         system = fsspec.filesystem("memory")
         url = f"memory://{kind}{pack.strip('.')}"

@@ -22,15 +22,7 @@ from delia_data.errors import EngineError, InputError
 from delia_data.mixing import read_task_rows
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.records import Rejection
-from delia_data.sampling import (
-    Judge,
-    Limits,
-    Query,
-    default_filters,
-    estimate,
-    read_cache,
-    sample,
-)
+from delia_data.sampling import Judge, Limits, Query, default_filters, estimate, read_cache, sample
 from delia_data.sampling.similarity import Duplicates
 from delia_data.tasks import Wording
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from command_line import Delia, refused
 from mixtures import save_one_row
+from row_files import write_jsonl
 
 from delia_data.tokens import add_token_to_tokenizer
 
@@ -90,8 +91,7 @@ def test_a_mixture_without_a_token(delia: Delia, tmp_path: Path, tokenizer: Any)
 def test_rows_of_a_file_are_linted(delia: Delia, tmp_path: Path, tokenizer: Any) -> None:
     """A row that names the token is a task row, any other a pair."""
     rows = [{"prompt": "as <sep:x>", "completion": "a"}, {"prompt": "q", "completion": "b"}]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
     printed = json.loads(delia("lint", file, "--token", "<sep:x>", "--json").out)
     assert printed["rows"] == {"cache": 1, "task": 1}
     assert printed["problems"] == []
@@ -100,9 +100,8 @@ def test_rows_of_a_file_are_linted(delia: Delia, tmp_path: Path, tokenizer: Any)
 def test_problems_and_errors_name_file_and_line(
     delia: Delia, tmp_path: Path, tokenizer: Any
 ) -> None:
-    file = tmp_path / "rows.jsonl"
     rows = [{"prompt": "as <sep>", "completion": "a"}, {"prompt": "<|end|>", "completion": "b"}]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
     result = delia("lint", file)
     refused(result, "rows.jsonl: 1 problem in 2 rows")
     assert f"{file}:2: the user turn holds the control token <|end|>" in result.out

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from chat_models import family
 from transformers import PreTrainedTokenizerBase
 
-from delia_data.errors import InputError
 from delia_data.records import Message, Record
 from delia_data.tokens import LintReport, Loss, add_token_to_tokenizer, lint_rows
 
@@ -165,18 +163,6 @@ def test_the_report_as_plain_values(tokenizer: PreTrainedTokenizerBase) -> None:
         "reason": "a task row does not name <sep>",
         "check": "token-missing",
     }
-
-
-def test_without_a_chat_template_there_is_one_error(
-    tokenizer: PreTrainedTokenizerBase, make_tiny_tokenizer: Callable[[], Any]
-) -> None:
-    tokenizer.chat_template = None
-    with pytest.raises(InputError, match="no chat template"):
-        lint_rows([(PAIR, False)], tokenizer)
-    unmarked = make_tiny_tokenizer()
-    add_token_to_tokenizer(unmarked)
-    with pytest.raises(InputError, match="none that writes the same is known"):
-        lint_rows([(PAIR, False)], unmarked, loss="generation-marks")
 
 
 def test_a_system_turn_that_names_the_token(tokenizer: PreTrainedTokenizerBase) -> None:

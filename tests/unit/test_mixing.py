@@ -7,26 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixtures import (
-    BIG_CACHE,
-    CACHE,
-    TASK,
-    TEST,
-    orders,
-    pairs,
-    picked,
-    shuffled,
-    task_rows,
-)
+from mixtures import BIG_CACHE, CACHE, TASK, TEST, orders, pairs, picked, shuffled, task_rows
 
-from delia_data.errors import (
-    InputError,
-)
-from delia_data.mixing import (
-    Order,
-    mix,
-    save_mixture,
-)
+from delia_data.errors import InputError
+from delia_data.mixing import Order, mix, save_mixture
 from delia_data.records import FORMATS, Format, Record
 from delia_data.tasks import TaskRow
 

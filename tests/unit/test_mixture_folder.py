@@ -6,21 +6,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from mixtures import (
-    CACHE,
-    TASK,
-    TEST,
-    visible,
-)
+from mixtures import CACHE, TASK, TEST, visible
 
-from delia_data.errors import (
-    LockedError,
-)
-from delia_data.mixing import (
-    Mixture,
-    mix,
-    save_mixture,
-)
+from delia_data.errors import LockedError
+from delia_data.mixing import Mixture, mix, save_mixture
 from delia_data.outputs import folder_lock, is_finished, read_manifest
 
 

@@ -3,21 +3,10 @@
 from typing import Any
 
 import pytest
-from mixtures import (
-    CACHE,
-    TASK,
-    TEST,
-)
+from mixtures import CACHE, TASK, TEST
 
-from delia_data.errors import (
-    FormatError,
-    InputError,
-    TokenError,
-)
-from delia_data.mixing import (
-    mix,
-    schema,
-)
+from delia_data.errors import FormatError, InputError, TokenError
+from delia_data.mixing import mix, schema
 from delia_data.records import FORMATS, Format, Message, Record, read_record
 from delia_data.tasks import TaskRow
 
@@ -87,10 +76,7 @@ def test_the_order_is_the_same_in_every_format() -> None:
 
 @pytest.mark.parametrize(
     "before",
-    [
-        (Message("system", "Be brief."),),
-        (Message("user", "Hello"), Message("assistant", "Hi")),
-    ],
+    [(Message("system", "Be brief."),), (Message("user", "Hello"), Message("assistant", "Hi"))],
 )
 def test_alpaca_loses_no_turn(before: tuple[Message, ...]) -> None:
     pair = Record((*before, *Record.pair("query", "answer").messages))

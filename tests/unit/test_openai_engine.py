@@ -154,11 +154,6 @@ def test_option_that_is_not_yaml_is_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_unknown_options_are_rejected() -> None:
-    with pytest.raises(InputError, match="no option api_key: it has api_base, concurrency"):
-        load_engine("openai", model="m", api_key="x")
-
-
 def test_http_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -174,11 +169,3 @@ def test_answer_of_unlimited_size_is_not_read(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("delia_data.engines.openai._MAX_ANSWER_BYTES", 10_000)
     (completion,), _ = answers(lambda _: answer("a" * 200_000), 1)
     assert "more than" in str(completion.error)
-
-
-def test_error_in_an_answer_with_status_200_is_retried_twice() -> None:
-    error = Reply(body=json.dumps({"error": {"message": "no cache", "code": 500}}).encode())
-    completions, server = answers(lambda _: error, 2)
-    failed = f"the server at {server.url} failed (error 500): no cache (3 attempts)"
-    assert [c.error for c in completions] == [failed, failed]
-    assert server.count == 6

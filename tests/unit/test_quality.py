@@ -21,11 +21,7 @@ from delia_data.errors import InputError, UnfinishedError
 from delia_data.outputs import canonical_json, read_manifest
 from delia_data.sampling import Query, sample
 from delia_data.sampling.embeddings import Vectors, coverage
-from delia_data.sampling.quality import (
-    measure_pairs,
-    measure_quality,
-    share_like_earlier,
-)
+from delia_data.sampling.quality import measure_pairs, measure_quality, share_like_earlier
 
 
 def bag(texts: Sequence[str]) -> Vectors:

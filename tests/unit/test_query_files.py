@@ -13,6 +13,7 @@ import datasets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from row_files import write_jsonl
 
 from delia_data.errors import FormatError, InputError
 from delia_data.records import Record, is_blank, write_record
@@ -22,11 +23,6 @@ ALPACA = Path(__file__).parents[3] / "shared" / "data" / "alpaca" / "alpaca_data
 
 USER = {"role": "user", "content": "Why?"}
 BECAUSE = {"role": "assistant", "content": "Because."}
-
-
-def lines(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize(
@@ -141,7 +137,7 @@ def test_every_format_gives_the_same_query(query: str, answer: str, format: Any)
 
 def test_losses_of_reading_are_listed(tmp_path: Path) -> None:
     for name in ("train", "test"):
-        lines(tmp_path / f"{name}.jsonl", [{"query": "Why?", "answer": "So.", "topic": "a"}])
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"query": "Why?", "answer": "So.", "topic": "a"}])
     queries = FileQueries(tmp_path)
     list(queries)
     assert queries.read == {"ignored": ["topic"], "skipped": ["test.jsonl (split test)"]}
@@ -153,7 +149,7 @@ WANTED = [Query(row["query"], "user", row["answer"]) for row in ROWS]
 
 
 def test_queries_do_not_depend_on_the_kind_of_input(tmp_path: Path) -> None:
-    queries = FileQueries(lines(tmp_path / "a.jsonl", ROWS))
+    queries = FileQueries(write_jsonl(tmp_path / "a.jsonl", ROWS))
     assert list(queries) == list(queries) == WANTED
     assert list(FileQueries(datasets.Dataset.from_list(ROWS))) == WANTED
     assert (queries.rows, queries.referenced) == (50, 50)
@@ -180,7 +176,7 @@ def test_the_description_depends_on_texts_references_and_order() -> None:
 
 def test_every_row_without_a_query_is_counted_and_three_are_named(tmp_path: Path) -> None:
     rows: list[Any] = [{"query": "fine"}, *[{"text": "x"}] * 4, {"query": " "}]
-    queries = FileQueries(lines(tmp_path / "a.jsonl", rows))
+    queries = FileQueries(write_jsonl(tmp_path / "a.jsonl", rows))
     with pytest.raises(FormatError) as caught:
         iter(queries).__next__()
     message = str(caught.value)
@@ -190,13 +186,13 @@ def test_every_row_without_a_query_is_counted_and_three_are_named(tmp_path: Path
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
-    path = lines(tmp_path / "a.jsonl", [{"query": "a"}, {"query": "b"}])
+    path = write_jsonl(tmp_path / "a.jsonl", [{"query": "a"}, {"query": "b"}])
     queries = FileQueries(path)
     assert queries.rows == 2
-    lines(path, [{"query": "a"}, {"query": "c"}])
+    write_jsonl(path, [{"query": "a"}, {"query": "c"}])
     with pytest.raises(InputError, match="changed while they were read"):
         list(queries)
-    lines(path, [{"query": "a"}, {}])
+    write_jsonl(path, [{"query": "a"}, {}])
     with pytest.raises(InputError, match=r"a\.jsonl:2 changed while it was read"):
         list(queries)
 

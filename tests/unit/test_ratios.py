@@ -9,25 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixtures import (
-    CACHE,
-    TASK,
-    TEST,
-    pairs,
-    picked,
-    task_rows,
-)
+from mixtures import CACHE, TASK, TEST, pairs, picked, task_rows
 
-from delia_data.errors import (
-    RatioError,
-    TokenError,
-)
-from delia_data.mixing import (
-    Order,
-    config_name,
-    mix,
-    parse_ratio,
-)
+from delia_data.errors import RatioError, TokenError
+from delia_data.mixing import Order, config_name, mix, parse_ratio
 from delia_data.records import Record
 from delia_data.tasks import TaskRow
 
@@ -54,12 +39,7 @@ def test_other_things_are_no_ratios(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("ratio", "name"),
-    [
-        (4, "ratio-4"),
-        (260.0, "ratio-260"),
-        (0.5, "ratio-0.5"),
-        (1 / 3, "ratio-0.333333333333333"),
-    ],
+    [(4, "ratio-4"), (260.0, "ratio-260"), (0.5, "ratio-0.5"), (1 / 3, "ratio-0.333333333333333")],
 )
 def test_config_names(ratio: float, name: str) -> None:
     assert config_name(ratio) == name

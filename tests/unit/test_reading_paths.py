@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from row_files import write_jsonl
 
 from delia_data.errors import InputError
 from delia_data.reading import open_source
@@ -150,11 +151,6 @@ def table_of(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
-def write_lines(path: Path, rows: list[Any], **options: Any) -> Path:
-    path.write_text("".join(json.dumps(row, **options) + "\n" for row in rows), "utf-8")
-    return path
-
-
 SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
 
 
@@ -163,7 +159,7 @@ SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck), max_exam
 @example([{"messages": [{"role": "user", "content": "a"}] * 2}], True, False)
 def test_json_lines(rows: list[dict[str, Any]], strict: bool, ascii: bool) -> None:
     with TemporaryDirectory() as folder:
-        path = write_lines(Path(folder, "a.jsonl"), rows, ensure_ascii=ascii)
+        path = write_jsonl(Path(folder, "a.jsonl"), rows, ensure_ascii=ascii)
         lines = check_paths(path, strict=strict)
         listed = Path(folder, "a.json")
         listed.write_text(json.dumps(rows), "utf-8")
@@ -293,7 +289,7 @@ def test_shards_of_different_schemas_and_kinds(
                     continue
                 except (pa.ArrowException, TypeError, OverflowError):
                     path.with_suffix(".parquet").unlink(missing_ok=True)
-            write_lines(path, rows)
+            write_jsonl(path, rows)
         whole = check_paths(folder)
         pieces = [read(piece) for piece in open_source(folder).split()]
         if whole.rows is not None:

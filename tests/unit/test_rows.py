@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import pytest
 from datasets import load_dataset
+from row_files import write_jsonl
 
 import delia_data  # noqa: F401  (registers delia_mix)
 from delia_data.builders._base import RowsDataset
@@ -22,7 +23,7 @@ def inputs(tmp_path: Path) -> dict[str, str]:
     task = [{"prompt": f"As <sep>: is {i} even?", "completion": "{}"} for i in range(5)]
     cache = [{"prompt": f"Question {i}?", "completion": f"Answer {i}."} for i in range(2000)]
     for name, rows in {"task": task, "cache": cache}.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
     return {name: str(tmp_path / f"{name}.jsonl") for name in ("task", "cache")}
 
 

@@ -13,15 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from killing import run_to_end
 from mixtures import task_rows
-from recording_engine import (
-    QUERIES,
-    RecordingEngine,
-    interrupted_after,
-    lines,
-    run,
-    text_of,
-    texts,
-)
+from recording_engine import QUERIES, RecordingEngine, interrupted_after, lines, run, text_of, texts
 
 from delia_data.engines import Completion, MockEngine, Request, Sampling
 from delia_data.errors import SettingsError
@@ -133,10 +125,7 @@ def test_a_finished_cache_grows_with_its_target(tmp_path: Path) -> None:
     [
         ({"seed": 1}, "seed was 0 and is now 1"),
         ({"token": "<json>"}, "token was '<sep>' and is now '<json>'"),
-        (
-            {"sampling": Sampling(temperature=0)},
-            r"sampling\.temperature was 0.7 and is now 0",
-        ),
+        ({"sampling": Sampling(temperature=0)}, r"sampling\.temperature was 0.7 and is now 0"),
         ({"filters": None}, "filters was .* and is now "),
     ],
 )

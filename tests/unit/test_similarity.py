@@ -17,13 +17,7 @@ from delia_data.engines import Completion
 from delia_data.errors import InputError
 from delia_data.records import Rejection
 from delia_data.sampling.embeddings import Vectors
-from delia_data.sampling.similarity import (
-    Duplicates,
-    Novelty,
-    _shingles,
-    compared,
-    rouge_l,
-)
+from delia_data.sampling.similarity import Duplicates, Novelty, _shingles, compared, rouge_l
 
 LONG = (
     "The old bridge crosses the river at its narrowest point, and every spring the water rises "

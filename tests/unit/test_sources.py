@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from row_files import write_jsonl
 
 from delia_data.errors import FormatError, InputError, RatioError
 from delia_data.mixing import TaskRow, TaskRows, mix, save_mixture
@@ -22,11 +23,6 @@ PAIRS = [Record.pair(f"query {i}, naïve?", f"answer\n{i} 'quoted' 😀") for i 
 ROWS = [write_record(pair) for pair in PAIRS]
 TASK = [TaskRow(Record.pair(f"question {i} <sep>", "{}"), "w") for i in range(10)]
 EXPECTED = mix(TASK, PAIRS, ratio=5)
-
-
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def arrow(path: Path, rows: list[dict[str, Any]], *, file: bool = False) -> Path:
@@ -50,7 +46,7 @@ def csv(path: Path, rows: list[dict[str, Any]]) -> Path:
 def shards(folder: Path, rows: list[dict[str, Any]]) -> Path:
     folder.mkdir()
     for i in range(3):
-        jsonl(folder / f"part-{i}.jsonl", rows[i::3])
+        write_jsonl(folder / f"part-{i}.jsonl", rows[i::3])
     (folder / "notes.txt").write_text("not rows")
     return folder
 
@@ -66,10 +62,10 @@ def turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 MADE: dict[str, Callable[[Path], Any]] = {
     "records": lambda _: PAIRS,
     "rows": lambda _: ROWS,
-    "jsonl": lambda p: jsonl(p / "a.jsonl", ROWS),
-    "ndjson": lambda p: jsonl(p / "a.ndjson", ROWS),
-    "jsonl as text": lambda p: str(jsonl(p / "a.jsonl", ROWS)),
-    "jsonl turned": lambda p: jsonl(p / "a.jsonl", turned(ROWS)),
+    "jsonl": lambda p: write_jsonl(p / "a.jsonl", ROWS),
+    "ndjson": lambda p: write_jsonl(p / "a.ndjson", ROWS),
+    "jsonl as text": lambda p: str(write_jsonl(p / "a.jsonl", ROWS)),
+    "jsonl turned": lambda p: write_jsonl(p / "a.jsonl", turned(ROWS)),
     "json": lambda p: (p / "a.json", (p / "a.json").write_text(json.dumps(ROWS)))[0],
     "parquet": lambda p: parquet(p / "a.parquet", ROWS),
     "parquet turned": lambda p: parquet(p / "a.parquet", turned(ROWS)),
@@ -88,7 +84,7 @@ MADE: dict[str, Callable[[Path], Any]] = {
     "table": lambda _: pa.Table.from_pylist(ROWS),
     "generator": lambda _: iter(ROWS),
     **{
-        f"jsonl of {format}": lambda p, format=format: jsonl(
+        f"jsonl of {format}": lambda p, format=format: write_jsonl(
             p / "a.jsonl", [write_record(pair, format) for pair in PAIRS]
         )
         for format in FORMATS
@@ -246,6 +242,6 @@ def test_a_folder_of_a_glob_is_itself_whatever_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bundled").mkdir()
-    jsonl(tmp_path / "bundled" / "rows.jsonl", ROWS)
+    write_jsonl(tmp_path / "bundled" / "rows.jsonl", ROWS)
     monkeypatch.chdir(tmp_path)
     assert mix(TASK, "*", ratio=5).manifest.inputs == EXPECTED.manifest.inputs

@@ -7,10 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from delia_data.errors import (
-    OutputError,
-    SettingsError,
-)
+from delia_data.errors import OutputError, SettingsError
 from delia_data.outputs import JsonlLog, Manifest, is_finished
 from delia_data.records import Record
 from delia_data.sampling import read_cache

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from wordings import contrast_task
+from wordings import contrast_task, save_task
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
+from delia_data.diversify import diversify
 from delia_data.engines import MockEngine, Request
 from delia_data.errors import FormatError, InputError, TokenError, UnfinishedError
 from delia_data.outputs import Manifest, finish
@@ -48,8 +48,7 @@ def write_folder(folder: Path, rows: TaskRows, token: str = "<sep>") -> None:
 def test_a_bundled_task_goes_through_a_folder(tmp_path: Path, name: str) -> None:
     task, wordings = bundled_task(name), bundled_wordings(name)
     made = diversify(task, wordings, seed=1)
-    gates = gate_task_wordings(task, wordings)
-    save_task_rows(tmp_path, made, task, seed=1, gates=gates)
+    save_task(tmp_path, task, wordings, seed=1)
     assert read_task_rows(tmp_path) == made
     assert len(made.train) == len(made.test) == 100
     assert all(row.plain for row in made.test)

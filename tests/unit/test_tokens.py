@@ -74,26 +74,6 @@ def test_a_token_that_is_no_word_is_refused(
         add_token_to_tokenizer(tiny_tokenizer, token)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("vocabulary", [261, 300])
-def test_mean_writes_the_row_that_the_id_points_to(
-    make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase, vocabulary: int, tied: bool
-) -> None:
-    """Also where the embedding is padded beyond the vocabulary, and in an untied head."""
-    model = make_tiny_model(vocabulary=vocabulary, tied=tied)
-    before = rows_of(model).clone()
-    head_before = model.get_output_embeddings().weight.detach().clone()
-    token_id = add_token(model, tiny_tokenizer)
-    after = rows_of(model)
-    assert token_id == 261
-    assert after.shape[0] == max(vocabulary, 262)
-    assert torch.allclose(after[token_id], before[:token_id].mean(0), atol=1e-6)
-    assert torch.equal(after[:token_id], before[:token_id])
-    assert torch.equal(after[token_id + 1 :], before[token_id + 1 :])
-    head = model.get_output_embeddings().weight.detach()
-    assert torch.allclose(head[token_id], head_before[:token_id].mean(0), atol=1e-6)
-
-
 def test_normal_has_the_mean_and_scale_of_the_rows(
     make_tiny_model: Make, make_tiny_tokenizer: MakeTokenizer
 ) -> None:

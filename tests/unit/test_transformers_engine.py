@@ -1,4 +1,4 @@
-"""The transformers engine on a random tiny model: rows are independent, each answered once."""
+"""The transformers engine on a random tiny model, and its token sampling."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.engines import Engine, MockEngine, Request, Sampling, load_engine
+from delia_data.engines.local import sample_tokens, uniform_number
 from delia_data.engines.transformers import TransformersEngine, _RowSampler
 from delia_data.errors import InputError
 from delia_data.records import Message
-
-
-def requests(count: int) -> list[Request]:
-    return [
-        Request(f"{i:04}", (Message("user", "why " * (i % 7 + 1)),), 100 + i) for i in range(count)
-    ]
 
 
 @pytest.fixture
@@ -35,24 +30,6 @@ def test_protocol(make_engine: Make) -> None:
     assert isinstance(MockEngine(), Engine)
 
 
-def test_every_request_is_answered_once(make_engine: Make) -> None:
-    engine = make_engine(batch_size=3, window=2)
-    completions = list(engine.generate(iter(requests(11)), Sampling(max_tokens=4)))
-    assert sorted(c.id for c in completions) == [r.id for r in requests(11)]
-    assert all(1 <= c.tokens <= 4 and c.finish in ("stop", "length") for c in completions)
-
-
-def test_rows_do_not_depend_on_the_batch(make_engine: Make) -> None:
-    """In float32 the tiny model computes alike in every batch, so the draws decide."""
-    sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=6)
-    alone, together = (
-        {c.id: c.text for c in make_engine(batch_size=n).generate(requests(12), sampling)}
-        for n in (1, 5)
-    )
-    assert alone == together
-    assert len(set(alone.values())) > 6
-
-
 def test_seeds_give_different_answers(make_engine: Make) -> None:
     sampling = Sampling(temperature=1.0, max_tokens=8)
     message = (Message("user", "why"),)
@@ -61,14 +38,6 @@ def test_seeds_give_different_answers(make_engine: Make) -> None:
         for c in make_engine().generate([Request(str(i), message, i) for i in range(8)], sampling)
     }
     assert len(texts) > 4
-
-
-def test_temperature_zero_needs_no_seed(make_engine: Make) -> None:
-    greedy = Sampling(temperature=0.0, max_tokens=5)
-    message = (Message("user", "why"),)
-    pair = [Request("a", message, 1), Request("b", message, 2)]
-    one, other = make_engine().generate(pair, greedy)
-    assert one.text == other.text
 
 
 def test_row_sampler_uses_a_new_number_per_position() -> None:
@@ -93,3 +62,32 @@ def test_an_unknown_model_is_one_line() -> None:
     with pytest.raises(InputError, match="cannot be loaded") as error:
         load_engine("transformers", model="./no-such-folder")
     assert "\n" not in str(error.value)
+
+
+def sorted_whole(scores: torch.Tensor, number: float, temperature: float, top_p: float) -> int:
+    """Apply temperature, top-p, and inverse transform to one row by their definitions."""
+    ordered, tokens = (scores.double() / temperature).softmax(-1).sort(descending=True, stable=True)
+    before = ordered.cumsum(0) - ordered
+    nucleus = ordered[before < top_p]
+    place = int((nucleus.cumsum(0) <= number * nucleus.sum()).sum())
+    return int(tokens[min(place, len(nucleus) - 1)])
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.95, 1.0])
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 6.0])
+def test_sampling_equals_a_full_sort(sharpness: float, top_p: float) -> None:
+    """Flat rows have a nucleus of thousands of tokens, sharp ones of a few."""
+    scores = torch.randn(64, 5000, generator=torch.Generator().manual_seed(0)) * sharpness
+    draws = [uniform_number(row, 3) for row in range(64)]
+    picked = sample_tokens(scores, draws, 0.7, top_p).squeeze(1).tolist()
+    whole = [sorted_whole(scores[row], draws[row], 0.7, top_p) for row in range(64)]
+    # A draw may fall on a border that float32 puts elsewhere.
+    assert sum(one == other for one, other in zip(picked, whole, strict=True)) >= 62
+
+
+def test_numbers_follow_from_seed_and_position() -> None:
+    numbers = [uniform_number(seed, step) for seed in range(50) for step in range(50)]
+    assert numbers == [uniform_number(seed, step) for seed in range(50) for step in range(50)]
+    assert len(set(numbers)) == 2500
+    assert all(0 <= number < 1 for number in numbers)
+    assert abs(sum(numbers) / 2500 - 0.5) < 0.03

@@ -39,9 +39,7 @@ Folders = dict[str, Path]
 
 @pytest.fixture(scope="module")
 def models(
-    hub: HubServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    make_tiny_tokenizer: Callable[[], Any],
+    hub: HubServer, tmp_path_factory: pytest.TempPathFactory, make_tiny_tokenizer: Callable[[], Any]
 ) -> Folders:
     """An adapter of a mixture, its exports, and an evaluation; the base model on the Hub."""
     root = tmp_path_factory.mktemp("models")

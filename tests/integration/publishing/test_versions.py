@@ -202,10 +202,7 @@ def test_a_mixture_of_something_else_is_refused(
     other = make_cache(tmp_path / "cache", 40, extra=" So!")
     rows_of(tmp_path / "mixture", 2, folders["task"], other)
     given = [folders["task"], folders["cache"], tmp_path / "mixture"]
-    for folders_given in (
-        given,
-        given[2:],
-    ):  # the second time it is compared with what is there
+    for folders_given in (given, given[2:]):  # the second time it is compared with what is there
         with pytest.raises(ClientError, match="12 pairs that the cache does not have"):
             client("push", WRITER, folders=folders_given, repo=repo)
 

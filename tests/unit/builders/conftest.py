@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builder_inputs import PAIRS, TASK_ROWS, Load, pair_rows, write_jsonl
-from datasets import (
-    load_dataset,
-)
+from datasets import load_dataset
+from row_files import PAIRS, TASK_ROWS, Load, pair_rows, write_jsonl
+from wordings import save_task
 
-from delia_data.diversify import diversify, gate_task_wordings, save_task_rows
 from delia_data.tasks import bundled_task, bundled_wordings
 
 
@@ -31,10 +29,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def task_folder(tmp_path: Path) -> Path:
-    folder, task, wordings = tmp_path / "task", bundled_task(), bundled_wordings()
-    gates = gate_task_wordings(task, wordings)
-    save_task_rows(folder, diversify(task, wordings), task, seed=0, gates=gates)
-    return folder
+    return save_task(tmp_path / "task", bundled_task(), bundled_wordings())
 
 
 @pytest.fixture

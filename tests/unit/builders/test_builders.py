@@ -5,15 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from builder_inputs import PAIRS, TASK_ROWS, Load
+from row_files import TASK_ROWS, Load
 
 from delia_data.diversify import diversify
-from delia_data.errors import (
-    InputError,
-    SettingsError,
-    TokenError,
-    UnfinishedError,
-)
+from delia_data.errors import InputError, SettingsError, TokenError, UnfinishedError
 from delia_data.outputs import Manifest, finish
 from delia_data.reading import read_records
 from delia_data.records import Record
@@ -75,21 +70,6 @@ class TestCacheAndTask:
             load("delia_cache", cache=folder)
         finish(folder, Manifest(kind="cache"))
         assert load("delia_cache", cache=folder, split="train").to_list() == rows.to_list()
-
-    def test_a_large_one_is_read_from_the_cache_home(
-        self, load: Load, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        expected = load("delia_cache", cache=cache, split="train")
-        expected.to_parquet(tmp_path / "pairs.parquet", batch_size=7)
-        monkeypatch.setattr("delia_data.mixing.store._STORED_BYTES", 0)
-        monkeypatch.setenv("DELIA_CACHE", str(tmp_path / "home"))
-        for given in (cache, tmp_path / "pairs.parquet"):
-            settings = {"cache": given, "split": "train"}
-            stored = load("delia_cache", download_mode="force_redownload", **settings)
-            streamed = load("delia_cache", streaming=True, **settings)
-            assert stored.to_list() == list(streamed) == expected.to_list()
-            assert streamed.num_shards == PAIRS
-        assert len(list((tmp_path / "home" / "sources").iterdir())) == 2
 
 
 def test_a_task_in_memory_is_refused_with_the_way_to_give_it(load: Load) -> None:

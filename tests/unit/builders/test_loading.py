@@ -9,7 +9,6 @@ from typing import Any
 
 import datasets
 import pytest
-from builder_inputs import PAIRS, Load, pair_rows, write_jsonl
 from datasets import (
     get_dataset_config_names,
     get_dataset_split_names,
@@ -17,13 +16,11 @@ from datasets import (
     load_dataset_builder,
 )
 from datasets.distributed import split_dataset_by_node
+from row_files import PAIRS, Load, pair_rows, write_jsonl
 
 from delia_data.builders import _base
-from delia_data.errors import (
-    InputError,
-)
+from delia_data.errors import InputError
 from delia_data.mixing import mix
-from delia_data.records import Record, write_record
 from delia_data.tasks import read_task_rows
 
 
@@ -135,7 +132,31 @@ class TestFreshness:
         assert load("delia_mix", **given).to_list() != whole
 
 
-class TestWaysToLoad:
+class TestStreams:
+    """Rows of a cache that is read, and of one whose rows are in the Arrow file of the home."""
+
+    @pytest.fixture(params=["read", "stored"])
+    def cache(
+        self,
+        request: pytest.FixtureRequest,
+        cache: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Iterator[Path]:
+        home = tmp_path / "home"
+        monkeypatch.setenv("DELIA_CACHE", str(home))
+        if request.param == "stored":
+            monkeypatch.setattr("delia_data.mixing.store._STORED_BYTES", 0)
+        yield cache
+        stored = request.param == "stored" and "delia_task" not in request.node.name
+        assert bool(list(home.glob("sources/*/rows.arrow"))) == stored
+
+    @pytest.mark.parametrize("order", ["shuffled", "interleaved"])
+    def test_rows_are_those_of_mix(self, load: Load, task: Path, cache: Path, order: Any) -> None:
+        rows = load("delia_mix", ratio=4, task=task, cache=cache, order=order, split="train")
+        expected = mix(read_task_rows(task).train, cache, ratio=4, order=order).train
+        assert rows.to_list() == expected.to_pylist()
+
     @pytest.mark.parametrize("builder", ["delia_mix", "delia_cache", "delia_task"])
     def test_streaming_gives_the_same_rows(
         self, load: Load, task: Path, cache: Path, builder: str
@@ -170,13 +191,6 @@ class TestWaysToLoad:
         ids = [row["source_id"] for part in parts for row in part]
         assert sorted(ids) == sorted(row["source_id"] for row in rows)
 
-    def test_a_stream_is_small_in_a_worker(self, load: Load, cache: Path) -> None:
-        write_jsonl(cache, pair_rows(PAIRS, "long " * 1000))
-        rows = load("delia_cache", cache=cache, split="train", streaming=True)
-        part = pickle.dumps(rows.shard(num_shards=6, index=0))
-        assert len(part) < len(pickle.dumps(rows)) / 4
-        assert list(pickle.loads(part)) == list(rows)[: PAIRS // 6]
-
     @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
     def test_several_processes_give_the_same_rows(
         self, load: Load, task: Path, cache: Path, tmp_path: Path
@@ -188,6 +202,15 @@ class TestWaysToLoad:
         )
         assert len(together.cache_files) == 2
         assert together.to_list() == alone
+
+
+class TestWaysToLoad:
+    def test_a_stream_is_small_in_a_worker(self, load: Load, cache: Path) -> None:
+        write_jsonl(cache, pair_rows(PAIRS, "long " * 1000))
+        rows = load("delia_cache", cache=cache, split="train", streaming=True)
+        part = pickle.dumps(rows.shard(num_shards=6, index=0))
+        assert len(part) < len(pickle.dumps(rows)) / 4
+        assert list(pickle.loads(part)) == list(rows)[: PAIRS // 6]
 
     def test_slices(self, load: Load, task: Path, cache: Path) -> None:
         settings = {"ratio": 4, "task": task, "cache": cache}
@@ -210,60 +233,3 @@ class TestWaysToLoad:
         assert builder.config.name == "ratio-260"
         assert list(builder.info.features) == ["messages", "source", "source_id", "wording_id"]
         assert not any(file.is_file() for file in (tmp_path / "hf" / "delia_mix").rglob("*"))
-
-
-class TestStored:
-    """A mixture whose cache is read from the Arrow file in the cache home."""
-
-    @pytest.fixture(autouse=True)
-    def stored(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-        monkeypatch.setattr("delia_data.mixing.store._STORED_BYTES", 0)
-        monkeypatch.setenv("DELIA_CACHE", str(tmp_path / "home"))
-        yield
-        assert list((tmp_path / "home" / "sources").glob("*/rows.arrow"))
-
-    @pytest.fixture(params=["messages", "alpaca"])
-    def pairs(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-        rows = [
-            write_record(Record.pair(f"query {i}", f"answer {i}"), request.param)
-            for i in range(500)
-        ]
-        return write_jsonl(tmp_path / "pairs.jsonl", rows)
-
-    @pytest.mark.parametrize("order", ["shuffled", "interleaved"])
-    def test_rows_are_those_of_mix(self, load: Load, task: Path, pairs: Path, order: Any) -> None:
-        rows = load("delia_mix", ratio=50, task=task, cache=pairs, order=order, split="train")
-        expected = mix(read_task_rows(task).train, pairs, ratio=50, order=order).train
-        assert rows.to_list() == expected.to_pylist()
-
-    @pytest.mark.parametrize("order", ["shuffled", "interleaved"])
-    def test_a_stream(self, load: Load, task: Path, pairs: Path, order: Any) -> None:
-        settings = {"ratio": 50, "task": task, "cache": pairs, "order": order, "split": "train"}
-        stream = load("delia_mix", streaming=True, **settings)
-        assert stream.num_shards == 64
-        whole = list(stream)
-        assert whole == load("delia_mix", **settings).to_list()
-        parts = [list(split_dataset_by_node(stream, rank, 4)) for rank in range(4)]
-        ids = [row["source_id"] for part in parts for row in part]
-        assert sorted(ids) == sorted(row["source_id"] for row in whole)
-
-    def test_a_stream_goes_on(self, load: Load, task: Path, pairs: Path) -> None:
-        settings = {"ratio": 50, "task": task, "cache": pairs, "split": "train"}
-        stream = load("delia_mix", streaming=True, **settings)
-        whole = list(stream)
-        seen = []
-        for row in stream:
-            seen.append(row)
-            if len(seen) == 100:
-                state = stream.state_dict()
-                break
-        stream.load_state_dict(state)
-        assert [*seen, *stream] == whole
-
-    @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-    def test_several_processes(self, load: Load, task: Path, pairs: Path, tmp_path: Path) -> None:
-        settings = {"ratio": 50, "task": task, "cache": pairs, "split": "train"}
-        together = load_dataset(
-            "delia_mix", num_proc=2, cache_dir=str(tmp_path / "hf2"), **settings
-        )
-        assert together.to_list() == load("delia_mix", **settings).to_list()

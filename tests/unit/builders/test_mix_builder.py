@@ -7,10 +7,10 @@ from typing import Any
 
 import fsspec
 import pytest
-from builder_inputs import PAIRS, TASK_ROWS, Load, pair_rows, write_jsonl
 from datasets import (
     load_dataset_builder,
 )
+from row_files import PAIRS, TASK_ROWS, Load, pair_rows, write_jsonl
 
 from delia_data.errors import (
     FormatError,

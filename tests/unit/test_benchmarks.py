@@ -1,10 +1,11 @@
-"""The counts of the training benchmark, compared with manual calculations."""
+"""The counts of the training benchmark by hand; the methods of the benchmark of distances."""
 
 from __future__ import annotations
 
 import pytest
 from conftest import tiny_llama
 
+token_distance = pytest.importorskip("benchmarks.token_distance")
 trained = pytest.importorskip("benchmarks._trained")
 
 
@@ -33,3 +34,19 @@ def test_the_flops_of_a_model(tied: bool) -> None:
     scores = 12 * (2 * 32) * (5 * 5 + 3 * 3) / 2
     model = tiny_llama(tied=tied)
     assert trained.model_flops(model, [5, 3], labeled=6) == forwards_and_back + scores
+
+
+def test_each_way_is_another_training_of_the_same_mixture() -> None:
+    grids = [token_distance._grid(way) for way in token_distance.WAYS.values()]
+    experiments = [grid.experiments["formatted-text"] for grid in grids]
+    assert len({experiment.blocks for experiment in experiments}) == 1
+    settings = [experiment.settings() for experiment in experiments]
+    ways = [(one.token_training, one.token_rate, one.learning_rate) for one in settings]
+    assert ways == [
+        ("row", 0.15, 2e-4),
+        ("row", 0.015, 2e-4),
+        ("row", 0.0015, 2e-4),
+        ("lora", None, 2e-4),
+    ]
+    alike = {"token_training": "row", "token_rate": None}
+    assert len({str(one.as_dict() | alike) for one in settings}) == 1

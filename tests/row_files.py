@@ -1,9 +1,9 @@
-"""Inputs of builders that several tests share."""
+"""Files of rows that many tests write, and the sizes of builders' inputs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ TASK_ROWS = 7
 PAIRS = 60
 
 
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+def write_jsonl(path: Path, rows: Iterable[Any], **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, **options) + "\n" for row in rows), "utf-8")
     return path
 
 
