@@ -1,9 +1,9 @@
 """Measure the rejections and the CPU time of filters, and the measures of coverage and novelty.
 
-    python -m benchmarks.kept rejects FILE...      # by reason, with examples; any row format
-    python -m benchmarks.kept cost                 # a million random rows of 90 words
-    python -m benchmarks.kept cost --rows 100000
-    python -m benchmarks.kept coverage FILE --topic "recipe|cook|dish|ingredients|meal|dinner"
+    python -m benchmarks.filters rejects FILE...      # by reason, with examples; any row format
+    python -m benchmarks.filters cost                 # a million random rows of 90 words
+    python -m benchmarks.filters cost --rows 100000
+    python -m benchmarks.filters coverage FILE --topic "recipe|cook|dish|ingredients|meal|dinner"
 
 Times are CPU times, which depend little on other processes of the machine.
 """
