@@ -218,7 +218,6 @@ def _recommended(material: Material, settings: TrainSettings) -> Training:
         settings,
         pairs_loss="kl",
         learning_rate=_RECOMMENDED_RATE,
-        schedule="cosine",
         epochs=1.0,
         batch_size=batch,
     )
