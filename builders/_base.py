@@ -12,7 +12,6 @@ import difflib
 import glob
 import hashlib
 import inspect
-import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +34,7 @@ from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.mixing import Mixture
 from delia_data.mixing.store import CacheRows
 from delia_data.outputs import canonical_json, known_sha256
+from delia_data.ranking import whole_number
 from delia_data.reading import is_url, open_splits
 from delia_data.tasks import (
     BUNDLED_TASKS,
@@ -120,7 +120,7 @@ class DeliaConfig(datasets.BuilderConfig):  # type: ignore[misc]
         super().__post_init__()
         settings = self.settings()
         if "seed" in settings:
-            self.seed = _seed(settings["seed"])
+            self.seed = whole_number(settings["seed"], "seed")
         if str(settings.get("token")).startswith("hf_"):
             raise TokenError(
                 "token= is the task's special token here, and what was given looks like a Hub "
@@ -176,6 +176,11 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 f"{self.name} has no configuration {config_name!r}: leave the name out, "
                 f"and give {known[0]}="
             )
+        if custom_features is not None:
+            raise InputError(
+                f"{self.name} has columns of its own: leave features= out, and use cast() on what "
+                "load_dataset returns"
+            )
         # load_dataset removes `token`, a Hub access token, from the settings. Here it is the
         # special token, and it is never sent to the Hub.
         if "token" in known and isinstance(self.token, str):
@@ -219,15 +224,6 @@ def _check_keys(builder: str, given: Mapping[str, Any], known: tuple[str, ...]) 
     nearest = {key: difflib.get_close_matches(key, candidates, n=1) for key in unknown}
     named = [f"{k!r}" + (f" (did you mean {n[0]!r}?)" if n else "") for k, n in nearest.items()]
     raise SettingsError(f"{builder} does not know {', '.join(named)}: it takes {', '.join(known)}")
-
-
-def _seed(value: Any) -> int:
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise InputError(f"seed {value!r} is not a whole number: give one such as 0")
 
 
 def read_task(task: Location | None, *, token: str | None = None, seed: int = 0) -> TaskRows:

@@ -223,16 +223,41 @@ def read_mapping(source: Path | Traversable, name: str, holds: str) -> dict[Any,
     import yaml
 
     try:
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))
+        values = _load_yaml(source.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{name} is not UTF-8 text: save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise SettingsError(f"{name}{line} is not YAML: {error.problem}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SettingsError(f"{name} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{name} must hold a mapping of {holds}")
     return values
+
+
+def _load_yaml(text: str) -> Any:
+    """Read YAML text, and refuse a key that a mapping has twice: PyYAML takes the last one.
+
+    Raises:
+        yaml.YAMLError: It is not YAML, or a key is there twice.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {key.value!r} is there twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, Loader)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Keyed order of rows, for selection and shuffling.
+"""Seeds, and the keyed order of rows for selection and shuffling.
 
 A row's rank depends only on a hash of its content id and the seed, not on its position, the number
 of workers or the engine. So ratio 260 contains the pairs of ratio 65, and a selection keeps almost
@@ -7,10 +7,36 @@ all of its rows when the cache grows.
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
+from delia_data.errors import InputError
+
 try:  # Python's built-in MD5 takes a third of OpenSSL's time for short texts
     from _md5 import md5 as md5  # type: ignore[import-not-found]
 except ImportError:  # not in every build of Python
     from hashlib import md5 as md5
+
+
+def whole_number(value: Any, name: str, least: int | None = None) -> int:
+    """Return a whole number as an `int`, of NumPy too.
+
+    Args:
+        value: The number.
+        name: Name of the setting in the error.
+        least: Smallest value allowed; None for any.
+
+    Raises:
+        InputError: It is something else, such as 1.0, "1" or True, or smaller.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f" from {least}"
+        raise InputError(f"{name} {value!r} is wrong: give a whole number{bound}")
+    return number
 
 
 def rank(seed: int, row_id: str, purpose: str = "order") -> int:

@@ -225,6 +225,7 @@ def mix(
         contrast,
         template_options,
     )
+    seed = options.seed
     tasks = {name: as_task_rows(given, token) for name, given in _named(task, "task").items()}
     held_out = [row for rows in tasks.values() for row in rows.test] if test is None else [*test]
     known = {row.record.id for row in held_out}

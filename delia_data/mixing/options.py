@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 import pyarrow as pa
 
 from delia_data.errors import InputError, RatioError
+from delia_data.ranking import whole_number
 from delia_data.reading import MESSAGES
 from delia_data.records import Format, check_format
 from delia_data.tokens import check_template_options
@@ -92,11 +93,10 @@ class MixOptions:
         object.__setattr__(self, "ratio", parse_ratio(self.ratio))
         if self.contrast is not None:
             object.__setattr__(self, "contrast", parse_ratio(self.contrast, "contrast"))
-        for name, least in (("epochs", 1), ("epoch", 0)):
-            value = getattr(self, name)
-            is_number = isinstance(value, int) and not isinstance(value, bool)
-            if not (value is None and name == "epoch") and not (is_number and value >= least):
-                raise InputError(f"{name} {value!r} is wrong: give a whole number from {least}")
+        for name, least in (("seed", None), ("epochs", 1), ("epoch", 0)):
+            if name != "epoch" or self.epoch is not None:
+                value = whole_number(getattr(self, name), name, least)
+                object.__setattr__(self, name, value)
         if self.epoch is not None and self.epochs != 1:
             raise InputError("epochs and epoch were given: give one of them")
         check_format(self.format)

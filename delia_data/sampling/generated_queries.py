@@ -56,6 +56,7 @@ from delia_data.sampling.queries import (
     Queries,
     Query,
     QueryList,
+    QuerySource,
     bundled_topics,
 )
 from delia_data.sampling.query_checks import (
@@ -148,7 +149,7 @@ _AROUND_ITEM: Final = ' \t\n*_"“”'
 
 
 def load_queries(
-    source: str | os.PathLike[str] | Queries | Sequence[Query],
+    source: QuerySource,
     *,
     engine: Engine | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -160,8 +161,8 @@ def load_queries(
     """Return the queries that a source names.
 
     Args:
-        source: `"bundled"`; `"self"`, which lets the model generate them; a file, glob, folder, or
-            Hub id of rows in any format; or `Query` objects. `Queries` are returned as they are.
+        source: `"bundled"`; `"self"`, which lets the model generate them; any input that
+            `FileQueries` reads; or `Query` objects. `Queries` are returned as they are.
         engine: Engine that generates queries.
         folder: Folder of generated queries, which holds nothing else.
         seed: Seed of the run.
@@ -174,13 +175,19 @@ def load_queries(
             generated queries lack an engine or a folder.
     """
     check_query_options(source, expand=expand, exemplar=exemplar)
-    if source == BUNDLED:
+    name = source if isinstance(source, str) else None
+    if name == BUNDLED:
         return BundledQueries(seed=seed)
-    if source == SELF:
+    if name == SELF:
         if engine is None or folder is None:
             raise InputError("queries='self' needs an engine and a folder: give both")
         return self_queries(engine, folder, seed=seed, token=token)
-    if isinstance(source, str | os.PathLike):
+    given: Queries
+    if isinstance(source, list | tuple) and all(isinstance(each, Query) for each in source):
+        given = QueryList(source)
+    elif hasattr(source, "describe") and not hasattr(source, "__arrow_c_stream__"):
+        given = source
+    else:
         rows = FileQueries(source)
         rows.describe()  # reads all rows, so that errors come before anything is generated
         if exemplar and rows.referenced < rows.rows:
@@ -188,9 +195,7 @@ def load_queries(
                 f"{rows.rows - rows.referenced:,} of {rows.rows:,} queries have no reference "
                 "answer to show: give rows with answers, or leave out --exemplar"
             )
-        given: Queries = rows
-    else:
-        given = source if hasattr(source, "describe") else QueryList(source)
+        given = rows
     if expand is None:
         return given
     if engine is None or folder is None:
@@ -204,14 +209,15 @@ def check_query_options(source: object, *, expand: int | None, exemplar: bool) -
     Raises:
         InputError: The options contradict each other.
     """
-    generated = source == SELF or expand is not None
-    if expand is not None and source in (BUNDLED, SELF):
+    name = source if isinstance(source, str) else None
+    generated = name == SELF or expand is not None
+    if expand is not None and name in (BUNDLED, SELF):
         raise InputError(
             "--expand generates queries from a few of your own: give them with --queries FILE"
         )
     if expand is not None and expand < 1:
         raise InputError(f"--expand {expand} is too few queries: give at least 1")
-    if exemplar and (generated or source == BUNDLED):
+    if exemplar and (generated or name == BUNDLED):
         raise InputError(
             "--exemplar shows the query's reference answer, and these queries have none: give "
             "rows with answers as --queries"

@@ -32,7 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import yaml
 
@@ -54,6 +54,12 @@ from delia_data.records import (
     system_turn,
 )
 from delia_data.sampling.budget import Budget
+
+if TYPE_CHECKING:
+    import os
+
+    import datasets
+    import pyarrow as pa
 
 # One entry of a table: its columns. Most tables have a single one.
 _Entry = tuple[str, ...]
@@ -120,6 +126,13 @@ class GrowableQueries(Queries, Protocol):
     def ensure(self, count: int, *, budget: Budget | None = None) -> int:
         """Generate until there are `count` queries; return the number of queries."""
         ...
+
+
+QuerySource: TypeAlias = (
+    "str | os.PathLike[str] | Queries | Sequence[Query | Record | str | Mapping[str, Any]] "
+    "| pa.Table | datasets.Dataset"
+)
+"""Source of queries; `load_queries` opens it."""
 
 
 class BundledQueries:

@@ -25,7 +25,7 @@ import numpy as np
 from delia_data.engines.base import Engine, Sampling
 from delia_data.errors import EngineError, InputError
 from delia_data.outputs import Manifest, read_manifest
-from delia_data.ranking import rank
+from delia_data.ranking import rank, whole_number
 from delia_data.sampling.budget import Budget, Limits
 from delia_data.sampling.filters import (
     Filter,
@@ -38,7 +38,14 @@ from delia_data.sampling.filters import (
     names,
 )
 from delia_data.sampling.generated_queries import load_queries
-from delia_data.sampling.queries import FileQueries, GrowableQueries, Queries, Query, QueryList
+from delia_data.sampling.queries import (
+    FileQueries,
+    GrowableQueries,
+    Queries,
+    Query,
+    QueryList,
+    QuerySource,
+)
 from delia_data.sampling.schedule import PromptOptions, RequestScheduler, check_turns, query_id
 from delia_data.sampling.similarity import distinct
 from delia_data.sampling.store import Counts, PairStore, SampledRow, read_usage
@@ -163,7 +170,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 def sample(
     engine: Engine,
-    queries: str | os.PathLike[str] | Queries | Sequence[Query],
+    queries: QuerySource,
     folder: str | os.PathLike[str],
     *,
     target: int,
@@ -194,7 +201,8 @@ def sample(
     Args:
         engine: Engine that answers.
         queries: Queries in order; repeated ones count once. `"bundled"`, `"self"`, a path, glob,
-            or Hub id (see `load_queries`), or an object.
+            or Hub id, a dataset, table or list of rows, texts or `Query` objects, or your own
+            `Queries`.
         folder: The cache folder.
         target: Number of pairs to accept.
         sampling: Sampling parameters; the defaults of `Sampling` if None.
@@ -227,8 +235,7 @@ def sample(
         EngineError: The engine cannot answer anymore, or too many requests failed.
         OutputError: The disk is full or gone.
     """
-    if target < 1:
-        raise InputError(f"target {target} is too few pairs: give at least 1")
+    target, seed = whole_number(target, "target", 1), whole_number(seed, "seed")
     check_turns(engine, turns)
     sampling, prompts = sampling or Sampling(), prompts or PromptOptions()
     limits = limits or Limits()
@@ -441,7 +448,7 @@ class RunEstimate:
 
 def estimate(
     engine: Engine,
-    queries: str | os.PathLike[str] | Queries | Sequence[Query],
+    queries: QuerySource,
     folder: str | os.PathLike[str] | None = None,
     *,
     target: int,

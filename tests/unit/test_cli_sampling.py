@@ -135,7 +135,7 @@ def test_model_writes_the_queries(
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--target", "0"], "target 0 is too few pairs"),
+        (["--target", "0"], "target 0 is wrong: give a whole number from 1"),
         (["--temperature=-1"], "temperature -1.0 is wrong: Input should be greater"),
         (["--top-p", "0"], "top_p 0.0 is wrong: Input should be greater than 0"),
         (["--max-tokens", "0"], "max_tokens 0 is wrong"),

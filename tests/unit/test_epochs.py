@@ -186,10 +186,13 @@ def test_a_share_of_contrast_rows_that_cannot_be(
         ({"epochs": 1.5}, "epochs 1.5 is wrong"),
         ({"epochs": True}, "epochs True is wrong"),
         ({"epoch": -1}, "epoch -1 is wrong: give a whole number from 0"),
+        ({"seed": "1"}, "seed '1' is wrong: give a whole number"),
+        ({"seed": 1.0}, "seed 1.0 is wrong"),
+        ({"seed": None}, "seed None is wrong"),
         ({"epochs": 3, "epoch": 1}, "epochs and epoch were given: give one of them"),
     ],
 )
-def test_what_is_no_number_of_epochs(numbers: dict[str, Any], message: str) -> None:
+def test_numbers_of_epochs_and_seeds_are_checked(numbers: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         mix(TASK, CACHE, ratio=1, **numbers)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -60,6 +61,19 @@ def test_order_of_completions_does_not_change_the_bytes(tmp_path: Path) -> None:
     assert all(record.answer == record.query[::-1] for record in records)
     one, two = (read_manifest(tmp_path / name, verify=True) for name in ("one", "two"))
     assert one == two
+
+
+def test_queries_may_be_any_input_of_rows(tmp_path: Path) -> None:
+    asked = ["Name a river.", "Name a hill."]
+    rows = [{"query": text} for text in asked]
+    table = pa.Table.from_pylist(rows)
+    for number, queries in enumerate((asked, rows, table, table.to_pandas())):
+        run(RecordingEngine(), tmp_path / str(number), queries=queries, target=2)
+        assert [record.query for record in read_cache(tmp_path / str(number))] == asked
+    with pytest.raises(InputError, match="1 of 2 rows cannot be used: row 1: it is a NoneType"):
+        run(RecordingEngine(), tmp_path / "none", queries=["Why?", None], target=1)
+    with pytest.raises(InputError, match="an iterator can be read only once"):
+        run(RecordingEngine(), tmp_path / "none", queries=iter(asked), target=1)
 
 
 def test_system_prompts_of_queries_become_turns_of_their_pairs(tmp_path: Path) -> None:
@@ -147,8 +161,11 @@ def test_lone_surrogate_does_not_break_a_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": 0}, "target 0 is too few pairs: give at least 1"),
-        ({"target": -1}, "target -1 is too few pairs"),
+        ({"target": 0}, "target 0 is wrong: give a whole number from 1"),
+        ({"target": -1}, "target -1 is wrong: give a whole number from 1"),
+        ({"target": 2.5}, "target 2.5 is wrong: give a whole number from 1"),
+        ({"target": "5"}, "target '5' is wrong: give a whole number from 1"),
+        ({"seed": 1.0}, "seed 1.0 is wrong: give a whole number"),
         ({"queries": []}, "there are no queries: give at least one"),
         ({"queries": [*QUERIES, Query(" \n", "user")]}, "a query is empty"),
     ],

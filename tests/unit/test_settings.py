@@ -159,7 +159,8 @@ def test_a_recipe_can_be_a_file(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"rank: [", "is not YAML"),
+        (b"rank: [", "mine.yaml:1 is not YAML: expected the node content"),
+        (b"rank: 4\nrank: 8", "mine.yaml:2 is not YAML: the key 'rank' is there twice"),
         (b"- rank", "must hold a mapping of settings"),
         (b"", "must hold a mapping of settings"),
         (b"rnak: 4", "mine.yaml: unknown key 'rnak', did you mean 'rank'"),

@@ -7,9 +7,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from datasets import (
-    load_dataset_builder,
-)
+from datasets import Features, Value, load_dataset_builder
 from row_files import PAIRS, TASK_ROWS, Load, pair_rows, write_jsonl
 
 from delia_data.errors import (
@@ -93,12 +91,13 @@ class TestMix:
             ({"order": "random"}, InputError, "order 'random' is unknown"),
             ({"on_short": "cry"}, InputError, "on_short 'cry' is unknown"),
             ({"format": "xml"}, FormatError, "format 'xml' is unknown"),
-            ({"seed": 0.5}, InputError, "seed 0.5 is not a whole number"),
-            ({"seed": True}, InputError, "seed True is not a whole number"),
+            ({"seed": 0.5}, InputError, "seed 0.5 is wrong: give a whole number"),
+            ({"seed": True}, InputError, "seed True is wrong: give a whole number"),
             ({"token": "<fmt>"}, TokenError, "7 of 7 task rows do not name <fmt>"),
             ({"task": "nowhere.jsonl"}, InputError, "task 'nowhere.jsonl' does not exist"),
             ({"cache": "nowhere"}, InputError, "cache 'nowhere' does not exist"),
             ({"cache": 5}, InputError, "cache=5 is not a path"),
+            ({"features": Features(a=Value("string"))}, InputError, "leave features= out"),
         ],
     )
     def test_errors_reach_the_user_as_they_are(
