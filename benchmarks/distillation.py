@@ -187,7 +187,8 @@ def _values(
         ]
     settings = json.loads((out / "distill.json").read_text(encoding="utf-8"))
     run = Run(way, seed, settings, result.tokens, result.seconds, result.requests, examples)
-    return _without_folders(asdict(run))
+    values: dict[str, Any] = _without_folders(asdict(run))
+    return values
 
 
 def _without_folders(value: Any) -> Any:

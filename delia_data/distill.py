@@ -57,7 +57,7 @@ from delia_data.sampling import PromptOptions, load_queries, read_cache, sample
 from delia_data.sampling.filters import truncated
 from delia_data.tasks import Task, Wording
 from delia_data.tasks.scoring import json_object
-from delia_data.tokens import render_ids
+from delia_data.tokens import render_ids, split_tokens
 from delia_data.training import TrainSettings, train
 
 SETTINGS: Final = "distill.json"
@@ -73,7 +73,8 @@ class DistillSettings:
     """Settings of a distillation.
 
     Attributes:
-        prompts: The system prompts by their tokens, such as `{"<support>": "You are ..."}`.
+        prompts: The system prompts by their tokens, such as `{"<support>": "You are ..."}`. A token
+            may be a sequence (`tokens.token_sequence`), whose rows have more room.
         queries: `"bundled"`, or a file, glob, folder or Hub id of queries, without answers.
         rows: Queries per prompt.
         held_out: Share of the queries to hold out for evaluation, above 0 and below 1.
@@ -464,5 +465,5 @@ def prefill_seconds(model: Any, prompts: Sequence[Sequence[int]]) -> float:
 
 
 def _name(token: str) -> str:
-    """Return the name of a token's folders."""
-    return re.sub(r"\W+", "-", token).strip("-") or "token"
+    """Return the name of a token's folders, of the first token of a sequence."""
+    return re.sub(r"\W+", "-", split_tokens(token)[0]).strip("-") or "token"

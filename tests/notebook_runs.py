@@ -15,7 +15,6 @@ from nbclient import NotebookClient
 __all__ = ["ROOT", "keep", "run_notebook"]
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "reproduction" / "tiny"
 CELL_TIMEOUT_S = 1200
 
 
@@ -27,11 +26,10 @@ def run_notebook(path: Path, folder: Path, *, claim: str = "") -> nbformat.Noteb
         folder: Empty folder for the layout of the repository.
         claim: Code of a last cell, which is not returned.
     """
-    here, reproduction = folder / "notebooks", folder / "benchmarks" / "reproduction"
+    here = folder / "notebooks"
     here.mkdir(parents=True)
-    reproduction.mkdir(parents=True)
-    (reproduction / "tiny").symlink_to(RESULTS)
-    (folder / "tests").symlink_to(ROOT / "tests")
+    for name in ("benchmarks", "tests"):
+        (folder / name).symlink_to(ROOT / name)
     run = nbformat.read(path, as_version=4)
     run.cells.append(nbformat.v4.new_code_cell(claim))
     resources = {"metadata": {"path": str(here)}}

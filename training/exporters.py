@@ -30,7 +30,7 @@ from delia_data.outputs import (
     write_text,
 )
 from delia_data.records import Format, Record, write_record
-from delia_data.tokens import encode
+from delia_data.tokens import encode, split_tokens
 from delia_data.tokens.lint import SourceName
 from delia_data.training.data import TrainingRows, open_training_rows
 from delia_data.training.loading import embedding_rms, expert_names, last_name, linear_names
@@ -186,7 +186,8 @@ def write_trainer_files(
     source = open_training_rows(Path(mixture))
     if source.manifest is None:
         raise InputError(f"{mixture} is not a mixture's folder: give the folder of delia mix")
-    missing = [t for t in source.tokens or [] if t not in prepared.details["token_ids"]]
+    tokens = split_tokens(*source.tokens or [])
+    missing = [t for t in tokens if t not in prepared.details["token_ids"]]
     if missing:
         raise TokenError(
             f"{model} was prepared without {', '.join(missing)}, which the mixture's task rows "

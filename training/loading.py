@@ -28,7 +28,7 @@ from delia_data.models import (
     quiet,
     resolve_model,
 )
-from delia_data.tokens import add_token, add_token_to_tokenizer
+from delia_data.tokens import add_token, add_token_to_tokenizer, split_tokens
 from delia_data.tokens.adding import added_tokens
 from delia_data.training.settings import TrainSettings, rows_a_step
 
@@ -113,7 +113,7 @@ def load_prepared_tokenizer(settings: TrainSettings) -> PreTrainedTokenizerBase:
             f"model {settings.model!r} has no chat template, so that no row can be put to it: "
             "train an instruction-tuned model, or set tokenizer.chat_template and save it"
         )
-    for token in settings.tokens:
+    for token in split_tokens(*settings.tokens):
         add_token_to_tokenizer(tokenizer, token)
     return tokenizer
 
@@ -144,7 +144,7 @@ def load_prepared(
     else:
         model = load_model(settings.model, dtype=getattr(torch, settings.dtype))
     saved = added_tokens(load_tokenizer(settings.model))
-    for number, token in enumerate(settings.tokens):
+    for number, token in enumerate(split_tokens(*settings.tokens)):
         add_token(
             model,
             tokenizer,

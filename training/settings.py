@@ -20,7 +20,7 @@ from pydantic import BeforeValidator
 from delia_data.errors import InputError, SettingsError, unknown_name
 from delia_data.models import DEFAULT_MODEL
 from delia_data.outputs import Number, read_mapping, setting, validate
-from delia_data.tokens import DEFAULT_TOKEN, Init
+from delia_data.tokens import DEFAULT_TOKEN, Init, split_tokens
 
 PAPER_BATCH: Final = 64
 """Rows per step in the paper's experiments."""
@@ -203,13 +203,14 @@ class TrainSettings:
     def _contradictions(self) -> list[str]:
         """Return the pairs of settings of which one disables or changes the other."""
         rows, micro = self.batch_size or PAPER_BATCH, self.micro_batch_size
+        tokens = split_tokens(*self.tokens)
         described = bool((self.description or "").strip())
         full, watched = self.adaptation == "full", self.watch_every_steps is not None
         needed = {"leak": "watch_task", "keep": "watch_pairs"}.get(self.best_by or "")
         compared = "watch_task" if self.watch_task else "best_by keep"
         problems = (
             (
-                len(set(self.tokens)) < max(1, len(self.tokens)),
+                len(set(tokens)) < max(1, len(tokens)),
                 f"token {', '.join(self.tokens)!r}: give at least one, each once",
             ),
             (
@@ -221,7 +222,7 @@ class TrainSettings:
                 "init 'description' requires a description, and the reverse: set both",
             ),
             (
-                described and len(self.tokens) > 1,
+                described and len(tokens) > 1,
                 "init 'description' is for a single token: use mean or normal",
             ),
             (
@@ -274,7 +275,7 @@ class TrainSettings:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The special tokens."""
+        """The special tokens of the tasks; one may be a sequence (`token_sequence`)."""
         return (self.token,) if isinstance(self.token, str) else self.token
 
     @property

@@ -29,6 +29,7 @@ from delia_data.outputs import (
     write_json,
     write_text,
 )
+from delia_data.tokens import split_tokens
 from delia_data.training.adapter import (
     LOSSES,
     PLAN,
@@ -161,7 +162,7 @@ def train(
         warnings.warn(line, ProvenanceWarning, stacklevel=2)
     with training_errors(root, lower="micro_batch_tokens, micro_batch_size or max_length"):
         model = load_prepared(settings, tokenizer)
-    token_ids = tokenizer.convert_tokens_to_ids(list(settings.tokens))
+    token_ids = tokenizer.convert_tokens_to_ids(list(split_tokens(*settings.tokens)))
     lora = None if settings.adaptation == "full" else lora_config(settings, model, token_ids)
     # The main process holds the folder for all.
     with folder_lock(root) if is_main_process() else nullcontext():
@@ -298,7 +299,7 @@ def _run(
             callbacks=[StepCallback(on_step)],
             batch_size=settings.batch_size,
             micro_batch_tokens=settings.micro_batch_tokens if settings.packing else None,
-            token_ids=tokenizer.convert_tokens_to_ids(list(settings.tokens)),
+            token_ids=tokenizer.convert_tokens_to_ids(list(split_tokens(*settings.tokens))),
             token_rate=settings.token_rate,
             pairs_loss=settings.pairs_loss,
         )
@@ -337,15 +338,15 @@ def _run(
 
 
 def _alignment_watches(settings: TrainSettings) -> list[Watch]:
-    several = len(settings.tokens) > 1
+    tokens = split_tokens(*settings.tokens)
     return [
         AlignmentWatch(
             token,
             settings.watch_keywords,
             init=settings.init,
-            prefix=f"{token}/" if several else "",
+            prefix=f"{token}/" if len(tokens) > 1 else "",
         )
-        for token in settings.tokens
+        for token in tokens
         if settings.watch_keywords
     ]
 

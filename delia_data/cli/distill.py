@@ -12,6 +12,7 @@ from delia_data.cli._setting_flags import recipe_option, settings_from, with_set
 from delia_data.errors import InputError
 from delia_data.evaluation.tables import numbers_table
 from delia_data.outputs import read_mapping
+from delia_data.tokens import token_sequence
 
 _DATA: Final = "Data"
 
@@ -26,6 +27,7 @@ def command(
     queries: str = option(
         "bundled", "bundled, or a file, glob, folder or Hub id of queries in any row format.", _DATA
     ),
+    tokens: int = option(1, "Number of tokens in a row that stand for each prompt.", _DATA),
     rows: int = option(200, "Queries of each prompt.", _DATA),
     held_out: float = option(0.5, "Share of the queries that is only evaluated on.", _DATA),
     pairs: str = option("bundled", "Pairs to mix in: bundled, a cache or a file.", _DATA),
@@ -58,7 +60,7 @@ def command(
         )
     try:
         prompts = {
-            token: file.read_text(encoding="utf-8").strip()
+            token_sequence(token, tokens): file.read_text(encoding="utf-8").strip()
             for token, file in zip(training.tokens, instruction, strict=True)
         }
     except (OSError, UnicodeDecodeError) as error:
@@ -74,7 +76,10 @@ def command(
         max_tokens=max_tokens,
         constraints={}
         if constraints is None
-        else read_mapping(constraints, str(constraints), "tokens"),
+        else {
+            token_sequence(str(token), tokens): rule
+            for token, rule in read_mapping(constraints, str(constraints), "tokens").items()
+        },
         seed=training.seed,
     )
     result = distill(out, settings, training, show_step=step)

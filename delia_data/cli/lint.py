@@ -19,6 +19,7 @@ from delia_data.tokens import (
     add_token_to_tokenizer,
     lint_rows,
     parse_assignments,
+    split_tokens,
 )
 from delia_data.training.data import TrainingRows, open_training_rows
 
@@ -53,7 +54,7 @@ def command(
     tokenizer = load_tokenizer(model, options)
     rows = open_training_rows(mixture)
     tokens = _tokens(rows, token)
-    for each in tokens:
+    for each in split_tokens(*tokens):
         add_token_to_tokenizer(tokenizer, each)
     report = lint_rows(
         rows.records(tokens),

@@ -25,7 +25,7 @@ from delia_data.sampling.filters import Detector, is_other_language
 from delia_data.sampling.similarity import words
 from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.scoring import json_object
-from delia_data.tokens import add_token_to_tokenizer, render_ids
+from delia_data.tokens import add_token_to_tokenizer, render_ids, split_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -503,13 +503,13 @@ def gate_task_wordings(
 
 def _whole_gate(task: Task, tokenizer: PreTrainedTokenizerBase, times: int) -> Gate:
     """Require one id for each token after the chat template."""
-    token_id = add_token_to_tokenizer(tokenizer, task.token)
+    token_ids = [add_token_to_tokenizer(tokenizer, one) for one in split_tokens(task.token)]
     query = task.train[0].query
 
     def gate(wording: Wording) -> str | None:
         turn = {"role": "user", "content": wording.fill(query)}
         ids = render_ids(tokenizer, [turn], generate=True)
-        return None if ids.count(token_id) == times else "token_split"
+        return None if all(ids.count(one) == times for one in token_ids) else "token_split"
 
     return gate
 

@@ -36,6 +36,7 @@ from delia_data.sampling.completion_log import CompletionLog
 from delia_data.sampling.filters import empty, failed, names, truncated
 from delia_data.tasks import QUERY_SLOT, Task, Wording
 from delia_data.tasks.reading import with_query
+from delia_data.tokens import split_tokens
 
 ContrastKind: TypeAlias = Literal["forbid", "mention", "about"]
 ContrastSplit: TypeAlias = Literal["train", "test"]
@@ -260,7 +261,7 @@ def _candidates(
         if phrasing and kind == "about":
             # Ask the untrained model about "sep" instead of <sep>, which its answers would repeat.
             asked = phrasing.replace("{token}", task.token)
-            request = phrasing.replace("{token}", task.token.strip(_BRACKETS))
+            request = phrasing.replace("{token}", split_tokens(task.token)[0].strip(_BRACKETS))
         made.append(
             ContrastRow(
                 with_query(row, asked),

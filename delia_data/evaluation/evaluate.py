@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,8 +54,21 @@ from delia_data.evaluation.keep import (
     read_pairs,
     similarities,
 )
-from delia_data.evaluation.probes import DEFAULT_PROBES, EvalTask, Probe, make_probes
-from delia_data.evaluation.scores import Comparison, Evaluation, compare, count_formats, score
+from delia_data.evaluation.probes import (
+    DEFAULT_PROBES,
+    EvalTask,
+    Probe,
+    make_probes,
+    two_token_probe,
+)
+from delia_data.evaluation.scores import (
+    Comparison,
+    Evaluation,
+    compare,
+    count_formats,
+    count_two_formats,
+    score,
+)
 from delia_data.evaluation.system import System
 from delia_data.evaluation.tables import model_card
 from delia_data.evaluation.translation import CorpusMetric
@@ -124,7 +138,8 @@ def evaluate(
             measures none.
         general_tasks: Tasks of lm-eval for the trained and the untrained model.
         others: Tasks of the model's other tokens, whose held-out rows are asked too: which format
-            do answers have under each token? (`Evaluation.confusion`)
+            do answers have under each token (`Evaluation.confusion`), and under two of them
+            (`Evaluation.combined`)?
         reuse: Evaluations of the same system on other tasks: answers to equal requests, and the
             divergence of equal pairs, are copied from them.
         embed: Turns answers into vectors; default: all-MiniLM-L6-v2 if it is installed.
@@ -150,6 +165,10 @@ def evaluate(
     root, how = Path(folder), Resampling(seed=seed)
     asked = make_probes(task, probes, rows=rows, seed=seed)
     under_tokens = _held_out_by_token([task, *others], opened, rows, seed) if others else {}
+    by_token = sorted([task, *others], key=lambda one: one.token)
+    under_two = [
+        (*two, two_token_probe(*two, rows=rows, seed=seed)) for two in combinations(by_token, 2)
+    ]
     if general_tasks and opened.models is None:
         raise InputError(
             "tasks of lm-eval need a model that is loaded here and its untrained model: evaluate "
@@ -197,6 +216,12 @@ def evaluate(
             evaluation,
             general_tasks=_general(opened, root, general_tasks),
             confusion=count_formats([task, *others], texts),
+            combined={
+                f"{one.token} {two.token}": count_two_formats(
+                    one, two, [row.answers[MODEL] for row in ask([probe])]
+                )
+                for one, two, probe in under_two
+            },
         )
         write_scored_rows(root / ROWS, scored)
         write_json(root / EVALUATION, evaluation.as_dict())

@@ -27,7 +27,7 @@ from delia_data.evaluation.representation import evaluating, pad_right
 from delia_data.ranking import rank
 from delia_data.records import Record
 from delia_data.sampling import read_cache
-from delia_data.tokens import encode
+from delia_data.tokens import encode, split_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -65,10 +65,11 @@ def read_pairs(
     Raises:
         InputError: The input has no pairs.
     """
+    parts = split_tokens(*tokens)
     usable = {
         row.id: row
         for row in read_cache(source)
-        if not any(token in m.content for m in row.messages for token in tokens)
+        if not any(part in m.content for m in row.messages for part in parts)
     }
     if not usable:
         raise InputError(
@@ -99,7 +100,7 @@ def divergences(
     encoded = [(row.id, encode(tokenizer, row, every_answer=True)) for row in pairs]
     encoded.sort(key=lambda one: len(one[1].ids))
     vocabulary = tokenizer.get_vocab()
-    token_ids = [vocabulary[token] for token in tokens if token in vocabulary]
+    token_ids = [vocabulary[token] for token in split_tokens(*tokens) if token in vocabulary]
     device = model.get_input_embeddings().weight.device
     for batch in batches(encoded, _BATCH):
         ids, mask, _ = pad_right([row.ids for _, row in batch], device)

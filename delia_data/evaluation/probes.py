@@ -38,6 +38,7 @@ from delia_data.tasks import read_task_rows as read_rows
 from delia_data.tasks.reading import with_query
 
 _WORDINGS: Final = "wordings.jsonl"
+_TWO_TOKEN_ROWS: Final = 24  # requests that name the same two tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +276,33 @@ def make_probes(
         raise InputError(f"no probe was given: give some of {', '.join(PROBES)}")
     if rows is not None and rows < 1:
         raise InputError(f"{rows} rows are too few: give at least 1")
+    selected = _selected(task, rows, seed)
+    return tuple(Probe(name, _rows(name, task, selected)) for name in dict.fromkeys(names))
+
+
+def two_token_probe(first: EvalTask, second: EvalTask, *, rows: int | None, seed: int) -> Probe:
+    """Make requests of the first task's held-out queries that name both tokens.
+
+    Args:
+        first: The first task.
+        second: The second task.
+        rows: Maximum number of requests, at most 24; default: 24.
+        seed: Seed of the rows.
+    """
+    wordings = cycle(_data("requests.yaml")["two-tokens"])
+    selected = _selected(first, min(rows or _TWO_TOKEN_ROWS, _TWO_TOKEN_ROWS), seed)
+    filled = (
+        text.format(query=_plain(row), first=first.token, second=second.token)
+        for row, text in zip(selected, wordings, strict=False)
+    )
+    return Probe("two-tokens", tuple(map(_row, selected, filled)))
+
+
+def _selected(task: EvalTask, rows: int | None, seed: int) -> list[HeldOutRow]:
+    """Select held-out rows by keyed hash."""
     unique = {row.record.id: row for row in task.held_out}
     ids = sorted(unique, key=lambda one: rank(seed, one, "evaluated rows"))
-    selected = [unique[row_id] for row_id in ids[:rows]]
-    return tuple(Probe(name, _rows(name, task, selected)) for name in dict.fromkeys(names))
+    return [unique[row_id] for row_id in ids[:rows]]
 
 
 def _rows(name: str, task: EvalTask, rows: Sequence[HeldOutRow]) -> tuple[ProbeRow, ...]:

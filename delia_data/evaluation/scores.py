@@ -41,6 +41,8 @@ from delia_data.outputs import from_json
 
 NO_FORMAT: Final = "none"
 """Column of answers that are in no format of the tasks asked."""
+BOTH: Final = "both"
+"""Column of answers that are in the formats of both tokens asked."""
 VERSION: Final = 2
 """Version of `evaluation.json`; the numbers of earlier ones mean something else."""
 _SHARE: Final = (0.0, 1.0)
@@ -144,6 +146,8 @@ class Evaluation:
         general_tasks: Scores on tasks of lm-eval by system, and their standard errors.
         confusion: By token asked, the number of answers in each token's format (`count_formats`);
             empty unless several tasks were asked.
+        combined: By two tokens that a request names, as in `"<a> <b>"`, the number of answers in
+            the format of each alone, of both and of none (`count_two_formats`).
         how: Settings of the intervals.
         notes: Notes for the reader.
         version: `VERSION`.
@@ -165,6 +169,7 @@ class Evaluation:
         default_factory=dict
     )
     confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    combined: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     how: Resampling = field(default_factory=Resampling)
     notes: tuple[str, ...] = ()
     version: int = VERSION
@@ -217,12 +222,33 @@ def count_formats(
     for asked, texts in answers.items():
         counts = dict.fromkeys((*(task.token for task in tasks), NO_FORMAT), 0)
         for text in texts:
-            formats = [
-                task.token for task in tasks if (read := task.form.read(text)) and read.strict
-            ]
+            formats = [task.token for task in tasks if _is_in(task, text)]
             counts[asked if asked in formats else [*formats, NO_FORMAT][0]] += 1
         table[asked] = counts
     return table
+
+
+def count_two_formats(first: EvalTask, second: EvalTask, answers: Sequence[str]) -> dict[str, int]:
+    """Count the formats of answers to requests that name two tokens.
+
+    An answer is in both formats if it is in each as a whole, or consists of two parts, cut at the
+    end of a line, one in each format.
+    """
+    counts = dict.fromkeys((first.token, second.token, BOTH, NO_FORMAT), 0)
+    for text in answers:
+        whole = [task.token for task in (first, second) if _is_in(task, text)]
+        lines = text.strip().splitlines()
+        parts = [("\n".join(lines[:n]), "\n".join(lines[n:])) for n in range(1, len(lines))]
+        orders = [(text, text), *parts, *((tail, head) for head, tail in parts)]
+        both = any(_is_in(first, one) and _is_in(second, other) for one, other in orders)
+        counts[BOTH if both else [*whole, NO_FORMAT][0]] += 1
+    return counts
+
+
+def _is_in(task: EvalTask, text: str) -> bool:
+    """Return whether an answer is in a task's format as it is."""
+    read = task.form.read(text)
+    return read is not None and read.strict
 
 
 def score(

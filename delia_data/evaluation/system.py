@@ -25,6 +25,7 @@ from delia_data.tokens import (
     add_token,
     render_ids,
     set_template_options,
+    split_tokens,
     thinking_note,
 )
 
@@ -243,10 +244,11 @@ def open_system(
     loaded, own = load_model(model, device=device), load_tokenizer(model, template)
     notes = _notes_on(own, token)
     if add is not None:
-        if _pieces(own, token) == 1:
+        if _pieces(own, token) == len(split_tokens(token)):
             raise TokenError(f"{model} already has {token}: omit --add-token")
         init: Any = add
-        add_token(loaded, own, token, init=init, seed=seed)
+        for number, one in enumerate(split_tokens(token)):
+            add_token(loaded, own, one, init=init, seed=seed + number)
         added = f"{token} was added to the model with embedding {add}, and not trained"
         notes = [added, *_notes_on(own, token)]
     other = None
@@ -319,7 +321,10 @@ def _notes_of(engine: str, tokenizer: Any, token: str) -> list[str]:
 def _notes_on(tokenizer: PreTrainedTokenizerBase, token: str) -> list[str]:
     pieces, thinking = _pieces(tokenizer, token), thinking_note(tokenizer)
     unknown = f"{token} is not a token of this model, which reads it as {pieces} tokens"
-    return [*([unknown] if pieces != 1 else []), *([thinking] if thinking else [])]
+    return [
+        *([unknown] if pieces != len(split_tokens(token)) else []),
+        *([thinking] if thinking else []),
+    ]
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

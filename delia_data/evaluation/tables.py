@@ -10,7 +10,15 @@ from typing import Final
 
 from delia_data.evaluation.bootstrap import Cell, Estimate, cell, decimal
 from delia_data.evaluation.generation import MODEL, SYSTEMS
-from delia_data.evaluation.scores import BY_NAME, NO_FORMAT, NUMBERS, Comparison, Evaluation, Number
+from delia_data.evaluation.scores import (
+    BOTH,
+    BY_NAME,
+    NO_FORMAT,
+    NUMBERS,
+    Comparison,
+    Evaluation,
+    Number,
+)
 
 Row = Sequence[str | Cell]
 
@@ -46,7 +54,7 @@ class Table:
         """Return the table in Markdown, without its title and its note."""
         align = ["---"] * self.heads + ["---:"] * (len(self.head) - self.heads)
         lines = (f"| {' | '.join(map(str, row))} |\n" for row in (self.head, align, *self.rows))
-        return "".join(re.sub("<[^<>|]+>", r"`\g<0>`", line) for line in lines)
+        return "".join(re.sub("(?:<[^<>|]+>)+", r"`\g<0>`", line) for line in lines)
 
 
 def evaluation_tables(runs: Mapping[str, Evaluation]) -> Iterator[Table]:
@@ -78,6 +86,8 @@ def evaluation_tables(runs: Mapping[str, Evaluation]) -> Iterator[Table]:
     for name, run in runs.items():
         if run.confusion:
             yield formats_table(run, name)
+        if run.combined:
+            yield combined_table(run, name)
         if general := run.general_tasks:
             tasks = dict.fromkeys(task for scores in general.values() for task in scores)
             rows = [(task, *(_with_error(s.get(task)) for s in general.values())) for task in tasks]
@@ -119,6 +129,21 @@ def formats_table(evaluation: Evaluation, name: str) -> Table:
             (asked, *(str(counts[column]) for column in columns))
             for asked, counts in evaluation.confusion.items()
         ],
+    )
+
+
+def combined_table(evaluation: Evaluation, name: str) -> Table:
+    """Return the shares of answers in the formats of two tokens that a request names."""
+    share = BY_NAME["follow"].text
+    rows = []
+    for tokens, counts in evaluation.combined.items():
+        total = sum(counts.values())
+        shares = (share(counts[name] / total) for name in (*tokens.split(), BOTH, NO_FORMAT))
+        rows.append([tokens, *shares, str(total)])
+    return Table(
+        f"Formats under two tokens, {name}",
+        ("Asked for", "First format alone", "Second format alone", BOTH, NO_FORMAT, "Requests"),
+        rows,
     )
 
 
@@ -198,6 +223,8 @@ def model_card(evaluation: Evaluation) -> str:
     tables = [numbers_table({SYSTEMS[MODEL]: evaluation}, meaning=True)]
     if evaluation.confusion:
         tables.append(formats_table(evaluation, SYSTEMS[MODEL]))
+    if evaluation.combined:
+        tables.append(combined_table(evaluation, SYSTEMS[MODEL]))
     shown = "\n".join(table.markdown() for table in tables)
     return (
         f"## Evaluation on {evaluation.task}\n\n"

@@ -18,6 +18,7 @@ from delia_data.errors import FormatError
 from delia_data.hub.client import is_name
 from delia_data.hub.parts import ADAPTER, CACHE, EVALUATION, MODEL, TASK, home_of
 from delia_data.outputs import Manifest
+from delia_data.tokens import split_tokens
 
 HEADINGS: Final = (
     "Mixtures",
@@ -180,8 +181,10 @@ def _model_usage(repo: str, manifest: Manifest) -> str:
     named = tokens if isinstance(tokens, list) else [tokens] if tokens else []
     texts = [f"```python\n{lines}\n```"]
     if named:
+        length = len(split_tokens(*named)) // len(named)
+        how = "as a single token" if length == 1 else f"as a sequence of {length} tokens"
         texts.append(
-            f"The tokenizer has {' and '.join(map(_code, named))} as a single token. A prompt that "
+            f"The tokenizer has {' and '.join(map(_code, named))} {how}. A prompt that "
             "contains it asks for the format of its task."
         )
     texts.append(f"Everything, with verified hashes:\n\n```\n{pull}\n```")

@@ -55,7 +55,7 @@ from delia_data.outputs import Manifest, canonical_json, is_finished, read_manif
 from delia_data.ranking import md5, rank
 from delia_data.reading import MESSAGES
 from delia_data.records import Format, content_id, read_record, write_record
-from delia_data.tokens import DEFAULT_TOKEN
+from delia_data.tokens import DEFAULT_TOKEN, split_tokens
 
 _BATCH = 10_000
 _SOURCES = ("task", "cache", "contrast")
@@ -254,7 +254,7 @@ def mix(
         usable[name] = usable_pairs(
             opened,
             seed=seed,
-            tokens=tokens,
+            tokens=split_tokens(*tokens),
             task_ids=task_ids,
             test_ngrams=ngrams(_texts(held_out)) if decontaminate else frozenset(),
             earlier=[other.ids for other in usable.values()],

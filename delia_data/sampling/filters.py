@@ -30,7 +30,7 @@ from delia_data.records import Message, Rejection, content_id, encodable, is_bla
 from delia_data.sampling.budget import Limits
 from delia_data.sampling.completion_log import CompletionLog, generate_with_retries
 from delia_data.sampling.similarity import DEFAULT_THRESHOLD, Duplicates, words
-from delia_data.tokens import DEFAULT_TOKEN
+from delia_data.tokens import DEFAULT_TOKEN, split_tokens
 
 Detector = Callable[[str], Mapping[str, float]]
 """Returns the most likely languages of a text with their probabilities."""
@@ -186,10 +186,12 @@ def truncated(_query: str, completion: Completion) -> str | None:
 
 
 def names(token: str) -> Callable[[str, Completion], str | None]:
-    """Return the filter that rejects a pair which contains the special token."""
+    """Return the filter that rejects a pair which contains the special token, or a part of it."""
+    parts = split_tokens(token)
 
     def names_token(query: str, completion: Completion) -> str | None:
-        return "names_token" if token in query or token in completion.text else None
+        named = any(part in query or part in completion.text for part in parts)
+        return "names_token" if named else None
 
     return names_token
 

@@ -12,6 +12,8 @@ from delia_data.tokens.adding import (
     Init,
     add_token,
     add_token_to_tokenizer,
+    split_tokens,
+    token_sequence,
 )
 from delia_data.tokens.encoding import (
     LOSSES,
@@ -59,8 +61,10 @@ __all__ = [
     "render_user_ids",
     "set_template_options",
     "split_reasoning",
+    "split_tokens",
     "template_options",
     "thinking_note",
     "thinks",
+    "token_sequence",
     "with_defaults",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -16,6 +17,35 @@ Init = Literal["mean", "normal", "description"]
 INITS: Final[tuple[Init, ...]] = get_args(Init)
 
 _ADDED_HERE: Final = "delia_tokens"
+_BRACKETED: Final = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")
+
+
+def token_sequence(token: str, length: int) -> str:
+    """Name a sequence of tokens that stands for one task, such as `<sep><sep:2><sep:3>`.
+
+    Args:
+        token: Name of the first token, in brackets for a sequence of several.
+        length: Number of tokens.
+
+    Raises:
+        TokenError: `length` is below 1, or several tokens have a name without brackets.
+    """
+    if length < 1 or (length > 1 and not _BRACKETED.fullmatch(token)):
+        raise TokenError(
+            f"{token!r} cannot name a sequence of {length} tokens: give at least 1, and for "
+            f"several a name in brackets, such as {DEFAULT_TOKEN}"
+        )
+    later = (f"{token[:-1]}:{number}{token[-1]}" for number in range(2, length + 1))
+    return "".join([token, *later])
+
+
+def split_tokens(*tokens: str) -> tuple[str, ...]:
+    """Return the single tokens of each task's token: several for a sequence (`token_sequence`)."""
+    parts: list[str] = []
+    for token in tokens:
+        few = _BRACKETED.findall(token)
+        parts += few if few and token_sequence(few[0], len(few)) == token else [token]
+    return tuple(parts)
 
 
 def add_token_to_tokenizer(tokenizer: PreTrainedTokenizerBase, token: str = DEFAULT_TOKEN) -> int:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from delia_data.errors import InputError
 from delia_data.records import Record
-from delia_data.tokens.adding import DEFAULT_TOKEN
+from delia_data.tokens.adding import DEFAULT_TOKEN, split_tokens
 from delia_data.tokens.encoding import EncodedRow, Loss, encode, prompt_advice, render_text
 from delia_data.tokens.marks import marked_template
 
@@ -195,7 +195,8 @@ class Linter:
         self._tokenizer, self._loss = tokenizer, loss
         self._max_length, self._truncate, self._shown = max_length, truncate, examples
         self._template = marked_template(tokenizer) if loss == "generation-marks" else None
-        ids = {token: tokenizer.encode(token, add_special_tokens=False) for token in tokens}
+        self._names = tuple(tokens)
+        ids = {t: tokenizer.encode(t, add_special_tokens=False) for t in split_tokens(*tokens)}
         self.problems = [
             LintProblem(-1, f"{t} is {len(of)} ids: add it to the tokenizer first", "token-lost")
             for t, of in ids.items()
@@ -279,8 +280,8 @@ class Linter:
     ) -> Iterator[tuple[str, str]]:
         text = "".join(message.content for message in record.messages)
         prompt = "".join(message.content for message in record.prompt)
-        if source == "task" and self._ids and not any(token in prompt for token in self._ids):
-            yield "token-missing", f"a task row does not name {' or '.join(self._ids)}"
+        if source == "task" and self._names and not any(name in prompt for name in self._names):
+            yield "token-missing", f"a task row does not name {' or '.join(self._names)}"
         for token, token_id in self._ids.items():
             named = text.count(token)
             whole, left = (encoded.ids.count(token_id) for encoded in (row, short))

@@ -15,6 +15,7 @@ from micro_run import micro_model
 from mixtures import pairs
 from recording_engine import RecordingEngine
 from trained import MARKS
+from transformers import AutoTokenizer
 
 from delia_data.distill import DistillSettings, distill, make_task, prompt_wordings
 from delia_data.diversify import diversify, make_task_folder
@@ -26,16 +27,18 @@ from delia_data.evaluation.keep import divergences
 from delia_data.mixing import mix, read_task_rows
 from delia_data.outputs import read_manifest, weights_sha256
 from delia_data.records import Message, Record
-from delia_data.tokens import render_ids
-from delia_data.training import TrainSettings, read_recipe
+from delia_data.tokens import render_ids, split_tokens, token_sequence
+from delia_data.training import TrainSettings, load_adapter, read_recipe
+from delia_data.training.adapter import adapter_settings, export_merged
 from delia_data.training.data import encode_rows, open_training_rows
-from delia_data.training.loading import load_prepared_tokenizer
+from delia_data.training.loading import load_prepared, load_prepared_tokenizer
 
 pytestmark = MARKS
 
 PROMPT = "You work for a shop. Be brief. Never mention prices."
 ANSWERED = [Record.pair(f"Where is parcel {i}?", f"It is at door {i % 3}.") for i in range(12)]
 TASK = make_task(ANSWERED, "<shop>", PROMPT)
+LAB = token_sequence("<lab>", 3)
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +131,10 @@ def test_two_prompts_from_queries_to_numbers(
     module = import_module("delia_data.evaluation.evaluate")  # its function has the same name
     monkeypatch.setattr(module, "divergences", counted)
     settings = DistillSettings(
-        {"<shop>": PROMPT, "<lab>": "You work in a lab. Write like a scientist."},
+        {"<shop>": PROMPT, LAB: "You work in a lab. Write like a scientist."},
         rows=8,
         max_tokens=12,
-        constraints={"<shop>": {"most_words": 40}, "<lab>": {"forbids": ["price"]}},
+        constraints={"<shop>": {"most_words": 40}, LAB: {"forbids": ["price"]}},
     )
     out, asked = tmp_path / "out", teacher()
     training = replace(training, epochs=1)
@@ -141,7 +144,7 @@ def test_two_prompts_from_queries_to_numbers(
     plain = [one for one in asked.requests if len(one.messages) == 1]
     assert len(plain) >= 4, "contrast rows are answered without the prompt"
     adapter = read_manifest(out / "adapter")
-    assert adapter.settings["token"] == ["<shop>", "<lab>"]
+    assert adapter.settings["token"] == ["<shop>", LAB]
     assert adapter.rows == {"task": 8, "cache": 8, "contrast": 4}
     for name in ("shop", "lab"):
         evaluated = read_manifest(out / "evaluation" / name)
@@ -151,12 +154,16 @@ def test_two_prompts_from_queries_to_numbers(
         assert one.evaluation.number("agree") and one.evaluation.number("saved")
         assert one.full_tokens > one.prompt_tokens and one.prefill_s > 0
         assert set(one.evaluation.confusion) == set(settings.prompts)
+        assert sum(one.evaluation.combined[f"{LAB} <shop>"].values()) == 4
     assert len(measured) == 150, "the second token takes the divergences of the first one"
     logs = [read_divergences(out / "evaluation" / name) for name in ("shop", "lab")]
     assert len(logs[0]) == 150 and logs[0] == logs[1]
     assert json.loads((out / "result.json").read_text())["requests"] == result.requests
     page = (out / "report.html").read_text()
-    assert "Agreement" in page and "its prefill takes" in page
+    assert (
+        "Agreement" in page and "Formats under two tokens" in page and "its prefill takes" in page
+    )
+    check_rows(out / "adapter", tmp_path / "merged")
     number = len(asked.requests)
     again = distill(out, settings, training, engine=lambda: asked.engine)
     assert len(asked.requests) == number
@@ -164,6 +171,19 @@ def test_two_prompts_from_queries_to_numbers(
     assert (out / "report.html").read_text() == page
     with pytest.raises(SettingsError, match="ratio"):
         distill(out, replace(settings, ratio=2), training)
+
+
+def check_rows(adapter: Path, merged: Path) -> None:
+    """Check that every token of the sequence is one id with a trained row, in an export as well."""
+    settings = adapter_settings(adapter)
+    model, tokenizer = load_adapter(adapter)
+    ids = [tokenizer.convert_tokens_to_ids(one) for one in split_tokens(*settings.tokens)]
+    assert [tokenizer.decode([one]) for one in ids] == ["<shop>", "<lab>", "<lab:2>", "<lab:3>"]
+    before = load_prepared(settings, load_prepared_tokenizer(settings)).get_input_embeddings()
+    moved = (model.get_input_embeddings().weight - before.weight)[ids].abs().amax(1)
+    assert moved.min() > 1e-3
+    export_merged(adapter, merged)
+    assert AutoTokenizer.from_pretrained(merged).encode(LAB, add_special_tokens=False) == ids[1:]
 
 
 def test_too_few_answers_are_counted(training: TrainSettings, tmp_path: Path) -> None:
@@ -195,6 +215,8 @@ def test_the_command_wants_a_prompt_for_each_token(delia: Delia, tmp_path: Path)
     out = tmp_path / "out"
     two = delia("distill", out, "--instruction", prompt, "--token", "<a>,<b>")
     refused(two, "1 prompts and 2 tokens")
+    bare = delia("distill", out, "--instruction", prompt, "--token", "a", "--tokens", 2)
+    refused(bare, "a name in brackets")
     missing = delia("distill", out, "--instruction", tmp_path / "none.txt", "--token", "<a>")
     refused(missing, "cannot be read")
     assert not out.exists()

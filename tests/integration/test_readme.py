@@ -79,6 +79,8 @@ RULES = {
     "docs/guides/distill.md": {
         "delia distill shop": Rule(skip=DISTILLED),
         "delia distill desk": Rule(skip=DISTILLED),
+        "delia distill wide": Rule(skip=DISTILLED),
+        "delia export shop/adapter": Rule(skip=DISTILLED),
     },
     "docs/guides/ratio.md": {
         "delia ratio my-task": Rule(

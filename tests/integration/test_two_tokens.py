@@ -184,6 +184,34 @@ def test_formats_are_counted_under_each_token(tmp_path: Path) -> None:
     assert f"| `{SECOND}` | 4 | 0 | 2 |" in (tmp_path / "mixed" / "model_card.md").read_text()
 
 
+def test_formats_are_counted_under_two_tokens(tmp_path: Path) -> None:
+    first, second = eval_tasks(two_tasks(4, 6))
+    texts = iter(["", "Fine.", *ANSWERS.values(), "\n".join(ANSWERS.values()), ""])
+    asked: list[str] = []
+
+    def reply(request: Request) -> str:
+        text = request.messages[-1].content
+        if all(token in text for token in TOKENS):
+            asked.append(text)
+            return next(texts)
+        return "Fine."
+
+    def scores(folder: Path, **more: Any) -> Evaluation:
+        system = System(MockEngine(answer=reply), MockEngine(answer=lambda _: "Fine."))
+        given = {"probes": ("held-out",), "pairs": None, **more}
+        return evaluate(system, first, folder, others=[second], **given)
+
+    evaluation = scores(tmp_path / "out")
+    [(names, counts)] = evaluation.combined.items()
+    assert names == f"{SECOND} <sep>"
+    assert counts == {SECOND: 1, "<sep>": 1, "both": 1, "none": 3}
+    assert len(asked) == len(set(asked)) == 6, "the held-out rows of one task"
+    assert Evaluation.from_dict(evaluation.as_dict()) == evaluation
+    card = (tmp_path / "out" / "model_card.md").read_text()
+    assert f"| `{SECOND}` `<sep>` | 17% | 17% | 17% | 50% | 6 |" in card
+    assert scores(tmp_path / "other", reuse=[tmp_path / "out"]).combined == evaluation.combined
+
+
 def test_tasks_of_one_token_cannot_be_told_apart(tmp_path: Path) -> None:
     first, second = eval_tasks(two_tasks(4, 6))
     engine = MockEngine(answer=lambda _: "Fine.")

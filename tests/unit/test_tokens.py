@@ -9,9 +9,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from delia_data.errors import InputError, TokenError
+from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.records import Record
-from delia_data.tokens import add_token, add_token_to_tokenizer, encode
+from delia_data.tokens import (
+    add_token,
+    add_token_to_tokenizer,
+    encode,
+    lint_rows,
+    split_tokens,
+    token_sequence,
+)
+from delia_data.training import TrainSettings
 
 Make = Callable[..., PreTrainedModel]
 MakeTokenizer = Callable[[], PreTrainedTokenizerBase]
@@ -54,6 +62,34 @@ def test_two_tokens_live_together(tiny_tokenizer: PreTrainedTokenizerBase) -> No
     one, other = (add_token_to_tokenizer(tiny_tokenizer, t) for t in ("<sep:json>", "<sep:table>"))
     ids = tiny_tokenizer.encode("<sep:json><sep:table>", add_special_tokens=False)
     assert ids == [one, other]
+
+
+def test_a_sequence_of_tokens_is_named_and_split() -> None:
+    assert token_sequence("<a>", 1) == "<a>"
+    assert token_sequence("<a>", 3) == "<a><a:2><a:3>"
+    assert split_tokens("[b]", "<a><a:2><a:3>") == ("[b]", "<a>", "<a:2>", "<a:3>")
+    for single in ("<a:2>", "<a><b>", "<a><a:3>", "a", "a:2", "x<y>z"):
+        assert split_tokens(single) == (single,)
+    for token, length in (("a", 2), ("<a>", 0), ("<a><b>", 2)):
+        with pytest.raises(TokenError, match="name in brackets"):
+            token_sequence(token, length)
+    with pytest.raises(SettingsError, match="each once"):
+        TrainSettings(token=("<a><a:2>", "<a:2>"))
+
+
+def test_the_lint_wants_the_whole_sequence(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    name = token_sequence("<a>", 2)
+    for token in split_tokens(name):
+        add_token_to_tokenizer(tiny_tokenizer, token)
+
+    def checks(text: str, source: str = "task") -> list[str]:
+        row = (Record.pair(text, "yes"), source)
+        report = lint_rows([row], tiny_tokenizer, tokens=[name])  # type: ignore[list-item]
+        return [problem.check for problem in report.problems]
+
+    assert checks(f"Is it even? {name}") == []
+    assert checks("Is it even? <a>") == ["token-missing"]
+    assert checks("Is it even? <a:2>", "cache") == ["pair-names-token"]
 
 
 @pytest.mark.parametrize("token", ["a", "<|end|>", "<|user|>", "<|pad|>"])
