@@ -225,8 +225,8 @@ def export_parted(adapter: str | os.PathLike[str], folder: str | os.PathLike[str
     _refuse_same_folder(adapter, folder)
     root, out = Path(folder), Path(folder) / "adapter"
     check_folder_is_ours(root, frozenset({"model", "adapter"}), sign="adapter")
-    known = {path.name for pattern in _EXPORT_PATTERNS for path in out.glob(pattern)}
-    check_folder_is_ours(out, frozenset(known), sign=LOCK)
+    names = {path.name for pattern in _EXPORT_PATTERNS for path in out.glob(pattern)}
+    check_folder_is_ours(out, frozenset(names), sign=LOCK)
     with folder_lock(out), model_folder(root / "model") as base:
         if is_finished(out) and is_finished(base):
             return earlier_model(out, {**manifest.settings, **manifest.inputs})

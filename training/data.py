@@ -105,12 +105,12 @@ class TrainingRows:
         """Settings, inputs and published version of the mixture, if known."""
         if self.manifest is None:
             return {}
-        known = self.manifest.model_dump(mode="json", include={"settings", "inputs"})
-        known["code_version"] = self.manifest.code_version
+        entry = self.manifest.model_dump(mode="json", include={"settings", "inputs"})
+        entry["code_version"] = self.manifest.code_version
         if self.publication is not None:
-            known["version"] = self.publication.settings["version"]
-            known["content"] = self.publication.inputs["content"]
-        return known
+            entry["version"] = self.publication.settings["version"]
+            entry["content"] = self.publication.inputs["content"]
+        return entry
 
     def records(self, tokens: Sequence[str]) -> Iterator[tuple[Record, RowSource]]:
         """Yield the record of each row, and its source; arguments and errors as for `rows`."""
@@ -148,8 +148,8 @@ class TrainingRows:
         The input is read again up to the last of these rows, so that no location is stored.
         """
         places = {-1: "the tokenizer"}
-        found = enumerate(islice(self.source.rows(), max(rows, default=-1) + 1))
-        return places | {index: where for index, (where, _) in found if index in rows}
+        read = enumerate(islice(self.source.rows(), max(rows, default=-1) + 1))
+        return places | {index: where for index, (where, _) in read if index in rows}
 
 
 def open_training_rows(given: Any) -> TrainingRows:
@@ -432,7 +432,7 @@ def mismatched_sources(
     """
     if not written_by or pairs_loss == "kl":
         return []
-    known: list[dict[str, Any]] = []
+    identified: list[dict[str, Any]] = []
 
     def identities() -> Iterator[dict[str, Any]]:
         """Yield the model's identity in each type; weights are hashed on demand."""
@@ -440,9 +440,9 @@ def mismatched_sources(
             yield origin
             return
         for number, dtype in enumerate(_DTYPES):
-            if number == len(known):
-                known.append(identify_files(model, tokenizer, dtype=dtype))
-            yield known[number]
+            if number == len(identified):
+                identified.append(identify_files(model, tokenizer, dtype=dtype))
+            yield identified[number]
 
     own = next(identities())
     lines = []

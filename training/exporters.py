@@ -115,6 +115,19 @@ class ExportInputs:
             return self.settings.learning_rate
         return float(f"{rate * self.embedding_rms:.3g}")  # few digits are enough, and readable
 
+    def lora(self, targets: list[str], *, use: str = "use") -> dict[str, Any]:
+        """Return the settings of LoRA under the names of TRL, which axolotl has too."""
+        settings = self.settings
+        return {
+            "lora_r": settings.rank,
+            "lora_alpha": settings.alpha,
+            "lora_dropout": settings.dropout,
+            "lora_target_modules": targets,
+            **({"lora_target_parameters": [*self.experts]} if self.experts else {}),
+            **({f"{use}_rslora": True} if settings.rslora else {}),
+            **({f"{use}_dora": True} if settings.dora else {}),
+        }
+
     def arguments(self) -> dict[str, Any]:
         """Return the settings as arguments of transformers' trainer, which most others extend."""
         settings, batch = self.settings, self.settings.batch_size or 1
@@ -345,13 +358,7 @@ def _axolotl(inputs: ExportInputs) -> Files:
         config |= {
             "adapter": "qlora" if settings.adaptation == "qlora" else "lora",
             "load_in_4bit": settings.adaptation == "qlora",
-            "lora_r": settings.rank,
-            "lora_alpha": settings.alpha,
-            "lora_dropout": settings.dropout,
-            "lora_target_modules": targets,
-            **({"lora_target_parameters": [*inputs.experts]} if inputs.experts else {}),
-            **({"peft_use_rslora": True} if settings.rslora else {}),
-            **({"peft_use_dora": True} if settings.dora else {}),
+            **inputs.lora(targets, use="peft_use"),
         }
         if inputs.settings.trains_row_alone:
             ids = sorted(inputs.token_ids.values())
@@ -466,16 +473,7 @@ def _trl(inputs: ExportInputs) -> Files:
     if settings.device == "cpu":
         config |= {"use_cpu": True, "bf16": False}
     if settings.adaptation != "full":
-        config |= {
-            "use_peft": True,
-            "lora_r": settings.rank,
-            "lora_alpha": settings.alpha,
-            "lora_dropout": settings.dropout,
-            "lora_target_modules": [*settings.targets, inputs.embedding],
-            **({"lora_target_parameters": [*inputs.experts]} if inputs.experts else {}),
-            **({"use_rslora": True} if settings.rslora else {}),
-            **({"use_dora": True} if settings.dora else {}),
-        }
+        config |= {"use_peft": True, **inputs.lora([*settings.targets, inputs.embedding])}
     if settings.adaptation == "qlora":
         config["load_in_4bit"] = True
     notes = _token_notes(inputs)

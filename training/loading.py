@@ -69,14 +69,14 @@ def resolve(settings: TrainSettings, *, rows: int) -> TrainSettings:
                 "launch with ddp.yaml, or use adaptation 'lora'"
             )
     if settings.optimizer is not None:
-        known = [
+        names = [
             each.value
             for each in require("transformers.training_args", extra="train").OptimizerNames
         ]
-        if settings.optimizer not in known:
+        if settings.optimizer not in names:
             raise SettingsError(
-                f"{unknown_name('optimizer', settings.optimizer, known)}: use one of "
-                f"{', '.join(known)}"
+                f"{unknown_name('optimizer', settings.optimizer, names)}: use one of "
+                f"{', '.join(names)}"
             )
     dtype = settings.dtype
     if dtype == "auto":

@@ -43,11 +43,6 @@ _LOWEST: Final = -1e30
 """Logit of an excluded token; finite, so that 0 times a difference of logits is 0."""
 
 
-def plain_forward(model: Any) -> None:
-    """Remove a forward pass that was set on this instance, such as TRL's fused head."""
-    model.__dict__.pop("forward", None)
-
-
 class Teacher(NamedTuple):
     """The untrained model at labeled positions, as the target of its pairs.
 

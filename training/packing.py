@@ -21,8 +21,9 @@ from itertools import pairwise
 from typing import Any, Final
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, DataCollatorWithFlattening, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 MicroBatches = list[list[int]]
@@ -135,21 +136,10 @@ def pack_rows(rows: Sequence[Row]) -> Tensors:
         as flash attention's kernels take them: `cu_seq_lens_q`, `cu_seq_lens_k` (int32, of shape
         (rows + 1,)), `max_length_q` and `max_length_k`.
     """
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    bounds = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-    labels = torch.tensor([label for row in rows for label in row["labels"]])
-    labels[bounds[:-1]] = IGNORED
-    longest, boundaries = int(lengths.max()), bounds.to(torch.int32)
-    return {
-        "input_ids": torch.tensor([i for row in rows for i in row["input_ids"]])[None],
-        "labels": labels[None],
-        "is_task": torch.tensor([row["is_task"] for row in rows]).repeat_interleave(lengths)[None],
-        "position_ids": torch.cat([torch.arange(int(length)) for length in lengths])[None],
-        "cu_seq_lens_q": boundaries,
-        "cu_seq_lens_k": boundaries,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }
+    batch = DataCollatorWithFlattening(return_flash_attn_kwargs=True)(rows)
+    are_task = torch.tensor([row["is_task"] for row in rows])
+    lengths = batch["cu_seq_lens_q"].diff()
+    return {**batch, "is_task": are_task.repeat_interleave(lengths)[None]}
 
 
 def pad_rows(rows: Sequence[Row], pad_id: int) -> Tensors:
@@ -158,19 +148,20 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> Tensors:
     Returns:
         `input_ids`, `labels`, `is_task` and `attention_mask` of shape (rows, longest row).
     """
-    longest = max(len(row["input_ids"]) for row in rows)
 
-    def padded(name: str, fill: int) -> torch.Tensor:
-        return torch.tensor([[*row[name], *[fill] * (longest - len(row[name]))] for row in rows])
+    def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+        tensors = [torch.tensor(row) for row in rows]
+        return pad_sequence(tensors, batch_first=True, padding_value=fill)
 
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    labels = padded("labels", IGNORED)
+    input_ids = padded([row["input_ids"] for row in rows], pad_id)
+    labels = padded([row["labels"] for row in rows], IGNORED)
     labels[:, 0] = IGNORED
+    are_task = torch.tensor([row["is_task"] for row in rows])
     return {
-        "input_ids": padded("input_ids", pad_id),
+        "input_ids": input_ids,
         "labels": labels,
-        "is_task": torch.tensor([row["is_task"] for row in rows])[:, None].expand(-1, longest),
-        "attention_mask": (torch.arange(longest)[None] < lengths[:, None]).long(),
+        "is_task": are_task[:, None].expand_as(input_ids),
+        "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
     }
 
 
@@ -345,5 +336,5 @@ def _varlen_attention() -> Callable[..., Any] | None:
     except ImportError:
         return None
     named = inspect.signature(varlen_attn).parameters
-    known = {"scale", "window_size", "enable_gqa"} <= named.keys()
-    return varlen_attn if known else None
+    supported = {"scale", "window_size", "enable_gqa"} <= named.keys()
+    return varlen_attn if supported else None

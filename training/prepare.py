@@ -165,8 +165,8 @@ def prepared_from(model: str | os.PathLike[str]) -> dict[str, Any] | None:
 def model_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Lock the folder of a model for writing."""
     root = Path(folder)
-    known = {path.name for pattern in _NAMES for path in root.glob(pattern)}
-    check_folder_is_ours(root, frozenset(known), sign=LOCK)
+    names = {path.name for pattern in _NAMES for path in root.glob(pattern)}
+    check_folder_is_ours(root, frozenset(names), sign=LOCK)
     with folder_lock(root):
         yield root
 

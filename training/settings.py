@@ -302,13 +302,13 @@ class TrainSettings:
             SettingsError: A key is unknown, or a value has the wrong type or is out of bounds;
                 the message names all.
         """
-        known = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls)]
         unknown = [
-            _REPLACED.get(key) or unknown_name("key", key, known)
+            _REPLACED.get(key) or unknown_name("key", key, names)
             for key in values
-            if key not in known
+            if key not in names
         ]
-        valid, problems = validate(cls, {key: values[key] for key in values if key in known})
+        valid, problems = validate(cls, {key: values[key] for key in values if key in names})
         if unknown or problems:
             raise SettingsError(f"{where}: {'; '.join(unknown + problems)}")
         return cls(**valid)

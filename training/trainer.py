@@ -25,7 +25,7 @@ from trl import SFTTrainer
 from delia_data.errors import SettingsError
 from delia_data.evaluation.representation import evaluating
 from delia_data.training.loading import embedding_rms
-from delia_data.training.loss import Teacher, give_losses, plain_forward, read_rows_in_place
+from delia_data.training.loss import Teacher, give_losses, read_rows_in_place
 from delia_data.training.packing import IGNORED, StepBatches, StepPlan, packed_attention, plan_steps
 from delia_data.training.watching import BEST_BY, Watch, drop_after
 
@@ -90,7 +90,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
         self._in_bfloat16 = any(p.dtype == torch.bfloat16 for p in causal.parameters())
         if token_rate is not None:
             self.token_learning_rate = token_rate * embedding_rms(causal)
-        plain_forward(causal)
+        causal.__dict__.pop("forward", None)  # TRL's fused head
         if pairs_loss == "kl" and causal is self.model:
             self._teacher = copy.deepcopy(causal).requires_grad_(False).eval()
             give_losses(self._teacher, token_ids=token_ids)

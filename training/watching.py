@@ -104,20 +104,15 @@ class LeakWatch:
         untrained: Callable[[], AbstractContextManager[Any]],
         *,
         rows: int | None = None,
-        seed: int = 0,
     ) -> None:
-        """Make the probes.
+        """Make the probes of a task, for a maximum number of held-out rows.
 
-        Args:
-            task: The task.
-            untrained: Returns a context that yields the untrained model.
-            rows: Maximum number of held-out rows.
-            seed: Seed of the rows.
+        `untrained` returns a context that yields the untrained model.
         """
         from delia_data.evaluation.probes import LEAK_PROBES, make_probes
 
         self.task, self.untrained = task, untrained
-        self.probes = make_probes(task, LEAK_PROBES, rows=rows, seed=seed)
+        self.probes = make_probes(task, LEAK_PROBES, rows=rows)
         self._before: list[frozenset[str]] | None = None
 
     def measure(
@@ -155,6 +150,7 @@ class LeakWatch:
 
 
 _ANSWER_TOKENS: Final = 96
+_WORDS: Final = 16  # ordinary words, all of them controls
 _MEASURES: Final = ("l2", "relative", "cosine")
 
 
@@ -175,7 +171,6 @@ class AlignmentWatch:
         keywords: Sequence[str],
         *,
         init: str = "mean",
-        words: int = 16,
         prefix: str = "",
     ) -> None:
         """Choose the words.
@@ -185,7 +180,6 @@ class AlignmentWatch:
             keywords: Words to compare it with, at least one.
             init: Initial embedding of the token: the second token begins as `"normal"` too, or as
                 the mean of all rows.
-            words: Number of ordinary words, all of them controls.
             prefix: Prefix of the numbers' names, for a training with several tokens.
         """
         if not keywords:
@@ -193,7 +187,7 @@ class AlignmentWatch:
         self.token = token
         self.keywords = tuple(keywords)
         self.untrained = "normal" if init == "normal" else "mean"
-        self.words, self.prefix = words, prefix
+        self.prefix = prefix
 
     def measure(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, step: int
@@ -202,7 +196,7 @@ class AlignmentWatch:
         from delia_data.evaluation.representation import first_middle_last, measure_alignment
 
         alignment = measure_alignment(
-            model, tokenizer, self.token, self.keywords, words=self.words, controls=self.words
+            model, tokenizer, self.token, self.keywords, words=_WORDS, controls=_WORDS
         )
         numbers = {}
         for each in alignment.keywords:

@@ -52,7 +52,6 @@ def command(
         "Maximum number of texts that the model writes. Default: 20 for each wording.",
         _WORDINGS,
     ),
-    times: int = option(1, "How often each wording names the token.", _WORDINGS),
     held_out_share: float = option(
         0.2, "Share of the wordings for held-out rows, if none is marked as such.", _WORDINGS
     ),
@@ -127,7 +126,6 @@ def command(
             out,
             wordings=wordings_from,
             count=wordings,
-            times=times,
             held_out_share=held_out_share,
             tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
             embed=embeddings,

@@ -18,7 +18,6 @@ import numpy as np
 
 from delia_data.diversify.plain import asks, is_format_talk, sentences_of
 from delia_data.engines.base import Finish
-from delia_data.errors import InputError
 from delia_data.records import Rejection
 from delia_data.sampling.embeddings import Embed, Vectors
 from delia_data.sampling.filters import Detector, is_other_language
@@ -79,15 +78,15 @@ def own_words(wording: Wording, token: str) -> tuple[str, ...]:
     return words(wording.text.replace(token, " ").replace(QUERY_SLOT, " "))
 
 
-def marks_gate(token: str, times: int = 1) -> Gate:
-    """Require the token the given number of times as a separate word, one slot, no other mark."""
+def marks_gate(token: str) -> Gate:
+    """Require the token once, as a separate word, one slot, and no other mark."""
     glued = re.compile(_GLUED.replace("TOKEN", re.escape(token)))
 
     def gate(wording: Wording) -> str | None:
         named = wording.text.count(token)
-        if named < times:
+        if named < 1:
             return "no_token"
-        if named > times:
+        if named > 1:
             return "token_repeated"
         if wording.text.count(QUERY_SLOT) != 1:
             return "no_query_slot"
@@ -103,17 +102,17 @@ def shape_gate(token: str) -> Gate:
     """Require between 2 and 120 words without repetition."""
 
     def gate(wording: Wording) -> str | None:
-        said = own_words(wording, token)
-        if not said:
+        terms = own_words(wording, token)
+        if not terms:
             return "no_words"
-        if len(said) < MIN_WORDS:
+        if len(terms) < MIN_WORDS:
             return "too_short"
-        if len(said) > MAX_WORDS:
+        if len(terms) > MAX_WORDS:
             return "too_long"
-        threes = Counter(zip(said, said[1:], said[2:], strict=False))
+        threes = Counter(zip(terms, terms[1:], terms[2:], strict=False))
         stuck = any(len(set(three)) == 1 for three in threes)
         again = threes and max(threes.values()) >= 3
-        fours = Counter(zip(said, said[1:], said[2:], said[3:], strict=False))
+        fours = Counter(zip(terms, terms[1:], terms[2:], terms[3:], strict=False))
         twice = fours and max(fours.values()) >= 2
         return "repetition" if stuck or again or twice else None
 
@@ -125,8 +124,8 @@ def leaks_gate(token: str, leaks: frozenset[str]) -> Gate:
     phrases = [words(leak) for leak in sorted(leaks)]
 
     def gate(wording: Wording) -> str | None:
-        said = own_words(wording, token)
-        return "leaks_format" if any(_has(said, phrase) for phrase in phrases) else None
+        terms = own_words(wording, token)
+        return "leaks_format" if any(_has(terms, phrase) for phrase in phrases) else None
 
     return gate
 
@@ -140,10 +139,10 @@ def answers_gate(task: Task) -> Gate:
     pieces = {gram for text in texts for gram in _grams(words(text), _EXAMPLE)} - allowed
 
     def gate(wording: Wording) -> str | None:
-        said = own_words(wording, task.token)
-        named = sum(_has(said, label) for label in labels)
+        terms = own_words(wording, task.token)
+        named = sum(_has(terms, label) for label in labels)
         one_sided = 0 < named < len(labels)
-        copied = not pieces.isdisjoint(_grams(said, _EXAMPLE))
+        copied = not pieces.isdisjoint(_grams(terms, _EXAMPLE))
         return "leaks_answer" if one_sided or copied else None
 
     return gate
@@ -162,10 +161,10 @@ def copies_gate(task: Task, examples: Iterable[str] = ()) -> Gate:
     } - set(_grams(public, _EXAMPLE))
 
     def gate(wording: Wording) -> str | None:
-        said = own_words(wording, task.token)
-        if not rows.isdisjoint(_grams(said, _COPIED)):
+        terms = own_words(wording, task.token)
+        if not rows.isdisjoint(_grams(terms, _COPIED)):
             return "copies_row"
-        return None if shown.isdisjoint(_grams(said, _EXAMPLE)) else "copies_example"
+        return None if shown.isdisjoint(_grams(terms, _EXAMPLE)) else "copies_example"
 
     return gate
 
@@ -199,15 +198,15 @@ def written_gate(token: str) -> Gate:
         sentences = sentences_of(text)
         named = next((part for part in sentences if token in part), "")
         rest = "\n".join(part for part in sentences if part is not named)
-        said = rest if is_format_talk(named, token) else f"{rest}\n{named.replace(token, '')}"
-        return None if asks(said) else "no_request"
+        terms = rest if is_format_talk(named, token) else f"{rest}\n{named.replace(token, '')}"
+        return None if asks(terms) else "no_request"
 
     return gate
 
 
-def is_near_copy(said: Sequence[str], other: Sequence[str]) -> bool:
+def is_near_copy(terms: Sequence[str], other: Sequence[str]) -> bool:
     """Return whether two wordings share most of their words."""
-    a, b = set(said), set(other)
+    a, b = set(terms), set(other)
     return len(a & b) >= NEAR_COPY * len(a | b)
 
 
@@ -216,14 +215,14 @@ def _values(answer: str) -> list[str]:
     return [answer] if value is None else [str(part) for part in value.values()]
 
 
-def _grams(said: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
-    return (tuple(said[i : i + size]) for i in range(len(said) - size + 1))
+def _grams(terms: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
+    return (tuple(terms[i : i + size]) for i in range(len(terms) - size + 1))
 
 
-def _has(said: Sequence[str], phrase: Sequence[str]) -> bool:
+def _has(terms: Sequence[str], phrase: Sequence[str]) -> bool:
     size = len(phrase)
     return bool(size) and any(
-        tuple(said[i : i + size]) == tuple(phrase) for i in range(len(said) - size + 1)
+        tuple(terms[i : i + size]) == tuple(phrase) for i in range(len(terms) - size + 1)
     )
 
 
@@ -295,9 +294,9 @@ class Meaning:
         other = float((self._others @ vector).max()) if len(self._others) else -1.0
         return float((self._own @ vector).max()), other
 
-    def is_near_copy(self, vector: Vectors, kept: Sequence[Vectors]) -> bool:
+    def is_near_copy(self, vector: Vectors, others: Sequence[Vectors]) -> bool:
         """Return whether a wording is a near copy of one with these vectors."""
-        return bool(kept) and float(np.max(np.stack(kept) @ vector)) >= SAME
+        return bool(others) and float(np.max(np.stack(others) @ vector)) >= SAME
 
 
 @cache
@@ -357,7 +356,6 @@ class WordingChecker:
         embed: Embed | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         detect: Detector | None = None,
-        times: int = 1,
         examples: Iterable[str] = (),
         strict: bool = False,
         judge: Verdicts | None = None,
@@ -370,25 +368,21 @@ class WordingChecker:
             tokenizer: Tokenizer of the model to train, in which the token must be a single id. The
                 token is added to it. Without it, only `delia lint` checks this.
             detect: Detectors languages; without it, the language is not checked.
-            times: Number of times that a wording names the token.
             examples: Examples in the prompts.
             strict: Also run the checks for what small models write.
             judge: Judges the texts of wordings that pass all other checks.
 
         Raises:
-            InputError: `times` is below 1.
             TokenError: The tokenizer has the token with another role.
         """
-        if times < 1:
-            raise InputError(f"a wording cannot name the token {times} times: give at least 1")
         self._token = task.token
-        gates = [marks_gate(task.token, times), shape_gate(task.token)]
+        gates = [marks_gate(task.token), shape_gate(task.token)]
         gates += [leaks_gate(task.token, task.leaks), answers_gate(task)]
         gates += [copies_gate(task, examples)]
         if strict:
             gates += [written_gate(task.token)]
         if tokenizer is not None:
-            gates += [_whole_gate(task, tokenizer, times)]
+            gates += [_whole_gate(task, tokenizer)]
         if detect is not None and (language := _language_of(task, detect)) is not None:
             gates += [_language_gate(task.token, language, detect)]
         self._gates: Sequence[Gate] = gates
@@ -456,11 +450,11 @@ class WordingChecker:
 
     def _check(self, wording: Wording, finish: Finish) -> bool:
         """Accept or reject a wording; return whether only a judge can reject it."""
-        said = own_words(wording, self._token)
+        terms = own_words(wording, self._token)
         reason = {"error": "failed", "length": "cut_off"}.get(finish)
         if reason is None:
             reason = next((why for gate in self._gates if (why := gate(wording))), None)
-        if reason is None and any(is_near_copy(said, other) for other in self._words):
+        if reason is None and any(is_near_copy(terms, other) for other in self._words):
             reason = "near_copy"
         vector = None
         if reason is None and self._meaning is not None:
@@ -474,7 +468,7 @@ class WordingChecker:
             self.rejected.append((wording, verdict))
             return reason is None
         self.accepted.append(wording)
-        self._words.append(said)
+        self._words.append(terms)
         if vector is not None:
             self._vectors.append(vector)
         return True
@@ -501,7 +495,7 @@ def gate_task_wordings(
     return checker.check_all(list(wordings))
 
 
-def _whole_gate(task: Task, tokenizer: PreTrainedTokenizerBase, times: int) -> Gate:
+def _whole_gate(task: Task, tokenizer: PreTrainedTokenizerBase) -> Gate:
     """Require one id for each token after the chat template."""
     token_ids = [add_token_to_tokenizer(tokenizer, one) for one in split_tokens(task.token)]
     query = task.train[0].query
@@ -509,7 +503,7 @@ def _whole_gate(task: Task, tokenizer: PreTrainedTokenizerBase, times: int) -> G
     def gate(wording: Wording) -> str | None:
         turn = {"role": "user", "content": wording.fill(query)}
         ids = render_ids(tokenizer, [turn], generate=True)
-        return None if all(ids.count(one) == times for one in token_ids) else "token_split"
+        return None if all(ids.count(one) == 1 for one in token_ids) else "token_split"
 
     return gate
 
@@ -523,9 +517,9 @@ def _language_of(task: Task, detect: Detector) -> str | None:
 
 def _language_gate(token: str, language: str, detect: Detector) -> Gate:
     def gate(wording: Wording) -> str | None:
-        said = " ".join(own_words(wording, token))
-        if sum(letter.isalpha() for letter in said) < _FEWEST_LETTERS:
+        terms = " ".join(own_words(wording, token))
+        if sum(letter.isalpha() for letter in terms) < _FEWEST_LETTERS:
             return None
-        return "wrong_language" if is_other_language(detect(said), language) else None
+        return "wrong_language" if is_other_language(detect(terms), language) else None
 
     return gate

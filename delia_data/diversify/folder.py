@@ -122,7 +122,6 @@ def make_task_folder(
     *,
     wordings: str | os.PathLike[str] | Iterable[Any] | None = None,
     count: int | None = None,
-    times: int = 1,
     held_out_share: float = HELD_OUT_SHARE,
     tokenizer: PreTrainedTokenizerBase | None = None,
     embed: Embed | bool = True,
@@ -148,7 +147,6 @@ def make_task_folder(
         wordings: `"bundled"`, `"model"`, or a file or a list of wordings. Default: the bundled
             ones of the task, or else those of a model.
         count: Wordings to accept, those for held-out rows included. Default: all, or 40 of a model.
-        times: How often each wording names the token.
         held_out_share: Share of the wordings for held-out rows if none is marked as such, 0 to 1.
         tokenizer: Tokenizer in which the token must be a single id.
         embed: Function from texts to unit vectors, to check meaning and to choose the most diverse
@@ -228,13 +226,12 @@ def make_task_folder(
             stack.enter_context(log.writing(judging.describe()))
         if by_model:
             count = count or _COUNT
-            generator = ParaphraseGenerator(task, seed=seed, times=times)
+            generator = ParaphraseGenerator(task, seed=seed)
             checker = WordingChecker(
                 task,
                 embed=embed or None,
                 tokenizer=tokenizer,
                 detect=None if any_language else load_detector(),
-                times=times,
                 examples=generator.examples,
                 strict=not lenient,
                 judge=None if judging is None else judging.stored_verdicts,
@@ -267,7 +264,6 @@ def make_task_folder(
                 task,
                 embed=embed or None,
                 tokenizer=tokenizer,
-                times=times,
                 judge=judging and partial(judging.stored_verdicts, on_verdict=on_verdict),
             )
             gates = checker.check_all(given)

@@ -95,8 +95,8 @@ def _wording(row: Any) -> Wording:
 
 
 def _placed(text: str) -> str:
-    said = text.strip()
-    return said if QUERY_SLOT in said else f"{said}\n{QUERY_SLOT}"
+    content = text.strip()
+    return content if QUERY_SLOT in content else f"{content}\n{QUERY_SLOT}"
 
 
 _SYSTEM: Final = (
@@ -107,7 +107,6 @@ _SYSTEM: Final = (
 _AVOID: Final = " Do not use the words {words}."
 _ASK: Final = "Reword as {kind}{manner}: {request} Reply in {token}."
 _FIELDS: Final = ("ask", "place", "examples")
-_TIMES: Final = {1: "once", 2: "twice"}
 _ENDS: Final = " \t\n\"'“”*_`"
 _LABEL: Final = ("reworded", "rewording", "request", "answer", "output")
 
@@ -130,7 +129,6 @@ class ParaphraseGenerator:
     Attributes:
         task: The task.
         seed: Seed of the prompts and of sampling.
-        times: Number of times that a wording names the token.
 
     Raises:
         InputError: The task's request names the format.
@@ -138,7 +136,6 @@ class ParaphraseGenerator:
 
     task: Task
     seed: int = 0
-    times: int = 1
 
     def __post_init__(self) -> None:
         if leaking := self.task.leaks & set(words_of(self.task.plain_request)):
@@ -165,7 +162,7 @@ class ParaphraseGenerator:
             "task": self.task.sha256,
             "requests": list(self._requests),
             "kinds": list(KINDS),
-            "times": self.times,
+            "times": 1,  # how often a wording names the token, once a setting
             "prompts": hashlib.sha256(canonical_json(shown)).hexdigest(),
         }
 
@@ -196,18 +193,18 @@ class ParaphraseGenerator:
     def wording(self, number: int, text: str) -> Wording:
         """Return the wording in a completion: its first paragraph, with a slot for the query."""
         name = self._kind(number)
-        said = text.strip().split("\n\n")[0].strip()
-        label, colon, rest = said.partition(":")
+        content = text.strip().split("\n\n")[0].strip()
+        label, colon, rest = content.partition(":")
         if colon and label.strip(_ENDS).casefold() in _LABEL:
-            said = rest
-        said = said.strip().strip(_ENDS)
-        if QUERY_SLOT in said:
-            return Wording(said, kind=name)
+            content = rest
+        content = content.strip().strip(_ENDS)
+        if QUERY_SLOT in content:
+            return Wording(content, kind=name)
         place = _prompts()["kinds"][name]["place"]
         places = ("before", "after") if place == "either" else (place,)
         before = self._pick(number, "place", places) == "before"
         gap = self._pick(number, "gap", ("\n", "\n\n"))
-        parts = (QUERY_SLOT, said) if before else (said, QUERY_SLOT)
+        parts = (QUERY_SLOT, content) if before else (content, QUERY_SLOT)
         return Wording(gap.join(parts), kind=name)
 
     @property
@@ -218,8 +215,7 @@ class ParaphraseGenerator:
 
     def _system(self) -> str:
         token = self.task.token
-        times = _TIMES.get(self.times, f"{self.times} times")
-        prompt = _SYSTEM.format(token=token, times=times)
+        prompt = _SYSTEM.format(token=token, times="once")
         avoid = sorted(self.task.leaks - {"yes", "no"})
         return prompt + (_AVOID.format(words=", ".join(avoid)) if avoid else "")
 

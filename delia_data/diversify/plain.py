@@ -32,18 +32,18 @@ def sentences_of(text: str) -> list[str]:
 
 def is_format_talk(sentence: str, token: str) -> bool:
     """Return whether a sentence names the token and only says how to reply."""
-    said = words(sentence.replace(token, " ").replace(QUERY_SLOT, " "))
-    return token in sentence and _TALK.issuperset(said)
+    content = words(sentence.replace(token, " ").replace(QUERY_SLOT, " "))
+    return token in sentence and _TALK.issuperset(content)
 
 
 def asks(text: str) -> bool:
     """Return whether a text is a complete request."""
-    said = text.replace(QUERY_SLOT, "\n")
-    if len(words(said)) < _FEWEST_WORDS and "?" not in said:
+    content = text.replace(QUERY_SLOT, "\n")
+    if len(words(content)) < _FEWEST_WORDS and "?" not in content:
         return False
-    parts = [part for part in _SENTENCE.findall(said) if words(part)]
+    parts = [part for part in _SENTENCE.findall(content) if words(part)]
     orders = (not part.rstrip().endswith(":") and not _STATES.match(part) for part in parts)
-    return bool(_REQUEST.search(said)) or any(orders)
+    return bool(_REQUEST.search(content)) or any(orders)
 
 
 _VERB: Final = (

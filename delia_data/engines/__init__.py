@@ -62,13 +62,13 @@ def load_engine(name: str, *, model: str, **options: Any) -> Engine:
         raise InputError(f"engine {name!r} is unknown: use one of {', '.join(ENGINES)}")
     engine = getattr(import_module(f"delia_data.engines.{name}"), _CLASSES[name])
     if declared := getattr(engine, "Options", None):
-        known = [field.name for field in fields(declared)]
+        accepted = [field.name for field in fields(declared)]
     else:
-        known = [each for each in inspect.signature(engine.load).parameters if each != "model"]
-    if unknown := sorted(set(options).difference(known)):
+        accepted = [each for each in inspect.signature(engine.load).parameters if each != "model"]
+    if unknown := sorted(set(options).difference(accepted)):
         raise InputError(
             f"engine {name!r} has no option {', '.join(unknown)}: "
-            f"it has {', '.join(known) or 'none'}"
+            f"it has {', '.join(accepted) or 'none'}"
         )
     loaded: Engine = engine.load(model, **options)
     return loaded

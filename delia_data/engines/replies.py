@@ -218,8 +218,8 @@ def _error_in_answer(value: Any, api: Api) -> RequestFailure:
     numeric = code.isdecimal() and len(code) == 3
     status = int(code) if numeric else _STATUS_BY_WORD.get(_letters(code), 0)
     if not 400 <= status < 600:
-        said = redact(message or code or "no reason given", api)
-        return RequestFailure("invalid", f"{api.name} reported an error: {said}")
+        reason = redact(message or code or "no reason given", api)
+        return RequestFailure("invalid", f"{api.name} reported an error: {reason}")
     failure = classify_error(status, code, message, None, api, shown=f"error {code}")
     if status == 500:  # the server works, so this request is probably what it cannot answer
         failure.kind = "invalid"
@@ -294,35 +294,35 @@ def classify_error(
     default `"HTTP 429"` for 429.
     """
     message, shown = redact(message, api), shown or f"HTTP {status}"
-    said = f": {message}" if message else ""
+    cause = f"({shown}): {message}" if message else f"({shown})"
     word = _STATUS_BY_WORD.get(_letters(code))
     if status == 402 or word == 402 or (status < 500 and _UNPAID.search(message)):
         return RequestFailure(
-            "stop", f"the quota of {api.name} is used up ({shown}){said}; raise it, then run again"
+            "stop", f"the quota of {api.name} is used up {cause}; raise it, then run again"
         )
     if status in (401, 403):
         return RequestFailure(
             "stop",
-            f"{api.name} rejects the key ({shown}){said}; check {api.key} in the environment",
+            f"{api.name} rejects the key {cause}; check {api.key} in the environment",
         )
     if status == 404 or word == 404:
         return RequestFailure(
-            "stop", f"{api.name} has no model {api.model!r} ({shown}){said}; check name and address"
+            "stop", f"{api.name} has no model {api.model!r} {cause}; check name and address"
         )
     if 300 <= status < 400 or status in (405, 501):
         return RequestFailure(
-            "stop", f"{api.name} is not a chat completions API ({shown}){said}; check the address"
+            "stop", f"{api.name} is not a chat completions API {cause}; check the address"
         )
     if status in (408, 429, 503, 529):
         wait = "" if retry_after_s is None else f"; it asks to wait {retry_after_s:g} s"
         return RequestFailure(
             "throttle",
-            f"{api.name} receives too many requests ({shown}){said}{wait}",
+            f"{api.name} receives too many requests {cause}{wait}",
             retry_after_s,
         )
     if status >= 500 or status in (409, 425):
-        return RequestFailure("retry", f"{api.name} failed ({shown}){said}", retry_after_s)
-    return RequestFailure("row", f"the request was rejected ({shown}){said}{_hint(message)}")
+        return RequestFailure("retry", f"{api.name} failed {cause}", retry_after_s)
+    return RequestFailure("row", f"the request was rejected {cause}{_hint(message)}")
 
 
 def _hint(message: str) -> str:
@@ -351,8 +351,8 @@ def read_error(value: Any) -> tuple[str, str]:
     if isinstance(details, dict) and details.get("raw"):
         message = f"{message}: {_show(details['raw'])}"
     codes = [_show(error[key])[:80] for key in ("code", "type", "status") if error.get(key)]
-    known = [code for code in codes if code.isdecimal() or _letters(code) in _STATUS_BY_WORD]
-    return next(iter([*known, *codes]), ""), message
+    recognized = [code for code in codes if code.isdecimal() or _letters(code) in _STATUS_BY_WORD]
+    return next(iter([*recognized, *codes]), ""), message
 
 
 def describe_text(raw: bytes) -> str:

@@ -417,11 +417,17 @@ class TransformersEngine:
         ids, mask = self._pad([row.prompt for row in batch])
         width = ids.shape[1]
         limits = [row.request.limit(sampling) for row in batch]
-        processors: list[_ProgressReporter | _RowSampler] = [
-            _ProgressReporter(self.on_part, width, len(batch) / max(limits))
-        ]
-        if sampling.temperature > 0:
-            processors.append(_RowSampler([row.request.seed for row in batch], width, sampling))
+
+        def keep_sampled(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            """Report the progress, and rule out all tokens but the one that each row samples."""
+            position = tokens.shape[1] - width
+            self.on_part(position * len(batch) / max(limits))
+            if sampling.temperature == 0:
+                return scores
+            numbers = [uniform_number(row.request.seed, position) for row in batch]
+            sampled = sample_tokens(scores, numbers, sampling.temperature, sampling.top_p)
+            return torch.full_like(scores, float("-inf")).scatter_(1, sampled, 0.0)
+
         with torch.inference_mode(), self._translate_errors():
             output = self.model.generate(
                 input_ids=ids,
@@ -429,7 +435,7 @@ class TransformersEngine:
                 do_sample=False,
                 max_new_tokens=max(limits),
                 pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=processors,
+                logits_processor=[keep_sampled],
                 **options,
             )
         for row, limit, answer in zip(batch, limits, output[:, width:].tolist(), strict=True):
@@ -452,38 +458,3 @@ class TransformersEngine:
                 f"a batch of {self.batch_size} prompts does not fit into the device's memory: "
                 "lower the batch size"
             ) from error
-
-
-class _ProgressReporter:
-    """A logits processor that changes nothing and reports the progress of a batch."""
-
-    def __init__(self, on_part: Callable[[float], None], width: int, per_token: float) -> None:
-        self.on_part = on_part
-        self.width = width
-        self.per_token = per_token
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Report the generated tokens in requests, and return the scores unchanged."""
-        self.on_part((input_ids.shape[1] - self.width) * self.per_token)
-        return scores
-
-
-class _RowSampler:
-    """A logits processor that samples each row's next token with a number of the row's own.
-
-    It rules out all other tokens.
-    """
-
-    def __init__(self, seeds: Sequence[int], prompt_width: int, sampling: Sampling) -> None:
-        self.seeds = seeds
-        self.prompt_width = prompt_width
-        self.sampling = sampling
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores of shape (rows, vocabulary) that leave one token per row."""
-        import torch
-
-        position = input_ids.shape[1] - self.prompt_width
-        numbers = [uniform_number(seed, position) for seed in self.seeds]
-        sampled = sample_tokens(scores, numbers, self.sampling.temperature, self.sampling.top_p)
-        return torch.full_like(scores, float("-inf")).scatter_(1, sampled, 0.0)

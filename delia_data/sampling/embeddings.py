@@ -119,6 +119,8 @@ _BLOCK: Final = 256  # rows that are compared with all others at a time
 _ROUNDING: Final = 1e-5
 _MAX_TOKENS_SAMPLING: Final = 128
 _PURPOSE: Final = "saturation"
+_RESERVOIR: Final = 10_000
+_REMEMBERED: Final = 2_000
 
 
 def coverage(reference: npt.NDArray[Any], sample: npt.NDArray[Any], *, k: int = 5) -> float:
@@ -173,7 +175,7 @@ class Saturation:
     one has a cosine similarity of `same` or more. The run is saturated when at most `below` of the
     latest `window` embedded texts are novel.
 
-    Earlier texts are represented by the `reservoir` texts with the lowest hashes: a sample of all
+    Earlier texts are represented by the 10,000 texts with the lowest hashes: a sample of all
     different texts, of bounded size. Embedding takes at most the share `max_time` of the elapsed
     time; if answers arrive faster, some chosen texts are skipped.
     """
@@ -186,7 +188,6 @@ class Saturation:
         below: float = 0.1,
         window: int = 250,
         share: float = 0.25,
-        reservoir: int = 10_000,
         batch: int = 16,
         max_time: float | None = 0.1,
         clock: Callable[[], float] = time.monotonic,
@@ -200,7 +201,6 @@ class Saturation:
             below: Share of novel texts at which the run is saturated.
             window: Number of latest embedded texts to compute the share over.
             share: Share of all texts to embed, greater than 0 and at most 1.
-            reservoir: Maximum number of earlier texts to compare with.
             batch: Number of texts to embed together.
             max_time: Maximum share of the elapsed time for embedding; None for no limit.
             clock: Function that returns seconds.
@@ -213,11 +213,8 @@ class Saturation:
             raise InputError(
                 f"same={same}, below={below} and share={share} are shares: give numbers from 0 to 1"
             )
-        if min(window, reservoir, batch) < 1:
-            raise InputError(
-                f"window={window}, reservoir={reservoir} and batch={batch} are counts: "
-                "give at least 1"
-            )
+        if min(window, batch) < 1:
+            raise InputError(f"window={window} and batch={batch} are counts: give at least 1")
         self._embed = embed or Embedder(max_tokens=_MAX_TOKENS_SAMPLING)
         self._same = same
         self._below = below
@@ -231,7 +228,6 @@ class Saturation:
         self._novel: deque[bool] = deque(maxlen=window)
         self._hashes: list[int] = []  # of the earlier texts
         self._vectors: Vectors = np.empty((0, WIDTH), dtype=np.float32)  # of the same
-        self._reservoir = reservoir
 
     @property
     def novelty(self) -> float | None:
@@ -258,14 +254,12 @@ class Saturation:
             if len(self._waiting) == self._batch:
                 self._measure(count=True)
 
-    def remember(self, texts: Iterable[str], most: int = 2000) -> None:
+    def remember(self, texts: Iterable[str]) -> None:
         """Add texts of an earlier run, so that repeating them is not novel.
 
-        Args:
-            texts: The texts.
-            most: Maximum number of texts to embed: those with the lowest hashes.
+        The 2,000 texts with the lowest hashes are embedded.
         """
-        lowest = heapq.nsmallest(most, ((rank(0, text, _PURPOSE), text) for text in texts))
+        lowest = heapq.nsmallest(_REMEMBERED, ((rank(0, text, _PURPOSE), text) for text in texts))
         for start in range(0, len(lowest), self._batch):
             self._waiting.extend(lowest[start : start + self._batch])
             self._measure(count=False)
@@ -293,7 +287,7 @@ class Saturation:
         # The reservoir keeps the different texts with the lowest hashes.
         self._hashes += [value for value, _ in self._waiting]
         lowest = dict(zip(self._hashes, range(len(self._hashes)), strict=True))
-        places = [lowest[value] for value in sorted(lowest)[: self._reservoir]]
+        places = [lowest[value] for value in sorted(lowest)[:_RESERVOIR]]
         self._hashes = [self._hashes[place] for place in places]
         self._vectors = self._vectors[places]
         self._waiting.clear()

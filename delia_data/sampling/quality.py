@@ -109,17 +109,17 @@ def measure_quality(
             record = read_record({"messages": row["messages"]}, "messages")
             pairs.append(query_and_rest(record))
             tokens.append(row["tokens"])
-    sampling = manifest.settings.get("sampling")
-    details = manifest.details
+    sampling, details = manifest.settings.get("sampling"), manifest.details
     several = "turns" in manifest.settings
-    if several or details.get("reasoning_removed") or "earlier_settings" in details:
-        sampling = None  # tokens of other turns or of thoughts count, or rows have other limits
+    cut_off = None
+    # Otherwise tokens of other turns or of thoughts count, or rows have other limits.
+    if sampling and not (several or {"reasoning_removed", "earlier_settings"} & details.keys()):
+        cut_off = sum(n >= sampling["max_tokens"] for n in tokens) / max(len(tokens), 1)
     reference, rival = split_answers(compare) if compare is not None else ([], [])
     return measure_pairs(
         pairs,
         rejected=manifest.dropped,
-        tokens=tokens if isinstance(sampling, dict) else None,
-        max_tokens=sampling["max_tokens"] if isinstance(sampling, dict) else None,
+        cut_off_share=cut_off,
         embed=embed,
         reference=reference,
         rival=rival,
@@ -132,8 +132,7 @@ def measure_pairs(
     pairs: Sequence[Pair],
     *,
     rejected: Mapping[str, int] | None = None,
-    tokens: Sequence[int] | None = None,
-    max_tokens: int | None = None,
+    cut_off_share: float | None = None,
     embed: Embed | None = None,
     reference: Sequence[str] = (),
     rival: Sequence[str] = (),
@@ -146,21 +145,17 @@ def measure_pairs(
         The figures. Except for rounding, they do not depend on the order of the pairs.
 
     Raises:
-        InputError: There are no pairs, or arguments that belong together are incomplete.
+        InputError: There are no pairs, or coverage lacks a reference or an embedder.
         MissingExtraError: A language is given and the library for it is not installed.
     """
     if not pairs:
         raise InputError("there are no pairs to measure: give a cache that has some")
-    if (tokens is None) != (max_tokens is None) or (tokens and len(tokens) != len(pairs)):
-        raise InputError("the share of cut off answers needs tokens for every pair and max_tokens")
     if (reference or rival) and (embed is None or not reference):
         raise InputError("coverage needs a reference and an embedder: give embed= and reference=")
     rejected = dict(sorted((rejected or {}).items()))
     pairs = sorted(pairs)
     answers = [answer for _, answer in pairs]
-    cut_off = covered = rival_covered = similar = None
-    if tokens is not None and max_tokens is not None:
-        cut_off = sum(count >= max_tokens for count in tokens) / len(pairs)
+    covered = rival_covered = similar = None
     if embed is not None:
         similar = share_like_earlier(embed([" ".join(compared(*pair)) for pair in pairs]), _SIMILAR)
     if embed is not None and reference:
@@ -168,14 +163,14 @@ def measure_pairs(
         size = min(len(answers), len(rival)) if rival else len(answers)
         covered = coverage(points, embed(_subset(answers, size)))
         rival_covered = coverage(points, embed(_subset(rival, size))) if rival else None
-    found: Counter[str] | None = None
+    findings: Counter[str] | None = None
     if scan is not None:
-        found = Counter(kind for pair in pairs for kind in {*scan(pair[0]), *scan(pair[1])})
+        findings = Counter(kind for pair in pairs for kind in {*scan(pair[0]), *scan(pair[1])})
     return Quality(
         pairs=len(pairs),
         accepted_share=len(pairs) / (len(pairs) + sum(rejected.values())) if rejected else None,
         rejected=rejected,
-        cut_off_share=cut_off,
+        cut_off_share=cut_off_share,
         near_duplicate_share=_rejected_share(Duplicates(_SIMILAR), pairs),
         similar_share=similar,
         distinct_1=distinct(answers, 1),
@@ -186,7 +181,7 @@ def measure_pairs(
         language_share=None
         if language is None
         else 1 - _rejected_share(Language.load(language), pairs),
-        found=None if found is None else dict(sorted(found.items())),
+        found=None if findings is None else dict(sorted(findings.items())),
     )
 
 

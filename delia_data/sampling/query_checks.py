@@ -69,7 +69,7 @@ _ASKING: Final = re.compile(
 _STATING: Final = re.compile(
     r"(?:i|i'm|i've|i'd|i'll|my|we|we're|our|a|an|the|this|that|these|those|it|it's|he|she|they|his"
     r"|her|their|there|there's|here|hi|hello|hey|dear|thanks|\w+ed)\b"
-    r"|[^?=]*=\s*\d|(?:\w+\W+){1,3}(?:is|was|are|were|has|have|had|said|says|will)\b",
+    r"|[^?=]*=\s*\d|(?:\w+\W+){1,3}(?:is|was|are|were|has|have|had|terms|says|will)\b",
     re.I,
 )
 _MATERIAL: Final = (
@@ -137,8 +137,8 @@ def rejection_reason(text: str, finish: Finish, checks: Mapping[str, Fault]) -> 
 
 def _repeats(text: str) -> bool:
     """Return whether a word comes three times in a row, or three words occur three times."""
-    said = words(text)
-    threes = list(zip(said, said[1:], said[2:], strict=False))
+    terms = words(text)
+    threes = list(zip(terms, terms[1:], terms[2:], strict=False))
     stuck = any(one == two == three for one, two, three in threes)
     return stuck or max(Counter(threes).values(), default=0) >= 3
 
@@ -147,8 +147,8 @@ def is_foreign(text: str) -> bool:
     """Return whether a text is in another language than English."""
     letters = [letter for letter in text if letter.isalpha()]
     foreign = sum(not letter.isascii() for letter in letters)
-    said = words(text)
-    strange = len(said) >= _FEW_WORDS and not _COMMON.intersection(said)
+    terms = words(text)
+    strange = len(terms) >= _FEW_WORDS and not _COMMON.intersection(terms)
     return strange or foreign > _MOST_FOREIGN * len(letters)
 
 

@@ -118,7 +118,7 @@ class ProgressMeter:
         self._recent_s, self._saturation, self._clock = recent_s, saturation, clock
         self._started = self._distinct_due = clock()
         # Time in s, rows and tokens at each report of the last `recent_s`, and at the one before.
-        self._reports = deque([(self._started, counts.asked, counts.tokens)])
+        self._reports = deque([(self._started, counts.finished, counts.tokens)])
         self._accepted = self._measured = 0  # answers of this run, and those when distinct-n was
         self._distinct: tuple[float | None, float | None] = (None, None)
 
@@ -135,7 +135,7 @@ class ProgressMeter:
             fresh: Compute distinct-n again; otherwise its values are at least 5 s apart.
         """
         now, counts, start = self._clock(), self._counts, self._start
-        reports, rows = self._reports, counts.asked
+        reports, rows = self._reports, counts.finished
         while len(reports) > 1 and now - reports[1][0] >= self._recent_s:
             reports.popleft()
         since, rows_then, tokens_then = reports[0]
@@ -148,7 +148,7 @@ class ProgressMeter:
             self._distinct_due = now + max(_DISTINCT_EVERY_S, took / _DISTINCT_TIME)
         return Progress(
             asked=rows,
-            kept=counts.kept,
+            kept=counts.accepted,
             rejected={reason: n for reason, n in sorted(counts.dropped.items()) if n},
             elapsed_s=now - self._started,
             rows_per_s=_ratio(rows - rows_then, now - since) or 0.0,
@@ -156,8 +156,8 @@ class ProgressMeter:
             tokens=counts.tokens - start.tokens,
             prompt_tokens=counts.prompt_tokens - start.prompt_tokens,
             cost=None if counts.unpriced > start.unpriced else counts.dollars - start.dollars,
-            accepted_share=_ratio(counts.kept, rows),
-            near_duplicate_share=_ratio(near, counts.kept + counts.dropped["duplicate"] + near),
+            accepted_share=_ratio(counts.accepted, rows),
+            near_duplicate_share=_ratio(near, counts.accepted + counts.dropped["duplicate"] + near),
             distinct_1=self._distinct[0],
             distinct_2=self._distinct[1],
             novelty=None if self._saturation is None else self._saturation.novelty,
@@ -268,7 +268,7 @@ def sample(
         keep_reasoning=keep_reasoning,
     ) as store:
         counts = store.counts
-        if store.finished and counts.kept >= target:
+        if store.finished and counts.accepted >= target:
             return read_manifest(folder)
         if limits.dollars is not None and counts.cost is None:
             raise InputError(
@@ -323,7 +323,7 @@ def sample(
                 break
             if not _grow(growable, store, prompts, target, budget):
                 break
-        if not counts.kept:
+        if not counts.accepted:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.dropped.items()))
             raise InputError(
                 f"no answer was accepted ({reasons or 'no request was made'}"
@@ -338,9 +338,9 @@ def _grow(
     queries: GrowableQueries, store: PairStore, prompts: PromptOptions, target: int, budget: Budget
 ) -> bool:
     """Generate the queries that the missing pairs probably need; return whether there are more."""
-    before, asked, kept = len(queries), len(store.asked), store.counts.kept
-    share = max(kept / asked, _MIN_ACCEPTED_SHARE) if asked else 1.0
-    more = math.ceil((target - kept) / share / prompts.answers_per_query)
+    before, finished, accepted = len(queries), len(store.row_ids), store.counts.accepted
+    share = max(accepted / finished, _MIN_ACCEPTED_SHARE) if finished else 1.0
+    more = math.ceil((target - accepted) / share / prompts.answers_per_query)
     return queries.ensure(before + more, budget=budget) > before
 
 
@@ -382,12 +382,12 @@ def _manifest(
     if store.earlier:
         names = ("pairs", "sampling", "filters")
         details["earlier_settings"] = [{n: each[n] for n in names} for each in store.earlier]
-    if counts.kept < target:
+    if counts.accepted < target:
         details["stopped"] = stopped
     return Manifest(
         kind="cache",
         settings=plan,
-        rows={"asked": counts.asked, "kept": counts.kept},
+        rows={"asked": counts.finished, "kept": counts.accepted},
         dropped={reason: n for reason, n in sorted(counts.dropped.items()) if n},
         details=details,
     )

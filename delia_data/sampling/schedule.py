@@ -1,8 +1,8 @@
 """The request schedule: which requests an engine gets, in which order, and when to stop.
 
-    queries ──▶ [asked before? skip] ──▶ request ──▶ engine ──▶ completion
-                                           ▲                       │
-                                           └── failed: repeat ◀────┴──▶ settled
+    queries ──▶ [finished? skip] ──▶ request ──▶ engine ──▶ completion
+                                       ▲                       │
+                                       └── failed: repeat ◀────┴──▶ settled
 
 The number of rows in progress, those that wait for a judge included, never exceeds the number of
 missing pairs. The target is therefore met exactly, and a rejected pair makes room for the next
@@ -221,7 +221,7 @@ class RequestScheduler:
     def replay(self, answers: dict[str, Completion]) -> Iterator[SampledRow]:
         """Yield the rows of stored answers, by request id, until the target is met."""
         for row in self._rows() if answers else ():
-            if not answers or self._store.counts.kept >= self._target:
+            if not answers or self._store.counts.accepted >= self._target:
                 break
             if (answer := answers.pop(row.request.id, None)) is not None:
                 row.receive(answer)
@@ -246,7 +246,7 @@ class RequestScheduler:
 
     def requests(self) -> Iterator[Request | None]:
         """Yield requests; None means that a completion must come before the next request."""
-        while (accepted := self._store.counts.kept) < self._target:
+        while (accepted := self._store.counts.accepted) < self._target:
             if accepted + self.pending < self._target:
                 following = self._next()
                 if following is not None:
@@ -308,7 +308,7 @@ class RequestScheduler:
         waiting = len(self._unjudged)
         if not waiting:
             return False
-        meets_target = self._store.counts.kept + waiting >= self._target
+        meets_target = self._store.counts.accepted + waiting >= self._target
         return waiting >= _JUDGED_AT_ONCE or (meets_target and not self._pending)
 
     def _judge(self) -> Iterator[SampledRow]:
@@ -407,7 +407,7 @@ class RequestScheduler:
     def _rows(self) -> Iterator[PendingRequest]:
         """Yield every row in order, except finished rows and repeated queries."""
         seen: set[str] = set()
-        number, asked, prompts = -1, self._store.asked, self._prompts
+        number, finished, prompts = -1, self._store.row_ids, self._prompts
         for query in self._queries:
             key = query_id(query)
             if key in seen:
@@ -415,7 +415,7 @@ class RequestScheduler:
             seen.add(key)
             for answer in range(prompts.answers_per_query):
                 number += 1
-                if (f"{key}:{answer}" if answer else key) not in asked:
+                if (f"{key}:{answer}" if answer else key) not in finished:
                     request = prompts.request(query, answer, self._seed)
                     yield PendingRequest(number, query, request, self._turns)
 

@@ -251,32 +251,32 @@ class Novelty:
 
     def is_new(self, text: str) -> bool:
         """Return whether a text has words and differs from all accepted texts."""
-        said = words(text)
-        return bool(said) and not any(
-            rouge_l(said, self._texts[place]) >= self._threshold for place in self._near(said)
+        terms = words(text)
+        return bool(terms) and not any(
+            rouge_l(terms, self._texts[place]) >= self._threshold for place in self._near(terms)
         )
 
     def add(self, text: str) -> None:
         """Add an accepted text."""
-        said = words(text)
-        for mark in _marks(said):
+        terms = words(text)
+        for mark in _marks(terms):
             self._having.setdefault(mark, []).append(len(self._texts))
-        self._texts.append(said)
+        self._texts.append(terms)
 
-    def _near(self, said: Sequence[str]) -> Iterator[int]:
+    def _near(self, terms: Sequence[str]) -> Iterator[int]:
         """Yield the positions of all texts that can reach the threshold, and of few others."""
         half = self._threshold / 2
-        fewest = half * len(said) / (1 - half)  # words of the shortest text that can reach it
-        needed = math.ceil(half * (len(said) + fewest) - _SLACK)
-        marks = sorted(_marks(said), key=lambda mark: len(self._having.get(mark, ())))
-        looked_up = marks[: len(said) - needed + _EXTRA_LOOKUPS]
+        fewest = half * len(terms) / (1 - half)  # words of the shortest text that can reach it
+        needed = math.ceil(half * (len(terms) + fewest) - _SLACK)
+        marks = sorted(_marks(terms), key=lambda mark: len(self._having.get(mark, ())))
+        looked_up = marks[: len(terms) - needed + _EXTRA_LOOKUPS]
         shared: Counter[int] = Counter()
         for mark in looked_up:
             shared.update(self._having.get(mark, ()))
-        elsewhere = len(said) - len(looked_up)  # words that may be shared besides these
+        elsewhere = len(terms) - len(looked_up)  # words that may be shared besides these
         for place, count in shared.items():
             length = len(self._texts[place])
-            if count + min(elsewhere, length) >= half * (len(said) + length) - _SLACK:
+            if count + min(elsewhere, length) >= half * (len(terms) + length) - _SLACK:
                 yield place
 
 
@@ -300,11 +300,11 @@ def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
     return 2 * common / (len(one) + len(other))
 
 
-def _marks(said: Sequence[str]) -> list[_Mark]:
+def _marks(terms: Sequence[str]) -> list[_Mark]:
     """Return the words, each with the number of its earlier occurrences."""
     seen: Counter[str] = Counter()
     marks = []
-    for word in said:
+    for word in terms:
         marks.append((word, seen[word]))
         seen[word] += 1
     return marks

@@ -142,8 +142,7 @@ class SampledRow:
 
     def add_cost(self, dollars: float | None) -> None:
         """Add to the cost; it is unknown once a part is."""
-        known = self.cost is not None and dollars is not None
-        self.cost = (self.cost or 0.0) + (dollars or 0.0) if known else None
+        self.cost = None if self.cost is None or dollars is None else self.cost + dollars
 
     @property
     def last_exchange(self) -> tuple[str, str]:
@@ -157,7 +156,7 @@ class Counts:
     """Totals over the finished rows of a cache, those of earlier runs included.
 
     Attributes:
-        kept: Number of accepted pairs.
+        accepted: Number of accepted pairs.
         dropped: Number of rejected rows by reason.
         tokens: Number of generated tokens.
         prompt_tokens: Number of prompt tokens.
@@ -166,7 +165,7 @@ class Counts:
         reasoning: Number of accepted pairs whose answers had reasoning, which was removed.
     """
 
-    kept: int = 0
+    accepted: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
     prompt_tokens: int = 0
@@ -175,9 +174,9 @@ class Counts:
     reasoning: int = 0
 
     @property
-    def asked(self) -> int:
+    def finished(self) -> int:
         """Number of finished rows."""
-        return self.kept + self.dropped.total()
+        return self.accepted + self.dropped.total()
 
     @property
     def cost(self) -> float | None:
@@ -187,7 +186,7 @@ class Counts:
     def add(self, row: SampledRow) -> None:
         """Count a finished row."""
         if row.rejected is None:
-            self.kept += 1
+            self.accepted += 1
             self.reasoning += row.reasoning
         else:
             self.dropped[row.rejected] += 1
@@ -208,7 +207,7 @@ class PairStore:
 
     Attributes:
         folder: The folder.
-        asked: Ids of the rows that are finished and are not requested again. Failed rows are
+        row_ids: Ids of the rows that are finished and are not requested again. Failed rows are
             requested again until the run is finished, and are not among them.
         counts: Totals over all finished rows.
         earlier: Earlier settings of the cache, each with the number of pairs accepted until then.
@@ -228,7 +227,7 @@ class PairStore:
         self._plan = plan
         self._keep_rejected, self._keep_reasoning = keep_rejected, keep_reasoning
         generation = len(list(folder.glob(_PAIRS)))
-        self.asked: set[str] = set()
+        self.row_ids: set[str] = set()
         self.counts = Counts()
         self._generation = generation
         self._logs = _logs(folder, generation)
@@ -241,7 +240,7 @@ class PairStore:
         columns = ["row_id", "tokens", "prompt_tokens", "cost"]
         for number in range(generation):
             table = pq.read_table(_pairs_file(folder, number), columns=columns)
-            self.counts.kept += table.num_rows
+            self.counts.accepted += table.num_rows
             metadata = pq.read_metadata(_pairs_file(folder, number)).metadata or {}
             self.counts.reasoning += int(metadata.get(_REASONING, 0))
             self._read_usage(table)
@@ -253,7 +252,7 @@ class PairStore:
             if reopened:
                 rows = zip(table["row_id"].to_pylist(), reasons, strict=True)
                 self._reopened.update((row, reason) for row, reason in rows if reason in reopened)
-                self.asked -= self._reopened.keys()
+                self.row_ids -= self._reopened.keys()
         self._reasoning_before = self.counts.reasoning
         for log, logged in enumerate(self._logs):
             self._end = 0  # of the complete lines of the log
@@ -331,7 +330,7 @@ class PairStore:
         thoughts or has several turns has no answers of the second kind.
         """
         waiting = (completion for completion, *_ in self._unjudged.read())
-        answers = {each.id: each for each in waiting if each.id not in self.asked}
+        answers = {each.id: each for each in waiting if each.id not in self.row_ids}
         needs_more = self._keep_reasoning or "turns" in self._plan
         for number in range(0 if needs_more else self._generation):
             judged = self._changes("judge", number) - self._changes("ask", number)
@@ -405,18 +404,18 @@ class PairStore:
         if any(plan.get(name) != value for name, value in old.items()):
             self._end_generation()
             reasons = set(+self.counts.dropped)
-            asked = reasons & {"failed"}
+            requested = reasons & {"failed"}
             if plan["sampling"] != old["sampling"]:
-                asked |= reasons & _CUT_OFF
+                requested |= reasons & _CUT_OFF
             judged: set[str] = set()
             if plan["filters"] != old["filters"]:
                 unchanged = [each for each in plan["filters"] if each in old["filters"]]
-                judged = reasons - asked - reasons_of(unchanged)
+                judged = reasons - requested - reasons_of(unchanged)
             entry = {
                 **old,
-                "pairs": self.counts.kept,
+                "pairs": self.counts.accepted,
                 "generations": len(list(self.folder.glob(_PAIRS))),
-                "ask": sorted(asked),
+                "ask": sorted(requested),
                 "judge": sorted(judged),
             }
             plan = {**plan, "earlier": [*self.earlier, entry]}
@@ -434,7 +433,7 @@ class PairStore:
 
     def _read_usage(self, table: Any) -> None:
         ids = table["row_id"].to_pylist()
-        self.asked.update(ids)
+        self.row_ids.update(ids)
         if self._reopened:
             for row in ids:
                 self._supersede(row)
@@ -455,7 +454,7 @@ class PairStore:
         if row.error is not None and row.rejected is not None:
             self._failed[row.id] = line, row.rejected
         else:
-            self.asked.add(row.id)
+            self.row_ids.add(row.id)
 
     def _supersede(self, row_id: str) -> None:
         """Stop counting the reason of a reopened row, which is finished again."""

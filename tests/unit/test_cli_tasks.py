@@ -27,7 +27,7 @@ def rows(tmp_path: Path) -> Path:
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use embeddings that count words, and a detector of English only."""
     monkeypatch.setattr("delia_data.sampling.embeddings.Embedder", lambda: bag_of_words)
-    monkeypatch.setattr("delia_data.sampling.filters.load_detector", lambda: lambda _: {"en": 1.0})
+    monkeypatch.setattr("delia_data.diversify.folder.load_detector", lambda: lambda _: {"en": 1.0})
 
 
 def written(folder: Path, wordings: list[str]) -> Path:

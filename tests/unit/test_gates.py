@@ -9,7 +9,7 @@ from wordings import TEXTS, TRAIN, bag_of_words, verdicts
 
 from delia_data.diversify import gate_task_wordings
 from delia_data.diversify.check import MAX_WORDS, WordingChecker
-from delia_data.errors import InputError, TokenError
+from delia_data.errors import TokenError
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording
 
@@ -95,13 +95,9 @@ def test_a_label_alone_gives_the_answer_away() -> None:
     assert reason("{query} Is it good or bad? <sep>", described) == "leaks_format"
 
 
-def test_as_often_as_asked() -> None:
+def test_the_token_is_named_once() -> None:
     twice = "Begin with <sep>, then read {query} and end with <sep>."
     assert reason(twice) == "token_repeated"
-    assert reason(twice, times=2) is None
-    assert reason("{query} Use <sep> well.", times=2) == "no_token"
-    with pytest.raises(InputError, match="cannot name the token 0 times"):
-        WordingChecker(TASK, times=0)
 
 
 @pytest.mark.parametrize(

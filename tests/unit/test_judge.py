@@ -305,7 +305,7 @@ def test_wordings_of_a_model_are_judged(
         )
 
     monkeypatch.setattr(MockEngine, "load", load)
-    monkeypatch.setattr("delia_data.sampling.filters.load_detector", lambda: lambda _: {"en": 1.0})
+    monkeypatch.setattr("delia_data.diversify.folder.load_detector", lambda: lambda _: {"en": 1.0})
     arguments = ["diversify", tmp_path / "task", "--task", tmp_path / "mine.csv"]
     arguments += ["--query", "{question}", "--answer", "{label}", "--instruction", "Say if so."]
     arguments += ["--stands-for", "one word", "--request", "Decide."]

@@ -16,10 +16,10 @@ from command_line import refused, spawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delia_data.engines import MockEngine
+from delia_data.engines import MockEngine, Sampling
 from delia_data.errors import InputError, UnfinishedError
 from delia_data.outputs import canonical_json, read_manifest
-from delia_data.sampling import Query, sample
+from delia_data.sampling import Query, read_cache, sample
 from delia_data.sampling.embeddings import Vectors, coverage
 from delia_data.sampling.quality import measure_pairs, measure_quality, share_like_earlier
 
@@ -62,8 +62,6 @@ def test_planted_faults_are_counted() -> None:
         pairs,
         embed=bag,
         rejected={"empty": 15, "echo": 5},
-        tokens=[512] * 3 + [100] * 57,
-        max_tokens=512,
         scan=lambda text: ["yes"] * 3 if "Yes" in text else (),
     )
     assert quality.near_duplicate_share == 10 / 60
@@ -71,7 +69,6 @@ def test_planted_faults_are_counted() -> None:
     assert quality.similar_share >= 10 / 60
     assert quality.accepted_share == 60 / 80
     assert quality.rejected == {"echo": 5, "empty": 15}
-    assert quality.cut_off_share == 3 / 60
     assert quality.found == {"yes": 10}
     assert canonical_json(asdict(quality))
 
@@ -115,9 +112,6 @@ def test_texts_similar_to_one_in_another_block() -> None:
     "given",
     [
         {"pairs": []},
-        {"tokens": [1] * 40},
-        {"max_tokens": 5},
-        {"tokens": [1], "max_tokens": 5},
         {"reference": ["a"] * 10},
         {"rival": ["a"], "embed": bag},
     ],
@@ -153,6 +147,14 @@ def test_the_figures_are_those_of_the_folder(cache: Path) -> None:
     assert found.cut_off_share == 0.0
     assert found.coverage is not None and found.rival_coverage is not None
     assert 0 < found.rival_coverage <= 1
+
+
+def test_answers_with_as_many_tokens_as_allowed_count_as_cut_off(tmp_path: Path) -> None:
+    engine = MockEngine(lambda request: "one two three" if request.seed % 2 else "one two")
+    sample(engine, QUERIES, tmp_path, target=20, filters=(), sampling=Sampling(max_tokens=3))
+    long = [record.answer for record in read_cache(tmp_path)].count("one two three")
+    assert 0 < long < 20
+    assert measure_quality(tmp_path).cut_off_share == long / 20
 
 
 def test_folder_that_is_not_a_cache_is_rejected(cache: Path, tmp_path: Path) -> None:

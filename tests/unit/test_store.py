@@ -46,8 +46,8 @@ def known(folder: Path) -> dict[str, Any]:
     """Return the state of a store after opening it."""
     with PairStore.open(folder, PLAN) as store:
         return {
-            "asked": set(store.asked),
-            "kept": store.counts.kept,
+            "asked": set(store.row_ids),
+            "kept": store.counts.accepted,
             "dropped": +store.counts.dropped,
             "tokens": store.counts.tokens,
             "prompt_tokens": store.counts.prompt_tokens,
@@ -77,10 +77,10 @@ def names(folder: Path) -> list[str]:
 def test_appended_rows_are_read_again(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "cache"
     with PairStore.open(folder, PLAN) as store:
-        assert (store.counts.kept, len(store.asked)) == (0, 0)
+        assert (store.counts.accepted, len(store.row_ids)) == (0, 0)
         for row in ROWS[:3]:
             store.append(row)
-        assert store.counts.kept == 2
+        assert store.counts.accepted == 2
     assert known(folder) == of_rows(ROWS[:3])
     fill(folder, ROWS[3:])
     assert known(folder) == of_rows(ROWS)
@@ -138,12 +138,12 @@ def test_extend_adds_other_queries(tmp_path: Path) -> None:
         pass
     for number in (2, 3, 3):
         with PairStore.open(tmp_path, other(number), extend=True) as store:
-            assert store.counts.kept == 3
+            assert store.counts.accepted == 3
             store.begin()
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan == {**other(3), "extended": [{"n": 1}, {"n": 2}]}
     with PairStore.open(tmp_path, other(3)) as store:
-        assert store.counts.kept == 3
+        assert store.counts.accepted == 3
     refused = {**other(4), "seed": 2}
     with (
         pytest.raises(SettingsError, match="seed was 1 and is now 2"),

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from delia_data.engines import Engine, MockEngine, Request, Sampling, load_engine
 from delia_data.engines.local import sample_tokens, uniform_number
-from delia_data.engines.transformers import TransformersEngine, _RowSampler
+from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import InputError
 from delia_data.records import Message
 
@@ -38,15 +38,6 @@ def test_seeds_give_different_answers(make_engine: Make) -> None:
         for c in make_engine().generate([Request(str(i), message, i) for i in range(8)], sampling)
     }
     assert len(texts) > 4
-
-
-def test_row_sampler_uses_a_new_number_per_position() -> None:
-    logits = torch.zeros(1, 50)
-    picker = _RowSampler([7], 0, Sampling(temperature=1.0))
-    picked = {
-        int(picker(torch.zeros(1, step, dtype=torch.long), logits).argmax()) for step in range(40)
-    }
-    assert len(picked) > 15
 
 
 def test_describe_identifies_the_weights(make_engine: Make) -> None:
