@@ -60,12 +60,8 @@ def plan_step(rows: Sequence[int], lengths: Sequence[int], plan: StepPlan) -> li
     """Return the micro-batches of each process in one step.
 
     Every process gets the same number of micro-batches, because the processes of a sharded model
-    meet in each. A process with fewer rows gets empty ones.
-
-    Args:
-        rows: Indices of the step's rows, in their order.
-        lengths: Tokens of every row of the mixture.
-        plan: The bounds.
+    meet in each. A process with fewer rows gets empty ones. `lengths` are the tokens of every row
+    of the mixture.
     """
     shares = _balance(rows, lengths, plan.processes)
     count = max(_least_bins(share, lengths, plan) for share in shares)
@@ -250,17 +246,9 @@ def packed_attention_forward(
         tokens      a0 a1 a2 b0 b1 c0 c1 c2
         attention  [a0 a1 a2][b0 b1][c0 c1 c2]       causal within each
 
-    Args:
-        module: The attention module.
-        query: Of shape (1, heads, tokens, width).
-        key: Of shape (1, key heads, tokens, width).
-        value: As `key`.
-        attention_mask: None; the rows' bounds replace it.
-        cu_seq_lens_q: Index of each row's first token, and the end, of shape (rows + 1,).
-        max_length_q: Tokens of the longest row.
-        dropout: Share of attention weights to drop.
-        scaling: Factor of the scores; None for 1 / sqrt(width).
-        sliding_window: Maximum tokens that each token sees, itself included; None for all.
+    Queries have shape (1, heads, tokens, width), keys and values (1, key heads, tokens, width). The
+    rows' bounds `cu_seq_lens_q`, of shape (rows + 1,), replace a mask. A token sees at most
+    `sliding_window` tokens, itself included.
 
     Returns:
         Values of shape (1, tokens, heads, width), and no weights.

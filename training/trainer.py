@@ -52,7 +52,7 @@ class MixtureTrainer(SFTTrainer):  # type: ignore[misc]
 
         Args:
             *args: As for `SFTTrainer`; rows may have a column `is_task`. The batch size of a
-                device is the maximum of rows that are computed at once.
+                device bounds the rows that are computed at once.
             batch_size: Rows of an optimizer step, over all processes; None takes the arguments'
                 batch size of a device, times gradient accumulation and processes.
             micro_batch_tokens: Maximum tokens to pack into one sequence; None pads rows instead.

@@ -264,7 +264,9 @@ def make_task_folder(
                 task,
                 embed=embed or None,
                 tokenizer=tokenizer,
-                judge=judging and partial(judging.stored_verdicts, on_verdict=on_verdict),
+                judge=None
+                if judging is None
+                else partial(judging.stored_verdicts, on_verdict=on_verdict),
             )
             gates = checker.check_all(given)
         if judging is not None:

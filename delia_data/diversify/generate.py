@@ -222,7 +222,7 @@ class ParaphraseGenerator:
     def _kind(self, number: int) -> str:
         """Return the kind of a request; the kinds take turns, in another order each time."""
         lap, place = divmod(number, len(KINDS))
-        order = sorted(KINDS, key=lambda name: rank(self.seed, f"{lap}:{name}", "kinds"))
+        order: list[str] = sorted(KINDS, key=lambda name: rank(self.seed, f"{lap}:{name}", "kinds"))
         return order[place]
 
     def _pick(self, number: int, purpose: str, among: tuple[str, ...]) -> str:

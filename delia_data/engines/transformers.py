@@ -418,7 +418,7 @@ class TransformersEngine:
         width = ids.shape[1]
         limits = [row.request.limit(sampling) for row in batch]
 
-        def keep_sampled(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        def keep_sampled(tokens: Any, scores: Any) -> Any:
             """Report the progress, and rule out all tokens but the one that each row samples."""
             position = tokens.shape[1] - width
             self.on_part(position * len(batch) / max(limits))

@@ -165,7 +165,7 @@ def _squared_distances(points: npt.NDArray[Any], others: npt.NDArray[Any]) -> np
     """Return squared distances of shape (points, others)."""
     own, theirs = (np.square(each, dtype=np.float64).sum(1) for each in (points, others))
     squared: npt.NDArray[Any] = own[:, None] + theirs - 2.0 * (points @ others.T)
-    return np.maximum(squared, 0.0)
+    return squared.clip(0.0)
 
 
 class Saturation:

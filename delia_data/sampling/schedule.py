@@ -143,7 +143,7 @@ class PendingRequest:
         done = 0 if self.row is None else 1 + len(self.row.followups)
         return 2 * self.turns - 1 - done
 
-    def receive(self, completion: Completion) -> SampledRow:
+    def receive(self, completion: Completion) -> None:
         """Add the completion of the request to the row, and set the request that follows."""
         text, row = encodable(completion.text), self.row
         if row is None:
@@ -168,7 +168,6 @@ class PendingRequest:
                 self.following = Request(row_id, turns, seed)
             else:
                 self.following = follow_up_request(previous, text, row_id, seed)
-        return row
 
 
 class RequestScheduler:
