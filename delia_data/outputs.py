@@ -622,9 +622,12 @@ def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> Ma
         verify: Compare the hashes of all files.
 
     Raises:
-        UnfinishedError: The finish marker is missing, or a file was changed.
+        UnfinishedError: There is no folder, the finish marker is missing, or a file was changed.
     """
     root = Path(folder)
+    if not root.is_dir():
+        state = "is a file" if root.exists() else "does not exist"
+        raise UnfinishedError(f"{root} {state}: give a folder that a command wrote")
     if not is_finished(root):
         kind = _unfinished_kind(root)
         holds = f", but an unfinished {kind}" if kind else ""

@@ -289,7 +289,7 @@ def _print_result(out: Path, manifest: Manifest) -> None:
         asked, kept = manifest.rows["asked"], manifest.rows["kept"]
         passed = kept + sum(manifest.dropped.get(reason, 0) for reason in JUDGED)
         say(f"accepted share: {passed / asked:.1%} before the judge, {kept / asked:.1%} after")
-    if earlier := details.get("earlier_settings"):
+    if (earlier := details.get("earlier_settings")) and earlier[-1]["pairs"]:
         limits = dict.fromkeys(str(each["sampling"]["max_tokens"]) for each in earlier)
         say(
             f"{earlier[-1]['pairs']} of {manifest.rows['kept']} pairs have earlier settings "

@@ -267,7 +267,7 @@ def test_errors_of_the_command(inputs: Inputs, delia: Delia, tmp_path: Path) -> 
     refused(delia(*given, "--what", "buffering"), "give a cache (--cache)")
     refused(delia(*given, "--what", "loss,buffering"), "no measurement is called loss")
     refused(delia(*given, "--words", 2), "words 2 must be at least 16")
-    refused(delia("measure", tmp_path / "no", inputs.task, out), "not a finished output")
+    refused(delia("measure", tmp_path / "no", inputs.task, out), "no does not exist")
     refused(delia(*given, "--device", "abacus"), "abacus")
     other = tmp_path / "mine"
     other.mkdir()

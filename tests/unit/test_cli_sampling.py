@@ -244,7 +244,7 @@ def test_from_rejects_anything_but_a_cache(
     delia: Delia, tmp_path: Path, grown_from: Path, queries: Path
 ) -> None:
     given = ["sample", tmp_path / "out", "--from", tmp_path / "none", "--target", 5]
-    refused(delia(*given), "not a finished output")
+    refused(delia(*given), "none does not exist: give a folder that a command wrote")
     arguments = ["--queries", queries, "--engine", "mock", "--target", 5]
     assert delia("sample", tmp_path / "rows", *arguments).code == 0
     again = ["sample", tmp_path / "out", "--from", tmp_path / "rows", "--target", 7]

@@ -86,8 +86,11 @@ def test_a_folder_without_a_marker_is_refused(tmp_path: Path, missing: str) -> N
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert not is_finished(tmp_path / "missing")
-    with pytest.raises(UnfinishedError, match="missing is not a finished output"):
+    with pytest.raises(UnfinishedError, match="missing does not exist: give a folder"):
         read_manifest(tmp_path / "missing")
+    (tmp_path / "file").touch()
+    with pytest.raises(UnfinishedError, match="file is a file: give a folder"):
+        read_manifest(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,17 @@ def test_looser_filters_keep_the_order_and_the_settings() -> None:
     assert not are_looser([{**low, "filter": "mine"}], [{**high, "filter": "mine"}])
 
 
+def test_settings_that_no_pair_has_are_not_shown(delia: Delia, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text("".join(f'{{"query": "What is {n}?"}}\n' for n in range(8)))
+    arguments = ["sample", tmp_path / "cache", "--engine", "mock", "--queries", queries]
+    arguments += ["--target", 4, "--max-tokens"]
+    refused(delia(*arguments, 1), "no answer was accepted (8 truncated)")
+    result = delia(*arguments, 64)
+    assert result.code == 0
+    assert "earlier settings" not in result.out
+
+
 def test_a_met_target_changes_nothing(delia: Delia, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     arguments = ["sample", cache, "--engine", "mock", "--target", 10, "--max-tokens"]
