@@ -14,8 +14,6 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Browser", "Seen", "find_chromium"]
-
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

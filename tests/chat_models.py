@@ -16,16 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "FAMILIES",
-    "LLAMA2",
-    "LLAMA2_WITHOUT_SYSTEM",
-    "family",
-    "marked_tokenizer",
-    "shipped_template",
-    "shipped_templates",
-]
-
 SMOLLM2 = (
     "{% for m in messages %}"
     "{% if loop.first and m.role != 'system' %}<|im_start|>system\n"

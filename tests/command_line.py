@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Delia", "Result", "check_line", "names", "refused", "spawn"]
-
 
 class Result(NamedTuple):
     code: int

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "Block", "Rule", "blocks_of", "check_command", "commands_of", "run_block"]
-
 ROOT = Path(__file__).parents[1]
 
 STUBS = {

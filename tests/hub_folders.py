@@ -14,19 +14,6 @@ from delia_data.mixing import mix, read_task_rows, save_mixture
 from delia_data.outputs import Manifest, finish
 from delia_data.records import Record, write_record
 
-__all__ = [
-    "READER",
-    "STRANGER",
-    "TOKENS",
-    "UNKNOWN",
-    "WRITER",
-    "WRITES",
-    "make_cache",
-    "make_task",
-    "routes_since",
-    "rows_of",
-]
-
 WRITER, READER, STRANGER = "hf_writerwriterwriter", "hf_readerreaderreader", "hf_strangerstranger"
 UNKNOWN = "hf_unknownunknownunknown"
 TOKENS = (WRITER, READER, STRANGER, UNKNOWN)

@@ -16,8 +16,6 @@ from delia_data.records import Record
 from delia_data.tasks import Task, Wording, read_task_rows
 from delia_data.training import TrainSettings, train
 
-__all__ = ["Inputs", "embed_letters", "make_inputs"]
-
 _WORDINGS = [
     Wording("{query} follow the <sep> format"),
     Wording("give it in the <sep> style : {query}"),

@@ -7,8 +7,6 @@ from typing import Any
 import yaml
 from conftest import TEMPLATE, tiny_llama
 
-__all__ = ["METHODS", "micro_grid", "micro_model", "tables_of"]
-
 METHODS = ["delia", "common", "original", "random_init", "controlled"]
 
 

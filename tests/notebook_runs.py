@@ -12,8 +12,6 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-__all__ = ["ROOT", "keep", "run_notebook"]
-
 ROOT = Path(__file__).parents[1]
 CELL_TIMEOUT_S = 1200
 

@@ -22,8 +22,6 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Call", "OpenAIServer", "Reply", "answer", "drop", "refusal"]
-
 WORDS = ("river", "lamp", "paper", "stone", "window", "garden", "letter", "bread")
 
 

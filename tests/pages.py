@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from html.parser import HTMLParser
 
-__all__ = ["Page"]
-
 _VOID = {"meta", "link", "br", "wbr", "path", "use", "rect"}
 
 

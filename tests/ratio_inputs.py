@@ -13,8 +13,6 @@ from delia_data.records import Record
 from delia_data.tasks import Task, Wording
 from delia_data.training import TrainSettings
 
-__all__ = ["RECIPE", "Inputs", "make_inputs", "training_of"]
-
 NOUNS = ("apple", "river", "stone", "cloud", "paper", "water", "house", "night", "light", "bread")
 _WORDINGS = (
     Wording("{query} follow the <sep> format"),

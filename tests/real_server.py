@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 from delia_data.models import embedded_model
 
-__all__ = ["RealServer", "serving"]
-
 _START_S = 180
 _SERVE = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
 

@@ -22,8 +22,6 @@ from torch.distributed.tensor import DTensor
 from delia_data.training.loading import is_sharded
 from delia_data.training.trainer import MixtureTrainer
 
-__all__ = ["CpuTrainer"]
-
 
 class CpuTrainer(MixtureTrainer):
     """The trainer, with an accelerator that shards over CPU processes."""

@@ -16,19 +16,6 @@ from delia_data.records import Record, write_record
 from delia_data.tokens import render_ids
 from delia_data.training import TrainSettings
 
-__all__ = [
-    "MARKS",
-    "ROWS",
-    "logits_of",
-    "losses",
-    "row",
-    "seen_trainers",
-    "sequences",
-    "stop_at",
-    "tiny_settings",
-]
-
-
 MARKS = [
     pytest.mark.integration,
     *(

@@ -12,8 +12,6 @@ from delia_data.mixing import Mixture, Pairs, TaskRows, mix
 from delia_data.records import Record
 from delia_data.tasks import Task, Wording, bundled_task, bundled_wordings, make_task
 
-__all__ = ["SECOND", "eval_tasks", "mixture", "two_tasks"]
-
 SECOND = "<check>"
 
 

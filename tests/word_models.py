@@ -6,8 +6,6 @@ from typing import Any
 
 from delia_data.evaluation.representation import DEFAULT_CONTEXTS
 
-__all__ = ["MARKS", "WORDS", "word_model", "word_tokenizer"]
-
 MARKS = ("[UNK]", "[PAD]", "[END]", "[USER]", "[ASSISTANT]")
 WORDS = (
     *("json", "thought", "yes", "no", "even", "odd", "red", "green", "blue", "apple", "river"),

@@ -22,8 +22,6 @@ from delia_data.sampling.embeddings import Vectors
 from delia_data.sampling.similarity import words
 from delia_data.tasks import Task, Wording
 
-__all__ = ["TEST", "TEXTS", "TRAIN", "bag_of_words", "contrast_task", "save_task", "verdicts"]
-
 TEXTS = [
     "{query} Follow the <sep> format.",
     "Please give me a verdict in <sep> about: {query}",

@@ -1,7 +1,4 @@
-"""Programs that do not import the package: a folder of `delia mix`, and `delia register`.
-
-`test_other_trainers.py` trains on the folder.
-"""
+"""`delia register`: programs that do not import the package know its names."""
 
 from __future__ import annotations
 
@@ -18,7 +15,6 @@ from typing import Any
 import pytest
 from row_files import write_jsonl
 
-BIN = Path(sys.executable).parent
 TASK_ROWS = 4
 PAIRS = 40
 ROWS = 5 * TASK_ROWS  # of ratio 4
@@ -92,39 +88,12 @@ def run(place: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def load(run: Callable[..., str]) -> Callable[..., Rows]:
-    """Call `load_dataset` in a process that does not import delia_data."""
-
-    def load(*names: str, environment: dict[str, str] | None = None, **arguments: Any) -> Rows:
-        given = json.dumps({"names": names, **arguments})
-        found: Rows = json.loads(run(sys.executable, "-c", LOAD, given, **(environment or {})))
-        return found
-
-    return load
-
-
-@pytest.fixture
 def expected(run: Callable[..., str]) -> Rows:
     """Rows of `load_dataset("delia_mix", ratio=4)` with the package imported."""
     given = json.dumps({"ratio": 4, "task": "task.jsonl", "cache": "pairs.jsonl"})
     rows: Rows = json.loads(run(sys.executable, "-c", EXPECTED, given))
     assert {name: len(split) for name, split in rows.items()} == {"train": ROWS}
     return rows
-
-
-@pytest.fixture
-def mixed(run: Callable[..., str], place: Path) -> Path:
-    """A folder that `delia mix` wrote."""
-    run(BIN / "delia", "mix", "task.jsonl", "pairs.jsonl", "delia_mix_folder", "--ratio", "4")
-    return place / "delia_mix_folder"
-
-
-class TestLoad:
-    def test_a_folder_of_delia_mix(
-        self, load: Callable[..., Rows], mixed: Path, expected: Rows
-    ) -> None:
-        assert load("./delia_mix_folder", "ratio-4") == expected
-        assert load("./delia_mix_folder", "ratio-4", streaming=True) == expected
 
 
 class TestRegister:

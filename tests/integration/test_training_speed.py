@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,6 @@ pytestmark = [
 ]
 
 VOCABULARY, TOKEN = 262, 261
-Make = Callable[..., PreTrainedModel]
 
 
 def make_rows(lengths: tuple[int, ...] = (5, 9, 12, 7, 6, 8, 30)) -> list[dict[str, Any]]:

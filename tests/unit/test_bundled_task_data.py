@@ -17,18 +17,6 @@ Row = dict[str, str]
 
 SPLITS = ("train", "test")
 FACT_KEYS = {"field", "question", "answer", "wrong", "statement", "split", "hallucination"}
-TASK_KEYS = {
-    "name",
-    "instruction",
-    "request",
-    "meanings",
-    "description",
-    "keywords",
-    "keys",
-    "token",
-    "common_wording",
-    "licence",
-}
 LEAKS = re.compile(
     r"json|\bdict|\bkey|brac(?:e|ket)|\bfields?\b|thought|hallucinat|quot(?:e|ation)|curly|\bobjects?\b"
     r"|\b(?:yes|no)\b",
@@ -181,22 +169,6 @@ def test_wordings_do_not_leak_the_format() -> None:
 
 
 # --- task.json --------------------------------------------------------------------------------
-
-
-def test_the_task_file_describes_the_format() -> None:
-    assert set(TASK) == TASK_KEYS
-    assert TASK["name"] == "hallucination-check"
-    assert TASK["token"] == "<sep>"
-    assert TASK["licence"] == "Apache-2.0"
-    assert TASK["keys"] == ["thought", "hallucination"]
-    assert TASK["keywords"] == ["json", "thought"]
-    for text in (TASK["instruction"], TASK["description"]):
-        assert TASK["token"] not in text and "\n" not in text
-        assert all(key in text for key in TASK["keys"])
-    for label in ("yes", "no"):
-        assert f"{{'thought': '...', 'hallucination': '{label}'}}" in TASK["instruction"]
-    assert all(word in TASK["description"].lower() for word in TASK["keywords"])
-    assert not set("{}'\"") & set(TASK["description"])
 
 
 def test_the_request_and_its_meanings_say_nothing_of_the_format() -> None:

@@ -27,10 +27,6 @@ def test_ranks_are_pinned(seed: int, row_id: str, purpose: str, place: int) -> N
     assert rank(seed, row_id, purpose) == place
 
 
-def test_the_default_purpose_is_order() -> None:
-    assert rank(3, "row") == rank(3, "row", "order")
-
-
 def test_row_seeds_are_pinned() -> None:
     assert row_seed(0, "row", "sample") == 6540677780088968249
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import json
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import datasets.load
 import datasets.packaged_modules
 import pytest
 from datasets import get_dataset_config_names, load_dataset, load_dataset_builder
-from datasets.builder import BuilderConfig, DatasetBuilder, Key
 
 import delia_data
 from delia_data.errors import InputError
@@ -89,45 +87,6 @@ def test_an_unknown_name_is_not_registered(monkeypatch: pytest.MonkeyPatch) -> N
     assert not is_registered()
     register()
     assert is_registered()
-
-
-def parameters(function: object) -> list[str]:
-    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
-
-
-def test_the_private_names_are_as_we_know_them() -> None:
-    """Fails when a new version of datasets moves what we hold on to: look at registration.py."""
-    modules = datasets.packaged_modules._PACKAGED_DATASETS_MODULES
-    assert datasets.load._PACKAGED_DATASETS_MODULES is modules
-    path, code = modules["json"]
-    assert path == "datasets.packaged_modules.json.json"
-    assert len(code) == 64
-
-    factory = datasets.load.PackagedDatasetModuleFactory
-    assert parameters(factory.get_module.__wrapped__) == ["self"]
-    assert {"name", "data_dir", "data_files"} <= set(parameters(factory))
-    assert {"name", "data_dir", "data_files"} <= set(factory.__init__.__code__.co_names)
-    assert "increase_load_count" in factory.__init__.__code__.co_names
-    assert parameters(datasets.load.increase_load_count.__wrapped__) == ["name"]
-    for module in (datasets.load, datasets.inspect):
-        assert parameters(module.dataset_module_factory.__wrapped__)[:2] == ["path", "revision"]
-    assert parameters(datasets.load.DatasetModule)[:3] == ["module_path", "hash", "builder_kwargs"]
-    for function in (datasets.load.load_dataset_builder, get_dataset_config_names):
-        assert "dataset_module_factory" in function.__code__.co_names
-
-    assert parameters(DatasetBuilder._create_builder_config) == [
-        "self",
-        "config_name",
-        "custom_features",
-        "config_id",
-        "config_kwargs",
-    ]
-    assert parameters(BuilderConfig.create_config_id) == [
-        "self",
-        "config_kwargs",
-        "custom_features",
-    ]
-    assert parameters(Key) == ["original_shard_id", "item_or_batch_id"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,9 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from row_files import write_jsonl
 
+from delia_data.engines import MockEngine
 from delia_data.errors import FormatError, InputError, RatioError
 from delia_data.mixing import TaskRow, TaskRows, mix, save_mixture
+from delia_data.outputs import Manifest, finish
 from delia_data.records import FORMATS, Record, write_record
+from delia_data.sampling import Query, sample
 
 PAIRS = [Record.pair(f"query {i}, naïve?", f"answer\n{i} 'quoted' 😀") for i in range(60)]
 ROWS = [write_record(pair) for pair in PAIRS]
@@ -35,11 +38,6 @@ def arrow(path: Path, rows: list[dict[str, Any]], *, file: bool = False) -> Path
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def csv(path: Path, rows: list[dict[str, Any]]) -> Path:
-    pyarrow.csv.write_csv(pa.Table.from_pylist(rows), path)
     return path
 
 
@@ -63,15 +61,12 @@ MADE: dict[str, Callable[[Path], Any]] = {
     "records": lambda _: PAIRS,
     "rows": lambda _: ROWS,
     "jsonl": lambda p: write_jsonl(p / "a.jsonl", ROWS),
-    "ndjson": lambda p: write_jsonl(p / "a.ndjson", ROWS),
     "jsonl as text": lambda p: str(write_jsonl(p / "a.jsonl", ROWS)),
     "jsonl turned": lambda p: write_jsonl(p / "a.jsonl", turned(ROWS)),
-    "json": lambda p: (p / "a.json", (p / "a.json").write_text(json.dumps(ROWS)))[0],
     "parquet": lambda p: parquet(p / "a.parquet", ROWS),
     "parquet turned": lambda p: parquet(p / "a.parquet", turned(ROWS)),
     "arrow stream": lambda p: arrow(p / "a.arrow", ROWS),
     "arrow file": lambda p: arrow(p / "a.arrow", ROWS, file=True),
-    "csv": lambda p: csv(p / "a.csv", [write_record(pair, "alpaca") for pair in PAIRS]),
     "glob": lambda p: f"{shards(p / 'many', ROWS)}/part-*.jsonl",
     "folder": lambda p: shards(p / "many", ROWS),
     "dataset": lambda _: datasets.Dataset.from_list(ROWS),
@@ -81,7 +76,6 @@ MADE: dict[str, Callable[[Path], Any]] = {
     ),
     "iterable": lambda _: datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
     "frame": lambda _: pd.DataFrame(ROWS),
-    "table": lambda _: pa.Table.from_pylist(ROWS),
     "generator": lambda _: iter(ROWS),
     **{
         f"jsonl of {format}": lambda p, format=format: write_jsonl(
@@ -245,3 +239,41 @@ def test_a_folder_of_a_glob_is_itself_whatever_its_name(
     write_jsonl(tmp_path / "bundled" / "rows.jsonl", ROWS)
     monkeypatch.chdir(tmp_path)
     assert mix(TASK, "*", ratio=5).manifest.inputs == EXPECTED.manifest.inputs
+
+
+WRITER = {"name": "small", "weights_sha256": "1f", "chat_template_sha256": "2e"}
+
+
+def cache_by(folder: Path, model: object, first: int = 0) -> Path:
+    folder.mkdir()
+    parquet(folder / "pairs.parquet", ROWS[first : first + 8])
+    finish(folder, Manifest(kind="cache", settings={"model": model} if model else {}))
+    return folder
+
+
+class TestWriters:
+    """A mixture's manifest names the models that wrote its pairs."""
+
+    def test_each_cache_folder_has_its_own(self, tmp_path: Path) -> None:
+        caches = {
+            "one": cache_by(tmp_path / "one", WRITER),
+            "two": cache_by(tmp_path / "two", "gpt-x", 8),
+            "three": cache_by(tmp_path / "three", None, 16),
+        }
+        written = mix(TASK[:2], caches, ratio=3).manifest.details["written_by"]
+        assert written == {"one": WRITER, "two": "gpt-x"}
+        for ratio in (0, 2):
+            manifest = mix(TASK[:2], caches["one"], ratio=ratio).manifest
+            assert manifest.details == {"written_by": {"cache": WRITER}}
+
+    def test_nothing_is_claimed_of_rows_and_files(self, tmp_path: Path) -> None:
+        cache = cache_by(tmp_path / "cache", WRITER)
+        assert mix(TASK[:2], PAIRS[:8], ratio=2).manifest.details == {}
+        assert mix(TASK[:2], cache / "pairs.parquet", ratio=2).manifest.details == {}
+
+    def test_what_the_engine_says_is_what_the_mixture_says(self, tmp_path: Path) -> None:
+        engine = MockEngine()
+        queries = [Query(f"Tell me about the number {i}.", "test") for i in range(4)]
+        sample(engine, queries, tmp_path / "cache", target=4, filters=[])
+        written = mix(TASK[:2], tmp_path / "cache", ratio=2).manifest.details["written_by"]
+        assert written == {"cache": engine.describe()["model"]}
