@@ -49,7 +49,7 @@ from delia_data.evaluation.representation import evaluating
 from delia_data.evaluation.system import System, open_adapter_system
 from delia_data.mixing import mix, save_mixture
 from delia_data.models import load_model, load_tokenizer
-from delia_data.outputs import ShowStep, Steps, Update, is_finished, write_json, write_text
+from delia_data.outputs import ShowStep, Steps, Update, is_finished, setting, write_json, write_text
 from delia_data.ranking import rank
 from delia_data.records import Message, Record
 from delia_data.report import make_report
@@ -72,35 +72,38 @@ _OBJECTS: Final = 0.5  # share of answers with the same keys from which answers 
 class DistillSettings:
     """Settings of a distillation.
 
-    Attributes:
-        prompts: The system prompts by their tokens, such as `{"<support>": "You are ..."}`. A token
-            may be a sequence (`tokens.token_sequence`), whose rows have more room.
-        queries: `"bundled"`, or a file, glob, folder or Hub id of queries, without answers.
-        rows: Queries per prompt.
-        held_out: Share of the queries to hold out for evaluation, above 0 and below 1.
-        pairs: Pairs to mix in: a cache or a file of pairs. With the KL loss their answers may come
-            from any model.
-        ratio: Pairs per training row in an epoch.
-        contrast: Contrast rows per training row in an epoch, different ones in each.
-        max_tokens: Maximum number of tokens of an answer. Longer ones are dropped and counted.
-        constraints: By token, constraints that code checks in answers of free text
-            (`evaluation.keep.satisfies`), such as `{"most_words": 80}`.
-        seed: Seed of every step.
-
     Raises:
         InputError: A value is out of bounds.
     """
 
     prompts: Mapping[str, str]
-    queries: str = "bundled"
-    rows: int = 200
-    held_out: float = 0.5
-    pairs: str = "bundled"
-    ratio: float = 1.0
-    contrast: float = 0.5
-    max_tokens: int = 256
+    """The system prompts by their tokens, such as `{"<support>": "You are ..."}`. A token may be a
+    sequence (`tokens.token_sequence`), whose rows have more room."""
+    queries: str = setting(
+        "bundled",
+        "bundled, or a file, glob, folder or Hub id of queries in any row format, without answers.",
+    )
+    rows: int = setting(200, "Queries of each prompt.")
+    held_out: float = setting(
+        0.5, "Share of the queries that is only evaluated on, above 0 and below 1."
+    )
+    pairs: str = setting(
+        "bundled",
+        "Pairs to mix in: bundled, a cache or a file. With the KL loss their answers may come from "
+        "any model.",
+    )
+    ratio: float = setting(1.0, "Pairs for each training row in an epoch.")
+    contrast: float = setting(
+        0.5, "Contrast rows for each training row in an epoch, different ones in each."
+    )
+    max_tokens: int = setting(
+        256, "Maximum number of tokens of an answer; longer ones are dropped and counted."
+    )
     constraints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By token, constraints that code checks in answers of free text (`evaluation.keep.satisfies`),
+    such as `{"most_words": 80}`."""
     seed: int = 0
+    """Seed of every step."""
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(text.strip() for text in self.prompts.values()):

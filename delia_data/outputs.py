@@ -135,23 +135,25 @@ def setting(
     *,
     names: Iterable[str] = (),
     complete: Iterable[str] = (),
+    typed: Any = None,
     repr: bool = True,
     **bounds: Any,
 ) -> Any:
     """Return a dataclass field that is a setting, such as a flag or a key of a recipe.
 
     Args:
-        default: Its default value, or a function that makes it.
+        default: Its default value, or a function that makes it; `MISSING` if it is required.
         description: Its meaning, which `--help` and the reference show.
         panel: Its panel in `--help`.
         names: Its names as a flag. Default: that of the field.
         complete: Values that the shell offers.
+        typed: Its type as a flag. Default: that of the field.
         repr: Whether messages may show the value; False for secrets.
         bounds: Bounds as pydantic names them, such as `ge=0`.
     """
     metadata = {
         "description": description,
-        "flag": {"panel": panel, "names": names, "complete": complete},
+        "flag": {"panel": panel, "names": names, "complete": complete, "typed": typed},
         "schema": Field(description=description, **bounds),
     }
     if callable(default):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import wraps
 from typing import Any, get_type_hints
 
@@ -58,26 +58,31 @@ def _offer(names: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def with_options(
-    *, panels: Mapping[str, str] | None = None, **kinds: type
+    *,
+    panels: Mapping[str, str] | None = None,
+    values: Mapping[str, type] | None = None,
+    **kinds: type,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add the flags of settings classes to a command, which gets an instance of each.
+    """Add the flags of settings classes to a command.
 
     Args:
         panels: Panel of the flags of a class, by the name of the command's parameter.
-        kinds: Settings class of each such parameter.
+        values: Settings class of each parameter that gets the values of the flags by name.
+        kinds: Settings class of each parameter that gets an instance.
     """
-    panels = panels or {}
-    flags = {name: _flags(kind, panels.get(name)) for name, kind in kinds.items()}
+    panels, values = panels or {}, values or {}
+    makers: dict[str, Any] = {**dict.fromkeys(values, dict), **kinds}
+    flags = {name: _flags(kind, panels.get(name)) for name, kind in {**values, **kinds}.items()}
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
-        own = [each for each in signature.parameters.values() if each.name not in kinds]
+        own = [each for each in signature.parameters.values() if each.name not in flags]
 
         @wraps(function)
         def command(**given: Any) -> None:
             options = {
-                name: kind(**{flag.name: given.pop(flag.name) for flag in flags[name]})
-                for name, kind in kinds.items()
+                name: make(**{flag.name: given.pop(flag.name) for flag in flags[name]})
+                for name, make in makers.items()
             }
             function(**given, **options)
 
@@ -89,12 +94,16 @@ def with_options(
 
 
 def _flags(kind: type, panel: str | None) -> list[inspect.Parameter]:
-    """Return a keyword parameter for each field of a class."""
+    """Return a keyword parameter for each field that `setting` declared."""
     hints = get_type_hints(kind)
     flags = []
     for field in fields(kind):
-        declared = {**field.metadata["flag"], "panel": field.metadata["flag"]["panel"] or panel}
-        flag = option(field.default, field.metadata["description"], **declared)
-        way = inspect.Parameter.KEYWORD_ONLY
-        flags.append(inspect.Parameter(field.name, way, default=flag, annotation=hints[field.name]))
+        if "flag" in field.metadata:
+            declared = {**field.metadata["flag"]}
+            declared["panel"] = declared["panel"] or panel
+            hint = declared.pop("typed") or hints[field.name]
+            default = None if field.default is MISSING else field.default
+            flag = option(default, field.metadata["description"], **declared)
+            way = inspect.Parameter.KEYWORD_ONLY
+            flags.append(inspect.Parameter(field.name, way, default=flag, annotation=hint))
     return flags

@@ -6,9 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from delia_data.cli._flags import argument, option
+from delia_data.cli._flags import argument, option, with_options
 from delia_data.cli._output import AsJson, say, show_json, show_table, step
 from delia_data.cli._setting_flags import recipe_option, settings_from, with_setting_flags
+from delia_data.distill import DistillSettings, distill
 from delia_data.errors import InputError
 from delia_data.evaluation.tables import numbers_table
 from delia_data.outputs import read_mapping
@@ -17,6 +18,7 @@ from delia_data.tokens import token_sequence
 _DATA: Final = "Data"
 
 
+@with_options(values={"data": DistillSettings}, panels={"data": _DATA})
 @with_setting_flags
 def command(
     out: Path = argument("Output folder; a rerun continues there."),
@@ -24,16 +26,7 @@ def command(
     instruction: list[Path] = option(
         ..., "File of a system prompt; repeat it for each token of --token.", _DATA
     ),
-    queries: str = option(
-        "bundled", "bundled, or a file, glob, folder or Hub id of queries in any row format.", _DATA
-    ),
     tokens: int = option(1, "Number of tokens in a row that stand for each prompt.", _DATA),
-    rows: int = option(200, "Queries of each prompt.", _DATA),
-    held_out: float = option(0.5, "Share of the queries that is only evaluated on.", _DATA),
-    pairs: str = option("bundled", "Pairs to mix in: bundled, a cache or a file.", _DATA),
-    ratio: float = option(1.0, "Pairs for each training row.", _DATA),
-    contrast: float = option(0.5, "Contrast rows for each training row.", _DATA),
-    max_tokens: int = option(256, "Maximum number of tokens of an answer.", _DATA),
     constraints: Path | None = option(
         None,
         "A .yaml file of constraints on answers of free text by token, such as "
@@ -42,6 +35,7 @@ def command(
     ),
     recipe: str = recipe_option(),
     as_json: AsJson = False,
+    data: dict[str, Any],
     **given: Any,
 ) -> None:
     """Turn system prompts into tokens, without labels (experimental).
@@ -50,8 +44,6 @@ def command(
     like it when a query names the token. For each prompt give --instruction once, and its tokens
     together, as in --token '<support>,<extract>'.
     """
-    from delia_data.distill import DistillSettings, distill
-
     training = settings_from(recipe, {**given, "pairs_loss": given["pairs_loss"] or "kl"})
     if len(instruction) != len(training.tokens):
         raise InputError(
@@ -66,14 +58,8 @@ def command(
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"a system prompt cannot be read: {error}") from error
     settings = DistillSettings(
+        **data,
         prompts=prompts,
-        queries=queries,
-        rows=rows,
-        held_out=held_out,
-        pairs=pairs,
-        ratio=ratio,
-        contrast=contrast,
-        max_tokens=max_tokens,
         constraints={}
         if constraints is None
         else {

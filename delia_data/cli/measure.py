@@ -6,58 +6,40 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from delia_data.cli._flags import argument, option
+from delia_data.cli._flags import argument, option, with_options
 from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, Update, messages, say, show_json, show_table, step
 from delia_data.evaluation.measurements import MEASURES, MeasureName, measurement_tables
 from delia_data.evaluation.measuring import MeasureSettings, measure
 from delia_data.tokens import parse_assignments
 
-_DEFAULT = MeasureSettings()
-_ROWS = "Rows"
-_HOW = "Method"
+_METHOD = "Method"
 
 
+@with_options(values={"settings": MeasureSettings}, panels={"settings": _METHOD})
 def command(
     adapter: Path = argument("Folder of a finished adapter."),
     task: Path = argument("Task folder of delia diversify."),
     out: Path = argument("Folder for the measurements; a rerun continues there."),
     cache: Path | None = option(
-        None, "Cache folder, file of pairs, or bundled, for buffering.", _ROWS
+        None, "Cache folder, file of pairs, or bundled, for buffering.", "Rows"
     ),
     what: str = option("", f"Any of {','.join(MEASURES)}. Default: all; buffering needs a cache."),
-    rows: int = option(_DEFAULT.rows, "Maximum number of held-out rows, and of task rows.", _ROWS),
-    pairs: int = option(_DEFAULT.pairs, "Maximum number of pairs, for buffering.", _ROWS),
-    ratio: float | None = option(
-        None,
-        "Pairs per task row in the mixture whose gradient is examined. Default: that of "
-        "the adapter's training.",
-        _ROWS,
-    ),
     keyword: list[str] | None = option(
-        None, "Word to compare the token with; repeatable. Default: the task's keywords.", _HOW
+        None, "Word to compare the token with; repeatable. Default: the task's keywords.", _METHOD
     ),
-    words: int = option(_DEFAULT.words, "Ordinary words to sample as controls.", _HOW),
-    dtype: str = option(_DEFAULT.dtype, "Type to compute in: float32 or bfloat16.", _HOW),
-    seed: int = option(_DEFAULT.seed, "Seed of rows, words, and projection."),
     template_option: list[str] | None = option(
-        None, f"{TEMPLATE_OPTION_HELP} Default: those of the training.", _HOW
+        None, f"{TEMPLATE_OPTION_HELP} Default: those of the training.", _METHOD
     ),
     device: str = option("cpu", "cpu, cuda, cuda:1, ..."),
     as_json: AsJson = False,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Compare an adapter with its base model: representation, state space, gradients."""
-    settings = MeasureSettings(
-        rows=rows,
-        pairs=pairs,
-        keywords=tuple(keyword or ()),
-        words=words,
-        ratio=ratio,
-        dtype=dtype,  # type: ignore[arg-type]  # MeasureSettings checks it.
-        seed=seed,
-        template_options=parse_assignments(template_option or (), "--template-option") or None,
-    )
+    options = parse_assignments(template_option or (), "--template-option") or None
     with ExitStack() as steps:
         measurements = measure(
             adapter,
@@ -65,7 +47,9 @@ def command(
             out,
             cache=cache,
             what=[name.strip() for name in what.split(",")] if what else None,
-            settings=settings,
+            settings=MeasureSettings(
+                **settings, keywords=tuple(keyword or ()), template_options=options
+            ),
             device=device,
             on_progress=_progress(steps),
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from delia_data.cli._flags import argument, option
+from delia_data.cli._flags import argument, option, with_options
 from delia_data.cli._output import (
     AsJson,
     console,
@@ -19,15 +19,16 @@ from delia_data.cli._output import (
 from delia_data.cli._setting_flags import recipe_option, settings_from, with_setting_flags
 from delia_data.cli.reproduce import KEEP_ADAPTERS, WORKERS, show_cells
 from delia_data.errors import InputError
-
-if TYPE_CHECKING:
-    from delia_data.experiments.ratio import RatioResult
+from delia_data.experiments import RatioSettings, estimate_ratio, run_ratio
+from delia_data.experiments.ratio import BY, RatioResult, number_cell
+from delia_data.experiments.sweep import total_seconds
+from delia_data.training.data import ProvenanceWarning
 
 _SERIES = "Series"
 _CHOICE = "Choice (changing it trains nothing)"
-_BY = ["leak", "keep", "follow", "loss"]
 
 
+@with_options(values={"series": RatioSettings}, panels={"series": _SERIES})
 @with_setting_flags
 def command(
     task: Path = argument("Task folder that delia diversify wrote."),
@@ -38,46 +39,24 @@ def command(
     ratios: str = option(
         "0,0.1,1,4,16", "Pairs per task row, ascending; a rerun can add more.", _SERIES
     ),
-    seeds: int = option(
-        2, "Trainings per ratio, starting at --seed; a rerun can add more.", _SERIES
-    ),
-    task_rows: int | None = option(None, "Maximum training rows of the task.", _SERIES),
-    rows: int | None = option(None, "Maximum held-out rows to measure.", _SERIES),
-    pairs: int = option(64, "Pairs to hold out from every mixture and to measure.", _SERIES),
-    max_tokens: int = option(96, "Maximum tokens in an answer.", _SERIES),
-    pattern: str | None = option(
-        None, "Regular expression that a whole answer matches, for free-text answers.", _SERIES
-    ),
     tolerance: float = option(
         0.02,
         "How much worse than the best a ratio may be, as a share of answers or in nats per token.",
         _CHOICE,
     ),
     by: str = option(
-        "leak", f"Number to compare ratios by: {', '.join(_BY)}.", _CHOICE, complete=_BY
+        "leak", f"Number to compare ratios by: {', '.join(BY)}.", _CHOICE, complete=BY
     ),
     workers: int = option(1, WORKERS),
     keep_adapters: bool = option(False, KEEP_ADAPTERS, names=["--keep-adapters"]),
     show: bool = option(False, "Show the cells and their work; run nothing.", names=["--list"]),
     as_json: AsJson = False,
+    series: dict[str, Any],
     **given: Any,
 ) -> None:
     """Find the smallest ratio that is about as good as the best of a short series."""
-    from delia_data.experiments import RatioSettings, estimate_ratio, run_ratio
-    from delia_data.experiments.sweep import total_seconds
-    from delia_data.training.data import ProvenanceWarning
-
     training = settings_from(recipe, given)
-    settings = RatioSettings(
-        ratios=_numbers(ratios),
-        seeds=seeds,
-        seed=training.seed,
-        task_rows=task_rows,
-        rows=rows,
-        pairs=pairs,
-        max_tokens=max_tokens,
-        pattern=pattern,
-    )
+    settings = RatioSettings(**series, ratios=_numbers(ratios), seed=training.seed)
     if show:
         cells = estimate_ratio(task, cache, out, training, settings=settings)
         show_cells(cells, total_seconds(cells, workers), workers, as_json)
@@ -114,8 +93,6 @@ def _numbers(typed: str) -> tuple[float, ...]:
 
 def _print(result: RatioResult) -> None:
     """Print the table of ratios, then the outcome in sentences."""
-    from delia_data.experiments.ratio import BY, number_cell
-
     head = (
         *("ratio", "pairs", f"worse than ratio {result.best:g}"),
         *("leak", "keep: KL", "follow", "loss"),

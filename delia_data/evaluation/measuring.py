@@ -62,6 +62,7 @@ from delia_data.outputs import (
     folder_lock,
     is_finished,
     read_manifest,
+    setting,
     write_json,
 )
 from delia_data.ranking import rank
@@ -81,29 +82,25 @@ _UNDIVERSIFIED: Final = "undiversified"
 class MeasureSettings:
     """Settings of the measurements.
 
-    Attributes:
-        rows: Maximum number of held-out rows, and of task rows.
-        pairs: Maximum number of pairs, for buffering.
-        keywords: Words to compare the token with; default: those of the task.
-        words: Ordinary words to sample from the vocabulary.
-        ratio: Pairs per task row in the mixture whose gradient is examined; default: that of the
-            adapter's training, or all pairs of the cache if it was trained without pairs.
-        dtype: Type to compute in, `"float32"` or `"bfloat16"`.
-        seed: Seed of rows, words and projection.
-        template_options: Options of the chat template that replace those of the training.
-
     Raises:
         InputError: A value is out of bounds.
     """
 
-    rows: int = 48
-    pairs: int = 96
+    rows: int = setting(48, "Maximum number of held-out rows, and of task rows.", "Rows")
+    pairs: int = setting(96, "Maximum number of pairs, for buffering.", "Rows")
     keywords: tuple[str, ...] = ()
-    words: int = 256
-    ratio: float | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
+    """Words to compare the token with; default: those of the task."""
+    words: int = setting(256, "Ordinary words to sample from the vocabulary as controls.")
+    ratio: float | None = setting(
+        None,
+        "Pairs per task row in the mixture whose gradient is examined. Default: that of the "
+        "adapter's training, or all pairs of the cache if it was trained without pairs.",
+        "Rows",
+    )
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "Type to compute in.")
+    seed: int = setting(0, "Seed of rows, words and projection.")
     template_options: Mapping[str, Any] | None = None
+    """Options of the chat template that replace those of the training."""
 
     def __post_init__(self) -> None:
         lowest = {"rows": 2, "pairs": 3, "words": 16, "seed": 0}

@@ -62,6 +62,7 @@ from delia_data.outputs import (
     finish,
     folder_lock,
     read_manifest,
+    setting,
     write_json,
 )
 from delia_data.ranking import rank
@@ -94,29 +95,26 @@ _RESAMPLING: Final = Resampling()
 class RatioSettings:
     """The series to train.
 
-    Attributes:
-        ratios: Pairs per task row, ascending.
-        seeds: Trainings of each ratio; each has its own selection of pairs, order and
-            initialization.
-        seed: First seed. It also selects the rows and pairs to hold out.
-        task_rows: Maximum number of training rows of the task, by keyed hash; None uses all.
-        rows: Maximum number of held-out rows to measure; None uses all.
-        pairs: Pairs to hold out from every mixture and to measure.
-        max_tokens: Maximum number of tokens in an answer.
-        pattern: Regular expression that answers in the format match, for tasks with free text.
-
     Raises:
         SettingsError: Values are out of bounds; the message names all of them.
     """
 
     ratios: tuple[float, ...] = RATIOS
-    seeds: int = 2
+    """Pairs per task row, ascending."""
+    seeds: int = setting(
+        2,
+        "Trainings per ratio, starting at --seed, each with its own selection of pairs, order and "
+        "initialization; a rerun can add more.",
+    )
     seed: int = 0
-    task_rows: int | None = None
-    rows: int | None = None
-    pairs: int = 64
-    max_tokens: int = 96
-    pattern: str | None = None
+    """First seed. It also selects the rows and pairs to hold out."""
+    task_rows: int | None = setting(None, "Maximum training rows of the task, by keyed hash.")
+    rows: int | None = setting(None, "Maximum held-out rows to measure.")
+    pairs: int = setting(64, "Pairs to hold out from every mixture and to measure.")
+    max_tokens: int = setting(96, "Maximum tokens in an answer.")
+    pattern: str | None = setting(
+        None, "Regular expression that a whole answer matches, for free-text answers."
+    )
 
     def __post_init__(self) -> None:
         given = ", ".join(f"{ratio:g}" for ratio in self.ratios)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import pyarrow as pa
 
 from delia_data.errors import InputError, RatioError
+from delia_data.outputs import setting
 from delia_data.ranking import whole_number
 from delia_data.reading import MESSAGES
 from delia_data.records import Format, check_format
@@ -16,7 +18,7 @@ from delia_data.tokens import check_template_options
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import datasets
 
@@ -54,40 +56,47 @@ _PROVENANCE: Final = [
 class MixOptions:
     """Options that affect the rows of a mixture.
 
-    Attributes:
-        ratio: Pairs per task row; may be a fraction, 0 is the task alone.
-        seed: Seed of selection and order.
-        order: `"shuffled"`, or `"interleaved"`: a task row, then its pairs, as in Algorithm 1.
-        on_short: Action if the cache is too small: `"error"`, take `"all"` pairs, or `"repeat"`
-            the cache.
-        format: Row format of the result.
-        decontaminate: Drop pairs that share 13 consecutive words with a held-out row.
-        strict: Refuse rows of a cache that text cannot express, instead of dropping them.
-        epochs: Number of consecutive epochs: the same task rows, each time with different pairs
-            and a different order.
-        epoch: Index of a single epoch to mix; None for all epochs.
-        contrast: Contrast rows per task row in each epoch, each epoch with different ones as long
-            as there are any; None for all of them in each epoch.
-        template_options: Options of the chat template by name. Every row has them in the column
-            `chat_template_kwargs`, which TRL passes to the template.
-
     Raises:
         RatioError: The ratio or `contrast` is not a number of at least 0.
         InputError: Another value is unknown, or the template options are not JSON values by name
             or contain empty lists or mappings.
     """
 
-    ratio: float
-    seed: int = 0
-    order: Order = "shuffled"
-    on_short: OnShort = "error"
-    format: Format = "messages"
-    decontaminate: bool = False
-    strict: bool = False
-    epochs: int = 1
+    ratio: float = setting(
+        MISSING,
+        "Pairs per task row, such as 4 or 0.5; 0 is the task alone.",
+        typed=str | None,
+        complete=("1", "4", "20", "65", "260", "520"),
+    )
+    seed: int = setting(0, "Seed of selection and order.")
+    order: Order = setting(
+        "shuffled", "Order of the rows; interleaved is a task row, then its pairs (Algorithm 1)."
+    )
+    on_short: OnShort = setting(
+        "error", "Action if the cache is too small: an error, take all pairs, or repeat the cache."
+    )
+    format: Format = setting("messages", "Row format of the result.")
+    decontaminate: bool = setting(
+        False, "Drop pairs that share 13 consecutive words with a held-out row."
+    )
+    strict: bool = setting(
+        False,
+        "Refuse a cache with rows that would be dropped or changed: tools, images, audio, "
+        "label false, weight 0, preferences, reasoning.",
+    )
+    epochs: int = setting(
+        1, "Consecutive epochs: the same task rows, each time with other pairs and another order."
+    )
     epoch: int | None = None
-    contrast: float | None = None
+    """Index of a single epoch to mix; None for all epochs."""
+    contrast: float | None = setting(
+        None,
+        "Contrast rows per task row in each epoch, other ones in each as long as there are any; "
+        "by default all of the task folder in each.",
+    )
     template_options: Mapping[str, Any] | None = None
+    """Options of the chat template by name. Every row has them in the column
+    `chat_template_kwargs`, which TRL passes to the template."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", parse_ratio(self.ratio))
