@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import os
 import site
-import subprocess
-import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -39,7 +36,6 @@ def _register() -> None:
 
 after_import("datasets", _register)
 """
-_STARTS: Final = 10
 
 
 def install() -> Path:
@@ -82,13 +78,3 @@ def installed() -> Iterator[Path]:
     if site.ENABLE_USER_SITE:
         folders.append(site.getusersitepackages())
     return (path for folder in folders if (path := Path(folder) / _PTH).is_file())
-
-
-def start_ms() -> float:
-    """Return the time that a plain `python -c pass` takes, in milliseconds: the least of ten."""
-    times = []
-    for _ in range(_STARTS):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "pass"], check=True)
-        times.append(time.perf_counter() - began)
-    return 1000 * min(times)

@@ -20,10 +20,9 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -83,89 +82,49 @@ class Update(Protocol):
     def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
-class _Pace:
-    """Estimate of the time left, from the average pace since the first update.
-
-    Work of an earlier run does not count. A count that falls by more than a tenth of the total
-    starts another piece of work; a smaller fall is a batch that kept less than estimated.
-    """
-
-    def __init__(self) -> None:
-        self._before, self._began = math.inf, 0.0
-        self._furthest = 0.0
-
-    def is_other_work(self, done: float, total: float) -> bool:
-        """Return whether this is the first update of a piece of work."""
-        return done < max(self._before, self._furthest - total / 10)
-
-    def left(self, done: float, total: float) -> float | None:
-        """Return the seconds left; None if unknown."""
-        now = time.monotonic()
-        if self.is_other_work(done, total):
-            self._before, self._began, self._furthest = done, now, done
-        self._furthest = max(self._furthest, done)
-        if not self._before < done < total:
-            return None
-        return (now - self._began) * (total - done) / (done - self._before)
-
-
-class _TimeLeft(ProgressColumn):
-    """Column with the time left."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._pace = _Pace()
-
-    def render(self, task: Task) -> Text:
-        """Return the time as minutes and seconds; empty if unknown."""
-        left = self._pace.left(task.completed, task.total) if task.total else None
-        return Text("" if left is None else f"{left // 60:.0f}:{left % 60:02.0f} left")
-
-
 @contextmanager
 def step(title: str, *, to: Console | None = None) -> Iterator[Update]:
     """Show the progress of one step: a bar in a terminal, a line for each tenth in a pipe.
+
+    A count that falls by more than a tenth of the total begins another piece of work. A smaller
+    fall is a batch that kept fewer rows than estimated.
 
     Yields:
         A function that takes the amount done, the total, and a note.
     """
     shown_in = to or console
-    if shown_in.is_terminal and not shown_in.is_dumb_terminal:
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            _TimeLeft(),
-            TextColumn("{task.fields[note]}", style="dim"),
-            console=shown_in,
-        ) as progress:
-            bar = progress.add_task(title, total=None, note="")
-            yield lambda done, total, note="": progress.update(
-                bar, completed=done, total=total, note=note
-            )
-        return
-    yield _lines(title, shown_in)
+    is_live = shown_in.is_terminal and not shown_in.is_dumb_terminal
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+        console=shown_in,
+        disable=not is_live,
+        get_time=lambda: time.monotonic(),
+        speed_estimate_period=math.inf,
+    )
+    with progress:
+        bar = progress.add_task(title, total=None, note="")
+        task, tenth = progress.tasks[0], 0
 
+        def update(done: float, total: float, note: str = "") -> None:
+            nonlocal tenth
+            if done < task.completed - total / 10:
+                progress.reset(bar)
+                tenth = 0
+            progress.update(bar, completed=done, total=total, note=note)
+            reached = int(10 * done / total) if total else 10
+            if is_live or reached <= tenth:
+                return
+            tenth = reached
+            time_left = f", about {left:.0f} s left" if (left := task.time_remaining) else ""
+            suffix = f"; {note}" if note else ""
+            shown_in.print(f"{title}: {done:.0f} of {total:.0f}{time_left}{suffix}", soft_wrap=True)
 
-def _lines(title: str, shown_in: Console) -> Update:
-    pace = _Pace()
-    shown = 0
-
-    def update(done: float, total: float, note: str = "") -> None:
-        nonlocal shown
-        if pace.is_other_work(done, total):
-            shown = 0
-        left = pace.left(done, total)
-        tenth = int(10 * done / total) if total else 10
-        if tenth <= shown:
-            return
-        shown = tenth
-        time_left = "" if left is None else f", about {left:.0f} s left"
-        suffix = f"; {note}" if note else ""
-        shown_in.print(f"{title}: {done:.0f} of {total:.0f}{time_left}{suffix}", soft_wrap=True)
-
-    return update
+        yield update
 
 
 def show_reading(name: str | os.PathLike[str], read: Mapping[str, Any]) -> None:

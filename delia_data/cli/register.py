@@ -17,18 +17,9 @@ def command(
 
         trl sft --dataset_name delia_mix --dataset_config ratio-260 ...
     """
-    before = startup.start_ms()
     files = startup.remove() if remove else [startup.install()]
-    after = startup.start_ms()
     if as_json:
-        show_json(
-            {
-                "registered": not remove,
-                "files": [str(file) for file in files],
-                "start_ms": {"before": before, "after": after},
-            }
-        )
+        show_json({"registered": not remove, "files": [str(file) for file in files]})
         return
     done = "removed" if remove else "written"
     say("\n".join(f"{file}: {done}" for file in files) or "not registered: nothing to remove")
-    say(f"python -c pass: {before:.1f} ms before, {after:.1f} ms after")

@@ -278,7 +278,15 @@ def test_time_left_of_work_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_count_that_falls_a_little_is_not_shown_again(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = progress_lines([(0, 0), (10, 20), (11, 19), (12, 20), (15, 30)], monkeypatch)
-    assert lines == ["work: 20 of 100, about 40 s left", "work: 30 of 100, about 35 s left"]
+    assert lines == ["work: 20 of 100", "work: 30 of 100, about 32 s left"]
+
+
+def test_a_count_that_begins_again_is_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = progress_lines([(0, 10), (10, 100), (20, 10), (30, 20)], monkeypatch)
+    assert lines == [
+        *("work: 10 of 100", "work: 100 of 100"),
+        *("work: 10 of 100", "work: 20 of 100, about 80 s left"),
+    ]
 
 
 # Completion
