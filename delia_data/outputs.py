@@ -671,7 +671,7 @@ def check_same_settings(
     Raises:
         SettingsError: A setting differs; the message names each with both values.
     """
-    before, after = _flat(earlier), _flat(now)
+    before, after = flattened(earlier), flattened(now)
     differing = [
         f"{name} was {before.get(name)!r} and is now {after.get(name)!r}"
         for name in sorted({*before, *after})
@@ -684,12 +684,12 @@ def check_same_settings(
         )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested settings to joined names, such as `sampling.top_p`."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flattened(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

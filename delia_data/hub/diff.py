@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from delia_data.hub.parts import (
     Part,
     cache_ids,
     files_of,
-    mixture_manifest,
+    part_manifest,
     read_parts,
     row_files,
-    source_manifest,
     train_shards,
 )
 from delia_data.hub.pull import download_parts, find_version
 from delia_data.mixing import TaskRow, read_task_rows
+from delia_data.outputs import flattened
 
 Keys = Sequence[str]
 
@@ -93,7 +93,6 @@ def diff(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Diffe
 
     Raises:
         UnfinishedError: A folder is not a finished output.
-        InputError: A version holds mixtures in the lean form of version 0.1.0.
         HubError: The Hub refused or could not be reached.
     """
     (old, old_settings), (new, new_settings) = map(_read, (before, after))
@@ -126,19 +125,16 @@ def _read(given: str | os.PathLike[str]) -> tuple[dict[str, Part], Mapping[str, 
         return read_parts([given]), {}
     version = find_version(os.fspath(given), repo_type=None)
     manifest = version.manifest
-    sources = [name for name in NAMED if name in manifest.details]
-    mixtures = list(manifest.details["mixtures"])
-    root = download_parts(version, [*sources, *mixtures])
-    manifests = {str(name): source_manifest(manifest, name) for name in sources}
-    manifests |= {name: mixture_manifest(manifest, name) for name in mixtures}
-    parts = {name: Part(name, root / name, each) for name, each in manifests.items()}
-    for name in parts.keys() & set(MODELS):
-        files = row_files(files_of(manifest, [name]))
+    names = [*(name for name in NAMED if name in manifest.details), *manifest.details["mixtures"]]
+    root = download_parts(version, names)
+
+    def part(name: str) -> Part:
+        files = row_files(files_of(manifest, [name])) if name in MODELS else {}
         files = {path.removeprefix(f"{name}/"): sha for path, sha in files.items()}
-        parts[name] = replace(
-            parts[name], manifest=manifests[name].model_copy(update={"files": files})
-        )
-    return parts, manifest.settings
+        described = part_manifest(manifest, name).model_copy(update={"files": files})
+        return Part(name, root / name, described)
+
+    return {name: part(name) for name in names}, manifest.settings
 
 
 def _settings_of(part: Part) -> dict[str, Any]:
@@ -157,20 +153,12 @@ def _settings(
 ) -> list[SettingChange]:
     if not before or not after:
         return []
-    old, new = dict(_flat(before)), dict(_flat(after))
+    old, new = flattened(before), flattened(after)
     return [
         SettingChange(where, name, old.get(name), new.get(name))
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _row_change(name: str, before: Keys, after: Keys) -> RowChange:

@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -69,11 +69,7 @@ _PATHS: Final = ("watch_pairs", "watch_task")
 """Settings that may be paths, besides the model."""
 PICTURES: Final = "pictures"
 """Folder of the card's figures in a repository of version 0.1.0."""
-LEAN: Final = "lean"
-"""Folder of mixtures as indexes over the cache in a repository of version 0.1.0."""
-_PATH: Final = re.compile(
-    rf"(?:{'|'.join(NAMED)}|{PICTURES}|{LEAN}|ratio-[\w.+-]+)(?:/(?!\.)[^/\\\0]+)+"
-)
+_PATH: Final = re.compile(rf"(?:{'|'.join(NAMED)}|{PICTURES}|ratio-[\w.+-]+)(?:/(?!\.)[^/\\\0]+)+")
 _ROOT_PATH: Final = re.compile(rf"(?!\.|(?:{CARD}|{FINISHED})$)[^/\\\0]+")
 
 
@@ -160,7 +156,9 @@ def home_of(repo_type: RepoType) -> str:
 def _parts(folders: Iterable[Path]) -> Iterator[Part]:
     for folder in folders:
         if not (folder / MANIFEST).is_file() and (folder / MODEL / MANIFEST).is_file():
-            yield from _model_parts(folder)
+            for name in (MODEL, ADAPTER):  # what delia export wrote
+                yield Part(name, folder / name, read_manifest(folder / name, verify=True))
+            yield from _evaluation_in(folder)
             continue
         manifest = read_manifest(folder, verify=True)
         if manifest.kind in ("adapter", "model"):
@@ -175,13 +173,6 @@ def _parts(folders: Iterable[Path]) -> Iterator[Part]:
             raise InputError(f"{folder} has no {_NUMBERS}: give a folder of delia evaluate")
         else:
             yield Part(manifest.kind, folder, manifest)
-
-
-def _model_parts(folder: Path) -> Iterator[Part]:
-    """Yield the two parts of an exported adapter, and its evaluation."""
-    for name in (MODEL, ADAPTER):
-        yield Part(name, folder / name, read_manifest(folder / name, verify=True))
-    yield from _evaluation_in(folder)
 
 
 def _evaluation_in(folder: Path) -> Iterator[Part]:
@@ -320,7 +311,7 @@ def check_weights(parts: Mapping[str, Part], before: Manifest | None) -> None:
         weights = weights_sha256(parts[MODEL].manifest)
     elif before is not None and MODEL in before.details:
         files = files_of(before, [MODEL])
-        weights = weights_sha256(source_manifest(before, MODEL).model_copy(update={"files": files}))
+        weights = weights_sha256(part_manifest(before, MODEL).model_copy(update={"files": files}))
     else:
         return
     if weights != evaluated:
@@ -400,10 +391,8 @@ def check_mixture(part: Part, task: TaskRows | None, ids: pa.ChunkedArray | None
 
 def part_of(path: str) -> str:
     """Return the name of the part that a path in the repository belongs to."""
-    first, _, rest = path.partition("/")
-    if not rest:
-        return MODEL
-    return rest.removesuffix(".parquet") if first == LEAN else first
+    first, slash, _ = path.partition("/")
+    return first if slash else MODEL
 
 
 def is_part_path(path: str, *, in_root: bool) -> bool:
@@ -563,6 +552,11 @@ def check_publication(manifest: Manifest) -> None:
         pydantic.ValidationError: An entry is missing, or has another type.
     """
     details = _Details.model_validate(manifest.details)
+    if lean := [name for name, mixture in details.mixtures.items() if mixture.form == "lean"]:
+        raise FormatError(
+            f"it holds {', '.join(lean)} in the lean form of delia_data 0.1: run delia pull with "
+            "delia_data 0.1, and push that folder with this version to a new repository"
+        )
     in_root = details.model is not None
     if strange := [path for path in manifest.files if not is_part_path(path, in_root=in_root)]:
         raise FormatError(f"a publication does not have files such as {strange[0]!r}")
@@ -577,23 +571,10 @@ def check_publication(manifest: Manifest) -> None:
             raise FormatError(f"{name} has no format in its settings")
 
 
-def lean_mixtures(manifest: Manifest) -> list[str]:
-    """Return the mixtures that version 0.1.0 published as indexes, which nothing reads anymore."""
-    mixtures = manifest.details["mixtures"].items()
-    return [name for name, mixture in mixtures if mixture["form"] == "lean"]
-
-
-def mixture_manifest(manifest: Manifest, name: str) -> Manifest:
-    """Return the manifest of a mixture from the manifest of its publication."""
-    return _manifest_of("mixture", manifest.details["mixtures"][name])
-
-
-def source_manifest(manifest: Manifest, name: str) -> Manifest:
-    """Return the manifest of any part but a mixture from the manifest of its publication."""
-    entry = manifest.details[name]
-    return _manifest_of(entry.get("kind", name), entry)
-
-
-def _manifest_of(kind: str, entry: Mapping[str, Any]) -> Manifest:
-    keys: Sequence[str] = ("settings", "inputs", "rows", "dropped", "details", "code_version")
+def part_manifest(manifest: Manifest, name: str) -> Manifest:
+    """Return the manifest of a part from the manifest of its publication."""
+    mixture = manifest.details["mixtures"].get(name)
+    entry = mixture or manifest.details[name]
+    kind = "mixture" if mixture else entry.get("kind", name)
+    keys = ("settings", "inputs", "rows", "dropped", "details", "code_version")
     return Manifest.model_validate({"kind": kind, **{k: entry[k] for k in keys if k in entry}})

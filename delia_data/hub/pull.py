@@ -35,7 +35,6 @@ from delia_data.hub.client import (
 )
 from delia_data.hub.parts import (
     CARD,
-    LEAN,
     PICTURES,
     PUBLICATION,
     SOURCES,
@@ -43,8 +42,7 @@ from delia_data.hub.parts import (
     files_of,
     home_of,
     is_part_path,
-    lean_mixtures,
-    mixture_manifest,
+    part_manifest,
 )
 from delia_data.mixing import config_name
 from delia_data.outputs import (
@@ -183,17 +181,15 @@ def pull(
     Raises:
         ForeignFolderError: The folder holds something else.
         LockedError: Another process writes to the folder.
-        InputError: The version holds mixtures in the lean form of version 0.1.0.
         HubError: The Hub refused, could not be reached, or sent other bytes.
     """
     api, retry = api or client(), retry or _READING
     version = find_version(name, repo_type=repo_type, retry=retry, api=api)
-    _refuse_lean(version, lean_mixtures(version.manifest))
     remote = Repository(api, version.repo, version.repo_type, retry)
     files, root = version.manifest.files, Path(folder)
     home = root / home_of(version.repo_type)
     earlier = {} if home == root or not is_finished(home) else read_manifest(home).files
-    ours = {path.name for path in root.glob("ratio-*")} | {*SOURCES, LEAN, PICTURES, CARD}
+    ours = {path.name for path in root.glob("ratio-*")} | {*SOURCES, PICTURES, CARD}
     ours |= {path.split("/")[0] for path in (*files, *earlier)} | {PUBLICATION}
     # A trained adapter has the same names, so only the folder of the version shows a pulled one.
     pulled = home == root or home.is_dir()
@@ -225,11 +221,8 @@ def download_parts(version: Published, names: Iterable[str]) -> Path:
         The folder that holds the parts.
 
     Raises:
-        InputError: A part is a mixture in the lean form of version 0.1.0.
         HubError: The Hub refused, could not be reached, or sent other bytes.
     """
-    names = list(names)
-    _refuse_lean(version, [name for name in lean_mixtures(version.manifest) if name in names])
     files = files_of(version.manifest, names)
     with translated(version.repo):
         remote = Repository(client(), version.repo, version.repo_type, _READING)
@@ -249,16 +242,7 @@ def published_mixture(version: Published, ratio: float) -> Manifest:
             f"{', '.join(mixtures) or 'no mixture'}: run delia pull, and mix another ratio with "
             "delia mix"
         )
-    return mixture_manifest(version.manifest, name)
-
-
-def _refuse_lean(version: Published, lean: list[str]) -> None:
-    if lean:
-        raise InputError(
-            f"{version.repo} v{version.manifest.settings['version']} holds {', '.join(lean)} in "
-            "the lean form of delia_data 0.1, which this version does not read: run delia pull "
-            "with delia_data 0.1, and push that folder with this version"
-        )
+    return part_manifest(version.manifest, name)
 
 
 def _remove_earlier(home: Path, root: Path, keep: Container[str]) -> None:

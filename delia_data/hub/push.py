@@ -48,7 +48,6 @@ from delia_data.hub.parts import (
     check_weights,
     files_of,
     home_of,
-    lean_mixtures,
     mix_ratios,
     name_base_model,
     part_of,
@@ -391,17 +390,9 @@ class _Push:
         """Check that the mixtures that stay fit the task and the cache that are given.
 
         Raises:
-            InputError: A mixture was made from another task or from pairs that are gone, or is in
-                the lean form of version 0.1.0.
+            InputError: A mixture was made from another task or from pairs that are gone.
         """
         check_evaluation(self.parts, before, self.repo)
-        advice = "give it too, as a folder or with --ratio, or give --replace-all"
-        for name in lean_mixtures(before):
-            if name not in self.parts:
-                raise InputError(
-                    f"{self.repo} holds {name} in the lean form of delia_data 0.1, which this "
-                    f"version does not read: {advice}"
-                )
         stay = [name for name in before.details["mixtures"] if name not in self.parts]
         if not stay:
             return
@@ -412,7 +403,8 @@ class _Push:
             if old and old != new and not grown:
                 raise InputError(
                     f"{self.repo} holds {', '.join(stay)}, mixed from another {source} than the "
-                    f"given one: {advice} to remove what is not given"
+                    f"given one: give it too, as a folder or with --ratio, or give --replace-all "
+                    "to remove what is not given"
                 )
 
     def _check_mixtures(self, remote: _Remote | None, kept: Manifest | None) -> dict[str, int]:
