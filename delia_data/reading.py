@@ -16,7 +16,6 @@ it.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import math
@@ -25,7 +24,6 @@ import re
 import shutil
 import sys
 import tempfile
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -217,8 +215,6 @@ class Chunk:
 class Source:
     """The rows of an input of any kind.
 
-    A source of files can be pickled, and read by several processes (`split`).
-
     Attributes:
         name: Name of the input in errors.
         parts: Parts of the input, read one after another.
@@ -239,14 +235,6 @@ class Source:
         local = all(isinstance(part, FilePart) and not is_url(part.file) for part in self.parts)
         names = (cast(FilePart, part).file for part in self.parts) if local else ()
         return tuple(dict.fromkeys(map(Path, names)))
-
-    def split(self) -> list[Source]:
-        """Return a source for each file and Parquet row group, in order."""
-        return [
-            Source(self.name, (piece,), self.strict, self.format)
-            for part in self.parts
-            for piece in (part.split() if isinstance(part, FilePart) else [part])
-        ]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows as Arrow: one column, `messages`, each row a valid conversation.
@@ -542,27 +530,9 @@ def read_records(given: Any, format: Format | None = None) -> Iterator[Record]:
 
 @dataclass(frozen=True)
 class FilePart:
-    """The rows of a file, or of some row groups of a Parquet file.
-
-    Attributes:
-        file: Path or URL.
-        groups: First row group and the end of the row groups; None for all.
-    """
+    """The rows of a file, given by its path or URL."""
 
     file: str
-    groups: tuple[int, int] | None = None
-
-    def split(self) -> list[FilePart]:
-        """Return a part for each row group of a Parquet file, or one for any other file."""
-        if _kind(self.file) != ("parquet", None) or self.groups is not None:
-            return [self]
-        with (
-            _reading(self.file),
-            _open(self.file) as opened,
-            pq.ParquetFile(opened) as parquet,
-        ):
-            count = parquet.num_row_groups
-        return [FilePart(self.file, (group, group + 1)) for group in range(count)] or [self]
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the rows."""
@@ -570,7 +540,7 @@ class FilePart:
             _check_content(self.file)
         match _kind(self.file)[0]:
             case "parquet":
-                yield from _parquet_chunks(self.file, self.groups)
+                yield from _parquet_chunks(self.file)
             case "arrow":
                 yield from _arrow_chunks(self.file)
             case "csv":
@@ -896,9 +866,10 @@ def _decode_bytes(value: Any) -> Any:
 
 
 def _table_chunks(
-    found: Iterable[pa.RecordBatch], convert: _Converter, place: str, number: int = 0
+    tables: Iterable[pa.RecordBatch], convert: _Converter, place: str
 ) -> Iterator[Chunk]:
-    for batch in found:
+    number = 0
+    for batch in tables:
 
         def rows(batch: pa.RecordBatch = batch, first: int = number) -> Iterator[Place]:
             for index, row in enumerate(convert.rows(batch), first):
@@ -911,14 +882,12 @@ def _table_chunks(
 # Files of each kind.
 
 
-def _parquet_chunks(file: str, groups: tuple[int, int] | None) -> Iterator[Chunk]:
+def _parquet_chunks(file: str) -> Iterator[Chunk]:
     with _open_seekable(file) as opened, pq.ParquetFile(opened) as parquet:
         convert = _Converter(parquet.schema_arrow)
-        named = None if groups is None else list(range(*groups))
-        before = range(groups[0]) if groups else range(0)
-        number = sum(parquet.metadata.row_group(group).num_rows for group in before)
-        found = parquet.iter_batches(_BATCH, row_groups=named)
-        yield from _table_chunks(found, convert, f"{_quoted(file)}: row {{}}", number)
+        yield from _table_chunks(
+            parquet.iter_batches(_BATCH), convert, f"{_quoted(file)}: row {{}}"
+        )
 
 
 def _arrow_chunks(file: str) -> Iterator[Chunk]:
@@ -1441,33 +1410,10 @@ def _open(file: str) -> Iterator[IO[bytes]]:
             opened = stack.enter_context(system.open(path, "rb"))
         else:
             opened = stack.enter_context(open(file, "rb"))
-        match _kind(file)[1]:
-            case "gzip":
-                opened = stack.enter_context(gzip.GzipFile(fileobj=opened))
-            case "zstd":
-                raw = _Raw(pa.CompressedInputStream(opened, "zstd"))
-                opened = stack.enter_context(io.BufferedReader(raw))
+        if compression := _kind(file)[1]:
+            unpacked: Any = pa.CompressedInputStream(opened, compression)
+            opened = stack.enter_context(io.BufferedReader(unpacked))
         yield opened
-
-
-class _Raw(io.RawIOBase):
-    """A pyarrow stream as a raw stream of Python's `io`."""
-
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self.stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self.stream.close()
-        super().close()
 
 
 @contextmanager
@@ -1507,7 +1453,7 @@ class _reading:  # noqa: N801  (a context manager that reads like a function)
             ) from error
         if isinstance(error, UnicodeDecodeError):
             raise InputError(f"{self.file} holds names of columns that are not UTF-8") from error
-        if isinstance(error, OSError | EOFError | pa.ArrowException | zlib.error | ImportError):
+        if isinstance(error, OSError | EOFError | pa.ArrowException | ImportError):
             said = getattr(error, "server_message", None)  # of the Hub
             reason = said or getattr(error, "strerror", None) or _first_line(error).rstrip(".")
             raise InputError(f"{self.file} cannot be read: {reason}; check the file") from error
