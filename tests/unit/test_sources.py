@@ -103,7 +103,7 @@ def test_messages_are_read_as_they_lie(
     def never(*_: Any) -> None:
         raise AssertionError("read row by row")
 
-    monkeypatch.setattr("delia_data.reading._arrow", never)
+    monkeypatch.setattr("delia_data.reading.source.as_batches", never)
     assert mix(TASK, MADE[kind](tmp_path), ratio=5).train.num_rows == 60
 
 
@@ -124,7 +124,7 @@ def test_a_bad_line_far_into_a_file_is_named(
     before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fast path hands over the blocks before it."""
-    monkeypatch.setattr("delia_data.reading._BLOCK_BYTES", 100_000)
+    monkeypatch.setattr("delia_data.reading.files._BLOCK_BYTES", 100_000)
     (tmp_path / "a.jsonl").write_text(before + "not json\n", newline="")
     with pytest.raises(FormatError, match=r"a\.jsonl:30001: the line is not a JSON object"):
         mix(TASK, tmp_path / "a.jsonl", ratio=0.1)
