@@ -8,7 +8,6 @@ bytes, not on its path, so a changed source never gets an old copy.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import glob
 import hashlib
 import inspect
@@ -30,7 +29,7 @@ from datasets.builder import Key
 
 from delia_data._version import __version__
 from delia_data.bundled_cache import bundled_cache_folder, is_bundled
-from delia_data.errors import InputError, SettingsError, TokenError
+from delia_data.errors import InputError, SettingsError, TokenError, unknown_name
 from delia_data.mixing import Mixture
 from delia_data.mixing.store import CacheRows
 from delia_data.outputs import canonical_json, known_sha256
@@ -217,13 +216,9 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
 
 def _check_keys(builder: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    unknown = [key for key in given if key not in known]
-    if not unknown:
-        return
     candidates = [*known, *inspect.signature(datasets.load_dataset).parameters]
-    nearest = {key: difflib.get_close_matches(key, candidates, n=1) for key in unknown}
-    named = [f"{k!r}" + (f" (did you mean {n[0]!r}?)" if n else "") for k, n in nearest.items()]
-    raise SettingsError(f"{builder} does not know {', '.join(named)}: it takes {', '.join(known)}")
+    if unknown := [unknown_name("setting", key, candidates) for key in given if key not in known]:
+        raise SettingsError(f"{builder}: {'; '.join(unknown)}: it takes {', '.join(known)}")
 
 
 def read_task(task: Location | None, *, token: str | None = None, seed: int = 0) -> TaskRows:

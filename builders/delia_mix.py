@@ -52,14 +52,7 @@ class DeliaMixConfig(DeliaConfig):
         cache: Cache folder, or a file, glob, folder or URL of pairs. None or `"bundled"` for the
             bundled cache.
         seed: Seed of selection and order, and of the bundled task's wordings.
-        order: `"shuffled"` or `"interleaved"`.
-        format: Row format: `"messages"`, `"prompt_completion"`, `"alpaca"` or `"sharegpt"`.
-        on_short: Action if the cache is too small: `"error"`, `"all"` or `"repeat"`.
-        epochs: Number of consecutive epochs, each with different pairs and a different order.
-        epoch: Index of a single epoch to load, instead of `epochs`.
-        contrast: Contrast rows per task row in each epoch; None for all of them in each.
-        template_options: Options of the chat template by name. Every row has them in the column
-            `chat_template_kwargs`, which TRL passes to the template.
+        order, format, on_short, epochs, epoch, contrast, template_options: As for `mix`.
         token: Special token, `""` for a task without one; None for that of the task, which is
             `<sep>` for a file.
         repo: Repository written by `delia push`, such as `"org/name"`. Loads its mixture of this

@@ -92,6 +92,21 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "delia_data"
 
 
+def read_text_file(file: str | os.PathLike[str]) -> str:
+    """Read a text file of the user's in UTF-8.
+
+    Raises:
+        FormatError: The file is not UTF-8 text.
+        InputError: The file cannot be read.
+    """
+    try:
+        return Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{file} is not UTF-8 text: {error.reason}; save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}; check the path") from error
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file in UTF-8, atomically."""
     with atomic_path(path) as part:

@@ -8,12 +8,12 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 import typer
+from pydantic_core import to_jsonable_python
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
@@ -214,20 +214,6 @@ def give_back_stdout() -> None:
 def plain(value: Any) -> Any:
     """Convert dataclasses, pydantic models, containers and paths to JSON values.
 
-    Numbers that are not finite become None, sets sorted lists.
+    Numbers that are not finite become None.
     """
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if hasattr(value, "model_dump"):
-        return plain(value.model_dump(mode="json"))
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, str | int | bool | None):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Set):
-        return sorted(plain(each) for each in value)
-    if isinstance(value, Sequence):
-        return [plain(each) for each in value]
-    return str(value)
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=str)

@@ -12,7 +12,7 @@ from delia_data.cli._setting_flags import recipe_option, settings_from, with_set
 from delia_data.distill import DistillSettings, distill
 from delia_data.errors import InputError
 from delia_data.evaluation.tables import numbers_table
-from delia_data.outputs import read_mapping
+from delia_data.outputs import read_mapping, read_text_file
 from delia_data.tokens import token_sequence
 
 _DATA: Final = "Data"
@@ -50,13 +50,10 @@ def command(
             f"{len(instruction)} prompts and {len(training.tokens)} tokens were given: give "
             "--instruction once for each token of --token"
         )
-    try:
-        prompts = {
-            token_sequence(token, tokens): file.read_text(encoding="utf-8").strip()
-            for token, file in zip(training.tokens, instruction, strict=True)
-        }
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"a system prompt cannot be read: {error}") from error
+    prompts = {
+        token_sequence(token, tokens): read_text_file(file).strip()
+        for token, file in zip(training.tokens, instruction, strict=True)
+    }
     settings = DistillSettings(
         **data,
         prompts=prompts,

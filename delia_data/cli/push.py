@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 import typer
+from rich.filesize import decimal
 
 from delia_data.cli._flags import argument, option
 from delia_data.cli._output import AsJson, plain, say, show_json
-from delia_data.errors import InputError, SecretError
+from delia_data.errors import SecretError
 from delia_data.hub import Pushed, push
-from delia_data.hub.card import size_text
 from delia_data.hub.secrets import KINDS
 from delia_data.mixing import parse_ratio
+from delia_data.outputs import read_text_file
 
 
 def command(
@@ -69,7 +70,7 @@ def command(
             create_pr=create_pr,
             allow=allow or (),
             personal_data=personal_data,
-            citation=None if citation is None else _read_text(citation),
+            citation=None if citation is None else read_text_file(citation).strip(),
             dry_run=dry_run,
         )
     except SecretError as error:
@@ -90,8 +91,8 @@ def _show(pushed: Pushed, dry_run: bool) -> None:
     tag = pushed.version.tag
     if dry_run:
         for file in pushed.files:
-            size = "" if file.size is None else size_text(file.size)
-            say(f"{file.state:8} {size:>9}  {file.path}")
+            size = "" if file.size is None else decimal(file.size)
+            say(f"{file.state:8} {size:>10}  {file.path}")
         say(f"\n{pushed.card}")
         line = f"tag {tag} ({pushed.why}); nothing was sent"
     elif pushed.proposal:
@@ -101,10 +102,3 @@ def _show(pushed: Pushed, dry_run: bool) -> None:
     else:
         line = f"{pushed.repo}@{tag}: {pushed.why}"
     say(line)
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read ({error}): give a .bib file in UTF-8") from error

@@ -24,14 +24,13 @@ import yaml
 from delia_data.diversify.check import WordingChecker
 from delia_data.engines.base import Engine, Request, Sampling
 from delia_data.errors import FormatError, InputError
-from delia_data.outputs import canonical_json
+from delia_data.outputs import canonical_json, read_text_file
 from delia_data.ranking import rank, row_seed
 from delia_data.reading import Problems, open_source
 from delia_data.records import Message, content_id, is_blank, read_text
 from delia_data.sampling.budget import Budget
 from delia_data.sampling.completion_log import CompletionLog, LoggedCompletion
 from delia_data.tasks import QUERY_SLOT, Task, Wording
-from delia_data.tasks.reading import read_text_file
 from delia_data.tasks.task import words_of
 from delia_data.tokens import DEFAULT_TOKEN
 

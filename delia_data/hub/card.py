@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import yaml
+from rich.filesize import decimal
 
 from delia_data.errors import FormatError
 from delia_data.hub.client import is_name
@@ -242,7 +243,7 @@ def _mixtures(manifest: Manifest) -> str:
             f"{m['settings']['ratio']:.15g}",
             *(_count(m["rows"].get(key)) for key in (*sources, "test")),
             *(_count(m["details"].get("tokens", {}).get(key)) for key in sources if counted),
-            size_text(m["bytes"]),
+            decimal(m["bytes"]),
         ]
         for name, m in mixtures.items()
     ]
@@ -354,15 +355,6 @@ def _code(value: Any) -> str:
 
 def _count(number: int | None) -> str:
     return "not counted" if number is None else f"{number:,}"
-
-
-def size_text(number: float) -> str:
-    """Return a size in bytes as text, such as `5.0 kB`."""
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"
 
 
 def split_card(card: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:

@@ -109,21 +109,6 @@ _PARAGRAPH: Final = re.compile(r"\n[ \t]*\n")
 _SHOWN: Final = 60  # characters of an instruction that an error shows
 
 
-def read_text_file(file: Path) -> str:
-    """Return the text of a file.
-
-    Raises:
-        FormatError: The file is not UTF-8 text.
-        InputError: The file cannot be read.
-    """
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{file} is not UTF-8 text: {error.reason}") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}; check the path") from error
-
-
 def one_instruction(instructions: Sequence[str | None], where: str) -> str:
     """Return the instruction that all rows share, ignoring spaces.
 

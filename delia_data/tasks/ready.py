@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from delia_data.errors import FormatError, InputError
+from delia_data.outputs import read_text_file
 from delia_data.reading import open_source
 from delia_data.records import Record
-from delia_data.tasks.reading import hold_out, limit, make_task, read_text_file
+from delia_data.tasks.reading import hold_out, limit, make_task
 from delia_data.tasks.task import Task, Wording
 from delia_data.tokens import DEFAULT_TOKEN
 

@@ -55,7 +55,9 @@ class TestCacheAndTask:
 
     @pytest.mark.parametrize(("builder", "key"), [("delia_cache", "cach"), ("delia_task", "tusk")])
     def test_unknown_keys(self, load: Load, builder: str, key: str) -> None:
-        with pytest.raises(SettingsError, match=f"{builder} does not know '{key}' .did you mean"):
+        with pytest.raises(
+            SettingsError, match=f"{builder}: unknown setting '{key}', did you mean"
+        ):
             load(builder, **{key: "x"})
 
     def test_a_cache_folder(self, load: Load, tmp_path: Path, cache: Path) -> None:
