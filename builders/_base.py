@@ -168,12 +168,12 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     ) -> tuple[DeliaConfig, str]:
         if not given.get("data_files"):
             given.pop("data_files", None)
-        known = self.BUILDER_CONFIG_CLASS.keys()
-        _check_keys(self.name, given, known)
+        keys = self.BUILDER_CONFIG_CLASS.keys()
+        _check_keys(self.name, given, keys)
         if config_name not in (None, "default") and not self.BUILDER_CONFIGS:
             raise InputError(
                 f"{self.name} has no configuration {config_name!r}: leave the name out, "
-                f"and give {known[0]}="
+                f"and give {keys[0]}="
             )
         if custom_features is not None:
             raise InputError(
@@ -182,7 +182,7 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             )
         # load_dataset removes `token`, a Hub access token, from the settings. Here it is the
         # special token, and it is never sent to the Hub.
-        if "token" in known and isinstance(self.token, str):
+        if "token" in keys and isinstance(self.token, str):
             given["token"] = self.token
         self.token = None
         config: DeliaConfig = self.BUILDER_CONFIG_CLASS(name=config_name or "default", **given)
@@ -215,10 +215,10 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             yield Key(index, 0), table
 
 
-def _check_keys(builder: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    candidates = [*known, *inspect.signature(datasets.load_dataset).parameters]
-    if unknown := [unknown_name("setting", key, candidates) for key in given if key not in known]:
-        raise SettingsError(f"{builder}: {'; '.join(unknown)}: it takes {', '.join(known)}")
+def _check_keys(builder: str, given: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    candidates = [*keys, *inspect.signature(datasets.load_dataset).parameters]
+    if unknown := [unknown_name("setting", key, candidates) for key in given if key not in keys]:
+        raise SettingsError(f"{builder}: {'; '.join(unknown)}: it takes {', '.join(keys)}")
 
 
 def read_task(task: Location | None, *, token: str | None = None, seed: int = 0) -> TaskRows:
@@ -289,17 +289,17 @@ def _bundled_name(task: Location | None) -> str | None:
 
 def _path(kind: str, given: Any) -> Location:
     names = f", or a bundled one ({', '.join(BUNDLED_TASKS)})" if kind == "task" else ""
-    known = (
+    advice = (
         f"give a {kind} folder, a file such as {kind}.jsonl, or a URL such as "
         f"hf://datasets/org/name/{kind}.jsonl{names}"
     )
     if not isinstance(given, str | os.PathLike):
-        raise InputError(f"{kind}={given!r} is not a path: {known}")
+        raise InputError(f"{kind}={given!r} is not a path: {advice}")
     path = Path(given)
     if isinstance(given, str) and is_url(given) and not path.exists():
         return given
     if not path.exists() and not glob.glob(str(path), recursive=True):
-        raise InputError(f"{kind} {os.fspath(given)!r} does not exist: {known}")
+        raise InputError(f"{kind} {os.fspath(given)!r} does not exist: {advice}")
     return path
 
 
@@ -325,8 +325,8 @@ def _path_sha256(given: Location) -> str:
     elif path.is_file():
         content = [[path.suffix, known_sha256(path)]]
     elif not path.exists():
-        found = sorted(glob.glob(str(path), recursive=True))
-        content = [[Path(name).name, _path_sha256(Path(name))] for name in found]
+        matches = sorted(glob.glob(str(path), recursive=True))
+        content = [[Path(name).name, _path_sha256(Path(name))] for name in matches]
     else:
         inside = [(file.relative_to(path).as_posix(), file) for file in path.rglob("[!.]*")]
         content = [[name, known_sha256(file)] for name, file in sorted(inside) if file.is_file()]

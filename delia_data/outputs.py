@@ -526,9 +526,9 @@ def known_sha256(path: str | os.PathLike[str]) -> str:
     name = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     note = cache_home() / "hashes" / f"{name}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(note.read_text(encoding="utf-8"))
-        if known["file"] == sign:
-            return str(known["sha256"])
+        saved = json.loads(note.read_text(encoding="utf-8"))
+        if saved["file"] == sign:
+            return str(saved["sha256"])
     digest = file_sha256(path)
     with suppress(OSError, UnicodeError):  # the cache of hashes is optional
         write_json(note, {"file": sign, "sha256": digest})
@@ -570,8 +570,8 @@ def weights_sha256(manifest: Manifest) -> str | None:
 
     None if the output has no weights.
     """
-    if known := manifest.inputs.get("weights"):
-        return known
+    if recorded := manifest.inputs.get("weights"):
+        return recorded
     weights = {name: sha for name, sha in manifest.files.items() if name.endswith(".safetensors")}
     return hashlib.sha256(canonical_json(weights)).hexdigest() if weights else None
 

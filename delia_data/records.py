@@ -200,9 +200,9 @@ def check_format(name: str) -> Format:
     Raises:
         FormatError: It is not; the message lists the formats.
     """
-    for known in FORMATS:
-        if name == known:
-            return known
+    for format in FORMATS:
+        if name == format:
+            return format
     raise FormatError(f"format {name!r} is unknown: use one of {', '.join(FORMATS)}")
 
 
@@ -252,21 +252,21 @@ class Losses:
     reasoning: bool = False
     ignored: set[str] = field(default_factory=set)
 
-    def ignore(self, fields: Mapping[str, Any], known: frozenset[str], prefix: str = "") -> None:
+    def ignore(self, fields: Mapping[str, Any], used: frozenset[str], prefix: str = "") -> None:
         """Add the fields that are not known and not empty."""
         for name, value in fields.items():
-            if name in known or value is None:
+            if name in used or value is None:
                 continue
             if name in _FLAGS and str(value).strip().casefold() in _TRUE:
                 continue
             self.ignored.add(f"{prefix}{name}")
 
 
-def losses_of(row: Mapping[str, Any], known: frozenset[str] = _KEPT) -> Losses:
+def losses_of(row: Mapping[str, Any], used: frozenset[str] = _KEPT) -> Losses:
     """Return the losses of a row of which the columns that are known are used."""
     lost = Losses(_has_reasoning(row))
-    if not row.keys() <= known:
-        lost.ignore(row, known)
+    if not row.keys() <= used:
+        lost.ignore(row, used)
     return lost
 
 

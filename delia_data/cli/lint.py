@@ -79,15 +79,15 @@ def command(
 
 def _tokens(rows: TrainingRows, given: Sequence[str] | None) -> list[str]:
     """Return the tokens that task rows name: the manifest's if there is one, else those given."""
-    known = rows.tokens
-    if known is None:
+    tokens = rows.tokens
+    if tokens is None:
         return list(given or [DEFAULT_TOKEN])
-    if given and sorted(given) != sorted(known):
+    if given and sorted(given) != sorted(tokens):
         raise TokenError(
-            f"{rows.name} was mixed with {', '.join(known) or 'no token'}, and "
+            f"{rows.name} was mixed with {', '.join(tokens) or 'no token'}, and "
             f"{', '.join(given)} was given: leave --token out"
         )
-    return known
+    return tokens
 
 
 def _print(
@@ -107,8 +107,8 @@ def _print(
     if left > 0:
         say(f"... and {left} more; --json has them all")
     for kind, rows in report.rows.items():
-        kept, labeled = report.tokens.get(kind, 0), report.labelled.get(kind, 0)
-        say(f"{rows} {_NAMES[kind]}{'s' * (rows != 1)}: {kept} tokens, {labeled} with a loss")
+        total, labeled = report.tokens.get(kind, 0), report.labelled.get(kind, 0)
+        say(f"{rows} {_NAMES[kind]}{'s' * (rows != 1)}: {total} tokens, {labeled} with a loss")
     cut = f"; rows of more than {max_length}: {report.cut}" if report.cut else ""
     say(f"longest row: {report.longest} tokens{cut}")
     if not report.problems:

@@ -48,11 +48,11 @@ def command(
 
 def compare(before: str, after: str, as_json: bool) -> None:
     """Show which settings, rows, and wordings differ between two versions or folders."""
-    found = compare_versions(before, after)
+    difference = compare_versions(before, after)
     if as_json:
-        show_json(found)
+        show_json(difference)
     else:
-        say("\n".join(_lines(found)) or "no difference")
+        say("\n".join(_lines(difference)) or "no difference")
 
 
 def _pull(name: str, out: Path | None, repo_type: RepoType | None, as_json: bool) -> None:
@@ -76,21 +76,23 @@ def _pull(name: str, out: Path | None, repo_type: RepoType | None, as_json: bool
     )
 
 
-def _lines(found: Difference) -> list[str]:
-    lines = [f"{s.where}: {s.name} was {s.before!r} and is {s.after!r}" for s in found.settings]
-    for change in found.rows:
+def _lines(difference: Difference) -> list[str]:
+    lines = [
+        f"{s.where}: {s.name} was {s.before!r} and is {s.after!r}" for s in difference.settings
+    ]
+    for change in difference.rows:
         order = ", in another order" if change.moved else ""
         unit = "files" if change.where in MODELS else "rows"
         lines.append(
             f"{change.where}: {change.added} {unit} added, {change.removed} removed, "
             f"{change.same} the same{order}"
         )
-    new, gone = len(found.wordings_added), len(found.wordings_removed)
+    new, gone = len(difference.wordings_added), len(difference.wordings_removed)
     if new or gone:
         lines.append(f"wordings: {new} added, {gone} removed")
-    if found.reworded:
-        lines.append(f"task rows with another wording: {len(found.reworded)}")
-        for before, after in found.reworded[:_EXAMPLES]:
+    if difference.reworded:
+        lines.append(f"task rows with another wording: {len(difference.reworded)}")
+        for before, after in difference.reworded[:_EXAMPLES]:
             lines += [f"  - {_shortened(before)}", f"  + {_shortened(after)}"]
     return lines
 

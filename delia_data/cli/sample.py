@@ -286,9 +286,10 @@ def _print_result(out: Path, manifest: Manifest) -> None:
         f"{details['tokens']:,} tokens generated, {cost}"
     )
     if any(isinstance(each, dict) and each["filter"] == "judge" for each in _filters(manifest)):
-        asked, kept = manifest.rows["asked"], manifest.rows["kept"]
-        passed = kept + sum(manifest.dropped.get(reason, 0) for reason in JUDGED)
-        say(f"accepted share: {passed / asked:.1%} before the judge, {kept / asked:.1%} after")
+        requested, accepted = manifest.rows["asked"], manifest.rows["kept"]
+        passed = accepted + sum(manifest.dropped.get(reason, 0) for reason in JUDGED)
+        before, after = passed / requested, accepted / requested
+        say(f"accepted share: {before:.1%} before the judge, {after:.1%} after")
     if (earlier := details.get("earlier_settings")) and earlier[-1]["pairs"]:
         limits = dict.fromkeys(str(each["sampling"]["max_tokens"]) for each in earlier)
         say(

@@ -32,21 +32,21 @@ def inspect(
 ) -> None:
     """Show how a task is read: rows, instruction, token, scoring."""
     task = options.read(source)
-    found = inspect_task(task)
+    inspection = inspect_task(task)
     if as_json:
-        show_json(found.as_dict())
+        show_json(inspection.as_dict())
     else:
         show_reading(source, task.read)
-        _print(found)
+        _print(inspection)
 
 
-def _print(found: Inspection) -> None:
-    width = max(len(name) for name in found.facts)
-    for name, value in found.facts.items():
+def _print(inspection: Inspection) -> None:
+    width = max(len(name) for name in inspection.facts)
+    for name, value in inspection.facts.items():
         say(f"{name:<{width}}  {_shown(value)}")
-    for query, answer in found.shown:
+    for query, answer in inspection.shown:
         say(f"\n{_cut(query)}\n-> {_cut(answer)}")
-    for note in found.notes:
+    for note in inspection.notes:
         say(f"\nnote: {note}")
 
 

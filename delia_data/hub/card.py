@@ -249,8 +249,10 @@ def _mixtures(manifest: Manifest) -> str:
     ]
     names = ["task", *contrast, "pair"]
     tokens = "".join(f" | {name} tokens" for name in names) if counted else ""
-    kept = "".join(f" | {name} rows" for name in names[:-1])
-    table = _table(f"configuration | ratio{kept} | pairs | held-out rows{tokens} | size", rows)
+    row_columns = "".join(f" | {name} rows" for name in names[:-1])
+    table = _table(
+        f"configuration | ratio{row_columns} | pairs | held-out rows{tokens} | size", rows
+    )
     text = f"{table}\n\nThe ratio is the number of pairs for each task row."
     if CACHE in manifest.details:
         shared = manifest.details["shared"]

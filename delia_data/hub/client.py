@@ -56,9 +56,9 @@ class Retry:
 
     def wait_s(self, tried: int, error: BaseException) -> float:
         """Return the seconds to wait after `tried` tries, with jitter."""
-        asked = _asked_wait_s(error)
-        if asked is not None:
-            return min(self.most_s, asked + random.uniform(0, self.base_s))
+        requested = _asked_wait_s(error)
+        if requested is not None:
+            return min(self.most_s, requested + random.uniform(0, self.base_s))
         return float(min(self.most_s, self.base_s * 2 ** (tried - 1)) * random.uniform(0.5, 1))
 
     def call(self, do: Callable[[], T]) -> T:

@@ -102,9 +102,9 @@ class Part:
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of the files by their path, without a finish marker at the top."""
-        known = {self._path(name): sha for name, sha in self.manifest.files.items()}
+        hashes = {self._path(name): sha for name, sha in self.manifest.files.items()}
         return {
-            path: known.get(path) or file_sha256(file)
+            path: hashes.get(path) or file_sha256(file)
             for path, file in self.sources().items()
             if path != FINISHED
         }
@@ -378,10 +378,10 @@ def check_mixture(part: Part, task: TaskRows | None, ids: pa.ChunkedArray | None
     if task is not None:
         of_task = {(row.record.id, row.wording_id) for row in task.train}
         of_contrast = {(row.record.id, None) for row in task.contrast}
-        for source, known in (("task", of_task), ("contrast", of_contrast)):
+        for source, expected in (("task", of_task), ("contrast", of_contrast)):
             some = rows.filter(pc.equal(rows["source"], source)).select(columns[1:])
             keys = (tuple(row.values()) for row in some.to_pylist())
-            if missing := sum(key not in known for key in keys):
+            if missing := sum(key not in expected for key in keys):
                 raise InputError(
                     f"{part.folder} has {missing} {source} rows that the task does not have: "
                     "mix it again from this task, or publish it with its own task"
@@ -427,7 +427,7 @@ def row_files(files: Mapping[str, str]) -> dict[str, str]:
 
 def publication_manifest(
     parts: Mapping[str, Part],
-    kept: Manifest | None,
+    staying: Manifest | None,
     *,
     license: str,
     citation: str | None,
@@ -435,9 +435,9 @@ def publication_manifest(
     pairs_in_cache: Mapping[str, int],
 ) -> Manifest:
     """Make the manifest of a publication, except for its version."""
-    before = kept.details if kept else {}
+    before = staying.details if staying else {}
     stay = [name for name in (*NAMED, *before.get("mixtures", ())) if name not in parts]
-    files = files_of(kept, stay) if kept else {}
+    files = files_of(staying, stay) if staying else {}
     for part in parts.values():
         files |= part.hashes()
     details: dict[str, Any] = {

@@ -334,16 +334,16 @@ class _Push:
                 "the licenses of the model and of the task's rows"
             )
         check_weights(self.parts, before)
-        kept = None if self.replace_all else before
-        if kept is not None:
-            self._check_kept(kept)
+        staying = None if self.replace_all else before
+        if staying is not None:
+            self._check_kept(staying)
         draft = publication_manifest(
             self.parts,
-            kept,
+            staying,
             license=license,
             citation=self.citation,
             allowed=self.allowed,
-            pairs_in_cache=self._check_mixtures(remote, kept),
+            pairs_in_cache=self._check_mixtures(remote, staying),
         )
         if self.remote.type == "model" and MODEL not in draft.details:
             raise InputError(
@@ -407,7 +407,7 @@ class _Push:
                     "to remove what is not given"
                 )
 
-    def _check_mixtures(self, remote: _Remote | None, kept: Manifest | None) -> dict[str, int]:
+    def _check_mixtures(self, remote: _Remote | None, staying: Manifest | None) -> dict[str, int]:
         """Check the given mixtures against the task and the cache, given or on the Hub.
 
         Returns:
@@ -418,8 +418,8 @@ class _Push:
         for name in SOURCES if mixtures else ():
             if name in self.parts:
                 folders[name] = self.parts[name].folder
-            elif remote is not None and kept is not None and name in kept.details:
-                files = files_of(kept, [name])
+            elif remote is not None and staying is not None and name in staying.details:
+                files = files_of(staying, [name])
                 folders[name] = self.remote.download_verified(remote.commit, files) / name
         task, cache = folders[TASK], folders[CACHE]
         for part in mixtures:

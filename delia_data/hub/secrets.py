@@ -155,12 +155,12 @@ def _analyzer() -> Callable[[str], list[tuple[str, str]]]:
     )
 
     def find(text: str) -> list[tuple[str, str]]:
-        found = analyzer.analyze(
+        results = analyzer.analyze(
             text, language="en", entities=list(_PERSONAL), score_threshold=_LEAST_SCORE
         )
         return [
             (one.entity_type.lower().replace("_", "-"), text[one.start : one.end])
-            for one in sorted(found, key=lambda one: one.start)
+            for one in sorted(results, key=lambda one: one.start)
         ]
 
     return find
@@ -280,9 +280,9 @@ def check_secrets(
     findings = list(scan(texts, login=login, personal_data=personal_data))
     refused = [finding for finding in findings if not is_allowed(finding, allow)]
     if refused:
-        found = ", ".join(sorted({finding.kind for finding in refused}))
+        kinds = ", ".join(sorted({finding.kind for finding in refused}))
         error = SecretError(
-            f"{len(refused)} places hold secrets or personal data ({found}), the first in "
+            f"{len(refused)} places hold secrets or personal data ({kinds}), the first in "
             f"{refused[0].where}: remove them, or allow a kind or a pattern with --allow"
         )
         error.add_note(report(refused))

@@ -228,9 +228,9 @@ def mix(
     seed = options.seed
     tasks = {name: as_task_rows(given, token) for name, given in _named(task, "task").items()}
     held_out = [row for rows in tasks.values() for row in rows.test] if test is None else [*test]
-    known = {row.record.id for row in held_out}
-    train = [[r for r in rows.train if r.record.id not in known] for rows in tasks.values()]
-    near = [[r for r in rows.contrast if r.task_row not in known] for rows in tasks.values()]
+    held_out_ids = {row.record.id for row in held_out}
+    train = [[r for r in rows.train if r.record.id not in held_out_ids] for rows in tasks.values()]
+    near = [[r for r in rows.contrast if r.task_row not in held_out_ids] for rows in tasks.values()]
     weights = _weights("task", tasks, task_weights)
     of_tasks, near_tasks = _weighted(train, weights, seed), _weighted(near, weights, seed)
     taken, contrasting = [*chain(*of_tasks)], [*chain(*near_tasks)]
@@ -360,9 +360,9 @@ def _is_splits(given: Any) -> bool:
     """Return whether an input is rows by split, such as a `DatasetDict`."""
     if not isinstance(given, Mapping):
         return False
-    known = {"train", "test", "validation"} & set(given)
+    splits = {"train", "test", "validation"} & set(given)
     return type(given).__name__ in ("DatasetDict", "IterableDatasetDict") or (
-        "train" in known and set(given) <= {"train", "test", "validation"}
+        "train" in splits and set(given) <= {"train", "test", "validation"}
     )
 
 

@@ -109,10 +109,10 @@ class MixOptions:
         if self.epoch is not None and self.epochs != 1:
             raise InputError("epochs and epoch were given: give one of them")
         check_format(self.format)
-        for name, known in (("order", ORDERS), ("on_short", ON_SHORT)):
+        for name, choices in (("order", ORDERS), ("on_short", ON_SHORT)):
             value = getattr(self, name)
-            if value not in known:
-                raise InputError(f"{name} {value!r} is unknown: use one of {', '.join(known)}")
+            if value not in choices:
+                raise InputError(f"{name} {value!r} is unknown: use one of {', '.join(choices)}")
         template_column(self.template_options)
 
     @property

@@ -115,7 +115,7 @@ def _faults(kind: str, given: Any) -> Iterator[str]:
     if not isinstance(given, dict) or not given:
         yield f"{kind} must map at least one name to a path"
         return
-    known = ("path", "weight", "token") if kind == "tasks" else ("path", "weight")
+    names = ("path", "weight", "token") if kind == "tasks" else ("path", "weight")
     for name, source in given.items():
         where = f"{kind}.{printable(name)}"
         if not isinstance(name, str):
@@ -125,7 +125,7 @@ def _faults(kind: str, given: Any) -> Iterator[str]:
         if not isinstance(source, dict) or not isinstance(source.get("path"), str):
             yield f"{where} must be a path, or a mapping with a path"
             continue
-        yield from (f"{where}: {fault}" for fault in _unknown(source, known))
+        yield from (f"{where}: {fault}" for fault in _unknown(source, names))
         weight, token = source.get("weight", 1.0), source.get("token")
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not math.isfinite(weight) or weight < 0:
@@ -134,5 +134,5 @@ def _faults(kind: str, given: Any) -> Iterator[str]:
             yield f"{where}: token {token!r} is no text"
 
 
-def _unknown(given: Mapping[Any, Any], known: tuple[str, ...]) -> Iterator[str]:
-    return (unknown_name("key", key, known) for key in given if key not in known)
+def _unknown(given: Mapping[Any, Any], names: tuple[str, ...]) -> Iterator[str]:
+    return (unknown_name("key", key, names) for key in given if key not in names)

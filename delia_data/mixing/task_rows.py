@@ -158,15 +158,15 @@ def read_task_rows(path: str | os.PathLike[str], *, token: str | None = None) ->
         UnfinishedError: The folder has no finish marker.
         TokenError: The token of the folder differs from `token`.
     """
-    found = _read_folder(Path(path))
-    if found is None:
+    rows = _read_folder(Path(path))
+    if rows is None:
         return _read_rows(path, DEFAULT_TOKEN if token is None else token)
-    if token is not None and token != found.token:
+    if token is not None and token != rows.token:
         raise TokenError(
-            f"the task's token is {found.token!r}, and {token!r} was given: leave the token out, "
+            f"the task's token is {rows.token!r}, and {token!r} was given: leave the token out, "
             "or diversify the task with that token"
         )
-    return found
+    return rows
 
 
 def check_token(rows: Sequence[TaskRow], tokens: Sequence[str], kind: str = "task rows") -> None:

@@ -110,14 +110,14 @@ def _arrow_chunks(file: str) -> Iterator[Chunk]:
         source = pa.memory_map(file) if is_plain else pa.PythonFile(opened, "r")
         try:
             reader = pa.ipc.open_stream(source)
-            found: Iterable[pa.RecordBatch] = reader
+            tables: Iterable[pa.RecordBatch] = reader
         except pa.ArrowInvalid:
             reader = pa.ipc.open_file(source)
-            found = map(reader.get_batch, range(reader.num_record_batches))
+            tables = map(reader.get_batch, range(reader.num_record_batches))
         convert = Converter(reader.schema)
         cut = (
             batch.slice(start, BATCH_ROWS)
-            for batch in map(_validate, found)
+            for batch in map(_validate, tables)
             for start in range(0, batch.num_rows, BATCH_ROWS)
         )
         yield from table_chunks(cut, convert, f"{as_pattern(file)}: row {{}}")

@@ -131,11 +131,11 @@ def open_splits(
 
 def _splits_of(given: Any) -> dict[str, Source]:
     if isinstance(given, Mapping):
-        found = {
+        splits = {
             str(name): choose_split(rows, open_splits(rows), "train")
             for name, rows in given.items()
         }
-        return {name: replace(source, name=name) for name, source in found.items()}
+        return {name: replace(source, name=name) for name, source in splits.items()}
     if not isinstance(given, str | os.PathLike):
         return {"train": Source("the rows", (part_in_memory(given),))}
     text = os.fspath(given)
@@ -152,9 +152,9 @@ def _splits_of(given: Any) -> dict[str, Source]:
     return _open_path(Path(text))
 
 
-def _open_datasets(found: Any, name: str) -> dict[str, Source]:
+def _open_datasets(opened: Any, name: str) -> dict[str, Source]:
     """Open a `Dataset`, or those of a `DatasetDict`, with a name for errors."""
-    splits = found if isinstance(found, Mapping) else {"train": found}
+    splits = opened if isinstance(opened, Mapping) else {"train": opened}
     place = f"{as_pattern(name)}: row {{}}"
     return {str(n): Source(name, (DatasetPart(rows, place),)) for n, rows in splits.items()}
 

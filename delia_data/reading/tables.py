@@ -329,9 +329,9 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise JsonError(f"it is nested deeper than {sys.getrecursionlimit()} levels") from None
     except json.JSONDecodeError as error:
-        found = JsonError(f"{error.msg} at column {error.colno}")
-        found.line = error.lineno
-        raise found from error
+        problem = JsonError(f"{error.msg} at column {error.colno}")
+        problem.line = error.lineno
+        raise problem from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -73,10 +73,10 @@ class Template:
         """
         for column in self.columns:
             if column not in row:
-                known = ", ".join(map(str, row)) or "none"
+                columns = ", ".join(map(str, row)) or "none"
                 raise FormatError(
                     f"{self._what} template {self.text!r} names column {column!r}, "
-                    f"and the row has {known}"
+                    f"and the row has {columns}"
                 )
         if not any(_text(row[column]).strip() for column in self.columns):
             named = ", ".join(map(repr, self.columns))
@@ -351,8 +351,8 @@ class _Reader:
         if not isinstance(row, Mapping):
             raise FormatError(f"the row is a {type(row).__name__}: give mappings or records")
         if self.column is not None and self.column not in row:
-            known = ", ".join(map(str, row)) or "none"
-            raise FormatError(f"the row has no column {self.column!r}: it has {known}")
+            columns = ", ".join(map(str, row)) or "none"
+            raise FormatError(f"the row has no column {self.column!r}: it has {columns}")
         record, instruction = self._record(source, row)
         if self.last_paragraph:
             return split_last_paragraph(record)

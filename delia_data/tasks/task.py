@@ -51,8 +51,8 @@ def without_leaks(instruction: str, leaks: frozenset[str]) -> str:
     """Return the sentences of an instruction without format words; all if each has some."""
     sentences = [part.strip() for part in _SENTENCE.split(instruction) if part.strip()]
     single = {leak for leak in leaks if " " not in leak}
-    kept = [sentence for sentence in sentences if not single & set(words_of(sentence))]
-    return " ".join(kept) if kept else instruction.strip()
+    plain = [sentence for sentence in sentences if not single & set(words_of(sentence))]
+    return " ".join(plain) if plain else instruction.strip()
 
 
 QUERY_SLOT: Final = "{query}"

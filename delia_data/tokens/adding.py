@@ -121,10 +121,10 @@ def add_token(
         raise InputError(f"init {init!r} is unknown: use one of {', '.join(INITS)}")
     if init == "description" and not (description or "").strip():
         raise InputError("init 'description' needs a description: give the token's meaning")
-    known = keep_row and token in added_tokens(tokenizer)
+    has_row = keep_row and token in added_tokens(tokenizer)
     token_id = add_token_to_tokenizer(tokenizer, token)
     embedding = model.get_input_embeddings()
-    if known and token_id < embedding.weight.shape[0] and bool(embedding.weight[token_id].any()):
+    if has_row and token_id < embedding.weight.shape[0] and bool(embedding.weight[token_id].any()):
         return token_id
     if token_id >= embedding.weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

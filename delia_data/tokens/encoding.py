@@ -216,18 +216,18 @@ def _label_earlier_answers(
 
 def prompt_advice(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return advice for a chat template that writes the prompt differently before an answer."""
-    asked = [{"role": "user", "content": "Question?"}]
-    answered = [*asked, {"role": "assistant", "content": "Yes"}]
+    question = [{"role": "user", "content": "Question?"}]
+    answered = [*question, {"role": "assistant", "content": "Yes"}]
 
     def ids(turns: list[dict[str, str]], **options: Any) -> list[int]:
         return list(_apply_template(tokenizer, turns, return_dict=True, **options)["input_ids"])
 
     for name in _THINKING_SWITCHES.intersection(template_variables(tokenizer)):
-        prompt = ids(asked, add_generation_prompt=True, **{name: False})
-        changes = prompt != ids(asked, add_generation_prompt=True)
+        prompt = ids(question, add_generation_prompt=True, **{name: False})
+        changes = prompt != ids(question, add_generation_prompt=True)
         if changes and ids(answered, **{name: False})[: len(prompt)] == prompt:
             return f"switch its thoughts off with --template-option {name}=false"
-    prompt_text = render_text(tokenizer, asked, add_generation_prompt=True)
+    prompt_text = render_text(tokenizer, question, add_generation_prompt=True)
     if mark := opened_reasoning(prompt_text):
         return (
             f"the prompt begins thoughts, and no option prevents it: take {mark} and the line "
@@ -293,16 +293,16 @@ def thinks(tokenizer: PreTrainedTokenizerBase) -> bool:
     if not tokenizer.chat_template:
         return False
     question = [{"role": "user", "content": "Question?"}]
-    asked = render_text(tokenizer, question, add_generation_prompt=True)
+    prompt = render_text(tokenizer, question, add_generation_prompt=True)
     for name in _THINKING_SWITCHES.intersection(template_variables(tokenizer)):
         on, off = (
             render_text(tokenizer, question, add_generation_prompt=True, **{name: value})
             for value in (True, False)
         )
         if on != off:
-            return asked == on
+            return prompt == on
     levels = {"reasoning_effort", "reasoning_strength"}
-    return bool(opened_reasoning(asked) or levels.intersection(template_variables(tokenizer)))
+    return bool(opened_reasoning(prompt) or levels.intersection(template_variables(tokenizer)))
 
 
 def thinking_note(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -324,11 +324,11 @@ class Linter:
         shared = row.shared
         if shared < len(row.prompt_ids):
             begin = max(0, shared - 3)
-            asked = self._text(row.prompt_ids[begin:])
+            prompt = self._text(row.prompt_ids[begin:])
             trained = self._text(row.ids[begin : len(row.prompt_ids) + 3])
             yield (
                 "prompt-differs",
-                f"the model is asked with {asked[:_EXCERPT]!r}, and trained on "
+                f"the model is asked with {prompt[:_EXCERPT]!r}, and trained on "
                 f"{trained[:_EXCERPT]!r}: tokens merge where the answer begins, or the chat "
                 f"template writes the prompt differently when an answer follows: {self._advice}",
             )

@@ -59,8 +59,8 @@ def set_template_options(
     if not options:
         return
     check_template_options(options)
-    known = template_variables(tokenizer)
-    if unknown := [unknown_name("template option", name, known) for name in {*options} - {*known}]:
+    names = template_variables(tokenizer)
+    if unknown := [unknown_name("template option", name, names) for name in {*options} - {*names}]:
         name = tokenizer.name_or_path or "the tokenizer"
         raise InputError(f"the chat template of {name}: {'; '.join(sorted(unknown))}")
     tokenizer.init_kwargs[_CARRIED] = {**template_options(tokenizer), **options}
