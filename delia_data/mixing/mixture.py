@@ -50,7 +50,14 @@ from delia_data.mixing.store import (
     open_cache,
     take_in_windows,
 )
-from delia_data.mixing.task_rows import ContrastRow, Rows, TaskRow, as_task_rows, check_token
+from delia_data.mixing.task_rows import (
+    ContrastRow,
+    Rows,
+    TaskRow,
+    TaskRows,
+    as_task_rows,
+    check_token,
+)
 from delia_data.outputs import Manifest, canonical_json, is_finished, read_manifest
 from delia_data.ranking import md5, rank
 from delia_data.reading import MESSAGES
@@ -236,11 +243,7 @@ def mix(
     taken, contrasting = [*chain(*of_tasks)], [*chain(*near_tasks)]
     if not taken:
         raise InputError("the task has no training rows that are not held out: give at least one")
-    for rows in tasks.values():
-        check_token(rows.train, [rows.token] if rows.token else [])
-    tokens = tuple(sorted({rows.token for rows in tasks.values() if rows.token}))
-    if all(rows.token for rows in tasks.values()):
-        check_token(held_out, tokens, "held-out rows")
+    tokens = _check_tokens(tasks.values(), held_out)
     caches = named_caches(cache)
     stored = {name: open_cache(given, strict) for name, given in caches.items()}
     wanted = round(options.ratio * len(taken))
@@ -290,40 +293,27 @@ def mix(
     manifest = Manifest(
         kind="mixture",
         settings={
-            "ratio": options.ratio,
-            "seed": seed,
-            "order": order,
-            "on_short": on_short,
-            "format": format,
+            **options.as_dict(),
             "select": "uniform",
             "token": tokens[0] if len(tokens) == 1 else list(tokens) or None,
-            **({"decontaminate": True} if decontaminate else {}),
-            **({"strict": True} if strict else {}),
-            **({"epochs": epochs} if epochs != 1 else {}),
-            **({} if epoch is None else {"epoch": epoch}),
-            **({} if contrast is None else {"contrast": options.contrast}),
-            **({"task_weights": dict(task_weights)} if task_weights else {}),
-            **({"cache_weights": dict(cache_weights)} if cache_weights else {}),
-            **({"template_options": dict(template_options)} if template_options else {}),
+            **_without_empty(
+                task_weights=dict(task_weights or {}), cache_weights=dict(cache_weights or {})
+            ),
         },
         inputs={
             **_hashes("task", {n: _rows_hash(r.train) for n, r in tasks.items()}),
             "test": _rows_hash(held_out),
-            **({"contrast": _rows_hash(every_contrast)} if every_contrast else {}),
+            **_without_empty(contrast=every_contrast and _rows_hash(every_contrast)),
             **_hashes("cache", {name: pairs.sha256 for name, pairs in usable.items()}),
         },
         rows={
             "task": len(ranks) * len(taken),
             "cache": sum(len(part) for parts in ranks.values() for part in parts),
-            **({"contrast": kinds.total()} if kinds else {}),
+            **_without_empty(contrast=kinds.total()),
             "test": len(held_out),
         },
         dropped=dict(sorted((+dropped).items())),
-        details={
-            **({"written_by": written} if written else {}),
-            **({"read": read} if read else {}),
-            **({"contrast": dict(sorted(kinds.items()))} if kinds else {}),
-        },
+        details=_without_empty(written_by=written, read=read, contrast=dict(sorted(kinds.items()))),
     )
     batch, wordings, teachers = _task_batch([*_rows_of(taken), *_rows_of(contrasting)])
     orders = [
@@ -344,6 +334,24 @@ def mix(
         teachers if taught else None,
         len(taken),
     )
+
+
+def _check_tokens(tasks: Collection[TaskRows], held_out: Sequence[TaskRow]) -> tuple[str, ...]:
+    """Check that the rows name the token of their task, and return the tokens.
+
+    Raises:
+        TokenError: A row names no token.
+    """
+    for rows in tasks:
+        check_token(rows.train, [rows.token] if rows.token else [])
+    tokens = tuple(sorted({rows.token for rows in tasks if rows.token}))
+    if all(rows.token for rows in tasks):
+        check_token(held_out, tokens, "held-out rows")
+    return tokens
+
+
+def _without_empty(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
 
 
 def named_caches(given: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import pyarrow as pa
@@ -114,6 +114,14 @@ class MixOptions:
             if value not in choices:
                 raise InputError(f"{name} {value!r} is unknown: use one of {', '.join(choices)}")
         template_column(self.template_options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as a manifest holds them, without the later ones at their default."""
+        always = ("ratio", "seed", "order", "on_short", "format")
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["template_options"] = dict(self.template_options or {}) or None
+        defaults = {each.name: each.default for each in fields(self)}
+        return {n: v for n, v in values.items() if n in always or v != defaults[n]}
 
     @property
     def epoch_numbers(self) -> range:
