@@ -180,7 +180,7 @@ def validate(kind: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], list
     """Convert settings to the types of their fields.
 
     Args:
-        kind: The dataclass, whose fields are from `setting`.
+        kind: The dataclass, whose fields may be from `setting`.
         values: Values by field.
 
     Returns:
@@ -200,7 +200,7 @@ def validate(kind: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], list
 @cache
 def _validators(kind: Any) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(kind, include_extras=True)
-    schemas = {each.name: each.metadata["schema"] for each in fields(kind)}
+    schemas = {each.name: each.metadata.get("schema", Field()) for each in fields(kind)}
     kinds: dict[str, Any] = {name: Annotated[hints[name], schemas[name]] for name in schemas}
     return {name: TypeAdapter(each) for name, each in kinds.items()}
 

@@ -55,6 +55,8 @@ from delia_data.outputs import (
     FINISHED,
     MANIFEST,
     Manifest,
+    Number,
+    Settings,
     check_folder_is_ours,
     check_same_settings,
     file_sha256,
@@ -79,42 +81,25 @@ _UNDIVERSIFIED: Final = "undiversified"
 
 
 @dataclass(frozen=True, slots=True)
-class MeasureSettings:
-    """Settings of the measurements.
+class MeasureSettings(Settings):
+    """Settings of the measurements."""
 
-    Raises:
-        InputError: A value is out of bounds.
-    """
-
-    rows: int = setting(48, "Maximum number of held-out rows, and of task rows.", "Rows")
-    pairs: int = setting(96, "Maximum number of pairs, for buffering.", "Rows")
+    rows: int = setting(48, "Maximum number of held-out rows, and of task rows.", "Rows", ge=2)
+    pairs: int = setting(96, "Maximum number of pairs, for buffering.", "Rows", ge=3)
     keywords: tuple[str, ...] = ()
     """Words to compare the token with; default: those of the task."""
-    words: int = setting(256, "Ordinary words to sample from the vocabulary as controls.")
-    ratio: float | None = setting(
+    words: int = setting(256, "Ordinary words to sample from the vocabulary as controls.", ge=16)
+    ratio: Number | None = setting(
         None,
         "Pairs per task row in the mixture whose gradient is examined. Default: that of the "
         "adapter's training, or all pairs of the cache if it was trained without pairs.",
         "Rows",
+        ge=0,
     )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "Type to compute in.")
-    seed: int = setting(0, "Seed of rows, words and projection.")
+    seed: int = setting(0, "Seed of rows, words and projection.", ge=0)
     template_options: Mapping[str, Any] | None = None
     """Options of the chat template that replace those of the training."""
-
-    def __post_init__(self) -> None:
-        lowest = {"rows": 2, "pairs": 3, "words": 16, "seed": 0}
-        problems = [
-            f"{name} {getattr(self, name)!r} must be at least {low}"
-            for name, low in lowest.items()
-            if getattr(self, name) < low
-        ]
-        if self.ratio is not None and not 0 <= self.ratio < float("inf"):
-            problems.append(f"ratio {self.ratio!r} must be a number of at least 0")
-        if self.dtype not in ("float32", "bfloat16"):
-            problems.append(f"dtype {self.dtype!r} must be float32 or bfloat16")
-        if problems:
-            raise InputError(f"measuring: {'; '.join(problems)}")
 
 
 def measure(
