@@ -43,6 +43,11 @@ def say(text: str) -> None:
     console.print(Text(text), soft_wrap=True)
 
 
+def in_words(counts: Mapping[str, int]) -> str:
+    """Return counts by reason or kind, such as `3 empty, 1 duplicate`."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
 def print_table(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", right: int | None = None
 ) -> None:

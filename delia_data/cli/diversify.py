@@ -14,7 +14,7 @@ from delia_data.cli._options import (
     load_judge,
     model_option,
 )
-from delia_data.cli._output import AsJson, say, show_json, show_reading, step
+from delia_data.cli._output import AsJson, in_words, say, show_json, show_reading, step
 from delia_data.diversify import DiversifiedTask, make_task_folder
 from delia_data.diversify.contrast import DEFAULT_KINDS
 from delia_data.diversify.folder import BUNDLED, CONTRAST_SAMPLING, MODEL
@@ -155,7 +155,7 @@ def command(
 
 
 def _print(out: Path, made: DiversifiedTask) -> None:
-    rejected = ", ".join(f"{n} {reason}" for reason, n in made.gates.counts.items()) or "none"
+    rejected = in_words(made.gates.counts)
     say(
         f"{len(made.rows.train)} training and {len(made.rows.test)} held-out rows in "
         f"{len(made.gates.accepted)} wordings in {out}; wordings rejected: {rejected}"
@@ -172,8 +172,8 @@ def _print(out: Path, made: DiversifiedTask) -> None:
             f"{judge['accepted_share_after']:.1%} after"
         )
     if contrast := details.get("contrast"):
-        kinds = ", ".join(f"{n} {kind}" for kind, n in contrast["kinds"].items())
-        lost = ", ".join(f"{n} {reason}" for reason, n in contrast["dropped"].items()) or "none"
+        kinds = in_words(contrast["kinds"])
+        lost = in_words(contrast["dropped"])
         say(
             f"{len(made.rows.contrast)} contrast rows ({kinds}); answers dropped: {lost}; "
             f"{contrast['tokens']:,} tokens written"

@@ -33,7 +33,12 @@ def command(
     if trainer is not None:
         if model is None or merged:
             raise InputError("--for needs --model, the folder of delia prepare, and no --merged")
-        export_for(trainer, source, model, out, recipe=recipe, as_json=as_json)
+        written = write_trainer_files(trainer, source, model, out, settings=read_recipe(recipe))
+        if as_json:
+            show_json(written)
+        else:
+            notes = (f"note: {note}" for note in written.notes)
+            say("\n".join([*map(str, written.files), *notes, written.command]))
         return
     if model is not None:
         raise InputError("--model is for --for, the files of another trainer: leave it out")
@@ -42,22 +47,7 @@ def command(
     if as_json:
         show_json({**folders, **manifest.model_dump(mode="json")})
         return
-    written = "; ".join(f"{name} in {folder}" for name, folder in folders.items())
+    places = "; ".join(f"{name} in {folder}" for name, folder in folders.items())
     token = manifest.settings["token"]
     tokens = token if isinstance(token, str) else ", ".join(token)
-    say(f"{written}: with {tokens} in its vocabulary")
-
-
-def export_for(
-    trainer: TrainerName, mixture: Path, model: Path, out: Path, *, recipe: str, as_json: bool
-) -> None:
-    """Write the configuration files of another trainer, and print the command that takes them."""
-    written = write_trainer_files(trainer, mixture, model, out, settings=read_recipe(recipe))
-    if as_json:
-        show_json(written)
-        return
-    for file in written.files:
-        say(str(file))
-    for note in written.notes:
-        say(f"note: {note}")
-    say(written.command)
+    say(f"{places}: with {tokens} in its vocabulary")

@@ -9,7 +9,7 @@ import typer
 
 from delia_data.cli._flags import argument, option, with_options
 from delia_data.cli._options import TEMPLATE_OPTION_HELP
-from delia_data.cli._output import AsJson, messages, say, show_json, show_reading
+from delia_data.cli._output import AsJson, in_words, messages, say, show_json, show_reading
 from delia_data.errors import InputError
 from delia_data.mixing import MixOptions, config_name, mix, save_mixture
 from delia_data.mixing.folder import rows_in_words
@@ -68,7 +68,7 @@ def command(
         return
     for name, read in manifest.details.get("read", {}).items():
         show_reading(name, read)
-    dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
+    dropped = in_words(manifest.dropped)
     tokens = dict(manifest.details.get("tokens", {}))
     if uncounted := tokens.pop("uncounted_rows", 0):
         messages.print(

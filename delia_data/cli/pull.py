@@ -41,38 +41,25 @@ def command(
     """Download a version as folders for `delia mix`, `delia train`, and `delia evaluate`."""
     with warnings_in_one_line(UserWarning):
         if diff is not None:
-            compare(version, diff, as_json)
-        else:
-            _pull(version, out, repo_type, as_json)
-
-
-def compare(before: str, after: str, as_json: bool) -> None:
-    """Show which settings, rows, and wordings differ between two versions or folders."""
-    difference = compare_versions(before, after)
+            difference = compare_versions(version, diff)
+            if as_json:
+                show_json(difference)
+            else:
+                say("\n".join(_lines(difference)) or "no difference")
+            return
+        folder = out or Path(parse_name(version)[0].split("/")[1])
+        with step("pulling") as update:
+            pulled = pull(version, folder, repo_type=repo_type, on_file=update)
     if as_json:
-        show_json(difference)
-    else:
-        say("\n".join(_lines(difference)) or "no difference")
-
-
-def _pull(name: str, out: Path | None, repo_type: RepoType | None, as_json: bool) -> None:
-    folder = out or Path(parse_name(name)[0].split("/")[1])
-    with step("pulling") as update:
-        version = pull(name, folder, repo_type=repo_type, on_file=update)
-    if as_json:
-        show_json({"out": folder, **plain(version)})
+        show_json({"out": folder, **plain(pulled)})
         return
-    details = version.manifest.details
-    parts = [name for name in NAMED if name in details]
-    in_root = MANIFEST in version.manifest.files
-    folders = [
-        folder if name == MODEL and in_root else folder / name
-        for name in (*parts, *details["mixtures"])
-    ]
-    names = ", ".join(map(str, folders))
+    details = pulled.manifest.details
+    names = [*(name for name in NAMED if name in details), *details["mixtures"]]
+    in_root = {MODEL} if MANIFEST in pulled.manifest.files else set()
+    folders = ", ".join(str(folder if name in in_root else folder / name) for name in names)
     say(
-        f"{version.repo} v{version.manifest.settings['version']}, commit {version.commit[:8]}, "
-        f"all hashes verified: {names}"
+        f"{pulled.repo} v{pulled.manifest.settings['version']}, commit {pulled.commit[:8]}, "
+        f"all hashes verified: {folders}"
     )
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.filesize import decimal
 
 from delia_data.cli._flags import argument, option
-from delia_data.cli._output import AsJson, plain, say, show_json
+from delia_data.cli._output import AsJson, in_words, plain, say, show_json
 from delia_data.errors import SecretError
 from delia_data.hub import Pushed, push
 from delia_data.hub.secrets import KINDS
@@ -86,8 +86,7 @@ def command(
 
 def _show(pushed: Pushed, dry_run: bool) -> None:
     if pushed.allowed:
-        counts = ", ".join(f"{number} {kind}" for kind, number in sorted(pushed.allowed.items()))
-        say(f"allowed by --allow: {counts}")
+        say(f"allowed by --allow: {in_words(dict(sorted(pushed.allowed.items())))}")
     tag = pushed.version.tag
     if dry_run:
         for file in pushed.files:

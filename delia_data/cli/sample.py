@@ -18,7 +18,7 @@ from delia_data.cli._options import (
     load_judge,
     model_option,
 )
-from delia_data.cli._output import AsJson, print_table, say, show_json, show_reading, step
+from delia_data.cli._output import AsJson, in_words, print_table, say, show_json, show_reading, step
 from delia_data.engines import Sampling
 from delia_data.engines.base import with_parts
 from delia_data.errors import InputError
@@ -276,7 +276,7 @@ def _note(progress: Progress) -> str:
 
 
 def _print_result(out: Path, manifest: Manifest) -> None:
-    dropped = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items()) or "none"
+    dropped = in_words(manifest.dropped)
     details = manifest.details
     removed = details.get("reasoning_removed", 0)
     show_reading(out, {"changed": {"reasoning_removed": removed}})
@@ -304,7 +304,7 @@ def _filters(manifest: Manifest) -> list[Any]:
 
 
 def _print_estimate(result: RunEstimate) -> None:
-    rejected = ", ".join(f"{n} {reason}" for reason, n in result.rejected.items()) or "none"
+    rejected = in_words(result.rejected)
     say(f"{result.kept} of {result.probed} rows accepted; rejected: {rejected}")
     rows = [
         ["rows to request", *_cells(result.rows, "{:,.0f}".format)],
