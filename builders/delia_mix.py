@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from delia_data._version import __version__
 from delia_data.builders._base import DeliaBuilder, DeliaConfig, Location, locate_cache, read_task
 from delia_data.errors import InputError, RatioError, SettingsError
-from delia_data.mixing import OnShort, Order, config_name, mix, parse_ratio, schema
+from delia_data.mixing import MixOptions, OnShort, Order, config_name, mix, parse_ratio, schema
 from delia_data.outputs import canonical_json
 from delia_data.records import Format
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PREFIX: Final = "ratio-"
 _PUBLISHED_SETTINGS: Final = frozenset({"ratio", "repo", "revision", "format"})
+_MIX_OPTIONS: Final = frozenset(field.name for field in dataclasses.fields(MixOptions))
 _EXAMPLE: Final = 'such as ratio=4, or the name "ratio-4"'
 
 
@@ -165,15 +166,7 @@ class DeliaMix(DeliaBuilder):
         mixture = mix(
             task,
             [] if alone else locate_cache(config.cache),
-            ratio=config.ratio,
-            seed=config.seed,
-            order=config.order,
-            on_short=config.on_short,
-            format=config.format,
-            epochs=config.epochs,
-            epoch=config.epoch,
-            contrast=config.contrast,
-            template_options=config.template_options,
+            **{name: value for name, value in config.settings().items() if name in _MIX_OPTIONS},
         )
         self.info.description = mixture.manifest.model_dump_json()
         self.info.features = datasets.Features.from_arrow_schema(mixture.schema)

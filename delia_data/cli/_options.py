@@ -24,7 +24,8 @@ _READY: Final = "Ready tasks"
 TEMPLATE_OPTION_HELP: Final = (
     "Option of the model's chat template as NAME=VALUE, such as enable_thinking=false; repeatable."
 )
-_TEST_SHARE: Final = 0.2  # share of a ready task without test rows
+_OF_READY: Final = ("data", "from_language", "to_language")
+_OF_ROWS: Final = ("query", "answer", "instruction", "instruction_column", "stands_for", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,22 +54,28 @@ class TaskOptions:
         _TASK,
     )
     request: str = setting("", "The instruction without its words on the format.", _TASK)
-    meaning: list[str] | None = setting(
-        None, "Another plain phrasing of the request; repeatable.", _TASK
+    meanings: list[str] | None = setting(
+        None, "Another plain phrasing of the request; repeatable.", _TASK, names=["--meaning"]
     )
-    key: list[str] | None = setting(
-        None, "Key of the JSON answers; repeatable. Default: the keys of the answers.", _TASK
+    keys: list[str] | None = setting(
+        None,
+        "Key of the JSON answers; repeatable. Default: the keys of the answers.",
+        _TASK,
+        names=["--key"],
     )
     scoring: str | None = setting(None, f"One of {', '.join(SCORINGS)}.", _TASK, complete=SCORINGS)
     token: str = setting(DEFAULT_TOKEN, "The special token, such as <sep:table>.", _TASK)
-    avoid: list[str] | None = setting(
-        None, "Word that no wording may use, in addition to those of the format.", _TASK
+    forbidden: list[str] | None = setting(
+        None,
+        "Word that no wording may use, in addition to those of the format.",
+        _TASK,
+        names=["--avoid"],
     )
     name: str | None = setting(None, "Name of the task. Default: the file's.", _TASK)
     test: str | None = setting(None, "Held-out rows: a file or a Hub id.", _READING)
     test_share: float | None = setting(
         None,
-        f"Share of the rows to hold out. Default: 0, or {_TEST_SHARE:g} of a ready task.",
+        "Share of the rows to hold out. Default: 0, or 0.2 of a ready task.",
         _READING,
     )
     rows: int | None = setting(None, "Maximum number of training rows.", _READING)
@@ -83,8 +90,15 @@ class TaskOptions:
         Raises:
             InputError: The rows cannot be read, or do not make a task.
         """
+        given = {name: value for name, value in vars(self).items() if value is not None}
         if source in READY_TASKS:
-            return self._ready(source)
+            if flags := [f"--{name.replace('_', '-')}" for name in _OF_ROWS if name in given]:
+                raise InputError(
+                    f"{source} is a ready task, and {', '.join(flags)} is for your own rows: "
+                    "leave it out"
+                )
+            names = (*_OF_READY, "test_share", "rows", "token", "seed")
+            return ready_task(source, **{name: given[name] for name in names if name in given})
         if re.fullmatch(r"[\w-]+", source) and not Path(source).exists():
             raise InputError(
                 f"{source!r} is neither a ready task nor a file or folder: use one of "
@@ -94,52 +108,11 @@ class TaskOptions:
             raise InputError(
                 f"--data is for ready tasks only, and {source!r} is not one: leave --data out"
             )
-        scoring: Any = self.scoring
-        return read_task(
-            source,
-            name=self.name,
-            query=_lines(self.query),
-            answer=_lines(self.answer),
-            format=None if self.format is None else check_format(self.format),
-            instruction=self.instruction,
-            instruction_column=self.instruction_column,
-            last_paragraph=self.last_paragraph,
-            stands_for=self.stands_for,
-            request=self.request,
-            meanings=self.meaning or (),
-            keys=self.key or None,
-            scoring=scoring,
-            token=self.token,
-            forbidden=self.avoid or (),
-            test=self.test,
-            test_share=self.test_share or 0.0,
-            rows=self.rows,
-            seed=self.seed,
-        )
-
-    def _ready(self, name: str) -> Task:
-        own = {
-            "--query": self.query,
-            "--answer": self.answer,
-            "--instruction": self.instruction,
-            "--instruction-column": self.instruction_column,
-            "--stands-for": self.stands_for,
-            "--test": self.test,
-        }
-        if given := [option for option, value in own.items() if value is not None]:
-            raise InputError(
-                f"{name} is a ready task, and {', '.join(given)} is for your own rows: leave it out"
-            )
-        return ready_task(
-            name,
-            self.data,
-            from_language=self.from_language,
-            to_language=self.to_language,
-            test_share=_TEST_SHARE if self.test_share is None else self.test_share,
-            rows=self.rows,
-            token=self.token,
-            seed=self.seed,
-        )
+        for name in {"query", "answer"} & given.keys():
+            given[name] = given[name].replace("\\n", "\n")
+        if self.format is not None:
+            check_format(self.format)
+        return read_task(source, **{n: v for n, v in given.items() if n not in _OF_READY})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,8 +201,3 @@ def model_option() -> Any:
     """Return the declaration of `--model`."""
     help = "Embedded model's name, folder, .gguf file, or Hub id; for APIs the model's name."
     return option(DEFAULT_MODEL, help, _ENGINE, complete=[DEFAULT_MODEL])
-
-
-def _lines(template: str | None) -> str | None:
-    r"""Return a template with line breaks for each `\n` that was typed."""
-    return None if template is None else template.replace("\\n", "\n")
