@@ -218,7 +218,7 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 def _check_keys(builder: str, given: Mapping[str, Any], keys: tuple[str, ...]) -> None:
     candidates = [*keys, *inspect.signature(datasets.load_dataset).parameters]
     if unknown := [unknown_name("setting", key, candidates) for key in given if key not in keys]:
-        raise SettingsError(f"{builder}: {'; '.join(unknown)}: it takes {', '.join(keys)}")
+        raise SettingsError(f"{builder}: {'; '.join(unknown)}; it takes {', '.join(keys)}")
 
 
 def read_task(task: Location | None, *, token: str | None = None, seed: int = 0) -> TaskRows:
