@@ -93,6 +93,7 @@ def diff(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> Diffe
 
     Raises:
         UnfinishedError: A folder is not a finished output.
+        InputError: A version holds mixtures in the lean form of version 0.1.0.
         HubError: The Hub refused or could not be reached.
     """
     (old, old_settings), (new, new_settings) = map(_read, (before, after))

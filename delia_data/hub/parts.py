@@ -69,7 +69,11 @@ _PATHS: Final = ("watch_pairs", "watch_task")
 """Settings that may be paths, besides the model."""
 PICTURES: Final = "pictures"
 """Folder of the card's figures in a repository of version 0.1.0."""
-_PATH: Final = re.compile(rf"(?:{'|'.join(NAMED)}|{PICTURES}|ratio-[\w.+-]+)(?:/(?!\.)[^/\\\0]+)+")
+LEAN: Final = "lean"
+"""Folder of mixtures as indexes over the cache in a repository of version 0.1.0."""
+_PATH: Final = re.compile(
+    rf"(?:{'|'.join(NAMED)}|{PICTURES}|{LEAN}|ratio-[\w.+-]+)(?:/(?!\.)[^/\\\0]+)+"
+)
 _ROOT_PATH: Final = re.compile(rf"(?!\.|(?:{CARD}|{FINISHED})$)[^/\\\0]+")
 
 
@@ -391,8 +395,10 @@ def check_mixture(part: Part, task: TaskRows | None, ids: pa.ChunkedArray | None
 
 def part_of(path: str) -> str:
     """Return the name of the part that a path in the repository belongs to."""
-    first, slash, _ = path.partition("/")
-    return first if slash else MODEL
+    first, slash, rest = path.partition("/")
+    if not slash:
+        return MODEL
+    return rest.removesuffix(".parquet") if first == LEAN else first
 
 
 def is_part_path(path: str, *, in_root: bool) -> bool:
@@ -552,11 +558,6 @@ def check_publication(manifest: Manifest) -> None:
         pydantic.ValidationError: An entry is missing, or has another type.
     """
     details = _Details.model_validate(manifest.details)
-    if lean := [name for name, mixture in details.mixtures.items() if mixture.form == "lean"]:
-        raise FormatError(
-            f"it holds {', '.join(lean)} in the lean form of delia_data 0.1: run delia pull with "
-            "delia_data 0.1, and push that folder with this version to a new repository"
-        )
     in_root = details.model is not None
     if strange := [path for path in manifest.files if not is_part_path(path, in_root=in_root)]:
         raise FormatError(f"a publication does not have files such as {strange[0]!r}")
@@ -578,3 +579,18 @@ def part_manifest(manifest: Manifest, name: str) -> Manifest:
     kind = "mixture" if mixture else entry.get("kind", name)
     keys = ("settings", "inputs", "rows", "dropped", "details", "code_version")
     return Manifest.model_validate({"kind": kind, **{k: entry[k] for k in keys if k in entry}})
+
+
+def refuse_lean(where: str, manifest: Manifest, names: Iterable[str]) -> None:
+    """Refuse mixtures that version 0.1.0 published as indexes, which nothing reads anymore.
+
+    Raises:
+        InputError: One of the parts is such a mixture.
+    """
+    mixtures = manifest.details["mixtures"]
+    if lean := [name for name in names if mixtures.get(name, {}).get("form") == "lean"]:
+        raise InputError(
+            f"{where} holds {', '.join(lean)} in the lean form of delia_data 0.1, which this "
+            "version does not read: run delia pull with delia_data 0.1, and push that folder with "
+            "this version"
+        )

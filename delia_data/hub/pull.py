@@ -35,6 +35,7 @@ from delia_data.hub.client import (
 )
 from delia_data.hub.parts import (
     CARD,
+    LEAN,
     PICTURES,
     PUBLICATION,
     SOURCES,
@@ -43,6 +44,7 @@ from delia_data.hub.parts import (
     home_of,
     is_part_path,
     part_manifest,
+    refuse_lean,
 )
 from delia_data.mixing import config_name
 from delia_data.outputs import (
@@ -181,15 +183,17 @@ def pull(
     Raises:
         ForeignFolderError: The folder holds something else.
         LockedError: Another process writes to the folder.
+        InputError: The version holds mixtures in the lean form of version 0.1.0.
         HubError: The Hub refused, could not be reached, or sent other bytes.
     """
     api, retry = api or client(), retry or _READING
     version = find_version(name, repo_type=repo_type, retry=retry, api=api)
+    refuse_lean(version.repo, version.manifest, version.manifest.details["mixtures"])
     remote = Repository(api, version.repo, version.repo_type, retry)
     files, root = version.manifest.files, Path(folder)
     home = root / home_of(version.repo_type)
     earlier = {} if home == root or not is_finished(home) else read_manifest(home).files
-    ours = {path.name for path in root.glob("ratio-*")} | {*SOURCES, PICTURES, CARD}
+    ours = {path.name for path in root.glob("ratio-*")} | {*SOURCES, LEAN, PICTURES, CARD}
     ours |= {path.split("/")[0] for path in (*files, *earlier)} | {PUBLICATION}
     # A trained adapter has the same names, so only the folder of the version shows a pulled one.
     pulled = home == root or home.is_dir()
@@ -221,8 +225,11 @@ def download_parts(version: Published, names: Iterable[str]) -> Path:
         The folder that holds the parts.
 
     Raises:
+        InputError: A part is a mixture in the lean form of version 0.1.0.
         HubError: The Hub refused, could not be reached, or sent other bytes.
     """
+    names = list(names)
+    refuse_lean(version.repo, version.manifest, names)
     files = files_of(version.manifest, names)
     with translated(version.repo):
         remote = Repository(client(), version.repo, version.repo_type, _READING)

@@ -53,6 +53,7 @@ from delia_data.hub.parts import (
     part_of,
     publication_manifest,
     read_parts,
+    refuse_lean,
     repo_type_of,
     row_files,
 )
@@ -390,10 +391,12 @@ class _Push:
         """Check that the mixtures that stay fit the task and the cache that are given.
 
         Raises:
-            InputError: A mixture was made from another task or from pairs that are gone.
+            InputError: A mixture was made from another task or from pairs that are gone, or is in
+                the lean form of version 0.1.0.
         """
         check_evaluation(self.parts, before, self.repo)
         stay = [name for name in before.details["mixtures"] if name not in self.parts]
+        refuse_lean(self.repo, before, stay)
         if not stay:
             return
         for source in SOURCES:
