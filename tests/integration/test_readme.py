@@ -68,7 +68,7 @@ RULES = {
         "delia export my-adapter": Rule(skip=ADAPTER),
     },
     "docs/guides/your-model.md": {
-        "delia sample my-cache --target 2000 --model my-model": Rule(skip=THOUGHTS),
+        "delia sample my-cache --target 2000 --model my-model": Rule(skip=THOUGHTS)
     },
     "docs/guides/evaluation.md": {
         "delia evaluate my-adapter": Rule(skip=ADAPTER),
@@ -86,18 +86,16 @@ RULES = {
         "delia ratio my-task": Rule(
             ["my-task", "my-cache"],
             {"\ndelia ratio my-task my-cache my-ratio --ratios 0,0.1,1": ""},
-        ),
+        )
     },
     "docs/guides/reproduction.md": {
-        "delia reproduce": Rule(instead={"\ndelia reproduce --scale tiny my-run --workers 2": ""}),
+        "delia reproduce": Rule(instead={"\ndelia reproduce --scale tiny my-run --workers 2": ""})
     },
     "docs/guides/api-engine.md": {
         'pip install "delia_data[openai]"': Rule(skip=SERVER),
         'pip install "delia_data[litellm]"': Rule(skip=KEY),
     },
-    "docs/guides/cluster.md": {
-        'pip install "delia_data[ray,vllm]"': Rule(skip=CLUSTER),
-    },
+    "docs/guides/cluster.md": {'pip install "delia_data[ray,vllm]"': Rule(skip=CLUSTER)},
     "docs/guides/trainers.md": {
         "delia prepare": Rule(skip=TRAINERS),
         "delia lint": Rule(skip=TRAINERS),
@@ -113,11 +111,7 @@ RULES = {
     "docs/guides/hub.md": {
         "delia push org/delia_mix my-task": Rule(["my-task", "my-cache"], hub=True),
         'load_dataset("org/delia_mix", "ratio-2"': Rule(
-            ["published"],
-            {
-                'load_dataset("org/': f'{IMPORTS}load_dataset("org/',
-            },
-            hub=True,
+            ["published"], {'load_dataset("org/': f'{IMPORTS}load_dataset("org/'}, hub=True
         ),
         "delia push org/parity my-adapter": Rule(skip=ADAPTER),
         "delia pull org/delia_mix@v1.0.0": Rule(["published", "published again"], hub=True),

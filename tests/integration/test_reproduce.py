@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from command_line import Delia, refused
 from killing import stop_when
 from micro_run import METHODS, micro_grid, micro_model, tables_of
 from trained import MARKS
+from wordings import bag_of_words
 
 from delia_data.errors import EngineError, InputError, LockedError, SettingsError
+from delia_data.evaluation.representation import measure_alignment
 from delia_data.experiments import METHODS as ALL_METHODS
 from delia_data.experiments import Grid, Reproduction, read_grid, reproduce
 from delia_data.experiments.grid import Seconds
@@ -108,7 +111,10 @@ def test_the_manifest_and_the_results_of_a_cell(model: Path, unbroken: Any, tmp_
     assert results[cell.name] == unbroken[1][cell.name]
 
 
-def test_every_method_runs(model: Path, tmp_path: Path) -> None:
+def test_every_method_runs(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = partial(measure_alignment, words=24, controls=4)
+    monkeypatch.setattr("delia_data.experiments.cells.measure_alignment", few)
+    monkeypatch.setattr("delia_data.experiments.cells.Embedder", lambda: bag_of_words)
     methods = [name for name, method in ALL_METHODS.items() if method.kind == "any"]
     grid = micro_grid(
         tmp_path,
@@ -118,7 +124,7 @@ def test_every_method_runs(model: Path, tmp_path: Path) -> None:
         max_tokens=3,
         watch_every_steps=50,
         probes=["held-out", "unrelated"],
-        cache={"pairs": 24, "max_tokens": 300, "keep_truncated": True},
+        cache={"pairs": 12, "max_tokens": 300, "keep_truncated": True},
         contrast=0.04,
         blocks=[{"methods": methods, "rows": [30], "ratios": [0.2]}],
     )

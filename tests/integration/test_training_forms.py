@@ -14,12 +14,7 @@ from command_line import Delia, refused
 from trained import MARKS, ROWS, logits_of, losses, seen_trainers, sequences, stop_at
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from delia_data.errors import (
-    ForeignFolderError,
-    InputError,
-    SettingsError,
-    UnfinishedError,
-)
+from delia_data.errors import ForeignFolderError, InputError, SettingsError, UnfinishedError
 from delia_data.outputs import read_manifest
 from delia_data.tokens import add_token
 from delia_data.training import TrainSettings, load_adapter, train

@@ -343,10 +343,7 @@ def test_limit_is_kept_between_calls() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    rpm=st.integers(1, 5000),
-    pauses=st.lists(st.floats(0, 90), max_size=400),
-)
+@given(rpm=st.integers(1, 5000), pauses=st.lists(st.floats(0, 90), max_size=400))
 def test_rate_limiter_never_exceeds_rpm(rpm: int, pauses: list[float]) -> None:
     limiter, now, sent = RateLimiter(rpm=rpm), 0.0, []
     for pause in [*pauses, *[0.0] * 200]:

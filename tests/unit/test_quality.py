@@ -109,12 +109,7 @@ def test_texts_similar_to_one_in_another_block() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        {"pairs": []},
-        {"reference": ["a"] * 10},
-        {"rival": ["a"], "embed": bag},
-    ],
+    "given", [{"pairs": []}, {"reference": ["a"] * 10}, {"rival": ["a"], "embed": bag}]
 )
 def test_measuring_rejects_too_little_data(given: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"there are no pairs|needs"):

@@ -46,11 +46,7 @@ BECAUSE = {"role": "assistant", "content": "Because."}
         ({"messages": [USER]}, "Why?", None),
         ({"messages": [USER, BECAUSE]}, "Why?", "Because."),
         ({"messages": [USER, {"role": "assistant", "content": ""}]}, "Why?", None),
-        (
-            {"messages": [USER, BECAUSE, {"role": "user", "content": "Really?"}]},
-            "Why?",
-            "Because.",
-        ),
+        ({"messages": [USER, BECAUSE, {"role": "user", "content": "Really?"}]}, "Why?", "Because."),
         (
             {"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}]},
             "a?",

@@ -137,9 +137,7 @@ def test_open_settings_are_resolved_by_the_machine_and_the_rows(
         resolve(TrainSettings(device="cuda:1"), rows=1)
 
 
-def test_a_gpu_recomputes_activations_and_packs_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_gpu_recomputes_activations_and_packs_more(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
