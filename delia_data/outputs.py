@@ -193,7 +193,8 @@ def validate(kind: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], list
             valid[name] = validators[name].validate_python(value)
         except ValidationError as error:
             shown = f" {value!r}" if kind.__dataclass_fields__[name].repr else ""
-            problems.append(f"{name}{shown} is wrong: {error.errors()[0]['msg']}")
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}{shown} is wrong: {message}")
     return valid, problems
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from delia_data.evaluation.representation import (
 from delia_data.evaluation.state_space import FirstToken, StateSpace
 from delia_data.experiments import Grid, RatioResult, Reproduction
 from delia_data.experiments.cells import (
+    AnswerLoss,
     CellResult,
     KeywordDistances,
     ProbeAnswers,
@@ -36,9 +37,9 @@ from delia_data.experiments.cells import (
 from delia_data.experiments.ratio import (
     RatioPoint,
     compare_ratios,
-    measure_ratios,
     smallest_enough,
 )
+from delia_data.experiments.results import over_tokens
 from delia_data.mixing import mix, read_task_rows, save_mixture
 from delia_data.outputs import Manifest, finish, write_json, write_text
 from delia_data.sampling import BundledQueries, sample
@@ -140,14 +141,15 @@ def put_adapter(folder: Path, *, steps: int = 60) -> None:
 
 def put_evaluation(folder: Path, task: Path, answer: Callable[[Request], str]) -> None:
     """Write an evaluation of a system with given answers."""
-    system = System(MockEngine(answer=answer), MockEngine(answer=lambda _: "Fine."))
-    evaluate(system, EvalTask.read(task), folder, notes=[f"a note {EVIL}"])
+    untrained = MockEngine(answer=lambda _: "Fine.")
+    system = System(MockEngine(answer=answer), untrained, notes=[f"a note {EVIL}"])
+    evaluate(system, EvalTask.read(task), folder)
 
 
 def put_measured(folder: Path, *, parts: Sequence[str] = MEASURES) -> None:
     """Write measurements of invented numbers."""
     spaces = {
-        when: {which: StateSpace(0.95, 1000, tuple(_first(n, factor) for n in range(1, 9)))}
+        when: {which: StateSpace(0.95, tuple(_first(n, factor) for n in range(1, 9)))}
         for when, factor in (("before", 20), ("after", 1))
         for which in ("with",)
     }
@@ -165,7 +167,7 @@ def put_measured(folder: Path, *, parts: Sequence[str] = MEASURES) -> None:
         state_space=spaces if "state-space" in parts else None,  # type: ignore[arg-type]
         buffering=made_buffering() if "buffering" in parts else None,
     )
-    write_json(folder / "measurements.json", found.as_dict())
+    write_json(folder / "measurements.json", asdict(found))
     finish(folder, Manifest(kind="evaluation", settings={"rows": 8, "seed": 0}))
 
 
@@ -229,10 +231,14 @@ def put_ratio(folder: Path) -> None:
     tokens = draw.integers(10, 40, 40).astype(float)
     truth = 0.3 + 0.5 * np.exp(-1.5 * np.log1p(ratios))
     nats = (truth[:, None, None] + draw.normal(0, 0.02, (4, 2, 40))) * tokens
+    losses = [
+        over_tokens([[AnswerLoss(*one) for one in zip(row, tokens, strict=True)] for row in table])
+        for table in nats
+    ]
     points = tuple(
         RatioPoint(ratio, round(100 * ratio), difference, loss)
         for ratio, difference, loss in zip(
-            ratios, compare_ratios([(nats, tokens)]), measure_ratios(nats, tokens), strict=True
+            ratios, compare_ratios([(nats, tokens)]), losses, strict=True
         )
     )
     result = RatioResult(
@@ -250,7 +256,7 @@ def put_ratio(folder: Path) -> None:
         pairs_needed=400,
         summary=("a ratio is enough", f"and {EVIL}"),
     )
-    write_json(folder / "ratio.json", result.as_dict())
+    write_json(folder / "ratio.json", asdict(result))
     finish(folder, Manifest(kind="evaluation", settings=result.settings))
 
 
@@ -318,25 +324,8 @@ def _cell_answer(question: str, ours: bool) -> str:
 
 
 def put_quickstart(folder: Path) -> None:
-    """Write a finished quickstart as version 0.1 did, without its mixture."""
+    """Write a finished quickstart without its mixture."""
     write_json(folder / "quickstart.json", {"pairs": 4})
     put_task(folder / "task", rows=4)
-    rows = read_task_rows(folder / "task").test
-    for when, answer in (("before", EVIL), ("after", JSON)):
-        lines = [
-            {
-                "question": row.record.query,
-                "expected": row.record.answer,
-                "with_token": answer,
-                "without_token": EVIL,
-            }
-            for row in (rows[0], *rows)
-        ]
-        write_text(
-            folder / when / "answers.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines)
-        )
-        level = 2.0 if when == "before" else 1.5
-        distances = [{"keyword": "json", "l2": [level] * BLOCKS, "cosine": [level / 4] * BLOCKS}]
-        write_json(folder / when / "distances.json", distances)
-        finish(folder / when, Manifest(kind="evaluation", rows={"held_out": len(rows)}))
     put_adapter(folder / "adapter", steps=8)
+    put_evaluation(folder / "trained", folder / "task", lambda _: JSON)

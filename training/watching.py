@@ -195,9 +195,7 @@ class AlignmentWatch:
         """Measure the model as it is at a step."""
         from delia_data.evaluation.representation import first_middle_last, measure_alignment
 
-        alignment = measure_alignment(
-            model, tokenizer, self.token, self.keywords, words=_WORDS, controls=_WORDS
-        )
+        alignment = measure_alignment(model, tokenizer, self.token, self.keywords, words=_WORDS)
         numbers = {}
         for each in alignment.keywords:
             places = zip(

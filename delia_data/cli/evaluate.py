@@ -54,12 +54,6 @@ def command(
     max_thinking_tokens: int | None = option(
         None, "Greatest number of tokens in the thoughts before an answer. Default: 2,048."
     ),
-    add_token: str | None = option(
-        None,
-        "Add the token to a model without it, with its embedding initialized as mean or normal.",
-        names=["--add-token"],
-        metavar="INIT",
-    ),
     pattern: str | None = option(
         None, "Regular expression that a whole answer matches, for free-text answers."
     ),
@@ -128,10 +122,8 @@ def command(
         by.engine,
         by.values(),
         token=eval_task.token,
-        add=add_token,
         untrained=untrained,
         tokenizer=tokenizer,
-        seed=seed,
     )
     with closing(opened), step("answers", to=messages if as_json else None) as update:
         scores = evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ from typing import Any
 from delia_data.cli._flags import argument, option, with_options
 from delia_data.cli._options import TEMPLATE_OPTION_HELP
 from delia_data.cli._output import AsJson, Update, messages, say, show_json, show_table, step
-from delia_data.evaluation.measurements import MEASURES, MeasureName, measurement_tables
-from delia_data.evaluation.measuring import MeasureSettings, measure
+from delia_data.evaluation.measurements import (
+    MEASURES,
+    MeasureName,
+    MeasureSettings,
+    measure,
+    measurement_tables,
+)
 from delia_data.tokens import parse_assignments
 
 _METHOD = "Method"
@@ -54,7 +60,7 @@ def command(
             on_progress=_progress(steps),
         )
     if as_json:
-        show_json({"folder": str(out), **measurements.as_dict()})
+        show_json({"folder": str(out), **asdict(measurements)})
         return
     for table in chain.from_iterable(measurement_tables(measurements).values()):
         show_table(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from delia_data.cli._output import (
     AsJson,
     console,
     messages,
-    print_table,
     say,
     show_json,
+    show_table,
     step,
     warnings_in_one_line,
 )
@@ -20,7 +21,7 @@ from delia_data.cli._setting_flags import recipe_option, settings_from, with_set
 from delia_data.cli.reproduce import KEEP_ADAPTERS, WORKERS, show_cells
 from delia_data.errors import InputError
 from delia_data.experiments import RatioSettings, estimate_ratio, run_ratio
-from delia_data.experiments.ratio import BY, RatioResult, number_cell
+from delia_data.experiments.ratio import BY, RatioResult
 from delia_data.experiments.sweep import total_seconds
 from delia_data.training.data import ProvenanceWarning
 
@@ -75,7 +76,7 @@ def command(
             on_progress=update,
         )
     if as_json:
-        show_json({"folder": out, **result.as_dict()})
+        show_json({"folder": out, **asdict(result)})
         return
     _print(result)
     say(f"\nAll results and figures: {out}")
@@ -93,24 +94,13 @@ def _numbers(typed: str) -> tuple[float, ...]:
 
 def _print(result: RatioResult) -> None:
     """Print the table of ratios, then the outcome in sentences."""
-    head = (
-        *("ratio", "pairs", f"worse than ratio {result.best:g}"),
-        *("leak", "keep: KL", "follow", "loss"),
-    )
-    rows = [
-        [
-            f"{point.ratio:g}",
-            f"{point.pairs:,}",
-            str(number_cell(result.by, point.difference)),
-            *(number_cell(by, getattr(point, by)).text for by in BY),
-        ]
-        for point in result.points
-    ]
+    from delia_data.experiments.ratio import ratio_table
+
     say(
         f"{result.task}: {result.held_out_rows} held-out rows; KL and loss in nats per token. "
         f"Worse: difference in {result.by} to the best ratio, with its paired 95% interval."
     )
-    print_table(head, rows)
+    show_table(ratio_table(result))
     for number, line in enumerate(result.summary):
         text, style = (f"Note: {line}", None) if number else (line, "bold")
         console.print(text, soft_wrap=True, markup=False, style=style)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -115,14 +115,14 @@ def show_cells(
     if as_json:
         lines = [
             {
-                **one.cell.as_dict(),
+                **asdict(one.cell),
                 "state": "finished" if one.finished else "to run",
                 "trained_rows": one.trained_rows,
                 "seconds": one.seconds,
             }
             for one in cells
         ]
-        lines += [{**cell.as_dict(), "state": "needs --data"} for cell in blocked]
+        lines += [{**asdict(cell), "state": "needs --data"} for cell in blocked]
         show_json({"cells": lines, "rows_to_train": rows, "seconds": seconds, "workers": workers})
         return
     table = []

@@ -7,8 +7,13 @@ from delia_data.evaluation.bootstrap import Estimate, Resampling
 from delia_data.evaluation.evaluate import compare_folders, evaluate, read_evaluation
 from delia_data.evaluation.generation import AnsweredRow, generate_answers
 from delia_data.evaluation.grading import ScoredRow, grade_answers
-from delia_data.evaluation.measurements import MEASURES, Measurements, read_measurements
-from delia_data.evaluation.measuring import MeasureSettings, measure
+from delia_data.evaluation.measurements import (
+    MEASURES,
+    Measurements,
+    MeasureSettings,
+    measure,
+    read_measurements,
+)
 from delia_data.evaluation.probes import PROBES, EvalTask, Probe, ProbeRow, make_probes
 from delia_data.evaluation.scores import (
     NUMBERS,

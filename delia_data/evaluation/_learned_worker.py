@@ -59,8 +59,8 @@ def _comet(checkpoint: str, rows: list[dict[str, str]]) -> list[float]:
 
     model = load_from_checkpoint(checkpoint)
     gpus = int(torch.cuda.is_available())
-    found: Any = model.predict(rows, batch_size=_BATCH, gpus=gpus, progress_bar=False)
-    return [float(score) for score in found.scores]
+    predicted: Any = model.predict(rows, batch_size=_BATCH, gpus=gpus, progress_bar=False)
+    return [float(score) for score in predicted.scores]
 
 
 if __name__ == "__main__":

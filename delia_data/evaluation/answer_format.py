@@ -107,16 +107,20 @@ def _escaped(content: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedAnswer:
-    """The object in an answer.
+class ReadAnswer:
+    """An answer that is in the format.
 
     Attributes:
-        value: The object, with exactly the expected keys.
-        strict: Whether `json` read it without any repair.
+        strict: Whether the answer is in the format as it is: nothing around an object, and no
+            repair beyond those that the task's own answers need.
+        labels: Labels in plain form by key, if the task has labels; the key is `WHOLE` if the
+            whole answer is the label.
+        value: The object, with exactly the expected keys, for `json`.
     """
 
-    value: dict[str, Any]
     strict: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    value: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def earliest_object(text: str) -> str | None:
@@ -146,7 +150,7 @@ def earliest_object(text: str) -> str | None:
     return text[slice(*earliest)] if earliest else None
 
 
-def parse_answer(text: str, keys: Collection[str]) -> ParsedAnswer | None:
+def parse_answer(text: str, keys: Collection[str]) -> ReadAnswer | None:
     """Read the object in an answer.
 
     Args:
@@ -154,7 +158,8 @@ def parse_answer(text: str, keys: Collection[str]) -> ParsedAnswer | None:
         keys: Exactly the keys that the object must have, in any order.
 
     Returns:
-        The object; None if the earliest pair of braces is not an object with these keys.
+        The object, strict if `json` read it without any repair; None if the earliest pair of braces
+        is not an object with these keys.
     """
     content = earliest_object(text)
     if content is None:
@@ -165,7 +170,7 @@ def parse_answer(text: str, keys: Collection[str]) -> ParsedAnswer | None:
         value = _read(_repair_quotes(content))
     if value is None or set(value) != set(keys):
         return None
-    return ParsedAnswer(value, strict)
+    return ReadAnswer(strict, value=value)
 
 
 def _read(text: str) -> dict[str, Any] | None:
@@ -189,21 +194,6 @@ JSON_MARKS: Final = frozenset({"opening", "brace"})
 
 _QUOTE_MARKS: Final = "\"'“”„«»‘’`"
 _QUOTES: Final = ('""', "''", "“”", "„“", "«»", "‘’", "``")
-
-
-@dataclass(frozen=True, slots=True)
-class ReadAnswer:
-    """An answer that is in the format.
-
-    Attributes:
-        strict: Whether the answer is in the format as it is: nothing around an object, and no
-            repair beyond those that the task's own answers need.
-        labels: Labels in plain form by key, if the task has labels; the key is `WHOLE` if the
-            whole answer is the label.
-    """
-
-    strict: bool
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,10 +351,8 @@ class AnswerFormat:
         if parsed is None:
             return None
         alone = earliest_object(answer) == answer.strip()
-        return ReadAnswer(
-            alone and (parsed.strict or self.repaired),
-            {k: plain_label(parsed.value[k]) for k in self.labels},
-        )
+        labels = {key: plain_label(parsed.value[key]) for key in self.labels}
+        return ReadAnswer(alone and (parsed.strict or self.repaired), labels, parsed.value)
 
     def _read_label(self, answer: str) -> ReadAnswer | None:
         plain = plain_label(answer)

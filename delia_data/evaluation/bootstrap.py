@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delia_data.errors import InputError
+from delia_data.outputs import Settings, setting
 
 Numbers: TypeAlias = NDArray[np.float64]
 _CHUNK: Final = 4_000_000  # weights in memory at once
@@ -70,29 +71,18 @@ def decimal(number: float, digits: int = 2, *, signed: bool = False) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Resampling:
-    """Settings of intervals.
-
-    Attributes:
-        resamples: Number of resamples.
-        confidence: Share of the cases in which the interval contains the number, such as 0.95.
-        seed: Seed; equal seeds give equal intervals.
+class Resampling(Settings):
+    """Settings of intervals; equal seeds give equal intervals.
 
     Raises:
         InputError: A value is out of bounds.
     """
 
-    resamples: int = 2000
-    confidence: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.resamples < 100:
-            raise InputError(f"{self.resamples} resamples are too few: give at least 100")
-        if not 0 < self.confidence < 1:
-            raise InputError(f"confidence {self.confidence} must be above 0 and below 1")
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed} is negative: give 0 or more")
+    resamples: int = setting(2000, "Number of resamples.", ge=100)
+    confidence: float = setting(
+        0.95, "Share of the cases in which the interval contains the number.", gt=0, lt=1
+    )
+    seed: int = setting(0, "Seed of the resamples.", ge=0)
 
     def weights(self, rows: int) -> Iterator[Numbers]:
         """Yield how often each resample contains each row, of shape (some resamples, rows)."""

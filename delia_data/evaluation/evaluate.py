@@ -35,8 +35,6 @@ from delia_data.evaluation.generation import (
     INSTRUCTED,
     MODEL,
     UNTRAINED,
-    AnsweredRow,
-    PromptBuilder,
     generate_answers,
     read_answer_log,
 )
@@ -108,8 +106,6 @@ def evaluate(
     rows: int | None = None,
     max_tokens: int = 96,
     max_thinking_tokens: int | None = None,
-    build: PromptBuilder | None = None,
-    prompts: str = "",
     pairs: str | os.PathLike[str] | Sequence[Record] | None = "bundled",
     general_tasks: Sequence[str] = (),
     others: Sequence[EvalTask] = (),
@@ -117,7 +113,6 @@ def evaluate(
     embed: Embed | None = None,
     seed: int = 0,
     metrics: Sequence[CorpusMetric] = (),
-    notes: Sequence[str] = (),
     on_progress: Callable[[float, float], None] = lambda done, of: None,
 ) -> Evaluation:
     """Evaluate a system on a task: follow, leak, obey, keep, right and save, with two bounds.
@@ -132,8 +127,6 @@ def evaluate(
         rows: Maximum number of held-out rows, selected by keyed hash; default: all.
         max_tokens: Maximum number of tokens in an answer. Decoding is greedy.
         max_thinking_tokens: Maximum number of tokens in the thoughts before it (`Sampling`).
-        build: Changes the prompts; used by baselines without training.
-        prompts: Name of `build`.
         pairs: Held-out pairs for the divergence: a cache, a file, or the rows (`read_pairs`). None
             measures none.
         general_tasks: Tasks of lm-eval for the trained and the untrained model.
@@ -145,7 +138,6 @@ def evaluate(
         embed: Turns answers into vectors; default: all-MiniLM-L6-v2 if it is installed.
         seed: Seed of the rows, the pairs, and the intervals.
         metrics: Corpus scores of translations.
-        notes: More notes on the system for the reader.
         on_progress: Called with the number of questions done and in all; then with that of pairs.
 
     Returns:
@@ -163,7 +155,7 @@ def evaluate(
     """
     opened = system if isinstance(system, System) else System(system)
     root, how = Path(folder), Resampling(seed=seed)
-    asked = make_probes(task, probes, rows=rows, seed=seed)
+    requested = make_probes(task, probes, rows=rows, seed=seed)
     under_tokens = _held_out_by_token([task, *others], opened, rows, seed) if others else {}
     by_token = sorted([task, *others], key=lambda one: one.token)
     under_two = [
@@ -182,20 +174,17 @@ def evaluate(
             folder=root,
             max_tokens=max_tokens,
             max_thinking_tokens=max_thinking_tokens,
-            build=build,
-            prompts=prompts,
             locked=True,
             reuse=reuse,
             on_progress=on_progress,
         )
-        answered = ask(asked, untrained=_reference(opened.untrained, max_tokens))
+        answered = ask(requested, untrained=_reference(opened.untrained, max_tokens))
         described = json.loads((root / ASKING).read_text(encoding="utf-8"))
         unknown: dict[str, str] = {}
-        scored = _with_saved(grade_answers(task, answered), asked, opened)
-        scored = _with_similarity(scored, embed, unknown)
+        scored = _with_saved(grade_answers(task, answered), requested, opened)
+        scored = _with_cosines(scored, task, embed, unknown)
         if task.system:
             unknown["right"] = "answers to a system prompt have no score but the agreement"
-            scored = _with_agreement(scored, task, embed, unknown)
         measured = _diverge(opened, task, root, pairs, seed, unknown, on_progress, reuse)
         (root / FINISHED).unlink(missing_ok=True)
         evaluation = score(
@@ -206,7 +195,7 @@ def evaluate(
             metrics=metrics,
             divergences=measured,
             unknown=unknown,
-            notes=[*opened.notes, *notes],
+            notes=opened.notes,
         )
         texts = {
             token: [row.answers[MODEL] for row in ask([probe])]
@@ -224,7 +213,7 @@ def evaluate(
             },
         )
         write_scored_rows(root / ROWS, scored)
-        write_json(root / EVALUATION, evaluation.as_dict())
+        write_json(root / EVALUATION, asdict(evaluation))
         write_text(root / CARD, model_card(evaluation))
         settings = {
             **described,
@@ -260,11 +249,11 @@ def _reference(untrained: Engine | Path | None, max_tokens: int) -> Any:
     """Return the untrained model's engine, or its answers from an evaluation's folder."""
     if not isinstance(untrained, Path):
         return untrained
-    asked = json.loads((untrained / ASKING).read_text(encoding="utf-8"))
-    if asked["max_tokens"] != max_tokens:
+    settings = json.loads((untrained / ASKING).read_text(encoding="utf-8"))
+    if settings["max_tokens"] != max_tokens:
         raise InputError(
-            f"the answers in {untrained} have at most {asked['max_tokens']} tokens: give "
-            f"--max-tokens {asked['max_tokens']}, or evaluate the untrained model again"
+            f"the answers in {untrained} have at most {settings['max_tokens']} tokens: give "
+            f"--max-tokens {settings['max_tokens']}, or evaluate the untrained model again"
         )
     return read_answer_log(untrained / ANSWERS, MODEL)
 
@@ -273,66 +262,53 @@ def _with_saved(
     rows: Sequence[ScoredRow], probes: Sequence[Probe], system: System
 ) -> list[ScoredRow]:
     """Add the prompt tokens saved against the full instruction, if there is a tokenizer."""
-    if system.tokenizer is None:
-        return list(rows)
     requests = {(probe.name, row.id): row for probe in probes for row in probe.rows}
-
-    def saved(one: AnsweredRow) -> int | None:
-        row = requests[one.probe, one.id]
-        if not row.full:
-            return None
-        return system.prompt_tokens(row.full) - system.prompt_tokens(row.prompt)
-
-    return [replace(row, saved=saved(row.answered)) for row in rows]
-
-
-def _with_similarity(
-    rows: Sequence[ScoredRow], embed: Embed | None, unknown: dict[str, str]
-) -> list[ScoredRow]:
-    """Add the similarity of unrelated answers to those of the untrained model."""
-    both = {MODEL, UNTRAINED}
-    places = [
-        place
-        for place, row in enumerate(rows)
-        if row.answered.probe == "unrelated" and both <= set(row.answered.answers)
-    ]
-    ours, theirs = ([rows[p].answered.answers[name] for p in places] for name in (MODEL, UNTRAINED))
-    try:
-        values = similarities(ours, theirs, lambda: embed or Embedder())
-    except MissingExtraError as error:
-        unknown["similar"] = str(error)
-        return list(rows)
-    scored = list(rows)
-    for place, value in zip(places, values, strict=True):
-        scored[place] = replace(scored[place], similarity=value)
+    scored = []
+    for row in rows:
+        request = requests[row.answered.probe, row.answered.id]
+        if system.tokenizer is not None and request.full:
+            full, short = map(system.prompt_tokens, (request.full, request.prompt))
+            row = replace(row, saved=full - short)
+        scored.append(row)
     return scored
 
 
-def _with_agreement(
+def _with_cosines(
     rows: Sequence[ScoredRow], task: EvalTask, embed: Embed | None, unknown: dict[str, str]
 ) -> list[ScoredRow]:
-    """Add the agreement of held-out answers with those to the system prompt."""
-    scored, places = list(rows), dict[tuple[int, str], tuple[str, str]]()
+    """Add the similarity of unrelated answers to those of the untrained model.
+
+    If the token stands for a system prompt, also add the agreement of held-out answers with those
+    to the system prompt.
+    """
+    scored = list(rows)
+    compared: dict[tuple[int, str], tuple[str, str]] = {}  # by place, and system or "similar"
     for place, row in enumerate(rows):
-        answers = row.answered.answers
-        if row.answered.probe != "held-out" or INSTRUCTED not in answers:
-            continue
-        target = answers[INSTRUCTED]
-        others = {**answers, INSTRUCTED: row.answered.expected}
-        values = {name: agreement(task.form, text, target) for name, text in others.items()}
-        scored[place] = replace(row, agreement={n: v for n, v in values.items() if v is not None})
-        places |= {(place, n): (others[n], target) for n, v in values.items() if v is None}
+        probe, answers = row.answered.probe, row.answered.answers
+        if probe == "unrelated" and {MODEL, UNTRAINED} <= answers.keys():
+            compared[place, "similar"] = answers[MODEL], answers[UNTRAINED]
+        if task.system and probe == "held-out" and INSTRUCTED in answers:
+            target, values = answers[INSTRUCTED], {}
+            for name, text in {**answers, INSTRUCTED: row.answered.expected}.items():
+                value = agreement(task.form, text, target)
+                if value is None:
+                    compared[place, name] = text, target
+                else:
+                    values[name] = value
+            scored[place] = replace(row, agreement=values)
+    ours, theirs = ([pair[side] for pair in compared.values()] for side in (0, 1))
     try:
-        pairs = list(places.values())
-        cosines = similarities(
-            [a for a, _ in pairs], [b for _, b in pairs], lambda: embed or Embedder()
-        )
+        cosines = similarities(ours, theirs, lambda: embed or Embedder())
     except MissingExtraError as error:
-        unknown["agree"] = str(error)
+        numbers = ("similar" if name == "similar" else "agree" for _, name in compared)
+        unknown.update(dict.fromkeys(numbers, str(error)))
         return scored
-    for (place, name), value in zip(places, cosines, strict=True):
-        known = {**scored[place].agreement, name: max(0.0, value)}
-        scored[place] = replace(scored[place], agreement=known)
+    for (place, name), value in zip(compared, cosines, strict=True):
+        row = scored[place]
+        if name == "similar":
+            scored[place] = replace(row, similarity=value)
+        else:
+            scored[place] = replace(row, agreement={**row.agreement, name: max(0.0, value)})
     return scored
 
 
@@ -373,8 +349,8 @@ def _diverge(
     )
     done = {one.id: one for one, *_ in log.read()}
     # Without `system.tokens` the token of the task is left out, so that divergences differ.
-    known = [one for folder in reuse if system.tokens for one in read_divergences(folder)]
-    shared = {one.id: one for one in known if one.id in wanted and one.id not in done}
+    reusable = [one for folder in reuse if system.tokens for one in read_divergences(folder)]
+    shared = {one.id: one for one in reusable if one.id in wanted and one.id not in done}
     done |= shared
     missing = [pair for pair_id, pair in wanted.items() if pair_id not in done]
     with log:

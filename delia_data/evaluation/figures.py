@@ -16,18 +16,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from itertools import cycle
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from delia_data._optional import require
 from delia_data.evaluation.bootstrap import Estimate
+from delia_data.evaluation.gradients import GROUP_TITLES, WHENS, Buffering
+from delia_data.evaluation.representation import Alignment
+from delia_data.evaluation.state_space import StateSpace
 from delia_data.outputs import atomic_path
-from delia_data.sampling.embeddings import TextMap
-
-if TYPE_CHECKING:
-    pass
 
 # Characters that HTML forbids or UTF-8 cannot encode, such as halves of surrogate pairs, and those
 # that change the direction of all text after them.
@@ -284,55 +284,38 @@ def draw_intervals(
     axes.plot(value, rows, marker, color=color, ms=5, label=label)
 
 
-_SOURCES: Final = {"loss_task": "task rows", "loss_pairs": "pairs", "loss": "all rows"}
 _SPAN: Final = 15
 """Logged steps averaged into a line, if there are many."""
+_MANY: Final = 40
+"""Points from which a line has no markers."""
+_SOURCES: Final = {"task rows": "loss_task", "pairs": "loss_pairs", "all rows": "loss"}
+_HELD_OUT: Final = {"held-out task rows": "eval_loss_task", "held-out pairs": "eval_loss_pairs"}
+_SIDE_EFFECTS: Final = {"leak, share": "eval_leak", "keep, KL in nats": "eval_keep"}
+_STATES: Final = "state_space/size"
+
+Logged = Sequence[Mapping[str, float]]
+"""Numbers of a training by name, one mapping for each logged step."""
+Points = Sequence[tuple[float, float]]
+"""Steps, each with a number."""
 
 
-def loss_curve(losses: Sequence[Mapping[str, Any]]) -> Drawing:
+def loss_curve(losses: Logged) -> Drawing:
     """Draw the loss of a training by source, with running means (paper, Figure 3).
 
     Args:
         losses: Logged steps: `step`, `loss`, and `loss_task` or `loss_pairs` if the step had such
             rows.
     """
-    lines = {label: _line(losses, key) for key, label in _SOURCES.items()}
-    if lines["task rows"] and lines["pairs"]:
+    lines = _lines(losses, _SOURCES)
+    if {"task rows", "pairs"} <= lines.keys():
         lines.pop("all rows")  # It is between the two.
-    elif lines["all rows"]:
+    elif "all rows" in lines:
         lines = {"all rows": lines["all rows"]}
-    lines = {label: points for label, points in lines.items() if points}
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for (label, points), color in zip(lines.items(), palette.series, strict=False):
-            steps, values = np.asarray(points).T
-            look = {"color": color, "label": label}
-            if len(points) < 3 * _SPAN:
-                axes.plot(steps, values, "o-", markersize=3, **look)
-                continue
-            axes.plot(steps, values, ".", color=color, ms=3.5, alpha=0.5, mew=0)
-            sums = np.cumsum([0.0, *values])
-            ends = np.arange(1, len(values) + 1)
-            begins = np.maximum(0, ends - _SPAN)
-            axes.plot(steps, (sums[ends] - sums[begins]) / (ends - begins), **look)
-        _steps_axis(axes, "loss, nats per token")
-        if lines:
-            axes.set_ylim(bottom=0)
-            put_legend(figure)
-
-    return Drawing("losses", "Loss over the training, by source", paint, details=_ends(lines))
+    title, axis = "Loss over the training, by source", "loss, nats per token"
+    return _over_steps("losses", title, axis, lines, means=True)
 
 
-_HELD_OUT: Final = {
-    "eval_loss_task": "held-out task rows",
-    "eval_loss_pairs": "held-out pairs",
-}
-_SIDE_EFFECTS: Final = {"eval_leak": "leak, share of answers", "eval_keep": "keep, KL in nats"}
-
-
-def held_out_curves(
-    points: Sequence[Mapping[str, float]], *, best_step: int | None = None
-) -> list[Drawing]:
+def held_out_curves(points: Logged, *, best_step: int | None = None) -> list[Drawing]:
     """Draw the loss on held-out rows over a training, and its leak and keep.
 
     Args:
@@ -342,75 +325,82 @@ def held_out_curves(
     Returns:
         The figures of which there are numbers.
     """
-    kinds = {
-        "held-out": ("Held-out loss over the training", "loss, nats per token", _HELD_OUT),
-        "side-effects": ("Leak and keep over the training", "leak and KL", _SIDE_EFFECTS),
-    }
-    drawn = []
-    for name, (title, axis, known) in kinds.items():
-        lines = {label: line for key, label in known.items() if (line := _line(points, key))}
-        if lines:
-            drawn.append(_curves(name, title, axis, lines, best_step))
-    return drawn
-
-
-def _line(points: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
-    return [(p["step"], p[key]) for p in points if math.isfinite(p.get(key, math.nan))]
-
-
-def _curves(
-    name: str,
-    title: str,
-    axis: str,
-    lines: Mapping[str, Sequence[tuple[float, float]]],
-    best_step: int | None,
-) -> Drawing:
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for (label, line), color in zip(lines.items(), palette.series, strict=False):
-            steps, values = np.asarray(line).T
-            axes.plot(steps, values, "o-", markersize=3, color=color, label=label)
-        if best_step is not None:
-            axes.axvline(best_step, color=palette.muted, ls=DOTTED, label="checkpoint kept")
-        _steps_axis(axes, axis)
-        axes.set_ylim(bottom=0)
-        put_legend(figure)
-
-    return Drawing(name, title, paint, details=_ends(lines))
-
-
-def _ends(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    return "; ".join(
-        f"{label}: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step "
-        f"{points[-1][0]:g}"
-        for label, points in lines.items()
+    figures = (
+        ("held-out", "Held-out loss over the training", "loss, nats per token", _HELD_OUT),
+        ("side-effects", "Leak and keep over the training", "leak and KL", _SIDE_EFFECTS),
     )
+    return [
+        _over_steps(name, title, axis, lines, best_step=best_step)
+        for name, title, axis, keys in figures
+        if (lines := _lines(points, keys))
+    ]
 
 
-def watched_state_space(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawing:
+def watched_state_space(runs: Mapping[str, Logged]) -> Drawing:
     """Draw the state space over trainings (paper, Figure 4).
 
     Args:
         runs: By a name to show, the result of `training.watching.read_watched`.
     """
-    key = "state_space/size"
+    lines = {run: _lines(points, {run: _STATES})[run] for run, points in runs.items()}
+    title = "State space of the first token over training"
+    axis = "tokens that have the mass"
+    return _over_steps("state-space-watched", title, axis, lines, log=True)
+
+
+def _lines(points: Logged, keys: Mapping[str, str]) -> dict[str, Points]:
+    """Return the steps and numbers of each key that has finite ones, by label."""
+    lines = {
+        label: [(p["step"], p[key]) for p in points if math.isfinite(p.get(key, math.nan))]
+        for label, key in keys.items()
+    }
+    return {label: line for label, line in lines.items() if line}
+
+
+def _over_steps(
+    name: str,
+    title: str,
+    axis: str,
+    lines: Mapping[str, Points],
+    *,
+    best_step: int | None = None,
+    means: bool = False,
+    log: bool = False,
+) -> Drawing:
+    """Draw numbers over the steps of a training; with `means`, many points as running means."""
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for number, (run, watched) in enumerate(runs.items()):
-            steps, sizes = zip(*((p["step"], p[key]) for p in watched if key in p), strict=True)
-            color = palette.series[number % len(palette.series)]
-            marker = "o" if len(steps) < 40 else ""
-            axes.plot(steps, sizes, color=color, marker=marker, markersize=3, label=short(run))
-        axes.set_yscale("log")
-        plain_log_ticks(axes.yaxis)
-        _steps_axis(axes, "tokens that have the mass")
-        put_legend(figure)
+        for (label, line), color in zip(lines.items(), cycle(palette.series), strict=False):
+            steps, values = np.asarray(line).T
+            marker = "o" if len(line) < _MANY else ""
+            if means and len(line) >= _MANY:
+                axes.plot(steps, values, ".", color=color, ms=3.5, alpha=0.5, mew=0)
+                sums = np.cumsum([0.0, *values])
+                ends = np.arange(1, len(values) + 1)
+                begins = np.maximum(0, ends - _SPAN)
+                values = (sums[ends] - sums[begins]) / (ends - begins)
+            look = {"color": color, "marker": marker, "markersize": 3}
+            axes.plot(steps, values, label=short(label), **look)
+        if best_step is not None:
+            axes.axvline(best_step, color=palette.muted, ls=DOTTED, label="checkpoint kept")
+        _steps_axis(axes, axis)
+        if log:
+            axes.set_yscale("log")
+            plain_log_ticks(axes.yaxis)
+        else:
+            axes.set_ylim(bottom=0)
+        if lines:
+            put_legend(figure)
 
-    return Drawing("state-space-watched", "State space of the first token over training", paint)
+    details = "; ".join(
+        f"{label}: {line[0][1]:.3g} at step {line[0][0]:g}, {line[-1][1]:.3g} at step "
+        f"{line[-1][0]:g}"
+        for label, line in lines.items()
+    )
+    return Drawing(name, title, paint, details=details)
 
 
-def watched_distances(
-    label: str, points: Sequence[Mapping[str, float]], names: Sequence[str]
-) -> Drawing:
+def watched_distances(label: str, points: Logged, names: Sequence[str]) -> Drawing:
     """Draw distances from the token to its keywords over a training.
 
     Args:
@@ -447,8 +437,8 @@ def follow_leak_obey(scores: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Dr
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
         looks = zip(names, (-0.2, 0.0, 0.2), ("o", "s", "^"), palette.series, strict=False)
         for name, offset, marker, color in looks:
-            known = [(row, one[name]) for row, (_, one) in enumerate(scores) if name in one]
-            for number, (row, estimate) in enumerate(known):
+            measured = [(row, one[name]) for row, (_, one) in enumerate(scores) if name in one]
+            for number, (row, estimate) in enumerate(measured):
                 look: dict[str, Any] = {"marker": marker, "label": None if number else name}
                 draw_intervals(axes, [estimate], color, scale=100, offset=row + offset, **look)
         axes.set_xlim(-3, 103)
@@ -468,12 +458,12 @@ def follow_leak_obey(scores: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Dr
 _MAP_NAMES: Final = {"cache": "pairs", "task": "task rows"}
 
 
-def text_map(places: Mapping[str, npt.NDArray[np.float64]], found: TextMap) -> Drawing:
+def text_map(places: Mapping[str, npt.NDArray[np.float64]], variance: Sequence[float]) -> Drawing:
     """Draw texts on a plane, colored by source.
 
     Args:
         places: Coordinates by source (`cache`, `task`), of shape (rows, 2).
-        found: The map, with the share of the variance of each axis.
+        variance: Share of the variance that each axis has.
     """
 
     def paint(figure: Any, axes: Any, palette: Palette) -> None:
@@ -484,8 +474,8 @@ def text_map(places: Mapping[str, npt.NDArray[np.float64]], found: TextMap) -> D
                 label = f"{len(places[name])} {_MAP_NAMES[name]}"
                 look = {"s": size, "marker": marker, "color": color, "alpha": 0.6, "lw": 0}
                 axes.scatter(x, y, label=label, **look)
-        axes.set_xlabel(f"first component, {found.variance[0]:.0%} of the variance")
-        axes.set_ylabel(f"second, {found.variance[1]:.0%}")
+        axes.set_xlabel(f"first component, {variance[0]:.0%} of the variance")
+        axes.set_ylabel(f"second, {variance[1]:.0%}")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(visible=False)
@@ -493,5 +483,151 @@ def text_map(places: Mapping[str, npt.NDArray[np.float64]], found: TextMap) -> D
             handle.set_alpha(1)
 
     counts = " and ".join(f"{len(part)} {_MAP_NAMES[name]}" for name, part in places.items())
-    title = f"Map of the queries of {counts}, two components with {sum(found.variance):.0%}"
+    title = f"Map of the queries of {counts}, two components with {sum(variance):.0%}"
     return Drawing("map", title, paint, height=3.3)
+
+
+def alignment_by_block(after: Alignment, before: Alignment, keyword: str) -> Drawing:
+    """Draw the token's distance to one keyword in every block, with controls (paper, Figure 2).
+
+    Args:
+        after: Alignment of the trained model.
+        before: Alignment before training.
+        keyword: The keyword, one of those measured.
+    """
+    new, old = (next(k for k in a.keywords if k.keyword == keyword) for a in (after, before))
+
+    def paint(figure: Any, axes: Any, palette: Palette) -> None:
+        curve, band, color = new.token.relative, new.ordinary["relative"], palette.series[0]
+        blocks = range(1, len(curve.mean) + 1)
+        words = f"{len(after.controls)} ordinary words"
+        token = short(after.token)
+        lines = [
+            (band.mean, palette.muted, "-", words),
+            *(
+                (distances.relative.mean, palette.series[1], style, f"untrained token ({how})")
+                for (how, distances), style in zip(
+                    new.untrained.items(), (DASHED, DOTTED), strict=False
+                )
+            ),
+            (old.token.relative.mean, color, DASHED, f"{token} before"),
+            (curve.mean, color, "-", f"{token} after"),
+        ]
+        marker = "o" if len(blocks) == 1 else ""
+        for values, line_color, style, label in lines:
+            axes.plot(blocks, values, color=line_color, ls=style, marker=marker, label=label)
+        axes.fill_between(blocks, band.low, band.high, color=palette.muted, alpha=0.15, lw=0)
+        if curve.sd is not None:
+            mean, sd = np.asarray(curve.mean), np.asarray(curve.sd)
+            axes.fill_between(blocks, mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
+        axes.set_xlabel("transformer block")
+        axes.set_ylabel("L2 / ordinary median")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(bottom=0)
+        put_legend(figure, title=f"distance to “{short(keyword)}” of", alignment="left")
+
+    description = f"L2 from {after.token} to {keyword} in every block, with controls"
+    return Drawing(f"alignment-{keyword}", description, paint)
+
+
+def state_space_sizes(spaces: Mapping[str, StateSpace]) -> Drawing:
+    """Draw the state space of every row, one line of dots per group (paper, Figure 4).
+
+    Args:
+        spaces: By a name to show, such as `"before, with <sep>"`; at least one.
+    """
+
+    def paint(_figure: Any, axes: Any, palette: Palette) -> None:
+        for row, (name, space) in enumerate(spaces.items()):
+            color = palette.series[0] if "after" in name else palette.muted
+            sizes = sorted(each.size for each in space.rows)
+            # Dots of equal sizes are spread out instead of drawn on top of each other.
+            heights = [row + 0.5 * (i / max(1, len(sizes) - 1) - 0.5) for i in range(len(sizes))]
+            axes.scatter(sizes, heights, s=8, color=color, alpha=0.6, lw=0)
+            axes.vlines(space.size, row - 0.35, row + 0.35, color=palette.ink, lw=1.6)
+        axes.set_xscale("log")
+        plain_log_ticks(axes.xaxis)
+        axes.set_xlim(left=0.8)
+        name_rows(axes, list(spaces))
+        mass = next(iter(spaces.values())).mass
+        axes.set_xlabel(f"tokens that have {mass:.0%} of the probability")
+
+    means = ", ".join(f"{name} {space.size:.1f}" for name, space in spaces.items())
+    return Drawing(
+        "state-space", f"Tokens that may begin the answer, geometric means: {means}", paint
+    )
+
+
+def norms_by_similarity(buffering: Buffering) -> Drawing:
+    """Draw every pair's gradient norm against its similarity to the task (claim 2)."""
+
+    def paint(figure: Any, axes: Any, palette: Palette) -> None:
+        similarity = [pair.similarity for pair in buffering.pairs]
+        for when, color, marker in zip(
+            WHENS, (palette.muted, palette.series[0]), "os", strict=True
+        ):
+            norms = [getattr(pair, when) for pair in buffering.pairs]
+            rank = buffering.norms[when].plain
+            label = f"{when} training, ρ {'undefined' if rank is None else f'{rank.value:+.2f}'}"
+            look = {"s": 11, "color": color, "marker": marker, "alpha": 0.65, "lw": 0}
+            axes.scatter(similarity, norms, label=label, **look)
+        axes.set_yscale("log")
+        plain_log_ticks(axes.yaxis)
+        axes.set_xlabel("similarity of pair and task")
+        axes.set_ylabel("norm of its gradient")
+        put_legend(figure)
+
+    description = f"Gradient norms of {len(buffering.pairs)} pairs by similarity, before and after"
+    return Drawing("norms", description, paint)
+
+
+def cancellation_by_rows(buffering: Buffering, when: str) -> Drawing:
+    """Draw how far gradients cancel in more and more rows, by group (claim 1).
+
+    Args:
+        buffering: The measurement.
+        when: `"before"` or `"after"` training.
+    """
+    groups = buffering.cancelling[when]
+
+    def paint(figure: Any, axes: Any, palette: Palette) -> None:
+        for (name, group), color in zip(groups.items(), palette.series, strict=False):
+            rows, mean, low, high = zip(
+                *((s.rows, s.mean, s.low, s.high) for s in group.subsets), strict=True
+            )
+            axes.fill_between(rows, low, high, color=color, alpha=0.12, lw=0)
+            axes.plot(rows, mean, color=color, marker="o", markersize=3, label=GROUP_TITLES[name])
+        longest = max(groups.values(), key=lambda group: group.rows).subsets
+        unrelated = [(subset.rows, subset.independent) for subset in longest]
+        look = {"color": palette.muted, "ls": DASHED, "label": "unrelated directions"}
+        axes.plot(*zip(*unrelated, strict=True), **look)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("rows")
+        axes.set_ylabel("norm of mean / mean norm")
+        put_legend(figure)
+
+    return Drawing(f"canceling-{when}", f"How far gradients cancel, {when} training", paint)
+
+
+def cosines_with_held_out(buffering: Buffering) -> Drawing:
+    """Draw the cosines of mean gradients with that of the held-out task rows."""
+    names = list(buffering.cosines["before"].groups)
+
+    def paint(figure: Any, axes: Any, palette: Palette) -> None:
+        looks = {"before": (-0.13, palette.muted), "after": (0.13, palette.series[0])}
+        for when, (offset, color) in looks.items():
+            cosines = buffering.cosines[when]
+            estimates = [cosines.groups[name] for name in names]
+            draw_intervals(axes, estimates, color, offset=offset, label=f"{when} training")
+            (low, mean, high), row = cosines.subsets, len(names) + offset
+            axes.hlines(row, low, high, color=color, lw=1.6, alpha=0.6)
+            axes.scatter(mean, row, s=18, color=color, marker="D", alpha=0.6)
+        name_rows(axes, [*(GROUP_TITLES[name] for name in names), "subsets of pairs"])
+        axes.axvline(0, color=palette.muted, lw=0.8)
+        axes.set_xlabel("cosine with the held-out task's gradient")
+        put_legend(figure)
+
+    description = "Cosines of mean gradients with that of held-out task rows"
+    return Drawing("cosines", description, paint)

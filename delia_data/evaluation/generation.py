@@ -161,13 +161,15 @@ def generate_answers(
     rows = [(probe.name, row) for probe in probes for row in probe.rows]
     if not rows:
         raise InputError("the probes have no rows: give at least one")
-    asked = {
+    turns_of = {
         MODEL: [build(row.prompt, row.query) if build else row.prompt for _, row in rows],
         UNTRAINED: [row.prompt for _, row in rows],
         INSTRUCTED: [row.full for _, row in rows],
     }
-    mine = _requests(asked[MODEL])
-    others = _requests([*asked[UNTRAINED], *asked[INSTRUCTED]]) if reference else []
+    engines, wanted = {MODEL: engine}, {MODEL: _requests(turns_of[MODEL])}
+    if reference is not None:
+        engines[UNTRAINED] = reference
+        wanted[UNTRAINED] = _requests([*turns_of[UNTRAINED], *turns_of[INSTRUCTED]])
     sampling = Sampling(0.0, 1.0, max_tokens, max_thinking_tokens)
     settings = {"system": engine.describe(), "prompts": prompts, "max_tokens": max_tokens}
     if max_thinking_tokens is not None:
@@ -177,33 +179,38 @@ def generate_answers(
         for other in map(Path, reuse):
             earlier = json.loads((other / ASKING).read_text(encoding="utf-8"))
             check_same_settings(other, earlier, settings)
-        total = len(mine) + len(others)
         files = [Path(other) / ANSWERS for other in reuse]
-        generate = partial(_generate, file=root / ANSWERS, reuse=files, sampling=sampling)
-        answers: dict[str, Mapping[str, Answer]] = {
-            MODEL: generate(engine, mine, MODEL, lambda done: on_progress(done, total))
-        }
-        if reference is not None:
-            before = len(mine)
-            answers[UNTRAINED] = generate(
-                reference, others, UNTRAINED, lambda done: on_progress(before + done, total)
-            )
-        elif isinstance(untrained, Mapping):
+        answers: dict[str, Mapping[str, Answer]] = {}
+        if isinstance(untrained, Mapping):
             answers[UNTRAINED] = untrained
+        before, total = 0, sum(map(len, wanted.values()))
+        for system, requests in wanted.items():
+            answers[system] = _generate(
+                engines[system],
+                requests,
+                system,
+                partial(_report, on_progress, before, total),
+                file=root / ANSWERS,
+                reuse=files,
+                sampling=sampling,
+            )
+            before += len(requests)
     answers[INSTRUCTED] = answers.get(UNTRAINED, {})
     answered = []
     for number, (name, row) in enumerate(rows):
         by_system = {
             system: answer
             for system in SYSTEMS
-            if (turns := asked[system][number])
+            if (turns := turns_of[system][number])
             and (answer := answers.get(system, {}).get(content_id(turns)))
         }
         answered.append(
             AnsweredRow(
                 probe=name,
                 id=row.id,
-                question=_last_user(asked[MODEL][number]),
+                question=next(
+                    t.content for t in reversed(turns_of[MODEL][number]) if t.role == "user"
+                ),
                 source=row.query,
                 expected=row.expected,
                 answers={system: answer.text for system, answer in by_system.items()},
@@ -212,6 +219,12 @@ def generate_answers(
             )
         )
     return answered
+
+
+def _report(
+    on_progress: Callable[[float, float], None], before: int, total: int, done: float
+) -> None:
+    on_progress(before + done, total)
 
 
 def _check_settings(root: Path, settings: dict[str, Any], reference: Engine | None) -> None:
@@ -248,10 +261,10 @@ def _generate(
 ) -> dict[str, Answer]:
     failed: list[Completion] = []
     answers = read_answer_log(file, system)
-    known = {
+    reusable = {
         key: answer for other in reuse for key, answer in read_answer_log(other, system).items()
     }
-    shared = {r.id: known[r.id] for r in requests if r.id in known and r.id not in answers}
+    shared = {r.id: reusable[r.id] for r in requests if r.id in reusable and r.id not in answers}
     answers |= shared
     missing = [request for request in requests if request.id not in answers]
     done = len(requests) - len(missing)
@@ -283,7 +296,3 @@ def _generate(
             f"fix the cause and rerun; only the {len(requests) - done} missing questions are asked"
         )
     return answers
-
-
-def _last_user(turns: Sequence[Message]) -> str:
-    return next(turn.content for turn in reversed(turns) if turn.role == "user")

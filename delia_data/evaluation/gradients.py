@@ -114,8 +114,7 @@ class RowGradients:
     @property
     def weighted(self) -> Numbers:
         """Gradients as they add up in a batch, of shape (rows, dimensions)."""
-        weighted: Numbers = self.tokens[:, None] * self.sketches
-        return weighted
+        return np.asarray(self.tokens[:, None] * self.sketches)
 
     def check(self) -> None:
         """Check that the gradients contain information.
@@ -282,17 +281,14 @@ class Cancellation:
 
     Attributes:
         rows: Rows of the group.
-        norm_of_mean: Norm of the mean gradient.
-        mean_of_norms: Mean norm of the gradients.
-        ratio: The first over the second: 1 if all have one direction, 0 if they cancel.
+        ratio: Norm of the mean gradient over mean of the norms: 1 if all have one direction, 0 if
+            they cancel.
         shared: Mean inner product of two different rows over the squared mean norm: the limit of
             the squared ratio for many rows, 0 for unrelated directions; None for one row.
         subsets: The ratio in random subsets of increasing size.
     """
 
     rows: int
-    norm_of_mean: float
-    mean_of_norms: float
     ratio: float
     shared: Estimate | None
     subsets: tuple[SubsetRatio, ...]
@@ -353,8 +349,6 @@ class Buffering:
 
     Attributes:
         ratio: Pairs per task row in the examined mixture.
-        dimensions: Dimensions of the projection.
-        projection_error: Largest relative error of a projected gradient's norm.
         seed: Seed of rows, projection, subsets and resamples.
         pairs: Every measured pair.
         norms: Rank correlation of the pairs' similarity with the norms of their gradients `before`
@@ -364,8 +358,6 @@ class Buffering:
     """
 
     ratio: float
-    dimensions: int
-    projection_error: float
     seed: int
     pairs: tuple[PairGradient, ...]
     norms: Mapping[str, Correlation]
@@ -402,10 +394,6 @@ def measure_buffering(
     sides = {"before": old.norms, "after": new.norms, "change": change}
     return Buffering(
         ratio=float(ratio),
-        dimensions=int(old.sketches.shape[1]),
-        projection_error=max(
-            _projection_error(group) for groups in gradients.values() for group in groups.values()
-        ),
         seed=how.seed,
         pairs=tuple(
             PairGradient(float(s), int(t), float(b), float(a))
@@ -423,13 +411,6 @@ def measure_buffering(
     )
 
 
-def _projection_error(group: RowGradients) -> float:
-    """Return the largest relative error of a sketch's norm, leaving out rows without gradient."""
-    has_gradient = group.norms > 0
-    sketched = np.linalg.norm(group.sketches, axis=1)[has_gradient]
-    return float(np.abs(sketched / group.norms[has_gradient] - 1).max())
-
-
 def cancellation(gradients: RowGradients, how: Resampling) -> Cancellation:
     """Measure how far the gradients of a group of rows cancel.
 
@@ -443,14 +424,10 @@ def cancellation(gradients: RowGradients, how: Resampling) -> Cancellation:
     while size < rows:
         subsets.append(_subset_ratio(gradients, _subsets(generator, rows, size)))
         size *= 4
-    everything = np.ones((1, rows))
-    subsets.append(_subset_ratio(gradients, everything))
-    [norm_of_mean], [mean_of_norms], _ = _norms(gradients, everything)
+    subsets.append(_subset_ratio(gradients, np.ones((1, rows))))
     return Cancellation(
         rows=rows,
-        norm_of_mean=float(norm_of_mean),
-        mean_of_norms=float(mean_of_norms),
-        ratio=float(norm_of_mean / mean_of_norms),
+        ratio=subsets[-1].mean,
         shared=_shared(gradients, how) if rows > 1 else None,
         subsets=tuple(subsets),
     )
@@ -464,22 +441,14 @@ def _subsets(generator: np.random.Generator, rows: int, size: int) -> Numbers:
     return weights
 
 
-def _norms(gradients: RowGradients, members: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """Return norm of the mean and mean norm of subsets, and the norm if rows were unrelated.
-
-    The squared norm of a mean of unrelated gradients is the sum of the squares of its summands.
-    """
+def _subset_ratio(gradients: RowGradients, members: Numbers) -> SubsetRatio:
     shares = members * gradients.tokens
     shares /= shares.sum(axis=1, keepdims=True)
-    norm_of_mean = np.linalg.norm(shares @ gradients.sketches, axis=1)
-    unrelated = np.sqrt(shares**2 @ gradients.norms**2)
-    return norm_of_mean, shares @ gradients.norms, unrelated
-
-
-def _subset_ratio(gradients: RowGradients, members: Numbers) -> SubsetRatio:
-    norm_of_mean, mean_of_norms, unrelated = _norms(gradients, members)
+    mean_of_norms = shares @ gradients.norms
     mean_of_norms[mean_of_norms == 0] = np.nan
-    ratios = norm_of_mean / mean_of_norms
+    ratios = np.linalg.norm(shares @ gradients.sketches, axis=1) / mean_of_norms
+    # The squared norm of a mean of unrelated gradients is the sum of the squares of its summands.
+    unrelated = np.sqrt(shares**2 @ gradients.norms**2)
     return SubsetRatio(
         rows=int(members[0].sum()),
         mean=float(np.nanmean(ratios)),
@@ -585,16 +554,12 @@ def rank_correlation(
         lengths: Shape (rows,).
         how: Settings of the intervals.
     """
-    columns = (np.asarray(column, dtype=np.float64) for column in (left, right, lengths))
-    x, y, z = (_ranks(column) for column in columns)
+    ranks = []  # from 1; equal values share their mean rank
+    for column in (left, right, lengths):
+        _, place, counts = np.unique(column, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
+    x, y, z = ranks
     return Correlation(_linear(x, y, how), _linear(_residual(x, z), _residual(y, z), how))
-
-
-def _ranks(values: Numbers) -> Numbers:
-    """Return ranks from 1; equal values share their mean rank."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Numbers = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return ranks
 
 
 def _residual(values: Numbers, other: Numbers) -> Numbers:

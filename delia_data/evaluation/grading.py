@@ -147,18 +147,15 @@ def agreement(form: AnswerFormat, answer: str, other: str) -> float | None:
     Objects agree in the share of keys with equal values, labels if they are equal; case, spaces and
     a final period make no difference. An answer that is not in the format agrees with no other.
     """
-    match form.kind:
-        case "json":
-            values = [parse_answer(text, form.keys) for text in (answer, other)]
-            first, second = (None if one is None else one.value for one in values)
-            if first is None or second is None:
-                return 0.0
-            equal = [plain_label(first[key]) == plain_label(second[key]) for key in form.keys]
-            return sum(equal) / len(equal)
-        case "label":
-            texts = [form.read(text) for text in (answer, other)]
-            return float(None not in texts and plain_label(answer) == plain_label(other))
-    return None
+    if form.kind not in ("json", "label"):
+        return None
+    first, second = form.read(answer), form.read(other)
+    if first is None or second is None:
+        return 0.0
+    if form.kind == "label":
+        return float(plain_label(answer) == plain_label(other))
+    equal = [plain_label(first.value[k]) == plain_label(second.value[k]) for k in form.keys]
+    return sum(equal) / len(equal)
 
 
 def write_scored_rows(path: str | os.PathLike[str], rows: Sequence[ScoredRow]) -> None:

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from delia_data._batches import batches
 from delia_data._optional import require
 from delia_data.errors import InputError
-from delia_data.evaluation.representation import evaluating, pad_right
+from delia_data.evaluation.representation import evaluating, length_batches
 from delia_data.ranking import rank
 from delia_data.records import Record
 from delia_data.sampling import read_cache
@@ -97,22 +96,21 @@ def divergences(
         switched_off: Returns the context in which `untrained` answers as the untrained model.
         tokens: The special tokens.
     """
-    encoded = [(row.id, encode(tokenizer, row, every_answer=True)) for row in pairs]
-    encoded.sort(key=lambda one: len(one[1].ids))
+    encoded = [encode(tokenizer, row, every_answer=True) for row in pairs]
     vocabulary = tokenizer.get_vocab()
     token_ids = [vocabulary[token] for token in split_tokens(*tokens) if token in vocabulary]
-    device = model.get_input_embeddings().weight.device
-    for batch in batches(encoded, _BATCH):
-        ids, mask, _ = pad_right([row.ids for _, row in batch], device)
+    sequences, device = [row.ids for row in encoded], model.get_input_embeddings().weight.device
+    for batch, ids, mask, _ in length_batches(sequences, _BATCH, device):
         given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         with evaluating(untrained), switched_off():
             before = untrained(**given).logits
         with evaluating(model):
             after = model(**given).logits
-        for number, (row_id, row) in enumerate(batch):
-            places = [place - 1 for place, counts in enumerate(row.mask) if counts and place]
+        for number, index in enumerate(batch):
+            marks = encoded[index].mask
+            places = [place - 1 for place, counts in enumerate(marks) if counts and place]
             each = divergence(before[number, places], after[number, places], without=token_ids)
-            yield Divergence(row_id, float(each.sum()), len(places))
+            yield Divergence(pairs[index].id, float(each.sum()), len(places))
 
 
 def divergence(p: torch.Tensor, q: torch.Tensor, *, without: Sequence[int] = ()) -> torch.Tensor:
@@ -150,41 +148,6 @@ def similarities(
         left, right = (turn([side[i] for i in differing]) for side in (ours, theirs))
         values[differing] = (np.asarray(left) * np.asarray(right)).sum(axis=1)
     return [float(value) for value in values]
-
-
-_ITEM: Final = re.compile(r"\s*(?:[-*•+#>|]|\(?\w{1,3}[.)])\s")
-_ENDS: Final = tuple(".!?…。！？؟।'\"”’»)]}`*_~|>=")
-_FEWEST_WORDS: Final = 4
-_WORDS: Final = """
-    a an the of to in on at by for from with and or but nor as that which who whose is are was
-    were be been has have had will would can could should may might must not than into about its
-    their his her your our my this these those because if when while such very
-"""
-_OPEN_WORDS: Final = frozenset(_WORDS.split())
-
-
-def ends_in_mid_sentence(text: str) -> bool:
-    """Return whether a text stops within a sentence.
-
-    It does if its last line ends with a comma, a colon, a dash, an opening bracket or a word such
-    as "the", or has several words and no mark at its end. Items of lists and short lines need no
-    mark, unless the items before them have one.
-    """
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    if not lines:
-        return False
-    last = lines[-1]
-    words = last.split()
-    if last.endswith((",", ";", ":", "-", "–", "—", "(", "[", "{")):
-        return True
-    if len(words) > 1 and words[-1].casefold() in _OPEN_WORDS:
-        return True
-    if last.endswith(_ENDS) or not last[-1].isalnum() or len(words) < _FEWEST_WORDS:
-        return False
-    if not _ITEM.match(lines[-1]):
-        return True
-    earlier = [line for line in lines[:-1] if _ITEM.match(line)]
-    return bool(earlier) and all(line.endswith(_ENDS) for line in earlier)
 
 
 def satisfies(answer: str, constraints: Mapping[str, Any]) -> bool:
@@ -251,15 +214,15 @@ def lm_eval_scores(
 
     files = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
     manager = TaskManager(include_path=[str(file.resolve().parent) for file in files] or None)
-    known = [Path(name).stem if Path(name) in files else name for name in names]
-    if missing := [name for name in known if name not in manager.all_tasks]:
+    task_names = [Path(name).stem if Path(name) in files else name for name in names]
+    if missing := [name for name in task_names if name not in manager.all_tasks]:
         raise InputError(
             f"lm-eval has no task {missing[0]!r}: see lm-eval ls tasks, or give a YAML file whose "
             "name is that of its task"
         )
     results = lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-        tasks=known,
+        tasks=task_names,
         task_manager=manager,
         bootstrap_iters=0,
         log_samples=False,

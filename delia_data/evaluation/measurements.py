@@ -1,37 +1,91 @@
-"""Measurements of an adapter before and after training: their file, tables and figures."""
+"""Measure an adapter before and after training: its file, tables and figures (`delia measure`).
+
+out/
+    measurements.json    all measurements (`Measurements`)
+    figures/*.png        their figures
+    manifest.json        settings, and hashes of the adapter, the task and the cache
+    FINISHED
+
+To add a measurement, name it in `MeasureName`, add a field to `Measurements` and a method to
+`_Measuring` of the same name, and show it in `measurement_tables` and `measurement_figures`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from delia_data.errors import InputError
-from delia_data.evaluation.bootstrap import Cell, Estimate, cell, decimal
+from delia_data._optional import require
+from delia_data.errors import InputError, TokenError
+from delia_data.evaluation.bootstrap import Cell, Estimate, Resampling, cell, decimal
 from delia_data.evaluation.figures import (
-    DASHED,
-    DOTTED,
     Drawing,
-    Palette,
-    draw_intervals,
-    name_rows,
-    plain_log_ticks,
-    put_legend,
+    alignment_by_block,
+    cancellation_by_rows,
+    cosines_with_held_out,
+    norms_by_similarity,
     short,
+    state_space_sizes,
 )
-from delia_data.evaluation.gradients import GROUP_TITLES, WHENS, Buffering, When
-from delia_data.evaluation.representation import Alignment, Band, Curve, first_middle_last
-from delia_data.evaluation.state_space import StateSpace
+from delia_data.evaluation.gradients import (
+    DIMENSIONS,
+    GROUP_TITLES,
+    WHENS,
+    Buffering,
+    RowGradients,
+    When,
+    initial_weights,
+    measure_buffering,
+    row_gradients,
+)
+from delia_data.evaluation.representation import (
+    Alignment,
+    Band,
+    Curve,
+    first_middle_last,
+    measure_alignment,
+)
+from delia_data.evaluation.state_space import MASS, StateSpace, measure_state_space
 from delia_data.evaluation.tables import Table
-from delia_data.outputs import from_json, read_manifest
+from delia_data.outputs import (
+    FINISHED,
+    MANIFEST,
+    Manifest,
+    Number,
+    Settings,
+    check_folder_is_ours,
+    check_same_settings,
+    file_sha256,
+    finish,
+    folder_lock,
+    from_json,
+    is_finished,
+    read_manifest,
+    setting,
+    write_json,
+)
+from delia_data.ranking import rank
+from delia_data.records import Record
+from delia_data.sampling import read_cache
+from delia_data.sampling.embeddings import Embed, Embedder
+from delia_data.tasks import read_task_rows
+from delia_data.tasks.reading import with_query
+from delia_data.tokens import set_template_options
 
 MEASUREMENTS: Final = "measurements.json"
+FIGURES: Final = "figures"
+_PLAN: Final = "measuring.json"
+_UNDIVERSIFIED: Final = "undiversified"
 
 MeasureName = Literal["representation", "state-space", "buffering"]
 MEASURES: Final[tuple[MeasureName, ...]] = get_args(MeasureName)
@@ -70,15 +124,11 @@ class Measurements:
     @property
     def measured(self) -> tuple[MeasureName, ...]:
         """Names of the measurements taken."""
-        return tuple(name for name in MEASURES if getattr(self, field_of(name)) is not None)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the measurements as JSON values."""
-        return asdict(self)
+        return tuple(name for name in MEASURES if getattr(self, _field(name)) is not None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = MEASUREMENTS) -> Measurements:
-        """Build measurements from the result of `as_dict`, with groups in the order of tables.
+        """Build measurements from the values of their file, with groups in the order of tables.
 
         Raises:
             FormatError: A value is missing or has the wrong type.
@@ -86,7 +136,7 @@ class Measurements:
         return from_json(cls, _ordered(values), where)
 
 
-def field_of(name: MeasureName) -> str:
+def _field(name: MeasureName) -> str:
     """Return the field of `Measurements` that has a measurement."""
     return name.replace("-", "_")
 
@@ -112,6 +162,322 @@ def read_measurements(folder: str | os.PathLike[str]) -> Measurements:
         raise InputError(f"{root} has no measurements: give a folder that delia measure wrote")
     values = json.loads((root / MEASUREMENTS).read_text(encoding="utf-8"))
     return Measurements.from_dict(values, where=str(root / MEASUREMENTS))
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSettings(Settings):
+    """Settings of the measurements."""
+
+    rows: int = setting(48, "Maximum number of held-out rows, and of task rows.", "Rows", ge=2)
+    pairs: int = setting(96, "Maximum number of pairs, for buffering.", "Rows", ge=3)
+    keywords: tuple[str, ...] = ()
+    """Words to compare the token with; default: those of the task."""
+    words: int = setting(256, "Ordinary words to sample from the vocabulary as controls.", ge=16)
+    ratio: Number | None = setting(
+        None,
+        "Pairs per task row in the mixture whose gradient is examined. Default: that of the "
+        "adapter's training, or all pairs of the cache if it was trained without pairs.",
+        "Rows",
+        ge=0,
+    )
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "Type to compute in.")
+    seed: int = setting(0, "Seed of rows, words and projection.", ge=0)
+    template_options: Mapping[str, Any] | None = None
+    """Options of the chat template that replace those of the training."""
+
+
+def measure(
+    adapter: str | os.PathLike[str],
+    task: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    what: Sequence[str] | None = None,
+    settings: MeasureSettings | None = None,
+    device: str = "cpu",
+    embed: Embed | None = None,
+    on_progress: Callable[[MeasureName, int, int], None] = lambda what, done, total: None,
+) -> Measurements:
+    """Measure an adapter before and after its training.
+
+    A killed run continues when it is called again. A finished folder gets the measurements that
+    it lacks.
+
+    Args:
+        adapter: Folder that `delia train` wrote, with LoRA and the token's row.
+        task: Folder that `delia diversify` wrote.
+        out: Folder for the measurements, the figures and the manifest.
+        cache: Pairs for buffering: a cache folder or a file.
+        what: Names in `MEASURES`; default: all, without buffering if there is no cache.
+        settings: The settings.
+        device: Device to compute on.
+        embed: Turns texts into vectors of length 1, for buffering; default: all-MiniLM-L6-v2.
+        on_progress: Called with the name of a measurement, the number of its parts done, and the
+            number in all.
+
+    Returns:
+        All measurements of the folder.
+
+    Raises:
+        InputError: The adapter, the task or the cache cannot be measured.
+        TokenError: The adapter was trained for another token than the task's.
+        SettingsError: The folder was begun with other settings or inputs.
+        ForeignFolderError: The folder contains something else.
+        LockedError: Another process measures into the folder.
+        UnfinishedError: The adapter, the task or the cache is not finished.
+        MissingExtraError: A library or the embedding model is not installed.
+    """
+    what = tuple(what if what is not None else MEASURES if cache is not None else MEASURES[:2])
+    unknown = [name for name in what if name not in MEASURES]
+    if unknown or not what:
+        raise InputError(
+            f"no measurement is called {', '.join(unknown) or 'nothing'}: "
+            f"give some of {','.join(MEASURES)}"
+        )
+    names = [name for name in MEASURES if name in what]
+    settings, root = settings or MeasureSettings(), Path(out)
+    rows = _read_rows(Path(task), settings)
+    job = _Measuring(Path(adapter), rows, settings, device, cache, embed)
+    job.check(names)
+    if "buffering" in names and embed is None:
+        job.embed = Embedder()
+    require("matplotlib", extra="train")  # needed in the last step, after minutes of others
+    recorded = {**asdict(settings), "mass": MASS, "dimensions": DIMENSIONS}
+    recorded["keywords"] = list(settings.keywords)
+    options = recorded.pop("template_options")
+    plan = {
+        **recorded,
+        "template_options": options,
+        "adapter_sha256": file_sha256(job.adapter / MANIFEST),
+        "task_sha256": rows.sha256,
+    }
+    if cache is not None and "buffering" in names:
+        file = Path(cache) / MANIFEST if Path(cache).is_dir() else Path(cache)
+        plan["cache_sha256"] = file_sha256(file)
+    check_folder_is_ours(root, frozenset({_PLAN, MEASUREMENTS, FIGURES}), sign=_PLAN)
+    with folder_lock(root):
+        plan, file = _check_plan(root, plan), root / MEASUREMENTS
+        if file.is_file():
+            values = json.loads(file.read_text(encoding="utf-8"))
+            measurements = Measurements.from_dict(values, where=str(file))
+        else:
+            manifest = read_manifest(job.adapter)
+            model, steps = manifest.settings["model"], manifest.details["steps"]
+            measurements = Measurements(model, rows.token, steps, manifest.rows)
+        missing = [name for name in names if name not in measurements.measured]
+        if is_finished(root) and not missing:
+            return measurements
+        (root / FINISHED).unlink(missing_ok=True)
+        write_json(root / _PLAN, plan)
+        for name in missing:
+            measured = getattr(job, _field(name))(partial(on_progress, name))
+            measurements = replace(measurements, **{_field(name): measured})
+            write_json(file, asdict(measurements))
+        shutil.rmtree(root / FIGURES, ignore_errors=True)
+        figures = chain.from_iterable(measurement_figures(measurements).values())
+        for number, (drawing, *_) in enumerate(figures):
+            file_name = "".join(c if c.isalnum() else "-" for c in drawing.name)
+            drawing.png(root / FIGURES / f"{number}-{file_name}.png")
+        settings_of_run = {"measures": list(measurements.measured), **recorded}
+        if options:
+            settings_of_run["template_options"] = options
+        finish(
+            root,
+            Manifest(
+                kind="evaluation",
+                settings=settings_of_run,
+                inputs={name: str(plan[name]) for name in plan if name.endswith("_sha256")},
+                rows={"held_out": len(rows.held_out), "task": len(rows.train)},
+            ),
+        )
+    return measurements
+
+
+Progress = Callable[[int, int], None]
+"""Called with the number of parts of a measurement that are done, and the number in all."""
+
+
+def _check_plan(root: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan of the folder with what this call adds to it.
+
+    Raises:
+        SettingsError: The plans differ. A cache that no earlier measurement read is no difference.
+    """
+    if not (root / _PLAN).is_file():
+        return dict(plan)
+    earlier = dict(json.loads((root / _PLAN).read_text(encoding="utf-8")))
+    shared = [name for name in plan if name in earlier or name != "cache_sha256"]
+    check_same_settings(
+        root, {name: earlier.get(name) for name in shared}, {name: plan[name] for name in shared}
+    )
+    return {**earlier, **plan}
+
+
+class _Rows(NamedTuple):
+    """Rows of a task to measure.
+
+    `common` has the training rows in one wording and `plain` the held-out rows without the token;
+    either is empty if the task does not have them. `trained` is the number of all training rows.
+    """
+
+    token: str
+    keywords: tuple[str, ...]
+    train: list[Record]
+    common: list[Record]
+    held_out: list[Record]
+    plain: list[Record]
+    trained: int
+    sha256: str
+
+
+def _read_rows(folder: Path, settings: MeasureSettings) -> _Rows:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a task folder: give a folder that delia diversify wrote")
+    task = read_task_rows(folder)
+    if not task.train or not task.test:
+        raise InputError(
+            f"task {folder} has {len(task.train)} training rows and {len(task.test)} held-out "
+            "rows, and both are measured: diversify it with held-out rows (--test, --test-share)"
+        )
+    train = [row.record for row in task.train]
+    common: list[Record] = []
+    if is_finished(folder / _UNDIVERSIFIED):
+        common = [row.record for row in read_task_rows(folder / _UNDIVERSIFIED).train]
+        if [row.answer for row in common] != [row.answer for row in train]:
+            common = []
+    selected = _selected(train, settings.rows, settings.seed, "task")
+    test = [row.record for row in task.test]
+    held_out = [task.test[i] for i in _selected(test, settings.rows, settings.seed, "held out")]
+    plain = [with_query(row.record, row.plain) for row in held_out if row.plain]
+    return _Rows(
+        token=task.token,
+        keywords=settings.keywords
+        or tuple(map(str, read_manifest(folder).details.get("keywords") or ())),
+        train=[train[index] for index in selected],
+        common=[common[index] for index in selected] if common else [],
+        held_out=[row.record for row in held_out],
+        plain=plain if len(plain) == len(held_out) else [],
+        trained=len(train),
+        sha256=task.sha256,
+    )
+
+
+def _selected(rows: Sequence[Record], count: int, seed: int, purpose: str) -> list[int]:
+    """Return the indices of the first rows by keyed hash of their ids."""
+    key = f"measure {purpose}"
+    return sorted(range(len(rows)), key=lambda i: (rank(seed, rows[i].id, key), i))[:count]
+
+
+@dataclass
+class _Measuring:
+    """An adapter and the rows to measure it on, with a method for each measurement."""
+
+    adapter: Path
+    rows: _Rows
+    settings: MeasureSettings
+    device: str
+    cache: str | os.PathLike[str] | None
+    embed: Embed | None
+
+    def check(self, names: Sequence[MeasureName]) -> None:
+        """Report wrong inputs before anything is loaded or written."""
+        from delia_data.training.adapter import adapter_settings
+        from delia_data.training.loading import load_prepared_tokenizer
+
+        trained = adapter_settings(self.adapter)
+        if self.settings.template_options:
+            set_template_options(load_prepared_tokenizer(trained), self.settings.template_options)
+        if self.rows.token not in trained.tokens:
+            raise TokenError(
+                f"{self.adapter} was trained for the token {', '.join(trained.tokens)}, and the "
+                f"task's token is {self.rows.token}: give the task that it was trained on"
+            )
+        if trained.adaptation == "full":
+            raise InputError(
+                f"{self.adapter} is a full model: its state before training and LoRA's gradients "
+                "are known for adapters only; train with adaptation lora or qlora"
+            )
+        if "representation" in names and not self.rows.keywords:
+            raise InputError("the task has no keywords to compare the token with: give --keyword")
+        if "buffering" in names and self.cache is None:
+            raise InputError("buffering is measured on pairs: give a cache (--cache)")
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """The model with its adapter, and the tokenizer; loaded when first needed."""
+        from delia_data.training.adapter import open_adapter
+
+        torch = require("torch", extra="local")
+        model, tokenizer = open_adapter(self.adapter, device=self.device)
+        set_template_options(tokenizer, self.settings.template_options)
+        return model.to(getattr(torch, self.settings.dtype)), tokenizer
+
+    def _at(self, progress: Progress) -> Iterator[tuple[When, tuple[Any, Any]]]:
+        """Yield the model and the tokenizer before and after training."""
+        for done, when in enumerate(WHENS):
+            progress(done, len(WHENS))
+            with initial_weights(self._loaded[0]) if when == "before" else nullcontext():
+                yield when, self._loaded
+        progress(len(WHENS), len(WHENS))
+
+    def representation(self, progress: Progress) -> dict[When, Alignment]:
+        words, seed = self.settings.words, self.settings.seed
+        token, keywords = self.rows.token, self.rows.keywords
+        return {
+            when: measure_alignment(*loaded, token, keywords, words=words, seed=seed)
+            for when, loaded in self._at(progress)
+        }
+
+    def state_space(self, progress: Progress) -> dict[When, dict[Which, StateSpace]]:
+        groups: dict[Which, list[Record]] = {"with": self.rows.held_out, "without": self.rows.plain}
+        return {
+            when: {
+                which: measure_state_space(*loaded, rows) for which, rows in groups.items() if rows
+            }
+            for when, loaded in self._at(progress)
+        }
+
+    def buffering(self, progress: Progress) -> Buffering:
+        from delia_data.training.adapter import adapter_settings
+
+        assert self.cache is not None
+        settings, task, embed = self.settings, self.rows, self.embed or Embedder()
+        cached = [
+            record
+            for record in read_cache(self.cache)
+            if not any(task.token in message.content for message in record.messages)
+        ]
+        if len(cached) < 3:
+            raise InputError(
+                f"{self.cache} has {len(cached)} pairs, and at least 3 are needed: sample more"
+            )
+        pairs = [cached[i] for i in _selected(cached, settings.pairs, settings.seed, "pairs")]
+        ratio, trained = settings.ratio, read_manifest(self.adapter).rows
+        if ratio is None:
+            from_cache = trained.get("cache", 0)
+            ratio = from_cache / trained["task"] if from_cache else len(cached) / task.trained
+        of_pairs, of_task = (
+            np.asarray(embed([f"{row.query}\n{row.answer}" for row in rows]), dtype=np.float64)
+            for rows in (pairs, task.train)
+        )
+        groups = {"pairs": pairs, "task": task.train}
+        groups |= {"held_out": task.held_out, "common": task.common}
+        gradients: dict[When, dict[str, RowGradients]] = {"before": {}, "after": {}}
+        done, total = 0, len(WHENS) * sum(map(len, groups.values()))
+        for when, loaded in self._at(lambda *_: None):
+            for name, rows in groups.items():
+                if rows:
+                    gradients[when][name] = row_gradients(
+                        *loaded,
+                        rows,
+                        seed=settings.seed,
+                        max_length=adapter_settings(self.adapter).max_length,
+                        on_row=partial(lambda done, row: progress(done + row, total), done),
+                    )
+                done += len(rows)
+        similarity = of_pairs @ of_task.mean(axis=0)
+        how = Resampling(seed=settings.seed)
+        return measure_buffering(gradients, similarity, ratio=ratio, how=how)
 
 
 def measurement_tables(measurements: Measurements) -> dict[MeasureName, list[Table]]:
@@ -266,149 +632,3 @@ def measurement_figures(measurements: Measurements) -> dict[str, list[Measuremen
             ),
         ]
     return figures
-
-
-def alignment_by_block(after: Alignment, before: Alignment, keyword: str) -> Drawing:
-    """Draw the token's distance to one keyword in every block, with controls (paper, Figure 2).
-
-    Args:
-        after: Alignment of the trained model.
-        before: Alignment before training.
-        keyword: The keyword, one of those measured.
-    """
-    new, old = (next(k for k in a.keywords if k.keyword == keyword) for a in (after, before))
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        curve, band, color = new.token.relative, new.ordinary["relative"], palette.series[0]
-        blocks = range(1, len(curve.mean) + 1)
-        words = f"{len(after.controls)} ordinary words"
-        token = short(after.token)
-        lines = [
-            (band.mean, palette.muted, "-", words),
-            *(
-                (distances.relative.mean, palette.series[1], style, f"untrained token ({how})")
-                for (how, distances), style in zip(
-                    new.untrained.items(), (DASHED, DOTTED), strict=False
-                )
-            ),
-            (old.token.relative.mean, color, DASHED, f"{token} before"),
-            (curve.mean, color, "-", f"{token} after"),
-        ]
-        marker = "o" if len(blocks) == 1 else ""
-        for values, line_color, style, label in lines:
-            axes.plot(blocks, values, color=line_color, ls=style, marker=marker, label=label)
-        axes.fill_between(blocks, band.low, band.high, color=palette.muted, alpha=0.15, lw=0)
-        if curve.sd is not None:
-            mean, sd = np.asarray(curve.mean), np.asarray(curve.sd)
-            axes.fill_between(blocks, mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
-        axes.set_xlabel("transformer block")
-        axes.set_ylabel("L2 / ordinary median")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylim(bottom=0)
-        put_legend(figure, title=f"distance to “{short(keyword)}” of", alignment="left")
-
-    description = f"L2 from {after.token} to {keyword} in every block, with controls"
-    return Drawing(f"alignment-{keyword}", description, paint)
-
-
-def state_space_sizes(spaces: Mapping[str, StateSpace]) -> Drawing:
-    """Draw the state space of every row, one line of dots per group (paper, Figure 4).
-
-    Args:
-        spaces: By a name to show, such as `"before, with <sep>"`; at least one.
-    """
-
-    def paint(_figure: Any, axes: Any, palette: Palette) -> None:
-        for row, (name, space) in enumerate(spaces.items()):
-            color = palette.series[0] if "after" in name else palette.muted
-            sizes = sorted(each.size for each in space.rows)
-            # Dots of equal sizes are spread out instead of drawn on top of each other.
-            heights = [row + 0.5 * (i / max(1, len(sizes) - 1) - 0.5) for i in range(len(sizes))]
-            axes.scatter(sizes, heights, s=8, color=color, alpha=0.6, lw=0)
-            axes.vlines(space.size, row - 0.35, row + 0.35, color=palette.ink, lw=1.6)
-        axes.set_xscale("log")
-        plain_log_ticks(axes.xaxis)
-        axes.set_xlim(left=0.8)
-        name_rows(axes, list(spaces))
-        mass = next(iter(spaces.values())).mass
-        axes.set_xlabel(f"tokens that have {mass:.0%} of the probability")
-
-    means = ", ".join(f"{name} {space.size:.1f}" for name, space in spaces.items())
-    return Drawing(
-        "state-space", f"Tokens that may begin the answer, geometric means: {means}", paint
-    )
-
-
-def norms_by_similarity(buffering: Buffering) -> Drawing:
-    """Draw every pair's gradient norm against its similarity to the task (claim 2)."""
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        similarity = [pair.similarity for pair in buffering.pairs]
-        for when, color, marker in zip(
-            WHENS, (palette.muted, palette.series[0]), "os", strict=True
-        ):
-            norms = [getattr(pair, when) for pair in buffering.pairs]
-            rank = buffering.norms[when].plain
-            label = f"{when} training, ρ {'undefined' if rank is None else f'{rank.value:+.2f}'}"
-            look = {"s": 11, "color": color, "marker": marker, "alpha": 0.65, "lw": 0}
-            axes.scatter(similarity, norms, label=label, **look)
-        axes.set_yscale("log")
-        plain_log_ticks(axes.yaxis)
-        axes.set_xlabel("similarity of pair and task")
-        axes.set_ylabel("norm of its gradient")
-        put_legend(figure)
-
-    description = f"Gradient norms of {len(buffering.pairs)} pairs by similarity, before and after"
-    return Drawing("norms", description, paint)
-
-
-def cancellation_by_rows(buffering: Buffering, when: str) -> Drawing:
-    """Draw how far gradients cancel in more and more rows, by group (claim 1).
-
-    Args:
-        buffering: The measurement.
-        when: `"before"` or `"after"` training.
-    """
-    groups = buffering.cancelling[when]
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        for (name, group), color in zip(groups.items(), palette.series, strict=False):
-            rows, mean, low, high = zip(
-                *((s.rows, s.mean, s.low, s.high) for s in group.subsets), strict=True
-            )
-            axes.fill_between(rows, low, high, color=color, alpha=0.12, lw=0)
-            axes.plot(rows, mean, color=color, marker="o", markersize=3, label=GROUP_TITLES[name])
-        longest = max(groups.values(), key=lambda group: group.rows).subsets
-        unrelated = [(subset.rows, subset.independent) for subset in longest]
-        look = {"color": palette.muted, "ls": DASHED, "label": "unrelated directions"}
-        axes.plot(*zip(*unrelated, strict=True), **look)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel("rows")
-        axes.set_ylabel("norm of mean / mean norm")
-        put_legend(figure)
-
-    return Drawing(f"canceling-{when}", f"How far gradients cancel, {when} training", paint)
-
-
-def cosines_with_held_out(buffering: Buffering) -> Drawing:
-    """Draw the cosines of mean gradients with that of the held-out task rows."""
-    names = list(buffering.cosines["before"].groups)
-
-    def paint(figure: Any, axes: Any, palette: Palette) -> None:
-        looks = {"before": (-0.13, palette.muted), "after": (0.13, palette.series[0])}
-        for when, (offset, color) in looks.items():
-            cosines = buffering.cosines[when]
-            estimates = [cosines.groups[name] for name in names]
-            draw_intervals(axes, estimates, color, offset=offset, label=f"{when} training")
-            (low, mean, high), row = cosines.subsets, len(names) + offset
-            axes.hlines(row, low, high, color=color, lw=1.6, alpha=0.6)
-            axes.scatter(mean, row, s=18, color=color, marker="D", alpha=0.6)
-        name_rows(axes, [*(GROUP_TITLES[name] for name in names), "subsets of pairs"])
-        axes.axvline(0, color=palette.muted, lw=0.8)
-        axes.set_xlabel("cosine with the held-out task's gradient")
-        put_legend(figure)
-
-    description = "Cosines of mean gradients with that of held-out task rows"
-    return Drawing("cosines", description, paint)

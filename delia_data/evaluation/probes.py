@@ -154,8 +154,8 @@ class EvalTask:
             raise InputError(f"{root} is not a folder: give the one that delia diversify wrote")
         manifest, rows, wordings = read_manifest(root), read_rows(root), _read_wordings(root)
         details: Mapping[str, Any] = manifest.details
-        known = details.get("scoring")
-        by: Scoring | None = scoring or (known if known in SCORINGS else None)
+        declared = details.get("scoring")
+        by: Scoring | None = scoring or (declared if declared in SCORINGS else None)
         form = AnswerFormat.of(
             [row.record.answer for row in (*rows.train, *rows.test)],
             keys=[str(key) for key in details.get("keys", ())],
@@ -353,6 +353,6 @@ def _plain(row: HeldOutRow) -> str:
     return row.worded.plain
 
 
-def _row(row: HeldOutRow, asked: str) -> ProbeRow:
+def _row(row: HeldOutRow, question: str) -> ProbeRow:
     record = row.record
-    return ProbeRow(record.id, record.query, with_query(record, asked).prompt, record.answer)
+    return ProbeRow(record.id, record.query, with_query(record, question).prompt, record.answer)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from delia_data._batches import batches
 from delia_data._optional import require
 from delia_data.errors import InputError, TokenError
 from delia_data.ranking import rank
@@ -33,6 +34,7 @@ DEFAULT_CONTEXTS: Final = (
     "What is the capital of Iceland? Give the answer in the {word} style",
 )
 _NEAREST: Final = 5  # words listed per block
+_CONTROLS: Final = 16  # words whose distances to the keywords are measured
 _BATCH: Final = 32
 _SPACES: Final = frozenset({" ", "Ġ", "▁"})  # a space in the pieces of tokenizers
 _SHORTEST: Final = 3  # letters; shorter pieces are mostly parts of other words
@@ -111,17 +113,25 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def pad_right(
-    rows: Sequence[Sequence[int]], device: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return ids and attention mask of shape (rows, longest), and the index of each last id."""
+def length_batches(
+    sequences: Sequence[Sequence[int]], batch_size: int, device: Any
+) -> Iterator[tuple[Sequence[int], torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yield batches of sequences of similar length, padded on the right.
+
+    Yields:
+        The indices of the sequences; their ids and the attention mask, each of shape (batch,
+        longest); and the index of each last id, of shape (batch,).
+    """
     import torch
 
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
-    return ids, mask, lengths - 1
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    for batch in batches(order, batch_size):
+        rows = [sequences[index] for index in batch]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
+        yield batch, ids, mask, lengths - 1
 
 
 def states_at_last(
@@ -151,11 +161,8 @@ def states_at_last(
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone = getattr(causal, causal.base_model_prefix)
     embedding = model.get_input_embeddings()
-    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     states: dict[int, torch.Tensor] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        ids, mask, ends = pad_right([sequences[i] for i in batch], embedding.weight.device)
+    for batch, ids, mask, ends in length_batches(sequences, batch_size, embedding.weight.device):
         every = torch.arange(len(batch), device=ids.device)
         inputs = {"input_ids": ids}
         if last_embedding is not None:
@@ -351,7 +358,6 @@ def measure_alignment(
     *,
     contexts: Sequence[str] = DEFAULT_CONTEXTS,
     words: int = 256,
-    controls: int = 16,
     seed: int = 0,
 ) -> Alignment:
     """Measure distances from the token and from controls to the keywords.
@@ -365,7 +371,6 @@ def measure_alignment(
         keywords: Words to compare it with.
         contexts: Texts that contain `{word}` once, read without a chat template.
         words: Ordinary words to sample. Memory holds `words * blocks * width` numbers.
-        controls: How many of them are controls.
         seed: Seed of the words and the random row.
 
     Raises:
@@ -379,10 +384,8 @@ def measure_alignment(
         raise InputError(f"keywords {list(keywords)} contain no word: give words to compare with")
     if not contexts or any(context.count(WORD_SLOT) != 1 for context in contexts):
         raise InputError(f"contexts {list(contexts)} must each contain {WORD_SLOT} once")
-    if words < 2 or not 1 <= controls <= words:
-        raise InputError(
-            f"words {words}, controls {controls}: give 1 <= controls <= words and words >= 2"
-        )
+    if words < 2:
+        raise InputError(f"words {words}: give at least 2")
     rows = untrained_rows(model, _token_id(model, tokenizer, token), seed=seed)
     sample = ordinary_words(tokenizer, words, contexts, seed=seed, without=[*keywords, token])
 
@@ -399,7 +402,7 @@ def measure_alignment(
             median,
             _distances(at_keywords, at_token, median),
             _distances(at_words, at_token, median),
-            torch.stack([_distances(at_words[:controls], k, median) for k in at_keywords]),
+            torch.stack([_distances(at_words[:_CONTROLS], k, median) for k in at_keywords]),
             torch.stack([_distances(at_untrained, k, median) for k in at_keywords]),
         )
 
@@ -414,7 +417,7 @@ def measure_alignment(
         token=token,
         contexts=tuple(contexts),
         words=len(sample),
-        controls=sample[:controls],
+        controls=sample[:_CONTROLS],
         seed=seed,
         median=tuple(medians.mean(0).tolist()),
         keywords=tuple(

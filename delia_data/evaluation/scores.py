@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
@@ -34,7 +34,7 @@ from delia_data.evaluation.bootstrap import (
 )
 from delia_data.evaluation.generation import MODEL, SYSTEMS, UNTRAINED
 from delia_data.evaluation.grading import Outcome, ScoredRow, obeys
-from delia_data.evaluation.keep import SIMILAR, Divergence, ends_in_mid_sentence
+from delia_data.evaluation.keep import SIMILAR, Divergence
 from delia_data.evaluation.probes import LEAK_PROBES, EvalTask
 from delia_data.evaluation.translation import CorpusMetric, score_corpus
 from delia_data.outputs import from_json
@@ -45,7 +45,6 @@ BOTH: Final = "both"
 """Column of answers that are in the formats of both tokens asked."""
 VERSION: Final = 2
 """Version of `evaluation.json`; the numbers of earlier ones mean something else."""
-_SHARE: Final = (0.0, 1.0)
 
 
 class Number(NamedTuple):
@@ -138,8 +137,6 @@ class Evaluation:
         leaks: The leak in each probe.
         rows: Requests by probe.
         cut: Answers of `MODEL` that were cut off, by probe; they are seldom complete.
-        unfinished: Answers to unrelated requests that end in mid-sentence without having been cut
-            off, by system.
         labels: Counts of each label by key, with the token; the key is `"answer"` if the whole
             answer is the label. An answer that is not in the format has none.
         translation: Corpus scores with the token, by the metric's name.
@@ -162,7 +159,6 @@ class Evaluation:
     leaks: Mapping[str, Estimate]
     rows: Mapping[str, int]
     cut: Mapping[str, int]
-    unfinished: Mapping[str, int]
     labels: Mapping[str, tuple[LabelCount, ...]] = field(default_factory=dict)
     translation: Mapping[str, Estimate] = field(default_factory=dict)
     general_tasks: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(
@@ -184,13 +180,9 @@ class Evaluation:
             raise InputError(f"number {name!r} is unknown: use one of {', '.join(BY_NAME)}")
         return self.numbers.get(system, {}).get(name)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the evaluation as JSON values."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "the evaluation") -> Evaluation:
-        """Build an evaluation from the result of `as_dict`.
+        """Build an evaluation from the values of `evaluation.json`.
 
         Raises:
             FormatError: A value is missing or has the wrong type, or an earlier version wrote it.
@@ -219,12 +211,12 @@ def count_formats(
         For each token asked, the answers in the format of each token and in none (`NO_FORMAT`).
     """
     table = {}
-    for asked, texts in answers.items():
+    for token, texts in answers.items():
         counts = dict.fromkeys((*(task.token for task in tasks), NO_FORMAT), 0)
         for text in texts:
             formats = [task.token for task in tasks if _is_in(task, text)]
-            counts[asked if asked in formats else [*formats, NO_FORMAT][0]] += 1
-        table[asked] = counts
+            counts[token if token in formats else [*formats, NO_FORMAT][0]] += 1
+        table[token] = counts
     return table
 
 
@@ -290,7 +282,6 @@ def score(
         numbers[MODEL] |= {} if kl is None else {"kl": kl}
     reasons = {**_reasons(by_probe), **(unknown or {})}
     held_out = [row for row in by_probe.get("held-out", ()) if MODEL in row.outcomes]
-    unrelated = [row.answered for row in by_probe.get("unrelated", ())]
     return Evaluation(
         task=task.name,
         token=task.token,
@@ -299,7 +290,7 @@ def score(
         numbers={name: one for name, one in numbers.items() if one},
         unknown={n: why for n, why in reasons.items() if n not in numbers[MODEL]},
         leaks={
-            probe: bootstrap_mean(values, how, bounds=_SHARE)
+            probe: _estimate("leak", [{probe: values}], how)
             for probe in LEAK_PROBES
             if (values := _leaks(by_probe.get(probe, ())))
         },
@@ -307,15 +298,6 @@ def score(
         cut={
             probe: sum(MODEL in row.answered.cut for row in group)
             for probe, group in by_probe.items()
-        },
-        unfinished={
-            name: sum(
-                name not in row.cut and ends_in_mid_sentence(row.answers[name])
-                for row in unrelated
-                if name in row.answers
-            )
-            for name in SYSTEMS
-            if any(name in row.answers for row in unrelated)
         },
         labels=_count_labels([row.outcomes[MODEL] for row in held_out], task.form.labels),
         translation=_translation(metrics, [held_out], how),
@@ -343,7 +325,7 @@ def _columns(
     def graded(probe: str, value: Callable[[Outcome], float | None]) -> list[float]:
         group = by_probe.get(probe, ())
         outcomes = [row.outcomes.get(system) for row in group]
-        return _known([None if one is None else value(one) for one in outcomes])
+        return _complete([None if one is None else value(one) for one in outcomes])
 
     match number:
         case "follow":
@@ -356,7 +338,7 @@ def _columns(
             columns = {"general": graded("general", lambda one: one.right)}
         case "agree":
             group = by_probe.get("held-out", ())
-            columns = {"held-out": _known([row.agreement.get(system) for row in group])}
+            columns = {"held-out": _complete([row.agreement.get(system) for row in group])}
         case "obey":
             columns = {"forbid": graded("forbid", lambda one: obeys(one.marks))}
         case "leak" if system == MODEL:
@@ -365,10 +347,10 @@ def _columns(
             follow = _columns(by_probe, "follow", system) or {"held-out": []}
             columns = {**follow, **(_columns(by_probe, "leak", system) or {"": []})}
         case "similar" if system == MODEL:
-            values = _known([row.similarity for row in by_probe.get("unrelated", ())])
+            values = _complete([row.similarity for row in by_probe.get("unrelated", ())])
             columns = {"unrelated": [float(value >= SIMILAR) for value in values]}
         case "saved" if system == MODEL:
-            columns = {"held-out": _known([row.saved for row in by_probe.get("held-out", ())])}
+            columns = {"held-out": _complete([row.saved for row in by_probe.get("held-out", ())])}
         case _:
             return None
     return columns if all(columns.values()) else None
@@ -376,13 +358,13 @@ def _columns(
 
 def _leaks(rows: Sequence[ScoredRow]) -> list[float]:
     """Return whether each answer leaks; empty if it is unknown for any."""
-    return _known([row.leaks for row in rows])
+    return _complete([row.leaks for row in rows])
 
 
-def _known(values: Sequence[float | None]) -> list[float]:
+def _complete(values: Sequence[float | None]) -> list[float]:
     """Return values as numbers; empty if any is unknown."""
-    known = [float(value) for value in values if value is not None]
-    return known if len(known) == len(values) else []
+    numbers = [float(value) for value in values if value is not None]
+    return numbers if len(numbers) == len(values) else []
 
 
 def _estimate(
@@ -394,23 +376,26 @@ def _estimate(
     drawn alike in all probes, so that selectivity is paired, too. If no resample differs, the
     exact bound of a share takes the place of the interval.
     """
-    parts = [_statistic(number, columns, how) for columns in systems]
-    (value, drawn, rows), *others = parts
+    (value, drawn, rows), *others = (_statistic(columns, how) for columns in systems)
     for other, resampled, _ in others:
         value, drawn = value - other, drawn - resampled
     if number != "saved" and not np.ptp(drawn):
         lowest = -1.0 if number == "selectivity" else 0.0
-        low, high = (lowest - 1.0, 1.0 - lowest) if others else (lowest, 1.0)
-        return bootstrap_mean([value] * rows, how, bounds=(low, high))
+        bounds = (lowest - 1.0, 1.0 - lowest) if others else (lowest, 1.0)
+        return bootstrap_mean([value] * rows, how, bounds=bounds)
     estimate = how.estimate(value, drawn, rows)
     assert estimate is not None
     return estimate
 
 
 def _statistic(
-    number: str, columns: Mapping[str, Sequence[float]], how: Resampling
+    columns: Mapping[str, Sequence[float]], how: Resampling
 ) -> tuple[float, Numbers, int]:
-    """Return a number of one system, its values in each resample, and its rows."""
+    """Return a mean of one system, its values in each resample, and its rows.
+
+    Of several probes it is the largest mean, subtracted from that of the held-out rows if those are
+    among them.
+    """
     means: dict[str, float] = {}
     drawn: dict[str, Numbers] = {}
     for place, (probe, column) in enumerate(columns.items()):
@@ -420,13 +405,11 @@ def _statistic(
         drawn[probe] = np.concatenate(
             [weights @ table / len(table) for weights in seeded.weights(len(table))]
         )
-    if number not in ("leak", "selectivity"):
-        (probe,) = columns
-        return means[probe], drawn[probe], len(columns[probe])
-    worst = max(means[probe] for probe in LEAK_PROBES)
-    rows = max(len(columns[probe]) for probe in LEAK_PROBES if means[probe] == worst)
-    resampled = np.max([drawn[probe] for probe in LEAK_PROBES], axis=0)
-    if number == "leak":
+    probes = [probe for probe in columns if probe != "held-out" or len(columns) == 1]
+    worst = max(means[probe] for probe in probes)
+    rows = max(len(columns[probe]) for probe in probes if means[probe] == worst)
+    resampled = np.max([drawn[probe] for probe in probes], axis=0)
+    if "held-out" in probes or "held-out" not in columns:
         return worst, resampled, rows
     rows = min(rows, len(columns["held-out"]))
     return means["held-out"] - worst, drawn["held-out"] - resampled, rows
@@ -458,11 +441,11 @@ def _reasons(by_probe: Mapping[str, Sequence[ScoredRow]]) -> dict[str, str]:
 
 
 def _count_labels(
-    outcomes: Sequence[Outcome], known: Mapping[str, Sequence[str]]
+    outcomes: Sequence[Outcome], labels_by_key: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[LabelCount, ...]]:
     """Count the expected and the answered labels of each key that some row expects."""
     counts = {}
-    for key, names in known.items():
+    for key, names in labels_by_key.items():
         pairs = [each.labels[key] for each in outcomes if key in each.labels]
         if pairs:
             labels = sorted({*names, *(expected for expected, _ in pairs)})
@@ -542,10 +525,6 @@ class Comparison:
     how: Resampling
     notes: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the comparison as JSON values."""
-        return asdict(self)
-
 
 def compare(
     ours: Sequence[ScoredRow],
@@ -598,17 +577,16 @@ def compare(
     numbers = {}
     for number in NUMBERS:
         columns = [_columns(side, number.name, MODEL) for side in sides]
-        known = [one for one in columns if one is not None]
-        if len(known) == len(sides):
-            numbers[number.name] = _estimate(number.name, known, how)
+        complete = [one for one in columns if one is not None]
+        if len(complete) == len(sides):
+            numbers[number.name] = _estimate(number.name, complete, how)
     if kl := _kl_difference(*divergences, how):
         numbers["kl"] = kl
     leaks: dict[str, Estimate] = {}
     for probe in LEAK_PROBES:
         mine, its = (_leaks(side.get(probe, ())) for side in sides)
         if mine and its:
-            changes = np.subtract(mine, its)
-            leaks[probe] = bootstrap_mean(changes, how, bounds=(-1.0, 1.0))
+            leaks[probe] = _estimate("leak", [{probe: mine}, {probe: its}], how)
     held_out = [
         pair for pair in pairs.get("held-out", ()) if all(MODEL in row.outcomes for row in pair)
     ]
@@ -626,13 +604,10 @@ def _kl_difference(
     ours: Sequence[Divergence], theirs: Sequence[Divergence], how: Resampling
 ) -> Estimate | None:
     second = {one.id: one for one in theirs}
-    table = [
-        [one.nats, one.tokens, second[one.id].nats, second[one.id].tokens]
-        for one in ours
-        if one.id in second
-    ]
-    if not table:
+    pairs = [(one, second[one.id]) for one in ours if one.id in second]
+    if not pairs:
         return None
+    table = [[a.nats, a.tokens, b.nats, b.tokens] for a, b in pairs]
     return bootstrap(table, lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], how)
 
 

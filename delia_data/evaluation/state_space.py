@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, Final
 
-from delia_data._batches import batches
 from delia_data.errors import InputError
-from delia_data.evaluation.representation import evaluating, pad_right
+from delia_data.evaluation.representation import evaluating, length_batches
 from delia_data.records import Record
 from delia_data.tokens import encode
 
@@ -58,12 +57,10 @@ class StateSpace:
 
     Attributes:
         mass: Probability mass of the counted tokens, such as 0.95.
-        vocabulary: Number of tokens in the distribution.
         rows: One entry per row.
     """
 
     mass: float
-    vocabulary: int
     rows: tuple[FirstToken, ...]
 
     @property
@@ -133,22 +130,30 @@ def measure_state_space(
     Raises:
         InputError: There are no rows, there is no chat template, or an answer has no token.
     """
+    import torch
+
     if not rows:
         raise InputError("a state space needs at least one row, and 0 rows were given")
     encoded = [encode(tokenizer, row) for row in rows]
     if empty := sum(not row.answer_ids for row in encoded):
         raise InputError(f"{empty} of {len(rows)} answers have no token: give rows with answers")
     characters = first_characters(tokenizer, int(model.get_output_embeddings().weight.shape[0]))
-    order = sorted(range(len(rows)), key=lambda index: len(encoded[index].prompt_ids))
     measured: dict[int, FirstToken] = {}
+    prompts, device = (
+        [row.prompt_ids for row in encoded],
+        model.get_input_embeddings().weight.device,
+    )
     with evaluating(model):
-        for batch in batches(order, batch_size):
-            logits = _logits_after(model, [encoded[index].prompt_ids for index in batch])
+        for batch, ids, mask, ends in length_batches(prompts, batch_size, device):
+            # The model applies its head only to the positions at which a prompt ends.
+            positions, which = torch.unique(ends, return_inverse=True)
+            given = {"attention_mask": mask, "logits_to_keep": positions, "use_cache": False}
+            logits = model(input_ids=ids, **given).logits[torch.arange(len(batch)), which].float()
             opening = _opening(characters, [rows[index].answer for index in batch])
             expected = [encoded[index].answer_ids[0] for index in batch]
             tokens = first_tokens(logits, expected, opening.to(logits.device))
             measured |= zip(batch, tokens, strict=True)
-    return StateSpace(MASS, len(characters), tuple(measured[index] for index in range(len(rows))))
+    return StateSpace(MASS, tuple(measured[index] for index in range(len(rows))))
 
 
 class StateSpaceWatch:
@@ -185,9 +190,9 @@ def first_characters(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> lis
         tokenizer: The tokenizer.
         vocabulary: Rows of the output head, which may be more than the tokenizer's tokens.
     """
-    known = min(vocabulary, len(tokenizer))
-    texts = tokenizer.batch_decode([[number] for number in range(known)])
-    return [str(text).lstrip()[:1] for text in texts] + [""] * (vocabulary - known)
+    decoded = min(vocabulary, len(tokenizer))
+    texts = tokenizer.batch_decode([[number] for number in range(decoded)])
+    return [str(text).lstrip()[:1] for text in texts] + [""] * (vocabulary - decoded)
 
 
 def _opening(characters: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
@@ -197,17 +202,3 @@ def _opening(characters: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
     begins = [answer.lstrip()[:1] for answer in answers]
     masks = {begin: torch.tensor([begin == c for c in characters]) for begin in set(begins)}
     return torch.stack([masks[begin] for begin in begins])
-
-
-def _logits_after(model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return float32 logits after the last id of each prompt, of shape (prompts, vocabulary).
-
-    The model applies its head only to the positions at which a prompt ends.
-    """
-    import torch
-
-    ids, mask, ends = pad_right(prompts, model.get_input_embeddings().weight.device)
-    positions, which = torch.unique(ends, return_inverse=True)
-    output = model(input_ids=ids, attention_mask=mask, logits_to_keep=positions, use_cache=False)
-    logits: torch.Tensor = output.logits[torch.arange(len(prompts), device=ids.device), which]
-    return logits.float()

@@ -20,14 +20,7 @@ from delia_data.evaluation.generation import ANSWERS, ASKING
 from delia_data.models import load_model, load_tokenizer, widen
 from delia_data.outputs import MANIFEST, is_finished, read_manifest, weights_sha256
 from delia_data.records import Message
-from delia_data.tokens import (
-    INITS,
-    add_token,
-    render_ids,
-    set_template_options,
-    split_tokens,
-    thinking_note,
-)
+from delia_data.tokens import render_ids, set_template_options, split_tokens, thinking_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,8 +35,8 @@ class SwitchedOffEngine(TransformersEngine):
 
     def __init__(
         self,
+        folder: str | os.PathLike[str],
         model: PreTrainedModel,
-        before: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_size: int,
@@ -51,35 +44,23 @@ class SwitchedOffEngine(TransformersEngine):
         """Wrap a trained model, which a `TransformersEngine` may use as well.
 
         Args:
-            model: The trained model, with the adapter merged.
-            before: The model before training; its changed weights are kept, the rest is not.
-            tokenizer: The tokenizer of both.
+            folder: Folder that `delia train` wrote.
+            model: Its model, loaded with the adapter merged.
+            tokenizer: Its tokenizer.
             batch_size: Number of answers to generate at a time.
         """
+        from delia_data.training.adapter import adapter_settings
+        from delia_data.training.loading import load_prepared
+
         super().__init__(model, tokenizer, batch_size=batch_size)
+        settings, device = adapter_settings(folder), str(model.device)
+        before = widen(load_prepared(settings, tokenizer, device=device, whole=True))
         weights = dict(before.named_parameters())
         self._changed = [
             (weight, weights[name])
             for name, weight in model.named_parameters()
             if not weight.equal(weights[name])
         ]
-
-    @classmethod
-    def of(
-        cls,
-        folder: str | os.PathLike[str],
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        batch_size: int,
-    ) -> SwitchedOffEngine:
-        """Make the engine for the model of a folder that `delia train` wrote, already loaded."""
-        from delia_data.training.adapter import adapter_settings
-        from delia_data.training.loading import load_prepared
-
-        settings, device = adapter_settings(folder), str(model.device)
-        before = widen(load_prepared(settings, tokenizer, device=device, whole=True))
-        return cls(model, before, tokenizer, batch_size=batch_size)
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
@@ -164,10 +145,8 @@ def open_system(
     options: Mapping[str, Any],
     *,
     token: str,
-    add: str | None = None,
     untrained: str | None = None,
     tokenizer: str | None = None,
-    seed: int = 0,
 ) -> System:
     """Open a system to evaluate.
 
@@ -176,64 +155,48 @@ def open_system(
         engine: Name of the engine.
         options: Options of the engine.
         token: The task's token.
-        add: Initialization of the token's embedding, to add the token to a model without it.
         untrained: The untrained model as the engine takes it, or the folder of its finished
             evaluation. An adapter needs none: its model is untrained with the adapter off.
         tokenizer: Model whose tokenizer counts the tokens of prompts, for engines that load no
             model here.
-        seed: Seed of the initialization.
 
     Raises:
         InputError: The model, the engine or an option cannot be used.
-        TokenError: The adapter was trained for another token, or the model has the token already.
+        TokenError: The adapter was trained for another token.
         UnfinishedError: The adapter's training, or the evaluation of the untrained model, is not
             finished.
     """
-    if add is not None and add not in INITS:
-        raise InputError(f"init {add!r} is unknown: use one of {', '.join(INITS[:2])}")
-    if add == "description":
-        raise InputError(
-            "--add-token takes mean or normal: for init description, write a model with delia "
-            "prepare, and evaluate it"
-        )
-    trained = _is_adapter(Path(model))
-    reference: Path | None = None
+    is_adapter = _is_adapter(Path(model))
+    reference: Engine | Path | None = None
     if untrained is not None and (Path(untrained) / ASKING).is_file():
-        reference, untrained = Path(untrained), None
+        reference = Path(untrained)
         if not is_finished(reference) or not (reference / ANSWERS).is_file():
             raise UnfinishedError(
                 f"{reference} is not a finished evaluation: run delia evaluate there again"
             )
     if engine != "transformers":
-        if trained:
+        if is_adapter:
             raise InputError(
                 f"{model} is an adapter, and engine {engine} does not take one: merge it with "
                 "delia export and give the result, or use --engine transformers"
             )
-        if add is not None:
-            raise InputError(
-                f"--add-token is for --engine transformers: for {engine}, write a model with "
-                "delia prepare, and give it"
-            )
         counter = None
         if tokenizer is not None or engine not in (*_SERVERS, "mock"):
             counter = load_tokenizer(tokenizer or model, options.get("template_options"))
-        return System(
-            load_engine(engine, model=model, **options),
-            reference or (load_engine(engine, model=untrained, **options) if untrained else None),
-            counter,
-            notes=_notes_of(engine, counter, token),
-            weights=_weights(model),
-        )
+        loaded = load_engine(engine, model=model, **options)
+        if untrained is not None and reference is None:
+            reference = load_engine(engine, model=untrained, **options)
+        notes = [] if engine == "mock" else _notes_on(counter, token)
+        if engine in _SERVERS:
+            notes = [f"unknown whether {token} is a single token of the served model"]
+        return System(loaded, reference, counter, notes=notes, weights=_weights(model))
     given = dict(options)
     device, batch_size = given.pop("device", "cpu"), given.pop("batch_size", _BATCH_SIZE)
     template = given.pop("template_options", None)
     if given:
         raise InputError(f"engine 'transformers' has no option {', '.join(sorted(given))}")
-    if trained:
-        if add is not None:
-            raise InputError(f"{model} is an adapter, which has its token: omit --add-token")
-        if untrained is not None or reference is not None:
+    if is_adapter:
+        if untrained is not None:
             raise InputError(
                 f"{model} is an adapter, and its model with the adapter off is the untrained one: "
                 "omit --untrained"
@@ -241,27 +204,18 @@ def open_system(
         return open_adapter_system(
             model, token=token, device=device, batch_size=batch_size, template_options=template
         )
-    loaded, own = load_model(model, device=device), load_tokenizer(model, template)
-    notes = _notes_on(own, token)
-    if add is not None:
-        if _pieces(own, token) == len(split_tokens(token)):
-            raise TokenError(f"{model} already has {token}: omit --add-token")
-        init: Any = add
-        for number, one in enumerate(split_tokens(token)):
-            add_token(loaded, own, one, init=init, seed=seed + number)
-        added = f"{token} was added to the model with embedding {add}, and not trained"
-        notes = [added, *_notes_on(own, token)]
-    other = None
-    if untrained is not None:
+
+    def load(name: str) -> TransformersEngine:
+        own = load_tokenizer(name, template)
+        return TransformersEngine(load_model(name, device=device), own, batch_size=batch_size)
+
+    mine = load(model)
+    if untrained is not None and reference is None:
         if _is_adapter(Path(untrained)):
             raise InputError(f"{untrained} is an adapter: give its model as --untrained")
-        other = TransformersEngine(
-            load_model(untrained, device=device),
-            load_tokenizer(untrained, template),
-            batch_size=batch_size,
-        )
-    mine = TransformersEngine(loaded, own, batch_size=batch_size)
-    return System(mine, reference or other, own, notes=notes, weights=_weights(model))
+        reference = load(untrained)
+    notes = _notes_on(mine.tokenizer, token)
+    return System(mine, reference, mine.tokenizer, notes=notes, weights=_weights(model))
 
 
 def open_adapter_system(
@@ -295,7 +249,7 @@ def open_adapter_system(
         )
     model, tokenizer = load_adapter(folder, device=device)
     set_template_options(tokenizer, template_options)
-    off = SwitchedOffEngine.of(folder, model, tokenizer, batch_size=batch_size)
+    off = SwitchedOffEngine(folder, model, tokenizer, batch_size=batch_size)
     engine = TransformersEngine(model, tokenizer, batch_size=batch_size)
     notes = _notes_on(tokenizer, token)
     return System(engine, off, tokenizer, tokens, notes, _weights(folder))
@@ -311,21 +265,14 @@ def _is_adapter(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _ADAPTER)
 
 
-def _notes_of(engine: str, tokenizer: Any, token: str) -> list[str]:
-    """Return notes on a token in a model that another engine loads."""
-    if engine in _SERVERS:
-        return [f"unknown whether {token} is a single token of the served model"]
-    return [] if engine == "mock" else _notes_on(tokenizer, token)
-
-
-def _notes_on(tokenizer: PreTrainedTokenizerBase, token: str) -> list[str]:
-    pieces, thinking = _pieces(tokenizer, token), thinking_note(tokenizer)
+def _notes_on(tokenizer: Any, token: str) -> list[str]:
+    """Return notes on a token in a model that is loaded with a tokenizer."""
+    pieces, thinking = (
+        len(tokenizer.encode(token, add_special_tokens=False)),
+        thinking_note(tokenizer),
+    )
     unknown = f"{token} is not a token of this model, which reads it as {pieces} tokens"
     return [
         *([unknown] if pieces != len(split_tokens(token)) else []),
         *([thinking] if thinking else []),
     ]
-
-
-def _pieces(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    return len(tokenizer.encode(token, add_special_tokens=False))

@@ -30,7 +30,7 @@ from delia_data.errors import FormatError, InputError, MissingExtraError
 from delia_data.evaluation.generation import MODEL, UNTRAINED, generate_answers
 from delia_data.evaluation.grading import grade_answers
 from delia_data.evaluation.keep import divergences, read_pairs, similarities
-from delia_data.evaluation.representation import evaluating, measure_alignment
+from delia_data.evaluation.representation import evaluating, length_batches, measure_alignment
 from delia_data.evaluation.state_space import StateSpaceWatch
 from delia_data.evaluation.system import SwitchedOffEngine
 from delia_data.experiments.grid import Cell
@@ -132,7 +132,7 @@ class CellResult:
     similarities: tuple[float, ...] = ()
 
 
-_ADAPTER_OF_RESULT: Final = TypeAdapter(CellResult)
+_FORMAT: Final = TypeAdapter(CellResult)
 
 
 def write_result(folder: str | os.PathLike[str], result: CellResult) -> None:
@@ -144,7 +144,7 @@ def read_result(folder: str | os.PathLike[str]) -> CellResult:
     """Read a result from a cell's folder; raise `FormatError` if another version wrote it."""
     file = Path(folder) / RESULT
     try:
-        return _ADAPTER_OF_RESULT.validate_json(file.read_bytes())
+        return _FORMAT.validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise FormatError(
             f"{file} is not a result of this version: delete its folder and run again"
@@ -181,7 +181,7 @@ def run_cell(
         answers = _answers(cell, method, inputs, model, tokenizer, folder / ANSWERS)
         off = None
         if trained is not None and trained.settings["adaptation"] != "full":
-            off = SwitchedOffEngine.of(adapter, model, tokenizer, batch_size=inputs.batch_size)
+            off = SwitchedOffEngine(adapter, model, tokenizer, batch_size=inputs.batch_size)
         similar = _similarities(inputs, off, folder / ANSWERS)
     with clock.timed("measure"):
         distances = () if training is None else _distances(inputs, model, tokenizer)
@@ -217,11 +217,11 @@ def run_cell(
         Manifest(
             kind="evaluation",
             settings={
-                "cell": cell.as_dict(),
+                "cell": asdict(cell),
                 "training": (training.settings if training else settings).as_dict(),
                 "probes": [probe.name for probe in inputs.probes],
                 "max_tokens": inputs.max_tokens,
-                "examples": inputs.examples,
+                "examples": inputs.data.examples,
             },
             inputs={
                 **{n: h for n, h in inputs.hashes.items() if n != "cache" or cell.ratio},
@@ -422,26 +422,18 @@ def answer_losses(
     if not rows:
         raise InputError("there are no rows to measure the loss of: give at least one")
     encoded = [encode(tokenizer, row) for row in rows]
-    order = sorted(range(len(rows)), key=lambda place: len(encoded[place].ids))
-    device = model.get_input_embeddings().weight.device
+    sequences, device = [row.ids for row in encoded], model.get_input_embeddings().weight.device
     losses: dict[int, AnswerLoss] = {}
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            batch = [encoded[place] for place in places]
-            width = max(len(one.ids) for one in batch)
-            ids = torch.tensor([one.ids + [0] * (width - len(one.ids)) for one in batch])
-            mask = torch.tensor([[1] * len(o.ids) + [0] * (width - len(o.ids)) for o in batch])
-            logits = model(
-                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-            ).logits
-            for number, (place, one) in enumerate(zip(places, batch, strict=True)):
-                begin, end = len(one.prompt_ids), len(one.ids)
+        for batch, ids, mask, _ in length_batches(sequences, batch_size, device):
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            for number, index in enumerate(batch):
+                begin, end = len(encoded[index].prompt_ids), len(encoded[index].ids)
                 scores = logits[number, begin - 1 : end - 1].float()
-                target = ids[number, begin:end].to(device)
+                target = ids[number, begin:end]
                 loss = torch.nn.functional.cross_entropy(scores, target, reduction="sum")
-                losses[place] = AnswerLoss(float(loss), end - begin)
-    return [losses[place] for place in range(len(rows))]
+                losses[index] = AnswerLoss(float(loss), end - begin)
+    return [losses[index] for index in range(len(rows))]
 
 
 class TaskLossWatch:

@@ -63,12 +63,12 @@ def draw_figures(results: Results, folder: str | os.PathLike[str]) -> list[str]:
     return drawn
 
 
-def block_drawings(results: Results) -> Iterator[tuple[str, Drawing]]:
-    """Yield the drawings of Figure 2, one for each keyword, by method and then by task rows."""
+def block_drawings(results: Results) -> Iterator[tuple[str, str, Drawing]]:
+    """Yield the drawings of Figure 2: by method, then by task rows, each for every keyword."""
     series = zip(("by method", "of DELIA, by task rows"), _block_series(results), strict=True)
     for axis, lines in series:
         for word in results.keywords(FORMATTED) if lines else ():
-            yield axis, _block_drawing(lines, word, axis)
+            yield axis, word, _block_drawing(lines, word, axis)
 
 
 def curve_drawings(results: Results) -> Iterator[tuple[str, Drawing]]:

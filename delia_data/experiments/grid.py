@@ -16,14 +16,15 @@ A block is a product; a cell that is in several blocks runs once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
-from delia_data.engines import ENGINES, Sampling
+from delia_data.engines import ENGINES
 from delia_data.errors import InputError, SettingsError, printable, unknown_name
 from delia_data.evaluation.probes import DEFAULT_PROBES, PROBES
 from delia_data.experiments.methods import METHODS, get_method
@@ -39,6 +40,23 @@ TRANSLATIONS: Final[Mapping[ExperimentName, str]] = {
     "is-en": "Icelandic-English",
 }
 SCALES: Final = ("tiny", "pairs", "kinds", "small", "paper")
+
+_NO_OTHER_KEYS: Final = ConfigDict(extra="forbid")
+
+
+def _one_of(kind: str, names: Collection[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"{unknown_name(kind, name, names)}; use one of {', '.join(names)}")
+        return name
+
+    return AfterValidator(check)
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Engine = Annotated[str, _one_of("engine", ENGINES)]
+_MethodName = Annotated[str, _one_of("method", METHODS)]
+_ProbeName = Annotated[str, _one_of("probe", PROBES)]
 
 
 def task_of(experiment: str) -> ExperimentName:
@@ -89,12 +107,8 @@ class Cell:
         parts = [f"{name}-{value:.12g}" for name, value in axes if value is not None]
         return "_".join([self.experiment, self.method, *parts])
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the cell as plain values."""
-        return asdict(self)
 
-
-@dataclass(frozen=True, slots=True)
+@checked_dataclass(frozen=True, slots=True, config=_NO_OTHER_KEYS)
 class CacheSettings:
     """How the pairs of an experiment are sampled if no cache is given.
 
@@ -112,14 +126,14 @@ class CacheSettings:
         exchanged: Give each query the answer of another query: text that the model would not write.
     """
 
-    pairs: int
-    max_tokens: int = 512
+    pairs: _Count
+    max_tokens: _Count = 512
     keep_truncated: bool = False
-    temperature: float = 0.7
-    top_p: float = 0.95
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     queries: str = "bundled"
-    engine: str = "transformers"
-    batch_size: int = 32
+    engine: _Engine = "transformers"
+    batch_size: _Count = 32
     system: str | None = None
     writer: str | None = None
     exchanged: bool | None = None
@@ -128,37 +142,18 @@ class CacheSettings:
         """Return what the pairs on disk depend on."""
         return {k: v for k, v in asdict(self).items() if v is not None and k != "exchanged"}
 
-    def __post_init__(self) -> None:
-        if self.pairs < 1 or self.batch_size < 1:
-            raise SettingsError("cache: pairs and batch_size must be at least 1")
-        if self.engine not in ENGINES:
-            raise SettingsError(
-                f"cache: engine {self.engine!r} must be one of {', '.join(ENGINES)}"
-            )
-        Sampling(self.temperature, self.top_p, self.max_tokens)
 
-
-@dataclass(frozen=True, slots=True)
+@checked_dataclass(frozen=True, slots=True, config=_NO_OTHER_KEYS)
 class Block:
     """A product of methods, task rows, ratios and seeds."""
 
-    methods: tuple[str, ...]
-    rows: tuple[int, ...] = (100,)
-    ratios: tuple[float, ...] = (0.0,)
-    seeds: tuple[int, ...] = (0,)
-
-    def __post_init__(self) -> None:
-        problems = [unknown_name("method", m, METHODS) for m in self.methods if m not in METHODS]
-        problems += [f"rows {n} must be at least 1" for n in self.rows if n < 1]
-        problems += [f"ratio {r} must be 0 or more" for r in self.ratios if not r >= 0]
-        problems += [
-            f"{f.name} must not be empty" for f in fields(self) if not getattr(self, f.name)
-        ]
-        if problems:
-            raise SettingsError("; ".join(problems))
+    methods: Annotated[tuple[_MethodName, ...], Field(min_length=1)]
+    rows: Annotated[tuple[_Count, ...], Field(min_length=1)] = (100,)
+    ratios: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0,)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
 
 
-@dataclass(frozen=True, slots=True)
+@checked_dataclass(frozen=True, slots=True, config=_NO_OTHER_KEYS)
 class Seconds:
     """Seconds per row and epoch of training, per cell for the rest, and per sampled pair."""
 
@@ -167,7 +162,7 @@ class Seconds:
     pair: float
 
 
-@dataclass(frozen=True, slots=True)
+@checked_dataclass(frozen=True, slots=True, config=_NO_OTHER_KEYS)
 class Experiment:
     """One model on one task.
 
@@ -199,28 +194,19 @@ class Experiment:
     training: Mapping[str, Any] = field(default_factory=dict)
     held_out_pairs: str | None = None
     contrast: float = 0.0
-    held_out_rows: int = 100
-    probes: tuple[str, ...] = DEFAULT_PROBES
-    max_tokens: int = 64
+    held_out_rows: _Count = 100
+    probes: tuple[_ProbeName, ...] = DEFAULT_PROBES
+    max_tokens: _Count = 64
     examples: int = 4
-    steps: int | None = None
-    watch_every_steps: int = 20
-    watched_rows: int = 16
-    batch_size: int = 32
+    steps: Annotated[int | None, Field(ge=1)] = None
+    watch_every_steps: _Count = 20
+    watched_rows: _Count = 16
+    batch_size: _Count = 32
     seconds: Seconds | None = None
 
     def __post_init__(self) -> None:
-        numbers = ("held_out_rows", "max_tokens", "watch_every_steps", "watched_rows", "batch_size")
-        if self.steps is not None and self.steps < 1:
-            raise SettingsError("steps must be at least 1")
-        if wrong := [name for name in numbers if getattr(self, name) < 1]:
-            raise SettingsError(f"{', '.join(wrong)} must be at least 1")
         if "held-out" not in self.probes:
             raise SettingsError("probes must include held-out, which the tables need")
-        if unknown := [name for name in self.probes if name not in PROBES]:
-            raise SettingsError(
-                f"{unknown_name('probe', unknown[0], PROBES)}: use some of {', '.join(PROBES)}"
-            )
         if fixed := sorted({"model", "seed", "device"} & set(self.training)):
             raise SettingsError(
                 f"training: {', '.join(fixed)} cannot be set here: the model is a key of the "
@@ -243,7 +229,7 @@ class Experiment:
         return TrainSettings.from_dict(values, where="training")
 
 
-@dataclass(frozen=True, slots=True)
+@checked_dataclass(frozen=True, slots=True, config=_NO_OTHER_KEYS)
 class Grid:
     """All experiments of a run.
 
@@ -317,9 +303,6 @@ class Grid:
                                 yield Cell.of(name, method, rows, ratio, seed)
 
 
-_KINDS: Final = (CacheSettings, Block, Seconds, Experiment, Grid)
-for _kind in _KINDS:
-    setattr(_kind, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
 _ADAPTER: Final = TypeAdapter(Grid)
 
 
@@ -335,7 +318,8 @@ def read_grid(grid: str | os.PathLike[str]) -> Grid:
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
-    keys = sorted({f.name for kind in _KINDS for f in fields(kind)})
+    kinds = (CacheSettings, Block, Seconds, Experiment, Grid)
+    keys = sorted({field.name for kind in kinds for field in fields(kind)})
     for problem in error.errors():
         place = printable(".".join(str(part) for part in problem["loc"]))
         message = problem["msg"].removeprefix("Value error, ")

@@ -18,8 +18,7 @@ from delia_data.errors import InputError
 from delia_data.evaluation.probes import EvalTask, Probe, make_probes
 from delia_data.experiments.grid import FORMATTED, Cell, Experiment, task_of
 from delia_data.experiments.methods import Material
-from delia_data.mixing import Pairs, TaskRows, read_task_rows
-from delia_data.mixing.task_rows import ContrastRow
+from delia_data.mixing import read_task_rows
 from delia_data.outputs import MANIFEST, file_sha256, is_finished
 from delia_data.records import Message, Record
 from delia_data.sampling import (
@@ -45,15 +44,10 @@ class ExperimentInputs:
     """The inputs that all cells of one experiment share.
 
     Attributes:
-        task: The task with all of its training rows.
+        data: The task with all of its training rows, their wordings, the cache, contrast rows.
         training: Settings of the training; the seed is that of the cell.
-        pairs: The cache.
-        held_out_pairs: Cache whose last pairs KL is measured on, unless `losses` has pairs.
         hashes: Hashes of task and cache, for the manifest.
-        wordings: Candidate wordings of the training rows.
-        rows: The training rows in their wordings, where they are given in place of `wordings`.
-        contrast: Contrast rows of all training rows.
-        examples: Task rows shown in a prompt, for the methods that show any.
+        held_out_pairs: Cache whose last pairs KL is measured on, unless `losses` has pairs.
         steps: Optimizer steps of every training; None for those of its epochs.
         eval_task: The task as the evaluation sees it; None generates no answers.
         probes: The held-out rows to answer, the same for every cell.
@@ -65,16 +59,11 @@ class ExperimentInputs:
         losses: Rows whose loss is measured after the training, by name.
     """
 
-    task: Task
+    data: Material
     training: TrainSettings
-    pairs: Pairs
     hashes: Mapping[str, str]
-    wordings: tuple[Wording, ...] = ()
-    rows: TaskRows | None = None
-    contrast: tuple[ContrastRow, ...] = ()
-    examples: int = 4
-    steps: int | None = None
     held_out_pairs: Path | None = None
+    steps: int | None = None
     eval_task: EvalTask | None = None
     probes: tuple[Probe, ...] = ()
     max_tokens: int = 64
@@ -84,32 +73,35 @@ class ExperimentInputs:
     keywords: tuple[str, ...] = ()
     losses: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
 
+    @property
+    def task(self) -> Task:
+        """The task with all of its training rows."""
+        return self.data.task
+
     def material(self, cell: Cell) -> Material:
         """Return the data that a cell's method may use."""
-        rows, seed = cell.rows, cell.seed or 0
-        if rows is not None and rows > len(self.task.train):
+        rows, seed, every = cell.rows, cell.seed or 0, self.task.train
+        if rows is not None and rows > len(every):
             raise InputError(
                 f"cell {cell.name} asks for {rows} task rows, and task {self.task.name} has "
-                f"{len(self.task.train)}: lower rows in the grid"
+                f"{len(every)}: lower rows in the grid"
             )
-        train = limit(self.task.train, rows, seed)
-        contrast = self.contrast
-        if len(train) < len(self.task.train):
+        train = limit(every, rows, seed)
+        contrast = self.data.contrast
+        if len(train) < len(every):
             contrast = tuple(
                 one
                 for one in contrast
                 if one.kind == "about"
                 or any(row.query in one.teacher_messages[-1].content for row in train)
             )
-        return Material(
+        return replace(
+            self.data,
             task=replace(self.task, train=train),
-            wordings=self.wordings,
-            rows=self.rows,
             contrast=contrast,
-            pairs=self.pairs if cell.ratio else (),
+            pairs=self.data.pairs if cell.ratio else (),
             ratio=cell.ratio or 0.0,
             seed=seed,
-            examples=self.examples,
         )
 
 
@@ -148,16 +140,18 @@ def read_inputs(
     if (pairs / MANIFEST).is_file():
         hashes["cache"] = file_sha256(pairs / MANIFEST)
     return ExperimentInputs(
-        task=task,
+        Material(
+            task,
+            tuple(wordings),
+            exchanged or pairs,
+            contrast=read_task_rows(contrast).contrast if contrast is not None else (),
+            examples=experiment.examples,
+        ),
         training=experiment.settings(),
-        pairs=exchanged or pairs,
         held_out_pairs=pairs
         if experiment.held_out_pairs is None
         else Path(cache_path(experiment.held_out_pairs)),
         hashes=hashes,
-        wordings=tuple(wordings),
-        contrast=read_task_rows(contrast).contrast if contrast is not None else (),
-        examples=experiment.examples,
         steps=experiment.steps,
         eval_task=eval_task,
         probes=probes,

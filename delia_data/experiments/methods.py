@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from delia_data.diversify import diversify, undiversified
-from delia_data.engines import Engine
+from delia_data.engines import Engine, RequestStream, Sampling
+from delia_data.engines.local import encode_prompt
+from delia_data.engines.transformers import Row, TransformersEngine
 from delia_data.errors import InputError, unknown_name
-from delia_data.experiments.prompting import Prompt, controlled_engine, dipmt, in_context
 from delia_data.mixing import Pairs, TaskRows, mix
 from delia_data.mixing.task_rows import ContrastRow
 from delia_data.ranking import rank
-from delia_data.records import Record, write_record
+from delia_data.records import Message, Record, write_record
 from delia_data.tasks import Task, Wording
 from delia_data.training.settings import TrainSettings, rows_a_step
 
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
 
 Axis = Literal["rows", "ratio", "seed"]
 TrainingRow: TypeAlias = Mapping[str, Any]
+Prompt = Callable[[Sequence[Message], str], tuple[Message, ...]]
+"""Make a prompt from the conversation of a row and the row's bare query."""
+Explain = Callable[[Sequence[Message]], tuple[Message, ...]]
+"""Add the token's explanation to a conversation."""
 EngineFactory = Callable[["PreTrainedModel", "PreTrainedTokenizerBase", "Material", int], Engine]
 """Make an engine from a model, its tokenizer, the material and a batch size."""
 
@@ -134,7 +140,6 @@ class Method:
     Attributes:
         name: Name in grids and on the command line.
         title: Name in tables, as in the paper if the paper has the method.
-        summary: Description in one line.
         training: Make the rows and settings. None uses the plain model, whose tokenizer splits the
             token into ordinary pieces.
         prompt: Make the function that builds the prompt of a row. None keeps the row's own prompt.
@@ -146,7 +151,6 @@ class Method:
 
     name: str
     title: str
-    summary: str
     training: MakeTraining | None = None
     prompt: Callable[[Material], Prompt] | None = None
     engine: EngineFactory | None = None
@@ -183,10 +187,13 @@ def _train_mixture(*, diversified: bool, pairs: bool) -> MakeTraining:
 
 
 _delia = _train_mixture(diversified=True, pairs=True)
+_no_wordings = _train_mixture(diversified=False, pairs=True)
+_no_diverse = _train_mixture(diversified=True, pairs=False)
 _common = _train_mixture(diversified=False, pairs=False)
 
 
 def _no_pairs(material: Material, settings: TrainSettings) -> Training:
+    """Train on a wording for each row, without pairs, for as many steps as DELIA."""
     rows = material.mixture(diversified=True, pairs=False)
     return match_steps(rows, material, settings)
 
@@ -196,10 +203,12 @@ def _no_pairs(material: Material, settings: TrainSettings) -> Training:
 
 
 def _delia_kl(material: Material, settings: TrainSettings) -> Training:
+    """Train on DELIA's rows; pairs are compared with the untrained model."""
     return replace(_delia(material, settings), settings=replace(settings, pairs_loss="kl"))
 
 
 def _contrast(material: Material, settings: TrainSettings) -> Training:
+    """Train on DELIA's rows and contrast rows under the KL loss."""
     _check_contrast(material)
     rows = material.mixture(diversified=True, pairs=True, contrast=None)
     return match_steps(rows, material, replace(settings, pairs_loss="kl"))
@@ -236,12 +245,17 @@ def _row_alone(material: Material, settings: TrainSettings) -> Training:
 
 
 def _pairs_only(material: Material, settings: TrainSettings) -> Training:
+    """Train on the pairs that DELIA takes, without the task."""
     rows = material.mixture(diversified=True, pairs=True)
     return Training(tuple(row for row in rows if row["source"] == "cache"), settings)
 
 
 # No training: the token's embedding row is random, a mean, or that of the description (Welch et
 # al. 2020). The paper's Table 1 calls the last two "random init" and "mean embedding".
+
+
+def _untrained(_: Material, settings: TrainSettings) -> Training:
+    return Training((), settings)
 
 
 def _random_init(material: Material, settings: TrainSettings) -> Training:
@@ -269,10 +283,12 @@ def match_steps(
 
 
 def _step_matched(material: Material, settings: TrainSettings) -> Training:
+    """Train on the task's rows in one wording, for as many steps as DELIA."""
     return match_steps(_common(material, settings).rows, material, settings)
 
 
 def _neftune(material: Material, settings: TrainSettings) -> Training:
+    """Train step-matched, with noise on the embeddings (Jain et al. 2023)."""
     noisy = replace(settings, neftune_alpha=_NEFTUNE_ALPHA, packing=False)
     return _step_matched(material, noisy)
 
@@ -374,7 +390,7 @@ def atomic_facts(task: Task) -> list[tuple[str, tuple[str, ...]]]:
 def fact_rows(task: Task) -> list[dict[str, Any]]:
     """Return the training rows of the facts: one for each question."""
     records = [
-        Record.pair(question, text) for text, asked in atomic_facts(task) for question in asked
+        Record.pair(one, text) for text, questions in atomic_facts(task) for one in questions
     ]
     return [
         {**write_record(record), "source": "task", "source_id": record.id, "wording_id": None}
@@ -391,151 +407,246 @@ def _fact_based(material: Material, settings: TrainSettings) -> Training:
     )
 
 
+# Without training, examples and dictionaries in the prompt: in-context learning, and DiPMT
+# (Ghazvininejad et al. 2023). With DiPMT every text, also those of the examples, comes with
+# dictionary entries of its words:
+#
+#     Translate ... : The dog sleeps.
+#     In this text, the word "dog" means "hundur"; the word "sleeps" means "sefur".
+
+_ENTRIES: Final = 20  # dictionary entries in one prompt, at most
+_WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_NULL: Final = ""  # source word of target words that no word in the sentence explains
+
+
+def in_context(material: Material) -> Prompt:
+    """Return the prompt builder that puts examples before the question."""
+    wording = material.task.common_wording
+    examples = [(wording.fill(row.query), row.answer) for row in _example_rows(material)]
+    return lambda turns, _: _with_examples(examples, turns)
+
+
+def dipmt(material: Material) -> Prompt:
+    """Return the prompt builder that adds dictionary entries and examples."""
+    task = material.task
+    if task.scoring != "translation":
+        raise InputError(
+            f"task {task.name} is not a translation, and DiPMT needs a dictionary of two "
+            "languages: use another method"
+        )
+    dictionary = learn_dictionary(task.train)
+    examples = [
+        (with_entries(task.common_wording.fill(row.query), row.query, dictionary), row.answer)
+        for row in _example_rows(material)
+    ]
+
+    def build(turns: Sequence[Message], query: str) -> tuple[Message, ...]:
+        *before, last = turns
+        question = replace(last, content=with_entries(last.content, query, dictionary))
+        return _with_examples(examples, [*before, question])
+
+    return build
+
+
+def with_entries(question: str, text: str, dictionary: Mapping[str, Sequence[str]]) -> str:
+    """Add the dictionary entries of a text's words to a question about the text."""
+    words = [word for word in dict.fromkeys(_words(text)) if word in dictionary][:_ENTRIES]
+    if not words:
+        return question
+    meanings = {word: '" or "'.join(dictionary[word]) for word in words}
+    entries = "; ".join(f'the word "{word}" means "{each}"' for word, each in meanings.items())
+    return f"{question}\nIn this text, {entries}."
+
+
+def _example_rows(material: Material) -> list[Record]:
+    """Return the first rows in a keyed order, so fewer examples are a prefix of more."""
+    rows = sorted(material.task.train, key=lambda row: rank(material.seed, row.id, "examples"))
+    if len(rows) < material.examples:
+        raise InputError(
+            f"{material.examples} examples do not fit: the task has only {len(rows)} training "
+            "rows; lower the number of examples"
+        )
+    return rows[: material.examples]
+
+
+def _with_examples(
+    examples: Iterable[tuple[str, str]], conversation: Sequence[Message]
+) -> tuple[Message, ...]:
+    """Put examples as earlier turns before a question; a system turn stays first."""
+    system = [turn for turn in conversation[:1] if turn.role == "system"]
+    turns = [
+        turn
+        for question, answer in examples
+        for turn in (Message("user", question), Message("assistant", answer))
+    ]
+    return (*system, *turns, *conversation[len(system) :])
+
+
+def learn_dictionary(
+    rows: Sequence[Record], *, translations: int = 2, rounds: int = 8
+) -> dict[str, tuple[str, ...]]:
+    """Learn a dictionary from translated texts by IBM's model 1 (Brown et al. 1993).
+
+    The probability of each target word given each source word is estimated by expectation
+    maximization from uniform starts. A hundred sentences give a rough dictionary; entries seen in
+    only one sentence and entries with a probability below 0.2 are left out.
+
+    Args:
+        rows: Rows whose query is a text and whose answer is its translation.
+        translations: Translations of a word at most, the most probable first.
+        rounds: Rounds of expectation maximization.
+
+    Returns:
+        Translations by source word, in lower case.
+    """
+    pairs = [([_NULL, *dict.fromkeys(_words(row.query))], _words(row.answer)) for row in rows]
+    chances: dict[str, dict[str, float]] = defaultdict(dict)
+    for source, target in pairs:
+        for s in source:
+            chances[s].update(dict.fromkeys(target, 1.0))
+    for _ in range(rounds):
+        counts: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for source, target in pairs:
+            for t in target:
+                total = sum(chances[s][t] for s in source)
+                for s in source:
+                    counts[s][t] += chances[s][t] / total
+        for s, row in counts.items():
+            mass = sum(row.values())
+            chances[s] = {t: count / mass for t, count in row.items()}
+    sentences = Counter(
+        (s, t) for source, target in pairs for s in source for t in dict.fromkeys(target)
+    )
+    dictionary: dict[str, tuple[str, ...]] = {}
+    for word, row in sorted(chances.items()):
+        entries = [(-p, t) for t, p in row.items() if p >= 0.2 and sentences[word, t] > 1]
+        if word != _NULL and entries:
+            dictionary[word] = tuple(t for _, t in sorted(entries)[:translations])
+    return dictionary
+
+
+def _words(text: str) -> list[str]:
+    return [match.group().casefold() for match in _WORD.finditer(text)]
+
+
+# Controlled text generation (Dekoninck et al. 2023) changes the engine. It combines distributions
+# of the next token, here those of one model after two prompts, with b = 0.5:
+#
+#     softmax( (1 + b) log Q(question and the token's explanation)  -  b log Q(question) )
+#
+# so half of what the explanation adds to the plain question is added once more.
+
+_BIAS: Final = 0.5
+
+
+def controlled_engine(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material, batch_size: int
+) -> ControlledEngine:
+    """Make the engine of controlled text generation for a task."""
+    explain = explained(material.task.token, material.task.description)
+    return ControlledEngine(model, tokenizer, explain, batch_size=batch_size)
+
+
+def explained(token: str, description: str) -> Explain:
+    """Return a function that adds the meaning of the token to a conversation's last turn."""
+    if not description.strip():
+        raise InputError("the task does not say what its token stands for: give a description")
+    meaning = f"{token} stands for {description.strip().rstrip('.')}."
+
+    def explain(turns: Sequence[Message]) -> tuple[Message, ...]:
+        *before, last = turns
+        return (*before, replace(last, content=f"{last.content}\n\n{meaning}"))
+
+    return explain
+
+
+class ControlledEngine(TransformersEngine):
+    """Generates answers to explained prompts, guided away from the answers to the plain ones.
+
+    transformers' classifier-free guidance computes the formula; its scale is `1 + b`.
+    """
+
+    writes_users = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        explain: Explain,
+        *,
+        batch_size: int = 16,
+    ) -> None:
+        """Wrap a model, which computes two rows for each answer of a batch."""
+        super().__init__(model, tokenizer, batch_size=batch_size)
+        self.explain = explain
+
+    def describe(self) -> dict[str, Any]:
+        """Return the engine's name, the weights of its formula and the model's identity."""
+        return {**super().describe(), "engine": "arithmetic", "weights": [1 + _BIAS, -_BIAS]}
+
+    def _generate_continuously(self, stream: RequestStream, sampling: Sampling) -> Iterator[Row]:
+        """Generate in batches, as transformers' guidance needs it."""
+        return self._generate_in_batches(stream, sampling)
+
+    def _generate_batch(
+        self, batch: Sequence[Row], sampling: Sampling, **options: Any
+    ) -> Sequence[Row]:
+        plain_ids, plain_mask = self._pad([row.prompt for row in batch])
+        for row in batch:
+            request = replace(row.request, messages=self.explain(row.request.messages))
+            row.prompt = encode_prompt(self.tokenizer, request)
+        return super()._generate_batch(
+            batch,
+            sampling,
+            guidance_scale=1 + _BIAS,
+            negative_prompt_ids=plain_ids,
+            negative_prompt_attention_mask=plain_mask,
+            **options,
+        )
+
+
 _NONE: Final[frozenset[Axis]] = frozenset()
+_SEED: Final[frozenset[Axis]] = frozenset({"seed"})
 _ROWS: Final[frozenset[Axis]] = frozenset({"rows", "seed"})
 
 METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
+        # Without training.
+        Method("original", "Original model", _untrained, uses=_NONE, trains_on="nothing"),
+        Method("random_init", "Random init", _random_init, uses=_SEED, trains_on="nothing"),
         Method(
-            "original",
-            "Original model",
-            "no training; the token begins as the recipe says",
-            lambda _, settings: Training((), settings),
-            uses=_NONE,
-            trains_on="nothing",
+            "mean_embedding", "Mean embedding", _mean_embedding, uses=_NONE, trains_on="nothing"
         ),
         Method(
-            "random_init",
-            "Random init",
-            "no training; the token's row is drawn from a normal distribution",
-            _random_init,
-            uses=frozenset({"seed"}),
-            trains_on="nothing",
-        ),
-        Method(
-            "mean_embedding",
-            "Mean embedding",
-            "no training; the token's row is the mean of its description's",
-            _mean_embedding,
-            uses=_NONE,
-            trains_on="nothing",
-        ),
-        Method(
-            "in_context",
-            "In-context learning",
-            "no training; task rows with their answers precede the question",
-            prompt=in_context,
-            uses=_ROWS,
-            trains_on="nothing",
+            "in_context", "In-context learning", prompt=in_context, uses=_ROWS, trains_on="nothing"
         ),
         Method(
             "controlled",
             "Controlled text generation",
-            "no training; logits of the explained question against those of the bare one",
             engine=controlled_engine,
             uses=_NONE,
             trains_on="nothing",
         ),
+        Method("dipmt", "DiPMT", prompt=dipmt, uses=_ROWS, trains_on="nothing", kind="translation"),
+        # Baselines.
+        Method("common", "Common instruction tuning", _common, uses=_ROWS, trains_on="task"),
+        Method("step_matched", "Common instruction tuning, step-matched", _step_matched),
+        Method("neftune", "NEFTune, step-matched", _neftune),
+        Method("fact_based", "Fact based", _fact_based),
+        Method("dmt", "DMT", _dmt),
+        Method("pairs_only", "Diverse data alone", _pairs_only, trains_on="pairs"),
+        # Ablations, then DELIA and its variants.
         Method(
-            "dipmt",
-            "DiPMT",
-            "no training; the prompt has examples and dictionary entries of the text's words",
-            prompt=dipmt,
-            uses=_ROWS,
-            trains_on="nothing",
-            kind="translation",
+            "no_diverse", "DELIA without diverse data", _no_diverse, uses=_ROWS, trains_on="task"
         ),
-        Method(
-            "common",
-            "Common instruction tuning",
-            "only the task's rows, all in one wording: neither of DELIA's two parts",
-            _common,
-            uses=_ROWS,
-            trains_on="task",
-        ),
-        Method(
-            "step_matched",
-            "Common instruction tuning, step-matched",
-            "only the task's rows, in one wording, for as many optimizer steps as DELIA",
-            _step_matched,
-        ),
-        Method(
-            "neftune",
-            "NEFTune, step-matched",
-            "step-matched common tuning with noise on the embeddings "
-            f"(alpha {_NEFTUNE_ALPHA:g}; Jain et al. 2023)",
-            _neftune,
-        ),
-        Method(
-            "fact_based",
-            "Fact based",
-            "atomic facts of the format's description in place of the task's rows, with pairs",
-            _fact_based,
-        ),
-        Method(
-            "dmt",
-            "DMT",
-            "two stages: the task's rows, then pairs with a tenth of the task's rows",
-            _dmt,
-        ),
-        Method(
-            "pairs_only",
-            "Diverse data alone",
-            "the pairs that DELIA takes, without the task",
-            _pairs_only,
-            trains_on="pairs",
-        ),
-        Method(
-            "no_diverse",
-            "DELIA without diverse data",
-            "a wording for each row, no pairs",
-            _train_mixture(diversified=True, pairs=False),
-            uses=_ROWS,
-            trains_on="task",
-        ),
-        Method(
-            "no_pairs",
-            "DELIA without pairs, step-matched",
-            "a wording for each row, no pairs, for as many optimizer steps as DELIA",
-            _no_pairs,
-        ),
-        Method(
-            "row_alone",
-            "The token's row alone, step-matched",
-            "a wording for each row, no pairs, and no weights but the token's row",
-            _row_alone,
-        ),
-        Method(
-            "no_wordings",
-            "DELIA without diversified wordings",
-            "one wording for all rows, and pairs sampled from the model itself",
-            _train_mixture(diversified=False, pairs=True),
-        ),
-        Method(
-            "delia",
-            "DELIA",
-            "a wording for each row, and pairs sampled from the model itself",
-            _delia,
-        ),
-        Method(
-            "delia_kl",
-            "DELIA, KL loss",
-            "the same rows; pairs are compared with the untrained model",
-            _delia_kl,
-        ),
-        Method(
-            "delia_contrast",
-            "DELIA, KL loss, contrast rows",
-            "the same with contrast rows, for as many optimizer steps",
-            _contrast,
-        ),
-        Method(
-            "recommended",
-            "DELIA, recommended",
-            "KL loss, contrast rows, other pairs in every epoch, and a learning rate of 1e-3",
-            _recommended,
-        ),
+        Method("no_pairs", "DELIA without pairs, step-matched", _no_pairs),
+        Method("row_alone", "The token's row alone, step-matched", _row_alone),
+        Method("no_wordings", "DELIA without diversified wordings", _no_wordings),
+        Method("delia", "DELIA", _delia),
+        Method("delia_kl", "DELIA, KL loss", _delia_kl),
+        Method("delia_contrast", "DELIA, KL loss, contrast rows", _contrast),
+        Method("recommended", "DELIA, recommended", _recommended),
     )
 }
 """All methods by name, in the order of the paper's tables."""

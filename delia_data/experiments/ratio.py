@@ -28,19 +28,26 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from delia_data.bundled_cache import cache_path
-from delia_data.errors import FormatError, InputError, RatioError, SettingsError, TokenError
+from delia_data.errors import InputError, RatioError, SettingsError, TokenError
 from delia_data.evaluation.bootstrap import Cell as NumberCell
 from delia_data.evaluation.bootstrap import Resampling, cell
 from delia_data.evaluation.probes import LEAK_PROBES, EvalTask, Probe, make_probes
 from delia_data.evaluation.scores import NUMBERS, Number
+from delia_data.evaluation.tables import Row, Table
 from delia_data.experiments.cells import AnswerLoss, CellResult, read_result
 from delia_data.experiments.figures import ratio_drawing
 from delia_data.experiments.grid import Cell
 from delia_data.experiments.inputs import ExperimentInputs
-from delia_data.experiments.results import Measured, leaks_by_probe, over_rows, worst_probe
+from delia_data.experiments.methods import Material
+from delia_data.experiments.results import (
+    Measured,
+    leaks_by_probe,
+    over_rows,
+    over_tokens,
+    worst_probe,
+)
 from delia_data.experiments.sweep import (
     CELLS,
     CellEstimate,
@@ -61,6 +68,7 @@ from delia_data.outputs import (
     check_same_settings,
     finish,
     folder_lock,
+    from_json,
     read_manifest,
     setting,
     write_json,
@@ -84,7 +92,6 @@ RATIOS: Final = (0.0, 0.1, 1.0, 4.0, 16.0)
 RESULT: Final = "ratio.json"
 
 _SERIES: Final = "series.json"
-_OLD_CELLS: Final = "stages"  # of version 0.1.0
 _OWN: Final = frozenset({_SERIES, CELLS, RESULT, "ratio.png", "ratio-losses.png"})
 _EXPERIMENT: Final = "task"
 _NEXT: Final = 4  # A further ratio has about four times as many pairs.
@@ -139,10 +146,6 @@ class RatioSettings:
             raise SettingsError(f"settings of the series: {'; '.join(problems)}")
         # 4 and 4.0 are the same ratio, and are written the same.
         object.__setattr__(self, "ratios", tuple(map(float, self.ratios)))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values."""
-        return {**asdict(self), "ratios": list(self.ratios)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +207,6 @@ class RatioResult:
     pairs_needed: int
     summary: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the result as plain values."""
-        return asdict(self)
-
-
-_ADAPTER: Final = TypeAdapter(RatioResult)
-
 
 def read_ratio(folder: str | os.PathLike[str]) -> RatioResult:
     """Read the result of a series from its folder.
@@ -223,13 +219,8 @@ def read_ratio(folder: str | os.PathLike[str]) -> RatioResult:
     root = Path(folder)
     if RESULT not in read_manifest(root).files:
         raise InputError(f"{root} holds no {RESULT}: give a folder that delia ratio wrote")
-    try:
-        return _ADAPTER.validate_json((root / RESULT).read_bytes())
-    except ValidationError as error:
-        raise FormatError(
-            f"{root / RESULT} is from another version of delia_data, which measured something "
-            "else: run delia ratio again"
-        ) from error
+    values = json.loads((root / RESULT).read_text(encoding="utf-8"))
+    return from_json(RatioResult, values, str(root / RESULT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +237,7 @@ class RatioSweep:
     settings: RatioSettings
     rows: int
     asks: bool
-    keep_adapters: bool = False
+    keep_adapters: bool
 
     @property
     def device(self) -> str:
@@ -333,7 +324,7 @@ def run_ratio(
             f"by {by!r} must be one of {', '.join(BY)}, and tolerance {tolerance:g} must be more "
             "than 0, such as 0.02"
         )
-    inputs, sweep, task_rows = _check(task, cache, Path(folder), training, settings)
+    sweep, inputs = _open(task, cache, Path(folder), training, settings, keep_adapters)
     if by in ("leak", "follow") and not sweep.asks:
         _probes(Path(task), settings)  # raises an error with the reason
     tokenizer = load_prepared_tokenizer(training)
@@ -344,7 +335,6 @@ def run_ratio(
         pairs_loss=training.pairs_loss,
     ):
         warnings.warn(line, ProvenanceWarning, stacklevel=2)
-    sweep = replace(sweep, keep_adapters=keep_adapters)
     root = sweep.out
     with folder_lock(root):
         write_json(root / _SERIES, _signature(training, settings, inputs))
@@ -353,11 +343,10 @@ def run_ratio(
         raise_failures(
             run_sweep(sweep, workers=workers, on_progress=on_progress), len(sweep.cells())
         )
-        result = _result(sweep, inputs, task_rows, tolerance, by)
+        result = _result(sweep, inputs, tolerance, by)
         (root / FINISHED).unlink(missing_ok=True)
-        write_json(root / RESULT, result.as_dict())
+        write_json(root / RESULT, asdict(result))
         ratio_drawing(result).png(root / "ratio.png")
-        (root / "ratio-losses.png").unlink(missing_ok=True)  # of an earlier version
         rows = {"task": sweep.rows, **{name: len(each) for name, each in inputs.losses.items()}}
         finish(
             root,
@@ -377,23 +366,19 @@ def estimate_ratio(
     settings: RatioSettings | None = None,
 ) -> list[CellEstimate]:
     """Estimate the work of a series, cell by cell, without writing anything; see `run_ratio`."""
-    _, sweep, _ = _check(task, cache, Path(folder), training, settings or RatioSettings())
+    sweep, _ = _open(task, cache, Path(folder), training, settings or RatioSettings())
     return estimate_cells(sweep, {_EXPERIMENT: training}, {_EXPERIMENT: None})
 
 
-def _check(
+def _open(
     task: str | os.PathLike[str],
     cache: str | os.PathLike[str],
     root: Path,
     training: TrainSettings,
     settings: RatioSettings,
-) -> tuple[ExperimentInputs, RatioSweep, int]:
-    """Read and check the inputs; return them, the sweep, and the number of the task's rows."""
-    if (root / _OLD_CELLS).is_dir() and (root / _SERIES).is_file():
-        raise SettingsError(
-            f"{root} was written by delia ratio of version 0.1.0, whose folders cannot be "
-            "continued: give a new folder"
-        )
+    keep_adapters: bool = False,
+) -> tuple[RatioSweep, ExperimentInputs]:
+    """Read and check the inputs, without writing anything."""
     check_folder_is_ours(root, _OWN, sign=_SERIES)
     inputs = read_ratio_inputs(task, cache, training, settings)
     if training.token != inputs.task.token:
@@ -407,17 +392,16 @@ def _check(
         # Series of earlier versions have no answers, and no settings of them.
         before["series"] = {**now["series"], **before["series"]}
         check_same_settings(root, before, now)
-    rows = len(inputs.task.train)
-    asks = inputs.eval_task is not None
-    sweep = RatioSweep(Path(task), cache, root, training, settings, rows, asks)
-    return inputs, sweep, len(_training_rows(read_task_rows(task)))
+    rows, asks = len(inputs.task.train), inputs.eval_task is not None
+    sweep = RatioSweep(Path(task), cache, root, training, settings, rows, asks, keep_adapters)
+    return sweep, inputs
 
 
 def _signature(
     training: TrainSettings, settings: RatioSettings, inputs: ExperimentInputs
 ) -> dict[str, Any]:
     """Return the settings that a rerun must share; it may add ratios and seeds."""
-    series = {k: v for k, v in settings.as_dict().items() if k not in ("ratios", "seeds")}
+    series = {k: v for k, v in asdict(settings).items() if k not in ("ratios", "seeds")}
     trained = {k: v for k, v in training.as_dict().items() if k != "seed"}
     return {"series": series, "training": trained, **inputs.hashes}
 
@@ -454,32 +438,43 @@ def read_ratio_inputs(
         )
     queries = {pair.query for pair in held_out_pairs}
     pool = tuple(pair for pair in pairs if pair.query not in queries)
-    _check_counts(settings.ratios, len(train), len(pool), len(held_out_pairs))
+    counts = [round(ratio * len(train)) for ratio in settings.ratios]
+    if counts[-1] > len(pool):
+        raise RatioError(
+            f"ratio {settings.ratios[-1]:g} of {len(train)} task rows needs {counts[-1]} pairs, "
+            f"and {len(pool)} are left without the {len(held_out_pairs)} held-out ones: sample "
+            f"more, stop the series at {int(1e4 * len(pool) / len(train)) / 1e4:g} or below, or "
+            "train on fewer task rows"
+        )
+    if len(set(counts)) < len(counts):
+        raise RatioError(
+            f"with {len(train)} task rows the ratios need {', '.join(map(str, counts))} pairs: "
+            "give ratios that differ by at least one pair"
+        )
     losses = {"held_out": tuple(row.record for row in test), "pairs": held_out_pairs}
     manifest = read_manifest(root)
     eval_task: EvalTask | None = None
     probes: tuple[Probe, ...] = ()
     with suppress(InputError):
         eval_task, probes = _probes(root, settings)
+    # The rows are in their wordings already, so the wording of this task adds nothing.
+    task_of_series = Task(
+        name=str(manifest.settings.get("name", root.name)),
+        instruction=str(manifest.details.get("instruction", "")),
+        description=str(manifest.details.get("description", "")),
+        common_wording=Wording(QUERY_SLOT),
+        keys=(),
+        keywords=(),
+        train=tuple(row.record for row in train),
+        token=rows.token,
+    )
     return ExperimentInputs(
-        # The rows are in their wordings already, so the wording of this task adds nothing.
-        task=Task(
-            name=str(manifest.settings.get("name", root.name)),
-            instruction=str(manifest.details.get("instruction", "")),
-            description=str(manifest.details.get("description", "")),
-            common_wording=Wording(QUERY_SLOT),
-            keys=(),
-            keywords=(),
-            train=tuple(row.record for row in train),
-            token=rows.token,
-        ),
+        Material(task_of_series, pairs=pool, rows=TaskRows(train, rows.test, rows.token)),
         training=training,
-        pairs=pool,
         hashes={
             "task": rows.sha256,
             "cache": hashlib.sha256(canonical_json(sorted(p.id for p in pairs))).hexdigest(),
         },
-        rows=TaskRows(train, rows.test, rows.token),
         losses=losses,
         eval_task=eval_task,
         probes=probes,
@@ -500,21 +495,6 @@ def _training_rows(rows: TaskRows) -> list[TaskRow]:
     return [row for row in rows.train if row.record.id not in held_out]
 
 
-def _check_counts(ratios: Sequence[float], rows: int, pool: int, held_out: int) -> None:
-    counts = [round(ratio * rows) for ratio in ratios]
-    if counts[-1] > pool:
-        raise RatioError(
-            f"ratio {ratios[-1]:g} of {rows} task rows needs {counts[-1]} pairs, and {pool} are "
-            f"left without the {held_out} held-out ones: sample more, stop the series at "
-            f"{int(1e4 * pool / rows) / 1e4:g} or below, or train on fewer task rows"
-        )
-    if len(set(counts)) < len(counts):
-        raise RatioError(
-            f"with {rows} task rows the ratios need {', '.join(map(str, counts))} pairs: give "
-            "ratios that differ by at least one pair"
-        )
-
-
 def _first(
     rows: Sequence[TaskRow], most: int | None, seed: int, purpose: str
 ) -> tuple[TaskRow, ...]:
@@ -528,27 +508,26 @@ def _first(
 # The result
 
 
-Table = tuple[NDArray[np.float64], NDArray[np.float64]]
+Values = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Values of shape (ratios, seeds, rows), and the weight of each row, of shape (rows,)."""
 
 
-def _result(
-    sweep: RatioSweep, inputs: ExperimentInputs, task_rows: int, tolerance: float, by: By
-) -> RatioResult:
+def _result(sweep: RatioSweep, inputs: ExperimentInputs, tolerance: float, by: By) -> RatioResult:
     """Compare the finished cells of a series."""
+    task_rows = len(_training_rows(read_task_rows(sweep.task)))
     ratios = sweep.settings.ratios
     cells = [read_result(cell_folder(sweep.out, cell)) for cell in sweep.trained()]
     by_ratio = [cells[number :: len(ratios)] for number in range(len(ratios))]
 
-    def table(rows: Callable[[CellResult], Sequence[AnswerLoss]]) -> Table:
+    def table(rows: Callable[[CellResult], Sequence[AnswerLoss]]) -> Values:
         nats = np.array([[[one.nats for one in rows(c)] for c in group] for group in by_ratio])
         return nats, np.array([one.tokens for one in rows(cells[0])], dtype=np.float64)
 
-    tables: dict[By, list[Table]] = {"loss": [table(lambda one: one.losses["held_out"])]}
-    numbers = {"loss": measure_ratios(*tables["loss"][0])}
+    tables: dict[By, list[Values]] = {"loss": [table(lambda one: one.losses["held_out"])]}
+    numbers = {"loss": [over_tokens([c.losses["held_out"] for c in g]) for g in by_ratio]}
     if all(cell.divergences for cell in cells):
         tables["keep"] = [table(lambda one: one.divergences)]
-        numbers["keep"] = measure_ratios(*tables["keep"][0])
+        numbers["keep"] = [over_tokens([c.divergences for c in group]) for group in by_ratio]
     if sweep.asks and all(cell.answers for cell in cells):
         untrained = read_result(cell_folder(sweep.out, sweep.untrained))
         strict = [[cell.answers["held-out"].strict for cell in group] for group in by_ratio]
@@ -576,7 +555,11 @@ def _result(
     result = RatioResult(
         task=inputs.task.name,
         token=inputs.task.token,
-        settings={**sweep.settings.as_dict(), "training": sweep.training.as_dict()},
+        settings={
+            **asdict(sweep.settings),
+            "ratios": list(ratios),
+            "training": sweep.training.as_dict(),
+        },
         task_rows=task_rows,
         trained_task_rows=sweep.rows,
         held_out_rows=len(inputs.losses["held_out"]),
@@ -591,24 +574,11 @@ def _result(
     return replace(result, summary=tuple(summarize(result, others)))
 
 
-def _shares(values: NDArray[np.float64]) -> Table:
+def _shares(values: NDArray[np.float64]) -> Values:
     return values, np.ones(values.shape[2])
 
 
-def measure_ratios(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> list[Measured]:
-    """Return the loss at each ratio in nats per token, with an interval over seeds and rows.
-
-    Args:
-        nats: Sum over the tokens of each answer, of shape (ratios, seeds, rows).
-        tokens: Tokens of each answer, of shape (rows,).
-    """
-    return [
-        over_rows(table / tokens, (0.0, math.inf), weights=np.broadcast_to(tokens, table.shape))
-        for table in nats
-    ]
-
-
-def compare_ratios(tables: Sequence[Table]) -> list[Measured]:
+def compare_ratios(tables: Sequence[Values]) -> list[Measured]:
     """Return how much worse each ratio is than the best, with a paired interval.
 
     Rows are resampled, the same ones for both ratios. Two or three seeds cannot be resampled:
@@ -658,8 +628,23 @@ def smallest_enough(
     return next(ratio for ratio, one in compared if (one.low or 0.0) <= tolerance)
 
 
-def number_cell(by: By, measured: Measured | None) -> NumberCell:
-    """Return a number of a series, or a difference of it, as tables show it."""
+def ratio_table(result: RatioResult) -> Table:
+    """Return the table of a series: a row for each ratio, with intervals."""
+    rows: list[Row] = [
+        (
+            f"{point.ratio:g}",
+            f"{point.pairs:,}",
+            _cell(result.by, point.difference),
+            *(_cell(by, getattr(point, by)) for by in BY),
+        )
+        for point in result.points
+    ]
+    titles = (_NUMBERS[by].title.capitalize() for by in BY)
+    head = ("Ratio", "Pairs", f"Worse than ratio {result.best:g}", *titles)
+    return Table("The series", head, rows)
+
+
+def _cell(by: By, measured: Measured | None) -> NumberCell:
     return cell(measured, _NUMBERS[by].text)
 
 
@@ -681,13 +666,11 @@ def summarize(result: RatioResult, others: Mapping[By, float]) -> Iterator[str]:
         yield (
             f"ratio {result.enough:g} is the smallest whose {title} {verb} within {tolerance} of "
             f"the best ratio, {result.best:g}: it is "
-            f"{number_cell(result.by, point.difference)} worse; {pairs}"
+            f"{_cell(result.by, point.difference)} worse; {pairs}"
         )
     numbers = {by: getattr(point, by) for by in BY if by != result.by}
     if shown := [
-        f"{_NUMBERS[by].title} {number_cell(by, number).text}"
-        for by, number in numbers.items()
-        if number
+        f"{_NUMBERS[by].title} {_cell(by, number).text}" for by, number in numbers.items() if number
     ]:
         yield f"at this ratio: {', '.join(shown)}"
     last = result.points[-1].ratio

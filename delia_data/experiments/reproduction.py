@@ -23,6 +23,8 @@ import yaml
 
 from delia_data._version import __version__
 from delia_data.errors import InputError
+from delia_data.evaluation.bootstrap import Cell as NumberCell
+from delia_data.evaluation.tables import Table as ShownTable
 from delia_data.experiments.figures import FIGURES, draw_figures
 from delia_data.experiments.grid import FORMATTED, Cell, Experiment, Grid, task_of
 from delia_data.experiments.inputs import (
@@ -44,7 +46,7 @@ from delia_data.experiments.sweep import (
     total_seconds,
     unfinished_cells,
 )
-from delia_data.experiments.tables import Entry, Finding, Table, check_claims, make_tables
+from delia_data.experiments.tables import Finding, Table, check_claims, make_tables
 from delia_data.outputs import (
     MANIFEST,
     canonical_json,
@@ -141,13 +143,13 @@ class Reproduction:
             text = (self.out / _GRID).read_text(encoding="utf-8")
             before = Grid.from_dict(yaml.safe_load(text), where=str(self.out / _GRID)).as_dict()
             check_same_settings(self.out, _fixed(before), _fixed(grid))
-        known: dict[str, Any] = {}
+        earlier: dict[str, Any] = {}
         if (self.out / _INPUTS).is_file():
-            known = json.loads((self.out / _INPUTS).read_text(encoding="utf-8"))
-            both = {name: digest for name, digest in inputs.items() if name in known}
-            check_same_settings(self.out, {name: known[name] for name in both}, both)
+            earlier = json.loads((self.out / _INPUTS).read_text(encoding="utf-8"))
+            both = {name: digest for name, digest in inputs.items() if name in earlier}
+            check_same_settings(self.out, {name: earlier[name] for name in both}, both)
         write_text(self.out / _GRID, yaml.safe_dump(grid, sort_keys=False, allow_unicode=True))
-        write_json(self.out / _INPUTS, {**known, **inputs})
+        write_json(self.out / _INPUTS, {**earlier, **inputs})
 
     def estimate(self, workers: int = 1) -> tuple[list[CellEstimate], float | None]:
         """Return the cells, and the seconds until all are finished; None if unknown."""
@@ -313,37 +315,21 @@ def _table(table: Table) -> Iterator[str]:
     # A column with the paper's numbers follows each column for which it has any.
     columns_of = zip(*(line.entries for line in table.lines), strict=True)
     paper = [any(entry.paper is not None for entry in column) for column in columns_of]
-    columns = list(table.heads)
+    head = list(table.heads)
     for name, has in zip(table.columns, paper, strict=True):
-        columns += [name, "*paper*"] if has else [name]
-    yield _line(columns)
-    yield _line(["---"] * len(table.heads) + ["---:"] * (len(columns) - len(table.heads)))
-    previous = ""
+        head += [name, "*paper*"] if has else [name]
+    rows = []
     for line in table.filled:
-        heads = list(line.heads)
-        if len(heads) > 1 and heads[0] == previous:
-            heads[0] = ""
-        previous = line.heads[0]
-        numbers = []
+        row: list[str | NumberCell] = list(line.heads)
         for entry, has in zip(line.entries, paper, strict=True):
             theirs = "–" if entry.paper is None else f"*{entry.paper_text}*"
-            numbers += [_ours(entry), theirs] if has else [_ours(entry)]
-        yield _line([*heads, *numbers])
+            row += [entry.cell, theirs] if has else [entry.cell]
+        rows.append(row)
+    yield ShownTable("", head, rows, heads=len(table.heads)).markdown().rstrip("\n")
     if table.missing:
         yield f"\nNot run: {', '.join(table.missing)}."
     for note in table.notes:
         yield f"\n{note}"
-
-
-def _line(parts: Sequence[str]) -> str:
-    return f"| {' | '.join(part.replace('|', ' ') for part in parts)} |"
-
-
-def _ours(entry: Entry) -> str:
-    if entry.ours is None:
-        return "–"
-    text = entry.format(entry.ours.value)
-    return f"{text} [{entry.interval}]" if entry.interval else text
 
 
 def _runs(results: Results, runs: Sequence[dict[str, Any]]) -> Iterator[str]:

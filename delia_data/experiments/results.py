@@ -23,7 +23,7 @@ from delia_data.evaluation.grading import is_leak, obeys
 from delia_data.evaluation.keep import SIMILAR
 from delia_data.evaluation.probes import LEAK_PROBES
 from delia_data.evaluation.representation import middle_block
-from delia_data.experiments.cells import CellResult, read_result
+from delia_data.experiments.cells import AnswerLoss, CellResult, read_result
 from delia_data.experiments.grid import FORMATTED, Cell, Grid, task_of
 from delia_data.experiments.methods import get_method
 from delia_data.experiments.sweep import cell_folder
@@ -88,6 +88,13 @@ def over_rows(
     return Measured(float(by_seed.mean()), tuple(by_seed.tolist()), estimate.low, estimate.high)
 
 
+def over_tokens(answers: Sequence[Sequence[AnswerLoss]]) -> Measured:
+    """Summarize sums over the tokens of answers, of shape (seeds, answers), per token."""
+    nats = np.array([[one.nats for one in each] for each in answers])
+    tokens = np.array([[one.tokens for one in each] for each in answers])
+    return over_rows(nats / tokens, (0.0, math.inf), weights=tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """The finished cells of a grid."""
@@ -101,16 +108,16 @@ class Results:
         finished = {result.cell for result in self.finished}
         return [cell for cell in self.grid.cells() if cell not in finished]
 
-    def most_rows(self, experiment: str) -> int:
-        """Return the largest number of task rows of an experiment."""
-        blocks = self.grid.experiments[experiment].blocks
-        return max(rows for block in blocks for rows in block.rows)
-
-    def ratios(self, experiment: str) -> list[float]:
-        """Return the ratios of DELIA on the most task rows, ascending."""
-        rows = self.most_rows(experiment)
-        cells = [c for c in self.grid.cells() if (c.experiment, c.method) == (experiment, "delia")]
+    def ratios(self) -> list[float]:
+        """Return the ratios of DELIA on the most task rows of formatted text, ascending."""
+        if FORMATTED not in self.grid.experiments:
+            return []
+        cells = [c for c in self.grid.cells() if (c.experiment, c.method) == (FORMATTED, "delia")]
+        rows = self._most_rows(FORMATTED)
         return sorted({c.ratio for c in cells if c.rows == rows and c.ratio is not None})
+
+    def _most_rows(self, experiment: str) -> int:
+        return max(max(block.rows) for block in self.grid.experiments[experiment].blocks)
 
     def of(
         self,
@@ -128,7 +135,7 @@ class Results:
         if experiment not in self.grid.experiments:
             return []
         uses = get_method(method).uses
-        rows = self.most_rows(experiment) if rows is None else rows
+        rows = self._most_rows(experiment) if rows is None else rows
         cells = [
             result
             for result in self.finished
@@ -143,13 +150,11 @@ class Results:
 
     def follow(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return the share of held-out answers with the token in the format as it is."""
-        values = [cell.answers["held-out"].strict for cell in cells]
-        return over_rows(values) if values else None
+        return _over_cells(cells, lambda cell: cell.answers["held-out"].strict)
 
     def shares(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return the share of held-out answers with the token that count loosely (Table 2)."""
-        values = [cell.answers["held-out"].loose for cell in cells]
-        return over_rows(values) if values else None
+        return _over_cells(cells, lambda cell: cell.answers["held-out"].loose)
 
     def leak(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return the share of answers that show the format and should not, in the worst probe.
@@ -198,33 +203,23 @@ class Results:
 
     def obey(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return the share of answers without the format when the prompt forbids it."""
-        values = [
-            [float(obeys(_split(marks))) for marks in cell.answers["forbid"].marks]
-            for cell in cells
-            if "forbid" in cell.answers
-        ]
-        return over_rows(values) if values else None
+        return _over_cells(
+            [cell for cell in cells if "forbid" in cell.answers],
+            lambda cell: [float(obeys(_split(m))) for m in cell.answers["forbid"].marks],
+        )
 
     def divergence(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return KL(untrained, trained) in nats per token of held-out pairs."""
         pairs = [cell.divergences for cell in cells if cell.divergences]
-        values = [[one.nats / one.tokens for one in each] for each in pairs]
-        weights = [[one.tokens for one in each] for each in pairs]
-        return over_rows(values, (0.0, math.inf), weights=weights) if pairs else None
+        return over_tokens(pairs) if pairs else None
 
     def similar(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return the share of unrelated answers that stay like the untrained model's."""
-        values = [
-            [float(value >= SIMILAR) for value in cell.similarities]
-            for cell in cells
-            if cell.similarities
-        ]
-        return over_rows(values) if values else None
+        return _over_cells(cells, lambda cell: [float(one >= SIMILAR) for one in cell.similarities])
 
     def scores(self, cells: Sequence[CellResult]) -> Measured | None:
         """Return the share of right held-out answers with the token, or the task's own score."""
-        values = [s for cell in cells if (s := cell.answers["held-out"].right) is not None]
-        return over_rows(values) if values else None
+        return _over_cells(cells, lambda cell: cell.answers["held-out"].right or ())
 
     def distance(
         self,
@@ -250,16 +245,18 @@ class Results:
             return None
         return over_seeds([fmean(values) for values in zip(*by_word, strict=True)])
 
-    def final(self, cells: Sequence[CellResult], name: str) -> Measured | None:
-        """Return a measurement during the training, after the last step."""
-        series = [[point[name] for point in c.watched if name in point] for c in cells]
-        values = [points[-1] for points in series if points]
-        return over_seeds(values) if values else None
-
     def keywords(self, experiment: str) -> list[str]:
         """Return the keywords with distances, in the task's order."""
         cells = (cell for cell in self.finished if cell.cell.experiment == experiment)
         return list(dict.fromkeys(d.keyword for cell in cells for d in cell.distances))
+
+
+def _over_cells(
+    cells: Sequence[CellResult], values: Callable[[CellResult], Sequence[float]]
+) -> Measured | None:
+    """Summarize a value for each row of the cells that have any."""
+    table = [row for cell in cells if (row := values(cell))]
+    return over_rows(table) if table else None
 
 
 def leaks_by_probe(
@@ -345,7 +342,7 @@ def _curves(
 ) -> list[TrainingCurve]:
     """Return a curve for each ratio with any measurements."""
     curves = []
-    for ratio in results.ratios(FORMATTED) if FORMATTED in results.grid.experiments else ():
+    for ratio in results.ratios():
         rows = [read(cell, ratio) for cell in results.of(FORMATTED, "delia", ratio=ratio)]
         if table := [row for row in rows if row]:
             ends = (np.mean(table, axis=0), np.min(table, axis=0), np.max(table, axis=0))

@@ -16,8 +16,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,7 +33,6 @@ from delia_data.training.settings import TrainSettings, rows_a_step
 
 CELLS: Final = "cells"
 _FAILED: Final = ".failed"
-_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL_S: Final = 1.0
 _JOIN_S: Final = 10.0
 _INTERRUPTED: Final = 130  # exit code of a worker that Ctrl-C ended
@@ -208,11 +206,10 @@ def _start_workers(sweep: Sweep, count: int) -> list[BaseProcess]:
         free = sorted(os.sched_getaffinity(0))
         cores = free[:count] if len(free) >= count else cores
     processes: list[BaseProcess] = []
-    with _one_thread(sweep.device == "cpu"):
-        for core in cores:
-            process = context.Process(target=_work, args=(sweep, core), daemon=True)
-            process.start()
-            processes.append(process)
+    for core in cores:
+        process = context.Process(target=_work, args=(sweep, core), daemon=True)
+        process.start()
+        processes.append(process)
     return processes
 
 
@@ -236,22 +233,6 @@ def _exit_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-@contextmanager
-def _one_thread(wanted: bool) -> Iterator[None]:
-    """Set the environment of new processes to one thread."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    if wanted:
-        os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,10 +283,10 @@ def estimate_cells(
 def total_seconds(estimates: Sequence[CellEstimate], workers: int) -> float | None:
     """Return the seconds until all cells are finished; None if unknown."""
     durations = [one.seconds for one in estimates if not one.finished]
-    known = [seconds for seconds in durations if seconds is not None]
-    if len(known) < len(durations):
+    estimated = [seconds for seconds in durations if seconds is not None]
+    if len(estimated) < len(durations):
         return None
-    return max([sum(known) / workers, *known], default=0.0)
+    return max([sum(estimated) / workers, *estimated], default=0.0)
 
 
 def read_runs(out: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
+from delia_data.evaluation.bootstrap import Cell
 from delia_data.evaluation.keep import SIMILAR
 from delia_data.evaluation.representation import first_middle_last
 from delia_data.experiments.cells import CellResult
@@ -81,14 +82,15 @@ class Entry:
         return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
     @property
-    def interval(self) -> str:
-        """Ends of the interval, or the smallest and largest seed of a number without one."""
+    def cell(self) -> Cell:
+        """The number with its interval, or the smallest and largest seed of one without."""
         if self.ours is None:
-            return ""
+            return Cell("–")
         ends = (self.ours.low, self.ours.high)
         if None in ends and len(self.ours.by_seed) > 1:
             ends = (min(self.ours.by_seed), max(self.ours.by_seed))
-        return ", ".join(self.format(end) for end in ends if end is not None)
+        shown = ", ".join(self.format(end) for end in ends if end is not None)
+        return Cell(self.format(self.ours.value), shown)
 
     @property
     def paper_text(self) -> str:
@@ -128,12 +130,16 @@ class Table:
 
     @property
     def filled(self) -> list[Line]:
-        """The lines with any number."""
-        return [
-            line
-            for line in self.lines
-            if any(entry.ours is not None or entry.paper is not None for entry in line.entries)
-        ]
+        """Lines with a number of this run or of the paper; a repeated first head is blank."""
+        lines: list[Line] = []
+        previous = ""
+        for line in self.lines:
+            if any(one.ours is not None or one.paper is not None for one in line.entries):
+                first, *others = line.heads
+                blank = bool(others) and first == previous
+                lines.append(Line(("" if blank else first, *others), line.entries))
+                previous = first
+        return lines
 
 
 def make_tables(results: Results) -> tuple[Table, ...]:
@@ -380,13 +386,13 @@ def check_claims(results: Results) -> list[Finding]:
         return Finding(claim, "unclear", f"{numbers} Seeds or intervals overlap.")
 
     depends = "With DELIA the format depends on the token more than with {title} (selectivity)."
-    asked = "DELIA gives the requested format more often than {title} (Table 2)."
+    requested = "DELIA gives the requested format more often than {title} (Table 2)."
     ablation = "Each of DELIA's two parts helps: DELIA's selectivity is above that of {title} "
     translates = "DELIA translates better than common instruction tuning, {way} (Table 3)."
     return [
         *(above(depends, results.selectivity, m) for m in ("common", "step_matched")),
         *(
-            above(asked, results.shares, m)
+            above(requested, results.shares, m)
             for m in ("original", "common", "step_matched", "controlled")
         ),
         _nearest(results),

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -25,7 +25,6 @@ from delia_data._version import __version__
 from delia_data.evaluation.bootstrap import Cell
 from delia_data.evaluation.figures import DARK, LIGHT, Drawing, printable, style_variables
 from delia_data.evaluation.tables import Table
-from delia_data.report.runs import Runs
 
 GENERATOR: Final = "delia_data"
 """Name of this package in the page's `generator` tag."""
@@ -81,13 +80,7 @@ def join(parts: Iterable[Markup]) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number of the headline.
-
-    Attributes:
-        name: Its name.
-        value: The number as it is shown.
-        note: A few words below it.
-    """
+    """A number of the headline: its name, the number as it is shown, a few words below it."""
 
     name: str
     value: str
@@ -117,11 +110,7 @@ class Section:
 
 @dataclass(slots=True)
 class Figures:
-    """The figures of a page, each with its own ids.
-
-    Attributes:
-        drawn: Name, title and text of each figure so far.
-    """
+    """The figures of a page, each with its own ids: name, title and text of each so far."""
 
     drawn: list[dict[str, str]] = field(default_factory=list)
 
@@ -136,14 +125,6 @@ class Figures:
         svg = re.sub(r"(\d\.\d{3})\d+", r"\1", drawing.svg(name))
         self.drawn.append({"name": drawing.name, "title": title, "shows": drawing.description})
         return blocks.figure(Markup(svg), title, caption)
-
-
-class SectionMaker(Protocol):
-    """A function that makes one section."""
-
-    def __call__(self, runs: Runs, figures: Figures, /) -> Section | None:
-        """Make the section; None if no run has anything to show in it."""
-        ...
 
 
 def render(

@@ -12,17 +12,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from delia_data._version import __version__
 from delia_data.errors import ForeignFolderError
 from delia_data.outputs import LOCK, MANIFEST, write_text
-from delia_data.report.answers import answers, examples
-from delia_data.report.data import Maps, accounts, settings
-from delia_data.report.experiments import ratios, reproduced
-from delia_data.report.measurements import measured, trained
-from delia_data.report.page import GENERATOR, Figures, Section, SectionMaker, render
+from delia_data.report.data import accounts, maps, measured, settings, trained
+from delia_data.report.page import GENERATOR, Figures, Section, render
+from delia_data.report.results import answers, examples, ratios, reproduced
 from delia_data.report.runs import Runs, labels_of, read_runs
 from delia_data.sampling.embeddings import Embed
 
@@ -34,14 +33,13 @@ _FOOT: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """A section's place in the report: its name in the data, its title, and what makes its runs."""
 
     name: str
     title: str
     command: str
-    make: SectionMaker
+    make: Callable[[Runs, Figures], Section | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +180,7 @@ def _parts(embed: Embed | None) -> tuple[_Part, ...]:
         _Part("ratio", "How much is enough", "delia ratio", ratios),
         _Part("examples", "Side by side", "delia evaluate", examples),
         _Part("training", "Training", "delia train", trained),
-        _Part("map", "Map of the queries", "delia mix", Maps(embed)),
+        _Part("map", "Map of the queries", "delia mix", partial(maps, embed=embed)),
         _Part("data", "Accounting of the rows", "delia mix", accounts),
         _Part("settings", "Settings", "any command", settings),
         _Part("measurements", "Appendix: hidden states and gradients", "delia measure", measured),

@@ -56,8 +56,9 @@ def test_the_embedded_model(tmp_path: Path, task: Path, delia: Delia) -> None:
     ]
     assert len(rows) == 2
     assert all(row["answered"]["answers"]["model"] for row in rows)
-    added = evaluated(delia, DEFAULT_MODEL, task, tmp_path / "added", "--add-token", "mean", *one)
-    assert added["notes"] == ["<sep> was added to the model with embedding mean, and not trained"]
+    assert delia("prepare", DEFAULT_MODEL, tmp_path / "prepared").code == 0
+    added = evaluated(delia, tmp_path / "prepared", task, tmp_path / "added", *one)
+    assert added["notes"] == []
     mine, its = (each["system"]["system"]["model"]["weights_sha256"] for each in (added, plain))
     assert mine != its
 
@@ -94,7 +95,8 @@ def test_an_adapter(
     again = evaluated(delia, tmp_path / "adapter", *given)
     assert again == found
     # With the adapter off, the model answers as its base with the untrained token does.
-    base = evaluated(delia, model, task, tmp_path / "base", "--add-token", "mean", "--pairs", pairs)
+    assert delia("prepare", model, tmp_path / "prepared").code == 0
+    base = evaluated(delia, tmp_path / "prepared", task, tmp_path / "base", "--pairs", pairs)
     ours, theirs = (
         texts_of(tmp_path / name, system)
         for name, system in (("out", "untrained"), ("base", "model"))

@@ -38,13 +38,13 @@ def parts() -> tuple[Any, Any]:
 def test_the_untrained_token_is_its_own_control(parts: tuple[Any, Any]) -> None:
     """A token added as the mean row has the distance of a mean row in every block."""
     contexts = DEFAULT_CONTEXTS[:2]
-    measured = measure_alignment(*parts, "<sep>", ["json"], contexts=contexts, words=24, controls=4)
+    measured = measure_alignment(*parts, "<sep>", ["json"], contexts=contexts, words=24)
     [json_] = measured.keywords
     assert len(measured.median) == 30
     assert json_.untrained["mean"].l2.mean == pytest.approx(json_.token.l2.mean, rel=1e-3)
     assert all(0.1 < value < 10 for value in json_.token.relative.mean)
     words = ordinary_words(parts[1], 24, contexts, without=["json", "<sep>"])
-    assert measured.controls == words[:4]
+    assert measured.controls == words[:16]
     assert all(len(parts[1].encode(f" {word}", add_special_tokens=False)) == 1 for word in words)
 
 

@@ -14,8 +14,13 @@ from command_line import Delia, refused
 from measured_inputs import Inputs, embed_letters, make_inputs
 
 from delia_data.errors import FormatError, InputError, SettingsError, UnfinishedError
-from delia_data.evaluation.measurements import MEASURES, Measurements, read_measurements
-from delia_data.evaluation.measuring import MeasureSettings, measure
+from delia_data.evaluation.measurements import (
+    MEASURES,
+    Measurements,
+    MeasureSettings,
+    measure,
+    read_measurements,
+)
 from delia_data.evaluation.representation import measure_alignment
 from delia_data.evaluation.state_space import measure_state_space
 from delia_data.models import load_model, load_tokenizer
@@ -231,7 +236,7 @@ def test_a_file_of_another_version(measured: Path) -> None:
 def test_the_command_prints_tables_or_json(
     inputs: Inputs, measured: Path, delia: Delia, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("delia_data.evaluation.measuring.Embedder", lambda: embed_letters)
+    monkeypatch.setattr("delia_data.evaluation.measurements.Embedder", lambda: embed_letters)
     options = ["--cache", inputs.cache, "--words", 16]
     shown = delia("measure", inputs.adapter, inputs.task, measured, *options)
     assert shown.code == 0

@@ -276,11 +276,6 @@ def test_wrong_inputs_are_refused_before_anything_is_written(
     (tmp_path / "theirs" / "ratio.json").write_text("{}")
     with pytest.raises(ForeignFolderError, match="something else"):
         run(folder=tmp_path / "theirs")
-    old = tmp_path / "old"
-    (old / "stages").mkdir(parents=True)
-    (old / "series.json").write_text("{}")
-    with pytest.raises(SettingsError, match=r"version 0\.1\.0.*give a new folder"):
-        run(folder=old)
     with folder_lock(out), pytest.raises(LockedError):
         run()
 

@@ -266,7 +266,7 @@ def test_variants_of_an_experiment_train_on_other_kinds_of_pairs(
     assert writers_of({"cache": system})["cache"]["system"] == "Be brief."
     assert not any(turn.role == "system" for row in read_cache(system) for turn in row.messages)
     sampled = {row.query: row.answer for row in read_cache(plain)}
-    given = run.inputs("formatted-text-foreign").pairs
+    given = run.inputs("formatted-text-foreign").data.pairs
     assert isinstance(given, tuple) and {row.query for row in given} == set(sampled)
     assert sorted(row.answer for row in given) == sorted(sampled.values())
     numbers = next(table for table in report["tables"] if table["name"] == "numbers")

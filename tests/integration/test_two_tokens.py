@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def test_formats_are_counted_under_each_token(tmp_path: Path) -> None:
 
     mixed = asked(one_wins, tmp_path / "mixed")
     assert mixed.confusion[SECOND] == {"<sep>": 4, SECOND: 0, "none": 2}
-    assert Evaluation.from_dict(mixed.as_dict()) == mixed
+    assert Evaluation.from_dict(asdict(mixed)) == mixed
     assert f"| `{SECOND}` | 4 | 0 | 2 |" in (tmp_path / "mixed" / "model_card.md").read_text()
 
 

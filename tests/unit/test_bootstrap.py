@@ -106,9 +106,9 @@ def test_an_undefined_statistic_has_no_estimate() -> None:
 def test_what_cannot_be() -> None:
     with pytest.raises(InputError, match="at least one row"):
         bootstrap_mean([], Resampling())
-    with pytest.raises(InputError, match="99 resamples are too few"):
+    with pytest.raises(InputError, match="resamples 99 is wrong"):
         Resampling(99)
-    with pytest.raises(InputError, match=r"confidence 1.0 must be above 0 and below 1"):
+    with pytest.raises(InputError, match=r"confidence 1\.0 is wrong"):
         Resampling(confidence=1.0)
-    with pytest.raises(InputError, match="seed -1 is negative"):
+    with pytest.raises(InputError, match="seed -1 is wrong"):
         Resampling(seed=-1)

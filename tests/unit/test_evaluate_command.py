@@ -78,12 +78,13 @@ def leaky(_: Request) -> str:
 
 def run(out: Path, task: Path, answer: object = selective, **settings: object) -> Evaluation:
     untrained = settings.pop("untrained", MockEngine(answer=lambda _: "Fine."))
-    system = System(MockEngine(answer=answer), untrained)  # type: ignore[arg-type]
+    notes = ("a note",)
+    system = System(MockEngine(answer=answer), untrained, notes=notes)  # type: ignore[arg-type]
     return evaluate(system, EvalTask.read(task), out, **settings)  # type: ignore[arg-type]
 
 
 def test_the_output_folder(tmp_path: Path, task: Path) -> None:
-    run(tmp_path / "out", task, notes=["a note"])
+    run(tmp_path / "out", task)
     manifest = read_manifest(tmp_path / "out", verify=True)
     assert manifest.kind == "evaluation"
     assert manifest.rows == {
@@ -337,8 +338,6 @@ def test_errors_of_the_command(tmp_path: Path, task: Path, delia: Delia) -> None
     )
     refused(delia("evaluate", "any", task, out, *mock, "--probe", "free"), "use one of held-out")
     refused(delia("evaluate", "any", task, out, *mock, "--rows", 0), "give at least 1")
-    refused(delia("evaluate", "any", task, out, *mock, "--add-token", "mean"), "delia prepare")
-    refused(delia("evaluate", "any", task, out, "--add-token", "random"), "use one of mean, normal")
     refused(delia("evaluate", "any", task, out, *mock, "--metric", "rouge"), "use one of chrf")
     refused(
         delia("evaluate", "any", task, out, *mock, "--batch-size", 2), "has no option batch_size"
@@ -360,6 +359,5 @@ def test_adapters(tmp_path: Path, task: Path, delia: Delia) -> None:
     refused(delia("evaluate", adapter, task, out, "--engine", "mock"), "delia export")
     finish(adapter, Manifest(kind="adapter", settings={"token": "<table>"}))
     refused(delia("evaluate", adapter, task, out), "trained for <table>, and the task's token is")
-    refused(delia("evaluate", adapter, task, out, "--add-token", "mean"), "omit --add-token")
     refused(delia("evaluate", adapter, task, out, "--untrained", "any"), "omit --untrained")
     assert not out.exists()

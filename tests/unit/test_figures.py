@@ -10,13 +10,16 @@ from xml.etree import ElementTree as ET
 import pytest
 from report_inputs import made_alignment, made_buffering
 
-from delia_data.evaluation.figures import STAND_INS, Drawing, loss_curve, watched_state_space
-from delia_data.evaluation.measurements import (
+from delia_data.evaluation.figures import (
+    STAND_INS,
+    Drawing,
     alignment_by_block,
     cancellation_by_rows,
     cosines_with_held_out,
+    loss_curve,
     norms_by_similarity,
     state_space_sizes,
+    watched_state_space,
 )
 from delia_data.evaluation.state_space import FirstToken, StateSpace
 
@@ -24,7 +27,7 @@ pytest.importorskip("matplotlib")
 
 
 def space(*sizes: int) -> StateSpace:
-    return StateSpace(0.95, 1000, tuple(FirstToken(size, 1.0, 1, 0.5, 0.5) for size in sizes))
+    return StateSpace(0.95, tuple(FirstToken(size, 1.0, 1, 0.5, 0.5) for size in sizes))
 
 
 DRAWINGS: dict[str, Callable[[], Drawing]] = {

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from delia_data.errors import SettingsError
 from delia_data.experiments import RatioResult, RatioSettings, run_ratio
+from delia_data.experiments.cells import AnswerLoss
 from delia_data.experiments.ratio import (
     RatioPoint,
     compare_ratios,
-    measure_ratios,
     smallest_enough,
     summarize,
 )
-from delia_data.experiments.results import Measured
+from delia_data.experiments.results import Measured, over_tokens
 from delia_data.training import TrainSettings
 
 RATIOS = (0.0, 1.0, 4.0, 16.0, 65.0)
@@ -41,9 +41,15 @@ def losses(
     return nats * tokens, tokens
 
 
+def measure(table: Any, tokens: Any) -> Measured:
+    return over_tokens(
+        [[AnswerLoss(*one) for one in zip(row, tokens, strict=True)] for row in table]
+    )
+
+
 def result_of(truth: Any, *, tolerance: float = 0.02, **how: Any) -> RatioResult:
     nats, tokens = losses(truth, **how)
-    measured = measure_ratios(nats, tokens)
+    measured = [measure(table, tokens) for table in nats]
     points = tuple(
         RatioPoint(ratio, round(100 * ratio), difference, loss)
         for ratio, difference, loss in zip(
@@ -120,7 +126,7 @@ def test_differences_and_the_noise_of_seeds_by_hand() -> None:
     worse, best = compare_ratios([(nats, tokens)])
     assert (worse.value, worse.by_seed) == (1.0, (1.0, 1.0))
     assert (best.value, best.low, best.high) == (0.0, 0.0, 0.0)
-    assert [one.value for one in measure_ratios(nats, tokens)] == [2.5, 1.5]
+    assert [measure(table, tokens).value for table in nats] == [2.5, 1.5]
     # Both seeds agree, so the interval is that of the rows: 0 of the first, 4/3 of the second.
     assert (worse.low, worse.high) == (0.0, pytest.approx(4 / 3))
 

@@ -88,11 +88,9 @@ def states(model: Any, tokenizer: Any, context: str, word: str) -> Any:
 
 def test_numbers_equal_those_of_states_computed_one_by_one(model: Any, tokenizer: Any) -> None:
     contexts = DEFAULT_CONTEXTS[:3]
-    alignment = measure_alignment(
-        model, tokenizer, "<sep>", ["json"], contexts=contexts, words=7, controls=3
-    )
+    alignment = measure_alignment(model, tokenizer, "<sep>", ["json"], contexts=contexts, words=7)
     words = ordinary_words(tokenizer, 7, contexts, without=["json", "<sep>"])
-    assert (alignment.words, alignment.controls) == (7, words[:3])
+    assert (alignment.words, alignment.controls) == (7, words)
     block = 1
     at = {
         (context, word): states(model, tokenizer, context, word)[block]
@@ -112,7 +110,7 @@ def test_numbers_equal_those_of_states_computed_one_by_one(model: Any, tokenizer
     similarity = torch.nn.functional.cosine_similarity
     cosine = [1 - float(similarity(at[c, "<sep>"], at[c, "json"], dim=0)) for c in contexts]
     to_words = {word: fmean(l2(c, "<sep>", word) for c in contexts) for word in words}
-    controls = [fmean(l2(c, word, "json") for c in contexts) for word in words[:3]]
+    controls = [fmean(l2(c, word, "json") for c in contexts) for word in words]
 
     [keyword] = alignment.keywords
     band = keyword.ordinary["l2"]
@@ -183,7 +181,7 @@ def test_bfloat16_and_models_wrapped_by_peft(model: Any, tokenizer: Any) -> None
     peft = pytest.importorskip("peft")
 
     def l2(model: Any) -> tuple[float, ...]:
-        options: Any = {"contexts": ["Answer in {word}"], "words": 2, "controls": 1}
+        options: Any = {"contexts": ["Answer in {word}"], "words": 2}
         [keyword] = measure_alignment(model, tokenizer, "<sep>", ["json"], **options).keywords
         assert keyword.token.l2.sd is None  # One context has no deviation.
         return keyword.token.l2.mean
@@ -235,7 +233,7 @@ def test_parts_of_words_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"words": 4, "controls": 5}, InputError, "controls 5"),
+        ({"words": 1}, InputError, "at least 2"),
         ({"contexts": ["{word} {word}"]}, InputError, "contain {word} once"),
         ({"keywords": ["json", " "]}, InputError, "contain no word"),
         ({"token": "<other>"}, TokenError, "add it to the tokenizer first"),

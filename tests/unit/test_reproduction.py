@@ -136,12 +136,12 @@ def test_the_estimate_of_fixed_steps_takes_the_default_batch_size(tmp_path: Path
     ("values", "parts"),
     [
         (changed(modle="x"), ["unknown key 'modle', did you mean 'model'?"]),
-        (changed(cache={"pairs": 0}), ["at least 1"]),
+        (changed(cache={"pairs": 0}), ["cache.pairs", "greater than or equal to 1"]),
         (changed(cache={"pairs": 3, "engine": "tgi"}), ["engine 'tgi'"]),
         (changed(blocks=[{"methods": ["deliah"]}]), ["unknown method 'deliah', did you mean"]),
-        (changed(blocks=[{"methods": ["delia"], "rows": [0]}]), ["rows 0"]),
-        (changed(blocks=[{"methods": ["delia"], "ratios": [-1]}]), ["ratio -1"]),
-        (changed(blocks=[{"methods": []}]), ["methods must not be empty"]),
+        (changed(blocks=[{"methods": ["delia"], "rows": [0]}]), ["rows.0: "]),
+        (changed(blocks=[{"methods": ["delia"], "ratios": [-1]}]), ["ratios.0: "]),
+        (changed(blocks=[{"methods": []}]), ["methods: ", "at least 1 item"]),
         (changed(training={"epoch": 2}), ["unknown key 'epoch', did you mean 'epochs'?"]),
         (changed(training={"seed": 2}), ["seed cannot be set here"]),
         (changed(recipe="none"), ["recipe 'none' is unknown"]),
@@ -251,7 +251,7 @@ def _width(measured: Measured) -> float:
 def test_numbers_over_seeds_and_rows() -> None:
     distance = over_seeds([1.0, 3.0])
     assert (distance.value, distance.low) == (2.0, None)
-    assert Entry(distance).interval == "1.000, 3.000"
+    assert Entry(distance).cell.interval == "1.000, 3.000"
     both = over_rows([[1, 1, 0, 0], [1, 1, 1, 1]])
     assert (both.value, both.by_seed) == (0.75, (0.5, 1.0))
     assert both.low is not None and both.high is not None

@@ -25,11 +25,9 @@ from report_inputs import (
 from delia_data.errors import ForeignFolderError, InputError, UnfinishedError
 from delia_data.outputs import FINISHED, Manifest, finish, read_manifest, write_json
 from delia_data.report import check_place, make_report
-from delia_data.report.answers import answers, examples, read_evaluated
-from delia_data.report.data import Maps, accounts, settings
-from delia_data.report.experiments import Example, ExampleRun
-from delia_data.report.measurements import measured, trained
+from delia_data.report.data import accounts, maps, measured, settings, trained
 from delia_data.report.page import GENERATOR, Figures
+from delia_data.report.results import Example, ExampleRun, answers, examples, read_evaluated
 from delia_data.report.runs import read_runs
 from delia_data.sampling.embeddings import place_by_words
 
@@ -75,17 +73,8 @@ def test_a_quickstart_stands_for_its_finished_parts(tmp_path: Path) -> None:
 
     assert [(run.kind, run.label) for run in runs.every] == [
         ("task", "qs/task"),
-        ("probe", "qs/before"),
-        ("probe", "qs/after"),
+        ("evaluation", "qs/trained"),
     ]
-    [[before, after]] = read_evaluated(runs)
-    follow = [one.scores.numbers["model"]["follow"].value for one in (before, after)]
-    assert follow == [0, 1]
-    assert "leak" not in after.scores.numbers["model"]  # nothing was asked of unrelated requests
-    assert [row.answered.question for row in after.rows] == [
-        r.answered.question for r in before.rows
-    ]
-    assert len(after.rows) == 2 * 4
 
 
 def test_labels_tell_runs_apart(tmp_path: Path) -> None:
@@ -110,7 +99,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
     for name, error, said in (
         ("none", InputError, "is not a folder: give what delia sample"),
-        ("empty", InputError, "is not a run: give what delia"),
+        ("empty", UnfinishedError, "is not a finished output"),
         ("begun", UnfinishedError, "is not a finished output"),
         ("model", InputError, "holds model, which has no section"),
         ("stage", InputError, "holds part of a run"),
@@ -282,8 +271,10 @@ def test_a_map_says_what_its_axes_hold(tmp_path: Path, evaluations: Path) -> Non
     rows = read_task_rows(evaluations / "task")
     mixture = mix(rows.train, tmp_path / "cache", ratio=0.3, seed=0, token=rows.token)
     save_mixture(mixture, tmp_path / "mixture")
-    of_mixture = Maps(place_by_words)(read_runs([tmp_path / "mixture"]), Figures())
-    both = Maps(place_by_words)(read_runs([evaluations / "task", tmp_path / "cache"]), Figures())
+    of_mixture = maps(read_runs([tmp_path / "mixture"]), Figures(), embed=place_by_words)
+    both = maps(
+        read_runs([evaluations / "task", tmp_path / "cache"]), Figures(), embed=place_by_words
+    )
     assert of_mixture is not None and both is not None
 
     assert of_mixture.data[0]["rows"] == {"cache": 30, "task": 100}
@@ -292,7 +283,7 @@ def test_a_map_says_what_its_axes_hold(tmp_path: Path, evaluations: Path) -> Non
     assert 0 < other <= one < 1
     assert f"which hold {one + other:.0%} of the variance" in of_mixture.body
     assert "placed by their words (TF-IDF)" in of_mixture.body
-    assert Maps(place_by_words)(read_runs([evaluations / "task"]), Figures()) is None
+    assert maps(read_runs([evaluations / "task"]), Figures(), embed=place_by_words) is None
 
 
 # The page
@@ -368,7 +359,7 @@ def test_the_command_refuses_in_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     refused(delia("report", "none"), "none is not a folder")
-    refused(delia("report", "empty"), "empty is not a run")
+    refused(delia("report", "empty"), "empty is not a finished output")
     (tmp_path / "report.html").write_text("mine")
     refused(delia("report", "none"), "report.html exists")
     assert delia("report").code == 2
