@@ -267,10 +267,8 @@ def _is_adapter(folder: Path) -> bool:
 
 def _notes_on(tokenizer: Any, token: str) -> list[str]:
     """Return notes on a token in a model that is loaded with a tokenizer."""
-    pieces, thinking = (
-        len(tokenizer.encode(token, add_special_tokens=False)),
-        thinking_note(tokenizer),
-    )
+    pieces = len(tokenizer.encode(token, add_special_tokens=False))
+    thinking = thinking_note(tokenizer)
     unknown = f"{token} is not a token of this model, which reads it as {pieces} tokens"
     return [
         *([unknown] if pieces != len(split_tokens(token)) else []),
