@@ -21,7 +21,7 @@ from delia_data.cli._setting_flags import recipe_option, settings_from, with_set
 from delia_data.cli.reproduce import KEEP_ADAPTERS, WORKERS, show_cells
 from delia_data.errors import InputError
 from delia_data.experiments import RatioSettings, estimate_ratio, run_ratio
-from delia_data.experiments.ratio import BY, RatioResult
+from delia_data.experiments.ratio import BY, RatioResult, ratio_table
 from delia_data.experiments.sweep import total_seconds
 from delia_data.training.data import ProvenanceWarning
 
@@ -94,8 +94,6 @@ def _numbers(typed: str) -> tuple[float, ...]:
 
 def _print(result: RatioResult) -> None:
     """Print the table of ratios, then the outcome in sentences."""
-    from delia_data.experiments.ratio import ratio_table
-
     say(
         f"{result.task}: {result.held_out_rows} held-out rows; KL and loss in nats per token. "
         f"Worse: difference in {result.by} to the best ratio, with its paired 95% interval."
