@@ -124,11 +124,16 @@ def resolve_model(name: str | os.PathLike[str]) -> str:
     """Return the path or Hub id that transformers loads for a model's name.
 
     A GGUF file is converted to a folder in the user's cache, once, in bfloat16.
+
+    Raises:
+        InputError: The GGUF file does not exist.
     """
     if str(name) == DEFAULT_MODEL:
         return str(embedded_model())
     file = Path(name)
-    if file.suffix == ".gguf" and file.is_file():
+    if file.suffix == ".gguf":
+        if not file.is_file():
+            raise InputError(f"model {str(name)!r} does not exist: check the path")
         status = file.stat()
         stamp = f"{file.resolve()}:{status.st_size}:{status.st_mtime_ns}"
         return str(_converted(file, file.stem, stamp))

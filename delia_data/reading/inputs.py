@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from delia_data.errors import InputError
+from delia_data.errors import InputError, UnfinishedError
 from delia_data.outputs import FINISHED, LOCK, MANIFEST, read_manifest
 from delia_data.reading.files import (
     COMPRESSIONS,
@@ -211,6 +211,9 @@ def _open_folder(path: Path) -> dict[str, Source]:
         if manifest.kind != "cache":
             raise InputError(f"{path} holds a {manifest.kind}, not a cache: give a cache folder")
         shards = sorted(path.glob("pairs-*.parquet")) or [path / "pairs.parquet"]
+        for name in sorted(manifest.files):
+            if name.startswith("pairs") and not (path / name).is_file():
+                raise UnfinishedError(f"{path / name} is missing: copy the whole cache again")
         parts = tuple(FilePart(str(file)) for file in shards)
         return {"train": Source(str(path), parts, report=Report(is_own=True))}
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():

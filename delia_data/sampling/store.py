@@ -284,6 +284,8 @@ class PairStore:
         names = {_PLAN, "queries"}.union(path.name for glob in _GLOBS for path in root.glob(glob))
         check_folder_is_ours(root, frozenset(names), sign=LOCK)
         with folder_lock(root):
+            if is_finished(root):
+                read_manifest(root, verify=True)  # a lost shard would shift the following numbers
             plan = json.loads(json.dumps(plan))
             if not (root / _PLAN).is_file():
                 if begin_from is not None:

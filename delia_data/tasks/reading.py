@@ -117,7 +117,10 @@ def one_instruction(instructions: Sequence[str | None], where: str) -> str:
     """
     texts = Counter(" ".join((text or "").split()) for text in instructions)
     if empty := texts.pop("", 0):
-        raise InputError(f"{empty:,} of {len(instructions):,} rows have no instruction in {where}")
+        raise InputError(
+            f"{empty:,} of {len(instructions):,} rows have no instruction in {where}: "
+            "give one (--instruction)"
+        )
     if len(texts) > 1:
         shown = ", ".join(f"{_short(text)} ({n:,})" for text, n in texts.most_common(3))
         raise InputError(

@@ -125,5 +125,5 @@ def test_a_broken_gguf_file_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "broken.gguf").write_bytes(b"no such thing")
     with pytest.raises(InputError, match="cannot be loaded"):
         load_tokenizer(tmp_path / "broken.gguf")
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="does not exist: check the path"):
         load_tokenizer(tmp_path / "missing.gguf")

@@ -16,7 +16,7 @@ from mixtures import task_rows
 from recording_engine import QUERIES, RecordingEngine, interrupted_after, lines, run, text_of, texts
 
 from delia_data.engines import Completion, MockEngine, Request, Sampling
-from delia_data.errors import SettingsError
+from delia_data.errors import SettingsError, UnfinishedError
 from delia_data.mixing import mix
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import Query, default_filters, read_cache, sample
@@ -102,6 +102,15 @@ def test_a_finished_cache_is_not_sampled_again(tmp_path: Path) -> None:
         assert run(asked, tmp_path, target=target) == manifest
     assert asked.queries == []
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"PAR1")])
+def test_a_damaged_cache_does_not_grow(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    for target in (4, 8):
+        run(RecordingEngine(), tmp_path, target=target)
+    damage(tmp_path / "pairs-00000.parquet")
+    with pytest.raises(UnfinishedError, match="is not what its manifest says"):
+        run(RecordingEngine(), tmp_path, target=12)
 
 
 def test_a_finished_cache_grows_with_its_target(tmp_path: Path) -> None:

@@ -72,6 +72,9 @@ class TestCacheAndTask:
             load("delia_cache", cache=folder)
         finish(folder, Manifest(kind="cache"))
         assert load("delia_cache", cache=folder, split="train").to_list() == rows.to_list()
+        (folder / "pairs-00001.parquet").unlink()
+        with pytest.raises(UnfinishedError, match=r"pairs-00001\.parquet is missing: copy"):
+            load("delia_cache", cache=folder)
 
 
 def test_a_task_in_memory_is_refused_with_the_way_to_give_it(load: Load) -> None:
