@@ -22,6 +22,7 @@ from delia_data.diversify import diversify
 from delia_data.evaluation import EvalTask, Evaluation, evaluate, open_system
 from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer
 from delia_data.tasks import bundled_task, bundled_wordings
+from delia_data.tokens import add_token
 
 __all__ = ["main", "round_weights"]
 
@@ -65,18 +66,14 @@ def round_weights(model: torch.nn.Module, bits: int) -> None:
 def _evaluate(folder: Path, bits: int) -> Evaluation:
     model_folder = folder / "model"
     if not (model_folder / "tokenizer_config.json").exists():
-        model = load_model(dtype=torch.float32)
+        model, tokenizer = load_model(dtype=torch.float32), load_tokenizer()
+        add_token(model, tokenizer, init="mean")
         round_weights(model, bits)
         model.save_pretrained(model_folder)
-        load_tokenizer().save_pretrained(model_folder)
+        tokenizer.save_pretrained(model_folder)
     task = bundled_task()
     system = open_system(
-        str(model_folder),
-        "transformers",
-        {},
-        token=task.token,
-        add="mean",
-        untrained=DEFAULT_MODEL,
+        str(model_folder), "transformers", {}, token=task.token, untrained=DEFAULT_MODEL
     )
     eval_task = EvalTask.of(task, diversify(task, bundled_wordings(), seed=0))
     return evaluate(

@@ -32,11 +32,6 @@ CLAIMS = {
     "03_does_it_work": (
         "assert results.finished and set(methods) >= {'delia', 'step_matched', 'common'}"
     ),
-    "04_a_prompt_as_a_token": (
-        "files = [*folder.rglob('*.json')]\n"
-        "assert sum(map(len, groups.values())) == len(files), files\n"
-        "assert len(rows) == sum(len(runs[0]['tokens']) for runs in groups.values()), rows"
-    ),
 }
 """Assertions by notebook, which run as its last cell."""
 
