@@ -77,8 +77,8 @@ class DistillSettings:
     """
 
     prompts: Mapping[str, str]
-    """The system prompts by their tokens, such as `{"<support>": "You are ..."}`. A token may be a
-    sequence (`tokens.token_sequence`), whose rows have more room."""
+    """Text of each system prompt by its token, such as `<support>`. A token may be a sequence
+    (`tokens.token_sequence`), whose rows have more room."""
     queries: str = setting(
         "bundled",
         "bundled, or a file, glob, folder or Hub id of queries in any row format, without answers.",

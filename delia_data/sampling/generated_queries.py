@@ -41,7 +41,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from delia_data.engines.base import Engine, Finish, Request, Sampling
 from delia_data.errors import InputError
@@ -186,7 +186,7 @@ def load_queries(
     if isinstance(source, list | tuple) and all(isinstance(each, Query) for each in source):
         given = QueryList(source)
     elif hasattr(source, "describe") and not hasattr(source, "__arrow_c_stream__"):
-        given = source
+        given = cast(Queries, source)
     else:
         rows = FileQueries(source)
         rows.describe()  # reads all rows, so that errors come before anything is generated

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -95,6 +96,14 @@ def test_heavy_libraries_are_not_imported_at_module_level(file: Path, relative: 
     tree = ast.parse(file.read_text(encoding="utf-8"))
     used = {name.split(".")[0] for name in imports(at_import(tree))} & HEAVY
     assert used <= ABOUT_HEAVY.get(relative.as_posix(), set())
+
+
+def test_the_wheel_has_every_package() -> None:
+    config = ConfigParser()
+    config.read(Path(__file__).parents[2] / "setup.cfg", encoding="utf-8")
+    folders = {path.parent.parts for _, path in sources() if path.name == "__init__.py"}
+    names = {".".join(("delia_data", *folder)) for folder in folders}
+    assert set(config["options"]["packages"].split()) == names
 
 
 @pytest.mark.parametrize("module", ["delia_data", "delia_data.cli"])
