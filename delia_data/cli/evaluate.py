@@ -23,6 +23,7 @@ from delia_data.evaluation import (
     parse_gate,
     read_evaluation,
 )
+from delia_data.evaluation.evaluate import check_output
 from delia_data.evaluation.generation import MODEL, SYSTEMS
 from delia_data.evaluation.probes import DEFAULT_PROBES
 from delia_data.evaluation.tables import comparison_table, evaluation_notes, evaluation_tables
@@ -110,6 +111,7 @@ def command(
         )
     if against is not None:
         read_evaluation(against)  # before a model is loaded
+    check_output(out)
     eval_task = EvalTask.read(task, rule=pattern)
     others = [EvalTask.read(folder) for folder in other or ()]
     if metric is None and eval_task.scoring == "translation":

@@ -199,6 +199,7 @@ def make_task_folder(
         )
     if is_bundled and count is None:
         embed = False
+    _check_share(held_out_share)
     if contrast:
         check_contrast(contrast, contrast_kinds)
     if engine is None and (by_model or contrast):
@@ -321,6 +322,11 @@ def _judge_details(judge: Judge, log: CompletionLog, gates: GateResult) -> dict[
     }
 
 
+def _check_share(share: float) -> None:
+    if not 0 < share < 1:
+        raise InputError(f"held-out share {share} is out of bounds: give above 0, below 1")
+
+
 def set_aside(
     wordings: Sequence[Wording], token: str, *, share: float = HELD_OUT_SHARE, seed: int = 0
 ) -> tuple[Wording, ...]:
@@ -335,8 +341,7 @@ def set_aside(
     Raises:
         InputError: The share is out of range, or no wording has a plain form.
     """
-    if not 0 < share < 1:
-        raise InputError(f"held-out share {share} is out of bounds: give above 0, below 1")
+    _check_share(share)
     if len(wordings) < 2:
         return tuple(wordings)
     plains = {w.id: w.plain or plain_form(w.text, token) for w in wordings}

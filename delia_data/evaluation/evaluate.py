@@ -166,7 +166,7 @@ def evaluate(
             "tasks of lm-eval need a model that is loaded here and its untrained model: evaluate "
             "an adapter, or a model with --untrained MODEL, by the engine transformers"
         )
-    check_folder_is_ours(root, _NAMES, sign=LOCK)
+    check_output(root)
     with folder_lock(root):
         ask = partial(
             generate_answers,
@@ -228,6 +228,11 @@ def evaluate(
         inputs = {"task": task.sha256, **({"weights": w} if (w := opened.weights) else {})}
         finish(root, Manifest(kind="evaluation", settings=settings, inputs=inputs, rows=counts))
     return evaluation
+
+
+def check_output(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder with other content (`ForeignFolderError`), before a model is loaded."""
+    check_folder_is_ours(folder, _NAMES, sign=LOCK)
 
 
 def _held_out_by_token(

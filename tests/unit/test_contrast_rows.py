@@ -222,6 +222,7 @@ def test_the_budget_counts_every_run(tmp_path: Path) -> None:
         ({"contrast": 1, "contrast_kinds": ()}, "kinds none: give some of plain, forbid"),
         ({"contrast": 1, "contrast_kinds": ()}, "contrast kinds none"),
         ({"contrast": 1, "engine": None}, "contrast rows need an engine: give engine="),
+        ({"held_out_share": 2}, "held-out share 2 is out of bounds: give above 0, below 1"),
         (
             {"contrast": 1, "wordings": [Wording("<sep> {query} is it so?"), *TEST]},
             "none of 3 wordings is for training and has a form without <sep>",

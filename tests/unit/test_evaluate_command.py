@@ -361,3 +361,11 @@ def test_adapters(tmp_path: Path, task: Path, delia: Delia) -> None:
     refused(delia("evaluate", adapter, task, out), "trained for <table>, and the task's token is")
     refused(delia("evaluate", adapter, task, out, "--untrained", "any"), "omit --untrained")
     assert not out.exists()
+
+
+def test_a_folder_with_other_files_is_refused_before_a_model_is_loaded(
+    delia: Delia, task: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    result = delia("evaluate", "no-such-model", task, tmp_path)
+    refused(result, f"{tmp_path} holds something else (notes.txt)")
