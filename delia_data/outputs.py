@@ -194,6 +194,7 @@ def validate(kind: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], list
         except ValidationError as error:
             shown = f" {value!r}" if kind.__dataclass_fields__[name].repr else ""
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            message = message.replace("Input should be", "it must be", 1)
             problems.append(f"{name}{shown} is wrong: {message}")
     return valid, problems
 

@@ -271,7 +271,7 @@ def test_errors_of_the_command(inputs: Inputs, delia: Delia, tmp_path: Path) -> 
     given = ("measure", inputs.adapter, inputs.task, out)
     refused(delia(*given, "--what", "buffering"), "give a cache (--cache)")
     refused(delia(*given, "--what", "loss,buffering"), "no measurement is called loss")
-    refused(delia(*given, "--words", 2), "words 2 is wrong: Input should be greater than")
+    refused(delia(*given, "--words", 2), "words 2 is wrong: it must be greater than")
     refused(delia("measure", tmp_path / "no", inputs.task, out), "no does not exist")
     refused(delia(*given, "--device", "abacus"), "abacus")
     other = tmp_path / "mine"

@@ -132,8 +132,8 @@ def test_model_writes_the_queries(
     ("arguments", "fault"),
     [
         (["--target", "0"], "target 0 is wrong: give a whole number from 1"),
-        (["--temperature=-1"], "temperature -1.0 is wrong: Input should be greater"),
-        (["--top-p", "0"], "top_p 0.0 is wrong: Input should be greater than 0"),
+        (["--temperature=-1"], "temperature -1.0 is wrong: it must be greater"),
+        (["--top-p", "0"], "top_p 0.0 is wrong: it must be greater than 0"),
         (["--max-tokens", "0"], "max_tokens 0 is wrong"),
         (["--engine", "gpt"], "engine 'gpt' is unknown: use one of transformers, "),
         (["--queries", "missing.jsonl"], "missing.jsonl"),

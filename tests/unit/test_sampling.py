@@ -278,7 +278,7 @@ def test_dollar_budget_needs_prices(tmp_path: Path) -> None:
     "values", [{"dollars": -1.0}, {"dollars": float("nan")}, {"tokens": -1}, {"retries": -1}]
 )
 def test_limits_have_bounds(values: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"is wrong: Input should be (greater|a finite)"):
+    with pytest.raises(InputError, match=r"is wrong: it must be (greater|a finite)"):
         Limits(**values)
 
 

@@ -47,7 +47,7 @@ def test_every_problem_is_reported_at_once() -> None:
     problems = str(caught.value).removeprefix("training settings: ").split("; ")
     assert len(problems) == len(bad)
     assert all(any(problem.startswith(name) for problem in problems) for name in bad)
-    assert "rank 0 is wrong: Input should be greater than 0" in problems
+    assert "rank 0 is wrong: it must be greater than 0" in problems
 
 
 def test_unknown_keys_are_named_with_the_nearest() -> None:
@@ -163,7 +163,7 @@ def test_a_recipe_can_be_a_file(tmp_path: Path, suffix: str) -> None:
         (b"", "must hold a mapping of settings"),
         (b"rnak: 4", "mine.yaml: unknown key 'rnak', did you mean 'rank'"),
         (b"rank: four", "mine.yaml: rank 'four' is wrong: "),
-        (b"rank: 0", "mine.yaml: rank 0 is wrong: Input should be greater than 0"),
+        (b"rank: 0", "mine.yaml: rank 0 is wrong: it must be greater than 0"),
         (b"model: \xff", "is not UTF-8 text"),
         (b"model: !!python/object:os.system {}", "is not YAML"),
     ],

@@ -64,9 +64,9 @@ def test_missing_library_is_named_with_its_extra(
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"replicas": 0}, "replicas 0 is wrong: Input should be greater than or equal to 1"),
+        ({"replicas": 0}, "replicas 0 is wrong: it must be greater than or equal to 1"),
         ({"window": -1}, "window -1 is wrong"),
-        ({"device": "tpu"}, "device 'tpu' is wrong: Input should be 'auto', 'cpu' or 'gpu'"),
+        ({"device": "tpu"}, "device 'tpu' is wrong: it must be 'auto', 'cpu' or 'gpu'"),
     ],
 )
 def test_invalid_options_of_a_cluster_are_rejected(given: dict[str, Any], text: str) -> None:
