@@ -175,11 +175,6 @@ class DeliaBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 f"{self.name} has no configuration {config_name!r}: leave the name out, "
                 f"and give {keys[0]}="
             )
-        if custom_features is not None:
-            raise InputError(
-                f"{self.name} has columns of its own: leave features= out, and use cast() on what "
-                "load_dataset returns"
-            )
         # load_dataset removes `token`, a Hub access token, from the settings. Here it is the
         # special token, and it is never sent to the Hub.
         if "token" in keys and isinstance(self.token, str):

@@ -149,6 +149,10 @@ class DeliaMix(DeliaBuilder):
         features = datasets.Features.from_arrow_schema(columns)
         return datasets.DatasetInfo(features=features)
 
+    def _set_features(self, columns: pa.Schema) -> None:
+        if self.info.features == self._info().features:  # features= were not given
+            self.info.features = datasets.Features.from_arrow_schema(columns)
+
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         config = self.config
         if config.published is not None:
@@ -159,7 +163,7 @@ class DeliaMix(DeliaBuilder):
             folder = download_parts(config.published, [config.name]) / config.name
             splits = ["train", "test"] if manifest.rows.get("test") else ["train"]
             tables = {split: _read_split(folder, split) for split in splits}
-            self.info.features = datasets.Features.from_arrow_schema(tables["train"].schema)
+            self._set_features(tables["train"].schema)
             return self._splits(tables)
         task = read_task(config.task, token=config.token, seed=config.seed)
         alone = config.ratio == 0 and config.cache is None
@@ -169,7 +173,7 @@ class DeliaMix(DeliaBuilder):
             **{name: value for name, value in config.settings().items() if name in _MIX_OPTIONS},
         )
         self.info.description = mixture.manifest.model_dump_json()
-        self.info.features = datasets.Features.from_arrow_schema(mixture.schema)
+        self._set_features(mixture.schema)
         test = {} if mixture.test is None else {"test": mixture.test}
         return self._splits({"train": mixture, **test})
 

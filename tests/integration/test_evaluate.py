@@ -95,7 +95,7 @@ def test_an_adapter(
     again = evaluated(delia, tmp_path / "adapter", *given)
     assert again == found
     # With the adapter off, the model answers as its base with the untrained token does.
-    assert delia("prepare", model, tmp_path / "prepared").code == 0
+    assert delia("prepare", model, tmp_path / "prepared", "--dtype", "bfloat16").code == 0
     base = evaluated(delia, tmp_path / "prepared", task, tmp_path / "base", "--pairs", pairs)
     ours, theirs = (
         texts_of(tmp_path / name, system)

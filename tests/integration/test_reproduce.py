@@ -112,7 +112,7 @@ def test_the_manifest_and_the_results_of_a_cell(model: Path, unbroken: Any, tmp_
 
 
 def test_every_method_runs(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = partial(measure_alignment, words=24, controls=4)
+    few = partial(measure_alignment, words=24)
     monkeypatch.setattr("delia_data.experiments.cells.measure_alignment", few)
     monkeypatch.setattr("delia_data.experiments.cells.Embedder", lambda: bag_of_words)
     methods = [name for name, method in ALL_METHODS.items() if method.kind == "any"]

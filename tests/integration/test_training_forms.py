@@ -165,7 +165,7 @@ def test_full_fine_tuning_moves_every_weight(make_settings: MakeSettings, tmp_pa
 def test_exports_that_are_refused(
     make_settings: MakeSettings, tmp_path: Path, delia: Delia
 ) -> None:
-    refused(delia("export", tmp_path / "none", tmp_path / "out", "--merged"), "not a finished")
+    refused(delia("export", tmp_path / "none", tmp_path / "out", "--merged"), "does not exist")
     settings = make_settings(tied=True, token_training="lora", epochs=1)
     train(settings, ROWS, tmp_path / "a")
     train(replace(settings, seed=1), ROWS, tmp_path / "b")

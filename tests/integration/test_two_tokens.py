@@ -206,7 +206,7 @@ def test_formats_are_counted_under_two_tokens(tmp_path: Path) -> None:
     assert names == f"{SECOND} <sep>"
     assert counts == {SECOND: 1, "<sep>": 1, "both": 1, "none": 3}
     assert len(asked) == len(set(asked)) == 6, "the held-out rows of one task"
-    assert Evaluation.from_dict(evaluation.as_dict()) == evaluation
+    assert Evaluation.from_dict(asdict(evaluation)) == evaluation
     card = (tmp_path / "out" / "model_card.md").read_text()
     assert f"| `{SECOND}` `<sep>` | 17% | 17% | 17% | 50% | 6 |" in card
     assert scores(tmp_path / "other", reuse=[tmp_path / "out"]).combined == evaluation.combined

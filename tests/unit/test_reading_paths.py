@@ -238,6 +238,10 @@ def message_tables(draw: st.DrawFn) -> pa.Table:
 @SLOW
 @given(message_tables(), st.booleans())
 def test_tables(table: pa.Table, strict: bool) -> None:
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid:  # pyarrow itself made an index without a value, below a null
+        assume(False)
     memory = check_paths(table, strict=strict)
     rows = read(table.to_pylist(), strict=strict)
     assert rows.rows == memory.rows

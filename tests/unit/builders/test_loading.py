@@ -102,11 +102,15 @@ class TestFreshness:
         monkeypatch.setattr(_base, "__version__", "99.0")
         assert config_id() != before
 
-    def test_given_features_are_in_the_id(self, load: Load, cache: Path, tmp_path: Path) -> None:
-        plain = load("delia_cache", cache=cache, split="train")
+    @pytest.mark.parametrize("name", ["delia_cache", "delia_mix"])
+    def test_given_features_are_in_the_id(
+        self, load: Load, task: Path, cache: Path, name: str
+    ) -> None:
+        settings = {"task": task, "ratio": 1} if name == "delia_mix" else {}
+        plain = load(name, cache=cache, split="train", **settings)
         features = plain.features.copy()
         features["source_id"] = datasets.Value("large_string")
-        cast = load("delia_cache", cache=cache, split="train", features=features)
+        cast = load(name, cache=cache, split="train", features=features, **settings)
         assert cast.features["source_id"].dtype == "large_string"
         assert cast.to_list() == plain.to_list()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from datasets import Features, Value, load_dataset_builder
+from datasets import load_dataset_builder
 from row_files import PAIRS, TASK_ROWS, Load, pair_rows, write_jsonl
 
 from delia_data.errors import (
@@ -97,7 +97,6 @@ class TestMix:
             ({"task": "nowhere.jsonl"}, InputError, "task 'nowhere.jsonl' does not exist"),
             ({"cache": "nowhere"}, InputError, "cache 'nowhere' does not exist"),
             ({"cache": 5}, InputError, "cache=5 is not a path"),
-            ({"features": Features(a=Value("string"))}, InputError, "leave features= out"),
         ],
     )
     def test_errors_reach_the_user_as_they_are(
