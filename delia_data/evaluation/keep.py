@@ -150,6 +150,41 @@ def similarities(
     return [float(value) for value in values]
 
 
+_ITEM: Final = re.compile(r"\s*(?:[-*•+#>|]|\(?\w{1,3}[.)])\s")
+_ENDS: Final = tuple(".!?…。！？؟।'\"”’»)]}`*_~|>=")
+_FEWEST_WORDS: Final = 4
+_WORDS: Final = """
+    a an the of to in on at by for from with and or but nor as that which who whose is are was
+    were be been has have had will would can could should may might must not than into about its
+    their his her your our my this these those because if when while such very
+"""
+_OPEN_WORDS: Final = frozenset(_WORDS.split())
+
+
+def ends_in_mid_sentence(text: str) -> bool:
+    """Return whether a text stops within a sentence.
+
+    It does if its last line ends with a comma, a colon, a dash, an opening bracket or a word such
+    as "the", or has several words and no mark at its end. Items of lists and short lines need no
+    mark, unless the items before them have one.
+    """
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    if not lines:
+        return False
+    last = lines[-1]
+    words = last.split()
+    if last.endswith((",", ";", ":", "-", "–", "—", "(", "[", "{")):
+        return True
+    if len(words) > 1 and words[-1].casefold() in _OPEN_WORDS:
+        return True
+    if last.endswith(_ENDS) or not last[-1].isalnum() or len(words) < _FEWEST_WORDS:
+        return False
+    if not _ITEM.match(lines[-1]):
+        return True
+    earlier = [line for line in lines[:-1] if _ITEM.match(line)]
+    return bool(earlier) and all(line.endswith(_ENDS) for line in earlier)
+
+
 def satisfies(answer: str, constraints: Mapping[str, Any]) -> bool:
     """Return whether an answer satisfies all constraints of a request.
 

@@ -34,7 +34,7 @@ from delia_data.evaluation.bootstrap import (
 )
 from delia_data.evaluation.generation import MODEL, SYSTEMS, UNTRAINED
 from delia_data.evaluation.grading import Outcome, ScoredRow, obeys
-from delia_data.evaluation.keep import SIMILAR, Divergence
+from delia_data.evaluation.keep import SIMILAR, Divergence, ends_in_mid_sentence
 from delia_data.evaluation.probes import LEAK_PROBES, EvalTask
 from delia_data.evaluation.translation import CorpusMetric, score_corpus
 from delia_data.outputs import from_json
@@ -137,6 +137,8 @@ class Evaluation:
         leaks: The leak in each probe.
         rows: Requests by probe.
         cut: Answers of `MODEL` that were cut off, by probe; they are seldom complete.
+        unfinished: Answers to unrelated requests that end in mid-sentence without having been cut
+            off, by system.
         labels: Counts of each label by key, with the token; the key is `"answer"` if the whole
             answer is the label. An answer that is not in the format has none.
         translation: Corpus scores with the token, by the metric's name.
@@ -159,6 +161,7 @@ class Evaluation:
     leaks: Mapping[str, Estimate]
     rows: Mapping[str, int]
     cut: Mapping[str, int]
+    unfinished: Mapping[str, int]
     labels: Mapping[str, tuple[LabelCount, ...]] = field(default_factory=dict)
     translation: Mapping[str, Estimate] = field(default_factory=dict)
     general_tasks: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(
@@ -282,6 +285,7 @@ def score(
         numbers[MODEL] |= {} if kl is None else {"kl": kl}
     reasons = {**_reasons(by_probe), **(unknown or {})}
     held_out = [row for row in by_probe.get("held-out", ()) if MODEL in row.outcomes]
+    unrelated = [row.answered for row in by_probe.get("unrelated", ())]
     return Evaluation(
         task=task.name,
         token=task.token,
@@ -298,6 +302,15 @@ def score(
         cut={
             probe: sum(MODEL in row.answered.cut for row in group)
             for probe, group in by_probe.items()
+        },
+        unfinished={
+            name: sum(
+                name not in row.cut and ends_in_mid_sentence(row.answers[name])
+                for row in unrelated
+                if name in row.answers
+            )
+            for name in SYSTEMS
+            if any(name in row.answers for row in unrelated)
         },
         labels=_count_labels([row.outcomes[MODEL] for row in held_out], task.form.labels),
         translation=_translation(metrics, [held_out], how),

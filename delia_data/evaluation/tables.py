@@ -202,6 +202,14 @@ def evaluation_notes(evaluation: Evaluation) -> Iterator[str]:
     for why in dict.fromkeys(unknown.values()):
         names = [BY_NAME[name].title for name, reason in unknown.items() if reason == why]
         yield f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} unknown: {why}"
+    if any(evaluation.unfinished.values()):
+        counts = " and ".join(
+            f"{count} ({SYSTEMS[system]})" for system, count in evaluation.unfinished.items()
+        )
+        yield (
+            f"of {evaluation.rows['unrelated']} unrelated answers, {counts} end in mid-sentence "
+            "without having been cut off"
+        )
     if cut := evaluation.cut.get("held-out"):
         yield (
             f"{cut} of {evaluation.rows['held-out']} answers with {evaluation.token} were cut off "

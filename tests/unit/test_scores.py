@@ -25,7 +25,7 @@ from delia_data.evaluation import (
     score,
 )
 from delia_data.evaluation.grading import read_scored_rows, write_scored_rows
-from delia_data.evaluation.keep import Divergence
+from delia_data.evaluation.keep import Divergence, ends_in_mid_sentence
 from delia_data.evaluation.scores import LabelCount
 from delia_data.tasks import bundled_task, bundled_wordings
 
@@ -220,6 +220,34 @@ def test_keep_and_save_and_general() -> None:
     assert value(found, "saved") == 85
     assert value(found, "kl") == pytest.approx(4 / 40)
     assert (value(found, "general"), value(found, "general", "untrained")) == (1 / 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "unfinished"),
+    [
+        ("The sea is wide.", False),
+        ("The sea is wide and full of", True),
+        ("The sea is wide,", True),
+        ("The sea is wide and it has many fish in it", True),
+        ("Here is a list:", True),
+        ("Paris", False),
+        ("The Nile", False),
+        ("- apples\n- pears\n- ripe bananas from the market", False),
+        ("1. It is red.\n2. It is round.\n3. It tastes good when people eat", True),
+        ("He said “yes”", False),
+        ("", False),
+    ],
+)
+def test_a_mid_sentence_end_is_found(text: str, unfinished: bool) -> None:
+    assert ends_in_mid_sentence(text) is unfinished
+
+
+def test_unfinished_answers_are_counted_unless_they_were_cut() -> None:
+    rows = [
+        row("unrelated", 0, "It ends in the", "It ends here."),
+        row("unrelated", 1, "It ends in the", "It ends in the", cut=("model",)),
+    ]
+    assert numbers(rows).unfinished == {"model": 1, "untrained": 1}
 
 
 def test_the_interval_of_selectivity_is_paired() -> None:
