@@ -15,6 +15,7 @@ from delia_data.diversify.folder import (
     DiversifiedTask,
     diversify,
     make_task_folder,
+    measure,
     save_task_rows,
     undiversified,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "fill_phrasing",
     "gate_task_wordings",
     "make_task_folder",
+    "measure",
     "plain_form",
     "read_wordings",
     "save_task_rows",
