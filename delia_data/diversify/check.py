@@ -367,7 +367,7 @@ class WordingChecker:
             embed: Turns texts into vectors of length 1; without it, meanings are not checked.
             tokenizer: Tokenizer of the model to train, in which the token must be a single id. The
                 token is added to it. Without it, only `delia lint` checks this.
-            detect: Detectors languages; without it, the language is not checked.
+            detect: Detects languages; without it, the language is not checked.
             examples: Examples in the prompts.
             strict: Also run the checks for what small models write.
             judge: Judges the texts of wordings that pass all other checks.

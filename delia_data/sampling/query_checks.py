@@ -69,7 +69,7 @@ _ASKING: Final = re.compile(
 _STATING: Final = re.compile(
     r"(?:i|i'm|i've|i'd|i'll|my|we|we're|our|a|an|the|this|that|these|those|it|it's|he|she|they|his"
     r"|her|their|there|there's|here|hi|hello|hey|dear|thanks|\w+ed)\b"
-    r"|[^?=]*=\s*\d|(?:\w+\W+){1,3}(?:is|was|are|were|has|have|had|terms|says|will)\b",
+    r"|[^?=]*=\s*\d|(?:\w+\W+){1,3}(?:is|was|are|were|has|have|had|said|says|will)\b",
     re.I,
 )
 _MATERIAL: Final = (

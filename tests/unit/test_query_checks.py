@@ -54,6 +54,7 @@ BAD = [
     ("How does that work?", "lacks_context"),
     ("My alma mater's study guide was released just yesterday.", "no_request"),
     ("10 grams of water = 10 * 2.301 = 25.02 liters.", "no_request"),
+    ("Anna Miller said nothing at all about the game.", "no_request"),
     ("It's a lovely day, and I'd rather not talk about the game plan.", "no_request"),
 ]
 
