@@ -1,7 +1,8 @@
 """Compare the tokens/s of `sample()` with those of the engine alone and of consecutive batches.
 
 The measurement has its own process: `PYTHON -m benchmarks._engine_speed transformers|vllm PROMPTS
-MAX_TOKENS ROUNDS`. PYTHON is an interpreter with the engine. All methods share one loaded model.
+MAX_TOKENS ROUNDS [SYSTEM]`. PYTHON is an interpreter with the engine, SYSTEM a file with a system
+prompt. All methods share one loaded model.
 """
 
 from __future__ import annotations
@@ -32,9 +33,18 @@ _VLLM: Final = {"max_model_len": 1024, "max_num_seqs": 128}
 Method = Callable[[], list[int]]  # answers all prompts, and returns the lengths of the answers
 
 
-def engine_speed(work: Path, python: str, name: str, prompts: int, most: int, rounds: int) -> str:
+def engine_speed(
+    work: Path,
+    python: str,
+    name: str,
+    prompts: int,
+    most: int,
+    rounds: int,
+    system: Path | None = None,
+) -> str:
     """Run the process of an engine, and return the text of the section."""
-    command = [python, "-m", "benchmarks._engine_speed", name, str(prompts), str(most), str(rounds)]
+    values = [name, prompts, most, rounds, *([] if system is None else [system])]
+    command = [python, "-m", "benchmarks._engine_speed", *map(str, values)]
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # the unpacked model
     printed = run_script(command, environment={"XDG_CACHE_HOME": home}, work=work).printed
     rounds_run = printed["rounds"]
@@ -66,12 +76,13 @@ def engine_speed(work: Path, python: str, name: str, prompts: int, most: int, ro
     return f"{printed['about']}\n\n{target_table(targets)}\n\n{table(head, lines)}"
 
 
-def _main(name: str, prompts: str, most: str, rounds: str) -> None:
+def _main(name: str, prompts: str, most: str, rounds: str, file: str = "") -> None:
     from delia_data.engines import Sampling
     from delia_data.sampling import bundled_queries
 
     queries = bundled_queries(int(prompts))
-    methods, about = _ENGINES[name](queries, Sampling(max_tokens=int(most)))
+    system = Path(file).read_text("utf-8").strip() if file else None
+    methods, about = _ENGINES[name](queries, Sampling(max_tokens=int(most)), system)
     rounds_run: list[dict[str, Any]] = []
     for names in take_turns(list(methods), int(rounds)):
         runs = {}
@@ -90,37 +101,48 @@ def _main(name: str, prompts: str, most: str, rounds: str) -> None:
     print(json.dumps({"about": about, "rounds": rounds_run}))
 
 
-def _sampled(engine: Any, queries: Sequence[Any], sampling: Any) -> Method:
+def _sampled(engine: Any, queries: Sequence[Any], sampling: Any, system: str | None) -> Method:
     """Return a method that samples into a new folder."""
 
     def method() -> list[int]:
         import pyarrow.parquet as pq
 
-        from delia_data.sampling import sample
+        from delia_data.sampling import PromptOptions, sample
 
         with tempfile.TemporaryDirectory() as folder:
-            sample(engine, queries, folder, target=len(queries), sampling=sampling, filters=())
+            sample(
+                engine,
+                queries,
+                folder,
+                target=len(queries),
+                sampling=sampling,
+                prompts=PromptOptions(system=system),
+                filters=(),
+            )
             files = Path(folder).glob("pairs-*.parquet")
             return [n for f in files for n in pq.read_table(f)["tokens"].to_pylist()]
 
     return method
 
 
-def _prompts(queries: Sequence[Any], tokenizer: Any) -> list[list[int]]:
+def _prompts(queries: Sequence[Any], tokenizer: Any, system: str | None) -> list[list[int]]:
     from delia_data.tokens import render_ids
 
-    turns = [[{"role": "user", "content": query.text}] for query in queries]
+    first = [] if system is None else [{"role": "system", "content": system}]
+    turns = [[*first, {"role": "user", "content": query.text}] for query in queries]
     return [render_ids(tokenizer, each, generate=True) for each in turns]
 
 
-def _transformers(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Method], str]:
+def _transformers(
+    queries: Sequence[Any], sampling: Any, system: str | None
+) -> tuple[dict[str, Method], str]:
     import torch
 
     from delia_data.engines.transformers import TransformersEngine
     from delia_data.models import load_model, load_tokenizer
 
     model, tokenizer = load_model(), load_tokenizer()
-    prompts = _prompts(queries, tokenizer)
+    prompts = _prompts(queries, tokenizer, system)
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
 
     def generate(batch: list[list[int]]) -> list[int]:
@@ -143,7 +165,7 @@ def _transformers(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Meth
         return [n for at in range(0, len(ordered), size) for n in generate(ordered[at : at + size])]
 
     methods = {
-        OURS: _sampled(TransformersEngine(model, tokenizer), queries, sampling),
+        OURS: _sampled(TransformersEngine(model, tokenizer), queries, sampling, system),
         BARE: lambda: in_batches(sorted(prompts, key=len), _SORTED_BATCH),
         PAPER: lambda: in_batches(prompts, _BATCH),
     }
@@ -154,7 +176,9 @@ def _transformers(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Meth
     return methods, about
 
 
-def _vllm(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Method], str]:
+def _vllm(
+    queries: Sequence[Any], sampling: Any, system: str | None
+) -> tuple[dict[str, Method], str]:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import vllm
@@ -170,7 +194,7 @@ def _vllm(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Method], str
         **_VLLM,
     }
     bare = vllm.LLM(resolve_model(DEFAULT_MODEL), **settings)
-    prompts = [{"prompt_token_ids": ids} for ids in _prompts(queries, tokenizer)]
+    prompts = [{"prompt_token_ids": ids} for ids in _prompts(queries, tokenizer, system)]
     params = vllm.SamplingParams(
         temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens
     )
@@ -185,7 +209,9 @@ def _vllm(queries: Sequence[Any], sampling: Any) -> tuple[dict[str, Method], str
         ]
 
     methods = {
-        OURS: _sampled(VllmEngine(DEFAULT_MODEL, bare.llm_engine, tokenizer), queries, sampling),
+        OURS: _sampled(
+            VllmEngine(DEFAULT_MODEL, bare.llm_engine, tokenizer), queries, sampling, system
+        ),
         BARE: lambda: generate(prompts),
         PAPER: in_batches,
     }

@@ -12,6 +12,7 @@ loopback.
     kills           8,000 rows, 64 concurrent requests, SIGKILL at 20 random moments
     memory          1,000,000 rows with the mock engine
     transformers    tokens/s of the embedded model, compared with `generate`
+    system-prompt   the same with a system prompt of about 270 tokens
     vllm            the same compared with `LLM.generate`, in the interpreter of --vllm
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from benchmarks._cases import Case, Setting, case_parser, run_cases
@@ -31,11 +33,12 @@ __all__ = ["main"]
 
 _PROMPTS: Final = 256
 _MAX_TOKENS: Final = 128
+_SYSTEM: Final = Path(__file__).parent / "distillation" / "sort.txt"
 
 
-def _speed(setting: Setting, name: str, python: str) -> str:
+def _speed(setting: Setting, name: str, python: str, system: Path | None = None) -> str:
     prompts = setting.rows(_PROMPTS)
-    text = engine_speed(setting.work, python, name, prompts, _MAX_TOKENS, setting.rounds)
+    text = engine_speed(setting.work, python, name, prompts, _MAX_TOKENS, setting.rounds, system)
     about = f"{prompts} bundled queries, up to {_MAX_TOKENS} new tokens; rounds: {setting.rounds}."
     return f"{about} {text}"
 
@@ -62,6 +65,10 @@ _CASES: Final = {
     "transformers": Case(
         "Sampling: transformers engine",
         lambda setting: _speed(setting, "transformers", sys.executable),
+    ),
+    "system-prompt": Case(
+        "Sampling: transformers engine, with a system prompt",
+        lambda setting: _speed(setting, "transformers", sys.executable, _SYSTEM),
     ),
     "vllm": Case(
         "Sampling: vLLM engine on a CPU", lambda setting: _speed(setting, "vllm", setting.vllm)

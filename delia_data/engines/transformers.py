@@ -6,6 +6,8 @@ Batching is continuous: a finished answer makes room for the next prompt.
             b b b b b b b b b b     keys and values of all rows are aligned on the right
             . . . . . . c c c c     (shorter rows are padded on the left)
 
+Tokens with which all prompts begin, such as a system prompt, are computed once.
+
 `generate` of transformers computes a batch until its longest answer is finished, which is most of
 the work when answers differ in length. Models with a special cache or with special generation
 settings still use it.
@@ -17,6 +19,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._batches import batches
@@ -63,6 +66,7 @@ _UNSUPPORTED: Final = {
     "watermarking_config": None,
 }
 _COMPACT_SHARE: Final = 8  # one row in 8 must be finished before the rest is compacted
+_PREFIX_TOKENS: Final = 16  # a shorter common prefix is not worth a pass of its own
 _ATTENTION: Final = "delia_data_grouped"
 
 
@@ -129,6 +133,8 @@ class Batch:
         self._pad = pad
         self._rows: list[Row] = []
         self._cache: Any = None
+        self._prefix: list[int] = []  # tokens that prompts begin with, and their keys and values
+        self._prefix_cache: Any = None
         # transformers 5.24 renames the argument, model by model.
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
@@ -142,10 +148,12 @@ class Batch:
 
     def admit(self, rows: Sequence[Row]) -> list[Row]:
         """Add rows and sample the first token of each; return those that are finished."""
-        from transformers import DynamicCache
+        import torch
 
-        ids, mask = pad_left([row.prompt for row in rows], self._pad, self._model.device)
-        cache = DynamicCache(config=self._model.config)
+        cache, length = self._begin([row.prompt for row in rows])
+        ids, mask = pad_left([row.prompt[length:] for row in rows], self._pad, self._model.device)
+        if length:
+            mask = torch.cat([mask.new_ones(len(rows), length), mask], dim=1)
         logits = self._forward(ids, mask, cache)
         self._compact()
         first, finished = self._sample(rows, logits)
@@ -163,6 +171,29 @@ class Batch:
         self._last, finished = self._sample(self._rows, logits)
         self.active -= len(finished)
         return finished
+
+    def _begin(self, prompts: Sequence[list[int]]) -> tuple[Any, int]:
+        """Return a cache with the tokens that all prompts begin with, and their number."""
+        import torch
+        from transformers import DynamicCache
+
+        # The last token of a prompt is not part of it: its logits are needed.
+        places = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+        shared = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, places)]
+        fits = shared[: len(self._prefix)] == self._prefix
+        missing = len(shared) - (len(self._prefix) if fits else 0)
+        if len(prompts) > 1 and missing >= _PREFIX_TOKENS:
+            ids = torch.tensor([shared], device=self._model.device)
+            self._prefix, self._prefix_cache = shared, DynamicCache(config=self._model.config)
+            self._forward(ids, torch.ones_like(ids), self._prefix_cache)
+            fits = True
+        cache = DynamicCache(config=self._model.config)
+        if not (fits and self._prefix):
+            return cache, 0
+        for number, layer in enumerate(self._prefix_cache.layers):
+            shape = (len(prompts), -1, -1, -1)
+            cache.update(layer.keys.expand(shape), layer.values.expand(shape), number)
+        return cache, len(self._prefix)
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
         """Return the next-token logits, shape (rows, vocabulary), after ids (rows, tokens)."""

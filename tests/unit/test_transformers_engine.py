@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import pytest
@@ -47,6 +48,35 @@ def test_describe_identifies_the_weights(make_engine: Make) -> None:
         other.model.get_input_embeddings().weight[0, 0] += 1
     other._identity = None
     assert one.describe() != other.describe()
+
+
+def test_tokens_that_all_prompts_begin_with_are_computed_once(
+    make_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are those of whole prompts, in later batches and beside other prompts too."""
+    system = Message("system", "Answer in verse, and never in more than nine words. " * 4)
+    first = [Request(f"{n}", (system, Message("user", "why" * n)), n) for n in range(1, 12)]
+    other = [Request("other", (Message("user", "how"),), 5)]
+    requests, sampling = [*first[:5], *other, *first[5:]], Sampling(temperature=1.0, max_tokens=6)
+
+    def answer() -> tuple[dict[str, str], int]:
+        engine, computed = make_engine(batch_size=4, window=1), 0
+        forward = engine.model.forward
+
+        def count(**inputs: torch.Tensor) -> object:
+            nonlocal computed
+            computed += inputs["input_ids"].numel()
+            return forward(**inputs)
+
+        monkeypatch.setattr(engine.model, "forward", count)
+        monkeypatch.setattr(count, "__signature__", inspect.signature(forward), raising=False)
+        return {one.id: one.text for one in engine.generate(requests, sampling)}, computed
+
+    texts, computed = answer()
+    monkeypatch.setattr("delia_data.engines.transformers._PREFIX_TOKENS", 10_000)
+    whole_texts, whole = answer()
+    assert texts == whole_texts
+    assert computed < 0.6 * whole
 
 
 def test_an_unknown_model_is_one_line() -> None:
