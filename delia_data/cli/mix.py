@@ -13,7 +13,7 @@ from delia_data.cli._output import AsJson, in_words, messages, say, show_json, s
 from delia_data.errors import InputError
 from delia_data.mixing import MixOptions, config_name, mix, save_mixture
 from delia_data.mixing.folder import rows_in_words
-from delia_data.mixing.recipe import read_mix_recipe
+from delia_data.mixing.options import read_mix_recipe
 from delia_data.models import load_tokenizer
 from delia_data.tasks import read_task_rows
 from delia_data.tokens import parse_assignments

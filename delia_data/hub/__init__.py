@@ -8,8 +8,15 @@ diff     the difference between two versions
 from __future__ import annotations
 
 from delia_data.hub.client import Retry
-from delia_data.hub.diff import Difference, diff
-from delia_data.hub.pull import Published, download_parts, find_version, published_mixture, pull
+from delia_data.hub.pull import (
+    Difference,
+    Published,
+    diff,
+    download_parts,
+    find_version,
+    published_mixture,
+    pull,
+)
 from delia_data.hub.push import Pushed, Version, push
 
 __all__ = [

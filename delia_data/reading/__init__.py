@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from delia_data.reading.files import KINDS, FilePart, is_url
 from delia_data.reading.inputs import (
+    Problems,
+    Report,
+    Source,
     choose_split,
     is_output,
     open_source,
     open_splits,
     read_records,
 )
-from delia_data.reading.source import Problems, Report, Source
 from delia_data.reading.tables import MESSAGES
 
 __all__ = [

@@ -32,6 +32,7 @@ from delia_data.reading.tables import (
     JsonError,
     Place,
     check_surrogates,
+    first_line,
     parse_json,
     row_chunks,
     table_chunks,
@@ -423,8 +424,3 @@ class reading_errors:  # noqa: N801  (a context manager that reads like a functi
 def as_pattern(file: str) -> str:
     """Return a name for `str.format`, with its braces doubled."""
     return file.replace("{", "{{").replace("}", "}}")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error that is not blank, or its type."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Turn Arrow tables and JSON text into rows.
+"""Turn Arrow tables, JSON text and rows in memory into chunks of rows.
 
 A table whose types are exactly those of a row is checked as columns and returned unchanged
 (`exact`). `Converter` makes rows of any other: bytes become text, labels get their names.
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from delia_data._batches import batches
-from delia_data.errors import FormatError
+from delia_data.errors import FormatError, InputError
 from delia_data.records import MEANINGFUL, TURN_FIELDS, VISIBLE, Record
 
 MESSAGES: Final = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -358,3 +358,89 @@ def check_surrogates(row: dict[str, Any]) -> Any:
             f"the row holds half a character ({error.object[error.start]!a}): correct or remove it"
         )
     return row
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """The rows of a `pyarrow.Table`."""
+
+    table: pa.Table
+    file: None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the rows."""
+        convert = Converter(self.table.schema)
+        yield from table_chunks(self.table.to_batches(BATCH_ROWS), convert, "row {}")
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """The rows of a `datasets.Dataset`, with its indices and format."""
+
+    dataset: Any
+    place: str = "row {}"
+    file: None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the rows."""
+        form = self.dataset.format
+        if form["type"] == "custom":
+            rows = with_label_names(self.dataset, self.dataset.features)
+            yield from row_chunks((self.place.format(n), row) for n, row in enumerate(rows))
+            return
+        columns = form["columns"]
+        arrow = self.dataset.with_format("arrow", columns=columns).iter(BATCH_ROWS)
+        schema = self.dataset.features.arrow_schema
+        convert = Converter(pa.schema([schema.field(name) for name in columns], schema.metadata))
+        tables = (batch for table in arrow for batch in table.combine_chunks().to_batches())
+        yield from table_chunks(tables, convert, self.place)
+
+
+@dataclass(frozen=True)
+class RowsPart:
+    """Rows in memory: a list, a generator, an `IterableDataset`."""
+
+    given: Any
+    file: None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the rows."""
+        rows = with_label_names(self.given, getattr(self.given, "features", None))
+        yield from row_chunks((f"row {n}", row) for n, row in enumerate(rows))
+
+
+def part_in_memory(given: Any) -> TablePart | DatasetPart | RowsPart:
+    """Return the rows of an input in memory.
+
+    Raises:
+        InputError: It is not an input of rows.
+    """
+    kind = type(given).__module__.partition(".")[0]
+    if kind == "datasets" or hasattr(given, "_indices"):
+        return DatasetPart(given) if hasattr(given, "_indices") else RowsPart(given)
+    if isinstance(given, pa.Table):
+        return TablePart(given)
+    is_frame = kind == "pandas" and hasattr(given, "columns")
+    try:
+        if is_frame:
+            return TablePart(pa.Table.from_pandas(given, preserve_index=False))
+        if kind != "pandas" and hasattr(given, "__arrow_c_stream__"):
+            return TablePart(pa.table(given))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if is_frame and given.columns.is_unique:  # columns of mixed types
+            rows = given.astype(object).where(given.notna(), None).to_dict("records")
+            return RowsPart(rows)
+        raise FormatError(
+            f"the {type(given).__name__} cannot be read: {first_line(error)}"
+        ) from error
+    if kind == "pandas" or isinstance(given, Mapping | bytes) or not isinstance(given, Iterable):
+        raise InputError(
+            f"a {type(given).__name__} is no input of rows: give a path, a dataset, a table or a "
+            "list of rows"
+        )
+    return RowsPart(given)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error that is not blank, or its type."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from delia_data.errors import DeliaError
 from delia_data.experiments.grid import read_grid
 from delia_data.mixing import mix, read_task_rows, save_mixture
-from delia_data.mixing.recipe import read_mix_recipe
+from delia_data.mixing.options import read_mix_recipe
 from delia_data.outputs import FINISHED, MANIFEST, Manifest, read_manifest
 from delia_data.reading import open_source
 from delia_data.records import Record, write_record

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from delia_data.engines.base import Finish
+from delia_data.sampling.generated_queries import query_checks, rejection_reason
 from delia_data.sampling.queries import bundled_queries
-from delia_data.sampling.query_checks import query_checks, rejection_reason
 
 CHECKS = query_checks("<sep>")
 

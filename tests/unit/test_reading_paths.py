@@ -119,7 +119,7 @@ def read(given: Any, *, strict: bool = False, fast: bool = True) -> Reading:
     """Read an input or its error, with or without the fast path."""
     source = open_source(given, strict=strict)
     rows, error = [], None
-    with nullcontext() if fast else patch("delia_data.reading.source.exact", lambda *_, **__: None):
+    with nullcontext() if fast else patch("delia_data.reading.inputs.exact", lambda *_, **__: None):
         try:
             for batch in source.batches():
                 batch.validate(full=True)

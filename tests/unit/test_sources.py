@@ -103,7 +103,7 @@ def test_messages_are_read_as_they_lie(
     def never(*_: Any) -> None:
         raise AssertionError("read row by row")
 
-    monkeypatch.setattr("delia_data.reading.source.as_batches", never)
+    monkeypatch.setattr("delia_data.reading.inputs.as_batches", never)
     assert mix(TASK, MADE[kind](tmp_path), ratio=5).train.num_rows == 60
 
 
