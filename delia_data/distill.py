@@ -44,9 +44,9 @@ from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import InputError
 from delia_data.evaluation import EvalTask, Evaluation, evaluate, read_evaluation
 from delia_data.evaluation.answer_format import earliest_object
+from delia_data.evaluation.generation import System, open_adapter_system
 from delia_data.evaluation.keep import satisfies
 from delia_data.evaluation.representation import evaluating
-from delia_data.evaluation.system import System, open_adapter_system
 from delia_data.mixing import mix, save_mixture
 from delia_data.models import load_model, load_tokenizer
 from delia_data.outputs import ShowStep, Steps, Update, is_finished, setting, write_json, write_text

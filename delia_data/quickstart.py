@@ -37,7 +37,7 @@ from delia_data.evaluation import (
     measure,
     read_evaluation,
 )
-from delia_data.evaluation.system import open_adapter_system
+from delia_data.evaluation.generation import open_adapter_system
 from delia_data.mixing import mix, parse_ratio, save_mixture
 from delia_data.models import DEFAULT_MODEL, load_model, load_tokenizer, quiet
 from delia_data.outputs import ShowStep, Steps, Update, read_manifest, write_text

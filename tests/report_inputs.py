@@ -22,10 +22,11 @@ from delia_data.evaluation.representation import (
     Band,
     Curve,
     Distances,
+    FirstToken,
     KeywordAlignment,
     Neighbor,
+    StateSpace,
 )
-from delia_data.evaluation.state_space import FirstToken, StateSpace
 from delia_data.experiments import Grid, RatioResult, Reproduction
 from delia_data.experiments.cells import (
     AnswerLoss,

@@ -119,7 +119,7 @@ class LeakWatch:
         self, model: Any, tokenizer: PreTrainedTokenizerBase, step: int
     ) -> dict[str, float]:
         """Measure the model at a step."""
-        from delia_data.evaluation.grading import is_leak
+        from delia_data.evaluation.scores import is_leak
 
         if self._before is None:
             with self.untrained() as before:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from delia_data.evaluation.answer_format import AnswerFormat
 from delia_data.evaluation.bootstrap import Estimate, Resampling
 from delia_data.evaluation.evaluate import compare_folders, evaluate, read_evaluation
-from delia_data.evaluation.generation import AnsweredRow, generate_answers
-from delia_data.evaluation.grading import ScoredRow, grade_answers
+from delia_data.evaluation.generation import AnsweredRow, System, generate_answers, open_system
 from delia_data.evaluation.measurements import (
     MEASURES,
     Measurements,
@@ -15,17 +14,18 @@ from delia_data.evaluation.measurements import (
     read_measurements,
 )
 from delia_data.evaluation.probes import PROBES, EvalTask, Probe, ProbeRow, make_probes
+from delia_data.evaluation.representation import StateSpaceWatch
 from delia_data.evaluation.scores import (
     NUMBERS,
     Comparison,
     Evaluation,
+    ScoredRow,
     compare,
+    grade_answers,
     missed_bounds,
     parse_gate,
     score,
 )
-from delia_data.evaluation.state_space import StateSpaceWatch
-from delia_data.evaluation.system import System, open_system
 
 __all__ = [
     "MEASURES",

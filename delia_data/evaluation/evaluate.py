@@ -35,15 +35,9 @@ from delia_data.evaluation.generation import (
     INSTRUCTED,
     MODEL,
     UNTRAINED,
+    System,
     generate_answers,
     read_answer_log,
-)
-from delia_data.evaluation.grading import (
-    ScoredRow,
-    agreement,
-    grade_answers,
-    read_scored_rows,
-    write_scored_rows,
 )
 from delia_data.evaluation.keep import (
     Divergence,
@@ -62,12 +56,16 @@ from delia_data.evaluation.probes import (
 from delia_data.evaluation.scores import (
     Comparison,
     Evaluation,
+    ScoredRow,
+    agreement,
     compare,
     count_formats,
     count_two_formats,
+    grade_answers,
+    read_scored_rows,
     score,
+    write_scored_rows,
 )
-from delia_data.evaluation.system import System
 from delia_data.evaluation.tables import model_card
 from delia_data.evaluation.translation import CorpusMetric
 from delia_data.outputs import (

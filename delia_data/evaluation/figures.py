@@ -25,8 +25,7 @@ import numpy.typing as npt
 from delia_data._optional import require
 from delia_data.evaluation.bootstrap import Estimate
 from delia_data.evaluation.gradients import GROUP_TITLES, WHENS, Buffering
-from delia_data.evaluation.representation import Alignment
-from delia_data.evaluation.state_space import StateSpace
+from delia_data.evaluation.representation import Alignment, StateSpace
 from delia_data.outputs import atomic_path
 
 # Characters that HTML forbids or UTF-8 cannot encode, such as halves of surrogate pairs, and those

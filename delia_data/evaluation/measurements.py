@@ -49,13 +49,15 @@ from delia_data.evaluation.gradients import (
     row_gradients,
 )
 from delia_data.evaluation.representation import (
+    MASS,
     Alignment,
     Band,
     Curve,
+    StateSpace,
     first_middle_last,
     measure_alignment,
+    measure_state_space,
 )
-from delia_data.evaluation.state_space import MASS, StateSpace, measure_state_space
 from delia_data.evaluation.tables import Table
 from delia_data.outputs import (
     FINISHED,

@@ -4,7 +4,7 @@ The learned metrics are not compatible with the libraries of this package: `unba
 needs transformers below 5 and numpy below 2, and `bleurt-pytorch` 0.0.1 imports names that
 transformers 5 does not have. A Python of another environment scores the rows:
 
-    rows ── stdin ──▶ PYTHON _learned_worker.py bleurt CHECKPOINT ── stdout ──▶ scores
+    rows ── stdin ──▶ PYTHON -c PROGRAM bleurt score CHECKPOINT ── stdout ──▶ scores
 
     python -m venv ~/bleurt
     ~/bleurt/bin/pip install bleurt-pytorch "transformers<5"
@@ -13,6 +13,7 @@ transformers 5 does not have. A Python of another environment scores the rows:
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -20,14 +21,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from delia_data._optional import require
 from delia_data.errors import EngineError, InputError, MissingExtraError
-from delia_data.evaluation import _learned_worker
 from delia_data.evaluation.bootstrap import Estimate, Numbers, Resampling, bootstrap
 from delia_data.tasks.scoring import chrf_counts, chrf_of_counts
 
@@ -68,7 +68,7 @@ class LearnedMetric:
         self._python = shutil.which(given) or ""
         if not self._python:
             raise InputError(f"{variable} is {given!r}, which is not a program: set it to a Python")
-        if self._run(_learned_worker.CHECK).returncode:
+        if self._run("check").returncode:
             raise MissingExtraError(
                 f"{given} does not have {self.name}: make an environment with pip install "
                 f"{_PACKAGES[metric]}, and set {variable} to its Python"
@@ -88,7 +88,7 @@ class LearnedMetric:
                 for source, answer, reference in zip(sources, answers, references, strict=True)
             ]
         )
-        done = self._run(_learned_worker.SCORE, rows)
+        done = self._run("score", rows)
         try:
             scores = json.loads(done.stdout.splitlines()[-1])
         except (ValueError, IndexError):
@@ -104,15 +104,77 @@ class LearnedMetric:
         """Return the means."""
         return np.asarray(sums[:, 0] / rows)
 
-    def _run(self, what: str, rows: str = "") -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, what: Literal["check", "score"], rows: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        functions = map(inspect.getsource, (_run_metric, _score_bleurt, _score_comet))
+        program = "\n".join([_PROGRAM_HEAD, *functions, f"{_run_metric.__name__}()"])
         return subprocess.run(
-            [self._python, _learned_worker.__file__, self._metric, what, self._checkpoint],
+            [self._python, "-c", program, self._metric, what, self._checkpoint],
             input=rows,
             capture_output=True,
             text=True,
             encoding="utf-8",
             check=False,
         )
+
+
+_PROGRAM_HEAD: Final = "from __future__ import annotations\nimport json, sys\n"
+
+
+# The source of the following functions is a program for a Python without this package, so they use
+# nothing from this module but each other.
+def _run_metric() -> None:
+    """Import the package of a metric; if scores are wanted, print those of the rows in stdin.
+
+    Rows are a JSON list of `src`, `mt` and `ref`; the last line of the output is the list of
+    scores.
+    """
+    del sys.path[0]  # the working folder, whose modules are not for others to import
+    metric, what, checkpoint = sys.argv[1:]
+    run = {"bleurt": _score_bleurt, "comet": _score_comet}[metric]
+    scores = run(checkpoint, json.load(sys.stdin) if what == "score" else [])
+    if what == "score":
+        sys.stdout.write("\n" + json.dumps(scores) + "\n")
+
+
+def _score_bleurt(checkpoint: str, rows: list[dict[str, str]]) -> list[float]:
+    from bleurt_pytorch import BleurtForSequenceClassification, BleurtTokenizer
+
+    if not rows:
+        return []
+    import torch
+
+    model = BleurtForSequenceClassification.from_pretrained(checkpoint).eval()
+    tokenizer = BleurtTokenizer.from_pretrained(checkpoint)
+    scores: list[float] = []
+    size = 16
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        inputs: Any = tokenizer(
+            [row["ref"] for row in part],
+            [row["mt"] for row in part],
+            padding="longest",
+            truncation=True,
+            max_length=model.config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            scores += model(**inputs).logits.flatten().tolist()
+    return scores
+
+
+def _score_comet(checkpoint: str, rows: list[dict[str, str]]) -> list[float]:
+    from comet import load_from_checkpoint
+
+    if not rows:
+        return []
+    import torch
+
+    model = load_from_checkpoint(checkpoint)
+    gpus = int(torch.cuda.is_available())
+    predicted: Any = model.predict(rows, batch_size=16, gpus=gpus, progress_bar=False)
+    return [float(score) for score in predicted.scores]
 
 
 METRICS: Final = ("chrf", "bleu", *LEARNED)

@@ -27,12 +27,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import FormatError, InputError, MissingExtraError
-from delia_data.evaluation.generation import MODEL, UNTRAINED, generate_answers
-from delia_data.evaluation.grading import grade_answers
+from delia_data.evaluation.generation import MODEL, UNTRAINED, SwitchedOffEngine, generate_answers
 from delia_data.evaluation.keep import divergences, read_pairs, similarities
-from delia_data.evaluation.representation import evaluating, length_batches, measure_alignment
-from delia_data.evaluation.state_space import StateSpaceWatch
-from delia_data.evaluation.system import SwitchedOffEngine
+from delia_data.evaluation.representation import (
+    StateSpaceWatch,
+    evaluating,
+    length_batches,
+    measure_alignment,
+)
+from delia_data.evaluation.scores import grade_answers
 from delia_data.experiments.grid import Cell
 from delia_data.experiments.inputs import ExperimentInputs
 from delia_data.experiments.methods import Method, Training, get_method

@@ -19,10 +19,10 @@ import numpy as np
 
 from delia_data.errors import InputError
 from delia_data.evaluation.bootstrap import Estimate, Numbers, Resampling, bootstrap_mean
-from delia_data.evaluation.grading import is_leak, obeys
 from delia_data.evaluation.keep import SIMILAR
 from delia_data.evaluation.probes import LEAK_PROBES
 from delia_data.evaluation.representation import middle_block
+from delia_data.evaluation.scores import is_leak, obeys
 from delia_data.experiments.cells import AnswerLoss, CellResult, read_result
 from delia_data.experiments.grid import FORMATTED, Cell, Grid, task_of
 from delia_data.experiments.methods import get_method

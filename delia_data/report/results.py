@@ -15,10 +15,9 @@ from delia_data.errors import DeliaError, InputError
 from delia_data.evaluation.evaluate import read_divergences, read_evaluation
 from delia_data.evaluation.figures import follow_leak_obey
 from delia_data.evaluation.generation import ANSWERS, MODEL, read_answer_log
-from delia_data.evaluation.grading import ScoredRow
 from delia_data.evaluation.keep import Divergence
 from delia_data.evaluation.probes import ProbeRow
-from delia_data.evaluation.scores import BY_NAME, Comparison, Evaluation, compare
+from delia_data.evaluation.scores import BY_NAME, Comparison, Evaluation, ScoredRow, compare
 from delia_data.evaluation.tables import (
     Table,
     capital,

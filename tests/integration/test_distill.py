@@ -22,8 +22,8 @@ from delia_data.diversify import diversify, make_task_folder
 from delia_data.errors import InputError, SettingsError
 from delia_data.evaluation import AnswerFormat, EvalTask, make_probes
 from delia_data.evaluation.evaluate import read_divergences
-from delia_data.evaluation.grading import agreement
 from delia_data.evaluation.keep import divergences
+from delia_data.evaluation.scores import agreement
 from delia_data.mixing import mix, read_task_rows
 from delia_data.outputs import read_manifest, weights_sha256
 from delia_data.records import Message, Record

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from delia_data.evaluation.gradients import row_gradients
-from delia_data.evaluation.representation import DEFAULT_CONTEXTS, measure_alignment, ordinary_words
-from delia_data.evaluation.state_space import measure_state_space
+from delia_data.evaluation.representation import (
+    DEFAULT_CONTEXTS,
+    measure_alignment,
+    measure_state_space,
+    ordinary_words,
+)
 from delia_data.models import embedded_gguf, load_model, load_tokenizer
 from delia_data.records import Record
 from delia_data.tokens import add_token

@@ -21,8 +21,7 @@ from delia_data.evaluation.measurements import (
     measure,
     read_measurements,
 )
-from delia_data.evaluation.representation import measure_alignment
-from delia_data.evaluation.state_space import measure_state_space
+from delia_data.evaluation.representation import measure_alignment, measure_state_space
 from delia_data.models import load_model, load_tokenizer
 from delia_data.outputs import is_finished, read_manifest
 from delia_data.sampling import embeddings

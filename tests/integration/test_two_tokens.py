@@ -20,7 +20,7 @@ from word_models import word_model, word_tokenizer
 from delia_data.engines import MockEngine, Request
 from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.evaluation import Evaluation, System, evaluate
-from delia_data.evaluation.system import open_adapter_system
+from delia_data.evaluation.generation import open_adapter_system
 from delia_data.mixing import save_mixture
 from delia_data.outputs import read_manifest
 from delia_data.tokens import render_ids

@@ -10,7 +10,7 @@ from two_tasks import SECOND, eval_tasks, mixture, two_tasks
 
 from delia_data.bundled_cache import BUNDLED, cache_path
 from delia_data.evaluation import evaluate
-from delia_data.evaluation.system import open_adapter_system
+from delia_data.evaluation.generation import open_adapter_system
 from delia_data.models import embedded_gguf
 from delia_data.training import read_recipe, train
 

@@ -21,7 +21,7 @@ from delia_data.evaluation.figures import (
     state_space_sizes,
     watched_state_space,
 )
-from delia_data.evaluation.state_space import FirstToken, StateSpace
+from delia_data.evaluation.representation import FirstToken, StateSpace
 
 pytest.importorskip("matplotlib")
 

@@ -24,9 +24,8 @@ from delia_data.evaluation import (
     parse_gate,
     score,
 )
-from delia_data.evaluation.grading import read_scored_rows, write_scored_rows
 from delia_data.evaluation.keep import Divergence, ends_in_mid_sentence
-from delia_data.evaluation.scores import LabelCount
+from delia_data.evaluation.scores import LabelCount, read_scored_rows, write_scored_rows
 from delia_data.tasks import bundled_task, bundled_wordings
 
 TASK, WORDINGS = bundled_task(), bundled_wordings()

@@ -9,7 +9,7 @@ import pytest
 from word_models import word_model, word_tokenizer
 
 from delia_data.errors import InputError
-from delia_data.evaluation.state_space import (
+from delia_data.evaluation.representation import (
     FirstToken,
     StateSpace,
     StateSpaceWatch,
