@@ -183,7 +183,8 @@ def _vllm(
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import vllm
 
-    from delia_data.engines.vllm import ROW_SAMPLER, VllmEngine
+    from delia_data.engines.local import ROW_SAMPLER
+    from delia_data.engines.vllm import VllmEngine
     from delia_data.models import DEFAULT_MODEL, load_tokenizer, resolve_model
 
     tokenizer = load_tokenizer()

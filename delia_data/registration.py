@@ -11,23 +11,52 @@
 Other names are not affected. A registered name takes precedence over a folder, as `"json"` does:
 `load_dataset("./delia_mix")` loads the folder. The exception is a folder that `save_to_disk` wrote,
 for which `load_dataset` says to use `load_from_disk`.
+
+`delia register` covers processes that never import this package. Two files in the environment's
+`site-packages` make every Python process register the names when it imports `datasets`, and do
+nothing until then:
+
+    delia_data_register.pth    one line, which Python runs at its start
+    _delia_data_register.py    waits for `datasets`; imports nothing else
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+import os
+import site
+import sysconfig
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 from delia_data._version import __version__
-from delia_data.errors import InputError
+from delia_data.errors import InputError, OutputError
 
 NAMES: Final = ("delia_mix", "delia_cache", "delia_task")
 
 _REVISED: Final = "delia_mix"
 _MARK: Final = "_registers_delia_data"
 _CODE: Final = hashlib.sha256(f"delia_data {__version__}".encode()).hexdigest()
+
+_PTH: Final = "delia_data_register.pth"
+_MODULE: Final = "_delia_data_register.py"
+# An `import` that fails would print a traceback at every start of Python.
+_LINE: Final = "import sys; exec('try: import {}\\nexcept ImportError: pass')\n"
+_HOOK: Final = """
+
+def _register() -> None:
+    try:
+        from delia_data.registration import register
+    except ImportError:  # delia_data was removed from the environment
+        return
+    register()
+
+
+after_import("datasets", _register)
+"""
 
 
 def register() -> None:
@@ -43,6 +72,51 @@ def is_registered() -> bool:
     return all(name in _registry() for name in NAMES) and all(
         hasattr(getattr(owner, function), _MARK) for owner, function, _ in _replaced()
     )
+
+
+def install() -> Path:
+    """Write the files of `delia register` into the current environment, and return the `.pth` file.
+
+    Raises:
+        OutputError: The environment cannot be written.
+    """
+    # Not at the top of the file: every program that imports `datasets` would wait for pydantic.
+    from delia_data.outputs import write_text
+
+    folder = Path(sysconfig.get_path("purelib"))
+    if not os.access(folder, os.W_OK) and site.ENABLE_USER_SITE:
+        folder = Path(site.getusersitepackages())
+    source = (files("delia_data") / "_after_import.py").read_text("utf-8")
+    try:
+        write_text(folder / _MODULE, source + _HOOK)
+        write_text(folder / _PTH, _LINE.format(_MODULE.removesuffix(".py")))
+    except OutputError as error:
+        raise OutputError(f"{error}: register in a virtual environment of your own") from error
+    return folder / _PTH
+
+
+def remove() -> list[Path]:
+    """Remove the files of `delia register`, and return the `.pth` files among them.
+
+    Raises:
+        OutputError: The environment cannot be written.
+    """
+    removed = list(installed())
+    for pth in removed:
+        try:
+            pth.unlink()
+            pth.with_name(_MODULE).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{pth} cannot be removed: {error.strerror}") from error
+    return removed
+
+
+def installed() -> Iterator[Path]:
+    """Yield the `.pth` files of `delia register` in the current environment."""
+    folders = [sysconfig.get_path("purelib")]
+    if site.ENABLE_USER_SITE:
+        folders.append(site.getusersitepackages())
+    return (path for folder in folders if (path := Path(folder) / _PTH).is_file())
 
 
 def _registry() -> dict[str, tuple[str, str]]:

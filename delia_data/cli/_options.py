@@ -24,6 +24,8 @@ _READY: Final = "Ready tasks"
 TEMPLATE_OPTION_HELP: Final = (
     "Option of the model's chat template as NAME=VALUE, such as enable_thinking=false; repeatable."
 )
+WORKERS_HELP: Final = "Cells to run at once; on a CPU, one core each."
+KEEP_ADAPTERS_HELP: Final = "Keep the adapter of every cell."
 _OF_READY: Final = ("data", "from_language", "to_language")
 _OF_ROWS: Final = ("query", "answer", "instruction", "instruction_column", "stands_for", "test")
 

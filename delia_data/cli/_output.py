@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 import typer
@@ -29,6 +30,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from delia_data.evaluation import tables
+    from delia_data.experiments.grid import Cell
+    from delia_data.experiments.sweep import CellEstimate
 
 console = Console(highlight=False, emoji=False)
 """Console for results (stdout)."""
@@ -152,6 +155,57 @@ def _count(number: int, noun: str) -> str:
 def _some(names: Sequence[str]) -> str:
     more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
     return ", ".join([*names[:_SHOWN], *more])
+
+
+def show_cells(
+    cells: Sequence[CellEstimate],
+    seconds: float | None,
+    workers: int,
+    as_json: bool,
+    *,
+    blocked: Sequence[Cell] = (),
+) -> None:
+    """Print the cells of a sweep and the work that is left.
+
+    Args:
+        cells: The cells.
+        seconds: Seconds until all are finished; None if unknown.
+        workers: Number of cells that run at once.
+        as_json: Print JSON.
+        blocked: Cells that need translated texts.
+    """
+    left = [one for one in cells if not one.finished]
+    rows = sum(one.trained_rows for one in left)
+    if as_json:
+        lines = [
+            {
+                **asdict(one.cell),
+                "state": "finished" if one.finished else "to run",
+                "trained_rows": one.trained_rows,
+                "seconds": one.seconds,
+            }
+            for one in cells
+        ]
+        lines += [{**asdict(cell), "state": "needs --data"} for cell in blocked]
+        show_json({"cells": lines, "rows_to_train": rows, "seconds": seconds, "workers": workers})
+        return
+    table = []
+    for one in cells:
+        state = "finished" if one.finished else "to run"
+        duration = "" if one.seconds is None else f"{one.seconds:.0f}"
+        table.append([*_axes(one.cell), state, f"{one.trained_rows:,}", duration])
+    table += [[*_axes(cell), "needs --data", "", ""] for cell in blocked]
+    head = ("experiment", "method", "rows", "ratio", "seed", "state", "trained", "seconds")
+    print_table(head, table)
+    hours = "unknown until a cell is finished" if seconds is None else f"{seconds / 3600:.1f} hours"
+    say(
+        f"{len(left)} of {len(cells) + len(blocked)} cells to run, {rows:,} rows to train; with "
+        f"{workers} worker{'s' if workers != 1 else ''}: {hours}"
+    )
+
+
+def _axes(cell: Cell) -> list[str]:
+    return ["" if value is None else f"{value}" for value in astuple(cell)]
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from packaging.requirements import Requirement
 from delia_data._version import __version__
 from delia_data.cli._output import AsJson, print_table, say, show_json
 from delia_data.models import DEFAULT_MODEL, embedded_gguf
-from delia_data.registration import is_registered
+from delia_data.registration import installed, is_registered
 from delia_data.sampling.embeddings import weights_folder
-from delia_data.startup import installed
 
 _CORE: Final = "core"
 

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from delia_data.cli._flags import argument, option, with_options
+from delia_data.cli._options import KEEP_ADAPTERS_HELP, WORKERS_HELP
 from delia_data.cli._output import (
     AsJson,
     console,
     messages,
     say,
+    show_cells,
     show_json,
     show_table,
     step,
     warnings_in_one_line,
 )
 from delia_data.cli._setting_flags import recipe_option, settings_from, with_setting_flags
-from delia_data.cli.reproduce import KEEP_ADAPTERS, WORKERS, show_cells
 from delia_data.errors import InputError
 from delia_data.experiments import RatioSettings, estimate_ratio, run_ratio
 from delia_data.experiments.ratio import BY, RatioResult, ratio_table
@@ -48,8 +49,8 @@ def command(
     by: str = option(
         "leak", f"Number to compare ratios by: {', '.join(BY)}.", _CHOICE, complete=BY
     ),
-    workers: int = option(1, WORKERS),
-    keep_adapters: bool = option(False, KEEP_ADAPTERS, names=["--keep-adapters"]),
+    workers: int = option(1, WORKERS_HELP),
+    keep_adapters: bool = option(False, KEEP_ADAPTERS_HELP, names=["--keep-adapters"]),
     show: bool = option(False, "Show the cells and their work; run nothing.", names=["--list"]),
     as_json: AsJson = False,
     series: dict[str, Any],

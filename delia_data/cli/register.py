@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delia_data import startup
+from delia_data import registration
 from delia_data.cli._flags import option
 from delia_data.cli._output import AsJson, say, show_json
 
@@ -17,7 +17,7 @@ def command(
 
         trl sft --dataset_name delia_mix --dataset_config ratio-260 ...
     """
-    files = startup.remove() if remove else [startup.install()]
+    files = registration.remove() if remove else [registration.install()]
     if as_json:
         show_json({"registered": not remove, "files": [str(file) for file in files]})
         return

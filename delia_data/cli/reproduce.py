@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 from delia_data.bundled_cache import cache_path
 from delia_data.cli._flags import argument, option
-from delia_data.cli._options import TEMPLATE_OPTION_HELP
-from delia_data.cli._output import AsJson, messages, print_table, say, show_json, step
+from delia_data.cli._options import KEEP_ADAPTERS_HELP, TEMPLATE_OPTION_HELP, WORKERS_HELP
+from delia_data.cli._output import AsJson, messages, say, show_cells, show_json, step
 from delia_data.errors import InputError
 from delia_data.tokens import parse_assignments
-
-if TYPE_CHECKING:
-    from delia_data.experiments.grid import Cell
-    from delia_data.experiments.sweep import CellEstimate
-
-WORKERS: Final = "Cells to run at once; on a CPU, one core each."
-KEEP_ADAPTERS: Final = "Keep the adapter of every cell."
 
 
 def command(
@@ -34,7 +24,7 @@ def command(
         complete=["tiny", "pairs", "kinds", "small", "paper"],
     ),
     only: list[str] | None = option(None, "Method to run; can be given several times."),
-    workers: int = option(1, WORKERS),
+    workers: int = option(1, WORKERS_HELP),
     cache: Path | None = option(
         None,
         "Cache to take the pairs from, bundled or a folder; by default each model samples its own.",
@@ -46,7 +36,7 @@ def command(
     template_option: list[str] | None = option(
         None, f"{TEMPLATE_OPTION_HELP} In a grid: template_options in training."
     ),
-    keep_adapters: bool = option(False, KEEP_ADAPTERS, names=["--keep-adapters"]),
+    keep_adapters: bool = option(False, KEEP_ADAPTERS_HELP, names=["--keep-adapters"]),
     show: bool = option(False, "Show the cells and their duration; run nothing.", names=["--list"]),
     as_json: AsJson = False,
 ) -> None:
@@ -91,54 +81,3 @@ def _paths(paths: list[Path], scale: str | None) -> tuple[str | Path, Path]:
     if scale is None:
         raise InputError("give a grid and a folder (GRID.yaml OUT), or --scale tiny and a folder")
     raise InputError("--scale names the grid: give only a folder")
-
-
-def show_cells(
-    cells: Sequence[CellEstimate],
-    seconds: float | None,
-    workers: int,
-    as_json: bool,
-    *,
-    blocked: Sequence[Cell] = (),
-) -> None:
-    """Print the cells of a sweep and the work that is left.
-
-    Args:
-        cells: The cells.
-        seconds: Seconds until all are finished; None if unknown.
-        workers: Number of cells that run at once.
-        as_json: Print JSON.
-        blocked: Cells that need translated texts.
-    """
-    left = [one for one in cells if not one.finished]
-    rows = sum(one.trained_rows for one in left)
-    if as_json:
-        lines = [
-            {
-                **asdict(one.cell),
-                "state": "finished" if one.finished else "to run",
-                "trained_rows": one.trained_rows,
-                "seconds": one.seconds,
-            }
-            for one in cells
-        ]
-        lines += [{**asdict(cell), "state": "needs --data"} for cell in blocked]
-        show_json({"cells": lines, "rows_to_train": rows, "seconds": seconds, "workers": workers})
-        return
-    table = []
-    for one in cells:
-        state = "finished" if one.finished else "to run"
-        duration = "" if one.seconds is None else f"{one.seconds:.0f}"
-        table.append([*_axes(one.cell), state, f"{one.trained_rows:,}", duration])
-    table += [[*_axes(cell), "needs --data", "", ""] for cell in blocked]
-    head = ("experiment", "method", "rows", "ratio", "seed", "state", "trained", "seconds")
-    print_table(head, table)
-    hours = "unknown until a cell is finished" if seconds is None else f"{seconds / 3600:.1f} hours"
-    say(
-        f"{len(left)} of {len(cells) + len(blocked)} cells to run, {rows:,} rows to train; with "
-        f"{workers} worker{'s' if workers != 1 else ''}: {hours}"
-    )
-
-
-def _axes(cell: Cell) -> list[str]:
-    return ["" if value is None else f"{value}" for value in astuple(cell)]

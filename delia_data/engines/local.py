@@ -7,13 +7,15 @@ Tokens are sampled by inverse transform, each with a number of the row's own:
 
 The number depends only on the row's seed and the token's position in the answer, so a row gets the
 same tokens in every batch, after a preemption, and in every engine that samples here.
+vLLM on a CPU does so with `RowSampler`, for the engines `vllm` and `ray`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 from delia_data._optional import require
 from delia_data.engines.base import Completion, Finish, Request, Sampling
@@ -30,10 +32,22 @@ from delia_data.tokens import (
 if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from vllm import SamplingParams
+    from vllm.config import VllmConfig
+    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 # Nearly every nucleus fits into the first number of tokens, nearly every other into the second.
 # Only rows with a larger one are sorted completely.
 _TOP_K: Final = (64, 2048)
+_ROW_SAMPLING: Final = "delia"
+ROW_SAMPLER: Final = f"{__name__}:RowSampler"
+"""Logits processor that samples with each row's own numbers, for vLLM on a CPU.
+
+On a GPU vLLM's `seed` makes rows independent of the batch. On a CPU it does not work: vLLM rewinds
+a generator by its offset when a prompt was computed in parts, and CPU generators have none ("CPU
+Generator does not use offset"). There vLLM decodes greedily, and this processor makes the sampled
+token the most likely one.
+"""
 _PROMPT_END: Final = 32  # tokens; the mark that begins thoughts is at the end of a prompt
 
 
@@ -120,6 +134,80 @@ def _inverse_transform(
     mass = cumulative.gather(1, nucleus - 1)
     index = torch.searchsorted(cumulative, uniform * mass, right=True).clamp(max=nucleus - 1)
     return tokens.gather(1, index)
+
+
+def sampling_arguments(
+    sampling: Sampling, seed: int, end: int, *, on_cpu: bool, max_tokens: int | None = None
+) -> dict[str, Any]:
+    """Return the arguments of vLLM's `SamplingParams` for one row.
+
+    `end` is a token that ends an answer, besides those in the model's own settings. On a CPU the
+    engine runs `ROW_SAMPLER`.
+    """
+    limit = max_tokens or sampling.max_tokens
+    arguments = {"max_tokens": limit, "stop_token_ids": [end], "detokenize": False}
+    if sampling.temperature == 0:
+        return {**arguments, "temperature": 0.0}
+    row = {"seed": seed, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    if on_cpu:
+        return {**arguments, "temperature": 0.0, "extra_args": {_ROW_SAMPLING: row}}
+    return {**arguments, **row}
+
+
+if not TYPE_CHECKING:  # for type checkers, the module has no other names
+
+    def __getattr__(name: str) -> Any:
+        """Return `RowSampler`, whose base class is vLLM's, without importing vLLM earlier."""
+        if name == "RowSampler":
+            return _row_sampler()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _row_sampler() -> type[LogitsProcessor]:
+    from vllm.v1.sample.logits_processor import LogitsProcessor
+    from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+    class RowSampler(LogitsProcessor):  # type: ignore[misc]
+        """Makes the token that a row samples the most likely one.
+
+        `rows` maps a row's index in vLLM's batch, which changes, to its seed, its temperature and
+        top-p, and its tokens so far, a list that vLLM extends.
+        """
+
+        def __init__(self, config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+            self.rows: dict[int, tuple[int, tuple[float, float], list[int]]] = {}
+
+        @classmethod
+        def validate_params(cls, sampling_params: SamplingParams) -> None:
+            """Accept all parameters."""
+
+        def is_argmax_invariant(self) -> bool:
+            """Return False, because the processor changes the most likely token."""
+            return False
+
+        def update_state(self, batch_update: BatchUpdate | None) -> None:
+            """Follow rows as they are added, removed, and moved."""
+
+            def row(parameters: SamplingParams, _: Any, answer: list[int]) -> Any:
+                given = (parameters.extra_args or {}).get(_ROW_SAMPLING)
+                return given and (given["seed"], (given["temperature"], given["top_p"]), answer)
+
+            process_dict_updates(self.rows, batch_update, row)
+
+        def apply(self, logits: torch.Tensor) -> torch.Tensor:
+            """Sample a token for each row of logits of shape (rows, vocabulary)."""
+            groups: dict[tuple[float, float], list[int]] = {}
+            for index, (_, settings, _) in self.rows.items():
+                groups.setdefault(settings, []).append(index)
+            for (temperature, top_p), indexes in groups.items():
+                rows = [self.rows[index] for index in indexes]
+                numbers = [uniform_number(seed, len(answer)) for seed, _, answer in rows]
+                sampled = sample_tokens(logits[indexes], numbers, temperature, top_p)
+                logits[indexes, sampled.squeeze(1)] = float("inf")
+            return logits
+
+    return RowSampler
 
 
 def generation_limit(tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> Sampling:

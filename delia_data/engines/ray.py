@@ -31,14 +31,15 @@ from delia_data.engines.base import (
     Sampling,
 )
 from delia_data.engines.local import (
+    ROW_SAMPLER,
     decode_completion,
     encode_prompt,
     failed_completion,
     generation_limit,
     load_end_token_ids,
     prompt_too_long,
+    sampling_arguments,
 )
-from delia_data.engines.vllm import ROW_SAMPLER, sampling_arguments
 from delia_data.errors import EngineError, InputError
 from delia_data.models import identify_files, load_tokenizer, resolve_model
 from delia_data.outputs import Settings, setting

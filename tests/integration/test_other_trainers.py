@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from trained import MARKS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from delia_data import startup
+from delia_data import registration
 from delia_data.mixing import mix, save_mixture
 from delia_data.mixing.task_rows import ContrastRow
 from delia_data.models import quiet
@@ -195,8 +195,9 @@ def test_trl_sft_as_a_program_on_the_registered_dataset(
 ) -> None:
     """LoRA, on the embedding too, as in the paper's code, with the files of `delia register`."""
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(place))
-    startup.install()
-    (place / startup._MODULE).rename(place / "sitecustomize.py")  # `.pth` files need a site folder
+    registration.install()
+    # `.pth` files need a site folder.
+    (place / registration._MODULE).rename(place / "sitecustomize.py")
     micro_model(place / "base")
     (place / "base" / "chat_template.jinja").write_text(TEMPLATE)
     prepare(place / "base", place / "model")

@@ -20,7 +20,7 @@ LAYERS = [
     {"engines", "mixing"},
     {"tasks"},
     {"sampling", "diversify", "hub"},
-    {"builders", "training", "evaluation", "registration", "startup"},
+    {"builders", "training", "evaluation", "registration"},
     {"experiments"},
     {"report"},
     {"quickstart", "distill"},

@@ -10,8 +10,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from delia_data.engines import Sampling, load_engine
+from delia_data.engines.local import ROW_SAMPLER, sampling_arguments
 from delia_data.engines.ray import RayOptions
-from delia_data.engines.vllm import ROW_SAMPLER, sampling_arguments
 from delia_data.errors import InputError, MissingExtraError
 
 SEED = 2**62 + 1
