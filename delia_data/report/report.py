@@ -19,10 +19,19 @@ from typing import Any, Final, NamedTuple
 from delia_data._version import __version__
 from delia_data.errors import ForeignFolderError
 from delia_data.outputs import LOCK, MANIFEST, write_text
-from delia_data.report.data import accounts, maps, measured, settings, trained
 from delia_data.report.page import GENERATOR, Figures, Section, render
-from delia_data.report.results import answers, examples, ratios, reproduced
 from delia_data.report.runs import Runs, labels_of, read_runs
+from delia_data.report.sections import (
+    accounts,
+    answers,
+    examples,
+    maps,
+    measured,
+    ratios,
+    reproduced,
+    settings,
+    trained,
+)
 from delia_data.sampling.embeddings import Embed
 
 _METRICS: Final = 5

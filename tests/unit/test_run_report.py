@@ -25,10 +25,20 @@ from report_inputs import (
 from delia_data.errors import ForeignFolderError, InputError, UnfinishedError
 from delia_data.outputs import FINISHED, Manifest, finish, read_manifest, write_json
 from delia_data.report import check_place, make_report
-from delia_data.report.data import accounts, maps, measured, settings, trained
 from delia_data.report.page import GENERATOR, Figures
-from delia_data.report.results import Example, ExampleRun, answers, examples, read_evaluated
 from delia_data.report.runs import read_runs
+from delia_data.report.sections import (
+    Example,
+    ExampleRun,
+    accounts,
+    answers,
+    examples,
+    maps,
+    measured,
+    read_evaluated,
+    settings,
+    trained,
+)
 from delia_data.sampling.embeddings import place_by_words
 
 pytest.importorskip("matplotlib")
