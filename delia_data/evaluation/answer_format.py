@@ -293,6 +293,11 @@ class AnswerFormat:
                 assert self.check is not None
                 return ReadAnswer(True) if self.check(answer) else None
 
+    def follows(self, answer: str) -> bool:
+        """Return whether an answer is in the format as it is."""
+        read = self.read(answer)
+        return read is not None and read.strict
+
     def parses(self, answer: str) -> bool:
         """Return whether an answer counts loosely: for objects, any that can be read or repaired.
 

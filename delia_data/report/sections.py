@@ -526,8 +526,7 @@ def _cell_rows(
             turns = (build(each.prompt, each.query) for each in (row, plain))
             named, bare = (answers.get(content_id(each)) for each in turns)
             if named is not None and bare is not None:
-                read, marked = form.read(named.text), bool(form.marks(bare.text))
-                follows = read is not None and read.strict
+                follows, marked = form.follows(named.text), bool(form.marks(bare.text))
                 of_cell[row.id] = ExampleRun(method.title, named.text, bare.text, follows, marked)
         runs.append(of_cell)
     for row, _ in rows:
