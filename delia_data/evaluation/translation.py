@@ -107,8 +107,9 @@ class LearnedMetric:
     def _run(
         self, what: Literal["check", "score"], rows: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        functions = map(inspect.getsource, (_run_metric, _score_bleurt, _score_comet))
-        program = "\n".join([_PROGRAM_HEAD, *functions, f"{_run_metric.__name__}()"])
+        functions = (_run_metric, _score_bleurt, _score_comet)
+        sources = [inspect.getsource(each) for each in functions]
+        program = "\n".join([_PROGRAM_HEAD, *sources, f"{_run_metric.__name__}()"])
         return subprocess.run(
             [self._python, "-c", program, self._metric, what, self._checkpoint],
             input=rows,
