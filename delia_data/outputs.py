@@ -192,7 +192,10 @@ def validate(kind: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], list
             # YAML 1.1 reads 2e-4 as text; pydantic makes a number of it.
             valid[name] = validators[name].validate_python(value)
         except ValidationError as error:
-            shown = f" {value!r}" if kind.__dataclass_fields__[name].repr else ""
+            field = kind.__dataclass_fields__[name]
+            flags = field.metadata.get("flag", {}).get("names", ())
+            shown = "".join(f" ({flag})" for flag in flags[:1])
+            shown += f" {value!r}" if field.repr else ""
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             message = message.replace("Input should be", "it must be", 1)
             problems.append(f"{name}{shown} is wrong: {message}")
