@@ -48,16 +48,6 @@ def test_it_happens_once_and_leaves_no_trace(library: str) -> None:
     assert type(module.__loader__) is type(module.__spec__.loader) is plain
 
 
-def test_several_wait_for_one_library(library: str) -> None:
-    before, seen = [*sys.meta_path], list[int]()
-    for number in range(3):
-        after_import(library, lambda number=number: seen.append(number))  # type: ignore[misc]
-    module = importlib.import_module(library)
-    assert sorted(seen) == [0, 1, 2]
-    assert sys.meta_path == before
-    assert "exec_module" not in vars(module.__loader__)
-
-
 def test_looking_for_the_library_is_not_importing_it(library: str) -> None:
     seen: list[int] = []
     after_import(library, lambda: seen.append(1))

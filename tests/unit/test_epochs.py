@@ -69,13 +69,6 @@ def test_epochs_are_nested(ratio: float, epochs: int, seed: int, order: Order, f
     assert set(several) == set(at_once)
 
 
-def test_each_epoch_has_its_own_order() -> None:
-    rows = mix(TASK, CACHE, ratio=0, epochs=3).train["source_id"].to_pylist()
-    parts = [tuple(rows[begin : begin + 10]) for begin in (0, 10, 20)]
-    assert len(set(parts)) == 3
-    assert {frozenset(part) for part in parts} == {frozenset(row.record.id for row in TASK)}
-
-
 def test_one_epoch_is_not_named_in_the_manifest() -> None:
     given = mix(TASK, CACHE, ratio=2).manifest
     assert mix(TASK, CACHE, ratio=2, epochs=1).manifest == given

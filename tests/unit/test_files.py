@@ -1,7 +1,6 @@
 """A file is the old or the new one, never a part of it; a folder has one writer."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -162,10 +161,3 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written: "):
         hold(tmp_path / "file")
     assert names(tmp_path) == ["file"]
-
-
-def test_parts_of_two_processes_do_not_meet(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "file") as part:
-        part.write_text("text")
-        assert str(os.getpid()) in part.name
-        assert part.name.startswith(".")

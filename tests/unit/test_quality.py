@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import refused, spawn
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from delia_data.engines import MockEngine, Sampling
 from delia_data.errors import InputError, UnfinishedError
 from delia_data.outputs import canonical_json, read_manifest
 from delia_data.sampling import Query, read_cache, sample
 from delia_data.sampling.embeddings import Vectors, coverage
-from delia_data.sampling.quality import measure_pairs, measure_quality, share_like_earlier
+from delia_data.sampling.quality import measure_pairs, measure_quality
 
 
 def bag(texts: Sequence[str]) -> Vectors:
@@ -91,21 +89,6 @@ def test_languages() -> None:
     pairs = [("q", "The cat sat on the mat and slept."), ("q", "Le chat est assis sur le tapis.")]
     assert measure_pairs(pairs, language="en").language_share == 0.5
     assert measure_pairs(pairs[:1], language="en").language_share == 1.0
-
-
-@settings(deadline=None)
-@given(st.permutations([*PAIRS[:8], ("again", PAIRS[0][1])]))
-def test_the_order_of_the_pairs_does_not_count(pairs: list[tuple[str, str]]) -> None:
-    quality = measure_pairs(pairs, scan=lambda text: ["a"] if "a" in text else [])
-    assert quality == measure_pairs(sorted(pairs), scan=lambda t: ["a"] if "a" in t else [])
-
-
-def test_texts_similar_to_one_in_another_block() -> None:
-    vectors = np.random.default_rng(0).normal(size=(1100, 16)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    expected = sum(bool((vectors[:i] @ vectors[i] >= 0.8).any()) for i in range(1100)) / 1100
-    assert 0 < expected < 1
-    assert share_like_earlier(vectors, 0.8) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

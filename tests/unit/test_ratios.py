@@ -126,15 +126,6 @@ def test_every_drop_has_a_reason_and_the_ratio_stays_exact() -> None:
         mix(TASK, [*bad, *CACHE], ratio=20.1, test=TEST)
 
 
-def test_the_accounting_adds_up() -> None:
-    cache = [*CACHE, *CACHE[:30], *(row.record for row in TASK)]
-    manifest = mix(TASK, cache, ratio=5, on_short="all").manifest
-    whole = mix(TASK, cache, ratio=100, on_short="all").manifest
-    assert manifest.rows["cache"] == 50
-    assert whole.rows["cache"] + sum(whole.dropped.values()) == len(cache)
-    assert manifest.dropped == whole.dropped == {"also_in_task": 10, "duplicate": 30}
-
-
 def test_without_a_token_nothing_is_dropped_for_it() -> None:
     cache = [Record.pair("What is <sep>?", "A token.")]
     task = [TaskRow(Record.pair("a question", "an answer"))]

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from delia_data.errors import FormatError, InputError, SettingsError
-from delia_data.evaluation.representation import first_middle_last
 from delia_data.experiments import (
     METHODS,
     SCALES,
@@ -269,11 +268,6 @@ def test_numbers_over_seeds_and_rows() -> None:
         over_rows([[1, 0], [1]])
     with pytest.raises(InputError, match="no seeds"):
         over_seeds([])
-
-
-def test_blocks_of_the_papers_tables() -> None:
-    assert first_middle_last(32) == (0, 16, 31)
-    assert first_middle_last(1) == (0, 0, 0)
 
 
 def entries(table: Any, *heads: str) -> list[Any]:

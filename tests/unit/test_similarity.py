@@ -78,13 +78,6 @@ def test_few_changed_words_make_a_near_duplicate_and_many_do_not() -> None:
     assert ask(check, "q", changed) is None
 
 
-def test_exact_duplicates_alone() -> None:
-    check = Duplicates(None)
-    assert ask(check, "q", LONG) is None
-    assert ask(check, "q", LONG.replace("church", "chapel")) is None
-    assert ask(check, "q", LONG) == "duplicate"
-
-
 def test_rejected_pairs_are_not_remembered() -> None:
     """A chain of small changes must not carry the filter away from what is kept."""
     check, said = Duplicates(), made_up(0)

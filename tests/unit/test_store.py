@@ -1,13 +1,12 @@
 """The pair store keeps every finished row through kills, and grows."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from delia_data.errors import OutputError, SettingsError
+from delia_data.errors import OutputError
 from delia_data.outputs import JsonlLog, Manifest, is_finished
 from delia_data.records import Record
 from delia_data.sampling import read_cache
@@ -74,19 +73,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def test_appended_rows_are_read_again(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "cache"
-    with PairStore.open(folder, PLAN) as store:
-        assert (store.counts.accepted, len(store.row_ids)) == (0, 0)
-        for row in ROWS[:3]:
-            store.append(row)
-        assert store.counts.accepted == 2
-    assert known(folder) == of_rows(ROWS[:3])
-    fill(folder, ROWS[3:])
-    assert known(folder) == of_rows(ROWS)
-    assert names(folder) == ["plan.json", "sampled-00000-000.jsonl"]
-
-
 def test_logs_of_earlier_versions_are_read_in_order(tmp_path: Path) -> None:
     """Version 0.1.0 began a new log in every run."""
     fill(tmp_path, ROWS[:2])
@@ -99,13 +85,6 @@ def test_logs_of_earlier_versions_are_read_in_order(tmp_path: Path) -> None:
     finished(tmp_path, MORE)
     assert known(tmp_path) == of_rows(ROWS + MORE)
     assert not list(tmp_path.glob("*.jsonl"))
-
-
-def test_an_unknown_price_makes_the_cost_unknown(tmp_path: Path) -> None:
-    fill(tmp_path, [*ROWS, SampledRow(9, "x", "q", "a", 1, 0, None)])
-    assert known(tmp_path)["cost"] is None
-    finished(tmp_path, MORE)
-    assert known(tmp_path)["cost"] is None
 
 
 def test_failed_row_is_requested_again_until_the_run_is_finished(tmp_path: Path) -> None:
@@ -129,31 +108,6 @@ def test_a_row_that_fails_twice_counts_once(tmp_path: Path) -> None:
     assert table["reason"].to_pylist() == ["empty", "failed"]
     assert table["error"].to_pylist() == [None, "no answer"]
     assert known(tmp_path)["dropped"] == {"empty": 1, "failed": 1}
-
-
-def test_extend_adds_other_queries(tmp_path: Path) -> None:
-    fill(tmp_path)
-    hint = r"other queries can be added with extend \(--extend\)"
-    with pytest.raises(SettingsError, match=hint), PairStore.open(tmp_path, other(2)):
-        pass
-    for number in (2, 3, 3):
-        with PairStore.open(tmp_path, other(number), extend=True) as store:
-            assert store.counts.accepted == 3
-            store.begin()
-    plan = json.loads((tmp_path / "plan.json").read_text())
-    assert plan == {**other(3), "extended": [{"n": 1}, {"n": 2}]}
-    with PairStore.open(tmp_path, other(3)) as store:
-        assert store.counts.accepted == 3
-    refused = {**other(4), "seed": 2}
-    with (
-        pytest.raises(SettingsError, match="seed was 1 and is now 2"),
-        PairStore.open(tmp_path, refused, extend=True),
-    ):
-        pass
-
-
-def other(number: int) -> dict[str, Any]:
-    return {**PLAN, "queries": {"n": number}}
 
 
 def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
@@ -191,30 +145,6 @@ def test_finish_writes_accepted_and_rejected_rows(tmp_path: Path) -> None:
     ]
     assert rejected["query"].to_pylist() == [None]
     assert known(tmp_path) == of_rows(ROWS)
-
-
-def test_keep_rejected_writes_the_texts(tmp_path: Path) -> None:
-    finished(tmp_path, keep_rejected=True)
-    rejected = pq.read_table(tmp_path / "rejected-00000.parquet").to_pylist()
-    assert [(row["query"], row["answer"]) for row in rejected] == [("Say it.", "")]
-
-
-def test_growing_adds_a_generation_and_leaves_earlier_files(tmp_path: Path) -> None:
-    finished(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
-    with PairStore.open(tmp_path, PLAN) as store:
-        assert store.finished
-        store.begin()
-        assert not is_finished(tmp_path)
-        for row in MORE:
-            store.append(row)
-        assert list(store.pairs()) == of_rows(ROWS + MORE)["pairs"]
-        store.finish(Manifest(kind="cache", settings=PLAN))
-    assert known(tmp_path) == of_rows(ROWS + MORE)
-    after = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
-    assert set(after) - set(before) == {"pairs-00001.parquet", "rejected-00001.parquet"}
-    assert {name: after[name] for name in before} == before
-    assert len(read_cache(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("step", ["after rejected", "after pairs", "before the marker"])
