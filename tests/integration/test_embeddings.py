@@ -12,7 +12,7 @@ import pytest
 from delia_data.engines import MockEngine
 from delia_data.outputs import read_manifest
 from delia_data.sampling import Query, bundled_queries, default_filters, sample
-from delia_data.sampling.embeddings import WIDTH, Embedder, Saturation, coverage
+from delia_data.sampling.embeddings import WIDTH, Embedder, Saturation
 
 pytestmark = pytest.mark.integration
 
@@ -44,17 +44,6 @@ def test_what_means_the_same_is_near(embed: Embedder) -> None:
     likeness = vectors @ vectors.T
     assert likeness[0, 1] > 0.5 > likeness[0, 2]
     assert likeness[2, 3] > 0.5 > likeness[1, 3]
-
-
-def test_one_kind_covers_less_than_all(embed: Embedder) -> None:
-    queries = bundled_queries(4000)
-    mixed, others = queries[:400], queries[400:]
-    kind = [query.text for query in others if query.kind == "compute"][:60]
-    assert len(kind) == 60
-    reference = embed([query.text for query in mixed])
-    narrow, broad = embed(kind), embed([query.text for query in others[:60]])
-    assert coverage(reference, narrow) < 0.5 * coverage(reference, broad)
-    assert coverage(reference, embed([query.text for query in others[:400]])) > 0.85
 
 
 def test_two_hundred_texts_over_and_over_saturate_and_fresh_ones_do_not(embed: Embedder) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from command_line import Delia, refused
-from measured_inputs import Inputs, embed_letters, make_inputs
+from word_inputs import Inputs, embed_letters, train_adapter
 
 from delia_data.errors import FormatError, InputError, SettingsError, UnfinishedError
 from delia_data.evaluation.measurements import (
@@ -43,7 +43,7 @@ HERE = str(Path(__file__).parents[1])
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return make_inputs(tmp_path_factory.mktemp("measured"))
+    return train_adapter(tmp_path_factory.mktemp("measured"))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ WORK = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from measured_inputs import embed_letters
+from word_inputs import embed_letters
 from delia_data.evaluation import MEASURES, MeasureSettings, measure
 
 measure(sys.argv[2], sys.argv[3], sys.argv[5], cache=sys.argv[4], what=MEASURES,
@@ -169,7 +169,7 @@ def test_a_killed_run_resumes_with_the_current_measurement(
     inputs: Inputs, measured: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-W", "ignore", "-c", WORK, HERE, *map(str, inputs), str(out)]
+    command = [sys.executable, "-W", "ignore", "-c", WORK, HERE, *map(str, inputs[:3]), str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert any(line.startswith("buffering 26 ") for line in process.stdout)
@@ -281,7 +281,7 @@ def test_errors_of_the_command(inputs: Inputs, delia: Delia, tmp_path: Path) -> 
 
 
 def test_template_options_replace_those_of_the_training(tmp_path: Path, delia: Delia) -> None:
-    inputs = make_inputs(tmp_path)
+    inputs = train_adapter(tmp_path)
     tokenizer = load_tokenizer(str(tmp_path / "model"))
     tokenizer.chat_template = "{%- if short %}so {% endif %}" + str(tokenizer.chat_template)
     tokenizer.save_pretrained(tmp_path / "model")

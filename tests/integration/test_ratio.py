@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from command_line import Delia, names, refused
 from killing import stop_when
-from ratio_inputs import Inputs, make_inputs, training_of
 from trained import MARKS
+from word_inputs import Inputs, make_inputs, training_of
 
 from delia_data.errors import (
     ForeignFolderError,
@@ -47,7 +47,7 @@ FLAGS = ("--ratios", "0,2,4", "--seeds", 2, "--pairs", 6, "--rows", 3, "--max-to
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
+    return make_inputs(tmp_path_factory.mktemp("inputs"), labels=True)
 
 
 @pytest.fixture(scope="module")

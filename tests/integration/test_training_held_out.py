@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from command_line import Delia, refused
-from measured_inputs import Inputs, make_inputs
 from trained import MARKS, losses, stop_at
+from word_inputs import Inputs, train_adapter
 
 from delia_data.errors import InputError, SettingsError, TokenError
 from delia_data.evaluation import EvalTask, evaluate, open_system
@@ -34,7 +34,7 @@ class Case:
     """A mixture with held-out rows, settings that measure them every two of ten steps."""
 
     def __init__(self, folder: Path) -> None:
-        self.inputs: Inputs = make_inputs(folder, keys=("red",))
+        self.inputs: Inputs = train_adapter(folder, keys=("red",))
         self.mixture = folder / "mixture"
         save_mixture(
             mix(read_task_rows(self.inputs.task), self.inputs.cache, ratio=1), self.mixture

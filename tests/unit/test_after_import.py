@@ -26,15 +26,6 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "a_library"
 
 
-def test_it_waits_for_the_import(library: str) -> None:
-    seen: list[int] = []
-    after_import(library, lambda: seen.append(sys.modules[library].VALUE))
-    assert seen == []
-    assert library not in sys.modules
-    importlib.import_module(f"{library}.part")
-    assert seen == [1]
-
-
 def test_it_happens_once_and_leaves_no_trace(library: str) -> None:
     before = [*sys.meta_path]
     seen: list[int] = []
@@ -57,13 +48,6 @@ def test_looking_for_the_library_is_not_importing_it(library: str) -> None:
     assert found.loader.is_package(library)  # type: ignore[attr-defined]
     assert seen == []
     importlib.import_module(library)
-    assert seen == [1]
-
-
-def test_a_library_that_is_there_already(library: str) -> None:
-    importlib.import_module(library)
-    seen: list[int] = []
-    after_import(library, lambda: seen.append(1))
     assert seen == [1]
 
 

@@ -26,7 +26,6 @@ from delia_data.sampling import (
     Query,
     default_filters,
     estimate,
-    measure_quality,
     read_cache,
     sample,
     schedule,
@@ -441,13 +440,6 @@ class TestUses:
             for record in read_cache(cache)
         }
         assert len(labeled) == 12
-
-    def test_quality(self, cache: Path) -> None:
-        quality = measure_quality(
-            cache, scan=lambda text: ["turn"] if "in your mind" in text else []
-        )
-        assert (quality.pairs, quality.cut_off_share) == (12, None)
-        assert quality.found == {"turn": 12}, "every turn is read"
 
 
 ROW = Record(

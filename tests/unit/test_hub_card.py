@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from delia_data.errors import FormatError
-from delia_data.hub.card import HEADINGS, make_card, merge_cards, split_card
+from delia_data.hub.card import HEADINGS, make_card, split_card
 from delia_data.outputs import Manifest
 
 MIXTURE: dict[str, Any] = {
@@ -194,11 +194,6 @@ class TestMerge:
         for front in ("[a", "- a"):
             with pytest.raises(FormatError, match=r"README\.md"):
                 card(before=f"---\n{front}\n---\nText\n")
-
-    def test_a_card_without_front_matter(self) -> None:
-        front, sections = split_card("Just text.\n")
-        assert (front, sections) == ({}, [("", "Just text.")])
-        assert split_card(merge_cards({"a": 1}, sections, "")) == ({"a": 1}, sections)
 
 
 def test_datasets_reads_the_configurations(tmp_path: Path) -> None:

@@ -163,12 +163,6 @@ def test_interleaved_gives_each_task_row_its_share(ratio: float, seed: int) -> N
     assert max(counts) - min(counts) <= 1
 
 
-def test_shuffled_mixes_both_evenly() -> None:
-    sources = mix(task_rows(100), pairs(400), ratio=4).train["source"].to_pylist()
-    halves = sources[:250].count("task"), sources[250:].count("task")
-    assert min(halves) > 30
-
-
 @pytest.mark.parametrize(("name", "value"), [("order", "sorted"), ("on_short", "skip")])
 def test_unknown_choices(name: str, value: str) -> None:
     with pytest.raises(InputError, match=f"{name} '{value}' is unknown: use one of "):

@@ -109,17 +109,6 @@ def test_a_grid_comes_back_from_its_plain_values() -> None:
     assert Grid.from_dict(json.loads(json.dumps(grid.as_dict()))) == grid
 
 
-def test_the_estimate_counts_the_rows_of_fixed_steps(tmp_path: Path) -> None:
-    of_epochs, of_steps = (
-        [one.trained_rows for one in Reproduction(grid, tmp_path).estimate()[0]]
-        for grid in (Grid.from_dict(GRID), Grid.from_dict(changed(steps=150)))
-    )
-    batch = Grid.from_dict(GRID).experiments[FORMATTED].settings().batch_size
-    assert len(of_steps) == len(of_epochs) and of_steps != of_epochs
-    assert {*of_steps} == {0, 150 * batch}
-    assert [rows > 0 for rows in of_steps] == [rows > 0 for rows in of_epochs]
-
-
 def test_the_estimate_of_fixed_steps_takes_the_default_batch_size(tmp_path: Path) -> None:
     """64 rows per step, and 16 for the 30 rows of common instruction tuning."""
     grid = Grid.from_dict(changed(steps=150, training={"batch_size": None}))

@@ -29,13 +29,6 @@ def rows_of(model: PreTrainedModel) -> torch.Tensor:
     return model.get_input_embeddings().weight.detach().float()
 
 
-def test_the_token_is_one_id_inside_text(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
-    token_id = add_token_to_tokenizer(tiny_tokenizer)
-    ids = tiny_tokenizer.encode("follow the<sep>format", add_special_tokens=False)
-    assert ids.count(token_id) == 1
-    assert tiny_tokenizer.decode([token_id]) == "<sep>"
-
-
 def test_adding_twice_changes_nothing(
     make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase
 ) -> None:
