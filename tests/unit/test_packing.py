@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,22 +33,18 @@ def test_every_row_is_computed_once_in_its_own_step(
             assert tokens is None or len(part) <= 1 or sum(lengths[i] for i in part) <= tokens
 
 
-def test_one_process_without_bounds_computes_a_whole_step() -> None:
-    assert plan_steps([5, 9, 2, 7, 1], StepPlan(3)) == [[[[0, 1, 2]]], [[[3, 4]]]]
-
-
-def test_packed_micro_batches_are_even() -> None:
-    """Nine, seven, five, three tokens into two parts of at most twelve: twelve each."""
-    assert plan_step(range(4), [9, 7, 5, 3], StepPlan(4, None, 12)) == [[[0, 3], [1, 2]]]
-
-
-def test_a_row_longer_than_the_bound_is_alone() -> None:
-    shares = plan_step(range(3), [100, 4, 5], StepPlan(3, None, 10))
-    assert shares == [[[0], [1, 2]]]
-
-
-def test_padded_rows_are_grouped_by_length() -> None:
-    assert plan_step(range(4), [50, 3, 49, 2], StepPlan(4, 2)) == [[[1, 3], [0, 2]]]
+@pytest.mark.parametrize(
+    ("lengths", "plan", "shares"),
+    [
+        ([5, 9, 2], StepPlan(3), [[[0, 1, 2]]]),
+        ([9, 7, 5, 3], StepPlan(4, None, 12), [[[0, 3], [1, 2]]]),  # twelve tokens each
+        ([100, 4, 5], StepPlan(3, None, 10), [[[0], [1, 2]]]),  # longer than the bound: alone
+        ([50, 3, 49, 2], StepPlan(4, 2), [[[1, 3], [0, 2]]]),  # padded rows, by length
+        ([7], StepPlan(4, processes=3), [[[0]], [[]], [[]]]),
+    ],
+)
+def test_micro_batches_by_hand(lengths: list[int], plan: StepPlan, shares: list[object]) -> None:
+    assert plan_step(range(len(lengths)), lengths, plan) == shares
 
 
 def test_processes_get_even_shares_and_as_many_micro_batches() -> None:
@@ -55,7 +52,3 @@ def test_processes_get_even_shares_and_as_many_micro_batches() -> None:
     assert [sorted(row for part in share for row in part) for share in shares] == [[2], [0, 1]]
     assert [len(share) for share in shares] == [2, 2]
     assert [] in shares[0]
-
-
-def test_more_processes_than_rows_leaves_some_without() -> None:
-    assert plan_step(range(1), [7], StepPlan(4, processes=3)) == [[[0]], [[]], [[]]]

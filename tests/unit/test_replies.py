@@ -55,20 +55,17 @@ def test_missing_usage_is_not_estimated(usage: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "reason", ["stop", "eos_token", "eos", "stop_sequence", "end_turn", "STOP"]
-)
-def test_complete_answers(reason: str) -> None:
-    completion = read(answer(finish=reason))
-    assert (completion.text, completion.finish, completion.error) == ("yes", "stop", None)
-
-
-@pytest.mark.parametrize(
-    "reason",
-    ["length", "max_tokens", "MAX_TOKENS", "max-tokens", "maxTokens", "max_output_tokens",
-     "max_length", "model_length", "FINISH_REASON_MAX_TOKENS"],
+    ("reasons", "finish"),
+    [
+        ("stop eos_token eos stop_sequence end_turn STOP", "stop"),
+        ("length max_tokens MAX_TOKENS max-tokens maxTokens max_output_tokens max_length"
+         " model_length FINISH_REASON_MAX_TOKENS", "length"),
+    ],
 )  # fmt: skip
-def test_truncated_answers(reason: str) -> None:
-    assert read(answer(finish=reason)).finish == "length"
+def test_complete_and_truncated_answers(reasons: str, finish: str) -> None:
+    for reason in reasons.split():
+        completion = read(answer(finish=reason))
+        assert (completion.text, completion.finish, completion.error) == ("yes", finish, None)
 
 
 @pytest.mark.parametrize(

@@ -34,38 +34,29 @@ def made_up(seed: int, count: int = 60) -> list[str]:
     return [f"w{draw.randrange(10_000)}" for _ in range(count)]
 
 
-def test_repeated_pair_is_a_duplicate() -> None:
+@pytest.mark.parametrize(
+    ("query", "answer", "reason"),
+    [
+        ("Tell me.", LONG, "duplicate"),
+        ("tell me", LONG.upper().replace(",", " -"), "duplicate"),
+        ("What happens in spring?", LONG, "duplicate"),
+        ("Is water wet?", "yes it is", "duplicate"),
+        ("Is fire hot?", "Yes, it is.", None),  # a short answer to another query
+        ("Is water wet?", "No.", None),
+        ("Which sign adds?", "+", "duplicate"),
+        ("Which sign adds?", "-", None),
+        ("One", "two three", None),
+        ("\ud800", "\udfff", None),
+        ("", "", "duplicate"),
+    ],
+)
+def test_repeated_pairs_and_long_answers_are_duplicates(
+    query: str, answer: str, reason: str | None
+) -> None:
     check = Duplicates()
-    assert ask(check, "Tell me.", LONG) is None
-    assert ask(check, "Tell me.", LONG) == "duplicate"
-    assert ask(check, "tell me", LONG.upper().replace(",", " -")) == "duplicate"
-
-
-def test_long_answer_to_another_query_is_a_duplicate() -> None:
-    check = Duplicates()
-    assert ask(check, "Describe a bridge.", LONG) is None
-    assert ask(check, "What happens in spring?", LONG) == "duplicate"
-
-
-def test_short_answer_to_another_query_is_not_a_duplicate() -> None:
-    check = Duplicates()
-    for query in ("Is water wet?", "Is fire hot?", "Is ice cold?"):
-        assert ask(check, query, "Yes, it is.") is None
-        assert ask(check, query, "yes it is") == "duplicate"
-        assert ask(check, query, "No.") is None
-
-
-def test_answers_without_words_differ_by_their_marks() -> None:
-    check = Duplicates()
-    assert ask(check, "Which sign adds?", "+") is None
-    assert ask(check, "Which sign adds?", "-") is None
-    assert ask(check, "Which sign adds?", "+") == "duplicate"
-
-
-def test_a_query_and_an_answer_do_not_run_into_each_other() -> None:
-    check = Duplicates()
-    assert ask(check, "One two", "three") is None
-    assert ask(check, "One", "two three") is None
+    pairs = [("Tell me.", LONG), ("Is water wet?", "Yes, it is."), ("Which sign adds?", "+")]
+    assert not any(ask(check, *pair) for pair in [*pairs, ("One two", "three"), ("", "")])
+    assert ask(check, query, answer) == reason
 
 
 def test_rejected_pairs_are_not_remembered() -> None:
@@ -188,13 +179,6 @@ def test_another_process_rejects_the_same_pairs() -> None:
 def test_a_threshold_has_bounds(threshold: float) -> None:
     with pytest.raises(InputError, match=r"is out of range: give 0\.5 to 1"):
         Duplicates(threshold)
-
-
-def test_texts_that_no_file_can_hold_do_not_stop_it() -> None:
-    check = Duplicates()
-    assert ask(check, "\ud800", "\udfff") is None
-    assert ask(check, "", "") is None
-    assert ask(check, "", "") == "duplicate"
 
 
 word = st.sampled_from(["what", "is", "the", "capital", "of", "france", "italy", "a", "b"])

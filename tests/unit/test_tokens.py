@@ -103,7 +103,7 @@ def test_normal_has_the_mean_and_scale_of_the_rows(
     model = make_tiny_model()
     before = rows_of(model).clone()
     drawn = []
-    for seed in range(64):
+    for seed in range(32):
         fresh = make_tiny_model()
         token_id = add_token(fresh, make_tiny_tokenizer(), init="normal", seed=seed)
         drawn.append(rows_of(fresh)[token_id])
