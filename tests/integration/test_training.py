@@ -92,22 +92,6 @@ def test_the_first_loss_is_the_mean_over_the_answers_tokens(
     assert {"adapter_model.safetensors", "losses.json", "tokenizer.json"} <= set(files)
 
 
-def test_rows_are_taken_in_order_and_the_loss_falls(
-    settings: TrainSettings, tmp_path: Path
-) -> None:
-    steps: list[tuple[int, int, float]] = []
-    manifest = train(settings, ROWS, tmp_path / "a", on_step=lambda *step: steps.append(step))
-    assert [step[:2] for step in steps] == [(i, 6) for i in range(1, 7)]
-    assert manifest.rows == {"task": 6, "cache": 6}
-    assert losses(tmp_path / "a")[-1] < losses(tmp_path / "a")[0]
-    train(settings, [*ROWS[4:], *ROWS[:4]], tmp_path / "b")
-    train(settings, [ROWS[3], ROWS[2], ROWS[1], ROWS[0], *ROWS[4:]], tmp_path / "c")
-    first, later, same = (losses(tmp_path / name)[0] for name in "abc")
-    assert abs(first - later) > 10 * abs(first - same)
-    train(replace(settings, micro_batch_size=2), ROWS, tmp_path / "micro")
-    assert losses(tmp_path / "micro") == pytest.approx(losses(tmp_path / "a"), rel=2e-2)
-
-
 def test_a_training_opens_no_connection(
     settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

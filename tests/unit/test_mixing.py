@@ -143,13 +143,6 @@ def test_a_pick_gives_way_only_to_a_new_pair() -> None:
     assert after - before <= new
 
 
-def test_selection_is_uniform_over_the_cache() -> None:
-    place = {pair.id: i for i, pair in enumerate(BIG_CACHE)}
-    places = [place[row_id] for row_id in picked(mix(TASK, BIG_CACHE, ratio=100))]
-    counts = [sum(1 for p in places if p // 2500 == quarter) for quarter in range(4)]
-    assert all(200 < count < 300 for count in counts)
-
-
 @settings(max_examples=12, deadline=None)
 @given(ratio=st.floats(0, 15), seed=st.integers(0, 5))
 def test_interleaved_gives_each_task_row_its_share(ratio: float, seed: int) -> None:
