@@ -183,3 +183,15 @@ def test_parts_in_another_process_are_the_whole(place: str, parts: int, tmp_path
     assert pa.Table.from_batches(batches).equals(mixture.train)
     if place == "home":
         assert len(pickle.dumps(mixture)) < 20_000
+
+
+def test_ids_are_those_of_records() -> None:
+    records = [
+        *ODD,
+        Record((*PAIRS[0].messages, *PAIRS[1].messages)),
+        Record.pair("q", "a", system="s"),
+    ]
+    rows = open_cache(records)
+    assert [i.hex() for i in rows.ids.to_pylist()] == [record.id for record in records]
+    sliced = pa.concat_batches(rows.batches).slice(405, 7)["messages"]
+    assert [i.hex() for i in content_ids(sliced).to_pylist()] == [r.id for r in records[405:412]]

@@ -46,6 +46,11 @@ def test_coverage_is_its_definition(
     assert coverage(reference, sample, k=k) == pytest.approx(slow_coverage(reference, sample, k))
 
 
+def test_coverage_over_several_blocks_is_its_definition() -> None:
+    reference, sample = cloud(1, 600), cloud(2, 300, shift=0.5)
+    assert coverage(reference, sample) == pytest.approx(slow_coverage(reference, sample, 5))
+
+
 @pytest.mark.parametrize(
     ("reference", "sample", "k"),
     [

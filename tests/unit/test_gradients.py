@@ -13,6 +13,7 @@ import pytest
 from word_models import word_model, word_tokenizer
 
 from delia_data.errors import InputError
+from delia_data.evaluation import gradients as module
 from delia_data.evaluation.bootstrap import Resampling
 from delia_data.evaluation.gradients import (
     RowGradients,
@@ -176,6 +177,18 @@ def test_the_projection_is_linear_and_depends_on_its_seed() -> None:
     assert torch.equal(project([x], seed=1), project([x], seed=1))
     assert not torch.equal(project([x], seed=1), project([x], seed=2))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_each_coordinate_has_one_place_and_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    sketches = torch.stack([project([row], 16) for row in torch.eye(400)])
+    assert ((sketches != 0).sum(1) == 1).all()
+    assert set(sketches.unique().tolist()) == {-1.0, 0.0, 1.0}
+    assert sketches.abs().argmax(1).bincount(minlength=16).min() >= 10  # The mean is 25.
+    assert abs(sketches.sum().item()) < 80  # Four standard deviations.
+    monkeypatch.setattr(module, "_BLOCK", 100)
+    alone = [project([torch.eye(300)[place]]) for place in (0, 100, 200)]
+    second = [project([torch.zeros(1), torch.eye(300)[place]]) for place in (0, 100, 200)]
+    assert len({int(sketch.abs().argmax()) for sketch in (*alone, *second)}) == 6
 
 
 # Buffering

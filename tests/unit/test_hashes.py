@@ -56,6 +56,35 @@ def test_a_change_is_seen_even_of_the_same_size_and_time(tmp_path: Path, read: l
     assert len(read) == 2
 
 
+def test_another_file_in_its_place_is_seen(tmp_path: Path) -> None:
+    file, other = tmp_path / "a", tmp_path / "b"
+    file.write_text("content")
+    other.write_text("another")
+    known_sha256(file)
+    other.replace(file)
+    assert known_sha256(file) == sha("another")
+
+
+@pytest.mark.parametrize(("name", "value"), [("_WORTH_KEEPING_BYTES", 100), ("_SETTLED_S", 60.0)])
+def test_small_and_fresh_files_are_always_read(
+    tmp_path: Path, read: list[Path], monkeypatch: pytest.MonkeyPatch, name: str, value: float
+) -> None:
+    monkeypatch.setattr(hashes, name, value)
+    file = tmp_path / "a"
+    file.write_text("content")
+    assert known_sha256(file) == known_sha256(file) == sha("content")
+    assert len(read) == 2
+
+
+def test_a_damaged_note_is_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text("content")
+    known_sha256(file)
+    for note in (tmp_path / "cache" / "hashes").iterdir():
+        note.write_text("{")
+    assert known_sha256(file) == sha("content")
+
+
 def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     file = tmp_path / "a"

@@ -9,6 +9,7 @@ from delia_data.engines import (
     MockEngine,
     Prices,
     Request,
+    RequestStream,
     Sampling,
     load_engine,
 )
@@ -71,6 +72,30 @@ def test_the_mock_engine_writes_the_user_turn() -> None:
     request = Request("id", (), 7, role="user", prefill="Explain ")
     (answer,) = MockEngine(answer=lambda _: "the rain.").generate([request], Sampling())
     assert answer.text == "Explain the rain."
+
+
+def test_none_ends_the_available_requests() -> None:
+    first, second, third = requests(3)
+    intake = RequestStream([first, second, None, third, None])
+    assert intake.take(8) == [first, second]
+    assert intake.take(8) == [third]
+    assert not intake.ended
+    assert intake.take(8) == []
+    assert intake.ended
+
+
+def test_requests_are_taken_as_there_is_room_for_them() -> None:
+    taken = []
+
+    def stream() -> object:
+        for request in requests(10):
+            taken.append(request)
+            yield request
+
+    intake = RequestStream(stream())  # type: ignore[arg-type]
+    assert intake.take(3) == taken[:3]
+    assert intake.take(0) == []
+    assert len(taken) == 3
 
 
 def test_unknown_engines_and_options_are_named() -> None:

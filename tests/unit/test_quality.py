@@ -19,7 +19,7 @@ from delia_data.errors import InputError, UnfinishedError
 from delia_data.outputs import canonical_json, read_manifest
 from delia_data.sampling import Query, read_cache, sample
 from delia_data.sampling.embeddings import Vectors, coverage
-from delia_data.sampling.quality import measure_pairs, measure_quality
+from delia_data.sampling.quality import measure_pairs, measure_quality, share_like_earlier
 
 
 def bag(texts: Sequence[str]) -> Vectors:
@@ -89,6 +89,14 @@ def test_languages() -> None:
     pairs = [("q", "The cat sat on the mat and slept."), ("q", "Le chat est assis sur le tapis.")]
     assert measure_pairs(pairs, language="en").language_share == 0.5
     assert measure_pairs(pairs[:1], language="en").language_share == 1.0
+
+
+def test_texts_similar_to_one_in_another_block() -> None:
+    vectors = np.random.default_rng(0).normal(size=(1100, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    expected = sum(bool((vectors[:i] @ vectors[i] >= 0.8).any()) for i in range(1100)) / 1100
+    assert 0 < expected < 1
+    assert share_like_earlier(vectors, 0.8) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

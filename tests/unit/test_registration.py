@@ -82,6 +82,13 @@ def test_registering_again_changes_nothing() -> None:
     assert all(not hasattr(f.__wrapped__, "__wrapped__") for f in before)  # type: ignore[attr-defined]
 
 
+def test_an_unknown_name_is_not_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(datasets.packaged_modules._PACKAGED_DATASETS_MODULES, "delia_task")
+    assert not is_registered()
+    register()
+    assert is_registered()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_loading_does_not_reach_the_network(
     name: str, tmp_path: Path, network: list[object]

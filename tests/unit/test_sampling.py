@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_engine import QUERIES, RecordingEngine, lines, run, texts
+from recording_engine import QUERIES, RecordingEngine, lines, run, text_of, texts
 
 from delia_data.engines import Completion, MockEngine, Prices, Request, Sampling
 from delia_data.errors import EngineError, InputError, SettingsError
 from delia_data.outputs import is_finished, read_manifest
+from delia_data.ranking import row_seed
 from delia_data.sampling import (
     Limits,
     Progress,
@@ -26,6 +27,7 @@ from delia_data.sampling import (
     sample,
 )
 from delia_data.sampling.budget import Budget
+from delia_data.sampling.schedule import query_id
 
 
 @settings(max_examples=15, deadline=None)
@@ -84,6 +86,18 @@ def test_system_prompts_of_queries_become_turns_of_their_pairs(tmp_path: Path) -
     assert len(pairs) == 4
     heads = sorted(message.content for pair in pairs if len(pair) == 3 for message in pair[:1])
     assert heads == ["Be brief."]
+
+
+def test_each_request_has_its_own_seed(tmp_path: Path) -> None:
+    asked = RecordingEngine()
+    run(asked, tmp_path / "one", seed=3)
+    for request in asked.requests:
+        assert request.id == query_id(Query(text_of(request), "user"))
+        assert request.seed == row_seed(3, request.id, "sample")
+    assert len({request.seed for request in asked.requests}) == 20
+    turned = RecordingEngine()
+    run(turned, tmp_path / "two", queries=QUERIES[19::-1], seed=3)
+    assert {r.id: r.seed for r in turned.requests} == {r.id: r.seed for r in asked.requests}
 
 
 def test_manifest_records_the_settings(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from delia_data.evaluation.representation import (
     FirstToken,
     StateSpace,
     StateSpaceWatch,
+    first_characters,
     first_tokens,
     measure_state_space,
 )
@@ -117,6 +118,13 @@ def test_a_model_that_learned_the_brace_has_a_small_state_space(tokenizer: Any) 
     assert before.size > 5
     assert (after.size, after.rank) == (1, 1)
     assert after.opening > 0.99
+
+
+def test_first_characters_of_tokens(tokenizer: Any) -> None:
+    found = first_characters(tokenizer, len(tokenizer) + 3)  # a head that is padded
+    assert found[-3:] == [""] * 3
+    for word in ("json", "{", "'"):
+        assert found[tokenizer.convert_tokens_to_ids(word)] == word[0]
 
 
 def test_watched_numbers_equal_those_of_a_measurement(model: Any, tokenizer: Any) -> None:

@@ -1,12 +1,13 @@
 """The pair store keeps every finished row through kills, and grows."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from delia_data.errors import OutputError
+from delia_data.errors import OutputError, SettingsError
 from delia_data.outputs import JsonlLog, Manifest, is_finished
 from delia_data.records import Record
 from delia_data.sampling import read_cache
@@ -108,6 +109,31 @@ def test_a_row_that_fails_twice_counts_once(tmp_path: Path) -> None:
     assert table["reason"].to_pylist() == ["empty", "failed"]
     assert table["error"].to_pylist() == [None, "no answer"]
     assert known(tmp_path)["dropped"] == {"empty": 1, "failed": 1}
+
+
+def test_extend_adds_other_queries(tmp_path: Path) -> None:
+    fill(tmp_path)
+    hint = r"other queries can be added with extend \(--extend\)"
+    with pytest.raises(SettingsError, match=hint), PairStore.open(tmp_path, other(2)):
+        pass
+    for number in (2, 3, 3):
+        with PairStore.open(tmp_path, other(number), extend=True) as store:
+            assert store.counts.accepted == 3
+            store.begin()
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan == {**other(3), "extended": [{"n": 1}, {"n": 2}]}
+    with PairStore.open(tmp_path, other(3)) as store:
+        assert store.counts.accepted == 3
+    refused = {**other(4), "seed": 2}
+    with (
+        pytest.raises(SettingsError, match="seed was 1 and is now 2"),
+        PairStore.open(tmp_path, refused, extend=True),
+    ):
+        pass
+
+
+def other(number: int) -> dict[str, Any]:
+    return {**PLAN, "queries": {"n": number}}
 
 
 def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
