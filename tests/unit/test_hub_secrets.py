@@ -75,7 +75,7 @@ def test_every_rule_compiles_and_its_keyword_alone_is_no_secret() -> None:
     for word, rule in rules.values():
         assert list(rule.find(f"Which {word} do you mean?")) == []
     line = " ".join(word for word, _ in rules.values())
-    assert list(scan([("row 3", line * (200_000 // len(line)))])) == []
+    assert list(scan([("row 3", line * (50_000 // len(line)))])) == []
 
 
 @pytest.mark.parametrize(
