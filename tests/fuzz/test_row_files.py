@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from command_line import check_line
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from row_files import encode
 
 from delia_data.errors import DeliaError
 from delia_data.mixing import read_task_rows
@@ -28,26 +26,6 @@ ROWS = {
     "parts": [{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}],
 }
 SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=30)
-
-
-def encode(rows: list[dict[str, Any]], kind: str) -> bytes:
-    """Return the bytes of a valid file."""
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(rows)
-    match kind:
-        case "parquet":
-            pq.write_table(table, sink)
-        case "arrow":
-            with pa.ipc.new_stream(sink, table.schema) as writer:
-                writer.write_table(table)
-        case "json":
-            return json.dumps(rows, indent=1).encode()
-        case "csv":
-            lines = [list(rows[0]), *(row.values() for row in rows)]
-            return "".join(",".join(map(json.dumps, line)) + "\r\n" for line in lines).encode()
-        case _:
-            return "".join(json.dumps(row) + "\n" for row in rows).encode()
-    return sink.getvalue().to_pybytes()
 
 
 KINDS = ("jsonl", "json", "csv", "parquet", "arrow", "ndjson")

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import Delia, Result, check_line, refused
 from datasets.features import Array2D, ClassLabel, Value
+from row_files import encode
 from row_files import write_jsonl as write
 
 from delia_data.errors import DeliaError, FormatError, InputError
@@ -651,24 +652,10 @@ class TestNames:
 
 def spelled(kind: str, rows: list[dict[str, Any]]) -> bytes:
     """Return the bytes of a file of some kind."""
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(rows)
-    match kind:
-        case "parquet":
-            pq.write_table(table, sink)
-        case "arrow":
-            with pa.ipc.new_stream(sink, table.schema) as writer:
-                writer.write_table(table)
-        case "csv":
-            return b"instruction,output\n" + b"".join(
-                b'"%b","%b"\n' % tuple(t["content"].encode() for t in each["messages"])
-                for each in rows
-            )
-        case "json":
-            return json.dumps(rows).encode()
-        case _:
-            return "".join(json.dumps(each) + "\n" for each in rows).encode()
-    return sink.getvalue().to_pybytes()
+    if kind == "csv":
+        pairs = [[turn["content"] for turn in each["messages"]] for each in rows]
+        rows = [{"instruction": question, "output": answer} for question, answer in pairs]
+    return encode(rows, kind)
 
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
