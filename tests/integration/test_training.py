@@ -55,6 +55,10 @@ from delia_data.training.watching import WATCHED, AlignmentWatch, drop_after, re
 pytestmark = MARKS
 
 
+def read_losses(folder: Path) -> list[dict[str, float]]:
+    return list(json.loads((folder / "losses.json").read_text()))
+
+
 def weights(folder: Path) -> bytes:
     return (folder / "adapter_model.safetensors").read_bytes()
 
@@ -92,6 +96,47 @@ def test_the_first_loss_is_the_mean_over_the_answers_tokens(
     assert {"adapter_model.safetensors", "losses.json", "tokenizer.json"} <= set(files)
 
 
+def test_every_answer_of_a_pair_is_labeled(
+    settings: TrainSettings, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """The loss of pairs of two turns, computed here from all logits of the untrained model."""
+    settings = replace(settings, dtype="float32")
+    model = untrained(settings, tiny_tokenizer)
+    more = [{"role": "user", "content": "And why?"}, {"role": "assistant", "content": "It is so."}]
+    rows = [{**each, "messages": [*each["messages"], *more]} for each in ROWS]
+    total, count = 0.0, 0
+    for values in rows[6:10]:
+        turns = values["messages"]
+        ids = render_ids(tiny_tokenizer, turns, generate=False)
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0]
+        for place in (1, 3):
+            begin = len(render_ids(tiny_tokenizer, turns[:place], generate=True))
+            end = len(render_ids(tiny_tokenizer, turns[: place + 1], generate=False))
+            loss = torch.nn.functional.cross_entropy(
+                logits[begin - 1 : end - 1], torch.tensor(ids[begin:end]), reduction="sum"
+            )
+            total, count = total + float(loss), count + end - begin
+    train(settings, [*rows[6:], *rows[:6]], tmp_path / "adapter")
+    assert losses(tmp_path / "adapter")[0] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_rows_are_taken_in_order_and_the_loss_falls(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    steps: list[tuple[int, int, float]] = []
+    manifest = train(settings, ROWS, tmp_path / "a", on_step=lambda *step: steps.append(step))
+    assert [step[:2] for step in steps] == [(i, 6) for i in range(1, 7)]
+    assert manifest.rows == {"task": 6, "cache": 6}
+    assert losses(tmp_path / "a")[-1] < losses(tmp_path / "a")[0]
+    train(settings, [*ROWS[4:], *ROWS[:4]], tmp_path / "b")
+    train(settings, [ROWS[3], ROWS[2], ROWS[1], ROWS[0], *ROWS[4:]], tmp_path / "c")
+    first, later, same = (losses(tmp_path / name)[0] for name in "abc")
+    assert abs(first - later) > 10 * abs(first - same)
+    train(replace(settings, micro_batch_size=2), ROWS, tmp_path / "micro")
+    assert losses(tmp_path / "micro") == pytest.approx(losses(tmp_path / "a"), rel=2e-2)
+
+
 def test_a_training_opens_no_connection(
     settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +153,19 @@ def test_a_training_opens_no_connection(
     train(settings, ROWS[:4], tmp_path / "adapter")
     _TELEMETRY_QUEUE.join()
     assert hosts == []
+
+
+def test_losses_are_logged_by_source(settings: TrainSettings, tmp_path: Path) -> None:
+    """Steps one and four hold task rows alone, steps three and six pairs alone."""
+    train(settings, ROWS, tmp_path / "adapter")
+    logged = read_losses(tmp_path / "adapter")
+    for first in (0, 3):
+        task, mixed, cache = logged[first : first + 3]
+        assert task["loss_task"] == pytest.approx(task["loss"], rel=1e-5)
+        assert cache["loss_pairs"] == pytest.approx(cache["loss"], rel=1e-5)
+        assert "loss_pairs" not in task and "loss_task" not in cache
+        low, high = sorted([mixed["loss_task"], mixed["loss_pairs"]])
+        assert low < mixed["loss"] < high
 
 
 def test_the_teacher_of_a_contrast_row_reads_the_plain_request(

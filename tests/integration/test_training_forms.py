@@ -20,6 +20,7 @@ from delia_data.tokens import add_token
 from delia_data.training import TrainSettings, load_adapter, train
 from delia_data.training.adapter import export_merged, export_parted
 from delia_data.training.loading import load_prepared, load_prepared_tokenizer
+from delia_data.training.watching import read_watched
 
 pytestmark = MARKS
 
@@ -150,6 +151,17 @@ def test_the_tokens_initial_row(
     assert torch.allclose(weight[token_id], expected, atol=1e-6)
 
 
+def test_full_fine_tuning_moves_every_weight(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings(tied=True, adaptation="full", epochs=1)
+    manifest = train(settings, ROWS, tmp_path / "adapter")
+    assert manifest.settings["dtype"] == "float32", "steps are lost in bfloat16"
+    before, _ = initial(settings)
+    after, _ = load_adapter(tmp_path / "adapter")
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    assert old.keys() == new.keys()
+    assert not any(torch.equal(old[name], new[name]) for name in old)
+
+
 def test_exports_that_are_refused(
     make_settings: MakeSettings, tmp_path: Path, delia: Delia
 ) -> None:
@@ -259,3 +271,22 @@ def test_steps_smaller_than_bfloat16_resolves_are_kept(
     moved = (row[0] - began).abs()
     assert moved.min() > 0
     assert moved.max() < 6 * 1e-5 * 1.5
+
+
+def test_a_model_that_generates_during_training_trains_the_same(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    """A watch puts the model into evaluation mode, and back."""
+
+    class Generating:
+        def measure(self, model: Any, tokenizer: Any, step: int) -> dict[str, float]:
+            logits = logits_of(model, sequences(tokenizer))
+            model.train()
+            return {"mean": logits.mean().item()}
+
+    settings = make_settings(adaptation="qlora", dtype="bfloat16")
+    train(settings, ROWS, tmp_path / "plain")
+    watched = replace(settings, watch_every_steps=2, watch_keywords=("even",))
+    train(watched, ROWS, tmp_path / "watched", watches=[Generating()])
+    assert len(read_watched(tmp_path / "watched")) == 4
+    assert losses(tmp_path / "watched") == losses(tmp_path / "plain")

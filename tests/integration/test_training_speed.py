@@ -30,6 +30,7 @@ from delia_data.training.loss import (
     frozen_head_loss,
     give_losses,
     head_loss,
+    read_rows_in_place,
 )
 from delia_data.training.packing import IGNORED, pack_rows, packed_attention, pad_rows
 from delia_data.training.trainer import MixtureTrainer
@@ -429,6 +430,35 @@ def test_the_divergence_from_a_known_distribution(
     own = linear(hidden)[:, left].log_softmax(1)
     plain = kl_div(own, wanted, log_target=True, reduction="none").sum(1)
     assert torch.allclose(each, plain, atol=1e-5)
+
+
+def test_trained_rows_read_in_place_equal_those_of_peft() -> None:
+    lora = peft.LoraConfig(
+        target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [TOKEN, 7]}
+    )
+    model = peft.get_peft_model(tiny_llama(vocabulary=VOCABULARY), lora)
+    embedding = model.get_base_model().get_input_embeddings()
+    rows = next(p for n, p in model.named_parameters() if "trainable_tokens" in n)
+    with torch.no_grad():
+        rows += torch.randn_like(rows)
+    ids = torch.tensor([[3, TOKEN, 7, 7], [TOKEN, 1, 2, 3]])
+    slopes = torch.randn(2, 4, 32)
+
+    def values_and_slopes() -> tuple[torch.Tensor, torch.Tensor]:
+        rows.grad = None
+        values = embedding(ids)
+        (values * slopes).sum().backward()
+        return values.detach(), rows.grad.clone()
+
+    wanted = values_and_slopes()
+    read_rows_in_place(model)
+    got = values_and_slopes()
+    assert torch.equal(got[0], wanted[0])
+    assert torch.allclose(got[1], wanted[1], atol=1e-6)
+    with model.disable_adapter():
+        base = embedding(ids)
+    assert not torch.equal(base, got[0])
+    assert torch.equal(base[0, 0], got[0][0, 0])
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -26,6 +26,15 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "a_library"
 
 
+def test_it_waits_for_the_import(library: str) -> None:
+    seen: list[int] = []
+    after_import(library, lambda: seen.append(sys.modules[library].VALUE))
+    assert seen == []
+    assert library not in sys.modules
+    importlib.import_module(f"{library}.part")
+    assert seen == [1]
+
+
 def test_it_happens_once_and_leaves_no_trace(library: str) -> None:
     before = [*sys.meta_path]
     seen: list[int] = []
@@ -39,6 +48,16 @@ def test_it_happens_once_and_leaves_no_trace(library: str) -> None:
     assert type(module.__loader__) is type(module.__spec__.loader) is plain
 
 
+def test_several_wait_for_one_library(library: str) -> None:
+    before, seen = [*sys.meta_path], list[int]()
+    for number in range(3):
+        after_import(library, lambda number=number: seen.append(number))  # type: ignore[misc]
+    module = importlib.import_module(library)
+    assert sorted(seen) == [0, 1, 2]
+    assert sys.meta_path == before
+    assert "exec_module" not in vars(module.__loader__)
+
+
 def test_looking_for_the_library_is_not_importing_it(library: str) -> None:
     seen: list[int] = []
     after_import(library, lambda: seen.append(1))
@@ -48,6 +67,13 @@ def test_looking_for_the_library_is_not_importing_it(library: str) -> None:
     assert found.loader.is_package(library)  # type: ignore[attr-defined]
     assert seen == []
     importlib.import_module(library)
+    assert seen == [1]
+
+
+def test_a_library_that_is_there_already(library: str) -> None:
+    importlib.import_module(library)
+    seen: list[int] = []
+    after_import(library, lambda: seen.append(1))
     assert seen == [1]
 
 

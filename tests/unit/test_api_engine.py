@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delia_data.engines import ApiOptions, Completion, Prices, Request, Sampling
-from delia_data.engines.api import RateLimiter, generate
+from delia_data.engines.api import RateLimiter, backoff_s, generate
 from delia_data.engines.replies import RequestFailure
 from delia_data.errors import EngineError, InputError
 from delia_data.records import Message
@@ -119,6 +119,13 @@ def fault(kind: str, *, on: Callable[[Request], bool], wait_s: float | None = No
     return judge
 
 
+def test_each_request_is_answered_once() -> None:
+    api = Api()
+    assert ids(run(api, asked(500))) == [str(i) for i in range(500)]
+    assert len(api.sent) == 500
+    assert api.closed
+
+
 def test_no_requests_give_nothing() -> None:
     assert list(run(Api(), [])) == []
 
@@ -211,6 +218,14 @@ def test_too_long_a_pause_ends_the_run() -> None:
     assert api.sent[-1][0] < 60
 
 
+@pytest.mark.parametrize("kind", ["retry", "throttle"])
+def test_transient_failures_are_retried(kind: str) -> None:
+    api = Api(fault(kind, on=lambda r: int(r.id) % 7 == 0, times=2))
+    completions = list(run(api, asked(50)))
+    assert not any(c.error for c in completions)
+    assert len(api.sent) == 50 + 2 * 8
+
+
 @pytest.mark.parametrize(
     ("kind", "attempts"), [("retry", 4), ("throttle", 4), ("invalid", 3), ("row", 1)]
 )
@@ -223,6 +238,23 @@ def test_retries_are_limited_and_only_one_row_fails(kind: str, attempts: int) ->
     assert (failed.id, failed.error, failed.text) == ("4", f"it is {kind}{tried}", "")
     assert failed.final
     assert len(api.sent) == 29 + attempts
+
+
+def test_finished_requests_are_yielded_before_the_run_ends() -> None:
+    api = Api(fault("stop", on=lambda r: int(r.id) >= 100, times=99))
+    given: list[Completion] = []
+    with pytest.raises(EngineError, match="it is stop"):
+        given.extend(run(api, asked(1000), limiter=RateLimiter(16)))
+    assert ids(given) == [str(i) for i in range(100)]
+    assert len(api.sent) <= 116
+    assert api.closed
+
+
+def test_unreachable_server_ends_the_run_soon() -> None:
+    api = Api(fault("unreachable", on=lambda r: True, times=99))
+    with pytest.raises(EngineError, match="it is unreachable"):
+        list(run(api, asked(10), limiter=RateLimiter(1)))
+    assert len(api.sent) == 3
 
 
 def test_server_that_answered_before_gets_all_retries() -> None:
@@ -241,6 +273,16 @@ def test_internal_error_is_not_the_failure_of_a_row() -> None:
 def test_request_for_the_user_turn_is_rejected() -> None:
     with pytest.raises(InputError, match="--expand"):
         list(run(Api(), [Request("0", (), 0, role="user")]))
+
+
+def test_closing_early_cancels_running_requests() -> None:
+    api = Api(spread=0.01)
+    completions = run(api, asked(100), limiter=RateLimiter(8))
+    next(completions)
+    completions.close()  # type: ignore[attr-defined]
+    assert api.cancelled > 0
+    assert api.out == 0
+    assert api.closed
 
 
 def test_error_in_the_request_iterator_closes_the_client() -> None:
@@ -317,6 +359,76 @@ def test_rate_limiter_never_exceeds_rpm(rpm: int, pauses: list[float]) -> None:
         assert last - first + 1 <= rpm
 
 
+@pytest.mark.parametrize("rpm", [1, 10, 600, 5000])
+def test_rate_limiter_uses_what_rpm_allows(rpm: int) -> None:
+    limiter, now, count = RateLimiter(rpm=rpm), 0.0, 0
+    while now < 600:
+        now += limiter.wait_s(now)
+        limiter.record_request(now)
+        count += 1
+    assert count >= 0.95 * rpm * 10
+
+
+def test_rate_limiter_counts_actual_tokens() -> None:
+    limiter, now, used = RateLimiter(tpm=60_000), 0.0, 0
+    while now < 600:
+        now += limiter.wait_s(now, 900)
+        limiter.record_request(now, 900)
+        limiter.correct_tokens(now, 300 - 900)
+        used += 300
+    assert 0.9 * 600_000 <= used <= 1.02 * 600_000
+
+
+def test_limit_doubles_until_the_first_refusal() -> None:
+    limiter = RateLimiter(64)
+    seen = [limiter.limit]
+    for _ in range(3):
+        for _ in range(int(limiter.limit)):
+            limiter.record_answer(0)
+        seen.append(limiter.limit)
+    assert seen == [8, 16, 32, 64]
+    limiter.record_answer(0)
+    assert limiter.limit == 64
+
+
+def test_refusals_of_one_round_lower_the_limit_once() -> None:
+    limiter = RateLimiter(8)
+    for _ in range(8):
+        limiter.record_refusal(0, now=0.0)
+    assert limiter.limit == pytest.approx(5.6)
+    limiter.record_refusal(1, now=0.0)
+    assert limiter.limit == pytest.approx(3.92)
+
+
+def test_limit_grows_slowly_after_a_refusal() -> None:
+    limiter = RateLimiter(64)
+    limiter.record_refusal(0, now=0.0)
+    before = limiter.limit
+    for _ in range(2 * math.ceil(before)):
+        limiter.record_answer(1)
+    assert before + 0.8 < limiter.limit < before + 1.2
+
+
+@given(events=st.lists(st.sampled_from(["answered", "refused", "stale"]), max_size=300))
+def test_limit_stays_between_one_and_the_concurrency(events: list[str]) -> None:
+    limiter = RateLimiter(12)
+    for event in events:
+        if event == "answered":
+            limiter.record_answer(limiter.round)
+        else:
+            limiter.record_refusal(limiter.round - (event == "stale"), now=0.0)
+        assert 1 <= limiter.limit <= 12
+
+
+def test_retry_after_is_respected() -> None:
+    limiter = RateLimiter(8)
+    limiter.record_refusal(0, now=100.0, retry_after_s=20.0)
+    assert limiter.wait_s(100.0) == 20
+    limiter.record_refusal(0, now=101.0, retry_after_s=1.0)
+    assert limiter.wait_s(110.0) == 10
+    assert limiter.wait_s(120.0) == 0
+
+
 def test_repeated_refusals_pause_longer_and_longer() -> None:
     limiter = RateLimiter(8)
     limiter.record_refusal(0, now=0.0)
@@ -330,6 +442,15 @@ def test_repeated_refusals_pause_longer_and_longer() -> None:
     limiter.record_answer(limiter.round)
     limiter.record_refusal(limiter.round, now=1000.0)
     assert limiter.wait_s(1000.0) == 0
+
+
+def test_maximum_backoff_doubles() -> None:
+    for tries in range(12):
+        draws = [backoff_s(tries) for _ in range(400)]
+        bound = min(60, 0.5 * 2**tries)
+        assert all(0 <= wait <= bound for wait in draws)
+        assert max(draws) > 0.9 * bound
+        assert min(draws) < 0.1 * bound
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,22 @@ def test_coverage_of_a_share(share: float, rows: int, least: float, most: float)
     assert least <= held / 300 <= most
 
 
+def test_coverage_of_a_paired_difference() -> None:
+    """Two systems that fail on the same hard rows, the second on a tenth of the others too."""
+    generator = np.random.default_rng(0)
+    held, narrower = 0, 0
+    for trial in range(300):
+        hard = generator.random(80) < 0.4
+        ours = (~hard).astype(float)
+        theirs = (~hard & (generator.random(80) >= 0.1)).astype(float)
+        paired = bootstrap_mean(ours - theirs, Resampling(300, seed=trial), bounds=(-1, 1))
+        alone = [bootstrap_mean(each, Resampling(300, seed=trial)) for each in (ours, theirs)]
+        held += paired.low <= 0.06 <= paired.high
+        narrower += paired.high - paired.low < max(each.high - each.low for each in alone)
+    assert 0.88 <= held / 300 <= 0.99
+    assert narrower == 300
+
+
 def test_an_undefined_statistic_has_no_estimate() -> None:
     def ratio(sums: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):

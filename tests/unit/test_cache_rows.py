@@ -15,13 +15,14 @@ from row_files import write_jsonl
 
 from delia_data.errors import InputError, OutputError
 from delia_data.mixing import Mixture, Order, TaskRow, mix, store
-from delia_data.mixing.store import content_ids, open_cache
+from delia_data.mixing.store import CacheRows, content_ids, open_cache
 from delia_data.records import Record, write_record
 
 TASK = [TaskRow(Record.pair(f"question {i} <sep>", "{}"), f"w-{i % 3}") for i in range(10)]
 PAIRS = [Record.pair(f"query {i} é", f"answer {i}") for i in range(400)]
 ODD = [*PAIRS, *PAIRS[:9], TASK[3].record, Record.pair("it names", "a <sep>")]
 OTHERS = [*(Record.pair(f"other {i}", "b") for i in range(40)), *PAIRS[50:60]]
+LONGER = Record((*PAIRS[0].messages, *PAIRS[1].messages))
 
 
 @pytest.fixture(autouse=True)
@@ -186,12 +187,18 @@ def test_parts_in_another_process_are_the_whole(place: str, parts: int, tmp_path
 
 
 def test_ids_are_those_of_records() -> None:
-    records = [
-        *ODD,
-        Record((*PAIRS[0].messages, *PAIRS[1].messages)),
-        Record.pair("q", "a", system="s"),
-    ]
+    records = [*ODD, LONGER, Record.pair("q", "a", system="s")]
     rows = open_cache(records)
     assert [i.hex() for i in rows.ids.to_pylist()] == [record.id for record in records]
     sliced = pa.concat_batches(rows.batches).slice(405, 7)["messages"]
     assert [i.hex() for i in content_ids(sliced).to_pylist()] == [r.id for r in records[405:412]]
+
+
+def test_longer_rows_and_positions(tmp_path: Path) -> None:
+    assert open_cache([PAIRS[0], LONGER]).has_longer_rows
+    assert not open_cache(PAIRS).has_longer_rows
+    assert not open_cache([]).has_longer_rows
+    rows = CacheRows(tuple(open_cache([pair]).batches[0] for pair in PAIRS[:7]))
+    parts = [pa.Table.from_batches(rows.with_source_ids(a, b)) for a, b in ((0, 3), (3, 7))]
+    ids = [text for part in parts for text in part["source_id"].to_pylist()]
+    assert ids == [pair.id for pair in PAIRS[:7]]

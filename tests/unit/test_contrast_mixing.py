@@ -21,7 +21,7 @@ from delia_data.errors import FormatError, InputError
 from delia_data.hub import diff
 from delia_data.hub.card import make_card
 from delia_data.hub.parts import check_mixture, mix_ratios, publication_manifest, read_parts
-from delia_data.mixing import Mixture, Order, TaskRows, mix, read_task_rows, schema
+from delia_data.mixing import Mixture, Order, TaskRows, mix, read_task_rows, save_mixture, schema
 from delia_data.outputs import Manifest, finish
 from delia_data.records import FORMATS, Format, Message, Record, read_record, write_record
 from delia_data.tokens import add_token_to_tokenizer, lint_rows
@@ -129,6 +129,18 @@ def test_weights_held_out_rows_and_equal_pairs(task: TaskRows) -> None:
     assert mix(task, [*CACHE, plain], ratio=1).manifest.dropped == {"also_in_task": 1}
 
 
+def test_a_saved_mixture_loads_with_every_column(task: TaskRows, tmp_path: Path) -> None:
+    mixture = mix(task, CACHE, ratio=2)
+    save_mixture(mixture, tmp_path / "mixture")
+    assert mixture.test is not None
+    expected = {"train": mixture.train.to_pylist(), "test": mixture.test.to_pylist()}
+    home = {"cache_dir": str(tmp_path / "home")}
+    loaded = load_dataset(str(tmp_path / "mixture"), "ratio-2", **home)
+    assert {name: rows.to_list() for name, rows in loaded.items()} == expected
+    card = (tmp_path / "mixture" / "README.md").read_text()
+    assert "12 task rows, 6 contrast rows and 24 pairs" in card
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_builder_gives_the_same_rows(
     folder: Path, task: TaskRows, tmp_path: Path, streaming: bool
@@ -153,6 +165,17 @@ def test_the_command_counts_them(delia: Delia, folder: Path, tmp_path: Path) -> 
     assert "contrast row:" in checked.out
     assert "6 contrast rows: " in checked.out
     assert "30 rows: <sep> is always a single id" in checked.out
+
+
+def test_tokens_are_counted_by_source(
+    task: TaskRows, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """One byte, one id: the answers of contrast rows, and an end mark for each."""
+    add_token_to_tokenizer(tiny_tokenizer)
+    mixture = mix(task, CACHE, ratio=1)
+    tokens = save_mixture(mixture, tmp_path, tokenizer=tiny_tokenizer).details["tokens"]
+    answers = sum(len(row.record.answer) + 1 for row in task.contrast)
+    assert tokens["contrast"] > tokens["contrast_answers"] == answers
 
 
 def test_a_publication_checks_them(folder: Path, task: TaskRows, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from delia_data.sampling import (
     Query,
     default_filters,
     estimate,
+    measure_quality,
     read_cache,
     sample,
     schedule,
@@ -35,12 +36,24 @@ from delia_data.sampling.similarity import Duplicates
 from delia_data.tokens import encode, lint_rows
 from delia_data.training.data import encode_rows, open_training_rows
 
-WORDS = "river lamp stone window garden letter bread winter music table bridge apple"
+WORDS = [
+    "river",
+    "lamp",
+    "stone",
+    "window",
+    "garden",
+    "letter",
+    "bread",
+    "winter",
+    "music",
+    "table",
+    "bridge",
+    "apple",
+]
 
 
 def word(request: Request, place: int) -> str:
-    words = WORDS.split()
-    return words[rank(request.seed, str(place), "word") % len(words)]
+    return WORDS[rank(request.seed, str(place), "word") % len(WORDS)]
 
 
 def speak(request: Request) -> str:
@@ -93,6 +106,14 @@ def test_every_turn_follows_from_those_before(tmp_path: Path) -> None:
     assert manifest.details["tokens"] == tokens
     prompts = sum(completion.prompt_tokens for _, completion in engine.seen)
     assert manifest.details["prompt_tokens"] == prompts
+
+
+@pytest.mark.parametrize("shuffle", [7, 64])
+def test_batches_do_not_change_the_rows(tmp_path: Path, shuffle: int) -> None:
+    filters = default_filters
+    one = run(Recorder(), tmp_path / "one", filters=filters())
+    other = run(Recorder(shuffle=shuffle), tmp_path / "other", filters=filters())
+    assert one == other
 
 
 @pytest.mark.parametrize("after", [3, 17, 31, 58])
@@ -229,6 +250,28 @@ def test_a_budget_pays_for_all_turns(tmp_path: Path, limit: int, shuffle: int) -
     dollars = 2 * cost
     manifest = run(more, tmp_path, limits=Limits(dollars=dollars), **options)
     assert cost <= manifest.details["cost_usd"] <= dollars
+
+
+def test_an_estimate_contains_the_figures_of_the_run(tmp_path: Path) -> None:
+    queries = [Query(f"Tell me about number {i}.", "explain") for i in range(300)]
+
+    def answer(request: Request) -> str:
+        refuses = len(request.messages) == 3 and request.seed % 4 == 0
+        return "" if refuses else speak(request)
+
+    engine = MockEngine(answer, prices=Prices(1e-6, 3e-6), shuffle=8)
+    options: dict[str, Any] = {"target": 150, "turns": 2}
+    expected = estimate(engine, queries, rows=60, filters=default_filters(), **options)
+    details = sample(engine, queries, tmp_path, filters=default_filters(), **options)
+    for interval, value in (
+        (expected.rows, details.rows["asked"]),
+        (expected.tokens, details.details["tokens"]),
+        (expected.prompt_tokens, details.details["prompt_tokens"]),
+        (expected.dollars, details.details["cost_usd"]),
+    ):
+        assert interval is not None
+        assert interval.low <= value <= interval.high
+    assert expected.rejected["empty"] > 5
 
 
 @pytest.mark.parametrize("differs", [1, 3, None])
@@ -440,6 +483,13 @@ class TestUses:
             for record in read_cache(cache)
         }
         assert len(labeled) == 12
+
+    def test_quality(self, cache: Path) -> None:
+        quality = measure_quality(
+            cache, scan=lambda text: ["turn"] if "in your mind" in text else []
+        )
+        assert (quality.pairs, quality.cut_off_share) == (12, None)
+        assert quality.found == {"turn": 12}, "every turn is read"
 
 
 ROW = Record(

@@ -51,6 +51,28 @@ def test_coverage_over_several_blocks_is_its_definition() -> None:
     assert coverage(reference, sample) == pytest.approx(slow_coverage(reference, sample, 5))
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_a_sample_of_the_same_source_covers_what_theory_says(k: int) -> None:
+    shares = [coverage(cloud(2 * s, 1000), cloud(2 * s + 1, 1000), k=k) for s in range(3)]
+    assert np.mean(shares) == pytest.approx(1 - 0.5**k, abs=0.03)
+
+
+def test_coverage_falls_as_modes_are_missing() -> None:
+    reference = np.concatenate([cloud(i, 100, shift=20.0 * i) for i in range(5)])
+    shares = [
+        coverage(reference, np.concatenate([cloud(9 + i, 100, shift=20.0 * i) for i in range(m)]))
+        for m in (1, 3, 5)
+    ]
+    assert shares == pytest.approx([0.2, 0.6, 1.0], abs=0.03)
+
+
+def test_the_same_points_cover_themselves_and_far_ones_nothing() -> None:
+    points = cloud(0)
+    assert coverage(points, points[::-1]) == 1.0
+    assert coverage(points, points + 100) == 0.0
+    assert coverage(np.concatenate([points, points]), points) == 1.0
+
+
 @pytest.mark.parametrize(
     ("reference", "sample", "k"),
     [

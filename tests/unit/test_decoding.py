@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from delia_data.engines import Completion, Request, Sampling
 from delia_data.engines.transformers import (
     Batch,
     Row,
     TransformersEngine,
+    _attend,
+    fast_attention,
     is_supported,
 )
 from delia_data.records import Message
@@ -140,3 +143,29 @@ def test_models_with_special_settings_use_generate(
         sliding_window=4,
     )
     assert not is_supported(MistralForCausalLM(sliding))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_fast_attention_equals_pytorch(masked: bool, tokens: int, kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(2, 6, tokens, 8).to(kind)
+    key, value = torch.randn(2, 2, 2, 5, 8).to(kind)
+    mask = torch.ones(2, 1, tokens, 5, dtype=torch.bool) if masked else None
+    if mask is not None:
+        mask[1, :, :, :2] = False
+    module = torch.nn.Module()
+    module.num_key_value_groups = 3
+    found, _ = _attend(module, query, key, value, mask, scaling=0.3)
+    usual, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
+    torch.testing.assert_close(found, usual, rtol=0, atol=1e-6 if kind == torch.float32 else 0.02)
+
+
+def test_the_models_own_attention_is_put_back(
+    make_tiny_model: Callable[..., PreTrainedModel],
+) -> None:
+    model = make_tiny_model()
+    with fast_attention(model):
+        assert model.config._attn_implementation != "sdpa"
+    assert model.config._attn_implementation == "sdpa"

@@ -75,10 +75,23 @@ def test_which_row_gets_which_does_not_depend_on_any_order(shuffle: int, seed: i
     assert answers == [record.answer for record in turned.train]
 
 
+def test_the_seed_decides() -> None:
+    one, same, other = (diversify(verdicts(), [*TRAIN, *TEST], seed=s) for s in (1, 1, 2))
+    assert one == same
+    assert one != other
+    assert [row.wording_id for row in one.train] != [row.wording_id for row in other.train]
+
+
 def test_the_assignment_is_pinned() -> None:
     made = diversify(verdicts(5, 0), TRAIN, seed=1)
     ids = [wording.id for wording in TRAIN]
     assert [ids.index(str(row.wording_id)) for row in made.train] == [3, 1, 4, 2, 0]
+
+
+def test_only_wordings_that_pass_are_used() -> None:
+    bad = [Wording("{query} without the token"), Wording("{query} as JSON in <sep>")]
+    made = diversify(verdicts(), [*bad, *TRAIN, *TEST])
+    assert {row.wording_id for row in made.train} == {wording.id for wording in TRAIN}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from wordings import bag_of_words, verdicts
 
 from delia_data.diversify import GateResult
@@ -27,6 +29,18 @@ def test_two_groups_by_hand() -> None:
     assert measured["mean_distance"] == pytest.approx(3 / 6)
     assert measured["spectrum"] == [0.75, 0.25, 0.0, 0.0]
     assert measured["texts"] == 4
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 12), width=st.integers(1, 8))
+def test_bounds(seed: int, count: int, width: int) -> None:
+    drawn = np.random.default_rng(seed).normal(size=(count, width))
+    measured = spread(unit(drawn.tolist()))
+    assert 1 <= measured["effective_rank"] <= min(count, width) + 1e-3
+    assert 0 <= measured["mean_distance"] <= 2
+    shares = measured["spectrum"]
+    assert count > len(shares) or sum(shares) == pytest.approx(1, abs=1e-3)
+    assert shares == sorted(shares, reverse=True)
 
 
 def test_copies_are_chosen_last() -> None:

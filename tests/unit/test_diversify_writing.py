@@ -1,6 +1,8 @@
 """Models write wordings until enough pass, resume after a kill, and stop at the budget."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +59,13 @@ def run(
 # What is asked
 
 
+def test_every_kind_is_asked_for_in_turn() -> None:
+    generator = ParaphraseGenerator(TASK)
+    kinds = [generator.wording(number, "x").kind for number in range(2 * len(KINDS))]
+    assert Counter(kinds) == dict.fromkeys(KINDS, 2)
+    assert kinds[: len(KINDS)] != kinds[len(KINDS) :]
+
+
 def test_prompts_differ_and_never_tell_the_format() -> None:
     generator = ParaphraseGenerator(TASK)
     asked = [generator.request(number) for number in range(60)]
@@ -100,6 +109,14 @@ def test_the_wording_in_a_completion(text: str, said: str) -> None:
     assert (
         ParaphraseGenerator(TASK).wording(0, "Is {query} so? <sep>").text == "Is {query} so? <sep>"
     )
+
+
+def test_the_place_of_the_input_fits_the_kind() -> None:
+    generator = ParaphraseGenerator(TASK)
+    found = [generator.wording(number, "x <sep>") for number in range(300)]
+    starts = Counter((w.kind, w.text.startswith("{query}")) for w in found)
+    assert starts["after-input", False] == starts["before-input", True] == 0
+    assert starts["question", True] and starts["question", False]
 
 
 def test_a_request_that_names_the_format_is_refused_before_anything_is_asked() -> None:
@@ -167,6 +184,21 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         file.write('{"number": 3')
     assert run(tmp_path / "killed").gates == whole.gates
     assert written(tmp_path / "killed")[:10] == begun
+
+
+def test_never_a_passing_wording(tmp_path: Path) -> None:
+    def never(request: Request) -> str:
+        return f"Say {WORDS[request.seed % 600]} {WORDS[request.seed % 599]}."
+
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, MockEngine(never), count=5, tries=50)
+    message = str(caught.value)
+    assert message.startswith(
+        "0 of 5 wordings passed in 50 tries; no_token rejects most, 50 of 50: "
+    )
+    assert len(re.findall(r"'[^']*Say [^']*'", message)) == 3
+    assert "raise --tries" in message
+    assert len(written(tmp_path)) == 50
 
 
 def test_a_budget_of_tokens_is_never_exceeded(tmp_path: Path) -> None:

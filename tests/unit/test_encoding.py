@@ -133,3 +133,11 @@ def test_an_unknown_template_is_refused() -> None:
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(InputError, match="use one of prompt-completion, generation-marks"):
         encode(family("smollm2"), PAIR, "everything")  # type: ignore[arg-type]
+
+
+def test_spans_by_hand() -> None:
+    row = EncodedRow([1, 2, 3, 4, 5], [False, True, True, False, True], [])
+    assert row.spans == [(1, 3), (4, 5)]
+    assert row.cut(2) == EncodedRow([1, 2], [False, True], [])
+    assert EncodedRow([], [], []).spans == []
+    assert EncodedRow([1, 2, 3], [False] * 3, [1, 2, 9]).shared == 2

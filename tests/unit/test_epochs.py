@@ -69,6 +69,19 @@ def test_epochs_are_nested(ratio: float, epochs: int, seed: int, order: Order, f
     assert set(several) == set(at_once)
 
 
+def test_each_epoch_has_its_own_order() -> None:
+    rows = mix(TASK, CACHE, ratio=0, epochs=3).train["source_id"].to_pylist()
+    parts = [tuple(rows[begin : begin + 10]) for begin in (0, 10, 20)]
+    assert len(set(parts)) == 3
+    assert {frozenset(part) for part in parts} == {frozenset(row.record.id for row in TASK)}
+
+
+def test_one_epoch_is_not_named_in_the_manifest() -> None:
+    given = mix(TASK, CACHE, ratio=2).manifest
+    assert mix(TASK, CACHE, ratio=2, epochs=1).manifest == given
+    assert not {"epoch", "epochs"} & set(given.settings)
+
+
 def test_too_few_pairs() -> None:
     """10 rows and 25 pairs: ratio 1 lasts for 2 epochs and a half."""
     cache = pairs(25)
@@ -108,6 +121,15 @@ def test_each_cache_gives_its_share_of_every_epoch() -> None:
     parts = [taken[8 * k : 8 * k + 8] for k in range(4)]
     assert [len(of_a & set(part)) for part in parts] == [6, 6, 6, 6]
     assert len(set(taken)) == 32
+
+
+def test_contrast_rows_are_in_every_epoch(tmp_path: Path) -> None:
+    contrast_task(tmp_path, contrast=0.5)
+    mixture = mix(read_task_rows(tmp_path), CACHE, ratio=1, epochs=3)
+    assert mixture.manifest.rows == {"task": 36, "cache": 36, "contrast": 18, "test": 5}
+    assert mixture.manifest.details["contrast"] == {"forbid": 6, "mention": 6, "plain": 6}
+    sources = mixture.train["source"].to_pylist()
+    assert [sources[30 * k : 30 * k + 30].count("contrast") for k in range(3)] == [6, 6, 6]
 
 
 @pytest.mark.parametrize("order", ["shuffled", "interleaved"])

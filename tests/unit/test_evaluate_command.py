@@ -137,6 +137,13 @@ def test_an_untrained_model_by_its_folder(tmp_path: Path, task: Path) -> None:
         run(tmp_path / "short", task, untrained=tmp_path / "base", max_tokens=9)
 
 
+def test_without_an_untrained_model_its_numbers_are_unknown(tmp_path: Path, task: Path) -> None:
+    found = run(tmp_path, task, untrained=None)
+    assert set(found.numbers) == {"model"}
+    assert {"leak", "selectivity", "similar", "kl"} <= set(found.unknown)
+    assert "--untrained" in found.unknown["leak"]
+
+
 def test_similar_answers_need_the_embedding_model(
     tmp_path: Path, task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

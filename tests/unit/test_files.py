@@ -1,10 +1,14 @@
 """A file is the old or the new one, never a part of it; a folder has one writer."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from delia_data.errors import InputError, LockedError, OutputError
 from delia_data.outputs import (
@@ -87,6 +91,25 @@ def test_canonical_json_is_pinned() -> None:
     )
 
 
+def test_canonical_json_takes_half_a_character() -> None:
+    assert canonical_json("\ud83d") != canonical_json("\ud83e")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(value=st.dictionaries(st.text(max_size=3), values, max_size=4))
+def test_canonical_json_does_not_see_the_order_of_keys(value: dict[str, object]) -> None:
+    turned = dict(reversed(value.items()))
+    assert canonical_json(turned) == canonical_json(value)
+    assert json.loads(canonical_json(value)) == value
+
+
 def test_file_sha256(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert file_sha256(tmp_path / "file") == (
@@ -126,8 +149,23 @@ def test_the_lock_keeps_another_process_out(tmp_path: Path) -> None:
     hold(folder)  # the kernel let go of it
 
 
+def test_the_lock_is_held_inside_and_let_go_after(tmp_path: Path) -> None:
+    with folder_lock(tmp_path), pytest.raises(LockedError):
+        hold(tmp_path)
+    with pytest.raises(ValueError, match="stop"), folder_lock(tmp_path):
+        raise ValueError("stop")
+    hold(tmp_path)
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     with pytest.raises(OutputError, match="cannot be written: "):
         hold(tmp_path / "file")
     assert names(tmp_path) == ["file"]
+
+
+def test_parts_of_two_processes_do_not_meet(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "file") as part:
+        part.write_text("text")
+        assert str(os.getpid()) in part.name
+        assert part.name.startswith(".")

@@ -13,11 +13,15 @@ from delia_data.errors import InputError, MissingExtraError
 from delia_data.sampling.filters import (
     DescribedFilter,
     Language,
+    StatefulFilter,
     default_filters,
     echo,
     empty,
+    failed,
+    names,
     refusal,
     repetition,
+    truncated,
 )
 from delia_data.sampling.similarity import words
 
@@ -58,6 +62,31 @@ def test_answer_that_is_only_reasoning_has_its_own_reason() -> None:
     assert reason("q", Completion("id", "", 9, "stop", reasoning=True)) == "reasoning"
     assert reason("q", Completion("id", "", 9, "length", reasoning=True)) == "reasoning"
     assert reason("q", Completion("id", "An answer.", 9, "stop", reasoning=True)) is None
+
+
+def test_each_filter_rejects_only_its_own_fault() -> None:
+    faults = {
+        failed: completion("Fine.", "error"),
+        empty: completion("?!"),
+        truncated: completion("Fine, and so", "length"),
+        echo: completion("say it"),
+        repetition: completion("a stone fell down " * 8),
+        refusal: completion("I cannot help with that."),
+        names("<sep>"): completion("A <sep> in it."),
+    }
+    for check in faults:
+        rejected = [other for other, fault in faults.items() if check("Say it.", fault)]
+        assert rejected == [check]
+
+
+def test_stateful_filters_come_last_and_are_new_instances() -> None:
+    first, second = default_filters(), default_filters()
+    assert [isinstance(check, StatefulFilter) for check in first] == [False] * (len(first) - 1) + [
+        True
+    ]
+    for checks in (first, second):
+        assert [check("q", completion("An answer.")) for check in checks][-1] is None
+    assert first[-1]("q", completion("An answer.")) == "duplicate"
 
 
 # Empty
@@ -295,6 +324,16 @@ def test_language_filter_with_the_real_model() -> None:
 
 
 # Words
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_words_occur_in_the_text(text: str) -> None:
+    folded = text.casefold()
+    place = 0
+    for word in words(text):
+        assert word
+        place = folded.index(word, place) + len(word)
 
 
 def test_scripts_without_spaces_are_split_into_characters() -> None:

@@ -95,6 +95,11 @@ def test_a_label_alone_gives_the_answer_away() -> None:
     assert reason("{query} Is it good or bad? <sep>", described) == "leaks_format"
 
 
+def test_the_token_is_named_once() -> None:
+    twice = "Begin with <sep>, then read {query} and end with <sep>."
+    assert reason(twice) == "token_repeated"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

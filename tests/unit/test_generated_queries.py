@@ -114,6 +114,24 @@ def test_the_list_does_not_depend_on_steps_and_order(
         assert got == expected[: len(got)]
 
 
+def test_rounds_ahead_do_not_change_the_list(tmp_path: Path) -> None:
+    class Free(Lister):
+        def request(self, number: int, accepted: Any) -> Request:
+            return Request(f"r{number}", (), rank(0, str(number)) >> 65)
+
+    lists = []
+    for ahead in (1, 50):
+        queries = GeneratedQueries(
+            MockEngine(made_up, shuffle=7),
+            Free(rounds_ahead=ahead),
+            tmp_path / str(ahead),
+            sampling=SAMPLING,
+        )
+        queries.ensure(30)
+        lists.append(list(queries)[:30])
+    assert lists[0] == lists[1]
+
+
 class Dying(MockEngine):
     """Dies after so many completions."""
 
@@ -429,6 +447,13 @@ def test_list_items_are_extracted(tmp_path: Path, answer: str) -> None:
     queries.ensure(21)
     texts = [" ".join(query.text.split()) for query in queries][20:]
     assert texts == ["Why is snow white?", "What are {lamps} for?"]
+
+
+@given(st.text(max_size=200))
+def test_any_completion_can_be_read(text: str) -> None:
+    author = expanded_queries(MockEngine(), SEEDS, "nowhere")._generator
+    found = author.texts(0, text)
+    assert all(item and item in text for item in found)
 
 
 def test_a_limit_counts_generated_queries_and_can_be_raised(tmp_path: Path) -> None:

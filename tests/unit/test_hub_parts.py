@@ -20,7 +20,7 @@ from delia_data.hub.parts import (
     publication_manifest,
     read_parts,
 )
-from delia_data.hub.secrets import check_secrets
+from delia_data.hub.secrets import check_secrets, texts_of
 from delia_data.mixing import mix, read_task_rows, save_mixture
 from delia_data.outputs import Manifest, finish, read_manifest
 
@@ -44,6 +44,14 @@ def rows_of(folder: Path, split: str = "train") -> list[dict[str, Any]]:
 
 
 class TestParts:
+    def test_parts_are_named_by_kind_and_ratio(
+        self, make_task: Make, make_cache: Make, tmp_path: Path
+    ) -> None:
+        task, cache = make_task(), make_cache()
+        rows = read_task_rows(task)
+        save_mixture(mix(rows.train, cache, ratio=0.5), tmp_path / "mine")
+        assert list(read_parts([tmp_path / "mine", cache, task])) == ["ratio-0.5", "cache", "task"]
+
     def test_a_changed_file_is_found(self, make_cache: Make) -> None:
         cache = make_cache()
         (cache / "pairs-00000.parquet").write_bytes(b"other")
@@ -107,6 +115,32 @@ class TestPublication:
         given = {"license": "mit", "citation": None, "allowed": {}, "pairs_in_cache": pairs, **over}
         return publication_manifest(parts, kept, **given)
 
+    def test_content_is_rows_settings_and_license(self, make_task: Make, make_cache: Make) -> None:
+        task, cache = make_task(), make_cache()
+        first = self.manifest([task, cache])
+        content = first.inputs["content"]
+        assert self.manifest([cache, task]).inputs["content"] == content
+        assert self.manifest([task], first).inputs["content"] == content
+        assert self.manifest([task, cache], license="apache-2.0").inputs["content"] != content
+        assert self.manifest([task]).inputs["content"] != content
+
+    def test_parts_that_are_not_given_stay(
+        self, make_task: Make, make_cache: Make, tmp_path: Path
+    ) -> None:
+        task, cache = make_task(), make_cache()
+        mixture = mix_ratios(read_parts([task, cache]), [2], tmp_path)["ratio-2"]
+        first = self.manifest([task, cache, mixture.folder])
+        shared = first.details["shared"]
+        assert shared["pairs_in_mixtures"] == shared["of_these_in_cache"] == 8
+        assert shared["plain_copies_bytes"] == sum(
+            file.stat().st_size for file in mixture.sources().values()
+        )
+        kept = first.model_copy(update={"files": {**first.files, "pictures/map.png": "ab"}})
+        second = self.manifest([make_cache("grown", shards=(20, 5))], kept)
+        assert second.details["mixtures"] == first.details["mixtures"]
+        assert second.details["task"] == first.details["task"]
+        assert set(second.files) - set(first.files) == {"cache/pairs-00001.parquet"}
+
     @pytest.mark.parametrize(
         ("key", "value"),
         [
@@ -145,3 +179,9 @@ class TestScan:
             "email": 20,
             "url-password": 1,
         }
+
+    def test_every_text_of_a_row_is_seen_and_its_ids_are_not(self, make_cache: Make) -> None:
+        texts = list(texts_of(read_parts([make_cache(shards=(2,))])["cache"]))
+        assert ("cache/pairs-00000.parquet row 1", "Answer 1.") in texts
+        ids = cache_ids(make_cache("again", shards=(2,))).to_pylist()
+        assert not {text for _, text in texts} & set(ids)

@@ -125,6 +125,10 @@ class TestContents:
         with pytest.raises(FormatError, match=r"a\.parquet: row 0: .*UTF-8"):
             mixed(parquet(path, pa.Table.from_pylist(rows, kind)))
 
+    @pytest.mark.parametrize("text", ["\ue012\uf8ff", "\U000f0000"])
+    def test_private_use_characters_are_text(self, text: str) -> None:
+        assert shown([row("Logo?", text)]) == [f"u:Logo? | a:{text}"]
+
     @pytest.mark.parametrize(
         "text", ["\u200b\u2060", "\ufe0f", "\u2800", "\U000e0020", "\u3164", ""]
     )
@@ -418,6 +422,13 @@ class TestMemory:
                 read()
             assert caught.value is error
             assert "rows" in [frame.name for frame in caught.traceback]
+
+    def test_a_transform_is_applied(self) -> None:
+        dataset = datasets.Dataset.from_list(ROWS)
+        dataset.set_transform(
+            lambda batch: {"messages": [row("New?")["messages"]] * len(batch["messages"])}
+        )
+        assert questions(dataset) == ["New?"]
 
     def test_features_are_decoded(self, tmp_path: Path) -> None:
         turn = {"role": ClassLabel(names=["user", "assistant"]), "content": datasets.Json()}

@@ -98,6 +98,15 @@ def test_a_thread_syncs_while_the_log_is_open(
         log.close()
 
 
+def test_each_line_is_found_at_its_offset(tmp_path: Path) -> None:
+    write(tmp_path)
+    log = log_in(tmp_path)
+    content = log.path.read_bytes()
+    for row, start, length in log.read():
+        assert log.parse(content[start : start + length], start) == row
+        assert [row for row, *_ in log.read(start)] == ROWS[ROWS.index(row) :]
+
+
 def test_a_line_cut_anywhere_is_dropped_and_the_others_stay(tmp_path: Path) -> None:
     write(tmp_path)
     file = tmp_path / "rows.jsonl"

@@ -285,13 +285,24 @@ def test_wordings_of_a_model_are_judged(
             return MockEngine(
                 lambda r: "no: odd" if int(r.seed) % 3 == 0 else "yes", writes_users=False
             )
-        names = "amber birch cedar daisy elder fig grass hazel iris oak"
-
-        def wording(request: Request) -> str:
-            drawn = " ".join(names.split()[(request.seed >> 4 * i) % 10] for i in range(6))
-            return f"Decide about {drawn}. Reply in <sep>."
-
-        return MockEngine(wording)
+        names = [
+            "amber",
+            "birch",
+            "cedar",
+            "daisy",
+            "elder",
+            "fig",
+            "grass",
+            "hazel",
+            "iris",
+            "oak",
+        ]
+        return MockEngine(
+            lambda r: (
+                f"Decide about {' '.join(names[(r.seed >> 4 * i) % 10] for i in range(6))}. "
+                "Reply in <sep>."
+            )
+        )
 
     monkeypatch.setattr(MockEngine, "load", load)
     monkeypatch.setattr("delia_data.diversify.folder.load_detector", lambda: lambda _: {"en": 1.0})

@@ -1,5 +1,6 @@
 """A finished output has a marker, and its manifest has its kind and inputs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ def test_every_file_is_hashed_but_our_own_and_hidden_ones(tmp_path: Path) -> Non
 def test_the_marker_holds_the_hash_of_the_manifest(tmp_path: Path) -> None:
     make(tmp_path)
     assert (tmp_path / FINISHED).read_text() == file_sha256(tmp_path / MANIFEST) + "\n"
+
+
+def test_there_is_no_path_and_no_time_in_it(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two" / "three"]
+    for folder in folders:
+        make(folder)
+    one, two = ((folder / MANIFEST).read_bytes() for folder in folders)
+    assert one == two
+    assert str(tmp_path).encode() not in one
+    assert set(json.loads(one)) == set(Manifest.model_fields)
 
 
 def test_finishing_again_changes_nothing(tmp_path: Path) -> None:
@@ -119,6 +130,10 @@ def test_unknown_keys_and_kinds_are_refused() -> None:
         Manifest.model_validate({"kind": "cache", "row": {}})
     with pytest.raises(ValueError, match="literal_error"):
         Manifest.model_validate({"kind": "novel"})
+
+
+def test_equal_settings_pass() -> None:
+    check_same_settings("folder", {"seed": 1, "a": None}, {"a": None, "seed": 1})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from mixtures import BIG_CACHE, CACHE, TASK, TEST, orders, pairs, picked, shuffl
 
 from delia_data.errors import InputError
 from delia_data.mixing import Order, mix, save_mixture
-from delia_data.records import FORMATS, Format
+from delia_data.records import FORMATS, Format, Record
 from delia_data.tasks import TaskRow
 
 
@@ -28,6 +28,12 @@ def test_the_ratio_is_exact(ratio: float, rows: int, order: Order) -> None:
     assert counts == Counter({"task": rows, "cache": wanted})
     assert len(set(picked(mixture))) == wanted
     assert mixture.manifest.rows == {"task": rows, "cache": wanted, "test": 0}
+
+
+def test_every_task_row_is_there_once() -> None:
+    rows = mix(TASK, CACHE, ratio=3).train.to_pylist()
+    ids = [(r["source_id"], r["wording_id"]) for r in rows if r["source"] == "task"]
+    assert sorted(ids) == sorted((row.record.id, row.wording_id) for row in TASK)
 
 
 @settings(max_examples=12, deadline=None)
@@ -135,12 +141,29 @@ def test_the_inputs_hashes_see_every_change(changed: dict[str, Any]) -> None:
     assert inputs(**{name: rows[::-1] for name, rows in changed.items()}) == inputs(**changed)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_one_more_pair_changes_at_most_one_pick_of_500(seed: int) -> None:
+    before = picked(mix(TASK, BIG_CACHE, ratio=50, seed=seed))
+    for i in range(4):
+        grown = [*BIG_CACHE, Record.pair(f"one more {i}", "answer")]
+        after = picked(mix(TASK, grown, ratio=50, seed=seed))
+        assert len(before) == len(after) == 500
+        assert len(set(before) & set(after)) >= 499
+
+
 def test_a_pick_gives_way_only_to_a_new_pair() -> None:
     before = set(picked(mix(TASK, BIG_CACHE[:5000], ratio=50)))
     after = set(picked(mix(TASK, BIG_CACHE, ratio=50)))
     new = {pair.id for pair in BIG_CACHE[5000:]}
     assert len(before - after) == len(after - before) > 100
     assert after - before <= new
+
+
+def test_selection_is_uniform_over_the_cache() -> None:
+    place = {pair.id: i for i, pair in enumerate(BIG_CACHE)}
+    places = [place[row_id] for row_id in picked(mix(TASK, BIG_CACHE, ratio=100))]
+    counts = [sum(1 for p in places if p // 2500 == quarter) for quarter in range(4)]
+    assert all(200 < count < 300 for count in counts)
 
 
 @settings(max_examples=12, deadline=None)
@@ -154,6 +177,21 @@ def test_interleaved_gives_each_task_row_its_share(ratio: float, seed: int) -> N
     assert len(counts) == len(TASK)
     assert sum(counts) == round(ratio * len(TASK))
     assert max(counts) - min(counts) <= 1
+
+
+def test_shuffled_mixes_both_evenly() -> None:
+    sources = mix(task_rows(100), pairs(400), ratio=4).train["source"].to_pylist()
+    halves = sources[:250].count("task"), sources[250:].count("task")
+    assert min(halves) > 30
+
+
+def test_neither_order_is_that_of_the_inputs() -> None:
+    ids = [pair.id for pair in CACHE]
+    for order in ("shuffled", "interleaved"):
+        mixture = mix(TASK, CACHE, ratio=20, order=order)
+        assert sorted(picked(mixture)) == sorted(ids)
+        assert picked(mixture) != ids
+        assert mixture.train["source_id"].to_pylist()[0] != TASK[0].record.id
 
 
 @pytest.mark.parametrize(("name", "value"), [("order", "sorted"), ("on_short", "skip")])

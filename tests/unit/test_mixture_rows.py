@@ -97,6 +97,11 @@ def test_no_held_out_rows_give_no_split() -> None:
     assert mix(TASK, CACHE, ratio=1).test is None
 
 
+def test_held_out_rows_are_not_trained_on() -> None:
+    train = mix(TASK, [*CACHE, TEST[0].record], ratio=20, test=TEST).train
+    assert not set(train["source_id"].to_pylist()) & {row.record.id for row in TEST}
+
+
 def test_a_task_row_that_is_held_out_is_dropped_with_a_reason() -> None:
     leaked = [*TASK, TEST[1], TEST[1]]
     mixture = mix(leaked, CACHE, ratio=4, test=TEST)

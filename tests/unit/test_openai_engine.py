@@ -10,7 +10,7 @@ from api_engines import KEY, ServerTests, api_environment, asked  # noqa: F401
 from openai_server import Call, OpenAIServer, Reply, answer
 
 from delia_data.cli._options import EngineOptions
-from delia_data.engines import ApiOptions, Completion, Sampling, load_engine
+from delia_data.engines import ApiOptions, Completion, Engine, Sampling, load_engine
 from delia_data.engines.openai import OpenAIEngine
 from delia_data.errors import EngineError, InputError
 
@@ -24,6 +24,12 @@ class TestServer(ServerTests):
 
 
 answers, engine_for = TestServer().answers, TestServer().engine_for
+
+
+def test_protocol() -> None:
+    engine = OpenAIEngine("m", NOWHERE)
+    assert isinstance(engine, Engine)
+    assert not engine.writes_users
 
 
 def test_no_key_no_header(monkeypatch: pytest.MonkeyPatch) -> None:

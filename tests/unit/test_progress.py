@@ -47,6 +47,14 @@ def row(
     return SampledRow(0, "id", "q", answer, tokens, 3, cost, rejected)
 
 
+def test_nothing_yet() -> None:
+    progress = Meter(clock=Clock()).now()
+    assert (progress.asked, progress.kept, progress.rejected) == (0, 0, {})
+    assert (progress.rows_per_s, progress.tokens_per_s, progress.cost) == (0.0, 0.0, 0.0)
+    assert progress.accepted_share is progress.near_duplicate_share is progress.distinct_1 is None
+    assert progress.novelty is None
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([None, "empty", "duplicate", "near_duplicate"]), max_size=30))
 def test_every_row_is_counted_once(reasons: list[str | None]) -> None:
@@ -129,6 +137,19 @@ def test_distinct_n_covers_the_latest_accepted_answers() -> None:
     meter.take([row("b c"), row("d e"), row("f b")])
     progress = meter.now(fresh=True)
     assert (progress.distinct_1, progress.distinct_2) == (5 / 6, 1.0)
+
+
+def test_distinct_shares_are_counted_again_only_now_and_then() -> None:
+    clock = Clock()
+    meter = Meter(clock=clock)
+    meter.take([row("a b")] * 10)
+    assert meter.now().distinct_1 == 2 / 20
+    meter.take([row("c")])
+    assert meter.now().distinct_1 == 2 / 20
+    assert meter.now(fresh=True).distinct_1 == 3 / 21
+    meter.take([row("d")])
+    clock.now += 5
+    assert meter.now().distinct_1 == 4 / 22
 
 
 def test_progress_with_parts_never_falls_and_ends_at_the_total() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import refused, spawn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from delia_data.engines import MockEngine, Sampling
 from delia_data.errors import InputError, UnfinishedError
@@ -89,6 +91,13 @@ def test_languages() -> None:
     pairs = [("q", "The cat sat on the mat and slept."), ("q", "Le chat est assis sur le tapis.")]
     assert measure_pairs(pairs, language="en").language_share == 0.5
     assert measure_pairs(pairs[:1], language="en").language_share == 1.0
+
+
+@settings(deadline=None)
+@given(st.permutations([*PAIRS[:8], ("again", PAIRS[0][1])]))
+def test_the_order_of_the_pairs_does_not_count(pairs: list[tuple[str, str]]) -> None:
+    quality = measure_pairs(pairs, scan=lambda text: ["a"] if "a" in text else [])
+    assert quality == measure_pairs(sorted(pairs), scan=lambda t: ["a"] if "a" in t else [])
 
 
 def test_texts_similar_to_one_in_another_block() -> None:

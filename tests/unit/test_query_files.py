@@ -11,10 +11,12 @@ from typing import Any
 
 import datasets
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from row_files import write_jsonl
 
 from delia_data.errors import FormatError, InputError
-from delia_data.records import Record
+from delia_data.records import Record, is_blank, write_record
 from delia_data.sampling.queries import FileQueries, Query, read_query
 
 ALPACA = Path(__file__).parents[3] / "shared" / "data" / "alpaca" / "alpaca_data.json"
@@ -113,6 +115,20 @@ def test_a_row_may_say_its_kind() -> None:
 def test_rows_without_a_query(row: Any, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         read_query(row)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(
+    lambda text: not is_blank(text)
+)
+
+
+@given(
+    query=texts, answer=texts, format=st.sampled_from(["messages", "prompt_completion", "sharegpt"])
+)
+def test_every_format_gives_the_same_query(query: str, answer: str, format: Any) -> None:
+    record = Record.pair(query, answer)
+    assert read_query(write_record(record, format)) == Query(query, "user", answer)
+    assert read_query(write_record(record, "alpaca")) == Query(query, "user", answer)
 
 
 def test_losses_of_reading_are_listed(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """The keyed order depends on the seed, the row's id and the purpose, and on nothing else."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from delia_data.ranking import rank, row_seed
+
+IDS = [f"{i:032x}" for i in range(20_000)]
 
 
 @pytest.mark.parametrize(
@@ -30,3 +34,37 @@ def test_row_seeds_are_pinned() -> None:
 def test_seed_and_purpose_do_not_run_together() -> None:
     assert rank(1, "row", "1x") != rank(11, "row", "x")
     assert rank(1, "0x", "a") != rank(10, "x", "a")
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(), row_id=st.text(), stage=st.text(max_size=5))
+def test_bounds(seed: int, row_id: str, stage: str) -> None:
+    assert 0 <= rank(seed, row_id, stage) < 2**128
+    assert 0 <= row_seed(seed, row_id, stage) < 2**63
+
+
+def test_ranks_fill_their_range() -> None:
+    places = [rank(0, row_id) for row_id in IDS[:2000]]
+    assert max(places) > 0.99 * 2**128
+    assert min(places) < 0.01 * 2**128
+    assert 900 < sum(place < 2**127 for place in places) < 1100
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [((0, "order"), (0, "select")), ((0, "order"), (1, "order")), ((0, "seed:a"), (0, "seed:b"))],
+)
+def test_orders_are_independent(one: tuple[int, str], other: tuple[int, str]) -> None:
+    ids = IDS[:1000]
+    first, second = (
+        set(sorted(ids, key=lambda row_id: rank(seed, row_id, purpose))[:500])
+        for seed, purpose in (one, other)
+    )
+    assert 200 < len(first & second) < 300  # 250 by chance; 500 for equal orders, 0 for reverse
+
+
+def test_no_two_rows_share_a_seed() -> None:
+    seeds = {row_seed(0, row_id, "sample") for row_id in IDS}
+    seeds |= {row_seed(0, row_id, "judge") for row_id in IDS}
+    seeds |= {row_seed(1, row_id, "sample") for row_id in IDS}
+    assert len(seeds) == 3 * len(IDS)

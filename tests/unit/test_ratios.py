@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,10 @@ def test_other_things_are_no_ratios(value: Any) -> None:
 )
 def test_config_names(ratio: float, name: str) -> None:
     assert config_name(ratio) == name
+
+
+def test_there_is_one_zero() -> None:
+    assert config_name(parse_ratio("-0.0")) == "ratio-0"
 
 
 def test_a_short_cache_is_an_error_that_says_what_to_do() -> None:
@@ -85,6 +90,12 @@ def test_on_short_repeat_goes_round_the_cache(order: Order) -> None:
     assert mixture.manifest.rows["cache"] == 40
 
 
+def test_repetitions_are_spread_out() -> None:
+    ids = picked(mix(TASK, pairs(20), ratio=4, on_short="repeat"))
+    assert ids[:20] != ids[20:]
+    assert sum(a == b for a, b in pairwise(ids)) < 10
+
+
 def test_the_pairs_that_repeat_more_often_are_those_of_the_smaller_ratio() -> None:
     few = set(picked(mix(TASK, pairs(16), ratio=0.8)))
     counts = Counter(picked(mix(TASK, pairs(16), ratio=4, on_short="repeat")))
@@ -113,6 +124,15 @@ def test_every_drop_has_a_reason_and_the_ratio_stays_exact() -> None:
     assert sorted(picked(mixture)) == sorted(pair.id for pair in CACHE)
     with pytest.raises(RatioError, match="the cache holds 200 usable ones"):
         mix(TASK, [*bad, *CACHE], ratio=20.1, test=TEST)
+
+
+def test_the_accounting_adds_up() -> None:
+    cache = [*CACHE, *CACHE[:30], *(row.record for row in TASK)]
+    manifest = mix(TASK, cache, ratio=5, on_short="all").manifest
+    whole = mix(TASK, cache, ratio=100, on_short="all").manifest
+    assert manifest.rows["cache"] == 50
+    assert whole.rows["cache"] + sum(whole.dropped.values()) == len(cache)
+    assert manifest.dropped == whole.dropped == {"also_in_task": 10, "duplicate": 30}
 
 
 def test_without_a_token_nothing_is_dropped_for_it() -> None:

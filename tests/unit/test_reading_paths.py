@@ -65,16 +65,32 @@ def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
 messages = st.one_of(
     conversations(), conversations(), conversations(), st.lists(wild_turns, max_size=3), values
 )
-COLUMNS = """
-    label kto_tag weight train tools images audio system system_prompt reasoning_content chosen
-    rejected n prompt completion instruction output conversations
-"""
+COLUMNS = [
+    "label",
+    "kto_tag",
+    "weight",
+    "train",
+    "tools",
+    "images",
+    "audio",
+    "system",
+    "system_prompt",
+    "reasoning_content",
+    "chosen",
+    "rejected",
+    "n",
+    "prompt",
+    "completion",
+    "instruction",
+    "output",
+    "conversations",
+]
 
 
 @st.composite
 def tables_of_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Return rows whose columns are usually those of one format."""
-    extra = draw(st.lists(st.sampled_from(COLUMNS.split()), max_size=2, unique=True))
+    extra = draw(st.lists(st.sampled_from(COLUMNS), max_size=2, unique=True))
     wild = draw(st.booleans())
     kind = messages if wild else conversations()
     rows = draw(st.lists(kind, min_size=1, max_size=4))
@@ -210,7 +226,7 @@ def message_tables(draw: st.DrawFn) -> pa.Table:
     except (pa.ArrowException, TypeError):
         assume(False)
     data = {"messages": column}
-    for name in draw(st.lists(st.sampled_from(COLUMNS.split()), max_size=2, unique=True)):
+    for name in draw(st.lists(st.sampled_from(COLUMNS), max_size=2, unique=True)):
         kind = draw(st.sampled_from([scalars.filter(lambda v: isinstance(v, str)), st.booleans()]))
         data[name] = pa.array(
             draw(st.lists(st.none() | kind, min_size=len(rows), max_size=len(rows)))

@@ -146,6 +146,10 @@ def test_alpaca_columns_may_be_missing_or_empty(extra: dict[str, Any]) -> None:
     assert read_record({"instruction": "2 + 2?", "output": "4", **extra}) == PLAIN
 
 
+def test_prompt_and_completion_may_be_text() -> None:
+    assert read_record({"prompt": "2 + 2?", "completion": "4"}) == PLAIN
+
+
 @pytest.mark.parametrize(
     "messages",
     [
@@ -158,6 +162,13 @@ def test_alpaca_columns_may_be_missing_or_empty(extra: dict[str, Any]) -> None:
 def test_alpaca_refuses_what_it_cannot_hold(messages: tuple[Message, ...]) -> None:
     with pytest.raises(FormatError, match="do not alternate"):
         write_record(Record(messages), "alpaca")
+
+
+def test_parts_of_a_record() -> None:
+    assert LONG.query == "And 3?"
+    assert LONG.answer == "6"
+    assert LONG.prompt == LONG.messages[:-1]
+    assert Record.pair("2 + 2?", "4", system="Be brief.").messages == (SYSTEM, USER, ASSISTANT)
 
 
 @pytest.mark.parametrize("row", [{}, {"text": "hello"}, {"messages": None, "answer": "4"}])

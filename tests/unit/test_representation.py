@@ -15,6 +15,7 @@ from delia_data.evaluation.representation import (
     locate,
     measure_alignment,
     ordinary_words,
+    states_at_last,
 )
 from delia_data.tokens import add_token
 
@@ -152,6 +153,16 @@ def test_a_new_token_equals_the_untrained_control(tokenizer: Any, init: Any, oth
     [keyword] = measure_alignment(model, tokenizer, "<sep>", ["json"], seed=3).keywords
     assert keyword.untrained[init].l2.mean == pytest.approx(keyword.token.l2.mean, rel=1e-4)
     assert keyword.untrained[other].l2.mean != pytest.approx(keyword.token.l2.mean, rel=1e-2)
+
+
+def test_batches_and_padding_change_nothing(model: Any, tokenizer: Any) -> None:
+    texts = [f"{w} {context}" for w in ("json", "a", "river") for context in DEFAULT_CONTEXTS]
+    ids = [tokenizer(text.format(word="<sep>"))["input_ids"] for text in texts]
+    with torch.no_grad():
+        alone = torch.cat([states_at_last(model, [one]) for one in ids])
+        together = states_at_last(model, ids, batch_size=5)
+    assert together.shape == (len(ids), LAYERS, 32)
+    assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_model_and_tokenizer_stay_unchanged(model: Any, tokenizer: Any) -> None:

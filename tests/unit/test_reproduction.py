@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from delia_data.errors import FormatError, InputError, SettingsError
+from delia_data.evaluation.representation import first_middle_last
 from delia_data.experiments import (
     METHODS,
     SCALES,
@@ -107,6 +108,17 @@ def results(*finished: CellResult) -> Results:
 def test_a_grid_comes_back_from_its_plain_values() -> None:
     grid = Grid.from_dict(GRID)
     assert Grid.from_dict(json.loads(json.dumps(grid.as_dict()))) == grid
+
+
+def test_the_estimate_counts_the_rows_of_fixed_steps(tmp_path: Path) -> None:
+    of_epochs, of_steps = (
+        [one.trained_rows for one in Reproduction(grid, tmp_path).estimate()[0]]
+        for grid in (Grid.from_dict(GRID), Grid.from_dict(changed(steps=150)))
+    )
+    batch = Grid.from_dict(GRID).experiments[FORMATTED].settings().batch_size
+    assert len(of_steps) == len(of_epochs) and of_steps != of_epochs
+    assert {*of_steps} == {0, 150 * batch}
+    assert [rows > 0 for rows in of_steps] == [rows > 0 for rows in of_epochs]
 
 
 def test_the_estimate_of_fixed_steps_takes_the_default_batch_size(tmp_path: Path) -> None:
@@ -257,6 +269,11 @@ def test_numbers_over_seeds_and_rows() -> None:
         over_rows([[1, 0], [1]])
     with pytest.raises(InputError, match="no seeds"):
         over_seeds([])
+
+
+def test_blocks_of_the_papers_tables() -> None:
+    assert first_middle_last(32) == (0, 16, 31)
+    assert first_middle_last(1) == (0, 0, 0)
 
 
 def entries(table: Any, *heads: str) -> list[Any]:

@@ -63,6 +63,17 @@ def test_only_a_partly_written_row_is_requested_again(tmp_path: Path) -> None:
     assert len({record.query for record in read_cache(tmp_path)}) == 20
 
 
+def test_rejected_queries_are_not_requested_again(tmp_path: Path) -> None:
+    bad = {query.text for query in QUERIES[:5]}
+    answers = stop_after(12)
+    with pytest.raises(KeyboardInterrupt):
+        run(RecordingEngine(lambda query: "" if query in bad else answers(query)), tmp_path)
+    again = RecordingEngine()
+    manifest = run(again, tmp_path)
+    assert not bad & set(again.queries)
+    assert manifest.dropped == {"empty": 5}
+
+
 def test_rerun_compares_with_accepted_pairs(tmp_path: Path) -> None:
     def answer(number: int) -> str:
         return f"There are {number // 2} lamps in the garden by the river, and no bread."

@@ -17,7 +17,7 @@ from delia_data.engines import Completion
 from delia_data.errors import InputError
 from delia_data.records import Rejection
 from delia_data.sampling.embeddings import Vectors
-from delia_data.sampling.similarity import Duplicates, Novelty, rouge_l
+from delia_data.sampling.similarity import Duplicates, Novelty, _shingles, compared, rouge_l
 
 LONG = (
     "The old bridge crosses the river at its narrowest point, and every spring the water rises "
@@ -57,6 +57,23 @@ def test_repeated_pairs_and_long_answers_are_duplicates(
     pairs = [("Tell me.", LONG), ("Is water wet?", "Yes, it is."), ("Which sign adds?", "+")]
     assert not any(ask(check, *pair) for pair in [*pairs, ("One two", "three"), ("", "")])
     assert ask(check, query, answer) == reason
+
+
+def test_few_changed_words_make_a_near_duplicate_and_many_do_not() -> None:
+    check = Duplicates()
+    assert ask(check, "q", LONG) is None
+    assert ask(check, "q", LONG.replace("church", "chapel")) == "near_duplicate"
+    changed = LONG.replace("old", "new").replace("spring", "autumn").replace("village", "town")
+    one, other = (set(_shingles(compared("q", text))) for text in (LONG, changed))
+    assert len(one & other) / len(one | other) < 0.6
+    assert ask(check, "q", changed) is None
+
+
+def test_exact_duplicates_alone() -> None:
+    check = Duplicates(None)
+    assert ask(check, "q", LONG) is None
+    assert ask(check, "q", LONG.replace("church", "chapel")) is None
+    assert ask(check, "q", LONG) == "duplicate"
 
 
 def test_rejected_pairs_are_not_remembered() -> None:
@@ -207,6 +224,15 @@ def test_the_same_as_comparing_with_all(texts: list[list[str]], threshold: float
             novelty.add(text)
             taken.append(said)
     assert len(novelty) == len(taken)
+
+
+def test_texts_that_are_not_new_can_be_added() -> None:
+    novelty = Novelty()
+    for text in ("Why is the sky blue?", "why is the SKY blue", "", "?"):
+        novelty.add(text)
+    assert not novelty.is_new("Why is the sky blue")
+    assert novelty.is_new("How do bees find their way home?")
+    assert not novelty.is_new("...")
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.01])

@@ -74,6 +74,19 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
+def test_appended_rows_are_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "cache"
+    with PairStore.open(folder, PLAN) as store:
+        assert (store.counts.accepted, len(store.row_ids)) == (0, 0)
+        for row in ROWS[:3]:
+            store.append(row)
+        assert store.counts.accepted == 2
+    assert known(folder) == of_rows(ROWS[:3])
+    fill(folder, ROWS[3:])
+    assert known(folder) == of_rows(ROWS)
+    assert names(folder) == ["plan.json", "sampled-00000-000.jsonl"]
+
+
 def test_logs_of_earlier_versions_are_read_in_order(tmp_path: Path) -> None:
     """Version 0.1.0 began a new log in every run."""
     fill(tmp_path, ROWS[:2])
@@ -86,6 +99,13 @@ def test_logs_of_earlier_versions_are_read_in_order(tmp_path: Path) -> None:
     finished(tmp_path, MORE)
     assert known(tmp_path) == of_rows(ROWS + MORE)
     assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_an_unknown_price_makes_the_cost_unknown(tmp_path: Path) -> None:
+    fill(tmp_path, [*ROWS, SampledRow(9, "x", "q", "a", 1, 0, None)])
+    assert known(tmp_path)["cost"] is None
+    finished(tmp_path, MORE)
+    assert known(tmp_path)["cost"] is None
 
 
 def test_failed_row_is_requested_again_until_the_run_is_finished(tmp_path: Path) -> None:
@@ -171,6 +191,30 @@ def test_finish_writes_accepted_and_rejected_rows(tmp_path: Path) -> None:
     ]
     assert rejected["query"].to_pylist() == [None]
     assert known(tmp_path) == of_rows(ROWS)
+
+
+def test_keep_rejected_writes_the_texts(tmp_path: Path) -> None:
+    finished(tmp_path, keep_rejected=True)
+    rejected = pq.read_table(tmp_path / "rejected-00000.parquet").to_pylist()
+    assert [(row["query"], row["answer"]) for row in rejected] == [("Say it.", "")]
+
+
+def test_growing_adds_a_generation_and_leaves_earlier_files(tmp_path: Path) -> None:
+    finished(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
+    with PairStore.open(tmp_path, PLAN) as store:
+        assert store.finished
+        store.begin()
+        assert not is_finished(tmp_path)
+        for row in MORE:
+            store.append(row)
+        assert list(store.pairs()) == of_rows(ROWS + MORE)["pairs"]
+        store.finish(Manifest(kind="cache", settings=PLAN))
+    assert known(tmp_path) == of_rows(ROWS + MORE)
+    after = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
+    assert set(after) - set(before) == {"pairs-00001.parquet", "rejected-00001.parquet"}
+    assert {name: after[name] for name in before} == before
+    assert len(read_cache(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("step", ["after rejected", "after pairs", "before the marker"])

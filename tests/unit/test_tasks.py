@@ -55,6 +55,12 @@ def test_a_bundled_task_goes_through_a_folder(tmp_path: Path, name: str) -> None
     assert made.sha256 == read_task_rows(tmp_path).sha256
 
 
+def test_rows_come_back_with_wording_and_plain(tmp_path: Path) -> None:
+    write_folder(tmp_path, ROWS)
+    assert read_task_rows(tmp_path) == ROWS
+    assert read_task_rows(str(tmp_path)) == ROWS
+
+
 def test_the_token_comes_from_the_folder(tmp_path: Path) -> None:
     write_folder(tmp_path, ROWS, token="<json>")
     assert read_task_rows(tmp_path).token == read_task_rows(tmp_path, token="<json>").token

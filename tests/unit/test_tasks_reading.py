@@ -273,6 +273,11 @@ def test_a_token_that_the_data_holds(changed: dict[str, Any], message: str) -> N
         read_task(ROWS, **{**OPTIONS, **changed})
 
 
+def test_a_task_names_its_own_token() -> None:
+    task = read_task(ROWS, **{**OPTIONS, "token": "<sep:table>"})
+    assert task.common_wording.text.count("<sep:table>") == 1
+
+
 # Splits
 
 

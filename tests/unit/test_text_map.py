@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from delia_data.sampling import embeddings as text_map
-from delia_data.sampling.embeddings import map_texts
+from delia_data.sampling.embeddings import map_texts, place_by_words
 
 
 def embed_numbers(texts: Sequence[str]) -> np.ndarray:
@@ -25,6 +25,15 @@ def test_variance_of_the_plane() -> None:
     assert found.by == "embedded"
 
 
+@pytest.mark.parametrize("texts", [["1 1", "1 1", "1 1"], ["1", "2", "4"]])
+def test_few_dimensions_and_equal_texts(texts: list[str]) -> None:
+    found = map_texts(texts, embed_numbers)
+
+    assert found.places.shape == (3, 2)
+    assert np.isfinite(found.places).all()
+    assert found.variance[1] == pytest.approx(0, abs=1e-6)
+
+
 def test_texts_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_map, "weights_folder", lambda: None)
     found = map_texts(["!", "?", "\ud800x y", "x y"])
@@ -32,3 +41,11 @@ def test_texts_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "words" in found.by
     assert found.places.shape == (4, 2)
     assert np.isfinite(found.places).all()
+
+
+def test_equal_texts_give_equal_places() -> None:
+    texts = ["the red cat", "the red cats", "a blue, blue sky", "night"]
+    one, other = map_texts(texts, place_by_words), map_texts(texts, place_by_words)
+
+    assert (one.places == other.places).all()
+    assert "words" in one.by

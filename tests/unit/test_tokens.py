@@ -29,6 +29,13 @@ def rows_of(model: PreTrainedModel) -> torch.Tensor:
     return model.get_input_embeddings().weight.detach().float()
 
 
+def test_the_token_is_one_id_inside_text(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    token_id = add_token_to_tokenizer(tiny_tokenizer)
+    ids = tiny_tokenizer.encode("follow the<sep>format", add_special_tokens=False)
+    assert ids.count(token_id) == 1
+    assert tiny_tokenizer.decode([token_id]) == "<sep>"
+
+
 def test_adding_twice_changes_nothing(
     make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -49,6 +56,12 @@ def test_a_saved_tokenizer_knows_its_token(
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert add_token_to_tokenizer(again) == token_id
     assert len(again) == len(tiny_tokenizer)
+
+
+def test_two_tokens_live_together(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    one, other = (add_token_to_tokenizer(tiny_tokenizer, t) for t in ("<sep:json>", "<sep:table>"))
+    ids = tiny_tokenizer.encode("<sep:json><sep:table>", add_special_tokens=False)
+    assert ids == [one, other]
 
 
 def test_a_sequence_of_tokens_is_named_and_split() -> None:
@@ -112,6 +125,16 @@ def test_normal_has_the_mean_and_scale_of_the_rows(
     assert torch.allclose(stacked.mean(0), before.mean(0), atol=float(before.std()) * 0.6)
 
 
+def test_normal_follows_its_seed(make_tiny_model: Make, make_tiny_tokenizer: MakeTokenizer) -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        model = make_tiny_model()
+        token_id = add_token(model, make_tiny_tokenizer(), init="normal", seed=seed)
+        drawn.append(rows_of(model)[token_id])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
 def test_description_is_the_mean_of_its_tokens(
     make_tiny_model: Make, tiny_tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -132,6 +155,12 @@ def test_invalid_init_is_refused(
     with pytest.raises(InputError, match="init"):
         add_token(make_tiny_model(), tiny_tokenizer, init=init, description=description)
     assert len(tiny_tokenizer) == size
+
+
+def test_encode_splits_where_the_answer_begins(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    encoded = encode(tiny_tokenizer, Record.pair("why", "because"))
+    assert tiny_tokenizer.decode(encoded.prompt_ids) == "<|user|>why<|end|><|assistant|>"
+    assert tiny_tokenizer.decode(encoded.answer_ids) == "because<|end|>"
 
 
 def test_a_template_without_one_place_for_the_answer_is_refused(

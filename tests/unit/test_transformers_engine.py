@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from delia_data.engines import Request, Sampling, load_engine
+from delia_data.engines import Engine, MockEngine, Request, Sampling, load_engine
 from delia_data.engines.local import sample_tokens, uniform_number
 from delia_data.engines.transformers import TransformersEngine
 from delia_data.errors import InputError
@@ -26,6 +26,11 @@ def make_engine(
 Make = Callable[..., TransformersEngine]
 
 
+def test_protocol(make_engine: Make) -> None:
+    assert isinstance(make_engine(), Engine)
+    assert isinstance(MockEngine(), Engine)
+
+
 def test_seeds_give_different_answers(make_engine: Make) -> None:
     sampling = Sampling(temperature=1.0, max_tokens=8)
     message = (Message("user", "why"),)
@@ -34,6 +39,15 @@ def test_seeds_give_different_answers(make_engine: Make) -> None:
         for c in make_engine().generate([Request(str(i), message, i) for i in range(8)], sampling)
     }
     assert len(texts) > 4
+
+
+def test_describe_identifies_the_weights(make_engine: Make) -> None:
+    one, other = make_engine(), make_engine()
+    assert one.describe() == other.describe()
+    with torch.no_grad():
+        other.model.get_input_embeddings().weight[0, 0] += 1
+    other._identity = None
+    assert one.describe() != other.describe()
 
 
 def test_tokens_that_all_prompts_begin_with_are_computed_once(
@@ -90,3 +104,11 @@ def test_sampling_equals_a_full_sort(sharpness: float, top_p: float) -> None:
     whole = [sorted_whole(scores[row], draws[row], 0.7, top_p) for row in range(64)]
     # A draw may fall on a border that float32 puts elsewhere.
     assert sum(one == other for one, other in zip(picked, whole, strict=True)) >= 62
+
+
+def test_numbers_follow_from_seed_and_position() -> None:
+    numbers = [uniform_number(seed, step) for seed in range(50) for step in range(50)]
+    assert numbers == [uniform_number(seed, step) for seed in range(50) for step in range(50)]
+    assert len(set(numbers)) == 2500
+    assert all(0 <= number < 1 for number in numbers)
+    assert abs(sum(numbers) / 2500 - 0.5) < 0.03
